@@ -1,0 +1,277 @@
+"""Every key that a run can set, with its default: the one place to look up what a config may say.
+
+A config file defines ``get_config()`` and changes what it wants to::
+
+    from mlm_jax.config import default_config
+
+    def get_config():
+        config = default_config()
+        config.data.corpora = {"en": "text/en/*.txt", "de": "text/de/*.txt"}
+        return config
+
+A key that is not in here is an error that names the nearest one (:func:`load_config`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mlm_jax.errors import UserError, nearest
+
+
+def default_config() -> ConfigDict:
+    """Return every key with its default; a new object at each call."""
+    config = ConfigDict(convert_dict=False)
+    config.seed = 0  # of the initial weights, the data's order and the masks
+    config.steps = 10_000  # optimizer steps of the whole run
+    config.languages = ()  # language codes in index order; () is the order in which the data names them
+    config.families = {}  # {family: (language, ...)}: for layer groups whose weights are indexed by "family"
+
+    config.data = data = ConfigDict(convert_dict=False)
+    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl .parquet, plain, .gz or .zst
+    data.parallel = {}  # parallel text, {"de-en": tsv or tmx glob, (file of one side, file of the other), or "module:function"}
+    data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
+    data.validation = {}  # held-out text, {language or pair: what corpora and parallel take}; missing: validation_fraction
+    data.validation_fraction = 0.01  # share of documents held out where validation names nothing for a corpus
+    data.mixture = ""  # a registered seqio Mixture to use instead of corpora and parallel
+    data.mixture_languages = {}  # {seqio task of that mixture: language or "de-en" pair}
+    data.modules = ()  # Python modules to import first: they register seqio tasks or define corpus functions
+    data.prefix = "language"  # first token of every document: language | bos | none
+    data.max_document_tokens = 8192  # longer documents are cut into pieces of this many tokens
+    data.store = ""  # folder of the token store; "" is WORKDIR/store
+    data.workers = 0  # processes that prepare reads and tokenises with; 0 is one a core
+
+    config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
+    vocabulary.path = ""  # an existing SentencePiece .model; "" trains one of `kind`
+    vocabulary.kind = "unigram"  # unigram | bpe | bytes
+    vocabulary.size = 32_000  # pieces in all, special tokens and byte fallback included
+    vocabulary.alpha = 0.5  # languages are sampled by share**alpha to train the vocabulary
+    vocabulary.sentences = 1_000_000  # sampled for the vocabulary, all languages together
+    vocabulary.character_coverage = 0.9998  # share of characters that get pieces; the rest falls back to bytes
+    vocabulary.sentinels = 100  # <extra_id_0> …: for span corruption
+
+    config.mixing = mixing = ConfigDict(convert_dict=False)
+    mixing.strategy = "alpha"  # alpha: share**alpha | unimax: uniform with at most unimax_epochs | explicit: rates
+    mixing.alpha = 0.5  # exponent of a language's share of tokens; 1 is proportional, 0 uniform
+    mixing.unimax_epochs = 4.0  # most repetitions of any language's text in the run under unimax (Chung et al. 2023)
+    mixing.rates = {}  # {language: rate} under explicit; need not sum to one
+
+    # Phases of the run, in order: {"steps": n, and any of "languages", "strategy", "alpha", "rates", "unimax_epochs",
+    # "mask_rate", "length", "rope_theta"}; what a phase does not say is as in the rest of the config. () is one phase.
+    config.curriculum = ()
+
+    # {name: {"objective": mlm | tlm | ranking | cross_attention_mlm | translation | denoising | classification |
+    # token_classification, "rows": rows per step over all devices, "length": tokens a row, "weight": number,
+    # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all that fit), and the objective's own options}}
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}}
+
+    config.model = model = ConfigDict(convert_dict=False)
+    # Layer groups: {"layers": n, "weights": shared | source_language | target_language | family | task,
+    # "adapter": width of a bottleneck adapter a layer (0: none), "adapter_weights": whose index picks the adapter}
+    model.encoder = ({"layers": 12, "weights": "shared"},)
+    model.decoder = ()  # layer groups with attention to the encoder's output; () is an encoder-only model
+    model.character_downsampling = 0  # r > 0: CANINE-style character encoder, every r characters become one position
+    model.width = 768  # of the residual stream
+    model.heads = 12  # attention heads
+    model.kv_heads = 0  # heads of keys and values (grouped-query attention); 0 is as many as heads
+    model.head_width = 0  # of one head; 0 is width / heads
+    model.mlp_width = 1152  # inner width of the feed-forward layer
+    model.activation = "geglu"  # geglu | swiglu | gelu | gelu_tanh | geglu_tanh | relu
+    model.norm = "layer"  # layer | rms
+    model.norm_position = "pre"  # pre | post
+    model.norm_epsilon = 1e-5
+    model.biases = ("head",)  # what has biases: any of norm, attention, mlp, head (the output layer)
+    model.position = "rope"  # rope | learned | relative (T5's buckets) | none
+    model.max_positions = 8192  # rows of the learned position table, and the longest row that is accepted
+    model.position_offset = 0  # first row of the learned position table in use (XLM-R: 2)
+    model.relative = {"buckets": 32, "max_distance": 128, "per_layer": False}  # T5's relative position bias (umT5: per_layer)
+    model.rope_theta = 160_000.0  # RoPE base of layers that see everything
+    model.local_rope_theta = 10_000.0  # RoPE base of layers with a window
+    model.window = 128  # local layers see window // 2 tokens to either side
+    model.global_every = 3  # layers 0, n, 2n … see everything, the rest the window; 1: all see everything
+    model.attention_scale = True  # divide scores by √head_width (T5: False)
+    model.embedding_types = 0  # rows of a token-type table of which row 0 is added (BERT: 2, XLM-R: 1)
+    model.norms = ("embedding", "final")  # besides each layer's: on the embeddings, before layer 0's attention ("first_attention"), at the end ("final")
+    model.language_embedding = False  # add an embedding of the row's language to every position
+    model.tied_embeddings = True  # the output layer reuses the token embeddings
+    model.head_transform = True  # dense + activation + norm before the output layer of masked language modelling
+    # The attention layer between a target row and its aligned source: {"score": dot | scaled_dot | cosine | bilinear |
+    # additive, "fuse": residual | gate | concat}; {} is none.
+    model.cross_lingual = {}
+    model.dropout = 0.0  # on the residual branches, in training
+    model.initializer_stddev = 0.02
+    model.vocabulary_multiple = 1  # the embedding table's rows are rounded up to a multiple of this, to shard evenly
+    model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
+    model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
+    model.remat = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full
+    model.cross_entropy_chunk = 8192  # most vocabulary columns of logits that exist at once
+
+    config.optimizer = optimizer = ConfigDict(convert_dict=False)
+    optimizer.name = "adamw"  # adamw | stable_adamw | adafactor | lion | muon
+    optimizer.learning_rate = 5e-4  # at its highest
+    optimizer.schedule = "wsd"  # wsd (warm-up, stable, 1-sqrt decay) | cosine | linear | rsqrt | constant
+    optimizer.warmup_steps = 500
+    optimizer.decay_steps = 1_000  # wsd only: length of the decay at the end
+    optimizer.final_fraction = 0.02  # of the highest learning rate, at the last step
+    optimizer.betas = (0.9, 0.98)  # decay of the first and the second moment
+    optimizer.epsilon = 1e-6
+    optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
+    optimizer.weight_decay = 0.01
+    # Regex tables over parameter paths such as "encoder/0/attention/query/kernel": the first match wins, and every
+    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen.
+    optimizer.decay_table = ((r".*(bias|scale|norm.*)$", False), (r".*", True))
+    optimizer.rate_table = ((r".*", 1.0),)
+    optimizer.freeze_table = ((r".*", False),)
+
+    config.training = training = ConfigDict(convert_dict=False)
+    training.normalize = "per_language"  # per_language: Σ_l 1/N_l Σ_i | per_language_mean: that over the languages | token
+    training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
+    training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
+    training.ema = 0.0  # decay of an exponential moving average of the weights, used for evaluation; 0 is off
+    training.nonfinite = "stop"  # a gradient that is not finite: stop | skip (counted)
+    training.log_every = 10  # steps
+    training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
+    training.wandb = ""  # Weights & Biases project; "" is off
+
+    config.mesh = mesh = ConfigDict(convert_dict=False)
+    mesh.data = -1  # devices that split the rows and hold whole weights; -1 is all that remain
+    mesh.fsdp = 1  # devices that split the rows and the weights
+    mesh.tensor = 1  # devices that split heads, feed-forward width and vocabulary
+    mesh.sequence = 1  # devices that split the length of a row
+    mesh.slices = 1  # slices of a multi-slice TPU job, joined over the data axis
+
+    config.checkpoint = checkpoint = ConfigDict(convert_dict=False)
+    checkpoint.every = 1_000  # steps
+    checkpoint.keep_last = 3
+    checkpoint.keep_every = 0  # steps whose multiples are kept for good; 0 is none
+    # Start from other weights: {"from": workdir or checkpoint, "include": (regex, …), "exclude": (regex, …),
+    # "rename": ((regex, replacement), …)}, matched against parameter paths; {} is a fresh start.
+    checkpoint.init = {}
+
+    config.evaluation = evaluation = ConfigDict(convert_dict=False)
+    evaluation.every = 1_000  # steps; the last step is always evaluated
+    evaluation.rows = 64  # held-out rows a language, at most
+    evaluation.pairs = 1_000  # held-out sentence pairs a language pair, at most
+    evaluation.select = ""  # metric that picks the best checkpoint, such as "eval/loss/mean"; "" is the last
+    return config.lock()
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict:
+    """Run a config file's ``get_config`` and apply command-line overrides such as ``model.width=256``.
+
+    Args:
+      path: a Python file; ``file.py:argument`` calls ``get_config("argument")``.
+      overrides: ``key.path=value`` strings; values are Python literals, anything else is a string.
+
+    Raises:
+      UserError: the file is missing or fails, or a key does not exist; the message names file, line and nearest key.
+    """
+    name, _, argument = str(path).partition(".py:")
+    file = Path(name + ".py") if argument else Path(path)
+    module = _import_file(file)
+    if not hasattr(module, "get_config"):
+        raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
+    try:
+        config = module.get_config(argument) if argument else module.get_config()
+        check_keys(config, default_config())
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_one_line(error), file=file, line=_line_in(error, file), remedy=_remedy(error)) from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override!r} has no '='", remedy="write --set key.path=value")
+        set_key(config, key, value)
+    return config
+
+
+def set_key(config: ConfigDict, key: str, value: str) -> None:
+    """Set ``a.b.c`` in place; a key below a plain dictionary (``tasks.mlm.rows``) works too.
+
+    Raises:
+      UserError: there is no such key; the message names the nearest one.
+    """
+    *parents, last = key.split(".")
+    target = config
+    for parent in parents:
+        if parent not in target:
+            raise UserError(f"unknown config key {key!r}{nearest(parent, target.keys())}")
+        target = target[parent]
+    if isinstance(target, ConfigDict) and last not in target:
+        raise UserError(f"unknown config key {key!r}{nearest(last, target.keys())}")
+    target[last] = _literal(value)
+
+
+def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
+    """Check that every key of ``config`` is one of ``known`` and of the same kind.
+
+    Raises:
+      UserError: a key is unknown (the nearest one is named), or its value is of another type.
+    """
+    for key, value in config.items():
+        if key not in known:
+            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}")
+        if isinstance(known[key], ConfigDict):
+            check_keys(value, known[key], f"{prefix}{key}.")
+        elif not _same_kind(value, known[key]):
+            kind = type(known[key]).__name__
+            raise UserError(f"config key {prefix + key!r} is {value!r}, which is not of type {kind}")
+
+
+def _same_kind(value, default) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, (tuple, list)):
+        return isinstance(value, (tuple, list))
+    return isinstance(value, type(default)) or (isinstance(default, dict) and isinstance(value, ConfigDict))
+
+
+def _literal(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _import_file(file: Path):
+    if not file.is_file():
+        raise UserError("there is no such config file", file=file)
+    spec = importlib.util.spec_from_file_location(f"mlm_jax_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))  # so that a config can import its neighbour
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(_one_line(error), file=file, line=_line_in(error, file)) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _line_in(error: BaseException, file: Path) -> int | None:
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return lines[-1] if lines else None
+
+
+def _one_line(error: BaseException) -> str:
+    locked = re.search(r'Key "(\w+)" does not exist.*?(Did you mean "(\w+)")?( instead of.*)?$', str(error), re.DOTALL)
+    if locked:
+        return f"unknown config key {locked[1]!r}" + (f"; did you mean {locked[3]!r}?" if locked[3] else "")
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+def _remedy(error: BaseException) -> str:
+    return "mlm_jax/config.py lists every key" if isinstance(error, (AttributeError, KeyError)) else ""

@@ -1,0 +1,29 @@
+"""The one exception that means "what you gave me cannot work", printed as one line and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class UserError(Exception):
+    """What the user gave cannot work: what is wrong, where, and what to do about it.
+
+    Args:
+      problem: what is wrong, in one sentence without a full stop.
+      file: the user's file that it was found in.
+      line: the line of that file, counted from 1.
+      remedy: what the user can do, in one sentence without a full stop.
+    """
+
+    def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None, remedy: str = ""):
+        self.problem, self.file, self.line, self.remedy = problem, file, line, remedy
+        place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
+        super().__init__(f"{place}{problem}" + (f". Remedy: {remedy}" if remedy else ""))
+
+
+def nearest(name: str, candidates) -> str:
+    """Return ``"; did you mean 'x'?"`` for the candidate that looks most like ``name``, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(str(name), [str(candidate) for candidate in candidates], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

