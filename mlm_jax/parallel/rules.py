@@ -1,0 +1,84 @@
+"""One table from logical axis names to mesh axes: how parameters, optimizer state and activations are sharded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mlm_jax.errors import UserError, nearest
+
+# Logical axis → mesh axes, or None to keep it whole. In one array a mesh axis is used once, by the first logical axis
+# that names it (language-indexed weights split their groups over fsdp, and then keep "embed" whole).
+RULES: dict[str, tuple[str, ...] | None] = {
+    # parameters
+    "layers": None,  # scanned over, one after the other
+    "groups": ("fsdp",),  # the languages, families or tasks that a stacked weight is indexed by
+    "vocabulary": ("tensor",),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": None,
+    "positions": None,
+    "norm": None,  # scales and biases: too small to be worth splitting
+    "labels": None,
+    "adapter": None,
+    # activations
+    "rows": ("data", "fsdp"),
+    "length": ("sequence",),
+    "activation_embed": None,
+    "activation_mlp": ("tensor",),
+    "activation_heads": ("tensor",),
+    "activation_vocabulary": ("tensor",),
+}
+
+
+def partition_spec(axes: Sequence[str | None], mesh: Any, shape: Sequence[int] | None = None) -> P:
+    """Return how an array with these logical axes is split over the mesh.
+
+    Args:
+      axes: a logical name (or None) for each dimension.
+      mesh: a ``Mesh`` or ``AbstractMesh``.
+      shape: the array's shape; a dimension that the mesh axes do not divide is kept whole, as GSPMD requires.
+
+    Raises:
+      UserError: a logical axis has no rule.
+    """
+    used: set[str] = set()
+    spec: list[Any] = []
+    for dimension, axis in enumerate(axes):
+        if axis is not None and axis not in RULES:
+            raise UserError(f"no sharding rule for the logical axis {axis!r}{nearest(axis, RULES)}")
+        candidates = (RULES[axis] if axis is not None else None) or ()
+        wanted = tuple(name for name in candidates if name not in used and mesh.shape[name] > 1)
+        if wanted and shape is not None and shape[dimension] % math.prod(mesh.shape[name] for name in wanted):
+            wanted = ()
+        used.update(wanted)
+        spec.append(wanted[0] if len(wanted) == 1 else wanted or None)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return P(*spec)
+
+
+def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh) -> Any:
+    """Return a tree of ``NamedSharding`` for a tree of logical axes (tuples) and a like tree of shapes or arrays."""
+
+    def sharding(axes: Sequence[str | None], leaf: Any) -> NamedSharding:
+        if len(axes) != len(leaf.shape):
+            raise UserError(f"logical axes {tuple(axes)} do not match an array of shape {tuple(leaf.shape)}")
+        return NamedSharding(mesh, partition_spec(axes, mesh, leaf.shape))
+
+    return jax.tree.map(sharding, logical_axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pin an activation's sharding by its logical axes; the identity where no mesh is set (``jax.set_mesh``)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, mesh, x.shape))
