@@ -111,7 +111,7 @@ def default_config() -> ConfigDict:
     model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
     model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
     model.remat = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full
-    model.cross_entropy_chunk = 8192  # most vocabulary columns of logits that exist at once
+    model.cross_entropy_chunk = 0  # predicted positions of each row whose logits exist at once; 0 is all
 
     config.optimizer = optimizer = ConfigDict(convert_dict=False)
     optimizer.name = "adamw"  # adamw | stable_adamw | adafactor | lion | muon

@@ -1,0 +1,43 @@
+"""Objectives: one file each, and the table that configs choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
+from mlm_jax.objectives.mlm import MaskedLanguageModelling
+from mlm_jax.objectives.ranking import TranslationRanking
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "mlm": MaskedLanguageModelling,
+    "ranking": TranslationRanking,
+}
+TASK_KEYS = ("objective", "rows", "length", "weight", "data", "packed", "directions")  # the rest are options
+
+__all__ = ["OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "create_objectives", "kinds"]
+
+
+def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objective]:
+    """Return {task: objective} for ``config.tasks``.
+
+    Raises:
+      UserError: an objective or an option does not exist; the message names the nearest one.
+    """
+    objectives = {}
+    for task, entry in tasks.items():
+        name = entry.get("objective", "")
+        if name not in OBJECTIVES:
+            raise UserError(
+                f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
+                remedy=f"choose from {', '.join(OBJECTIVES)}",
+            )
+        options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+        objectives[task] = from_options(OBJECTIVES[name], options, task)
+    return objectives
+
+
+def kinds(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return {task: kind of stream it reads} for ``config.tasks``."""
+    return {task: objective.kind for task, objective in create_objectives(tasks).items()}

@@ -1,0 +1,117 @@
+"""What every objective shares: its facts about the vocabulary, and sums and weights by language."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.errors import UserError, nearest
+
+# {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What objectives know about the vocabulary and the run.
+
+    Attributes:
+      vocabulary_size: number of pieces.
+      special: ``[vocabulary]`` bool, pieces that are never masked and never drawn as replacements.
+      word_starts: ``[vocabulary]`` bool, pieces that begin a word.
+      mask_id: the piece that hides a token; -1 where the vocabulary has none.
+      pad_id: the piece of padding.
+      sentinels: ids of the sentinel pieces, for span corruption.
+      language_starts: ``[languages]`` piece that a decoder starts with in each language.
+      languages: how many languages the run has.
+      normalize: ``per_language`` | ``per_language_mean`` | ``token``.
+      z_loss: weight of log²Z.
+      chunk: masked positions a row whose logits exist at once; 0 is all.
+    """
+
+    vocabulary_size: int
+    special: np.ndarray
+    word_starts: np.ndarray
+    mask_id: int
+    pad_id: int
+    sentinels: np.ndarray
+    language_starts: np.ndarray
+    languages: int
+    normalize: str = "per_language"
+    z_loss: float = 0.0
+    chunk: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A training objective: a pure function of (model, batch, key), configured by its dataclass fields.
+
+    ``prepare`` sees the global batch and draws everything random; ``loss`` is a weighted sum. An additive objective's
+    loss of some rows plus that of the other rows is the loss of all of them, so that microbatches do not change it.
+    """
+
+    kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
+    additive: ClassVar[bool] = True
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
+        """Return the examples of a global batch: a pytree of arrays whose first axis is rows."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """Return the weighted sum over the rows of ``examples``, and metrics by language; ``key`` is for dropout."""
+        raise NotImplementedError
+
+
+def from_options(kind: type[Objective], options: Mapping[str, Any], task: str) -> Objective:
+    """Make an objective from a task's options.
+
+    Raises:
+      UserError: an option does not exist; the message names the nearest one.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"task {task!r}: objective {kind.__name__} has no option {name!r}{nearest(name, known)}",
+                remedy=f"its options are {', '.join(known) or 'none'}",
+            )
+    return kind(**options)
+
+
+def language_weights(counts: jax.Array, language: jax.Array, context: Context) -> jax.Array:
+    """Return each row's weight of one prediction, so that the weighted sum is the article's equation 4.1.
+
+    L = Σ_l (1/N_l) Σ_i −log P(x_i | x_∖i), with N_l counted over the whole (global) batch.
+
+    Args:
+      counts: ``[rows]`` predictions in each row.
+      language: ``[rows]`` language of each row.
+      context: ``normalize`` chooses 1/N_l, 1/(N_l · languages present) or 1/ΣN.
+
+    Returns:
+      ``[rows]`` float32; a language without predictions contributes 0.
+    """
+    per_language = jax.ops.segment_sum(counts.astype(jnp.float32), language, context.languages)  # [languages]
+    if context.normalize == "token":
+        return jnp.broadcast_to(1.0 / jnp.maximum(per_language.sum(), 1.0), language.shape)
+    weights = 1.0 / jnp.maximum(per_language, 1.0)
+    if context.normalize == "per_language_mean":
+        weights = weights / jnp.maximum((per_language > 0).sum(), 1)
+    return weights[language]
+
+
+def sum_by_language(values: jax.Array, language: jax.Array, context: Context) -> jax.Array:
+    """Sum ``[rows, …]`` values into ``[languages]`` float32."""
+    rows = values.astype(jnp.float32).reshape(values.shape[0], -1).sum(axis=1)
+    return jax.ops.segment_sum(rows, language, context.languages)
+
+
+def concatenate_rows(first: Rows, second: Rows) -> Rows:
+    """Stack two sets of rows of the same length: ``[a + b, length]``."""
+    return Rows(*(jnp.concatenate(pair) for pair in zip(first, second)))

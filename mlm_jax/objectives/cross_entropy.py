@@ -1,0 +1,115 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+The loss is linear in its cotangent, so the forward pass over a chunk of positions can compute the gradients right
+there (as Liger-Kernel does; Hsu et al. 2024): logits are formed once, chunk by chunk, and never kept or recomputed.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.parallel.rules import constrain
+
+
+def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,
+                           weights: jax.Array, *, vocabulary_size: int, chunk: int = 0,
+                           z_loss: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Return Σ weight · (−log P(label) + z_loss · log²Z), and per-position losses and hits.
+
+    Args:
+      hidden: ``[rows, positions, width]``.
+      table: ``[vocabulary, width]`` output embeddings; rows from ``vocabulary_size`` on are padding and get no mass.
+      bias: ``[vocabulary]`` or None.
+      labels: ``[rows, positions]`` int32.
+      weights: ``[rows, positions]`` float32; 0 where nothing is predicted.
+      vocabulary_size: number of real pieces.
+      chunk: positions of each row whose logits exist at once; 0 is all.
+      z_loss: weight of log²Z (Chowdhery et al. 2022).
+
+    Returns:
+      the scalar sum (differentiable in hidden, table and bias), the loss of each position in nats
+      ``[rows, positions]``, and whether its label was the likeliest piece ``[rows, positions]`` bool.
+    """
+    if bias is None:
+        bias = jnp.zeros(table.shape[0], jnp.float32)
+    return _cross_entropy((vocabulary_size, chunk, float(z_loss)), hidden, table, bias, labels, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(options: tuple[int, int, float], hidden: jax.Array, table: jax.Array, bias: jax.Array,
+                   labels: jax.Array, weights: jax.Array) -> Any:  # fmt: skip
+    total, losses, hits, _ = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=False)
+    return total, losses, hits
+
+
+def _forward(options, hidden, table, bias, labels, weights):
+    total, losses, hits, gradients = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=True)
+    return (total, losses, hits), gradients
+
+
+def _backward(options, gradients, cotangents):
+    hidden_gradient, table_gradient, bias_gradient = gradients
+    scale = cotangents[0]
+    return (
+        (hidden_gradient * scale).astype(hidden_gradient.dtype),
+        (table_gradient * scale).astype(table_gradient.dtype),
+        bias_gradient * scale,
+        None,
+        None,
+    )
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradients: bool):
+    vocabulary_size, chunk, z_loss = options
+    rows, positions, width = hidden.shape
+    chunk = min(chunk or positions, positions)
+    count = -(-positions // chunk)
+    pad = count * chunk - positions
+    split = lambda x: jnp.moveaxis(  # noqa: E731  [rows, positions, …] → [chunks, rows, chunk, …]
+        jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(rows, count, chunk, *x.shape[2:]), 1, 0
+    )
+    column_is_real = jnp.arange(table.shape[0]) < vocabulary_size  # [vocabulary]
+
+    def one_chunk(carry, part):
+        total, table_gradient, bias_gradient = carry
+        hidden_part, labels_part, weights_part = part
+        logits = jnp.einsum("rpd,vd->rpv", hidden_part, table, preferred_element_type=jnp.float32) + bias
+        logits = constrain(jnp.where(column_is_real, logits, -1e9), "rows", None, "activation_vocabulary")
+        log_z = jax.nn.logsumexp(logits, axis=-1)  # [rows, chunk]
+        label_logit = jnp.take_along_axis(logits, labels_part[..., None], axis=-1)[..., 0]
+        losses = log_z - label_logit
+        hits = label_logit >= logits.max(axis=-1)
+        total += jnp.sum(weights_part * (losses + z_loss * jnp.square(log_z)))
+        if not with_gradients:
+            return (total, table_gradient, bias_gradient), (losses, hits, None)
+        # d total / d logits = weight · ((1 + 2 z log Z) · softmax − onehot(label))
+        scale = weights_part * (1.0 + 2.0 * z_loss * log_z)
+        slope = scale[..., None] * jnp.exp(logits - log_z[..., None])
+        columns = jnp.arange(table.shape[0])
+        slope = slope - jnp.where(columns == labels_part[..., None], weights_part[..., None], 0.0)
+        bias_gradient += slope.sum(axis=(0, 1))
+        slope = slope.astype(hidden.dtype)
+        hidden_gradient = jnp.einsum("rpv,vd->rpd", slope, table, preferred_element_type=jnp.float32)
+        table_gradient += jnp.einsum("rpv,rpd->vd", slope, hidden_part, preferred_element_type=jnp.float32)
+        return (total, table_gradient, bias_gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
+
+    zero = jnp.zeros((), jnp.float32)
+    carry = (zero, jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)) if with_gradients else (zero, zero, zero)
+    parts = (split(hidden), split(labels), split(weights))
+    if count == 1:
+        carry, (losses, hits, hidden_gradient) = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))
+        join = lambda x: x  # noqa: E731
+    else:
+        carry, (losses, hits, hidden_gradient) = jax.lax.scan(one_chunk, carry, parts)
+        join = lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk, *x.shape[3:])[:, :positions]  # noqa: E731
+    gradients = None
+    if with_gradients:
+        gradients = (join(hidden_gradient), carry[1].astype(table.dtype), carry[2].astype(bias.dtype))
+    return carry[0], join(losses), join(hits), gradients
