@@ -7,12 +7,21 @@ from typing import Any
 
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
+from mlm_jax.objectives.classification import Classification, TokenClassification
+from mlm_jax.objectives.denoising import Denoising
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
 from mlm_jax.objectives.ranking import TranslationRanking
+from mlm_jax.objectives.tlm import TranslationLanguageModelling
+from mlm_jax.objectives.translation import Translation
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MaskedLanguageModelling,
+    "tlm": TranslationLanguageModelling,
     "ranking": TranslationRanking,
+    "translation": Translation,
+    "denoising": Denoising,
+    "classification": Classification,
+    "token_classification": TokenClassification,
 }
 TASK_KEYS = ("objective", "rows", "length", "weight", "data", "packed", "directions")  # the rest are options
 

@@ -27,8 +27,10 @@ class Context:
       word_starts: ``[vocabulary]`` bool, pieces that begin a word.
       mask_id: the piece that hides a token; -1 where the vocabulary has none.
       pad_id: the piece of padding.
+      eos_id: the piece that ends a document.
       sentinels: ids of the sentinel pieces, for span corruption.
       language_starts: ``[languages]`` piece that a decoder starts with in each language.
+      prefixed: whether every stored document begins with such a piece.
       languages: how many languages the run has.
       normalize: ``per_language`` | ``per_language_mean`` | ``token``.
       z_loss: weight of log²Z.
@@ -40,9 +42,11 @@ class Context:
     word_starts: np.ndarray
     mask_id: int
     pad_id: int
+    eos_id: int
     sentinels: np.ndarray
     language_starts: np.ndarray
     languages: int
+    prefixed: bool = True
     normalize: str = "per_language"
     z_loss: float = 0.0
     chunk: int = 0
@@ -54,10 +58,15 @@ class Objective:
 
     ``prepare`` sees the global batch and draws everything random; ``loss`` is a weighted sum. An additive objective's
     loss of some rows plus that of the other rows is the loss of all of them, so that microbatches do not change it.
+
+    Attributes:
+      task: the task's name, which also names its head where it has one.
     """
 
     kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
     additive: ClassVar[bool] = True
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    task: str = ""
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
         """Return the examples of a global batch: a pytree of arrays whose first axis is rows."""
@@ -74,14 +83,14 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str) -
     Raises:
       UserError: an option does not exist; the message names the nearest one.
     """
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
     for name in options:
         if name not in known:
             raise UserError(
                 f"task {task!r}: objective {kind.__name__} has no option {name!r}{nearest(name, known)}",
                 remedy=f"its options are {', '.join(known) or 'none'}",
             )
-    return kind(**options)
+    return kind(task=task, **options)
 
 
 def language_weights(counts: jax.Array, language: jax.Array, context: Context) -> jax.Array:
@@ -107,11 +116,15 @@ def language_weights(counts: jax.Array, language: jax.Array, context: Context) -
 
 
 def sum_by_language(values: jax.Array, language: jax.Array, context: Context) -> jax.Array:
-    """Sum ``[rows, …]`` values into ``[languages]`` float32."""
-    rows = values.astype(jnp.float32).reshape(values.shape[0], -1).sum(axis=1)
-    return jax.ops.segment_sum(rows, language, context.languages)
+    """Sum ``[rows]`` or ``[rows, positions]`` values into ``[languages]`` float32; languages are of the same shape."""
+    return jax.ops.segment_sum(values.astype(jnp.float32).ravel(), language.ravel(), context.languages)
 
 
 def concatenate_rows(first: Rows, second: Rows) -> Rows:
     """Stack two sets of rows of the same length: ``[a + b, length]``."""
     return Rows(*(jnp.concatenate(pair) for pair in zip(first, second)))
+
+
+def mean_weights(count: jax.Array, like: jax.Array) -> jax.Array:
+    """Return weights 1/count in the shape of ``like``, 0 for a count of 0."""
+    return jnp.broadcast_to(1.0 / jnp.maximum(count.astype(jnp.float32), 1.0), like.shape)

@@ -15,9 +15,10 @@ from mlm_jax.objectives.masking import Masked, mask_tokens
 
 
 class MaskedExamples(NamedTuple):
-    """Masked rows and the weight of each prediction, ``[rows, capacity]`` float32."""
+    """Masked rows with the language and the weight of each prediction, both ``[rows, capacity]``."""
 
     masked: Masked
+    language: jax.Array
     weights: jax.Array
 
 
@@ -42,10 +43,7 @@ class MaskedLanguageModelling(Objective):
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
         """Hide tokens of the global batch and weigh each by 1/N_l."""
-        masked = self.mask(key, batch["inputs"], context)
-        counts = masked.chosen.sum(axis=1)  # [rows]
-        weights = language_weights(counts, masked.rows.language, context)  # [rows]
-        return MaskedExamples(masked, masked.chosen * weights[:, None])
+        return weigh(self.mask(key, batch["inputs"], context), context)
 
     def mask(self, key: jax.Array, rows: Any, context: Context) -> Masked:
         """Hide tokens of ``rows`` as the options say."""
@@ -58,17 +56,24 @@ class MaskedLanguageModelling(Objective):
         return predict_masked(model, hidden, examples, context)
 
 
+def weigh(masked: Masked, context: Context) -> MaskedExamples:
+    """Give each hidden token the weight 1/N_l of its row's language, counted over the global batch."""
+    weights = language_weights(masked.chosen.sum(axis=1), masked.rows.language, context)  # [rows]
+    language = jnp.broadcast_to(masked.rows.language[:, None], masked.chosen.shape)
+    return MaskedExamples(masked, language, masked.chosen * weights[:, None])
+
+
 def predict_masked(model: Any, hidden: jax.Array, examples: MaskedExamples, context: Context) -> tuple[jax.Array, Metrics]:
     """Score the hidden tokens from ``[rows, length, width]`` hidden states; only their positions reach the head."""
-    masked = examples.masked
+    masked, language = examples.masked, examples.language
     picked = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)  # [rows, capacity, width]
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
         model.masked_head(picked), table, bias, masked.labels, examples.weights,
         vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss,
     )  # fmt: skip
-    count = sum_by_language(masked.chosen, masked.rows.language, context)
+    count = sum_by_language(masked.chosen, language, context)
     return total, {
-        "loss": (sum_by_language(losses * masked.chosen, masked.rows.language, context), count),
-        "accuracy": (sum_by_language(hits * masked.chosen, masked.rows.language, context), count),
+        "loss": (sum_by_language(losses * masked.chosen, language, context), count),
+        "accuracy": (sum_by_language(hits * masked.chosen, language, context), count),
     }

@@ -1,0 +1,56 @@
+"""Classification of whole texts and of single tokens, by a head of the task's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.objectives.base import Context, Objective, mean_weights, sum_by_language
+
+
+class LabelledExamples(NamedTuple):
+    """Rows, their labels ([rows] or [rows, length], -1 = ignored) and the weight of each label."""
+
+    rows: Rows
+    labels: jax.Array
+    weights: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Objective):
+    """Mean −log P(label | text) from mean-pooled hidden states."""
+
+    kind: ClassVar[str] = "labelled"
+    pooled: ClassVar[bool] = True
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
+        """Weigh each label by one over the labels of the global batch."""
+        labels = batch["labels"]
+        real = labels >= 0
+        return LabelledExamples(batch["inputs"], labels, real * mean_weights(real.sum(), labels))
+
+    def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None):
+        """Return the mean loss, and loss and accuracy by language."""
+        hidden = model.encode(examples.rows, key=key)  # [rows, length, width]
+        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=self.pooled).astype(jnp.float32)
+        labels = jnp.maximum(examples.labels, 0)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+        real = examples.labels >= 0
+        language = examples.rows.language.reshape(-1, *(1,) * (labels.ndim - 1))
+        language = jnp.broadcast_to(language, labels.shape)
+        count = sum_by_language(real, language, context)
+        return (losses * examples.weights).sum(), {
+            "loss": (sum_by_language(losses * real, language, context), count),
+            "accuracy": (sum_by_language((logits.argmax(axis=-1) == labels) * real, language, context), count),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClassification(Classification):
+    """Mean −log P(label of a word's first piece | text), for named entities and the like."""
+
+    pooled: ClassVar[bool] = False

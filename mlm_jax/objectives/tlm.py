@@ -1,0 +1,41 @@
+"""Translation language modelling: both sides of a pair share one segment, and tokens of both are hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.objectives.base import Context, concatenate_rows
+from mlm_jax.objectives.masking import Masked
+from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, weigh
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationLanguageModelling(MaskedLanguageModelling):
+    """Masked language modelling over a sentence and its translation side by side (Lample & Conneau 2019).
+
+    Positions restart at 0 in the translation; hidden words can be found in the other language. The loss weighs each
+    side's tokens by 1/N_l of its own language.
+    """
+
+    kind: ClassVar[str] = "pairs"
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
+        """Hide tokens of both sides and lay them side by side: ``[rows, 2 · length]``."""
+        both = concatenate_rows(batch["inputs"], batch["targets"])  # [2 rows, length]
+        return jax.tree.map(jnp.asarray, side_by_side(weigh(self.mask(key, both, context), context)))
+
+
+def side_by_side(stacked: MaskedExamples) -> MaskedExamples:
+    """Turn ``[2 rows, length]`` (all first sides, then all second sides) into ``[rows, 2 · length]``."""
+    masked, length = stacked.masked, stacked.masked.rows.tokens.shape[1]
+    join = lambda x: jnp.concatenate(jnp.split(x, 2), axis=1)  # noqa: E731
+    first_language = jnp.split(masked.rows.language, 2)[0]
+    rows = Rows(*(join(x) for x in masked.rows[:3]), first_language)
+    shift = jnp.repeat(jnp.asarray([0, length]), len(masked.positions) // 2)[:, None]
+    joined = Masked(rows, join(masked.positions + shift), join(masked.labels), join(masked.chosen))
+    return MaskedExamples(joined, join(stacked.language), join(stacked.weights))

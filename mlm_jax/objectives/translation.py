@@ -1,0 +1,76 @@
+"""Translation: an autoregressive decoder that attends to the encoded source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
+from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
+
+
+class SequenceExamples(NamedTuple):
+    """Encoder rows, decoder rows (shifted right), labels and weights ``[rows, target length]``."""
+
+    source: Rows
+    decoder: Rows
+    labels: jax.Array
+    weights: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation(Objective):
+    """Σ_l (1/N_l) Σ_i −log P(y_i | y_<i, x), N_l the target tokens of language l in the global batch.
+
+    The decoder starts with the target language's token, so that one batch holds any directions (Johnson et al. 2017);
+    which weights it uses is up to ``config.model.decoder``.
+    """
+
+    kind: ClassVar[str] = "pairs"
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
+        """Shift the targets right."""
+        return sequence_examples(batch["inputs"], batch["targets"], context)
+
+    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
+        """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
+        return predict_sequence(model, examples, context, key)
+
+
+def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceExamples:
+    """Make decoder inputs that start with the target language's piece, and labels that follow them."""
+    starts = jnp.asarray(context.language_starts)[target.language][:, None]  # [rows, 1]
+    if context.prefixed:  # the stored target already begins with it
+        labels = jnp.pad(target.tokens[:, 1:], ((0, 0), (0, 1)), constant_values=context.pad_id)
+        real = jnp.pad(target.segment_ids[:, 1:], ((0, 0), (0, 1))) > 0
+    else:
+        labels, real = target.tokens, target.segment_ids > 0
+    tokens = jnp.concatenate([starts, labels[:, :-1]], axis=1).astype(target.tokens.dtype)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    decoder = Rows(tokens, real.astype(jnp.int32), positions, target.language)
+    weights = language_weights(real.sum(axis=1), target.language, context)  # [rows]
+    return SequenceExamples(source, decoder, labels, real * weights[:, None])
+
+
+def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    """Encode the source, decode the shifted target, and score its labels."""
+    source, decoder = examples.source, examples.decoder
+    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+    memory = model.encode(source, target_language=decoder.language, key=encoder_key)  # [rows, source length, width]
+    hidden = model.decode(decoder, memory, source.segment_ids, source_language=source.language, key=decoder_key)
+    table, bias = model.output_table()
+    total, losses, hits = weighted_cross_entropy(
+        model.decoder_head(hidden), table, bias, examples.labels, examples.weights,
+        vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss,
+    )  # fmt: skip
+    real = decoder.segment_ids > 0
+    language = jnp.broadcast_to(decoder.language[:, None], real.shape)
+    count = sum_by_language(real, language, context)
+    return total, {
+        "loss": (sum_by_language(losses * real, language, context), count),
+        "accuracy": (sum_by_language(hits * real, language, context), count),
+    }

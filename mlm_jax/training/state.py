@@ -1,0 +1,32 @@
+"""The training state: everything that a resumed run needs beside its config and its data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+
+class TrainState(NamedTuple):
+    """What one step turns into the next; a pytree of plain arrays.
+
+    Attributes:
+      step: int32, steps done.
+      params: nested dict of the model's float32 parameters.
+      optimizer_state: optax's.
+      average: exponential moving average of ``params``; ``{}`` when it is off.
+      window: {task: {metric: (numerator, denominator)}} summed since the last log line, so that metrics never make the
+        step wait and a resumed run logs the same numbers.
+      gradient_norm: global norm before clipping, of the last step.
+      skipped: int32, steps left out because a gradient was not finite.
+      first_skipped: int32, the first such step; -1 if there was none.
+    """
+
+    step: jax.Array
+    params: Any
+    optimizer_state: Any
+    average: Any
+    window: Any
+    gradient_norm: jax.Array
+    skipped: jax.Array
+    first_skipped: jax.Array

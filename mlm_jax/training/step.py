@@ -1,0 +1,243 @@
+"""The training step: one jitted, donated function of (state, batch) over any mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Batch
+from mlm_jax.objectives import Context, Objective, create_objectives
+from mlm_jax.parallel.rules import parameter_shardings, partition_spec
+from mlm_jax.training import optimizer as optimizer_room
+from mlm_jax.training import schedule
+from mlm_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What is compiled: the model, the objectives and the optimizer of a run, laid out on a mesh.
+
+    Attributes:
+      config: the run's config.
+      context: facts about the vocabulary.
+      languages: language codes in index order.
+      mesh: devices.
+      graphdef: the model without its parameters.
+      objectives: {task: objective}.
+      transformation: the optimizer.
+      learning_rate: step → learning rate.
+      task_weights: {task: step → weight in the total loss}.
+      state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings, to initialise, restore or compile by.
+      initialise: seeded, jitted: () → ``TrainState`` laid out on the mesh.
+    """
+
+    config: ConfigDict
+    context: Context
+    languages: tuple[str, ...]
+    mesh: Mesh
+    graphdef: Any
+    objectives: dict[str, Objective]
+    transformation: optax.GradientTransformation
+    learning_rate: Callable[[Any], Any]
+    task_weights: dict[str, Callable[[Any], Any]]
+    state: TrainState
+    initialise: Callable[[], TrainState]
+
+    def model(self, params: Any) -> Any:
+        """Return the model with these parameters."""
+        return model_room.merge(self.graphdef, params)
+
+
+def build_program(config: ConfigDict, context: Context, languages: tuple[str, ...], mesh: Mesh, *,
+                  labels: dict[str, int] | None = None) -> Program:  # fmt: skip
+    """Put together what a run compiles; allocates nothing.
+
+    Args:
+      config: the run's config.
+      context: facts about the vocabulary.
+      languages: language codes in index order.
+      mesh: devices, real or of a topology.
+      labels: {task: number of labels} of its classification tasks.
+
+    Raises:
+      UserError: the config names something that does not exist or cannot work together.
+    """
+    objectives = create_objectives(config.tasks)
+    create = lambda: model_room.create(  # noqa: E731
+        config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=config.seed
+    )
+    graphdef, abstract_params, axes = model_room.abstract(
+        config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}
+    )
+    transformation = optimizer_room.create(config.optimizer, config.steps, abstract_params, axes)
+    params_shardings = parameter_shardings(axes, abstract_params, mesh)
+    whole = NamedSharding(mesh, P())
+
+    def initialise() -> TrainState:
+        params = create()[1]
+        zero = jnp.zeros((), jnp.int32)
+        window = {task: _empty_window(objective, context) for task, objective in objectives.items()}
+        average = params if config.training.ema else {}
+        return TrainState(zero, params, transformation.init(params), average, window,
+                          jnp.zeros((), jnp.float32), zero, zero - 1)  # fmt: skip
+
+    abstract = jax.eval_shape(initialise)
+    everywhere = lambda tree: jax.tree.map(lambda _: whole, tree)  # noqa: E731
+    shardings = TrainState(
+        whole, params_shardings,
+        optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
+        params_shardings if config.training.ema else {},
+        everywhere(abstract.window), whole, whole, whole,
+    )  # fmt: skip
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    return Program(
+        config, context, languages, mesh, graphdef, objectives, transformation,
+        schedule.learning_rate(config.optimizer, config.steps),
+        {task: schedule.piecewise_linear(entry.get("weight", 1.0)) for task, entry in config.tasks.items()},
+        state, jax.jit(initialise, out_shardings=shardings),
+    )  # fmt: skip
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """Return shardings of a batch: rows over data and fsdp, length over sequence."""
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = ("rows", "length")[: len(leaf.shape)]
+        return NamedSharding(mesh, partition_spec(axes, mesh, leaf.shape))
+
+    return jax.tree.map(sharding, batch)
+
+
+def to_devices(batch: Batch, mesh: Mesh) -> Batch:
+    """Turn this process's rows into global arrays on the mesh, without waiting for the copy."""
+    processes = jax.process_count()
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        shape = (leaf.shape[0] * processes, *leaf.shape[1:])
+        axes = ("rows", "length")[: leaf.ndim]
+        sharding = NamedSharding(mesh, partition_spec(axes, mesh, shape))
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(place, batch)
+
+
+def make_train_step(program: Program, *, objectives: dict[str, Objective] | None = None,
+                    model_overrides: dict[str, Any] | None = None) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
+    """Return the jitted step; its first argument is donated.
+
+    Args:
+      program: what to compile.
+      objectives: those of a curriculum phase, if they differ from the program's.
+      model_overrides: what a curriculum phase changes in the model (``rope_theta``).
+    """
+    config, context, mesh = program.config, program.context, program.mesh
+    objectives = objectives or program.objectives
+    gradients = gradient_function(program, objectives, model_overrides or {})
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        grads, metrics = gradients(state.params, batch, key, state.step)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm)
+        updates, optimizer_state = program.transformation.update(grads, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
+        decay = config.training.ema
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params) if decay else {}
+        window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
+        first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)
+        return TrainState(state.step + 1, params, optimizer_state, average, window,
+                          norm, state.skipped + ~finite, first_skipped)  # fmt: skip
+
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state))
+
+    def run(state: TrainState, batch: Batch) -> TrainState:
+        with jax.set_mesh(mesh):
+            return jitted(state, batch)
+
+    run.lower = _with_mesh(jitted.lower, mesh)  # type: ignore[attr-defined]
+    return run
+
+
+def gradient_function(program: Program, objectives: dict[str, Objective], model_overrides: dict[str, Any]) -> Callable:
+    """Return a function (params, batch, key, step) → (gradients, {task: metrics}) of the whole global batch.
+
+    Everything random and every weight 1/N_l is settled on the global batch first; then additive objectives go through
+    the model in microbatches whose sums of losses and gradients add up to exactly those of the whole.
+    """
+    context, parts = program.context, program.config.training.microbatches
+    whole = [task for task, objective in objectives.items() if not objective.additive]
+    additive = [task for task, objective in objectives.items() if objective.additive]
+    dropout = program.config.model.dropout > 0
+
+    def weighted(params: Any, tasks: list[str], examples: dict, lambdas: dict, key: jax.Array, pieces: int):
+        model = model_room.merge(program.graphdef, params, **model_overrides)
+        total, metrics = jnp.zeros((), jnp.float32), {}
+        for task in tasks:
+            task_key = jax.random.fold_in(key, zlib.crc32(task.encode())) if dropout else None
+            extra = {} if objectives[task].additive else {"parts": pieces}
+            loss, metrics[task] = objectives[task].loss(model, examples[task], context, task_key, **extra)
+            total += lambdas[task] * loss
+        return total, metrics
+
+    value_and_gradient = jax.value_and_grad(weighted, has_aux=True)
+
+    def gradients(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[Any, dict]:
+        mask_key, dropout_key = jax.random.split(key)
+        examples = {
+            task: objective.prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
+            for task, objective in objectives.items()
+        }
+        lambdas = {task: program.task_weights[task](step) for task in objectives}
+        if parts == 1:
+            (_, metrics), grads = value_and_gradient(params, [*objectives], examples, lambdas, dropout_key, 1)
+            return grads, metrics
+        (_, metrics), grads = value_and_gradient(params, whole, examples, lambdas, dropout_key, parts)
+        if not additive:
+            return grads, metrics
+        # Row r goes to microbatch r mod parts, so that every microbatch has rows of every device and none moves.
+        split = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), {task: examples[task] for task in additive}
+        )
+
+        def one_part(carry: Any, part: Any) -> tuple[Any, dict]:
+            piece, index = part
+            part_key = jax.random.fold_in(dropout_key, index)
+            (_, part_metrics), part_grads = value_and_gradient(params, additive, piece, lambdas, part_key, parts)
+            return jax.tree.map(jnp.add, carry, part_grads), part_metrics
+
+        grads, stacked = jax.lax.scan(one_part, grads, (split, jnp.arange(parts)))
+        return grads, metrics | jax.tree.map(lambda x: x.sum(axis=0), stacked)
+
+    return gradients
+
+
+def empty_window(program: Program) -> Any:
+    """Return the zeros that ``TrainState.window`` begins with after each log line."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), program.state.window)
+
+
+def _empty_window(objective: Objective, context: Context) -> dict:
+    zeros = jnp.zeros(context.languages, jnp.float32)
+    return {name: (zeros, zeros) for name in objective.metric_names}
+
+
+def _with_mesh(function: Callable, mesh: Mesh) -> Callable:
+    def under_mesh(*args: Any) -> Any:
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return under_mesh
