@@ -20,6 +20,13 @@ class UserError(Exception):
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(f"{place}{problem}" + (f". Remedy: {remedy}" if remedy else ""))
 
+    def __reduce__(self):  # so that a worker process can raise it in its parent
+        return _rebuild, (self.problem, self.file, self.line, self.remedy)
+
+
+def _rebuild(problem: str, file: str | Path | None, line: int | None, remedy: str) -> UserError:
+    return UserError(problem, file=file, line=line, remedy=remedy)
+
 
 def nearest(name: str, candidates) -> str:
     """Return ``"; did you mean 'x'?"`` for the candidate that looks most like ``name``, or an empty string."""

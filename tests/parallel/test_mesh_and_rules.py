@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.mesh import make_mesh, mesh_shape
+from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
+
+
+def shape(**changes):
+    return default_config().mesh.to_dict() | changes
+
+
+def test_minus_one_takes_what_remains():
+    assert mesh_shape(shape(tensor=2), 8) == {"data": 4, "fsdp": 1, "tensor": 2, "sequence": 1}
+    assert make_mesh(shape(fsdp=2, sequence=2)).shape == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 2}
+    assert make_mesh(shape(slices=2, data=4, fsdp=2)).shape["data"] == 4
+
+
+@pytest.mark.parametrize("changes", [{"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}])
+def test_impossible_meshes(changes):
+    with pytest.raises(UserError, match="mesh data="):
+        mesh_shape(shape(**changes), 8)
+
+
+def test_a_mesh_axis_is_used_once_and_only_where_it_divides():
+    mesh = make_mesh(shape(fsdp=2, tensor=2))
+    assert partition_spec(("embed", "mlp"), mesh) == P("fsdp", "tensor")
+    assert partition_spec(("layers", "groups", "embed", "mlp"), mesh) == P(None, "fsdp", None, "tensor")
+    assert partition_spec(("groups", "embed"), mesh, (3, 4)) == P(None, "fsdp")  # three groups do not split in two
+    assert partition_spec(("rows", "length"), mesh) == P(("data", "fsdp"))
+    with pytest.raises(UserError, match="did you mean 'embed'"):
+        partition_spec(("embd",), mesh)
+    with pytest.raises(UserError, match="do not match an array"):
+        parameter_shardings({"a": ("embed",)}, {"a": jnp.zeros((2, 2))}, mesh)
+
+
+def test_constrain_is_the_identity_without_a_mesh_and_shards_with_one():
+    x = jnp.zeros((8, 4))
+    assert constrain(x, "rows", "activation_embed") is x
+    with jax.set_mesh(make_mesh(shape())):
+        y = jax.jit(lambda x: constrain(x * 1, "rows", "activation_embed"))(x)
+    assert y.sharding.spec == P("data")

@@ -1,0 +1,87 @@
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from mlm_jax.config import check_keys, default_config, load_config, set_key
+from mlm_jax.errors import UserError
+
+PACKAGE = Path(__file__).parents[1] / "mlm_jax"
+
+
+def leaves(config, prefix=""):
+    for key, value in config.items():
+        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
+
+
+def test_fewer_than_a_hundred_keys_each_commented_and_read():
+    keys = list(leaves(default_config()))
+    assert len(keys) < 100
+    source = (PACKAGE / "config.py").read_text()
+    code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py") if file.name != "config.py")
+    lines = source.splitlines()
+    for key in keys:
+        name = key.rpartition(".")[2]
+        number = next(i for i, line in enumerate(lines) if re.match(rf"    (config|\w+)\.{name} = ", line))
+        group = [line for line in lines[max(0, number - 4) : number + 1]]
+        assert any("#" in line for line in group), f"{key} has no comment"
+        assert re.search(rf"\.{name}\b|[\"']{name}[\"']", code), f"nothing reads {key}"
+
+
+def write(tmp_path, body):
+    file = tmp_path / "c.py"
+    file.write_text("from mlm_jax.config import default_config\ndef get_config(argument='x'):\n    c = default_config()\n" + body)
+    return file
+
+
+def test_a_typo_names_file_line_and_neighbour(tmp_path):
+    file = write(tmp_path, "    c.model.widht = 3\n    return c\n")
+    with pytest.raises(UserError, match=r"c\.py:4: unknown config key 'widht'; did you mean 'width'"):
+        load_config(file)
+
+
+def test_overrides_and_arguments(tmp_path):
+    file = write(tmp_path, "    c.data.store = argument\n    return c\n")
+    config = load_config(f"{file}:here", ("model.width=64", "tasks.mlm.rows=8", "optimizer.name=lion"))
+    assert (config.data.store, config.model.width, config.tasks["mlm"]["rows"], config.optimizer.name) == ("here", 64, 8, "lion")
+    with pytest.raises(UserError, match="did you mean 'width'"):
+        load_config(file, ("model.widht=64",))
+    with pytest.raises(UserError, match="has no '='"):
+        load_config(file, ("model.width",))
+
+
+@pytest.mark.parametrize("body, message", [
+    ("    return c\n    ] \n", r"c\.py:5: "),
+    ("    raise ValueError('no such thing')\n", r"c\.py:4: no such thing"),
+    ("    c.seed = 'a'\n    return c\n", r"c\.py:4: "),
+])  # fmt: skip
+def test_a_broken_file_names_its_line(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, body))
+
+
+def test_missing_file_and_wrong_type(tmp_path):
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "absent.py")
+    config = default_config()
+    with pytest.raises(UserError, match="'model.widths'"):
+        check_keys(ConfigDict({"model": {"widths": 1}}), config)
+    with pytest.raises(UserError, match="unknown config key"):
+        set_key(config, "modle.width", "1")
+
+
+def test_errors_travel_between_processes():
+    error = UserError("it broke", file="a.txt", line=3, remedy="mend it")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "a.txt:3: it broke. Remedy: mend it"
+
+
+def test_help_imports_neither_jax_nor_tensorflow():
+    code = "import sys; sys.argv=['mlm-jax','--help']\ntry:\n from mlm_jax.cli import main; main()\nexcept SystemExit: pass\n"
+    code += "bad={'jax','tensorflow','seqio','numpy'} & set(sys.modules); assert not bad, bad"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
