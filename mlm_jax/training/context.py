@@ -1,0 +1,68 @@
+"""Facts about the vocabulary that objectives need, from a real vocabulary or a planned one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.objectives import Context
+
+
+def make_context(vocabulary: Any, languages: tuple[str, ...], config: ConfigDict) -> Context:
+    """Return the context of a run.
+
+    Args:
+      vocabulary: a :class:`mlm_jax.data.vocabulary.Vocabulary`.
+      languages: language codes in index order.
+      config: the run's config.
+    """
+    special = np.zeros(vocabulary.size, bool)
+    special[np.asarray(vocabulary.special_ids, int)] = True
+    prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in languages]
+    # Without a stored prefix a decoder starts with padding, as T5's does.
+    starts = np.array([prefix[0] if prefix else vocabulary.pad_id for prefix in prefixes], np.int32)
+    return Context(
+        vocabulary_size=vocabulary.size,
+        special=special,
+        word_starts=np.asarray(vocabulary.word_starts, bool),
+        mask_id=vocabulary.mask_id,
+        pad_id=vocabulary.pad_id,
+        eos_id=vocabulary.eos_id,
+        sentinels=np.asarray(vocabulary.sentinel_ids, np.int32),
+        language_starts=starts,
+        prefixed=config.data.prefix != "none",
+        **_settings(languages, config),
+    )
+
+
+def planned_context(languages: tuple[str, ...], config: ConfigDict) -> Context:
+    """Return the context of a run whose vocabulary does not exist yet: of ``config.vocabulary.size`` pieces.
+
+    The number of special pieces is right, which ones they are is not: shapes and costs are those of the real run.
+    """
+    size, sentinels = config.vocabulary.size, config.vocabulary.sentinels
+    first_language = 5  # after <pad> </s> <unk> <s> <mask>
+    special = np.arange(size) < first_language + len(languages) + sentinels
+    return Context(
+        vocabulary_size=size,
+        special=special,
+        word_starts=np.arange(size) % 2 == 0,
+        mask_id=4,
+        pad_id=0,
+        eos_id=1,
+        sentinels=np.arange(sentinels, dtype=np.int32) + first_language + len(languages),
+        language_starts=np.arange(len(languages), dtype=np.int32) + first_language,
+        prefixed=config.data.prefix != "none",
+        **_settings(languages, config),
+    )
+
+
+def _settings(languages: tuple[str, ...], config: ConfigDict) -> dict[str, Any]:
+    return {
+        "languages": len(languages),
+        "normalize": config.training.normalize,
+        "z_loss": config.training.z_loss,
+        "chunk": config.model.cross_entropy_chunk,
+    }
