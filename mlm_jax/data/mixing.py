@@ -9,6 +9,7 @@ import numpy as np
 from mlm_jax.errors import UserError
 
 FEISTEL_ROUNDS = 8  # each half is mixed four times
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, far from any small multiple of another key
 
 
 def rates(sizes: Sequence[float] | np.ndarray, alpha: float) -> np.ndarray:
@@ -132,7 +133,7 @@ def permute(index: np.ndarray | int, size: np.ndarray | int, seed: np.ndarray | 
     size, seed = size.reshape(-1).astype(np.uint64), seed.reshape(-1).astype(np.uint64)
     columns = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
     rows = -(-size.astype(np.int64) // columns.astype(np.int64)).astype(np.uint64)
-    keys = [mix(seed + np.uint64(number)) for number in range(1, FEISTEL_ROUNDS + 1)]
+    keys = mix(seed) + np.arange(1, FEISTEL_ROUNDS + 1, dtype=np.uint64)[:, None] * GOLDEN  # [rounds, …]
     walking = np.arange(len(result))
     while len(walking):
         left, right = np.divmod(result[walking], columns[walking])  # in [0, rows), [0, columns)

@@ -1,8 +1,8 @@
 """Which part of which stream every row of a task takes, in closed form: the loader's plan, without any data.
 
 A stream's epoch is its *units* in a shuffled order: tokens for packed text (a row takes ``length`` of them), documents
-where a row takes one. Rows of a stream count through the run; the phases of a run with the same row length form an *era*,
-and an era goes on in the epoch where the one before it stopped: every unit is taken once an epoch, whatever the lengths.
+where a row takes one. Rows of a stream count through the run; the phases of a run with the same row length form an
+*era*, and an era goes on in the epoch where the one before it stopped: every unit is taken once an epoch.
 
 Packed text is shuffled twice. The tokens of an epoch are laid out in a new order of large blocks (and rotated, so that
 rows are cut elsewhere every time); an era takes a contiguous part of this layout, cut into rows, and shuffles the rows.
@@ -125,6 +125,8 @@ class Order:
 
     def units_taken(self, step: int) -> np.ndarray:
         """Return the units of each stream in the steps before ``step``, over all epochs: ``[streams]`` int64."""
+        if not self._phases:
+            return np.zeros_like(self.sizes)
         epoch, position = self._after(self._phase(step).era, self.rows_taken(step))
         return epoch * self.sizes + position
 

@@ -1,0 +1,104 @@
+"""Rows of a batch, read from the store: slices packed into rows, or one document a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mlm_jax.batch import Rows
+from mlm_jax.data.order import Slices
+from mlm_jax.data.ragged import Ragged
+
+
+def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray, length: int, pad_id: int) -> Rows:
+    """Read slices of text into rows; segments and positions begin anew with each document and with each slice.
+
+    Args:
+      features: ``[streams]``, that ``slices.stream`` counts.
+      slices: what goes where; a row that none fills is padding.
+      language: ``[rows]`` of the result.
+      length: tokens a row.
+      pad_id: token of padding.
+
+    Returns:
+      Rows of ``[rows, length]`` arrays.
+    """
+    reading = [
+        (which, features[stream].values.request(slices.start[which], slices.stop[which]))
+        for stream, which in _groups(slices.stream)
+    ]
+    stored = np.full((len(language), length), pad_id, np.int32)
+    used = np.zeros(len(language), np.int64)  # tokens of each row
+    np.add.at(used, slices.row, slices.stop - slices.start)
+    for which, result in reading:
+        for row, column, part in zip(slices.row[which].tolist(), slices.column[which].tolist(), result()):
+            stored[row, column : column + len(part)] = part
+    begins = stored < 0  # the complement marks the first token of a document
+    begins[slices.row, slices.column] = True
+    begins[:, 0] = True
+    tokens = np.bitwise_xor(stored, stored >> 31, out=stored)
+    return Rows(tokens, *_segments(begins, used), language)
+
+
+def read_documents(
+    features: Sequence[Ragged], stream: np.ndarray, document: np.ndarray, length: int, pad: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read one document a row; a longer one loses what stands before its last value, which closes it.
+
+    Args:
+      features: ``[streams]``, that ``stream`` counts.
+      stream: ``[rows]``.
+      document: ``[rows]`` index in its stream.
+      length: values a row.
+      pad: what fills up a row.
+
+    Returns:
+      ``[rows, length]`` int32 values, and ``[rows]`` how many each has.
+    """
+    bounds = np.zeros((len(stream), 2), np.int64)
+    groups = list(_groups(stream))
+    for which, result in [(w, features[s].offsets.request(document[w], document[w] + 2)) for s, w in groups]:
+        bounds[which] = result()
+    counts = np.minimum(bounds[:, 1] - bounds[:, 0], length)
+    values = np.full((len(stream), length), pad, np.int32)
+    reading = []
+    for number, which in groups:
+        start, stop = bounds[which].T
+        request = features[number].values.request
+        reading.append((which, request(start, start + counts[which]), request(stop - 1, stop)))
+    for which, result, closing in reading:
+        for row, document_values, last in zip(which.tolist(), result(), closing()):
+            values[row, : counts[row]] = document_values
+            values[row, counts[row] - 1] = last[0] if counts[row] > 1 else document_values[0]
+    return values, counts
+
+
+def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray) -> Rows:
+    """Make rows of one document each out of what :func:`read_documents` gave for a feature of tokens."""
+    column = np.arange(values.shape[1], dtype=np.int32)
+    real = column < counts[:, None]  # [rows, length]
+    return Rows(values ^ (values >> 31), real.astype(np.int32), np.where(real, column, 0).astype(np.int32), language)
+
+
+def _segments(begins: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return segment ids, from 1 in every row, and positions; both 0 in the padding behind ``used`` tokens."""
+    rows, length = begins.shape
+    first = np.flatnonzero(begins)  # of each segment; a row's first token always is one
+    lengths = np.diff(first, append=rows * length)
+    row = first // length
+    number = np.arange(len(first)) - np.searchsorted(row, np.arange(rows))[row] + 1
+    segment_ids = np.repeat(number.astype(np.int32), lengths).reshape(rows, length)
+    positions = np.arange(rows * length, dtype=np.int32) - np.repeat(first.astype(np.int32), lengths)
+    positions = positions.reshape(rows, length)
+    for short in np.flatnonzero(used < length):
+        segment_ids[short, used[short] :] = 0
+        positions[short, used[short] :] = 0
+    return segment_ids, positions
+
+
+def _groups(stream: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each stream that occurs with the places where it does."""
+    order = np.argsort(stream, kind="stable")
+    streams, first = np.unique(stream[order], return_index=True)
+    yield from zip(streams.tolist(), np.split(order, first[1:]))
