@@ -1,0 +1,91 @@
+"""Classification: accuracy per language, and what is lost from a source language to a target (zero-shot transfer)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mlm_jax.errors import UserError, nearest
+
+
+def accuracy_by_language(predicted: np.ndarray, gold: np.ndarray, languages: Sequence[str]) -> dict[str, float]:
+    """Return {language: share of right classes}.
+
+    Args:
+      predicted: ``[texts]`` class numbers.
+      gold: ``[texts]`` the right ones; −1 = not labelled, passed over.
+      languages: of each text.
+
+    Raises:
+      UserError: lengths differ.
+    """
+    predicted, gold, codes = np.asarray(predicted), np.asarray(gold), np.asarray(languages)
+    if not len(predicted) == len(gold) == len(codes):
+        raise UserError(f"{len(predicted)} predicted classes, {len(gold)} right ones, {len(codes)} languages")
+    labelled = {code: (codes == code) & (gold >= 0) for code in dict.fromkeys(languages)}
+    return {code: float((predicted == gold)[mask].mean()) for code, mask in labelled.items() if mask.any()}
+
+
+class TransferMatrix(NamedTuple):
+    """Scores of models fine-tuned on one language each and tested on others.
+
+    Attributes:
+      metric: what the scores are, such as ``accuracy`` or ``f1``.
+      sources: languages that a model was fine-tuned on.
+      targets: languages that it was tested on.
+      scores: ``[sources, targets]``; NaN where nothing was measured.
+      selected_by: language whose validation chose each source's checkpoint; "" is the last checkpoint. Choosing on the
+        target's labels is no longer zero-shot.
+    """
+
+    metric: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    scores: np.ndarray
+    selected_by: tuple[str, ...]
+
+    def transfer(self, source: str) -> float:
+        """Return the mean score on the targets that the model was not fine-tuned on.
+
+        Raises:
+          UserError: the source is unknown, or was tested on nothing else.
+        """
+        row = self.scores[self._index(self.sources, source)]
+        others = [score for target, score in zip(self.targets, row) if target != source and np.isfinite(score)]
+        if not others:
+            raise UserError(f"{source!r} was not tested on any other language")
+        return float(np.mean(others))
+
+    def gap(self, source: str) -> float:
+        """Return the transfer gap: the score on the source itself less the mean on the others (Hu et al. 2020).
+
+        Raises:
+          UserError: as in :meth:`transfer`.
+        """
+        own = self.scores[self._index(self.sources, source), self._index(self.targets, source)]
+        return float(own) - self.transfer(source)
+
+    @staticmethod
+    def _index(codes: tuple[str, ...], code: str) -> int:
+        if code not in codes:
+            raise UserError(f"no language {code!r} in the transfer matrix{nearest(code, codes)}")
+        return codes.index(code)
+
+
+def transfer_matrix(scores: Mapping[str, Mapping[str, float]], metric: str = "accuracy",
+                    selected_by: Mapping[str, str] | None = None) -> TransferMatrix:  # fmt: skip
+    """Arrange {source: {target: score}} as a matrix, targets in the order of their first appearance.
+
+    Args:
+      scores: of each fine-tuned model on each language.
+      metric: what they are.
+      selected_by: {source: language whose validation chose its checkpoint}.
+    """
+    sources = tuple(scores)
+    found = dict.fromkeys(target for row in scores.values() for target in row)
+    targets = (*(code for code in sources if code in found), *(code for code in found if code not in sources))
+    matrix = np.array([[scores[source].get(target, np.nan) for target in targets] for source in sources])
+    chosen = tuple((selected_by or {}).get(source, "") for source in sources)
+    return TransferMatrix(metric, sources, targets, matrix, chosen)

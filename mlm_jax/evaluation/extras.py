@@ -1,0 +1,20 @@
+"""Libraries that only the ``metrics`` extra installs."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from mlm_jax.errors import UserError
+
+
+def metric_library(name: str) -> ModuleType:
+    """Import a library of the ``metrics`` extra.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name} is not installed", remedy="pip install 'mlm_jax[metrics]'") from error

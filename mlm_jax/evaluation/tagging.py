@@ -1,0 +1,92 @@
+"""Named entities and other spans: precision, recall and F1 of whole entities, per language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.extras import metric_library
+
+
+class EntityScores(NamedTuple):
+    """Precision, recall and F1 (shares) over whole entities, and how many entities there are."""
+
+    precision: float
+    recall: float
+    f1: float
+    entities: int
+
+
+def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]],
+                  languages: Sequence[str]) -> dict[str, EntityScores]:  # fmt: skip
+    """Score tagged sentences by entity, as CoNLL does (seqeval; micro average over types).
+
+    Args:
+      predicted: tags of each sentence, ``O`` or ``B-``, ``I-``, ``E-``, ``S-`` and a type.
+      gold: the right ones.
+      languages: of each sentence.
+
+    Returns:
+      {language: scores}; a language without any entity, right or predicted, is left out.
+
+    Raises:
+      UserError: seqeval is missing, lengths differ, or a tag is of another form.
+    """
+    if not len(predicted) == len(gold) == len(languages):
+        raise UserError(f"{len(predicted)} tagged sentences, {len(gold)} right ones, {len(languages)} languages")
+    _check_tags(predicted, gold)
+    labeling = metric_library("seqeval.metrics.sequence_labeling")
+    scores = {}
+    for language in dict.fromkeys(languages):
+        mine = [index for index, code in enumerate(languages) if code == language]
+        right, ours = [list(gold[index]) for index in mine], [list(predicted[index]) for index in mine]
+        if all(tag == "O" for sentence in (*right, *ours) for tag in sentence):
+            continue
+        precision, recall, f1, _ = labeling.precision_recall_fscore_support(
+            right, ours, average="micro", zero_division=0
+        )
+        entities = len(labeling.get_entities(right))
+        scores[language] = EntityScores(float(precision), float(recall), float(f1), entities)
+    return scores
+
+
+def tag_sentences(
+    predicted: np.ndarray, gold: np.ndarray, names: Sequence[str]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Turn class numbers into the tags of each row's labelled tokens.
+
+    Args:
+      predicted: ``[rows, length]`` class numbers.
+      gold: ``[rows, length]`` class numbers; −1 where a token has no label (not a word's first piece, or padding).
+      names: tag of each class.
+
+    Returns:
+      predicted and right tags of each row.
+    """
+    labelled = np.asarray(gold) >= 0
+    name = np.asarray(names)
+    split = lambda classes: [name[row[mask]].tolist() for row, mask in zip(np.asarray(classes), labelled)]  # noqa: E731
+    return split(predicted), split(gold)
+
+
+def is_entity_tags(names: Sequence[str]) -> bool:
+    """Return whether class names are tags of entities; parts of speech, for one, are measured by accuracy alone."""
+    return "O" in names and all(_is_tag(name) for name in names)
+
+
+def _check_tags(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> None:
+    for index, (ours, right) in enumerate(zip(predicted, gold)):
+        if len(ours) != len(right):
+            raise UserError(f"sentence {index} has {len(ours)} predicted tags and {len(right)} right ones")
+        for tag in (*ours, *right):
+            if not _is_tag(tag):
+                raise UserError(
+                    f"sentence {index}: {tag!r} is not the tag of an entity", remedy="use O, B-TYPE, I-TYPE"
+                )
+
+
+def _is_tag(tag: str) -> bool:
+    return tag == "O" or (len(tag) > 2 and tag[0] in "BIES" and tag[1] == "-")

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.classification import accuracy_by_language, transfer_matrix
+
+SCORES = {"en": {"en": 0.9, "de": 0.7, "hi": 0.5}, "de": {"en": 0.6, "de": 0.8}}
+
+
+def test_accuracy_of_each_language_passes_over_what_is_not_labelled():
+    accuracy = accuracy_by_language(np.array([0, 1, 2, 2]), np.array([0, 1, 1, -1]), ["en", "en", "de", "fr"])
+    assert accuracy == {"en": 1.0, "de": 0.0}
+    with pytest.raises(UserError, match="3 right ones"):
+        accuracy_by_language(np.zeros(2), np.zeros(3), ["en", "en"])
+
+
+def test_matrix_keeps_every_pair_and_marks_what_was_not_measured():
+    matrix = transfer_matrix(SCORES, "accuracy", {"en": "en"})
+    assert (matrix.sources, matrix.targets) == (("en", "de"), ("en", "de", "hi"))
+    np.testing.assert_array_equal(matrix.scores, [[0.9, 0.7, 0.5], [0.6, 0.8, np.nan]])
+    assert matrix.selected_by == ("en", "")
+
+
+def test_transfer_gap_is_the_loss_from_the_source_to_the_others():
+    matrix = transfer_matrix(SCORES)
+    assert matrix.transfer("en") == pytest.approx(0.6)
+    assert matrix.gap("en") == pytest.approx(0.3)
+    assert matrix.gap("de") == pytest.approx(0.2)
+
+
+def test_transfer_to_nowhere_is_refused():
+    with pytest.raises(UserError, match="not tested on any other"):
+        transfer_matrix({"en": {"en": 1.0}}).transfer("en")
+    with pytest.raises(UserError, match="did you mean 'en'"):
+        transfer_matrix(SCORES).gap("eng")

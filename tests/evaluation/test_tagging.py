@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
+
+NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def test_only_labelled_tokens_of_each_row_are_tagged():
+    gold = np.array([[-1, 1, -1, 2, 0], [3, -1, -1, -1, -1]])
+    predicted = np.array([[4, 1, 4, 0, 0], [3, 4, 4, 4, 4]])
+    ours, right = tag_sentences(predicted, gold, NAMES)
+    assert ours == [["B-PER", "O", "O"], ["B-LOC"]]
+    assert right == [["B-PER", "I-PER", "O"], ["B-LOC"]]
+
+
+def test_an_entity_counts_only_whole_and_languages_apart():
+    gold = [["B-PER", "I-PER", "O"], ["B-LOC", "O"], ["B-LOC", "O"]]
+    predicted = [["B-PER", "O", "O"], ["B-LOC", "O"], ["B-PER", "B-LOC"]]
+    scores = entity_scores(predicted, gold, ["en", "en", "hi"])
+    assert scores["en"] == (0.5, 0.5, 0.5, 2)
+    assert scores["hi"] == (0.0, 0.0, 0.0, 1)
+
+
+def test_a_language_without_entities_has_no_score_but_a_false_alarm_has():
+    scores = entity_scores([["O"], ["B-PER"]], [["O"], ["O"]], ["en", "hi"])
+    assert list(scores) == ["hi"]
+    assert scores["hi"].f1 == 0.0
+
+
+def test_tags_of_entities_are_told_from_parts_of_speech():
+    assert is_entity_tags(NAMES)
+    assert not is_entity_tags(("NOUN", "VERB"))
+    assert not is_entity_tags(("O", "NOUN"))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "languages", "problem"),
+    [
+        ([["O"]], [["O", "O"]], ["en"], "1 predicted tags and 2 right ones"),
+        ([["NOUN"]], [["O"]], ["en"], "'NOUN' is not the tag"),
+        ([["O"]], [["O"]], ["en", "de"], "2 languages"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(predicted, gold, languages, problem):
+    with pytest.raises(UserError, match=problem):
+        entity_scores(predicted, gold, languages)
