@@ -1,0 +1,1 @@
+"""Generation: search, and translation with a trained model."""
