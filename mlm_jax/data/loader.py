@@ -49,7 +49,7 @@ class Loader:
     many ``rows`` a step has over all processes and how many tokens (``length``) a row.
 
     - Rows of ``text`` are slices of packed documents, of one language each; ``"packed": False``: one document a row.
-    - Rows of ``pairs`` and ``labelled`` streams are one example each, cut to ``length`` (the last token stays) or padded.
+    - Rows of ``pairs`` and ``labelled`` are one example each, padded, or cut to ``length`` (the last token stays).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
       in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named.
 

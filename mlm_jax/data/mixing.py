@@ -67,7 +67,7 @@ class Apportionment:
         if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
             raise UserError(f"mixing rates {weights.tolist()} must be at least 0, and not all 0")
         self.shares = weights / weights.sum()  # [holders]
-        self._holders = np.flatnonzero(self.shares)
+        self._holders = np.flatnonzero(self.shares > 1e-18)  # less than that is never a seat
         self._weights = self.shares[self._holders]
 
     def counts(self, n: int) -> np.ndarray:

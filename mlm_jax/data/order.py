@@ -97,15 +97,14 @@ class Order:
           length: units a row.
           weights: ``[streams]`` shares of the rows.
         """
-        era, before = None, np.zeros_like(self.sizes)
-        epoch = position = before
-        if self._phases:
-            era, before = self._phases[-1].era, self.rows_taken(start_step)
-            epoch, position = self._after(era, before)
-        if era is None or era.length != length:
-            if era is not None:
+        nothing = np.zeros_like(self.sizes)
+        if not self._phases:
+            before, era = nothing, _Era(length, nothing, nothing, nothing)
+        else:
+            before, era = self.rows_taken(start_step), self._phases[-1].era
+            if era.length != length:
                 era.rows = before - era.rows_before
-            era = _Era(length, before, epoch, position)
+                era = _Era(length, before, *self._after(era, before))
         self._phases.append(_Phase(start_step, Apportionment(weights), before, era))
 
     # ------------------------------------------------------------------------------------------- counting
@@ -113,10 +112,6 @@ class Order:
     def shares(self, step: int) -> np.ndarray:
         """Return the planned shares of the streams in a step: ``[streams]``."""
         return self._phase(step).apportionment.shares
-
-    def length(self, step: int) -> int:
-        """Return the units a row in a step."""
-        return self._phase(step).era.length
 
     def rows_taken(self, step: int) -> np.ndarray:
         """Return the rows of each stream in the steps before ``step``: ``[streams]`` int64."""
