@@ -1,0 +1,82 @@
+"""Schedules: the learning rate over a run, and weights that are piecewise linear in the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mlm_jax.errors import UserError, nearest
+
+Schedule = Callable[[Any], Any]  # step (int or traced) → float32
+
+
+def learning_rate(config: ConfigDict, steps: int) -> Schedule:
+    """Return step → learning rate.
+
+    All begin with a linear warm-up from 0. Then ``wsd`` stays and decays as 1 − √ over the last ``decay_steps`` (Hägele
+    et al. 2024), ``cosine`` and ``linear`` decay to the end of the run, ``rsqrt`` falls as 1/√step, ``constant`` stays.
+
+    Args:
+      config: ``config.optimizer``.
+      steps: of the whole run.
+
+    Raises:
+      UserError: the schedule is unknown, or its parts are longer than the run.
+    """
+    peak, warmup, floor = config.learning_rate, config.warmup_steps, config.final_fraction
+    if config.schedule not in SHAPES:
+        raise UserError(f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}", remedy=f"use one of {', '.join(SHAPES)}")
+    decay = config.decay_steps if config.schedule == "wsd" else 0
+    if warmup + decay > steps:
+        raise UserError(
+            f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "") + f" are more than the run's {steps} steps",
+            remedy="shorten them or raise steps",
+        )
+    shape = SHAPES[config.schedule]
+
+    def rate(step: Any) -> Any:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
+        return peak * warm * shape(step, warmup, steps, decay, floor)
+
+    return rate
+
+
+def _wsd(step, warmup, steps, decay, floor):
+    progress = jnp.clip((step - (steps - decay)) / max(decay, 1), 0.0, 1.0)
+    return floor + (1.0 - floor) * (1.0 - jnp.sqrt(progress))
+
+
+def _progress(step, warmup, steps):
+    return jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+
+
+SHAPES = {
+    "wsd": _wsd,
+    "cosine": lambda step, warmup, steps, decay, floor: (
+        floor + (1.0 - floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, warmup, steps)))
+    ),
+    "linear": lambda step, warmup, steps, decay, floor: floor + (1.0 - floor) * (1.0 - _progress(step, warmup, steps)),
+    "rsqrt": lambda step, warmup, steps, decay, floor: jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1))),
+    "constant": lambda step, warmup, steps, decay, floor: 1.0,
+}
+
+
+def piecewise_linear(points: str | float) -> Schedule:
+    """Return step → value for ``"0:0,1000:0,2000:1"``, constant outside; a number is constant everywhere.
+
+    Raises:
+      UserError: a point is not ``step:value``, or the steps do not increase.
+    """
+    if isinstance(points, (int, float)):
+        return lambda step: jnp.asarray(points, jnp.float32)
+    try:
+        steps, values = zip(*((float(step), float(value)) for step, value in (point.split(":") for point in points.split(","))))
+    except ValueError as error:
+        raise UserError(f"{points!r} is not a piecewise linear weight", remedy='write "step:value,step:value"') from error
+    if list(steps) != sorted(set(steps)):
+        raise UserError(f"the steps of {points!r} do not increase")
+    return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))
