@@ -92,7 +92,8 @@ class Transformer(nnx.Module):
         return Groups(groups)
 
     def embed(self, rows: Rows, key: jax.Array | None = None) -> jax.Array:
-        x = self.embedding[...][rows.tokens]
+        # Gather the table's width first: a look-up in a table split both ways would be replicated by the compiler.
+        x = constrain(self.embedding[...], "activation_vocabulary", "activation_embed")[rows.tokens]
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][rows.positions + self.position_offset]
         if self.type_embedding is not None:

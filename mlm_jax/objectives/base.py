@@ -68,6 +68,13 @@ class Objective:
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     task: str = ""
 
+    def initial_memory(self, width: int) -> Any:
+        """Return what the objective remembers from step to step, a pytree, as it is before the first step; None: nothing.
+
+        One that remembers is not additive, and the step calls its ``loss_and_memory``.
+        """
+        return None
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
         """Return the examples of a global batch: a pytree of arrays whose first axis is rows."""
         raise NotImplementedError

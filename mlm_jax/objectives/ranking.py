@@ -10,53 +10,93 @@ import jax.numpy as jnp
 
 from mlm_jax.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, sum_by_language
+from mlm_jax.objectives.queue import Past, Queue, empty_queue, push
+
+NEVER = -1e9  # logit of what is no negative; finite, so that gradients are
 
 
 @dataclasses.dataclass(frozen=True)
 class TranslationRanking(Objective):
     """Rank translations by mean-pooled sentence embeddings with an additive margin, in both directions.
 
-    L = −(1/N) Σ_i log e^{s(φ(x_i, y_i) − m)} / (e^{s(φ(x_i, y_i) − m)} + Σ_{j≠i} e^{s φ(x_i, y_j)}), φ the cosine, plus
-    the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global batch, on
-    whatever device they are; a sentence that equals the right answer is not a negative.
+    L = −(1/N) Σ_i log e^{s(φ(x_i, y_i) − m)} / (e^{s(φ(x_i, y_i) − m)} + Σ_{j≠i} w_ij e^{s φ(x_i, y_j)}), φ the cosine,
+    plus the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global
+    batch, on whatever device they are, and those of the queue; a sentence that equals the right answer is not one.
 
     Attributes:
       margin: m, subtracted from the cosine of true pairs.
       scale: s, the inverse of the softmax's temperature.
+      hardness: β of w_ij = e^{β φ(x_i, y_j)} over its mean over j: similar negatives weigh more (Robinson et al. 2021);
+        0 weighs all alike.
+      queue: how many pairs of earlier batches are negatives too (Wang et al. 2020); 0 is none.
     """
 
     kind: ClassVar[str] = "pairs"
     additive: ClassVar[bool] = False
     margin: float = 0.3
     scale: float = 20.0
+    hardness: float = 0.0
+    queue: int = 0
+
+    def initial_memory(self, width: int) -> Queue | None:
+        """Return an empty queue, if there is to be one."""
+        return empty_queue(self.queue, width) if self.queue else None
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> TaskBatch:
         """Return the batch: nothing is random here."""
         return batch
 
     def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int = 1):
-        """Return the loss of the whole global batch, encoded in ``parts`` that the backward pass recomputes."""
+        """Return the loss of the whole global batch without a queue, encoded in ``parts``, and metrics."""
+        return self.loss_and_memory(model, examples, context, key, parts, None)[:2]
+
+    def loss_and_memory(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int,
+                        memory: Queue | None) -> tuple[jax.Array, Metrics, Queue | None]:  # fmt: skip
+        """Return the loss of the whole global batch, metrics, and the queue with this batch in it.
+
+        The batch is encoded in ``parts`` that the backward pass recomputes.
+        """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
         embeddings = normalize(embed_in_parts(model, both, key, parts))
         left, right = jnp.split(embeddings, 2)  # [rows, width] each
+        left_identity, right_identity = sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])
+        past_left, past_right = memory if memory is not None else (None, None)
+        forward, forward_hits = self.rank(left, right, right_identity, past_right)
+        backward, backward_hits = self.rank(right, left, left_identity, past_left)
         language = examples["inputs"].language
-        forward, forward_hits = self.rank(left, right, sentence_hash(examples["targets"]))
-        backward, backward_hits = self.rank(right, left, sentence_hash(examples["inputs"]))
         count = sum_by_language(jnp.ones_like(language), language, context)
         metrics: Metrics = {
             "loss": (sum_by_language(forward + backward, language, context), count),
             "accuracy": (sum_by_language((forward_hits + backward_hits) / 2, language, context), count),
         }
-        return (forward + backward).mean(), metrics
+        if memory is not None:
+            memory = Queue(push(memory.left, left, left_identity), push(memory.right, right, right_identity))
+        return (forward + backward).mean(), metrics, memory
 
-    def rank(self, left: jax.Array, right: jax.Array, identity: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rank(self, left: jax.Array, right: jax.Array, identity: jax.Array,
+             past: Past | None = None) -> tuple[jax.Array, jax.Array]:  # fmt: skip
         """Return −log P(right_i | left_i) and whether right_i came first, ``[rows]`` each."""
         cosine = jnp.einsum("id,jd->ij", left, right, preferred_element_type=jnp.float32)
-        same = identity[:, None] == identity[None, :]
-        diagonal = jnp.eye(len(left), dtype=bool)
-        cosine = jnp.where(same & ~diagonal, -1e9, cosine)
-        losses = -jnp.diagonal(jax.nn.log_softmax(self.scale * (cosine - self.margin * diagonal), axis=1))
-        return losses, (cosine.argmax(axis=1) == jnp.arange(len(left))).astype(jnp.float32)
+        true = jnp.diagonal(cosine)  # [rows]
+        negative = identity[:, None] != identity[None, :]  # [rows, rows]; never true on the diagonal
+        if past is not None:
+            earlier = jnp.einsum("id,jd->ij", left, past.embeddings, preferred_element_type=jnp.float32)
+            cosine = jnp.concatenate([cosine, earlier], axis=1)  # [rows, rows + queue]
+            new = past.filled & (identity[:, None] != past.identity[None, :])
+            negative = jnp.concatenate([negative, new], axis=1)
+        logits = jnp.where(negative, self.scale * cosine + self.log_weights(cosine, negative), NEVER)
+        true_logit = self.scale * (true - self.margin)
+        losses = jax.nn.logsumexp(jnp.concatenate([true_logit[:, None], logits], axis=1), axis=1) - true_logit
+        hits = true >= jnp.where(negative, cosine, NEVER).max(axis=1)
+        return losses, hits.astype(jnp.float32)
+
+    def log_weights(self, cosine: jax.Array, negative: jax.Array) -> jax.Array | float:
+        """Return log w_ij ``[rows, candidates]``; the w_ij of a row's negatives have the mean 1."""
+        if not self.hardness:
+            return 0.0
+        tilted = jnp.where(negative, self.hardness * cosine, NEVER)
+        count = jnp.maximum(negative.sum(axis=1, keepdims=True), 1)
+        return tilted - jax.nn.logsumexp(tilted, axis=1, keepdims=True) + jnp.log(count)
 
 
 def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int) -> jax.Array:
@@ -83,4 +123,4 @@ def sentence_hash(rows: Rows) -> jax.Array:
     """Return ``[rows]`` uint32 that are equal for equal sentences (and for others once in 2³²)."""
     multipliers = jax.random.bits(jax.random.key(0), (rows.tokens.shape[1],)) | 1
     tokens = jnp.where(rows.segment_ids > 0, rows.tokens + 1, 0).astype(jnp.uint32)
-    return (tokens * (tokens + 0x9E3779B9) * multipliers).sum(axis=1, dtype=jnp.uint32)
+    return (tokens * (tokens + jnp.uint32(0x9E3779B9)) * multipliers).sum(axis=1, dtype=jnp.uint32)
