@@ -69,9 +69,9 @@ class Objective:
     task: str = ""
 
     def initial_memory(self, width: int) -> Any:
-        """Return what the objective remembers from step to step, a pytree, as it is before the first step; None: nothing.
+        """Return what the objective remembers from step to step, as it is before the first step; None: nothing.
 
-        One that remembers is not additive, and the step calls its ``loss_and_memory``.
+        Only objectives that are not additive may remember: their ``whole_loss`` takes the memory and returns the next.
         """
         return None
 
@@ -81,6 +81,20 @@ class Objective:
 
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum over the rows of ``examples``, and metrics by language; ``key`` is for dropout."""
+        raise NotImplementedError
+
+    def whole_loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None, parts: int,
+                   memory: Any) -> tuple[jax.Array, Metrics, Any]:  # fmt: skip
+        """Return ``loss`` of the whole global batch and the new memory; for objectives that are not additive.
+
+        Args:
+          model: as in ``loss``.
+          examples: of the whole global batch.
+          context: as in ``loss``.
+          key: as in ``loss``.
+          parts: in how many parts to encode the rows, one after the other, to save memory.
+          memory: what the last step returned; None where nothing is remembered.
+        """
         raise NotImplementedError
 
 

@@ -46,12 +46,12 @@ class TranslationRanking(Objective):
         """Return the batch: nothing is random here."""
         return batch
 
-    def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int = 1):
-        """Return the loss of the whole global batch without a queue, encoded in ``parts``, and metrics."""
-        return self.loss_and_memory(model, examples, context, key, parts, None)[:2]
+    def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None):
+        """Return the loss of the whole global batch without a queue, and metrics."""
+        return self.whole_loss(model, examples, context, key, 1, None)[:2]
 
-    def loss_and_memory(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int,
-                        memory: Queue | None) -> tuple[jax.Array, Metrics, Queue | None]:  # fmt: skip
+    def whole_loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int,
+                   memory: Queue | None) -> tuple[jax.Array, Metrics, Queue | None]:  # fmt: skip
         """Return the loss of the whole global batch, metrics, and the queue with this batch in it.
 
         The batch is encoded in ``parts`` that the backward pass recomputes.

@@ -15,6 +15,7 @@ class TrainState(NamedTuple):
       params: nested dict of the model's float32 parameters.
       optimizer_state: optax's.
       average: exponential moving average of ``params``; ``{}`` when it is off.
+      extras: {task: what its objective remembers from step to step} of the objectives that remember something.
       window: {task: {metric: (numerator, denominator)}} summed since the last log line, so that metrics never make the
         step wait and a resumed run logs the same numbers.
       gradient_norm: global norm before clipping, of the last step.
@@ -26,6 +27,7 @@ class TrainState(NamedTuple):
     params: Any
     optimizer_state: Any
     average: Any
+    extras: Any
     window: Any
     gradient_norm: jax.Array
     skipped: jax.Array

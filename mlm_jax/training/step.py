@@ -89,7 +89,9 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
         zero = jnp.zeros((), jnp.int32)
         window = {task: _empty_window(objective, context) for task, objective in objectives.items()}
         average = params if config.training.ema else {}
-        return TrainState(zero, params, transformation.init(params), average, window,
+        memories = {task: objective.initial_memory(config.model.width) for task, objective in objectives.items()}
+        extras = {task: memory for task, memory in memories.items() if memory is not None}
+        return TrainState(zero, params, transformation.init(params), average, extras, window,
                           jnp.zeros((), jnp.float32), zero, zero - 1)  # fmt: skip
 
     abstract = jax.eval_shape(initialise)
@@ -98,7 +100,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
         whole, params_shardings,
         optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
         params_shardings if config.training.ema else {},
-        everywhere(abstract.window), whole, whole, whole,
+        everywhere(abstract.extras), everywhere(abstract.window), whole, whole, whole,
     )  # fmt: skip
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Program(
@@ -147,7 +149,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        grads, metrics = gradients(state.params, batch, key, state.step)
+        grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm)
         updates, optimizer_state = program.transformation.update(grads, state.optimizer_state, state.params)
@@ -155,11 +157,12 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
         # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
         params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
+        extras = keep(extras, state.extras)
         decay = config.training.ema
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params) if decay else {}
         window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
         first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)
-        return TrainState(state.step + 1, params, optimizer_state, average, window,
+        return TrainState(state.step + 1, params, optimizer_state, average, extras, window,
                           norm, state.skipped + ~finite, first_skipped)  # fmt: skip
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state))
@@ -173,7 +176,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
 
 
 def gradient_function(program: Program, objectives: dict[str, Objective], model_overrides: dict[str, Any]) -> Callable:
-    """Return a function (params, batch, key, step) → (gradients, {task: metrics}) of the whole global batch.
+    """Return a function (params, batch, key, step, extras) → (gradients, ({task: metrics}, extras)) of the global batch.
 
     Everything random and every weight 1/N_l is settled on the global batch first; then additive objectives go through
     the model in microbatches whose sums of losses and gradients add up to exactly those of the whole.
@@ -183,19 +186,23 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
     additive = [task for task, objective in objectives.items() if objective.additive]
     dropout = program.config.model.dropout > 0
 
-    def weighted(params: Any, tasks: list[str], examples: dict, lambdas: dict, key: jax.Array, pieces: int):
+    def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int):
         model = model_room.merge(program.graphdef, params, **model_overrides)
-        total, metrics = jnp.zeros((), jnp.float32), {}
+        total, metrics, remembered = jnp.zeros((), jnp.float32), {}, {}
         for task in tasks:
             task_key = jax.random.fold_in(key, zlib.crc32(task.encode())) if dropout else None
-            extra = {} if objectives[task].additive else {"parts": pieces}
-            loss, metrics[task] = objectives[task].loss(model, examples[task], context, task_key, **extra)
+            given = (model, examples[task], context, task_key)
+            if objectives[task].additive:
+                loss, metrics[task] = objectives[task].loss(*given)
+            else:
+                loss, metrics[task], memory = objectives[task].whole_loss(*given, parts, extras.get(task))
+                remembered |= {} if memory is None else {task: memory}
             total += lambdas[task] * loss
-        return total, metrics
+        return total, (metrics, remembered)
 
     value_and_gradient = jax.value_and_grad(weighted, has_aux=True)
 
-    def gradients(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[Any, dict]:
+    def gradients(params: Any, batch: Batch, key: jax.Array, step: jax.Array, extras: dict) -> tuple[Any, Any]:
         mask_key, dropout_key = jax.random.split(key)
         examples = {
             task: objective.prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
@@ -203,11 +210,11 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
         }
         lambdas = {task: program.task_weights[task](step) for task in objectives}
         if parts == 1:
-            (_, metrics), grads = value_and_gradient(params, [*objectives], examples, lambdas, dropout_key, 1)
-            return grads, metrics
-        (_, metrics), grads = value_and_gradient(params, whole, examples, lambdas, dropout_key, parts)
+            (_, found), grads = value_and_gradient(params, [*objectives], examples, extras, lambdas, dropout_key, 1)
+            return grads, found
+        (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts)
         if not additive:
-            return grads, metrics
+            return grads, found
         # Row r goes to microbatch r mod parts, so that every microbatch has rows of every device and none moves.
         split = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), {task: examples[task] for task in additive}
@@ -216,11 +223,12 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
         def one_part(carry: Any, part: Any) -> tuple[Any, dict]:
             piece, index = part
             part_key = jax.random.fold_in(dropout_key, index)
-            (_, part_metrics), part_grads = value_and_gradient(params, additive, piece, lambdas, part_key, parts)
-            return jax.tree.map(jnp.add, carry, part_grads), part_metrics
+            (_, (measured, _)), part_grads = value_and_gradient(params, additive, piece, {}, lambdas, part_key, parts)
+            return jax.tree.map(jnp.add, carry, part_grads), measured
 
         grads, stacked = jax.lax.scan(one_part, grads, (split, jnp.arange(parts)))
-        return grads, metrics | jax.tree.map(lambda x: x.sum(axis=0), stacked)
+        metrics, remembered = found
+        return grads, (metrics | jax.tree.map(lambda x: x.sum(axis=0), stacked), remembered)
 
     return gradients
 
