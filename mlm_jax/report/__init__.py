@@ -1,1 +1,16 @@
-"""What a run leaves to be looked at."""
+"""What a run leaves to be looked at: the page, and the table that it ends with."""
+
+from mlm_jax.report.page import write_report
+from mlm_jax.report.sections import map_section, retrieval_section, save_sections
+from mlm_jax.report.table import LanguageRow, language_rows, language_table, transfer_table
+
+__all__ = [
+    "LanguageRow",
+    "language_rows",
+    "language_table",
+    "map_section",
+    "retrieval_section",
+    "save_sections",
+    "transfer_table",
+    "write_report",
+]

@@ -1,0 +1,118 @@
+"""Reading ``metrics.jsonl`` as curves: one series of (step, value) a key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlm_jax.errors import UserError
+
+Series = list[tuple[int, float]]
+AVERAGES = ("mean", "micro")
+
+
+def read_history(workdir: str | Path) -> dict[str, Series]:
+    """Return {key: [(step, value), …]} in the order of steps, of everything in ``metrics.jsonl`` that is a number.
+
+    A step that was run again after a crash counts as it was run last. A last line that a crash cut short is no event.
+
+    Raises:
+      UserError: there is no such file, it has no event, or a line other than the last is not a JSON object with a step.
+    """
+    file = Path(workdir) / "metrics.jsonl"
+    if not file.is_file():
+        raise UserError("there are no metrics here", file=file, remedy="name the --workdir of a training run")
+    values: dict[str, dict[int, float]] = {}
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = json.loads(line)
+                step = int(event["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                if not line.endswith("\n"):
+                    break
+                raise UserError("not a JSON object with a step", file=file, line=number) from error
+            for key, value in event.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                    values.setdefault(key, {})[step] = float(value)
+    if not values:
+        raise UserError("the run has not logged anything yet", file=file, remedy="wait for its first log line")
+    return {key: sorted(series.items()) for key, series in values.items() if key not in ("step", "time")}
+
+
+def thin(series: Series, points: int = 300) -> Series:
+    """Keep about ``points`` points of a curve, those that its shape hangs on.
+
+    From each of equally many neighbours the one that spans the largest triangle with the point kept before and the mean
+    of the neighbours to come (Steinarsson 2013, largest triangle three buckets); the first and the last point stay.
+    """
+    if len(series) <= points:
+        return list(series)
+    data = np.array(series, np.float64)  # [points, 2]
+    edges = np.linspace(1, len(data) - 1, points - 1).astype(int)
+    kept = [0]
+    for start, stop in zip(edges[:-1], edges[1:]):
+        following = data[stop : 2 * stop - start + 1].mean(axis=0)
+        before, here = data[kept[-1]], data[start:stop]
+        area = (before[0] - following[0]) * (here[:, 1] - before[1]) - (before[0] - here[:, 0]) * (
+            following[1] - before[1]
+        )
+        kept.append(start + int(np.abs(area).argmax()))
+    kept.append(len(data) - 1)
+    return [series[index] for index in kept]
+
+
+def smooth(series: Series, points: int = 150) -> Series:
+    """Average neighbours until about ``points`` points are left: what is seen of a noisy curve is its course."""
+    if len(series) <= points:
+        return list(series)
+    parts = np.array_split(np.array(series, np.float64), points)  # points × [neighbours, 2]
+    return [(round(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
+
+
+def curves_by_language(
+    history: Mapping[str, Series], languages: Sequence[str]
+) -> dict[str, dict[str, dict[str, Series]]]:
+    """Group keys such as ``train/loss/de`` and ``eval/ranking/accuracy/de`` by what they measure.
+
+    Returns:
+      {metric: {"train" | "eval": {language or average: series}}}; the metric of a task's own keys is "task/metric".
+    """
+    known = {*languages, *AVERAGES}
+    curves: dict[str, dict[str, dict[str, Series]]] = {}
+    for key, series in history.items():
+        split, *middle, last = key.split("/")
+        if split in ("train", "eval") and middle and last in known and middle[-1] != "share":
+            curves.setdefault("/".join(middle), {}).setdefault(split, {})[last] = series
+    return curves
+
+
+def retrieval_curves(history: Mapping[str, Series], languages: Sequence[str]) -> dict[str, Series]:
+    """Return {language: mean accuracy@1 over the pairs that it is in, both directions}, and their ``mean``."""
+    prefix = "eval/retrieval_at_1/"
+    by_language: dict[str, dict[int, list[float]]] = {}
+    for key, series in history.items():
+        pair = key.removeprefix(prefix)
+        if not key.startswith(prefix) or pair == "mean":
+            continue
+        for language in pair_languages(pair, languages):
+            for step, value in series:
+                by_language.setdefault(language, {}).setdefault(step, []).append(value)
+    curves = {
+        language: [(step, float(np.mean(values))) for step, values in sorted(by_language[language].items())]
+        for language in languages
+        if language in by_language
+    }
+    return {**curves, "mean": history[prefix + "mean"]} if prefix + "mean" in history else curves
+
+
+def pair_languages(pair: str, languages: Sequence[str]) -> tuple[str, ...]:
+    """Split "de-en" into its languages, where codes may hold hyphens themselves; () if it is no such pair."""
+    for first in languages:
+        if pair.startswith(f"{first}-") and pair[len(first) + 1 :] in languages:
+            return first, pair[len(first) + 1 :]
+    return ()

@@ -1,0 +1,138 @@
+"""The report: one HTML file that shows a run and needs nothing beside it."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import default_config
+from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
+from mlm_jax.report.sections import load_sections, plain
+from mlm_jax.report.table import COLUMNS, format_cell
+
+RUN_CURVES = {  # of the whole run: key → title
+    "train/learning_rate": "Learning rate",
+    "train/tokens_per_second": "Tokens per second",
+    "train/mfu": "Model FLOPs utilisation",
+    "train/gradient_norm": "Gradient norm",
+}
+
+
+def write_report(workdir: str | Path) -> Path:
+    """Write WORKDIR/report.html from ``metrics.jsonl`` and ``report.json``, and return its path.
+
+    Raises:
+      UserError: either file is missing or damaged.
+    """
+    workdir = Path(workdir)
+    sections, history = load_sections(workdir), read_history(workdir)
+    data = page_data(sections, history, name=workdir.resolve().name)
+    file = workdir / "report.html"
+    scratch = file.with_suffix(".html.tmp")
+    scratch.write_text(render(data), encoding="utf-8")
+    os.replace(scratch, file)
+    return file
+
+
+def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: str) -> dict[str, Any]:
+    """Return what the page's script draws.
+
+    Args:
+      sections: the parsed ``report.json``.
+      history: {key: series} of ``metrics.jsonl``.
+      name: of the run, where the sections give no title.
+    """
+    languages = sections["languages"]
+    curves = curves_by_language(history, languages)
+    retrieval = retrieval_curves(history, languages)
+    if retrieval:
+        curves["retrieval_at_1"] = {"eval": retrieval}
+    shares = {
+        kind: {code: smooth(history[f"{key}/{code}"]) for code in languages if f"{key}/{code}" in history}
+        for kind, key in (("plan", "plan/share"), ("realised", "train/share"))
+    }
+    return {
+        "title": sections.get("title") or name,
+        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+        "steps": max(series[-1][0] for series in history.values()),
+        "languages": languages,
+        "facts": sections.get("facts", []),
+        "curves": {
+            metric: {
+                split: {code: smooth(series) if split == "train" else thin(series) for code, series in lines.items()}
+                for split, lines in splits.items()
+            }
+            for metric, splits in sorted(curves.items(), key=lambda item: _curve_order(item[0]))
+        },
+        "run": [{"title": title, "points": thin(history[key])} for key, title in RUN_CURVES.items() if key in history],
+        "shares": shares,
+        "table": sections.get("table", []),
+        "retrieval": sections.get("retrieval"),
+        "map": sections.get("map"),
+        "samples": sections.get("samples", {}),
+        "config": changed_keys(sections.get("config", {})),
+    }
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """Put data, style and script into the page."""
+    folder = files("mlm_jax.report") / "page"
+    read = lambda name: (folder / name).read_text(encoding="utf-8")  # noqa: E731
+    # "</script>" in a sample must not end the script, and "<!--" must not open a comment.
+    encoded = json.dumps(plain(data), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        "title": html.escape(str(data["title"])),
+        "style": read("style.css"),
+        "table": table_html(data["table"]),
+        "data": encoded,
+        "script": read("charts.js") + read("sections.js"),
+    }
+    page = read("page.html")
+    pieces = page.split("{{")
+    return pieces[0] + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in pieces[1:])
+
+
+def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the final table; columns without any value are left out, shares of one are drawn as bars."""
+    columns = [name for name in COLUMNS if name == "language" or any(row.get(name) is not None for row in rows)]
+    head = "".join(f"<th>{html.escape(COLUMNS[name])}</th>" for name in columns)
+    body = []
+    for row in rows:
+        code = str(row["language"])
+        cells = [f'<th scope="row">{html.escape(code)}</th>']
+        for name in columns[1:]:
+            value = row.get(name)
+            share = value if name in ("accuracy", "retrieval_at_1") and value is not None else 0.0
+            bar = f' style="--share:{share:.4f}"' if share else ""
+            cells.append(f'<td{bar} data-value="{"" if value is None else value}">{format_cell(name, value)}</td>')
+        kind = ' class="average"' if code == "mean" else f' data-language="{html.escape(code, quote=True)}"'
+        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>" if rows else ""
+
+
+def changed_keys(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """Return (key, value, differs from the default) of every key of a config, in its order."""
+    defaults = dict(_leaves(plain(default_config().to_dict())))
+    return [(key, _show(value), defaults.get(key) != value) for key, value in _leaves(plain(config))]
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, value)]
+    return leaves
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _curve_order(metric: str) -> tuple[int, str]:
+    first = ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")
+    return (first.index(metric) if metric in first else len(first), metric)

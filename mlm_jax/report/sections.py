@@ -1,0 +1,142 @@
+"""What a report shows beyond the metrics, as ``report.json`` holds it: facts, retrieval matrix, map, samples, table.
+
+The training loop writes the file at each evaluation; every section but ``languages`` may be missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.retrieval import normalize
+from mlm_jax.report.table import LanguageRow
+
+FILE = "report.json"
+SECTIONS = ("title", "languages", "facts", "config", "table", "retrieval", "map", "samples")
+
+
+def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
+    """Write ``report.json``, whole or not at all.
+
+    Args:
+      workdir: of the run.
+      sections: ``title`` str; ``languages`` [code]; ``facts`` [short phrase]; ``config`` nested dict; ``table``
+        [:class:`LanguageRow`]; ``retrieval`` from :func:`retrieval_section`; ``map`` from :func:`map_section`;
+        ``samples`` {code: [sample]} from :func:`mlm_jax.evaluation.samples.masked_samples`.
+
+    Raises:
+      ValueError: a section does not exist, or ``languages`` is missing.
+    """
+    unknown = set(sections) - set(SECTIONS)
+    if unknown or "languages" not in sections:
+        raise ValueError(f"a report has the sections {SECTIONS} and needs languages; got {sorted(sections)}")
+    file = Path(workdir) / FILE
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(json.dumps(plain(sections), ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    os.replace(scratch, file)
+    return file
+
+
+def load_sections(workdir: str | Path) -> dict[str, Any]:
+    """Read ``report.json``.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    file = Path(workdir) / FILE
+    try:
+        sections = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("the run has not been evaluated yet", file=file, remedy="mlm-jax train writes it") from error
+    except ValueError as error:
+        raise UserError(
+            "not a JSON file", file=file, remedy="delete it; the next evaluation writes it again"
+        ) from error
+    if not isinstance(sections, dict) or not sections.get("languages"):
+        raise UserError("not a report's data: it names no languages", file=file)
+    return sections
+
+
+def retrieval_section(
+    matrices: Mapping[str, np.ndarray], languages: Sequence[str], candidates: int, step: int
+) -> dict[str, Any]:
+    """Return the section of the retrieval matrix.
+
+    Args:
+      matrices: {score: ``[languages, languages]`` accuracy@1, source × target}; NaN where nothing was measured.
+      languages: of rows and columns.
+      candidates: sentences that each is sought among (their inverse is chance).
+      step: that was evaluated.
+    """
+    return {"languages": languages, "candidates": candidates, "step": step, "scores": matrices}
+
+
+def map_section(
+    embeddings: Mapping[str, np.ndarray], texts: Mapping[str, Sequence[str]], sentences: int = 30
+) -> dict[str, Any]:
+    """Return the section of the 2-D map: the two principal components of all sentences, some of which are drawn.
+
+    Args:
+      embeddings: {language: ``[sentences, width]``}; row i means the same in every language.
+      texts: {language: [text]} of the same rows.
+      sentences: how many to draw, spread evenly over the rows.
+
+    Returns:
+      points as they are and with each language's mean taken away, and the share of variance that each map shows.
+    """
+    unit = {language: normalize(rows) for language, rows in embeddings.items()}
+    centred = {language: rows - rows.mean(axis=0) for language, rows in unit.items()}
+    count = min(len(rows) for rows in unit.values())
+    drawn = np.unique(np.linspace(0, count - 1, min(sentences, count)).astype(int))
+    section: dict[str, Any] = {"texts": {code: [texts[code][row] for row in drawn] for code in unit}}
+    for name, vectors in (("raw", unit), ("centred", centred)):
+        points, explained = principal_components(np.concatenate(list(vectors.values())))
+        parts = np.split(points, np.cumsum([len(rows) for rows in vectors.values()])[:-1])
+        section[name] = {"explained": explained, "points": {code: part[drawn] for code, part in zip(vectors, parts)}}
+    return section
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Project ``[vectors, width]`` on the two directions of most variance.
+
+    Returns:
+      ``[vectors, 2]`` coordinates, and the share of the variance that they hold. Each axis points where its largest
+      weight is positive, so that maps of one run do not flip.
+    """
+    centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0, dtype=np.float64)
+    values, directions = np.linalg.eigh(centred.T @ centred)  # ascending; [width, width]
+    axes = directions[:, ::-1][:, :2]  # [width, 2]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    return centred @ axes, float(values[-2:].sum() / max(values.sum(), np.finfo(np.float64).tiny))
+
+
+def plain(value: Any) -> Any:
+    """Return JSON's types: arrays as lists of numbers to five digits, what is not finite as null.
+
+    Raises:
+      TypeError: a value has no place in JSON.
+    """
+    if isinstance(value, LanguageRow):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value] if value.ndim else plain(float(f"{value.item():.5g}"))
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.floating):
+        return plain(float(f"{value:.5g}"))
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in report.json")

@@ -1,0 +1,146 @@
+"""The table that a run ends with: what each language got, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlm_jax.report.history import pair_languages
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlm_jax.evaluation.classification import TransferMatrix
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageRow:
+    """One language's line; None where a run does not measure it.
+
+    Attributes:
+      language: its code, or ``mean``.
+      tokens: seen in training.
+      planned: share of the tokens that the mixture gives it, over the whole run.
+      realised: share that it got.
+      loss: held-out, nats a predicted token.
+      accuracy: held-out, share of predicted tokens.
+      bits_per_byte: held-out.
+      retrieval_at_1: mean accuracy over the language pairs that it is in, both directions.
+    """
+
+    language: str
+    tokens: int | None = None
+    planned: float | None = None
+    realised: float | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    bits_per_byte: float | None = None
+    retrieval_at_1: float | None = None
+
+
+def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens: Mapping[str, int],
+                  planned: Mapping[str, float]) -> list[LanguageRow]:  # fmt: skip
+    """Make a row of each language, and one of means.
+
+    Args:
+      languages: codes in index order.
+      metrics: the last evaluation's flat keys, ``eval/loss/de`` and the like.
+      tokens: {language: tokens seen in training}.
+      planned: {language: share of the tokens that the mixture gives it}.
+    """
+    total = sum(tokens.values())
+    retrieval: dict[str, list[float]] = {}
+    for key, value in metrics.items():
+        if key.startswith("eval/retrieval_at_1/"):
+            for language in pair_languages(key.rpartition("/")[2], languages):
+                retrieval.setdefault(language, []).append(value)
+    rows = [
+        LanguageRow(
+            code,
+            tokens.get(code),
+            planned.get(code),
+            tokens[code] / total if total and code in tokens else None,
+            metrics.get(f"eval/loss/{code}"),
+            metrics.get(f"eval/accuracy/{code}"),
+            metrics.get(f"eval/bits_per_byte/{code}"),
+            float(np.mean(retrieval[code])) if code in retrieval else None,
+        )
+        for code in languages
+    ]
+    return [*rows, mean_row(rows)]
+
+
+def mean_row(rows: Sequence[LanguageRow]) -> LanguageRow:
+    """Return the row of means over the languages that have a value; tokens are summed."""
+
+    def values(name: str) -> list[float]:
+        return [value for row in rows if (value := getattr(row, name)) is not None]
+
+    means = {
+        name: float(np.mean(values(name))) if values(name) else None
+        for name in ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")
+    }
+    return LanguageRow("mean", tokens=int(sum(values("tokens"))) if values("tokens") else None, **means)
+
+
+def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
+    """Lay the rows out for a terminal: ``rich.print(language_table(rows))``; columns without any value are left out."""
+    from rich.table import Table
+
+    table = Table(title=title or None, header_style="bold", title_justify="left")
+    columns = [name for name in COLUMNS if name == "language" or any(getattr(row, name) is not None for row in rows)]
+    for name in columns:
+        table.add_column(COLUMNS[name], justify="left" if name == "language" else "right")
+    for row in rows:
+        if row.language == "mean":
+            table.add_section()
+        cells = [row.language if name == "language" else format_cell(name, getattr(row, name)) for name in columns]
+        table.add_row(*cells, style="bold" if row.language == "mean" else None)
+    return table
+
+
+def transfer_table(matrix: TransferMatrix) -> Table:
+    """Lay a zero-shot transfer matrix out for a terminal, with each source's mean on the others and its gap."""
+    from rich.table import Table
+
+    table = Table(title=f"{matrix.metric} (%), source × target", header_style="bold", title_justify="left")
+    table.add_column("fine-tuned on")
+    for target in matrix.targets:
+        table.add_column(target, justify="right")
+    for name in ("others", "gap"):
+        table.add_column(name, justify="right", style="bold")
+    table.add_column("checkpoint chosen by")
+    for source, scores, chosen in zip(matrix.sources, matrix.scores, matrix.selected_by):
+        cells = [f"{100 * score:.1f}" if np.isfinite(score) else "" for score in scores]
+        has_gap = source in matrix.targets and len(matrix.targets) > 1
+        gap = [f"{100 * matrix.transfer(source):.1f}", f"{100 * matrix.gap(source):.1f}"] if has_gap else ["", ""]
+        table.add_row(source, *cells, *gap, f"{chosen} validation" if chosen else "last step")
+    return table
+
+
+COLUMNS = {
+    "language": "language",
+    "tokens": "tokens seen",
+    "planned": "planned %",
+    "realised": "realised %",
+    "loss": "loss",
+    "accuracy": "accuracy %",
+    "bits_per_byte": "bits/byte",
+    "retrieval_at_1": "retrieval@1 %",
+}
+
+
+def format_cell(name: str, value: float | None) -> str:
+    """Return a cell's text: counts with separators, shares in percent, the rest with three decimals."""
+    if value is None:
+        return ""
+    if name == "tokens":
+        return f"{int(value):,}"
+    if name in ("planned", "realised"):
+        return f"{100 * value:.2f}"
+    if name in ("accuracy", "retrieval_at_1"):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}"

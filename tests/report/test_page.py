@@ -1,0 +1,114 @@
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+from mlm_jax.report import save_sections, write_report
+from mlm_jax.report.page import changed_keys, table_html
+from tests.report.helpers import ARTICLE, write_run
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "demo"
+    folder.mkdir()
+    write_run(folder)
+    write_report(folder)
+    return folder
+
+
+def page(workdir):
+    return (workdir / "report.html").read_text(encoding="utf-8")
+
+
+def data(html):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_the_page_needs_nothing_beside_it(workdir):
+    html = page(workdir)
+    assert not re.search(r'(?:src|href)\s*=|url\("?http|@import|fetch\(', html)
+    assert "{{" not in html
+    assert [path.name for path in workdir.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_the_page_holds_every_section_of_the_run(workdir):
+    held = data(page(workdir))
+    assert held["title"] == "demo"
+    assert list(held["curves"]) == ["loss", "accuracy", "bits_per_byte", "retrieval_at_1"]
+    assert set(held["curves"]["loss"]["eval"]) == {*ARTICLE, "mean"}
+    assert [curve["title"] for curve in held["run"]] == ["Learning rate", "Tokens per second", "Gradient norm"]
+    assert held["steps"] == 3000
+    assert len(held["retrieval"]["scores"]["csls"]) == 7
+    assert held["retrieval"]["scores"]["csls"][0][0] is None
+    assert held["map"]["raw"]["points"].keys() == ARTICLE.keys()
+    assert ARTICLE["ar"].split()[0] in json.dumps(held["samples"]["ar"], ensure_ascii=False)
+
+
+def test_text_of_the_corpus_cannot_break_out_of_the_data(workdir):
+    html = page(workdir)
+    assert html.count("</script>") == 2  # the data's and the program's
+    assert "</script>" in [
+        piece for part in data(html)["samples"]["en"][0] if isinstance(part, dict) for piece, _ in part["guesses"]
+    ]
+
+
+def test_a_title_is_text(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss/de": 2.0}\n')
+    save_sections(tmp_path, {"languages": ["de"], "title": "<b>{{data}}</b>"})
+    assert "<h1>&lt;b&gt;{{data}}&lt;/b&gt;</h1>" in write_report(tmp_path).read_text()
+
+
+def test_without_metrics_there_is_no_report(tmp_path):
+    save_sections(tmp_path, {"languages": ["de"]})
+    with pytest.raises(UserError, match="no metrics"):
+        write_report(tmp_path)
+
+
+def test_the_table_is_there_without_a_script():
+    rows = [{"language": "de", "tokens": 1000, "loss": 2.5, "accuracy": 0.4, "planned": None}]
+    html = table_html(rows)
+    assert "tokens seen" in html and "planned" not in html
+    assert '<td style="--share:0.4000" data-value="0.4">40.0</td>' in html
+
+
+def test_config_marks_what_differs_from_the_defaults():
+    config = default_config()
+    config.model.width = 128
+    config.tasks["mlm"]["mask_rate"] = 0.15
+    config.tasks["rank"] = {"objective": "ranking"}
+    changed = {key: value for key, value, differs in changed_keys(config.to_dict()) if differs}
+    assert changed == {"model.width": "128", "tasks.mlm.mask_rate": "0.15", "tasks.rank.objective": "ranking"}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_draws_every_section_without_an_error(workdir, tmp_path):
+    run = subprocess.run(
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=2000",
+            "--window-size=1280,3000",
+            f"--user-data-dir={tmp_path}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            (workdir / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in run.stderr, run.stderr
+    drawn = run.stdout
+    for name in ("curves", "retrieval", "map", "samples", "run", "config"):
+        assert re.search(rf'<section class="card[^"]*" id="{name}">', drawn), f"{name} is still hidden"
+    assert drawn.count('class="star"') == 30
+    assert drawn.count('class="blank') == 28
+    assert drawn.count('class="cell  ') == 49
+    assert 'dir="auto" lang="ar"' in drawn

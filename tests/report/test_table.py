@@ -1,0 +1,49 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from mlm_jax.evaluation.classification import transfer_matrix
+from mlm_jax.report import language_rows, language_table, transfer_table
+
+METRICS = {
+    "eval/loss/de": 3.0, "eval/loss/hi": 4.0, "eval/accuracy/de": 0.4, "eval/accuracy/hi": 0.2,
+    "eval/retrieval_at_1/de-hi": 0.5, "eval/retrieval_at_1/hi-de": 0.7, "eval/retrieval_at_1/mean": 0.6,
+}  # fmt: skip
+
+
+def text(table):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_each_language_has_its_shares_and_its_results():
+    de, hi, mean = language_rows(["de", "hi"], METRICS, {"de": 750, "hi": 250}, {"de": 0.7, "hi": 0.3})
+    assert (de.tokens, de.planned, de.realised, de.loss) == (750, 0.7, 0.75, 3.0)
+    assert hi.retrieval_at_1 == pytest.approx(0.6)
+    assert hi.bits_per_byte is None
+    assert (mean.language, mean.tokens, mean.loss) == ("mean", 1000, 3.5)
+    assert mean.accuracy == pytest.approx(0.3)
+
+
+def test_the_table_leaves_out_what_was_not_measured():
+    printed = text(language_table(language_rows(["de", "hi"], METRICS, {"de": 1_500_000, "hi": 500_000}, {})))
+    assert "1,500,000" in printed
+    assert "75.00" in printed
+    assert "60.0" in printed
+    assert "bits/byte" not in printed
+    assert "planned" not in printed
+
+
+def test_a_run_without_evaluation_still_has_a_table():
+    rows = language_rows(["de"], {}, {}, {})
+    assert rows[0].realised is None
+    assert "de" in text(language_table(rows))
+
+
+def test_transfer_is_shown_with_its_gap_and_what_chose_the_checkpoint():
+    matrix = transfer_matrix({"en": {"en": 0.9, "de": 0.7}, "de": {"en": 0.6}}, "accuracy", {"en": "en"})
+    printed = text(transfer_table(matrix))
+    for part in ("90.0", "70.0", "20.0", "en validation", "last step"):
+        assert part in printed
