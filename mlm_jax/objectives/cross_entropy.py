@@ -17,8 +17,11 @@ from mlm_jax.parallel.rules import constrain
 
 def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,
                            weights: jax.Array, *, vocabulary_size: int, chunk: int = 0,
-                           z_loss: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """Return Σ weight · (−log P(label) + z_loss · log²Z), and per-position losses and hits.
+                           z_loss: float = 0.0,
+                           smoothing: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Return Σ weight · (−Σ_v q_v log P(v) + z_loss · log²Z), and per-position losses and hits.
+
+    q is (1 − smoothing) on the label and smoothing / vocabulary on every piece (Szegedy et al. 2016, section 7).
 
     Args:
       hidden: ``[rows, positions, width]``.
@@ -29,18 +32,20 @@ def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array 
       vocabulary_size: number of real pieces.
       chunk: positions of each row whose logits exist at once; 0 is all.
       z_loss: weight of log²Z (Chowdhery et al. 2022).
+      smoothing: of the labels, in the sum only.
 
     Returns:
-      the scalar sum (differentiable in hidden, table and bias), the loss of each position in nats
+      the scalar sum (differentiable in hidden, table and bias), −log P(label) of each position in nats
       ``[rows, positions]``, and whether its label was the likeliest piece ``[rows, positions]`` bool.
     """
     if bias is None:
         bias = jnp.zeros(table.shape[0], jnp.float32)
-    return _cross_entropy((vocabulary_size, chunk, float(z_loss)), hidden, table, bias, labels, weights)
+    options = (vocabulary_size, chunk, float(z_loss), float(smoothing))
+    return _cross_entropy(options, hidden, table, bias, labels, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(options: tuple[int, int, float], hidden: jax.Array, table: jax.Array, bias: jax.Array,
+def _cross_entropy(options: tuple[int, int, float, float], hidden: jax.Array, table: jax.Array, bias: jax.Array,
                    labels: jax.Array, weights: jax.Array) -> Any:  # fmt: skip
     total, losses, hits, _ = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=False)
     return total, losses, hits
@@ -67,7 +72,7 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradients: bool):
-    vocabulary_size, chunk, z_loss = options
+    vocabulary_size, chunk, z_loss, smoothing = options
     rows, positions, width = hidden.shape
     chunk = min(chunk or positions, positions)
     count = -(-positions // chunk)
@@ -86,14 +91,20 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
         label_logit = jnp.take_along_axis(logits, labels_part[..., None], axis=-1)[..., 0]
         losses = log_z - label_logit
         hits = label_logit >= logits.max(axis=-1)
-        total += jnp.sum(weights_part * (losses + z_loss * jnp.square(log_z)))
+        trained = losses + z_loss * jnp.square(log_z)
+        if smoothing:
+            mean_logit = jnp.where(column_is_real, logits, 0.0).sum(axis=-1) / vocabulary_size
+            trained += smoothing * (label_logit - mean_logit)
+        total += jnp.sum(weights_part * trained)
         if not with_gradients:
             return (total, table_gradient, bias_gradient), (losses, hits, None)
-        # d total / d logits = weight · ((1 + 2 z log Z) · softmax − onehot(label))
+        # d total / d logits = weight · ((1 + 2 z log Z) · softmax − q)
         scale = weights_part * (1.0 + 2.0 * z_loss * log_z)
         slope = scale[..., None] * jnp.exp(logits - log_z[..., None])
         columns = jnp.arange(table.shape[0])
-        slope = slope - jnp.where(columns == labels_part[..., None], weights_part[..., None], 0.0)
+        slope -= jnp.where(columns == labels_part[..., None], (1.0 - smoothing) * weights_part[..., None], 0.0)
+        if smoothing:
+            slope -= jnp.where(column_is_real, smoothing / vocabulary_size * weights_part[..., None], 0.0)
         bias_gradient += slope.sum(axis=(0, 1))
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("rpv,vd->rpd", slope, table, preferred_element_type=jnp.float32)
@@ -101,7 +112,8 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
         return (total, table_gradient, bias_gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
 
     zero = jnp.zeros((), jnp.float32)
-    carry = (zero, jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)) if with_gradients else (zero, zero, zero)
+    zeros = lambda like: jnp.zeros(like.shape, jnp.float32) if with_gradients else zero  # noqa: E731
+    carry = (zero, zeros(table), zeros(bias))
     parts = (split(hidden), split(labels), split(weights))
     if count == 1:
         carry, (losses, hits, hidden_gradient) = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))

@@ -28,9 +28,13 @@ class Translation(Objective):
 
     The decoder starts with the target language's token, so that one batch holds any directions (Johnson et al. 2017);
     which weights it uses is up to ``config.model.decoder``.
+
+    Attributes:
+      smoothing: share of each label's probability that all pieces get alike (Szegedy et al. 2016); metrics are without.
     """
 
     kind: ClassVar[str] = "pairs"
+    smoothing: float = 0.0
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
         """Shift the targets right."""
@@ -38,7 +42,7 @@ class Translation(Objective):
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
-        return predict_sequence(model, examples, context, key)
+        return predict_sequence(model, examples, context, key, self.smoothing)
 
 
 def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceExamples:
@@ -56,7 +60,8 @@ def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceE
     return SequenceExamples(source, decoder, labels, real * weights[:, None])
 
 
-def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None,
+                     smoothing: float = 0.0) -> tuple[jax.Array, Metrics]:  # fmt: skip
     """Encode the source, decode the shifted target, and score its labels."""
     source, decoder = examples.source, examples.decoder
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
@@ -65,7 +70,7 @@ def predict_sequence(model: Any, examples: SequenceExamples, context: Context, k
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
         model.decoder_head(hidden), table, bias, examples.labels, examples.weights,
-        vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss,
+        vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss, smoothing=smoothing,
     )  # fmt: skip
     real = decoder.segment_ids > 0
     language = jnp.broadcast_to(decoder.language[:, None], real.shape)

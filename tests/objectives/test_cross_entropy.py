@@ -6,24 +6,25 @@ import pytest
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 
 
-def plain(hidden, table, bias, labels, weights, z_loss):
+def plain(hidden, table, bias, labels, weights, z_loss, smoothing=0.0):
     logits = jnp.einsum("rpd,vd->rpv", hidden, table) + bias
     log_z = jax.nn.logsumexp(logits, -1)
-    losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    wanted = (1 - smoothing) * jax.nn.one_hot(labels, len(table)) + smoothing / len(table)
+    losses = -(wanted * jax.nn.log_softmax(logits)).sum(axis=-1)
     return jnp.sum(weights * (losses + z_loss * log_z**2))
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 3, 7, 100])
-@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-def test_equals_the_plain_formula_with_its_gradients(chunk, z_loss):
+@pytest.mark.parametrize("z_loss, smoothing", [(0.0, 0.0), (1e-2, 0.0), (1e-2, 0.1)])
+def test_equals_the_plain_formula_with_its_gradients(chunk, z_loss, smoothing):
     keys = jax.random.split(jax.random.key(0), 5)
     hidden, table = jax.random.normal(keys[0], (4, 7, 8)), jax.random.normal(keys[1], (30, 8))
     bias, labels = jax.random.normal(keys[2], (30,)), jax.random.randint(keys[3], (4, 7), 0, 30)
     weights = jax.random.uniform(keys[4], (4, 7))
     chunked = lambda h, t, b: weighted_cross_entropy(  # noqa: E731
-        h, t, b, labels, weights, vocabulary_size=30, chunk=chunk, z_loss=z_loss
+        h, t, b, labels, weights, vocabulary_size=30, chunk=chunk, z_loss=z_loss, smoothing=smoothing
     )[0] * 3.0
-    reference = lambda h, t, b: 3.0 * plain(h, t, b, labels, weights, z_loss)  # noqa: E731
+    reference = lambda h, t, b: 3.0 * plain(h, t, b, labels, weights, z_loss, smoothing)  # noqa: E731
     value, gradients = jax.value_and_grad(chunked, (0, 1, 2))(hidden, table, bias)
     wanted, wanted_gradients = jax.value_and_grad(reference, (0, 1, 2))(hidden, table, bias)
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
@@ -31,10 +32,12 @@ def test_equals_the_plain_formula_with_its_gradients(chunk, z_loss):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=5e-6)
 
 
-def test_padded_columns_get_no_mass():
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_padded_columns_get_no_mass(smoothing):
     hidden, table = jnp.ones((1, 1, 4)), jnp.concatenate([jnp.zeros((5, 4)), jnp.full((3, 4), 9.0)])
     total, losses, hits = weighted_cross_entropy(
-        hidden, table, None, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1)), vocabulary_size=5
+        hidden, table, None, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1)), vocabulary_size=5, smoothing=smoothing
     )
     np.testing.assert_allclose(total, np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(losses, np.log(5), rtol=1e-6)
     assert hits.all() and losses.shape == (1, 1)
