@@ -179,12 +179,19 @@ class Growing:
         self.array.resize(exclusive_max=[blocks, self.block], resize_metadata_only=True).result()
         self.written, self.waiting, self.waiting_values = size, [], 0
 
+    def abandon(self) -> None:
+        """Wait until nothing is being written any more, whatever came of it: the folder is about to be removed."""
+        for write in self.writes:
+            write.exception()
+
     def _write(self, values: np.ndarray) -> None:
-        for write in self.writes:  # at most one file in flight an array: memory stays bounded
+        for write in self.writes:  # what was written before is done before more is: memory stays bounded
             write.result()
-        start = self.written // self.block
         rows = values.reshape(-1, self.block)
-        self.writes = [self.array[start : start + len(rows)].write(rows)]
+        start, step = self.written // self.block, FILE_VALUES // self.block
+        # A write a file: one that fails is then over, while a larger one may go on with its other files.
+        files = [(i, rows[i : i + step]) for i in range(0, len(rows), step)]
+        self.writes = [self.array[start + i : start + i + len(part)].write(part) for i, part in files]
         self.written += len(values)
 
 

@@ -267,6 +267,8 @@ class StoreWriter:
         except FAILURES as failure:
             raise UserError(f"cannot write the token store: {one_line(failure)}", file=self.folder) from failure
         finally:
+            for array in self._arrays.values():
+                array.abandon()
             if _is_local(self.folder):
                 shutil.rmtree(self._place, ignore_errors=True)  # gone already where it was renamed
 

@@ -314,6 +314,11 @@ def test_phases_change_languages_and_length_and_go_on_in_the_text(store):
     assert data.realised_shares("mlm", 0, 10) == pytest.approx({"de": 0.7, "en": 0.3, "hi": 0})
 
 
+def test_a_language_that_a_phase_leaves_out_needs_no_rate(store):
+    data = loader(store, curriculum=({"steps": 1000, "languages": ("de", "hi"), "rates": {"de": 1, "hi": 3}},))
+    assert data.planned_shares("mlm", 0) == {"de": 0.25, "en": 0, "hi": 0.75}
+
+
 # ------------------------------------------------------------------------------------------ validation
 
 
@@ -352,6 +357,16 @@ def test_validation_of_pairs_either_way_and_on_two_hosts(store):
     for whole, *halves in zip(data.validation("rank", "de-en", 8), *hosts, strict=True):
         for array, parts in zip(whole["inputs"], zip(*(half["inputs"] for half in halves))):
             np.testing.assert_array_equal(np.concatenate(parts), array)
+
+
+def test_validation_of_labels_is_filled_up_with_ignored_ones(tmp_path):
+    for labels, expected in (([[2], [0], [1]], [[2, 0], [1, -1]]), ([[2, -1], [0, -1], [1, -1]], None)):
+        examples = {"inputs": [[5, 1], [6, 1], [7, 1]], "labels": labels}
+        made = write(tmp_path / "s", {"l": ("labelled", ["de"], {"train": examples, "validation": examples})}, ["de"])
+        batches = list(loader(made, {"names": {"rows": 2, "length": 4}}).validation("names", "l", 2))
+        expected = expected or [[[2, -1, -1, -1], [0, -1, -1, -1]], [[1, -1, -1, -1], [-1] * 4]]
+        assert [batch["labels"].tolist() for batch in batches] == expected
+        assert batches[1]["inputs"].tokens.tolist() == [[7, 1, 0, 0], [0] * 4]
 
 
 def test_validation_that_cannot_be(store):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,9 +156,17 @@ def test_a_writer_that_fails_leaves_nothing_and_the_old_store_whole(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_no_store_and_in_nobodys_way(tmp_path):
-    writer = StoreWriter(tmp_path / "s", Ids(), ["de"])
-    writer.__enter__()
-    writer.add("old", "text", ["de"], "train", {"inputs": documents([3000] * 4)})
+    killed = """
+import os, signal, sys
+from mlm_jax.data.store import StoreWriter
+from tests.data.stores import Ids, documents
+writer = StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()
+writer.add("old", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})
+writer.add("old", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", killed, tmp_path / "s"]).returncode == -signal.SIGKILL
+    assert any("old" in name for name in hashes(tmp_path))
     with pytest.raises(UserError, match="no token store here"):
         Store.open(tmp_path / "s")
     write(tmp_path / "s", {"de": ("text", ["de"], {"train": {"inputs": [[5, 1]]}})}, ["de"])
