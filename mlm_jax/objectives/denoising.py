@@ -47,7 +47,8 @@ class Denoising(Objective):
         noise, spans, encoder_length, decoder_length = self.lengths(length)
         if spans > len(context.sentinels):
             raise UserError(
-                f"task {self.task!r}: rows of {length} tokens need {spans} sentinels, the vocabulary has {len(context.sentinels)}",
+                f"task {self.task!r}: rows of {length} tokens need {spans} sentinels, "
+                f"the vocabulary has {len(context.sentinels)}",
                 remedy="raise vocabulary.sentinels or shorten the task's length",
             )
         is_noise = jax.vmap(lambda k: noise_mask(k, length, noise, spans))(jax.random.split(key, count))

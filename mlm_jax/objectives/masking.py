@@ -90,7 +90,8 @@ def unit_boundaries(key: jax.Array, rows: Rows, context: Context, *, unit: str, 
     return starts | ((index - begun) % LONGEST_UNIT == 0)
 
 
-def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float) -> tuple[jax.Array, jax.Array]:
+def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array,
+                 rate: float) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Choose whole units at random until a row's budget ⌊rate · eligible⌋ is used up.
 
     Args:
@@ -106,7 +107,7 @@ def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rat
     capacity = max(1, math.ceil(rate * length))
     unit = jnp.cumsum(boundaries, axis=1) - 1  # [rows, length] index of each token's unit
     score = jnp.take_along_axis(jax.random.uniform(key, eligible.shape), unit, axis=1)  # one draw a unit
-    order = jnp.argsort(jnp.where(eligible, score, 2.0), axis=1)  # [rows, length]; stable: a unit's tokens stay together
+    order = jnp.argsort(jnp.where(eligible, score, 2.0), axis=1)  # [rows, length]; stable: units stay together
     ordered_unit = jnp.take_along_axis(jnp.where(eligible, unit, -1), order, axis=1)
     rank = jnp.arange(length)
     last_of_unit = jnp.diff(ordered_unit, axis=1, append=-2) != 0

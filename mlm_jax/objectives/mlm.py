@@ -63,7 +63,8 @@ def weigh(masked: Masked, context: Context) -> MaskedExamples:
     return MaskedExamples(masked, language, masked.chosen * weights[:, None])
 
 
-def predict_masked(model: Any, hidden: jax.Array, examples: MaskedExamples, context: Context) -> tuple[jax.Array, Metrics]:
+def predict_masked(model: Any, hidden: jax.Array, examples: MaskedExamples,
+                   context: Context) -> tuple[jax.Array, Metrics]:  # fmt: skip
     """Score the hidden tokens from ``[rows, length, width]`` hidden states; only their positions reach the head."""
     masked, language = examples.masked, examples.language
     picked = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)  # [rows, capacity, width]
