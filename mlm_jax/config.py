@@ -49,7 +49,7 @@ def default_config() -> ConfigDict:
     data.workers = 0  # processes that prepare reads and tokenises with; 0 is one a core
 
     config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
-    vocabulary.path = ""  # an existing SentencePiece .model; "" trains one of `kind`
+    vocabulary.path = ""  # an existing SentencePiece .model or vocabulary folder (of an import); "" trains one of `kind`
     vocabulary.kind = "unigram"  # unigram | bpe | bytes
     vocabulary.size = 32_000  # pieces in all, special tokens and byte fallback included
     vocabulary.alpha = 0.5  # languages are sampled by share**alpha to train the vocabulary
@@ -126,7 +126,7 @@ def default_config() -> ConfigDict:
     optimizer.weight_decay = 0.01
     # Regex tables over parameter paths such as "encoder/0/attention/query/kernel": the first match wins, and every
     # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen.
-    optimizer.decay_table = ((r".*(bias|scale|norm.*)$", False), (r".*", True))
+    optimizer.decay_table = ((r"(.*(bias|scale|norm.*)|uncertainty/.*)", False), (r".*", True))
     optimizer.rate_table = ((r".*", 1.0),)
     optimizer.freeze_table = ((r".*", False),)
 

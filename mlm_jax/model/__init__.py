@@ -17,7 +17,7 @@ PREFIXES: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))
 def create(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None = None, seed: int = 0):
     """Return (graphdef, parameters) of the model that ``config`` describes; parameters are a plain nested dict."""
     model = Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
-                        tasks=tuple(config.tasks), labels=labels or {}, rngs=nnx.Rngs(seed))  # fmt: skip
+                        tasks=tuple(config.tasks), labels=labels or {}, uncertain=_uncertain(config), rngs=nnx.Rngs(seed))  # fmt: skip
     graphdef, state = nnx.split(model, nnx.Param)
     return graphdef, nnx.to_pure_dict(state)
 
@@ -29,7 +29,7 @@ def abstract(config: ConfigDict, **facts: Any):
     def build():
         model = Transformer(config.model, vocabulary_size=facts["vocabulary_size"], languages=facts["languages"],
                             families=config.families, tasks=tuple(config.tasks), labels=facts.get("labels") or {},
-                            rngs=nnx.Rngs(0))  # fmt: skip
+                            uncertain=_uncertain(config), rngs=nnx.Rngs(0))  # fmt: skip
         found["graphdef"], state = nnx.split(model, nnx.Param)
         found["axes"] = {path: variable.get_metadata()["axes"] for path, variable in nnx.to_flat_state(state)}
         return nnx.to_pure_dict(state)
@@ -47,6 +47,11 @@ def merge(graphdef: Any, params: Any, **overrides: Any) -> Transformer:
     for name, value in overrides.items():
         setattr(model, name, value)
     return model
+
+
+def _uncertain(config: ConfigDict) -> tuple[str, ...]:
+    """Return the tasks whose weight in the loss is a parameter."""
+    return tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
 
 
 def _names(path: Any) -> tuple[str, ...]:

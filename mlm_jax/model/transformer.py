@@ -50,7 +50,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
                  families: Mapping[str, tuple[str, ...]] = {}, tasks: tuple[str, ...] = (), labels: Mapping[str, int] = {},
-                 rngs: nnx.Rngs):  # fmt: skip
+                 uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
         stddev, width = config.initializer_stddev, config.width
         rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
         self.rope_theta, self.rate = config.rope_theta, config.dropout
@@ -79,6 +79,7 @@ class Transformer(nnx.Module):
         self.output_bias = parameter(rngs, (rows,), ("vocabulary",), 0) if "head" in config.biases else None
         self.classifiers = Classifiers({task: Dense({"embed": width}, {"labels": count}, bias=True, stddev=stddev, rngs=rngs)
                                         for task, count in labels.items()})  # fmt: skip
+        self.uncertainty = LogVariances(uncertain, rngs=rngs) if uncertain else None
 
     def _groups(self, config, entries, sizes, *, decoder, rngs):
         groups, first = [], 0
@@ -157,6 +158,14 @@ class Classifiers(nnx.Module):
     def __init__(self, heads: Mapping[str, nnx.Module]):
         for task, head in heads.items():
             setattr(self, task, head)
+
+
+class LogVariances(nnx.Module):
+    """log σ² of each task whose weight in the loss is learned, by name (Kendall et al. 2018)."""
+
+    def __init__(self, tasks: tuple[str, ...], *, rngs: nnx.Rngs):
+        for task in tasks:
+            setattr(self, task, parameter(rngs, (), (), 0))
 
 
 def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:

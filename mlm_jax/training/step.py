@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mlm_jax import model as model_room
 from mlm_jax.batch import Batch
 from mlm_jax.objectives import Context, Objective, create_objectives
+from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
 from mlm_jax.parallel.rules import parameter_shardings, partition_spec
 from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
@@ -37,7 +38,7 @@ class Program:
       objectives: {task: objective}.
       transformation: the optimizer.
       learning_rate: step → learning rate.
-      task_weights: {task: step → weight in the total loss}.
+      task_weights: {task: step → weight in the total loss}, of those tasks whose weight is not learned.
       state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings, to initialise, restore or compile by.
       initialise: seeded, jitted: () → ``TrainState`` laid out on the mesh.
     """
@@ -106,7 +107,10 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     return Program(
         config, context, languages, mesh, graphdef, objectives, transformation,
         schedule.learning_rate(config.optimizer, config.steps),
-        {task: schedule.piecewise_linear(entry.get("weight", 1.0)) for task, entry in config.tasks.items()},
+        {
+            task: schedule.piecewise_linear(entry.get("weight", 1.0))
+            for task, entry in config.tasks.items() if entry.get("weight") != UNCERTAINTY
+        },
         state, jax.jit(initialise, out_shardings=shardings),
     )  # fmt: skip
 
@@ -186,9 +190,11 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
     additive = [task for task, objective in objectives.items() if objective.additive]
     dropout = program.config.model.dropout > 0
 
-    def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int):
+    def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int,
+                 first: bool):  # fmt: skip
         model = model_room.merge(program.graphdef, params, **model_overrides)
-        total, metrics, remembered = jnp.zeros((), jnp.float32), {}, {}
+        total = uncertainty_penalty(params.get("uncertainty", {})) if first else jnp.zeros((), jnp.float32)
+        metrics, remembered = {}, {}
         for task in tasks:
             task_key = jax.random.fold_in(key, zlib.crc32(task.encode())) if dropout else None
             given = (model, examples[task], context, task_key)
@@ -197,7 +203,8 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
             else:
                 loss, metrics[task], memory = objectives[task].whole_loss(*given, parts, extras.get(task))
                 remembered |= {} if memory is None else {task: memory}
-            total += lambdas[task] * loss
+            learned = getattr(model.uncertainty, task, None)
+            total += loss * (lambdas[task] if learned is None else uncertainty_weight(learned[...]))
         return total, (metrics, remembered)
 
     value_and_gradient = jax.value_and_grad(weighted, has_aux=True)
@@ -208,11 +215,11 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
             task: objective.prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
             for task, objective in objectives.items()
         }
-        lambdas = {task: program.task_weights[task](step) for task in objectives}
+        lambdas = {task: weight(step) for task, weight in program.task_weights.items()}
         if parts == 1:
-            (_, found), grads = value_and_gradient(params, [*objectives], examples, extras, lambdas, dropout_key, 1)
+            (_, found), grads = value_and_gradient(params, [*objectives], examples, extras, lambdas, dropout_key, 1, True)
             return grads, found
-        (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts)
+        (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts, True)
         if not additive:
             return grads, found
         # Row r goes to microbatch r mod parts, so that every microbatch has rows of every device and none moves.
@@ -223,7 +230,9 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
         def one_part(carry: Any, part: Any) -> tuple[Any, dict]:
             piece, index = part
             part_key = jax.random.fold_in(dropout_key, index)
-            (_, (measured, _)), part_grads = value_and_gradient(params, additive, piece, {}, lambdas, part_key, parts)
+            (_, (measured, _)), part_grads = value_and_gradient(
+                params, additive, piece, {}, lambdas, part_key, parts, False
+            )
             return jax.tree.map(jnp.add, carry, part_grads), measured
 
         grads, stacked = jax.lax.scan(one_part, grads, (split, jnp.arange(parts)))
