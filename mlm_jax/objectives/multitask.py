@@ -1,0 +1,20 @@
+"""How the losses of several tasks become one: fixed weights, weights over time, or learned ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+UNCERTAINTY = "uncertainty"  # a task's "weight" in the config where it is learned
+
+
+def uncertainty_weight(log_variance: jax.Array) -> jax.Array:
+    """Return 1/σ² of L_total = Σ_k L_k / σ_k² + log σ_k (Kendall et al. 2018, section 3.2), σ learned like a weight."""
+    return jnp.exp(-log_variance)
+
+
+def uncertainty_penalty(log_variances: Any) -> jax.Array:
+    """Return Σ_k log σ_k, which keeps σ from growing without end; added once a step."""
+    return sum((leaf / 2 for leaf in jax.tree.leaves(log_variances)), jnp.zeros((), jnp.float32))
