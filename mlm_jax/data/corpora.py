@@ -1,0 +1,292 @@
+"""Readers: text and parallel text out of files, Python functions and data set libraries, one document at a time.
+
+What a config may say of a corpus (``config.data.corpora``, ``parallel``, ``validation``):
+
+- a glob, or a tuple of globs, over .txt (a document a line), .jsonl ("text"), .parquet ("text"), each also .gz or .zst;
+- of parallel text: a glob over .tsv (two columns) and .tmx, or a pair (file of one side, file of the other);
+- ``"module:function"``: called as function(language or pair, split), yields documents or (source, target);
+- ``"tfds:name"``: a TensorFlow Datasets text set; ``"datasets:folder"``: a Hugging Face data set saved to disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import importlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlm_jax.errors import UserError, nearest
+
+TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
+PAIR_ENDINGS = (".tsv", ".tmx")
+PACKINGS = (".gz", ".zst")
+
+
+def documents(source: Any, language: str, split: str) -> Iterator[str]:
+    """Yield the documents of a corpus; lines of white space are passed over.
+
+    Args:
+      source: what the config says of the corpus.
+      language: its language.
+      split: train | validation; only functions and data set libraries look at it.
+
+    Raises:
+      UserError: a file is missing, of an unknown kind, not UTF-8 or malformed; the message has file and line.
+    """
+    if isinstance(source, str) and ":" in source and not Path(source).exists():
+        yield from (document for document in _from_library(source, language, split) if document.strip())
+        return
+    for file in files(source, TEXT_ENDINGS):
+        kind = ending(file)
+        reader = {".txt": lines, ".jsonl": _jsonl, ".parquet": _parquet}[kind]
+        yield from (document for document in reader(file) if document.strip())
+
+
+def sentence_pairs(source: Any, pair: str, split: str) -> Iterator[tuple[str, str]]:
+    """Yield the sentence pairs of a parallel corpus; a pair with an empty side comes with it, for the caller to count.
+
+    Args:
+      source: what the config says of the corpus.
+      pair: its languages, such as "de-en".
+      split: train | validation.
+
+    Raises:
+      UserError: as :func:`documents`, or the two files of aligned lines are not equally long.
+    """
+    if isinstance(source, str) and ":" in source and not Path(source).exists():
+        yield from _from_library(source, pair, split)
+        return
+    if not isinstance(source, str) and len(source) == 2 and not any(ending(Path(name)) in PAIR_ENDINGS for name in source):
+        yield from _aligned(Path(source[0]), Path(source[1]))
+        return
+    for file in files(source, PAIR_ENDINGS):
+        yield from _tsv(file) if ending(file) == ".tsv" else _tmx(file, pair)
+
+
+def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files of a glob or of several, sorted.
+
+    Raises:
+      UserError: nothing matches, or a file is of an unknown kind.
+    """
+    patterns = [source] if isinstance(source, str) else list(source)
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        if not matches:
+            raise UserError(f"no file matches {pattern!r}", remedy="check the path in config.data")
+        found.extend(matches)
+    for file in found:
+        if ending(file) not in endings:
+            raise UserError(f"cannot read a file that ends in {''.join(file.suffixes[-2:])!r}", file=file,
+                            remedy=f"use {', '.join(endings)}, plain or with {' or '.join(PACKINGS)}")  # fmt: skip
+    return found
+
+
+def fingerprint(source: Any) -> list:
+    """Return what changes when a corpus changes: path, size and time of each file, or the function's name."""
+    if isinstance(source, str) and ":" in source and not Path(source).exists():
+        return [source]
+    patterns = [source] if isinstance(source, str) else list(source)
+    names = sorted(name for pattern in patterns for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    return [[name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns] for name in names]
+
+
+def ending(file: Path) -> str:
+    """Return ".txt" for both ``a.txt`` and ``a.txt.gz``."""
+    suffixes = file.suffixes
+    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKINGS else file.suffix
+
+
+def lines(file: Path) -> Iterator[str]:
+    """Yield a file's lines without their ends.
+
+    Raises:
+      UserError: the file cannot be read or unpacked, or a line is not UTF-8.
+    """
+    number = 0
+    try:
+        with _open(file) as stream:
+            for number, line in enumerate(stream, 1):
+                yield line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
+                        remedy="convert the file, for example with iconv") from error  # fmt: skip
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot read it: {error}", file=file, line=number + 1) from error
+
+
+def _open(file: Path) -> BinaryIO:
+    if file.suffix == ".gz":
+        return gzip.open(file)  # type: ignore[return-value]
+    if file.suffix == ".zst":
+        import zstandard
+
+        try:
+            return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True))  # type: ignore[arg-type]
+        except zstandard.ZstdError as error:
+            raise OSError(str(error)) from error
+    return file.open("rb")
+
+
+def _jsonl(file: Path) -> Iterator[str]:
+    for number, line in enumerate(lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"this is not JSON: {error.msg}", file=file, line=number) from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            keys = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise UserError(f'no string "text" here, only {keys}', file=file, line=number)
+        yield entry["text"]
+
+
+def _parquet(file: Path) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.suffix in PACKINGS:
+        raise UserError("Parquet files are compressed inside", file=file, remedy="unpack it")
+    try:
+        table = pq.ParquetFile(file)
+        names = table.schema_arrow.names
+        if "text" not in names:
+            raise UserError(f'no column "text", only {", ".join(names)}', file=file)
+        row = 0
+        for batch in table.iter_batches(batch_size=1024, columns=["text"]):
+            for value in batch.column(0).to_pylist():
+                row += 1
+                if not isinstance(value, str):
+                    raise UserError(f"row {row}: the text is {value!r}", file=file)
+                yield value
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file) from error
+
+
+def _tsv(file: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines(file), 1):
+        if not line:
+            continue
+        columns = line.split("\t")
+        if len(columns) != 2:
+            raise UserError(f"{len(columns)} columns where a pair has 2", file=file, line=number,
+                            remedy="separate the two sides by one tab")  # fmt: skip
+        yield columns[0], columns[1]
+
+
+def _aligned(first: Path, second: Path) -> Iterator[tuple[str, str]]:
+    for file in (first, second):
+        if not file.is_file():
+            raise UserError("there is no such file", file=file, remedy="check config.data.parallel")
+    missing = object()
+    with contextlib.closing(lines(first)) as a, contextlib.closing(lines(second)) as b:
+        number = 0
+        while True:
+            number += 1
+            left, right = next(a, missing), next(b, missing)
+            if left is missing and right is missing:
+                return
+            if left is missing or right is missing:
+                shorter, longer = (first, second) if left is missing else (second, first)
+                raise UserError(f"the file ends where {longer} has line {number}: the two are not aligned",
+                                file=shorter, line=number, remedy="align them line by line")  # fmt: skip
+            yield left, right  # type: ignore[misc]
+
+
+def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
+    from xml.etree import ElementTree
+
+    first, second = pair.split("-")
+    lang = "{http://www.w3.org/XML/1998/namespace}lang"
+    try:
+        with _open(file) as stream:
+            for _, unit in ElementTree.iterparse(stream):
+                if unit.tag != "tu":
+                    continue
+                sides = {}
+                for variant in unit.iter("tuv"):
+                    code = (variant.get(lang) or variant.get("lang") or "").lower().split("-")[0]
+                    segment = variant.find("seg")
+                    sides[code] = " ".join("".join(segment.itertext()).split()) if segment is not None else ""
+                if first in sides and second in sides:
+                    yield sides[first], sides[second]
+                unit.clear()
+    except ElementTree.ParseError as error:
+        raise UserError(f"this is not TMX: {error.msg}", file=file, line=error.position[0]) from error
+
+
+def _from_library(source: str, name: str, split: str) -> Iterator[Any]:
+    scheme, _, rest = source.partition(":")
+    if scheme == "tfds":
+        yield from _tfds(rest, name, split)
+    elif scheme == "datasets":
+        yield from _datasets(rest, name, split)
+    else:
+        yield from corpus_function(source)(name, split)
+
+
+def corpus_function(source: str) -> Any:
+    """Return the function that ``"module:function"`` names.
+
+    Raises:
+      UserError: there is no such module or function.
+    """
+    module_name, _, function_name = source.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import {module_name!r} of {source!r}: {error}", remedy="check config.data") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise UserError(f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}")
+    return function
+
+
+def _tfds(name: str, language: str, split: str) -> Iterator[Any]:
+    import tensorflow_datasets as tfds
+
+    try:
+        data = tfds.data_source(name, split=split, download=False)
+    except Exception as error:  # the library raises many kinds, all of them about what the user named
+        raise UserError(f"tfds:{name}: {' '.join(str(error).split())[:200]}", remedy="prepare the set with tfds first") from error
+    for entry in data:
+        yield _entry(entry, f"tfds:{name}", language)
+
+
+def _datasets(folder: str, language: str, split: str) -> Iterator[Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("Hugging Face datasets is not installed", remedy="pip install 'mlm_jax[datasets]'") from error
+    try:
+        data = datasets.load_from_disk(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"no data set saved here: {' '.join(str(error).split())}", file=folder) from error
+    if isinstance(data, datasets.DatasetDict):
+        if split not in data:
+            raise UserError(f"the data set has no split {split!r}{nearest(split, data)}", file=folder)
+        data = data[split]
+    for entry in data:
+        yield _entry(entry, folder, language)
+
+
+def _entry(entry: dict, place: str, name: str) -> Any:
+    """Return the text, or the two sides of a pair, of one example of a data set library."""
+    to_text = lambda value: value.decode() if isinstance(value, bytes) else value  # noqa: E731
+    if "-" in name:
+        sides = entry.get("translation", entry)
+        first, second = name.split("-")
+        if first in sides and second in sides:
+            return to_text(sides[first]), to_text(sides[second])
+        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(sides)}", file=place)
+    if "text" not in entry:
+        raise UserError(f'an example has no "text", only {", ".join(entry)}', file=place)
+    return to_text(entry["text"])

@@ -1,0 +1,48 @@
+"""Whether a token store is what the config asks for: no TensorFlow is needed to tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.data import corpora
+from mlm_jax.data.store import MANIFEST
+
+# Keys of config.data that change what the store holds.
+KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
+        "prefix", "max_document_tokens")  # fmt: skip
+
+
+def request(config: ConfigDict) -> dict[str, Any]:
+    """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
+    sources = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
+    sources += [entry[split] for entry in config.data.labelled.values() for split in ("train", "validation") if split in entry]
+    asked = {
+        "data": {key: config.data[key] for key in KEYS},
+        "vocabulary": config.vocabulary.to_dict(),
+        "languages": config.languages,
+        "sources": [corpora.fingerprint(source) for source in sources],
+    }
+    if config.vocabulary.path:
+        asked["model"] = corpora.fingerprint(config.vocabulary.path)
+    return json.loads(json.dumps(asked, default=list))
+
+
+def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
+    """Return whether ``folder`` holds the store that the config asks for.
+
+    A store at ``config.data.store`` that was prepared elsewhere (its sources are not here) is taken as it is.
+    """
+    from mlm_jax.data.store import Store
+
+    if "://" not in str(folder) and not (Path(folder) / MANIFEST).exists():
+        return False
+    made_of = Store.open(folder).manifest["facts"].get("request")
+    asked = request(config)
+    absent = not any(asked["sources"]) and bool(asked["sources"])
+    if absent and made_of is not None:
+        return {**made_of, "sources": None} == {**asked, "sources": None}
+    return made_of == asked

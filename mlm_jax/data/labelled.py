@@ -1,0 +1,133 @@
+"""Readers of labelled text: whole texts with a label (TSV, XNLI), and words with a label each (CoNLL, IOB2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlm_jax.data.corpora import corpus_function, files, lines
+from mlm_jax.errors import UserError, nearest
+
+FORMATS = ("tsv", "xnli", "conll", "function")
+
+
+class Example(NamedTuple):
+    """A labelled example.
+
+    Attributes:
+      texts: the text, or the two texts of a pair, or the words of a sentence.
+      labels: one label, or one for each word.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def is_per_word(entry: dict[str, Any]) -> bool:
+    """Return whether a labelled set has a label for each word."""
+    return entry["format"] == "conll"
+
+
+def examples(name: str, entry: dict[str, Any], split: str) -> Iterator[Example]:
+    """Yield the examples of one split of ``config.data.labelled[name]``.
+
+    Args:
+      name: of the set.
+      entry: {"format", "language", "train", "validation", "labels"}.
+      split: train | validation.
+
+    Raises:
+      UserError: an unknown format, a malformed line (with its file and number), or a label that the set does not have.
+    """
+    if entry.get("format") not in FORMATS:
+        raise UserError(f"data.labelled[{name!r}]: no format {entry.get('format')!r}{nearest(entry.get('format', ''), FORMATS)}",
+                        remedy=f"use one of {', '.join(FORMATS)}")  # fmt: skip
+    if split not in entry:
+        return
+    known = tuple(entry.get("labels", ()))
+    if entry["format"] == "function":
+        for text, label in corpus_function(entry[split])(entry["language"], split):
+            _check(known, (label,), entry[split], None)
+            yield Example((text,), (label,))
+        return
+    reader = {"tsv": _tsv, "xnli": _xnli, "conll": _conll}[entry["format"]]
+    endings = {"tsv": (".tsv", ".txt"), "xnli": (".tsv", ".txt"), "conll": (".conll", ".iob2", ".txt", ".tsv")}[entry["format"]]
+    for file in files(entry[split], endings):
+        for number, example in reader(file):
+            _check(known, example.labels, file, number)
+            yield example
+
+
+def label_names(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    """Return the labels of a set: those the config lists, else those of its training split, sorted."""
+    if entry.get("labels"):
+        return tuple(entry["labels"])
+    split = "train" if "train" in entry else "validation"
+    return tuple(sorted({label for example in examples(name, entry, split) for label in example.labels}))
+
+
+def _check(known: Sequence[str], labels: Sequence[str], file: Any, number: int | None) -> None:
+    for label in labels:
+        if known and label not in known:
+            raise UserError(f"label {label!r} is not one of {', '.join(known)}{nearest(label, known)}", file=file, line=number,
+                            remedy="mend the line, or the set's labels in config.data.labelled")  # fmt: skip
+
+
+def _tsv(file: Path) -> Iterator[tuple[int, Example]]:
+    for number, line in enumerate(lines(file), 1):
+        if not line:
+            continue
+        columns = line.split("\t")
+        if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
+            raise UserError("not 'text<TAB>label' or 'text<TAB>text<TAB>label'", file=file, line=number)
+        yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))
+
+
+def _xnli(file: Path) -> Iterator[tuple[int, Example]]:
+    """XNLI's TSV: a header that names the columns sentence1, sentence2 (or premise, hypo) and gold_label (or label)."""
+    header: list[str] = []
+    for number, line in enumerate(lines(file), 1):
+        columns = line.split("\t")
+        if not header:
+            header = columns
+            names = [next((n for n in options if n in header), None)
+                     for options in (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label"))]  # fmt: skip
+            if None in names:
+                raise UserError(f"the header has no premise, hypothesis and label, only {', '.join(header)}", file=file, line=1)
+            places = [header.index(name) for name in names if name]
+            continue
+        if len(columns) <= max(places):
+            raise UserError(f"{len(columns)} columns where the header has {len(header)}", file=file, line=number)
+        first, second, label = (columns[place] for place in places)
+        yield number, Example((first, second), (label,))
+
+
+def _conll(file: Path) -> Iterator[tuple[int, Example]]:
+    """CoNLL and UNER: a word a line with its label, blank lines between sentences, comments with "#".
+
+    The word is the first column, or the second if the first is its number; the label is the last column, or the third of
+    the five that UNER has. WikiANN's "en:" before a word is taken off.
+    """
+    words: list[str] = []
+    labels: list[str] = []
+    begun = 0
+    for number, line in enumerate(lines(file), 1):
+        if not line.strip():
+            if words:
+                yield begun, Example(tuple(words), tuple(labels))
+            words, labels = [], []
+            continue
+        if line.startswith("#") and "\t" not in line:
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        numbered = columns[0].isdigit() and len(columns) > 2
+        word = columns[1 if numbered else 0]
+        label = columns[2] if numbered else columns[-1]
+        if len(columns) < 2 or not word or not label:
+            raise UserError("no word and label on this line", file=file, line=number)
+        begun = begun if words else number
+        words.append(word.split(":", 1)[1] if len(word) > 3 and word[2] == ":" else word)
+        labels.append(label)
+    if words:
+        yield begun, Example(tuple(words), tuple(labels))

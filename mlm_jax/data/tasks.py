@@ -1,0 +1,349 @@
+"""seqio is the catalogue: every corpus, parallel set and labelled set of a config becomes a seqio Task of one Mixture.
+
+The only modules that import TensorFlow and seqio are this one and ``prepare``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from mlm_jax.data import corpora, labelled
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError, nearest
+
+BATCH = 512  # documents that are tokenised at once
+SIZES = ("characters", "bytes")  # of the text that an example was made of
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """Our vocabulary as one of seqio's.
+
+    Args:
+      vocabulary: ours.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        super().__init__()
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    @property
+    def eos_id(self) -> int:
+        """Id that ends a document."""
+        return self.vocabulary.eos_id
+
+    @property
+    def bos_id(self) -> int:
+        """Id that begins one."""
+        return self.vocabulary.bos_id
+
+    @property
+    def unk_id(self) -> int:
+        """Id of what has no piece."""
+        return self.vocabulary.unk_id
+
+    @property
+    def pad_id(self) -> int:
+        """Id of padding."""
+        return self.vocabulary.pad_id
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids: Any) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        encode = lambda text: tf.constant(self.vocabulary.encode(text.numpy().decode()), tf.int32)  # noqa: E731
+        ids = tf.py_function(encode, [s], tf.int32)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.py_function(lambda ids: self.vocabulary.decode(ids.numpy().tolist()), [ids], tf.string)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, SeqioVocabulary) and other.vocabulary.fingerprint == self.vocabulary.fingerprint
+
+
+@dataclass
+class Registered:
+    """A seqio task and what the store has to know of it.
+
+    Attributes:
+      name: what the config calls it: "de", "de-en", a labelled set's name, or a user's seqio task's.
+      task: the seqio task.
+      kind: text | pairs | labelled.
+      languages: one, or the two of a pair.
+      splits: that it has, of train and validation.
+      labels: names of the classes.
+      rate: mixing rate that a user's mixture gives it.
+      skipped: {reason: examples left out}, filled while the task is read.
+    """
+
+    name: str
+    task: seqio.Task
+    kind: str
+    languages: tuple[str, ...]
+    splits: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    rate: float | None = None
+    skipped: Counter = field(default_factory=Counter)
+
+
+def run_languages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
+
+    Raises:
+      UserError: there are none, a pair is not two languages, or data is of a language that ``config.languages`` lacks.
+    """
+    found: list[str] = [*config.data.corpora]
+    named = [*config.data.parallel, *config.data.mixture_languages.values()]
+    for name in named:
+        sides = name.split("-")
+        if name in config.data.parallel and (len(sides) != 2 or not all(sides)):
+            raise UserError(f"config.data.parallel: {name!r} is not two languages", remedy='write "de-en"')
+        found += sides
+    found += [entry["language"] for entry in config.data.labelled.values()]
+    found = list(dict.fromkeys(found))
+    if not found:
+        raise UserError("the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}")
+    for language in found:
+        if config.languages and language not in config.languages:
+            raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
+    return tuple(config.languages) or tuple(found)
+
+
+def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
+    """Make the run's seqio tasks and their mixtures, in seqio's registries.
+
+    Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
+    mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With ``config.data.mixture`` a user's mixture
+    is taken instead.
+
+    Raises:
+      UserError: the mixture does not exist, or a task's language is not given.
+    """
+    for module in config.data.modules:
+        importlib.import_module(module)
+    if config.data.mixture:
+        return _of_mixture(config)
+    registered = []
+    for language, source in config.data.corpora.items():
+        registered.append(_text(config, vocabulary, language, source))
+    for pair, source in config.data.parallel.items():
+        registered.append(_pairs(config, vocabulary, pair, source))
+    for name, entry in config.data.labelled.items():
+        registered.append(_labelled(config, vocabulary, name, dict(entry)))
+    for kind in {one.kind for one in registered}:
+        mixture = f"mlm_jax.{kind}"
+        seqio.MixtureRegistry.remove(mixture)
+        seqio.MixtureRegistry.add(mixture, [(one.task, 1.0) for one in registered if one.kind == kind])
+    return registered
+
+
+def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any) -> Registered:
+    prefix = vocabulary.document_prefix(config.data.prefix, language)
+    one = Registered(language, None, "text", (language,), ("train", "validation"))  # type: ignore[arg-type]
+    content = vocabulary_room(vocabulary, config, prefix)
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
+        for batch in _batches(texts):
+            for text, ids in zip(batch, vocabulary.encode_batch(batch)):
+                sizes = {"characters": len(text), "bytes": len(text.encode())}
+                for start in range(0, max(len(ids), 1), content):
+                    piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
+                    yield {"inputs": piece, **sizes}
+                    sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
+
+    one.task = _task(language, read, ("inputs",), vocabulary)
+    return one
+
+
+def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -> Registered:
+    sides = tuple(pair.split("-"))
+    prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
+    one = Registered(pair, None, "pairs", sides, ("train", "validation"))  # type: ignore[arg-type]
+    content = min(vocabulary_room(vocabulary, config, prefix) for prefix in prefixes)
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split))
+        for batch in _batches(found):
+            whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
+            one.skipped["a side is empty"] += len(batch) - len(whole)
+            first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
+            for (a, b), ids_a, ids_b in zip(whole, first, second):
+                yield {
+                    "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
+                    "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
+                    "characters": len(a) + len(b),
+                    "bytes": len(a.encode()) + len(b.encode()),
+                }
+
+    one.task = _task(pair, read, ("inputs", "targets"), vocabulary)
+    return one
+
+
+def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
+    names = labelled.label_names(name, entry)
+    index = {label: number for number, label in enumerate(names)}
+    prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
+    splits = tuple(split for split in ("train", "validation") if split in entry)
+    one = Registered(name, None, "labelled", (entry["language"],), splits, names)  # type: ignore[arg-type]
+    content = vocabulary_room(vocabulary, config, prefix)
+    per_word = labelled.is_per_word(entry)
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        for example in labelled.examples(name, {**entry, "labels": names}, split):
+            parts = vocabulary.encode_batch([*example.texts])
+            ids = [token for part in parts for token in part]
+            if per_word:  # the label stands at a word's first piece
+                labels = [label for part, text in zip(parts, example.labels) for label in [index[text], *[-1] * (len(part) - 1)][: len(part)]]
+            elif len(parts) == 2:  # premise </s> hypothesis
+                ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
+            if len(ids) > content:
+                one.skipped["cut: longer than data.max_document_tokens"] += 1
+                ids = ids[:content]
+            row = prefix + ids + [vocabulary.eos_id]
+            text = " ".join(example.texts)
+            wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
+            yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
+
+    one.task = _task(name, read, ("inputs", "labels"), vocabulary)
+    return one
+
+
+def _task(name: str, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary) -> seqio.Task:
+    """Register a seqio task over a Python generator of token ids."""
+    flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
+    lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
+    sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
+
+    def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
+        for batch in _batches(read(split)):
+            rows = {feature: [example[feature] for example in batch] for feature in features}
+            yield (
+                {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
+                | {f"{feature}_lengths": np.array([*map(len, rows[feature])], np.int64) for feature in features}
+                | {size: np.array([example[size] for example in batch], np.int64) for size in SIZES}
+            )
+
+    def to_examples(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ragged = {f: tf.RaggedTensor.from_row_lengths(batch[f], batch[f"{f}_lengths"], validate=False) for f in features}
+        return ragged | {size: batch[size] for size in SIZES}
+
+    def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
+        del shuffle_files, seed  # the order of the source is kept; the loader shuffles
+        data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
+        return data.map(to_examples).unbatch()
+
+    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", name)  # seqio allows no hyphen
+    seqio.TaskRegistry.remove(full_name)
+    return seqio.TaskRegistry.add(
+        full_name,
+        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        preprocessors=[],
+        output_features={feature: seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False) for feature in features},
+    )
+
+
+def _of_mixture(config: ConfigDict) -> list[Registered]:
+    names = seqio.MixtureRegistry.names()
+    if config.data.mixture not in names:
+        raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
+                        remedy="name the module that registers it in config.data.modules")  # fmt: skip
+    mixture = seqio.get_mixture_or_task(config.data.mixture)
+    registered = []
+    for task in sorted(mixture.tasks, key=lambda task: task.name):
+        language = config.data.mixture_languages.get(task.name)
+        if language is None:
+            raise UserError(f"what language is the seqio task {task.name!r} of?",
+                            remedy=f"set config.data.mixture_languages = {{{task.name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
+        kind = "pairs" if {"inputs", "targets"} <= set(task.output_features) else "text"
+        languages = tuple(language.split("-")) if kind == "pairs" else (language,)
+        languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
+        splits = tuple(split for split in ("train", "validation") if split in task.splits)
+        registered.append(Registered(task.name, task, kind, languages, splits, rate=float(mixture.get_rate(task))))
+    return registered
+
+
+def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabulary:
+    """Return the vocabulary that a user's mixture tokenises with.
+
+    Raises:
+      UserError: its tasks disagree, or it is no SentencePiece vocabulary.
+    """
+    for module in config.data.modules:
+        importlib.import_module(module)
+    found = {}
+    for one in _of_mixture(config):
+        for feature in one.task.output_features.values():
+            found[repr(feature.vocabulary)] = feature.vocabulary
+    if len(found) != 1:
+        raise UserError(f"the tasks of mixture {config.data.mixture!r} have {len(found)} vocabularies, one is needed")
+    (vocabulary,) = found.values()
+    if isinstance(vocabulary, SeqioVocabulary):
+        return vocabulary.vocabulary
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return Vocabulary.from_model(vocabulary.sentencepiece_model_file, languages, config.vocabulary.sentinels)
+    raise UserError(f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
+                    remedy="use a SentencePiece vocabulary")  # fmt: skip
+
+
+def vocabulary_room(vocabulary: Vocabulary, config: ConfigDict, prefix: list[int]) -> int:
+    """Return how many tokens of text fit into a document beside its prefix and its end.
+
+    Raises:
+      UserError: none do.
+    """
+    room = config.data.max_document_tokens - len(prefix) - 1
+    if room < 1:
+        raise UserError(f"data.max_document_tokens={config.data.max_document_tokens} leaves no room for text")
+    return room
+
+
+def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Callable[[Any, str], Iterator]) -> Iterator:
+    """Yield a corpus's examples of one split.
+
+    Held-out text is what ``data.validation`` names; else what a corpus function yields for "validation"; else the share
+    ``data.validation_fraction`` of the examples, picked by a hash of their text, so that a copy never lands on both sides.
+    """
+    if name in config.data.validation:
+        yield from read(source if split == "train" else config.data.validation[name], split)
+    elif isinstance(source, str) and ":" in source and not source.startswith(("tfds:", "datasets:")):
+        yield from read(source, split)
+    else:
+        wanted = split == "validation"
+        bound = int(config.data.validation_fraction * 2**32)
+        for example in read(source, "train"):
+            text = example if isinstance(example, str) else "\t".join(example)
+            digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+            if (int.from_bytes(digest, "big") < bound) == wanted:
+                yield example
+
+
+def _batches(examples: Iterator) -> Iterator[list]:
+    batch: list = []
+    for example in examples:
+        batch.append(example)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
