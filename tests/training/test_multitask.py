@@ -1,7 +1,7 @@
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mlm_jax.config import default_config
 from mlm_jax.parallel.mesh import make_mesh
@@ -11,84 +11,64 @@ from tests.objectives.helpers import make_context, random_rows
 LANGUAGES = ("en", "de", "fr")
 
 
-def tiny_config(**tasks):
+def batch(seed):
+    rows_of = lambda n: random_rows(10 * seed + n, rows=6, length=12, documents=1)  # noqa: E731
+    return {"mlm": {"inputs": rows_of(2)}, "ranking": {"inputs": rows_of(0), "targets": rows_of(1)}}
+
+
+@functools.cache
+def compiled(microbatches=1):
+    """A program with two tasks of learned weights, whose AdamW step is the gradient itself, and its step."""
     config = default_config()
-    config.steps, config.tasks = 20, tasks
-    config.optimizer.warmup_steps, config.optimizer.decay_steps = 0, 1
-    config.mesh.data = 1
-    model = config.model
-    model.encoder = ({"layers": 2, "weights": "shared"},)
-    model.width, model.heads, model.mlp_width, model.window = 16, 2, 24, 8
-    return config
+    rows = {"rows": 6, "length": 12, "weight": "uncertainty"}
+    config.tasks = {"mlm": {"objective": "mlm", **rows}, "ranking": {"objective": "ranking", "queue": 15, **rows}}
+    config.training.microbatches = microbatches
+    model, optimizer = config.model, config.optimizer
+    model.encoder, model.global_every = ({"layers": 1, "weights": "shared"},), 1
+    model.width, model.heads, model.mlp_width = 16, 2, 24
+    optimizer.clip, optimizer.schedule, optimizer.warmup_steps, optimizer.weight_decay = 0.0, "constant", 0, 0.0
+    optimizer.betas, optimizer.epsilon, optimizer.learning_rate = (0.0, 0.0), 1e8, 1e8
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    program = build_program(config, make_context(prefixed=False), LANGUAGES, mesh)
+    return program, make_train_step(program)
 
 
-def tiny_batch(seed=0, rows=6):
-    rows_of = lambda n: random_rows(10 * seed + n, rows=rows, length=12, documents=1)  # noqa: E731
-    pair = {"inputs": rows_of(0), "targets": rows_of(1)}
-    return {"mlm": {"inputs": rows_of(2)}, "ranking": pair, "tlm": pair}
-
-
-def start(config):
-    context = make_context(prefixed=False)
-    program = build_program(config, context, LANGUAGES, make_mesh(config.mesh, jax.devices()[:1]))
-    return program, program.initialise()
-
-
-def run(config, steps=1):
-    program, state = start(config)
-    step = make_train_step(program)
+def run(steps, microbatches=1, log_variance=0.0):
+    program, step = compiled(microbatches)
+    state = compiled()[0].initialise()
+    uncertainty = jax.tree.map(lambda s: s + log_variance, state.params["uncertainty"])
+    state = state._replace(params=state.params | {"uncertainty": uncertainty})
     for number in range(steps):
-        state = step(state, to_devices({task: tiny_batch(number)[task] for task in config.tasks}, program.mesh))
-    return program, state
+        state = step(state, to_devices(batch(number), program.mesh))
+    return jax.device_get(state)
 
 
-def losses(state):
-    """The loss of each task, summed over languages as the objectives weigh it."""
-    found = {}
-    for task, metrics in state.window.items():
-        numerator, denominator = (np.asarray(x) for x in metrics["loss"])
-        present = denominator > 0
-        means = numerator[present] / denominator[present]
-        found[task] = numerator.sum() / denominator.sum() if task == "ranking" else means.sum()
-    return found
-
-
-MLM = {"objective": "mlm", "rows": 6, "length": 12}
-RANKING = {"objective": "ranking", "rows": 6, "length": 12}
+def loss_of(state, task):
+    """The loss of a task over the languages, as its objective weighs it."""
+    numerator, denominator = state.window[task]["loss"]
+    present = denominator > 0
+    if task == "ranking":
+        return numerator.sum() / denominator.sum()
+    return (numerator[present] / denominator[present]).sum()
 
 
 def test_the_step_fills_the_queue_of_a_ranking_task():
-    config = tiny_config(mlm=MLM, ranking=RANKING | {"queue": 15})
-    _, state = run(config, steps=2)
-    queue = state.extras["ranking"]
-    assert np.asarray(queue.left.filled).tolist() == [True] * 12 + [False] * 3
+    queue = run(steps=2).extras["ranking"]
+    assert queue.left.filled.tolist() == [True] * 12 + [False] * 3
     np.testing.assert_allclose(np.linalg.norm(queue.right.embeddings[:12], axis=1), 1, rtol=1e-5)
-    assert not np.asarray(queue.right.embeddings[12:]).any()
-    assert "ranking" not in run(tiny_config(mlm=MLM, ranking=RANKING))[1].extras
+    assert not queue.right.embeddings[12:].any()
 
 
 def test_learned_weights_have_kendalls_gradient():
-    config = tiny_config(mlm=MLM | {"weight": "uncertainty"}, ranking=RANKING | {"weight": "uncertainty"})
-    config.optimizer.clip, config.optimizer.name, config.optimizer.schedule = 0.0, "adamw", "constant"
-    config.optimizer.betas, config.optimizer.epsilon = (0.0, 0.0), 1e8  # so large that AdamW's step is the gradient
-    config.optimizer.learning_rate, config.optimizer.weight_decay = 1e8, 0.0
     for log_variance in (0.0, 0.7):
-        program, state = start(config)
-        uncertainty = jax.tree.map(lambda s, shift=log_variance: s + shift, state.params["uncertainty"])
-        state = state._replace(params=state.params | {"uncertainty": uncertainty})
-        state = make_train_step(program)(state, to_devices(tiny_batch(), program.mesh))
-        for task, loss in losses(state).items():
-            wanted = log_variance - (0.5 - np.exp(-log_variance) * loss)  # s − ∂(e^−s L + s/2)/∂s
+        state = run(steps=1, log_variance=log_variance)
+        for task in ("mlm", "ranking"):
+            wanted = log_variance - (0.5 - np.exp(-log_variance) * loss_of(state, task))  # s − ∂(e^−s L + s/2)/∂s
             np.testing.assert_allclose(state.params["uncertainty"][task], wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [2, 3])
-def test_microbatches_change_neither_learned_weights_nor_anything_else(parts):
-    config = tiny_config(mlm=MLM | {"weight": "uncertainty"}, ranking=RANKING | {"weight": "uncertainty", "queue": 8})
-    config.optimizer.betas = (0.9, 0.9)
-    _, whole = run(config, steps=2)
-    config.training.microbatches = parts
-    _, divided = run(config, steps=2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), divided.params, whole.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), divided.extras, whole.extras)
-    assert jnp.abs(divided.params["uncertainty"]["mlm"]) > 0
+def test_microbatches_change_neither_learned_weights_nor_anything_else():
+    whole, divided = run(steps=1), run(steps=1, microbatches=3)
+    for part in ("params", "extras", "window"):
+        pair = getattr(divided, part), getattr(whole, part)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *pair)
