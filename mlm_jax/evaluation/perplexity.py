@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.batch import TaskBatch
 from mlm_jax.objectives import Context, Metrics, Objective
 
 # {metric: (numerator [languages], denominator [languages])} in float64, summed over batches.
@@ -56,7 +56,7 @@ def evaluate_task(measure: Callable[[Any, TaskBatch, int], Metrics], params: Any
     Args:
       measure: from :func:`make_measure`.
       params: the model's parameters.
-      batches: global batches; batches of equal shapes are compiled once (:func:`even_batches`).
+      batches: global batches; batches of equal shapes are compiled once.
 
     Returns:
       {metric: (numerator ``[languages]``, denominator ``[languages]``)}; {} without batches.
@@ -64,31 +64,18 @@ def evaluate_task(measure: Callable[[Any, TaskBatch, int], Metrics], params: Any
     measured = [measure(params, batch, number) for number, batch in enumerate(batches)]  # the device runs ahead
     sums: Sums = {}
     for metrics in jax.device_get(measured):
-        for name, parts in metrics.items():
-            numerator, denominator = (np.asarray(part, np.float64) for part in parts)
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = (before[0] + numerator, before[1] + denominator)
+        sums = add_sums(sums, jax.tree.map(lambda part: np.asarray(part, np.float64), metrics))
     return sums
 
 
-def even_batches(batches: Iterable[TaskBatch], rows: int, *, additive: bool) -> list[TaskBatch]:
-    """Give every batch ``rows`` rows, so that one shape is compiled and devices share it evenly.
-
-    Args:
-      batches: host batches, each of at most ``rows`` rows.
-      rows: wanted.
-      additive: the objective's; rows of padding are added where they change nothing. An objective that compares the
-        rows of a batch with each other gets whole batches only: the incomplete one is left out.
-    """
-    even = []
-    for batch in batches:
-        missing = rows - len(batch["inputs"].tokens)
-        if missing < 0:
-            raise ValueError(f"a batch of {rows - missing} rows is larger than {rows}")
-        if missing and not additive:
-            continue
-        even.append({name: _pad(value, missing, -1 if name == "labels" else 0) for name, value in batch.items()})
-    return even
+def add_sums(first: Sums, second: Sums) -> Sums:
+    """Add what was measured on some batches to what was measured on others."""
+    return {
+        name: (first[name][0] + second[name][0], first[name][1] + second[name][1])
+        if name in first and name in second
+        else parts
+        for name, parts in {**second, **first}.items()
+    }
 
 
 def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -150,10 +137,3 @@ def bits_per_byte_by_language(losses: Mapping[str, float], sizes: Mapping[str, t
 def flatten(metrics: Mapping[str, Mapping[str, float]], prefix: str = "eval") -> dict[str, float]:
     """Return {"eval/loss/de": value, …} as ``metrics.jsonl`` holds it."""
     return {f"{prefix}/{name}/{code}": value for name, values in metrics.items() for code, value in values.items()}
-
-
-def _pad(value: Any, rows: int, fill: int) -> Any:
-    if isinstance(value, Rows):
-        return Rows(*(_pad(leaf, rows, fill) for leaf in value))
-    value = np.asarray(value)
-    return np.pad(value, ((0, rows),) + ((0, 0),) * (value.ndim - 1), constant_values=fill)

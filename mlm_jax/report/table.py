@@ -23,8 +23,8 @@ class LanguageRow:
     Attributes:
       language: its code, or ``mean``.
       tokens: seen in training.
-      planned: share of the tokens that the mixture gives it, over the whole run.
-      realised: share that it got.
+      planned: share of the first task's rows that the mixture gives it, over the steps so far.
+      realised: share of those rows that it got.
       loss: held-out, nats a predicted token.
       accuracy: held-out, share of predicted tokens.
       bits_per_byte: held-out.
@@ -42,16 +42,16 @@ class LanguageRow:
 
 
 def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens: Mapping[str, int],
-                  planned: Mapping[str, float]) -> list[LanguageRow]:  # fmt: skip
+                  planned: Mapping[str, float], realised: Mapping[str, float]) -> list[LanguageRow]:  # fmt: skip
     """Make a row of each language, and one of means.
 
     Args:
       languages: codes in index order.
       metrics: the last evaluation's flat keys, ``eval/loss/de`` and the like.
       tokens: {language: tokens seen in training}.
-      planned: {language: share of the tokens that the mixture gives it}.
+      planned: {language: share of the first task's rows that the mixture gives it}.
+      realised: {language: share of them that it got}.
     """
-    total = sum(tokens.values())
     retrieval: dict[str, list[float]] = {}
     for key, value in metrics.items():
         if key.startswith("eval/retrieval_at_1/"):
@@ -62,7 +62,7 @@ def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens
             code,
             tokens.get(code),
             planned.get(code),
-            tokens[code] / total if total and code in tokens else None,
+            realised.get(code),
             metrics.get(f"eval/loss/{code}"),
             metrics.get(f"eval/accuracy/{code}"),
             metrics.get(f"eval/bits_per_byte/{code}"),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from mlm_jax.batch import Rows
 from mlm_jax.evaluation.perplexity import (
+    add_sums,
     bits_per_byte,
     bits_per_byte_by_language,
     evaluate_task,
-    even_batches,
     flatten,
     language_metrics,
     make_measure,
@@ -78,28 +79,26 @@ def test_masks_are_the_same_at_every_evaluation_and_differ_between_batches():
     assert not np.allclose(twice["loss"][0], 2 * once["loss"][0])
 
 
+def filled_up(rows, missing):
+    """As the loader fills up the last batch."""
+    return Rows(*(np.pad(leaf, ((0, missing),) + ((0, 0),) * (leaf.ndim - 1)) for leaf in rows))
+
+
 def test_rows_of_padding_change_nothing():
-    batch = {"inputs": random_rows(0, rows=5)}
-    (padded,) = even_batches([batch], 8, additive=True)
-    assert padded["inputs"].tokens.shape[0] == 8
+    rows = random_rows(0, rows=5)
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 1.0}})["mlm"]
     measure = make_measure(Unigram, objective, make_context())
-    plain, even = evaluate_task(measure, unigram(), [batch]), evaluate_task(measure, unigram(), [padded])
+    plain = evaluate_task(measure, unigram(), [{"inputs": rows}])
+    padded = evaluate_task(measure, unigram(), [{"inputs": filled_up(rows, 3)}])
     for name in plain:
-        np.testing.assert_allclose(even[name], plain[name], rtol=1e-6)
+        np.testing.assert_allclose(padded[name], plain[name], rtol=1e-6)
 
 
-def test_labels_of_padding_are_ignored_ones():
-    batch = {"inputs": random_rows(0, rows=2), "labels": np.array([1, 0], np.int32)}
-    (even,) = even_batches([batch], 4, additive=True)
-    assert even["labels"].tolist() == [1, 0, -1, -1]
-
-
-def test_an_incomplete_batch_is_left_out_where_rows_are_compared():
-    batches = [{"inputs": random_rows(0, rows=4)}, {"inputs": random_rows(1, rows=3)}]
-    assert len(even_batches(batches, 4, additive=False)) == 1
-    with pytest.raises(ValueError, match="larger than 3"):
-        even_batches(batches, 3, additive=True)
+def test_sums_add_up_metric_by_metric():
+    one, two = np.array([1.0, 0.0]), np.array([2.0, 2.0])
+    total = add_sums({"loss": (one, one), "f1": (two, two)}, {"loss": (two, one)})
+    np.testing.assert_array_equal(total["loss"], [[3.0, 2.0], [2.0, 0.0]])
+    np.testing.assert_array_equal(total["f1"], [two, two])
 
 
 def test_one_shape_is_compiled_once():

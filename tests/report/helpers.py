@@ -64,6 +64,7 @@ def write_run(workdir, languages=LANGUAGES, steps=STEPS, width=32, sentences=200
     article = lambda code: ARTICLE.get(code, ARTICLE["en"])  # noqa: E731
     texts = {code: [f"{article(code)} ({row})" for row in range(sentences)] for code in languages}
     matrix = np.array([[metrics.get(f"eval/retrieval_at_1/{a}-{b}", np.nan) for b in languages] for a in languages])
+    shares = dict(zip(languages, planned))
     scores = {"csls": matrix, "cosine": 0.9 * matrix, "ratio_margin": 0.97 * matrix}
     tokens = {code: int(3e7 * share) for code, share in zip(languages, planned)}
     config = default_config()
@@ -81,7 +82,7 @@ def write_run(workdir, languages=LANGUAGES, steps=STEPS, width=32, sentences=200
                 "9 min 12 s",
             ],
             "config": config.to_dict(),
-            "table": language_rows(languages, metrics, tokens, dict(zip(languages, planned))),
+            "table": language_rows(languages, metrics, tokens, shares, shares),
             "retrieval": retrieval_section(scores, languages, 916, steps),
             "map": map_section(embeddings, texts),
             "samples": {code: [sample(article(code), rng) for _ in range(2)] for code in languages},

@@ -19,7 +19,7 @@ def text(table):
 
 
 def test_each_language_has_its_shares_and_its_results():
-    de, hi, mean = language_rows(["de", "hi"], METRICS, {"de": 750, "hi": 250}, {"de": 0.7, "hi": 0.3})
+    de, hi, mean = language_rows(["de", "hi"], METRICS, {"de": 750, "hi": 250}, {"de": 0.7, "hi": 0.3}, {"de": 0.75})
     assert (de.tokens, de.planned, de.realised, de.loss) == (750, 0.7, 0.75, 3.0)
     assert hi.retrieval_at_1 == pytest.approx(0.6)
     assert hi.bits_per_byte is None
@@ -28,7 +28,9 @@ def test_each_language_has_its_shares_and_its_results():
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-    printed = text(language_table(language_rows(["de", "hi"], METRICS, {"de": 1_500_000, "hi": 500_000}, {})))
+    printed = text(
+        language_table(language_rows(["de", "hi"], METRICS, {"de": 1_500_000, "hi": 500_000}, {}, {"de": 0.75}))
+    )
     assert "1,500,000" in printed
     assert "75.00" in printed
     assert "60.0" in printed
@@ -37,7 +39,7 @@ def test_the_table_leaves_out_what_was_not_measured():
 
 
 def test_a_run_without_evaluation_still_has_a_table():
-    rows = language_rows(["de"], {}, {}, {})
+    rows = language_rows(["de"], {}, {}, {}, {})
     assert rows[0].realised is None
     assert "de" in text(language_table(rows))
 

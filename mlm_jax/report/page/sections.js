@@ -191,7 +191,7 @@ function run() {
     panel(title, note, host);
     lineChart(host, { ratio: 0.5, least: 150, zero: true, ...options });
   };
-  if (rows.length) panel("The mix", "bar: tokens seen; mark: planned", mixBars(rows));
+  if (rows.length) panel("The mix", "bar: realised; mark: planned", mixBars(rows));
   if (varies)
     chart("The mix over steps", "dashed: planned", { format: (value) => percent(value, 0), lines: PAGE.languages.flatMap((code) => [
       { label: code, language: code, kind: "plan", points: plan[code] || [] },

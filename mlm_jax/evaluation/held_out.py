@@ -1,0 +1,267 @@
+"""Evaluation in the loop: everything that a run measures on held-out data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.data.loader import Loader
+from mlm_jax.data.store import Store, Stream
+from mlm_jax.evaluation import perplexity
+from mlm_jax.evaluation.embedding import embed_documents
+from mlm_jax.evaluation.extras import metric_library
+from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces
+from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retrieval_matrices, retrieval_metrics
+from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
+from mlm_jax.objectives.classification import TokenClassification
+from mlm_jax.objectives.mlm import MaskedLanguageModelling
+from mlm_jax.training.step import Program, to_devices
+
+SAMPLES = 2  # fill-in-the-blank samples a language
+SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
+MAP_LANGUAGES = 12  # on the map of sentences, at most
+
+
+class Retrieval(NamedTuple):
+    """What was measured on held-out parallel sentences.
+
+    Attributes:
+      languages: of the matrices' rows and columns.
+      matrices: {score: ``[languages, languages]`` accuracy@1, source × target}.
+      candidates: sentences that a translation is sought among, at most.
+      embeddings: {language: ``[sentences, width]``} of sentences that all these languages have, aligned.
+      texts: {language: [sentence]} of the same rows.
+    """
+
+    languages: tuple[str, ...]
+    matrices: dict[str, np.ndarray]
+    candidates: int
+    embeddings: dict[str, np.ndarray]
+    texts: dict[str, list[str]]
+
+
+class Evaluation(NamedTuple):
+    """Flat metrics (``eval/loss/de``), retrieval (None without parallel text), and samples {language: [sample]}."""
+
+    metrics: dict[str, float]
+    retrieval: Retrieval | None
+    samples: dict[str, list]
+
+
+class HeldOut:
+    """The held-out data of a run, and how to measure a model on it.
+
+    Every process of a run calls it at the same steps and gets the same numbers. Metrics of the first task of the config
+    are named ``eval/loss/de``, those of the others ``eval/<task>/loss/de``, each with ``mean`` (over languages) and
+    ``micro`` (over predictions).
+
+    Args:
+      program: model, objectives and mesh.
+      loader: of the run's training data.
+      store: the token store.
+
+    Raises:
+      UserError: a task needs a metric whose library is not installed, or the store is corrupt.
+    """
+
+    def __init__(self, program: Program, loader: Loader, store: Store):
+        self.program, self.loader, self.store = program, loader, store
+        self.config, self.mesh, self.languages = program.config, program.mesh, program.languages
+        self.vocabulary = store.vocabulary
+        self.longest = int(self.config.model.max_positions)
+        self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self.streams = {task: self._held_out_streams(task) for task in program.objectives}
+        self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
+        if any(self._has_entities(task) for task in program.objectives):
+            metric_library("seqeval.metrics")  # missed now rather than after the first thousand steps
+        whole = NamedSharding(self.mesh, P())
+        self._measures = {
+            task: perplexity.make_measure(program.model, objective, program.context, self.mesh)
+            for task, objective in program.objectives.items()
+        }
+        self._encode = jax.jit(
+            lambda params, rows: program.model(params).sentence_embeddings(rows), out_shardings=whole
+        )
+        self._tag = jax.jit(self._tag_rows, static_argnums=0, out_shardings=whole)
+        self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
+
+    def evaluate(self, params: Any, *, everything: bool = False, tasks: tuple[str, ...] = ()) -> Evaluation:
+        """Measure all that can be measured.
+
+        Args:
+          params: of the model, on the program's mesh.
+          everything: all held-out rows, not only the first ``config.evaluation.rows`` (or ``pairs``) of a stream.
+          tasks: only these; () is all, with retrieval and samples.
+
+        Raises:
+          UserError: an embedding is not finite, or the store is corrupt.
+        """
+        metrics: dict[str, float] = {}
+        for index, task in enumerate(self.config.tasks):
+            if not tasks or task in tasks:
+                prefix = "eval" if index == 0 else f"eval/{task}"
+                metrics |= perplexity.flatten(self.task_metrics(task, params, everything), prefix)
+        if tasks:
+            return Evaluation(metrics, None, {})
+        retrieval = self.retrieval(params) if self.sentences.pairs else None
+        if retrieval is not None:
+            metrics |= retrieval_metrics(retrieval.matrices, retrieval.languages)
+        return Evaluation(metrics, retrieval, self.samples(params))
+
+    # ------------------------------------------------------------------------------------------------ tasks
+
+    def task_metrics(self, task: str, params: Any, everything: bool = False) -> dict[str, dict[str, float]]:
+        """Return {metric: {language or average: value}} of a task: loss, accuracy, bits per byte, F1 of entities."""
+        sums: perplexity.Sums = {}
+        for stream in self.streams[task]:
+            for reverse in self._directions(task):
+                batches = (to_devices(batch, self.mesh) for batch in self._batches(task, stream, everything, reverse))
+                sums = perplexity.add_sums(sums, perplexity.evaluate_task(self._measures[task], params, batches))
+        metrics = perplexity.language_metrics(sums, self.languages)
+        objective = self.program.objectives[task]
+        if isinstance(objective, MaskedLanguageModelling) and objective.kind == "text" and "loss" in metrics:
+            metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(task))
+        if self._has_entities(task):
+            metrics["f1"] = self._entity_f1(task, params, everything)
+        return {name: values for name, values in metrics.items() if values}
+
+    def _entity_f1(self, task: str, params: Any, everything: bool) -> dict[str, float]:
+        predicted: list[list[str]] = []
+        gold: list[list[str]] = []
+        languages: list[str] = []
+        for stream in self.streams[task]:
+            for batch in self._batches(task, stream, everything, False):
+                with jax.set_mesh(self.mesh):
+                    classes, labels = jax.device_get(self._tag(task, params, to_devices(batch, self.mesh)))
+                ours, right = tag_sentences(classes, labels, stream.labels)
+                predicted, gold = predicted + ours, gold + right
+                languages += [stream.languages[0]] * len(ours)
+        values = {language: scores.f1 for language, scores in entity_scores(predicted, gold, languages).items()}
+        return {**values, perplexity.MACRO: float(np.mean([*values.values()]))} if values else {}
+
+    def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
+        """Yield this process's rows of batches of one shape, which the devices share evenly."""
+        objective, entry, wanted = self.program.objectives[task], self.config.tasks[task], self.config.evaluation
+        limit = None if everything else wanted.pairs if stream.kind == "pairs" else wanted.rows
+        if objective.additive:  # the last batch is filled up with rows that change nothing
+            rows = max(entry["rows"] // self.config.training.microbatches, 1)
+            rows = -(-min(rows, limit or rows) // self.row_multiple) * self.row_multiple
+            return self.loader.validation(task, stream.name, rows, limit, reverse)
+        # Rows that are compared with each other: whole batches, as large as in training, and none filled up.
+        documents = stream.split("validation").documents
+        examples = min(documents, limit or documents)
+        rows = min(entry["rows"], examples) // self.row_multiple * self.row_multiple
+        batches = self.loader.validation(task, stream.name, max(rows, self.row_multiple), limit, reverse)
+        return itertools.islice(batches, examples // rows if rows else 0)
+
+    def _held_out_streams(self, task: str) -> tuple[Stream, ...]:
+        """Return the streams to measure a task on: those it reads, and those with the same labels that it never reads.
+
+        The latter are what zero-shot transfer is measured on: languages that have labels for validation only.
+        """
+        read = self.loader.streams(task)
+        labels = {stream.labels for stream in read}
+        others = [
+            s for s in self.store.streams.values() if s.kind == "labelled" and s.labels in labels and s not in read
+        ]
+        streams = (*read, *others) if read[0].kind == "labelled" else read
+        return tuple(s for s in streams if "validation" in s.splits and s.split("validation").documents)
+
+    def _directions(self, task: str) -> tuple[bool, ...]:
+        both = (
+            self.program.objectives[task].kind == "pairs"
+            and self.config.tasks[task].get("directions", "both") == "both"
+        )
+        return (False, True) if both else (False,)
+
+    def _has_entities(self, task: str) -> bool:
+        is_tagging = isinstance(self.program.objectives[task], TokenClassification)
+        return is_tagging and any(is_entity_tags(stream.labels) for stream in self.streams[task])
+
+    def _text_sizes(self, task: str) -> dict[str, tuple[int, int]]:
+        """Return {language: (ordinary tokens, UTF-8 bytes)} of a task's held-out text."""
+        sizes: dict[str, tuple[int, int]] = {}
+        for stream in self.streams[task]:
+            split, language = stream.split("validation"), stream.languages[0]
+            added = 1 + len(self.vocabulary.document_prefix(self.config.data.prefix, language))
+            tokens, byte_count = sizes.get(language, (0, 0))
+            sizes[language] = (tokens + split.tokens - added * split.documents, byte_count + split.bytes)
+        return sizes
+
+    # ------------------------------------------------------------------------------------------------ sentences
+
+    def retrieval(self, params: Any) -> Retrieval:
+        """Embed the held-out parallel sentences and seek each one's translation.
+
+        Raises:
+          UserError: an embedding is not finite.
+        """
+        embeddings = {
+            language: embed_documents(
+                lambda rows: self._run(self._encode, params, rows),
+                documents, [self.languages.index(language)] * len(documents),
+                longest=self.longest, pad_id=self.program.context.pad_id, multiple=self.row_multiple,
+            )
+            for language, documents in self.sentences.documents.items()
+        }  # fmt: skip
+        rows = dict(list(aligned_rows(self.sentences).items())[:MAP_LANGUAGES])
+        return Retrieval(
+            self.sentences.languages,
+            retrieval_matrices(self.sentences, embeddings),
+            max(len(pairs) for pairs in self.sentences.pairs.values()),
+            {language: embeddings[language][mine] for language, mine in rows.items()},
+            {
+                language: [self.vocabulary.decode(self.sentences.documents[language][i].tolist()) for i in mine]
+                for language, mine in rows.items()
+            },
+        )
+
+    def samples(self, params: Any) -> dict[str, list]:
+        """Return fill-in-the-blank samples of each language; {} where no task hides tokens."""
+        if not any(isinstance(objective, MaskedLanguageModelling) for objective in self.program.objectives.values()):
+            return {}
+        return masked_samples(
+            lambda rows, positions: self._run(self._predict, params, (rows, positions)),
+            self._sample_documents(), self.languages, self.vocabulary,
+            longest=self.longest, multiple=self.row_multiple,
+        )  # fmt: skip
+
+    def _sample_documents(self) -> dict[str, list[np.ndarray]]:
+        documents: dict[str, list[np.ndarray]] = {}
+        longest = min(SAMPLE_TOKENS, self.longest)
+        for kind in ("text", "pairs"):  # one side of parallel text will do where there is no other
+            for stream in self.store.streams.values():
+                if stream.kind != kind or "validation" not in stream.splits:
+                    continue
+                split = stream.split("validation")
+                for language, feature in zip(stream.languages, ("inputs", "targets")):
+                    if language not in documents and split.documents:
+                        first = split[feature].documents(np.arange(min(split.documents, SAMPLES)))
+                        documents[language] = [document[:longest] for document in first]
+        return {language: documents[language] for language in self.languages if language in documents}
+
+    # ------------------------------------------------------------------------------------------------ on the mesh
+
+    def _run(self, function: Callable, params: Any, rows: Any) -> Any:
+        """Run a compiled function of (parameters, rows) on rows that every process holds."""
+        count, index = self.loader.process_count, self.loader.process_index
+        mine = jax.tree.map(lambda leaf: np.split(leaf, count)[index], rows)
+        with jax.set_mesh(self.mesh):
+            return jax.device_get(function(params, to_devices(mine, self.mesh)))
+
+    def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
+        model, rows = self.program.model(params), batch["inputs"]
+        logits = model.classify(task, model.encode(rows), rows.segment_ids, pooled=False)  # [rows, length, labels]
+        return logits.argmax(axis=-1), batch["labels"]
+
+    def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        special = jnp.asarray(self.program.context.special)
+        return predict_pieces(self.program.model(params), *batch, special, GUESSES)

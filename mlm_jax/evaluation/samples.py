@@ -1,0 +1,133 @@
+"""Fill-in-the-blank samples: held-out text with some words hidden, and what the model thinks stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax.batch import Rows
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.evaluation.embedding import document_batches, document_rows
+
+GUESSES = 5
+SHARE = 6  # one word of so many is hidden
+
+
+def predict_pieces(
+    model: Any, rows: Rows, positions: jax.Array, special: jax.Array, top_k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return the likeliest ordinary pieces at some positions of each row.
+
+    Args:
+      model: the model.
+      rows: with the mask piece where something is hidden.
+      positions: ``[rows, blanks]``.
+      special: ``[vocabulary]`` bool, pieces that are no answer.
+      top_k: how many.
+
+    Returns:
+      pieces ``[rows, blanks, top_k]`` int32, the likeliest first, and their probabilities among ordinary pieces.
+    """
+    hidden = model.encode(rows, key=None)  # [rows, length, width]
+    picked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [rows, blanks, width]
+    table, bias = model.output_table()
+    logits = jnp.einsum("rpd,vd->rpv", model.masked_head(picked), table, preferred_element_type=jnp.float32)
+    logits = (logits if bias is None else logits + bias)[..., : special.shape[0]]  # the table may be padded
+    probabilities, pieces = jax.lax.top_k(jax.nn.softmax(jnp.where(special, -jnp.inf, logits)), top_k)
+    return pieces.astype(jnp.int32), probabilities
+
+
+def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
+    """Choose which tokens of a document to hide: words of one piece if there are two, else any pieces with letters."""
+    special = np.zeros(vocabulary.size, bool)
+    special[vocabulary.special_ids] = True
+    text = [vocabulary.decode([int(token)]).strip() for token in document]
+    readable = np.array([any(c.isalpha() for c in piece) and "\ufffd" not in piece for piece in text])
+    readable &= ~special[document]
+    starts = vocabulary.word_starts[document]
+    whole = readable & starts & np.append(starts[1:], True)  # the next token begins another word
+    candidates = np.flatnonzero(whole if whole.sum() >= 2 else readable)
+    return np.sort(rng.permutation(candidates)[: max(1, len(candidates) // SHARE)])
+
+
+def masked_samples(predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.ndarray]],
+                   documents: Mapping[str, Sequence[np.ndarray]], languages: Sequence[str], vocabulary: Vocabulary, *,
+                   longest: int, multiple: int = 1) -> dict[str, list[list[Any]]]:  # fmt: skip
+    """Hide words of held-out documents and let the model guess them.
+
+    Args:
+      predict: (rows, positions ``[rows, blanks]``) → pieces and probabilities ``[rows, blanks, guesses]``.
+      documents: {language: token ids of each document}, prefix and end included.
+      languages: codes in index order.
+      vocabulary: that they are written in.
+      longest: tokens a row at most; longer documents are passed over.
+      multiple: that the number of rows of a batch must be of.
+
+    Returns:
+      {language: [sample]}; a sample is a list of text and blanks, {"truth": text, "guesses": [[text, probability], …]}.
+    """
+    rng = np.random.default_rng(0)  # the same blanks at every evaluation
+    chosen = [
+        (language, document, blanks)
+        for language, mine in documents.items()
+        for document in mine
+        if len(document) <= longest and len(blanks := choose_blanks(document, vocabulary, rng))
+    ]
+    if not chosen:
+        return {}
+    hidden = []
+    for _, document, blanks in chosen:
+        hidden.append(document.copy())
+        hidden[-1][blanks] = vocabulary.mask_id
+    width = max(len(blanks) for _, _, blanks in chosen)
+    index = [list(languages).index(language) for language, _, _ in chosen]
+    samples: dict[int, list[Any]] = {}
+    for batch in document_batches([len(document) for document in hidden], longest, multiple=multiple):
+        positions = np.zeros((batch.rows, width), np.int32)
+        for row, which in enumerate(batch.indices):
+            positions[row, : len(chosen[which][2])] = chosen[which][2]
+        pieces, probabilities = predict(document_rows(hidden, index, batch, vocabulary.pad_id), positions)
+        for row, which in enumerate(batch.indices):
+            _, document, blanks = chosen[which]
+            guesses = [
+                [[piece_text(vocabulary, piece), round(float(p), 4)] for piece, p in zip(*found)]
+                for found in zip(pieces[row][: len(blanks)], probabilities[row][: len(blanks)])
+            ]
+            samples[int(which)] = sample_parts(document, blanks, guesses, vocabulary)
+    by_language: dict[str, list[list[Any]]] = {}
+    for which in sorted(samples):
+        by_language.setdefault(chosen[which][0], []).append(samples[which])
+    return by_language
+
+
+def sample_parts(
+    document: np.ndarray, blanks: np.ndarray, guesses: list[list[list[Any]]], vocabulary: Vocabulary
+) -> list[Any]:
+    """Cut a document at its blanks: [text, blank, text, blank, …]; empty texts are left out."""
+    parts: list[Any] = []
+    start = 0
+    for position, found in zip(blanks.tolist(), guesses):
+        before, truth = (
+            text_between(vocabulary, document, start, position),
+            text_between(vocabulary, document, position, position + 1),
+        )
+        space = " " if truth.startswith(" ") else ""
+        parts += [before + space, {"truth": truth.strip(), "guesses": found}]
+        start = position + 1
+    parts.append(text_between(vocabulary, document, start, len(document)))
+    return [part for part in parts if part != ""]
+
+
+def text_between(vocabulary: Vocabulary, document: np.ndarray, start: int, stop: int) -> str:
+    """Return the text of the tokens ``[start, stop)`` as it stands in the document, spaces included."""
+    return vocabulary.decode(document[:stop].tolist())[len(vocabulary.decode(document[:start].tolist())) :]
+
+
+def piece_text(vocabulary: Vocabulary, piece: int) -> str:
+    """Return a piece as a reader sees it; a lone byte that is no character as its hexadecimal form."""
+    text = vocabulary.decode([int(piece)]).strip()
+    return text if text and "\ufffd" not in text else vocabulary.pieces([int(piece)])[0]

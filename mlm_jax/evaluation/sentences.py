@@ -1,0 +1,144 @@
+"""Held-out parallel sentences of all language pairs, each sentence once, ready for retrieval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlm_jax.data.store import Store
+from mlm_jax.evaluation.retrieval import SCORES, accuracy_at_1, mean_accuracy
+
+MANY_LANGUAGES = 16  # above this, only pairs that have parallel text of their own are measured
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelSentences:
+    """Sentences by language, and which of them translate each other.
+
+    Attributes:
+      documents: {language: token ids of each distinct sentence}.
+      pairs: {(first, second): ``[pairs, 2]`` indices of their sentences}; every sentence occurs once in a pair.
+    """
+
+    documents: Mapping[str, Sequence[np.ndarray]]
+    pairs: Mapping[tuple[str, str], np.ndarray]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages that have parallel text."""
+        return tuple(self.documents)
+
+
+def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
+    """Read the first ``limit`` held-out pairs of every parallel stream.
+
+    A sentence that occurs again in its stream is left out: its translation could not be told from the other one. Two
+    languages without parallel text of their own are joined where a third one has the same sentence for both.
+
+    Args:
+      store: the token store.
+      limit: pairs of a stream at most.
+
+    Raises:
+      UserError: the store is corrupt.
+    """
+    known: dict[str, dict[bytes, int]] = {}
+    documents: dict[str, list[np.ndarray]] = {}
+    partners: dict[tuple[str, str], dict[int, int]] = {}
+
+    def number(language: str, document: np.ndarray) -> int:
+        index = known.setdefault(language, {}).setdefault(document.tobytes(), len(known[language]))
+        if index == len(documents.setdefault(language, [])):
+            documents[language].append(document)
+        return index
+
+    for stream in store.streams.values():
+        if stream.kind != "pairs" or "validation" not in stream.splits:
+            continue
+        split, (first, second) = stream.split("validation"), stream.languages
+        rows = np.arange(min(split.documents, limit))
+        sides = [split[feature].documents(rows) for feature in ("inputs", "targets")] if len(rows) else [[], []]
+        for source, target in zip(*sides):
+            i, j = number(first, source), number(second, target)
+            forward, backward = partners.setdefault((first, second), {}), partners.setdefault((second, first), {})
+            if i not in forward and j not in backward:
+                forward[i], backward[j] = j, i
+    order = [language for language in store.languages if language in documents]
+    found = {(a, b): partners[a, b] for a, b in _combinations(order) if (a, b) in partners}
+    if len(order) <= MANY_LANGUAGES:
+        found |= {(a, b): joined for a, b in _combinations(order) if (joined := _join(a, b, order, partners, found))}
+    pairs = {key: np.array(sorted(table.items()), np.int64) for key, table in found.items()}
+    return ParallelSentences({language: documents[language] for language in order}, pairs)
+
+
+def retrieval_matrices(sentences: ParallelSentences, embeddings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return {score: ``[languages, languages]`` accuracy@1, source × target}; NaN where there is no parallel text.
+
+    Args:
+      sentences: the parallel sentences.
+      embeddings: {language: ``[sentences, width]``} in the order of ``sentences.documents``.
+
+    Raises:
+      UserError: an embedding is not finite.
+    """
+    index = {language: position for position, language in enumerate(sentences.languages)}
+    matrices = {score: np.full((len(index), len(index)), np.nan) for score in SCORES}
+    for (a, b), rows in sentences.pairs.items():
+        left, right = embeddings[a][rows[:, 0]], embeddings[b][rows[:, 1]]
+        for score, matrix in matrices.items():
+            matrix[index[a], index[b]], matrix[index[b], index[a]] = accuracy_at_1(left, right, score)
+    return matrices
+
+
+def retrieval_metrics(matrices: Mapping[str, np.ndarray], languages: Sequence[str]) -> dict[str, float]:
+    """Return ``eval/retrieval_at_1/de-en`` (CSLS) of each measured direction and means of every score.
+
+    The mean of CSLS is ``eval/retrieval_at_1/mean``; those of the others are ``eval/retrieval_at_1_cosine/mean`` and
+    ``eval/retrieval_at_1_ratio_margin/mean``.
+    """
+    csls = matrices["csls"]
+    metrics = {
+        f"eval/retrieval_at_1/{languages[i]}-{languages[j]}": float(csls[i, j])
+        for i, j in np.argwhere(np.isfinite(csls))
+    }
+    for score, matrix in matrices.items():
+        if np.isfinite(matrix).any():
+            name = "retrieval_at_1" if score == "csls" else f"retrieval_at_1_{score}"
+            metrics[f"eval/{name}/mean"] = float(mean_accuracy(matrix))
+    return metrics
+
+
+def aligned_rows(sentences: ParallelSentences) -> dict[str, np.ndarray]:
+    """Return {language: ``[sentences]`` indices} of sentences that exist in as many languages as possible, aligned.
+
+    The language with the most pairs is the one that the others are aligned with; languages it has no pair with are left
+    out.
+    """
+    partners: dict[str, dict[str, dict[int, int]]] = {language: {} for language in sentences.languages}
+    for (a, b), pairs in sentences.pairs.items():
+        partners[a][b] = dict(pairs.tolist())
+        partners[b][a] = {j: i for i, j in pairs.tolist()}
+    pivot = max(partners, key=lambda language: sum(map(len, partners[language].values())))
+    common = sorted(set.intersection(*(set(table) for table in partners[pivot].values())))
+    rows = {language: np.array([table[i] for i in common], np.int64) for language, table in partners[pivot].items()}
+    rows[pivot] = np.array(common, np.int64)
+    return {language: rows[language] for language in sentences.languages if language in rows}
+
+
+def _join(a: str, b: str, languages: Sequence[str], partners: Mapping, found: Mapping) -> dict[int, int]:
+    """Align two languages through the third that gives the most pairs; {} if less than half of a side's can be."""
+    if (a, b) in found:
+        return found[a, b]
+    best: dict[int, int] = {}
+    for pivot in languages:
+        left, right = partners.get((pivot, a), {}), partners.get((pivot, b), {})
+        common = left.keys() & right.keys()
+        if len(common) > max(len(best), min(len(left), len(right)) // 2):
+            best = {left[i]: right[i] for i in common}
+    return best
+
+
+def _combinations(languages: Sequence[str]) -> list[tuple[str, str]]:
+    return [(a, b) for position, a in enumerate(languages) for b in languages[position + 1 :]]

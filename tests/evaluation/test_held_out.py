@@ -1,0 +1,137 @@
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.evaluation.retrieval import accuracy_at_1
+from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences
+from mlm_jax.report import save_evaluation, write_report
+from mlm_jax.report.sections import load_sections
+from tests.evaluation import runs
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return runs.make_store(tmp_path_factory.mktemp("held_out") / "store")
+
+
+@pytest.fixture(scope="module")
+def run(store):
+    loader, program = runs.make_program(store, runs.make_config())
+    params = program.initialise().params
+    held_out = HeldOut(program, loader, store)
+    return held_out, params, held_out.evaluate(params)
+
+
+def test_every_task_is_measured_in_every_language_that_it_has(run):
+    metrics = run[2].metrics
+    for language in (*runs.LANGUAGES, "mean", "micro"):
+        for name in ("loss", "accuracy", "bits_per_byte", "ranking/loss", "ranking/accuracy"):
+            assert f"eval/{name}/{language}" in metrics
+    # Nothing was learnt: every piece is about equally likely.
+    assert metrics["eval/loss/mean"] == pytest.approx(np.log(420), abs=0.2)
+
+
+def test_zero_shot_languages_are_measured_though_no_task_reads_them(run, store):
+    assert "train" not in store.streams["ner-ru"].splits
+    metrics = run[2].metrics
+    for name in ("loss", "accuracy", "f1"):
+        assert f"eval/entities/{name}/ru" in metrics
+        assert f"eval/entities/{name}/hi" not in metrics
+
+
+def test_bits_per_byte_counts_ordinary_tokens_of_the_held_out_text(run, store):
+    metrics, split = run[2].metrics, store.streams["ru"].split("validation")
+    ordinary = split.tokens - 2 * split.documents  # a language token before and an end after each
+    assert metrics["eval/bits_per_byte/ru"] == pytest.approx(
+        metrics["eval/loss/ru"] / np.log(2) * ordinary / split.bytes
+    )
+
+
+def test_the_same_model_measures_the_same_again(run):
+    held_out, params, first = run
+    assert held_out.evaluate(params).metrics == first.metrics
+
+
+def test_a_limit_looks_at_the_first_rows_only(run):
+    held_out, params, first = run
+    everything = held_out.evaluate(params, everything=True, tasks=("entities",))
+    assert everything.retrieval is None
+    assert set(everything.metrics) == {key for key in first.metrics if "/entities/" in key}
+    assert everything.metrics["eval/entities/loss/en"] != first.metrics["eval/entities/loss/en"]
+
+
+def test_one_device_measures_what_eight_do(run, store):
+    held_out, params, first = run
+    loader, program = runs.make_program(store, runs.make_config(), devices=jax.devices()[:1])
+    alone = jax.device_put(jax.device_get(params), jax.devices()[0])
+    second = HeldOut(program, loader, store).evaluate(alone)
+    assert second.metrics.keys() == first.metrics.keys()
+    for key, value in first.metrics.items():
+        assert second.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+def test_languages_without_parallel_text_are_joined_through_a_third(store):
+    sentences = held_out_sentences(store, limit=1000)
+    assert set(sentences.pairs) == {("en", "ru"), ("en", "hi"), ("ru", "hi")}
+    vocabulary = store.vocabulary
+    for i, j in sentences.pairs["ru", "hi"][:5]:
+        russian = vocabulary.decode(sentences.documents["ru"][i].tolist()).split()
+        hindi = vocabulary.decode(sentences.documents["hi"][j].tolist()).split()
+        assert [runs.words("ru").index(word) for word in russian] == [runs.words("hi").index(word) for word in hindi]
+    rows = aligned_rows(sentences)
+    assert {language: len(mine) for language, mine in rows.items()} == dict.fromkeys(runs.LANGUAGES, 30)
+
+
+def test_sentences_that_occur_twice_are_sought_once(tmp_path):
+    from mlm_jax.data.store import Store, StoreWriter
+    from tests.data.stores import Ids
+
+    inputs = [np.array([5, 6, 1]), np.array([5, 6, 1]), np.array([7, 1])]
+    targets = [np.array([8, 1]), np.array([9, 1]), np.array([9, 1])]
+    with StoreWriter(tmp_path / "store", Ids(), ("de", "fr")) as writer:
+        for split in ("train", "validation"):
+            writer.add("de-fr", "pairs", ("de", "fr"), split, {"inputs": inputs, "targets": targets})
+    sentences = held_out_sentences(Store.open(tmp_path / "store"), limit=10)
+    assert len(sentences.documents["de"]) == len(sentences.documents["fr"]) == 2
+    assert sentences.pairs["de", "fr"].tolist() == [[0, 0], [1, 1]]
+
+
+def test_the_retrieval_matrix_is_that_of_the_aligned_embeddings(run):
+    retrieval = run[2].retrieval
+    assert retrieval.candidates == 30
+    embeddings = retrieval.embeddings
+    for score, matrix in retrieval.matrices.items():
+        assert (matrix[1, 2], matrix[2, 1]) == accuracy_at_1(embeddings["ru"], embeddings["hi"], score)
+    metrics = run[2].metrics
+    assert metrics["eval/retrieval_at_1/ru-hi"] == retrieval.matrices["csls"][1, 2]
+    assert metrics["eval/retrieval_at_1/mean"] == pytest.approx(np.nanmean(retrieval.matrices["csls"]))
+
+
+def test_samples_put_text_and_blanks_together_again(run, store):
+    samples = run[2].samples
+    assert list(samples) == list(runs.LANGUAGES)
+    whole = ["".join(part if isinstance(part, str) else part["truth"] for part in sample) for sample in samples["hi"]]
+    split = store.streams["hi"].split("validation")
+    assert whole == [store.vocabulary.decode(document.tolist()) for document in split["inputs"].documents([0, 1])]
+    for sample in samples["hi"]:
+        blanks = [part for part in sample if not isinstance(part, str)]
+        assert blanks
+        for blank in blanks:
+            probabilities = [probability for _, probability in blank["guesses"]]
+            assert len(probabilities) == 5
+            assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_an_evaluation_becomes_a_report(run, tmp_path):
+    held_out, _, evaluation = run
+    rows = save_evaluation(tmp_path, held_out.program, held_out.loader, evaluation, 20)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 20, "train/loss/en": 6.0}\n')
+    assert [row.language for row in rows] == [*runs.LANGUAGES, "mean"]
+    assert sum(row.planned for row in rows[:-1]) == pytest.approx(1.0)
+    assert sum(row.realised for row in rows[:-1]) == pytest.approx(1.0)
+    assert rows[1].tokens == held_out.loader.tokens_seen(20)["ru"]
+    sections = load_sections(tmp_path)
+    assert sections["map"]["raw"]["points"].keys() == set(runs.LANGUAGES)
+    assert sections["config"]["model"]["width"] == 32
+    assert write_report(tmp_path) == tmp_path / "report.html"
