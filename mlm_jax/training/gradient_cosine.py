@@ -1,0 +1,138 @@
+"""Do tasks, or languages, pull the shared weights the same way? Cosines between their gradients, on demand."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Batch, Rows, TaskBatch
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.training.regex_table import parameter_names
+from mlm_jax.training.step import Program
+
+
+class GradientCosines(NamedTuple):
+    """Cosines between gradients (Yu et al. 2020, definition 1; between languages, Wang et al. 2021).
+
+    Attributes:
+      names: tasks or language codes.
+      cosines: ``[names, names]`` over the parameters that both gradients move; NaN where there are none.
+      norms: ``[names]`` of the gradients over the chosen parameters.
+    """
+
+    names: tuple[str, ...]
+    cosines: np.ndarray
+    norms: np.ndarray
+
+
+def between_tasks(program: Program, params: Any, batch: Batch, *, parameters: str = ".*",
+                  seed: int = 0) -> GradientCosines:  # fmt: skip
+    """Compare the gradients of the tasks' losses, before their weights in the total.
+
+    Args:
+      program: the compiled run.
+      params: parameters at which to measure.
+      batch: global batch of every task, as arrays on the mesh or the host.
+      parameters: regex of whole parameter paths, such as ``encoder/.*``.
+      seed: of the masks.
+
+    Raises:
+      UserError: the regex matches no parameter.
+    """
+    chosen = _chosen(params, parameters)
+    found = []
+    for task in program.objectives:
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
+        gradient = jax.jit(lambda params, rows, key, task=task: _gradient(program, params, task, rows, key))
+        found.append(gradient(params, batch[task], key))
+    return _compare(tuple(program.objectives), found, chosen)
+
+
+def between_languages(program: Program, params: Any, batch: Batch, *, task: str, parameters: str = ".*",
+                      seed: int = 0) -> GradientCosines:  # fmt: skip
+    """Compare the gradients of a task's terms of the loss, one a language that the batch has.
+
+    Args:
+      program: the compiled run.
+      params: parameters at which to measure.
+      batch: as in :func:`between_tasks`; of pairs, a row is of its target's language.
+      task: whose loss to take apart.
+      parameters: as in :func:`between_tasks`.
+      seed: of the masks.
+
+    Raises:
+      UserError: there is no such task, its loss is not a sum over rows, or the regex matches no parameter.
+    """
+    if task not in program.objectives:
+        raise UserError(f"no task {task!r}{nearest(task, program.objectives)}")
+    if not program.objectives[task].additive:
+        raise UserError(f"the loss of task {task!r} compares rows of all languages and has no part of one language")
+    chosen = _chosen(params, parameters)
+    rows = _texts(batch[task])
+    present = np.unique(np.asarray(rows.language)[np.asarray(rows.segment_ids).any(axis=1)])
+
+    @jax.jit
+    def gradient(params: Any, rows: TaskBatch, language: jax.Array) -> Any:
+        return _gradient(program, params, task, only_language(rows, language), jax.random.key(seed))
+
+    found = [gradient(params, batch[task], jnp.asarray(language)) for language in present]
+    return _compare(tuple(program.languages[language] for language in present), found, chosen)
+
+
+def only_language(batch: TaskBatch, language: jax.Array) -> TaskBatch:
+    """Turn the rows of other languages into padding, and their labels into ignored ones."""
+    keep = _texts(batch).language == language  # [rows]
+    part: TaskBatch = {}
+    for name, value in batch.items():
+        if isinstance(value, Rows):
+            part[name] = value._replace(segment_ids=jnp.where(keep[:, None], value.segment_ids, 0))
+        else:
+            part[name] = jnp.where(keep.reshape(-1, *(1,) * (value.ndim - 1)), value, -1)
+    return part
+
+
+def _gradient(program: Program, params: Any, task: str, batch: TaskBatch, key: jax.Array) -> Any:
+    objective, context = program.objectives[task], program.context
+    examples = objective.prepare(batch, key, context)
+
+    def loss(params: Any) -> jax.Array:
+        return objective.loss(model_room.merge(program.graphdef, params), examples, context, None)[0]
+
+    return jax.grad(loss)(params)
+
+
+def _texts(batch: TaskBatch) -> Rows:
+    return batch["targets"] if "targets" in batch else batch["inputs"]
+
+
+def _chosen(params: Any, parameters: str) -> list[int]:
+    """Return which leaves of the parameters a regex matches."""
+    names = parameter_names(params)
+    chosen = [index for index, name in enumerate(names) if re.fullmatch(parameters, name)]
+    if not chosen:
+        raise UserError(f"no parameter matches {parameters!r}{nearest(parameters, names)}")
+    return chosen
+
+
+def _compare(names: tuple[str, ...], gradients: list[Any], chosen: list[int]) -> GradientCosines:
+    flat = [jax.tree.leaves(gradient) for gradient in gradients]
+
+    def products(leaves: list[jax.Array]) -> jax.Array:
+        vectors = jnp.stack([leaf.ravel() for leaf in leaves])
+        return jnp.einsum("ip,jp->ij", vectors, vectors, precision="highest")
+
+    # One leaf at a time: its products [names, names], by which shared parameters are told from a task's own.
+    grams = np.stack([np.asarray(products([leaves[i] for leaves in flat]), np.float64) for i in chosen])
+    squares = np.diagonal(grams, axis1=1, axis2=2)  # [leaves, names]
+    shared = (squares[:, :, None] > 0) & (squares[:, None, :] > 0)  # [leaves, names, names]
+    own = np.where(shared, squares[:, :, None], 0.0).sum(axis=0)
+    lengths = np.sqrt(own * own.T)
+    dots = np.where(shared, grams, 0.0).sum(axis=0)
+    cosines = np.divide(dots, lengths, out=np.full_like(dots, np.nan), where=lengths > 0)
+    return GradientCosines(names, cosines, np.sqrt(squares.sum(axis=0)))
