@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax import model as model_room
 from mlm_jax.batch import Batch, Rows, TaskBatch
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.training.regex_table import parameter_names
@@ -49,8 +50,7 @@ def between_tasks(program: Program, params: Any, batch: Batch, *, parameters: st
     found = []
     for task in program.objectives:
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
-        gradient = jax.jit(lambda params, rows, key, task=task: _gradient(program, params, task, rows, key))
-        found.append(gradient(params, batch[task], key))
+        found.append(_gradient(program, task)(params, batch[task], key))
     return _compare(tuple(program.objectives), found, chosen)
 
 
@@ -76,16 +76,12 @@ def between_languages(program: Program, params: Any, batch: Batch, *, task: str,
     chosen = _chosen(params, parameters)
     rows = _texts(batch[task])
     present = np.unique(np.asarray(rows.language)[np.asarray(rows.segment_ids).any(axis=1)])
-
-    @jax.jit
-    def gradient(params: Any, rows: TaskBatch, language: jax.Array) -> Any:
-        return _gradient(program, params, task, only_language(rows, language), jax.random.key(seed))
-
-    found = [gradient(params, batch[task], jnp.asarray(language)) for language in present]
+    gradient = _gradient(program, task)
+    found = [gradient(params, only_language(batch[task], language), jax.random.key(seed)) for language in present]
     return _compare(tuple(program.languages[language] for language in present), found, chosen)
 
 
-def only_language(batch: TaskBatch, language: jax.Array) -> TaskBatch:
+def only_language(batch: TaskBatch, language: int) -> TaskBatch:
     """Turn the rows of other languages into padding, and their labels into ignored ones."""
     keep = _texts(batch).language == language  # [rows]
     part: TaskBatch = {}
@@ -97,14 +93,15 @@ def only_language(batch: TaskBatch, language: jax.Array) -> TaskBatch:
     return part
 
 
-def _gradient(program: Program, params: Any, task: str, batch: TaskBatch, key: jax.Array) -> Any:
+@functools.lru_cache(maxsize=8)
+def _gradient(program: Program, task: str) -> Callable[[Any, TaskBatch, jax.Array], Any]:
+    """Return the compiled gradient of a task's loss."""
     objective, context = program.objectives[task], program.context
-    examples = objective.prepare(batch, key, context)
 
-    def loss(params: Any) -> jax.Array:
-        return objective.loss(model_room.merge(program.graphdef, params), examples, context, None)[0]
+    def loss(params: Any, batch: TaskBatch, key: jax.Array) -> jax.Array:
+        return objective.loss(program.model(params), objective.prepare(batch, key, context), context, None)[0]
 
-    return jax.grad(loss)(params)
+    return jax.jit(jax.grad(loss))
 
 
 def _texts(batch: TaskBatch) -> Rows:
