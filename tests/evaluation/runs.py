@@ -32,7 +32,7 @@ def sentence(language, seed):
     return " ".join(words(language)[i] for i in rng.integers(0, 40, rng.integers(4, 9)))
 
 
-def make_store(folder, sentences=30):
+def make_store(folder, sentences=30, prefix="language"):
     """Text in three languages, parallel text en-ru and en-hi (not ru-hi), entities in en (train) and ru (held out)."""
     config = default_config()
     config.vocabulary.size, config.vocabulary.sentinels = 420, 2
@@ -40,8 +40,8 @@ def make_store(folder, sentences=30):
     vocabulary = Vocabulary.train([line for lines in text.values() for line in lines], config.vocabulary, LANGUAGES)
 
     def documents(code, seeds):
-        prefix = vocabulary.document_prefix("language", code)
-        return [np.array([*prefix, *vocabulary.encode(sentence(code, s)), vocabulary.eos_id], np.int32) for s in seeds]
+        start = vocabulary.document_prefix(prefix, code)
+        return [np.array([*start, *vocabulary.encode(sentence(code, s)), vocabulary.eos_id], np.int32) for s in seeds]
 
     with StoreWriter(folder, vocabulary, LANGUAGES) as writer:
         for split, seeds in (("train", range(sentences)), ("validation", range(1000, 1000 + sentences))):
