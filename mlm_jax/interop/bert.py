@@ -1,0 +1,43 @@
+"""BERT and multilingual BERT (Devlin et al. 2019): ``model_type`` "bert"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, token_ids
+from mlm_jax.interop.xlm_roberta import EMBEDDINGS, IGNORED, LAYER, describe
+from mlm_jax.interop.xlm_roberta import settings as roberta_settings
+
+HEAD = (
+    Entry("cls.predictions.transform.dense.weight", ("head/dense/kernel",)),
+    Entry("cls.predictions.transform.dense.bias", ("head/dense/bias",)),
+    Entry("cls.predictions.transform.LayerNorm.weight", ("head/norm/scale",)),
+    Entry("cls.predictions.transform.LayerNorm.bias", ("head/norm/bias",)),
+    Entry("cls.predictions.decoder.weight", ("output",)),
+    Entry("cls.predictions.bias", ("output_bias",), unless="output"),
+    Entry("cls.predictions.decoder.bias", ("output_bias",), only="output"),
+    Entry("cls.predictions.bias", ("output_bias",), only="output", copy=True),  # there, but unused by an untied head
+)
+
+
+def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
+    """Return the settings of ``config.model`` that a BERT config.json stands for: positions begin at row 0."""
+    return roberta_settings(config, contents) | {"position_offset": 0}
+
+
+FAMILY = Family(
+    model_type="bert",
+    base="bert.",
+    table=EMBEDDINGS + LAYER + HEAD,
+    settings=settings,
+    describe=describe,
+    architecture=lambda contents: "BertForMaskedLM" if contents.head else "BertModel",
+    facts=lambda config: Facts(rows=config.get("vocab_size", 30522), ids=token_ids(config, pad=0)),
+    embedding="{base}embeddings.word_embeddings.weight",
+    output="cls.predictions.decoder.weight",
+    head=r"^cls\.predictions\.",
+    ignored=IGNORED | {r"^cls\.seq_relationship\.": "next-sentence prediction"},
+    copies={"cls.predictions.decoder.weight": "{base}embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"},
+    renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
+)

@@ -1,0 +1,324 @@
+"""A foreign family: its configuration in our keys, and a table from its tensors to our parameters.
+
+A table is a tuple of :class:`Entry`. Our paths are written as if every layer stood alone
+(``encoder/{layer}/attention/query/kernel``); :func:`bind` finds the layer's slice of the stacked array. An entry counts
+where our model has its parameters, so that one table serves models with and without biases, heads or decoders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.errors import UserError
+
+# Keys of config.model that say nothing about what the trained function is.
+FREE = ("dropout", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "cross_entropy_chunk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of theirs and the parameters of ours that it holds.
+
+    Attributes:
+      theirs: name; ``{base}`` is the base model's prefix, ``{layer}`` and ``{language}`` run over all of them.
+      ours: paths of parameters, concatenated along their tensor's first axis. A ``kernel`` of ours is ``[in…, out…]``,
+        theirs ``[out, in]``; anything else only changes shape.
+      inputs: how many leading axes of our kernel are inputs (2 where heads are merged).
+      only: a path of ours that must exist for the entry to count, beside ``ours``.
+      unless: a path of ours that must not exist for the entry to count.
+      copy: the tensor repeats what another entry holds: written, and left out when read.
+      after_first: their first layer has no such tensor, and our first layer does not use its slice of the stack.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    inputs: int = 1
+    only: str = ""
+    unless: str = ""
+    copy: bool = False
+    after_first: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a file of weights holds, which config.json does not always say.
+
+    Attributes:
+      head: whether there is a head that predicts tokens; a bare base model has none.
+      decoder: whether there is a decoder.
+      tied: whether the output layer is the table of token embeddings.
+    """
+
+    head: bool = True
+    decoder: bool = False
+    tied: bool = True
+
+    @classmethod
+    def of_model(cls, model: Any) -> Contents:
+        """Return what the file of a model of ours would hold."""
+        headless = model.tied_embeddings and not model.head_transform and "head" not in model.biases and not model.decoder
+        return cls(not headless, bool(model.decoder), model.tied_embeddings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a foreign configuration says beside ``config.model``.
+
+    Attributes:
+      rows: rows of the embedding table.
+      languages: language codes in the order of indexed weights; () where there are none.
+      ids: {"pad" | "bos" | "eos" | "unk" | "mask": token id}; what is not known is not there.
+    """
+
+    rows: int
+    languages: tuple[str, ...] = ()
+    ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model type of Hugging Face transformers.
+
+    Attributes:
+      model_type: as config.json names it.
+      base: prefix of the base model's tensors under a head (``roberta.``); a bare base model has none.
+      table: their tensors and our parameters.
+      settings: (config.json, contents) → settings of ``config.model``; raises UserError for what we lack.
+      describe: (``config.model``, facts) → config.json without ``architectures``; must not fail for a model that does
+        not fit, which shows when its settings come out differently.
+      architecture: contents → class name.
+      embedding: name of the table of token embeddings.
+      output: name of the output layer's table, where it is not tied.
+      head: pattern of the names of a head's tensors.
+      tied: whether config.json means a tied output layer when it says nothing.
+      tied_if_missing: whether a file without an output layer is tied whatever config.json says.
+      only_output: whether the head is nothing but the output layer, so that a tied model shows no sign of it.
+      ignored: {pattern of names that have no counterpart: why that is harmless}.
+      copies: {name: the name that it repeats}, as old files do for tied weights.
+      renamed: ((pattern, replacement), …) applied to names first: older spellings.
+      facts: config.json → facts.
+    """
+
+    model_type: str
+    base: str
+    table: tuple[Entry, ...]
+    settings: Callable[[Mapping[str, Any], Contents], dict[str, Any]]
+    describe: Callable[[Any, Facts], dict[str, Any]]
+    architecture: Callable[[Contents], str]
+    facts: Callable[[Mapping[str, Any]], Facts]
+    embedding: str
+    output: str
+    head: str
+    tied: bool = True
+    tied_if_missing: bool = False
+    only_output: bool = False
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """One tensor of theirs, bound to slices of our arrays.
+
+    Attributes:
+      name: theirs.
+      shape: theirs.
+      parts: (path, index, shape of the slice) of ours.
+      inputs: leading axes of our kernel that are inputs.
+      copy: whether another tensor holds the same.
+      unused: whether they have no such tensor, and we do not use the slice.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    inputs: int
+    copy: bool = False
+    unused: bool = False
+
+    def to_ours(self, tensor: np.ndarray) -> list[np.ndarray]:
+        """Cut their tensor into our slices."""
+        if len(self.parts) == 1:
+            return [_to_ours(self.parts[0], self.inputs, tensor)]
+        sizes = [_their_shape(path, shape, self.inputs)[0] for path, _, shape in self.parts]
+        pieces = np.split(tensor, np.cumsum(sizes)[:-1])
+        return [_to_ours(part, self.inputs, piece) for part, piece in zip(self.parts, pieces)]
+
+    def to_theirs(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Join our slices into their tensor."""
+        pieces = []
+        for path, index, shape in self.parts:
+            value = np.asarray(arrays[path][index])
+            pieces.append(value.reshape(math.prod(shape[: self.inputs]), -1).T if _is_kernel(path)
+                          else value.reshape(_their_shape(path, shape, self.inputs)))  # fmt: skip
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def bind(family: Family, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str], base: str) -> dict[str, Bound]:
+    """Bind a family's table to a model.
+
+    Args:
+      family: whose table.
+      shapes: {path: shape} of our parameters.
+      model: ``config.model``.
+      languages: codes in index order.
+      base: prefix of the base model's tensors.
+
+    Returns:
+      {their name: its binding}.
+
+    Raises:
+      UserError: a parameter of ours has no place in the table.
+    """
+    bound: dict[str, Bound] = {}
+    for entry in family.table:
+        stack = next((name for name in ("encoder", "decoder") if entry.ours[0].startswith(f"{name}/{{layer}}")), "")
+        places = _layers(model, stack) if stack else [("", 0)]
+        for layer, (group, offset) in enumerate(places):
+            for number, language in enumerate(languages) if "{language}" in entry.theirs else [(-1, "")]:
+                index = ((offset,) if stack else ()) + ((number,) if number >= 0 else ())
+                paths = [path.replace("{layer}", group) for path in entry.ours]
+                needed = [*paths, entry.only.replace("{layer}", group)] if entry.only else paths
+                if entry.unless.replace("{layer}", group) in shapes or not all(path in shapes for path in needed):
+                    continue
+                name = entry.theirs.replace("{base}", base).replace("{layer}", str(layer)).replace("{language}", language)
+                parts = tuple((path, index, tuple(shapes[path][len(index) :])) for path in paths)
+                theirs = [_their_shape(path, shape, entry.inputs) for path, _, shape in parts]
+                bound[name] = Bound(name, (sum(shape[0] for shape in theirs), *theirs[0][1:]), parts, entry.inputs, entry.copy,
+                                    entry.after_first and layer == 0)  # fmt: skip
+    covered: dict[str, int] = dict.fromkeys(shapes, 0)
+    for one in (one for one in bound.values() if not one.copy):
+        for path, _, shape in one.parts:
+            covered[path] += math.prod(shape)
+    for path, size in covered.items():
+        if size != math.prod(shapes[path]):
+            raise UserError(f"parameter {path!r} has no place in a model of type {family.model_type!r}")
+    return bound
+
+
+def _layers(model: Any, stack: str) -> list[tuple[str, int]]:
+    """Return (path of the group's layers, offset in it) for each layer of a stack."""
+    groups = enumerate(getattr(model, stack))
+    return [(f"{number}/layers", offset) for number, group in groups for offset in range(group["layers"])]
+
+
+def _is_kernel(path: str) -> bool:
+    return path.endswith("/kernel")
+
+
+def _their_shape(path: str, shape: Sequence[int], inputs: int) -> tuple[int, ...]:
+    if _is_kernel(path):
+        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+    return (math.prod(shape),) if path.endswith("/bias") else tuple(shape)
+
+
+def _to_ours(part: tuple[str, tuple[int, ...], tuple[int, ...]], inputs: int, tensor: np.ndarray) -> np.ndarray:
+    path, _, shape = part
+    return (tensor.T if _is_kernel(path) else tensor).reshape(shape)
+
+
+def canonical(model: Any) -> dict[str, Any]:
+    """Return what determines the function of a model: defaults filled in, keys without effect left out."""
+    settings = {key: value for key, value in dict(model).items() if key not in FREE}
+    rope, learned, relative = (model.position == kind for kind in ("rope", "learned", "relative"))
+    layers = sum(group["layers"] for group in model.encoder)
+    every = min(model.global_every, layers)  # beyond the last layer it makes no difference
+    settings |= {
+        "encoder": _canonical_groups(model.encoder),
+        "decoder": _canonical_groups(model.decoder),
+        "kv_heads": model.kv_heads or model.heads,
+        "head_width": model.head_width or model.width // model.heads,
+        "biases": tuple(sorted(model.biases)),
+        "norms": _canonical_norms(model),
+        "max_positions": None if relative else model.max_positions,
+        "position_offset": model.position_offset if learned else None,
+        "relative": dict(model.relative) if relative else None,
+        "rope_theta": model.rope_theta if rope else None,
+        "local_rope_theta": model.local_rope_theta if rope and every > 1 else None,
+        "window": model.window if every > 1 else None,
+        "global_every": max(every, 1),
+        "cross_lingual": dict(model.cross_lingual),
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _canonical_norms(model: Any) -> tuple[str, ...]:
+    norms = set(model.norms)
+    if model.norm_position == "post":  # a layer's norm comes after it, in the first layer too
+        norms.discard("first_attention")
+    return tuple(sorted(norms))
+
+
+def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Join neighbours that say the same."""
+    joined: list[dict[str, Any]] = []
+    for group in groups:
+        full = {"weights": "shared", "adapter": 0, **group}
+        if not full["adapter"]:
+            full = {key: value for key, value in full.items() if not key.startswith("adapter")}
+        if joined and {**joined[-1], "layers": 0} == {**full, "layers": 0} and full["weights"] == "shared":
+            joined[-1]["layers"] += full["layers"]
+        else:
+            joined.append(full)
+    return tuple(joined)
+
+
+def differences(family: Family, model: Any, facts: Facts, default: Callable[[], Any]) -> list[tuple[str, Any, Any]]:
+    """Return (key, our value, what the family makes of it) for every key of ``config.model`` that it cannot express."""
+    described = family.describe(model, facts)
+    foreign = default()
+    foreign.update(family.settings(described, Contents.of_model(model)))
+    ours, theirs = canonical(model), canonical(foreign)
+    return [(key, ours.get(key), theirs.get(key)) for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+
+
+def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Check that a configuration has the only values that we have a counterpart of, where it says anything.
+
+    Raises:
+      UserError: names the key and its value.
+    """
+    for key, value in values.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{key} is {config[key]!r}, which has no counterpart here (only {value!r} has)")
+
+
+def lookup(table: Mapping[str, str], key: str, config: Mapping[str, Any], default: str) -> str:
+    """Return our name of a value such as an activation.
+
+    Raises:
+      UserError: the value has no counterpart; the message names key and value.
+    """
+    value = config.get(key, default)
+    if value not in table:
+        raise UserError(f"{key} is {value!r}, which has no counterpart here (only {', '.join(sorted(table))} have)")
+    return table[value]
+
+
+def reverse(table: Mapping[str, str], value: str) -> str:
+    """Return their name of one of our values: the first that fits, or the first of all if none does."""
+    return next((theirs for theirs, ours in table.items() if ours == value), next(iter(table)))
+
+
+def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, int]:
+    """Return the special ids that a config.json names, with the family's own defaults for what it leaves out."""
+    found = {}
+    for name in ("pad", "bos", "eos", "unk", "mask"):
+        value = config.get(f"{name}_token_id", defaults.get(name))
+        if isinstance(value, list):  # several tokens may end a text; the first is the one that is written
+            value = value[0] if value else None
+        if value is not None:
+            found[name] = int(value)
+    return found
+
+
+def matches(patterns: Iterable[str], name: str) -> bool:
+    """Return whether one of the patterns is found in the name."""
+    return any(re.search(pattern, name) for pattern in patterns)

@@ -1,0 +1,152 @@
+"""Reading and writing safetensors folders tensor by tensor, in one file or in shards with an index.
+
+Nothing is held beside the tensor at hand (reading maps the files, writing keeps one shard), so that peak memory is the
+model plus about one shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mlm_jax.errors import UserError, nearest
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+class TensorReader:
+    """The tensors of a folder: names and shapes at once, values one at a time.
+
+    Args:
+      folder: holds ``model.safetensors``, or ``model.safetensors.index.json`` and the shards that it names.
+
+    Raises:
+      UserError: there are no such files, a shard that the index names is missing, or a file is cut short.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.file_of: dict[str, str] = {}
+        self.open: tuple[str, safe_open] | None = None
+        for name in self._files():
+            file = self._opened(name)
+            for tensor in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                self.file_of[tensor] = name
+                self.shapes[tensor] = tuple(file.get_slice(tensor).get_shape())
+
+    def _files(self) -> list[str]:
+        index = self.folder / INDEX
+        if index.is_file():
+            try:
+                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise UserError("not an index of safetensors files", file=index, remedy="download it again") from error
+        else:
+            files = [SINGLE]
+        for name in files:
+            if not (self.folder / name).is_file():
+                pickled = sorted(path.name for path in self.folder.glob("*.bin"))
+                raise UserError(
+                    f"{name} is missing" + (f"; {pickled[0]} is a pickle, which is not read" if pickled else ""),
+                    file=self.folder,
+                    remedy="save the model as safetensors (transformers: model.save_pretrained)",
+                )
+        return files
+
+    def _opened(self, name: str):
+        if self.open is None or self.open[0] != name:
+            try:
+                self.open = (name, safe_open(self.folder / name, framework="np"))
+            except SafetensorError as error:
+                raise UserError(
+                    f"the file is cut short or not in the safetensors format ({error})",
+                    file=self.folder / name,
+                    remedy="download it again",
+                ) from error
+        return self.open[1]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the tensors' names in the order of files, so that each file is opened once."""
+        return iter(self.file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.file_of
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor in the file's own dtype (bfloat16 as ``ml_dtypes.bfloat16``).
+
+        Raises:
+          UserError: there is no such tensor, or it is not of floating-point numbers.
+        """
+        if name not in self.file_of:
+            raise UserError(f"tensor {name!r} is missing{nearest(name, self.file_of)}", file=self.folder)
+        tensor = self._opened(self.file_of[name]).get_tensor(name)
+        if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype != ml_dtypes.bfloat16:
+            raise UserError(
+                f"tensor {name!r} is of type {tensor.dtype}, which is not a floating-point type that is read",
+                file=self.folder / self.file_of[name],
+                remedy="quantised weights must be turned back into floating-point numbers first",
+            )
+        return tensor
+
+
+class TensorWriter:
+    """Writes tensors into shards of at most ``shard_bytes`` (one tensor at least), and their index.
+
+    The files have the names that Hugging Face gives them: ``model.safetensors``, or
+    ``model-00001-of-00003.safetensors`` … and ``model.safetensors.index.json``.
+
+    Args:
+      folder: an existing folder; the caller renames it into place when all is written.
+      dtype: ``float32``, ``bfloat16`` or ``float16``.
+      shard_bytes: largest size of one file.
+    """
+
+    def __init__(self, folder: str | Path, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES):
+        if dtype not in DTYPES:
+            raise UserError(f"weights cannot be written as {dtype!r}{nearest(dtype, DTYPES)}", remedy=f"use {', '.join(DTYPES)}")
+        self.folder, self.dtype, self.shard_bytes = Path(folder), DTYPES[dtype], shard_bytes
+        self.pending: dict[str, np.ndarray] = {}
+        self.pending_bytes = self.total_bytes = 0
+        self.shards: list[list[str]] = []
+
+    def add(self, name: str, value: np.ndarray) -> None:
+        """Take one tensor; writes a shard when there is enough for one."""
+        value = np.ascontiguousarray(value, self.dtype)
+        if self.pending and self.pending_bytes + value.nbytes > self.shard_bytes:
+            self._flush()
+        self.pending[name] = value
+        self.pending_bytes += value.nbytes
+        self.total_bytes += value.nbytes
+
+    def close(self) -> None:
+        """Write what remains, give the files their final names, and write the index if there are several."""
+        self._flush()
+        count = len(self.shards)
+        if count == 1:
+            self._temporary(0).rename(self.folder / SINGLE)
+            return
+        names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+        for number, name in enumerate(names):
+            self._temporary(number).rename(self.folder / name)
+        weight_map = {tensor: name for name, shard in zip(names, self.shards) for tensor in shard}
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _flush(self) -> None:
+        if self.pending or not self.shards:
+            save_file(self.pending, self._temporary(len(self.shards)), metadata={"format": "pt"})
+            self.shards.append(list(self.pending))
+            self.pending, self.pending_bytes = {}, 0
+
+    def _temporary(self, number: int) -> Path:
+        return self.folder / f"shard-{number}.safetensors"

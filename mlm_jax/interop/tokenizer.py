@@ -1,0 +1,103 @@
+"""SentencePiece models and byte vocabularies as ``tokenizer.json`` of the tokenizers library, with the same ids.
+
+The JSON does what :meth:`mlm_jax.data.vocabulary.Vocabulary.encode_special` does: special pieces mean themselves, and the
+text between them is encoded by itself, without spaces at its ends.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from mlm_jax.data.vocabulary import BYTES, WORD, Vocabulary
+from mlm_jax.errors import UserError
+
+UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
+
+
+def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) -> Tokenizer:
+    """Return a tokenizer with the ids of a vocabulary.
+
+    Args:
+      vocabulary: of SentencePiece or of bytes.
+      prefix: ids put before every text.
+      suffix: ids put after every text.
+
+    Raises:
+      UserError: the SentencePiece model is of a kind that has no counterpart.
+    """
+    tokenizer = _bytes(vocabulary) if vocabulary.model is None else from_sentencepiece(vocabulary.model)
+    special = set(vocabulary.special_ids.tolist())
+    tokenizer.add_tokens([
+        # Spaces around a special piece are not part of the text beside it.
+        AddedToken(piece, special=True, normalized=False, lstrip=True, rstrip=True)
+        for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size))) if index in special
+    ])  # fmt: skip
+    tokenizer.post_processor = template(tokenizer, prefix, suffix)
+    return tokenizer
+
+
+def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> processors.PostProcessor:
+    """Return what puts ids before and after each text, and around both texts of a pair."""
+    pieces = {index: tokenizer.id_to_token(index) for index in {*prefix, *suffix}}
+    around = [pieces[index] for index in prefix], [pieces[index] for index in suffix]
+    one = [*around[0], "$A", *around[1]]
+    two = [*one, *(f"{piece}:1" for piece in around[0]), "$B:1", *(f"{piece}:1" for piece in around[1])]
+    return processors.TemplateProcessing(single=one, pair=two, special_tokens=[(piece, index) for index, piece in pieces.items()])
+
+
+def from_sentencepiece(model: bytes) -> Tokenizer:
+    """Return a tokenizer with the pieces, scores, normalisation and byte fallback of a SentencePiece model.
+
+    Raises:
+      UserError: the model is neither unigram nor BPE, or treats white space in a way that has no counterpart.
+    """
+    proto = sentencepiece_model.ModelProto.FromString(model)
+    trainer, rules = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type not in (UNIGRAM, BPE):
+        raise UserError("only unigram and BPE models of SentencePiece have a counterpart in tokenizers")
+    if trainer.treat_whitespace_as_suffix or not rules.escape_whitespaces:
+        raise UserError("a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if trainer.model_type == UNIGRAM:
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
+    else:
+        ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+        usable = {piece.piece: piece.score for piece in proto.pieces if piece.type == sentencepiece_model.ModelProto.SentencePiece.NORMAL}
+        tokenizer = Tokenizer(models.BPE(ids, merges(usable), unk_token=trainer.unk_piece, fuse_unk=True,
+                                         byte_fallback=trainer.byte_fallback))  # fmt: skip
+    steps: list[Any] = []
+    if rules.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
+    if rules.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    crossing = any(WORD in piece.lstrip(WORD) for piece, _ in pieces)
+    scheme = "always" if rules.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD, prepend_scheme=scheme, split=not crossing)
+    strip = [decoders.Strip(content=" ", left=1, right=0)] if rules.add_dummy_prefix else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(WORD, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return tokenizer
+
+
+def merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Return the merges that make SentencePiece's BPE: every way to build a piece from two, the best piece first."""
+    order = sorted(scores, key=lambda piece: -scores[piece])
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in order
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+
+
+def _bytes(vocabulary: Vocabulary) -> Tokenizer:
+    pieces = vocabulary.pieces(range(4 + BYTES))
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(ids, [], unk_token=pieces[vocabulary.unk_id], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer

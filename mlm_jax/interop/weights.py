@@ -1,0 +1,217 @@
+"""Foreign weights and configurations into ours and back, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax import model as model_room
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
+from mlm_jax.interop.family import Bound, Contents, Facts, Family, bind, differences, matches
+from mlm_jax.interop.tensors import TensorReader, TensorWriter
+
+log = logging.getLogger(__name__)
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (xlm_roberta.FAMILY, bert.FAMILY, modernbert.FAMILY, eurobert.FAMILY, *t5.FAMILIES, xmod.FAMILY)
+}
+# The order in which a model of ours looks for a family that can express it.
+EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "umt5", "xmod")
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Return a foreign config.json.
+
+    Raises:
+      UserError: it is missing, not JSON, or of a model type that is not known here.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        kind = config["model_type"]
+    except FileNotFoundError as error:
+        raise UserError("there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("this is not the configuration of a model: it has no model_type", file=file) from error
+    if kind not in FAMILIES:
+        raise UserError(f"model_type {kind!r} is unknown here{nearest(kind, FAMILIES)}", file=file,
+                        remedy=f"one of {', '.join(FAMILIES)} can be read")  # fmt: skip
+    return config
+
+
+class Foreign:
+    """A folder of a foreign model: its family, its settings in our keys, and its weights when they are asked for.
+
+    Args:
+      folder: with config.json and safetensors.
+
+    Attributes:
+      family: the table that fits.
+      facts: rows of the embedding table, languages, special ids.
+      settings: of ``config.model``.
+
+    Raises:
+      UserError: a file is missing or damaged, or the configuration asks for what we lack; the message names it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config = read_config(folder)
+        self.family = FAMILIES[self.config["model_type"]]
+        self.tensors = TensorReader(folder)
+        self.names = {self._renamed(name): name for name in self.tensors}  # our table's spelling → the file's
+        self.base = self.family.base if any(name.startswith(self.family.base) for name in self.names) else ""
+        self.facts = self.family.facts(self.config)
+        self.contents = self._contents()
+        try:
+            self.settings = self.family.settings(self.config, self.contents)
+        except UserError as error:
+            raise UserError(error.problem, file=self.folder / "config.json", remedy=error.remedy) from error
+
+    def _renamed(self, name: str) -> str:
+        for pattern, replacement in self.family.renamed:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def _contents(self) -> Contents:
+        family, names = self.family, self.names
+        head = any(matches([family.head], name) for name in names)
+        embedding = family.embedding.replace("{base}", self.base)
+        if embedding not in names:
+            raise UserError(f"tensor {embedding!r} is missing{nearest(embedding, names)}", file=self.folder)
+        says_tied = self.config.get("tie_word_embeddings", family.tied)
+        if family.output not in names:
+            tied = says_tied or not head or family.tied_if_missing
+        else:  # as transformers does, weights that differ are not tied whatever the configuration says
+            tied = says_tied and np.array_equal(self.read(family.output), self.read(embedding))
+        return Contents(head, any(name.startswith("decoder.") for name in names), bool(tied))
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor by our table's spelling of its name."""
+        return self.tensors.read(self.names[name])
+
+    def params(self, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return our parameters, float32, by path.
+
+        Args:
+          shapes: {path: shape} of our model.
+          model: ``config.model``.
+          languages: codes in index order.
+
+        Raises:
+          UserError: a tensor is missing, left over or of another shape; the message names it.
+        """
+        bound = bind(self.family, shapes, model, languages, self.base)
+        self._check(bound)
+        arrays = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+        for one in bound.values():
+            if one.unused:
+                for path, index, _ in one.parts:
+                    arrays[path][index] = 1.0 if path.endswith("/scale") else 0.0
+        for name in self.names:  # in the order of files: each is opened once
+            if name in bound and not bound[name].copy:
+                one = bound[name]
+                for (path, index, _), piece in zip(one.parts, one.to_ours(self.read(name))):
+                    arrays[path][index] = piece
+        return arrays
+
+    def _check(self, bound: Mapping[str, Bound]) -> None:
+        for name, one in bound.items():
+            if one.copy or one.unused and name not in self.names:
+                continue
+            if one.unused:
+                raise UserError(f"tensor {name!r} has no place in a model of this configuration", file=self.folder)
+            if name not in self.names:
+                raise UserError(f"tensor {name!r} is missing{nearest(name, self.names)}", file=self.folder)
+            shape = self.tensors.shapes[self.names[name]]
+            if shape != one.shape:
+                raise UserError(f"tensor {name!r} is of shape {list(shape)}, but config.json asks for {list(one.shape)}", file=self.folder)
+        left_out = set()
+        for name in self.names:
+            if name in bound:
+                continue
+            original = self.family.copies.get(name, "").replace("{base}", self.base)
+            why = next((why for pattern, why in self.family.ignored.items() if matches([pattern], name)), "")
+            if original in bound:
+                if not np.array_equal(self.read(name), self.read(original)):
+                    raise UserError(f"tensors {name!r} and {original!r} should be the same, but differ", file=self.folder)
+            elif why:
+                left_out.add(why)
+            else:
+                raise UserError(f"tensor {name!r} has no place in a model of this configuration{nearest(name, bound)}", file=self.folder)
+        for why in sorted(left_out):
+            log.warning("left out: %s", why)
+
+
+def flat_shapes(config: ConfigDict, rows: int, languages: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of the parameters of a model without task heads."""
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=rows, languages=tuple(languages), labels={})
+    return {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"a/b/c": leaf} of a nested dictionary."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nested dictionary of {"a/b/c": leaf}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree
+
+
+def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
+    """Return the family that a model of ours can be exported as.
+
+    Args:
+      model: ``config.model``.
+      facts: its vocabulary's and languages' part.
+      wanted: a model type; "" takes the first that fits.
+
+    Raises:
+      UserError: none fits (or not the one that is wanted); the message says which keys of the nearest stand in the way.
+    """
+    if wanted and wanted not in FAMILIES:
+        raise UserError(f"model_type {wanted!r} is unknown here{nearest(wanted, FAMILIES)}", remedy=f"one of {', '.join(FAMILIES)}")
+    found = {name: differences(FAMILIES[name], model, facts, lambda: default_config().model) for name in ([wanted] if wanted else EXPORTED_AS)}
+    best = min(found, key=lambda name: len(found[name]))
+    if found[best]:
+        fields = "; ".join(f"model.{key} is {ours!r}, not {theirs!r}" for key, ours, theirs in found[best])
+        raise UserError(f"this model cannot be expressed as {best!r}" + ("" if wanted else ", the nearest family") + f": {fields}")
+    return FAMILIES[best]
+
+
+def write_weights(writer: TensorWriter, family: Family, params: Mapping[str, np.ndarray], model: Any, languages: Sequence[str]) -> None:
+    """Write our parameters under the family's names.
+
+    Args:
+      writer: takes the tensors one by one.
+      family: whose table.
+      params: {path: array}; what belongs to task heads is not looked at.
+      model: ``config.model``.
+      languages: codes in index order.
+    """
+    shapes = {path: tuple(value.shape) for path, value in params.items()}
+    base = family.base if Contents.of_model(model).head or family.only_output else ""
+    for name, one in bind(family, shapes, model, languages, base).items():
+        if not one.unused:
+            writer.add(name, one.to_theirs(params))

@@ -1,0 +1,62 @@
+"""X-MOD (Pfeiffer et al. 2022): ``model_type`` "xmod"; an adapter a language becomes an indexed adapter of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, token_ids
+from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, IGNORED, LAYER, xlm_roberta_settings
+from mlm_jax.interop.xlm_roberta import describe as roberta_describe
+
+ADAPTERS = tuple(
+    Entry(f"{{base}}encoder.layer.{{layer}}.output.adapter_modules.{{language}}.{theirs}.{end}", (f"encoder/{{layer}}/adapter/weights/{ours}/{our_end}",))
+    for theirs, ours in (("dense1", "down"), ("dense2", "up"))
+    for end, our_end in (("weight", "kernel"), ("bias", "bias"))
+)  # fmt: skip
+
+
+def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
+    """Return the settings of ``config.model`` that an X-MOD config.json stands for."""
+    require(config, {"adapter_layer_norm": False, "adapter_reuse_layer_norm": True, "ln_before_adapter": True, "pre_norm": False})
+    width = config.get("hidden_size", 768)
+    group = {
+        "layers": config.get("num_hidden_layers", 12),
+        "weights": "shared",
+        "adapter": int(width // config.get("adapter_reduction_factor", 2)),
+        "adapter_weights": "source_language",
+    }
+    return xlm_roberta_settings(config, contents) | {"encoder": (group,)}
+
+
+def describe(model: Any, facts: Facts) -> dict[str, Any]:
+    """Return the config.json of a model of ours."""
+    adapter = model.encoder[0].get("adapter", 0) if model.encoder else 0
+    return roberta_describe(model, facts) | {
+        "adapter_layer_norm": False,
+        "adapter_reuse_layer_norm": True,
+        "ln_before_adapter": True,
+        "pre_norm": False,
+        "adapter_reduction_factor": model.width // adapter if adapter else 2,
+        "languages": list(facts.languages),
+    }
+
+
+FAMILY = Family(
+    model_type="xmod",
+    base="roberta.",
+    table=EMBEDDINGS + LAYER + ADAPTERS + HEAD,
+    settings=settings,
+    describe=describe,
+    architecture=lambda contents: "XmodForMaskedLM" if contents.head else "XmodModel",
+    facts=lambda config: Facts(
+        rows=config.get("vocab_size", 30522),
+        languages=tuple(config.get("languages", ("en_XX",))),
+        ids=token_ids(config, pad=1, bos=0, eos=2),
+    ),
+    embedding="{base}embeddings.word_embeddings.weight",
+    output="lm_head.decoder.weight",
+    head=r"^lm_head\.",
+    ignored=IGNORED,
+    copies={"lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+)
