@@ -28,17 +28,20 @@ def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray
         (which, features[stream].values.request(slices.start[which], slices.stop[which]))
         for stream, which in _groups(slices.stream)
     ]
-    stored = np.full((len(language), length), pad_id, np.int32)
+    tokens = np.empty((len(language), length), np.int32)
     used = np.zeros(len(language), np.int64)  # tokens of each row
     np.add.at(used, slices.row, slices.stop - slices.start)
+    for short in np.flatnonzero(used < length):
+        tokens[short, used[short] :] = pad_id
     for which, result in reading:
         for row, column, part in zip(slices.row[which].tolist(), slices.column[which].tolist(), result()):
-            stored[row, column : column + len(part)] = part
-    begins = stored < 0  # the complement marks the first token of a document
-    begins[slices.row, slices.column] = True
-    begins[:, 0] = True
-    tokens = np.bitwise_xor(stored, stored >> 31, out=stored)
-    return Rows(tokens, *_segments(begins, used), language)
+            tokens[row, column : column + len(part)] = part
+    flat = tokens.reshape(-1)
+    documents = np.flatnonzero(flat < 0)  # the complement marks the first token of a document
+    flat[documents] = ~flat[documents]
+    rows = np.arange(len(language)) * length
+    begins = np.unique(np.concatenate([documents, rows, slices.row * length + slices.column]))
+    return Rows(tokens, *_segments(begins, used, length), language)
 
 
 def read_documents(
@@ -81,16 +84,21 @@ def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray
     return Rows(values ^ (values >> 31), real.astype(np.int32), np.where(real, column, 0).astype(np.int32), language)
 
 
-def _segments(begins: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return segment ids, from 1 in every row, and positions; both 0 in the padding behind ``used`` tokens."""
-    rows, length = begins.shape
-    first = np.flatnonzero(begins)  # of each segment; a row's first token always is one
-    lengths = np.diff(first, append=rows * length)
-    row = first // length
-    number = np.arange(len(first)) - np.searchsorted(row, np.arange(rows))[row] + 1
-    segment_ids = np.repeat(number.astype(np.int32), lengths).reshape(rows, length)
-    positions = np.arange(rows * length, dtype=np.int32) - np.repeat(first.astype(np.int32), lengths)
-    positions = positions.reshape(rows, length)
+def _segments(begins: np.ndarray, used: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return segment ids, from 1 in every row, and positions; both 0 in the padding behind ``used`` tokens.
+
+    Args:
+      begins: sorted places, in ``[rows * length]``, at which a segment begins; the first of each row is one.
+      used: ``[rows]``.
+      length: of a row.
+    """
+    size = len(used) * length
+    lengths = np.diff(begins, append=size)
+    row = begins // length
+    number = np.arange(1, len(begins) + 1) - np.searchsorted(row, np.arange(len(used)))[row]
+    segment_ids = np.repeat(number.astype(np.int32), lengths).reshape(-1, length)
+    positions = np.arange(size, dtype=np.int32).reshape(-1, length)
+    positions -= np.repeat(begins.astype(np.int32), lengths).reshape(-1, length)
     for short in np.flatnonzero(used < length):
         segment_ids[short, used[short] :] = 0
         positions[short, used[short] :] = 0

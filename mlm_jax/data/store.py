@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
 FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
 TOKENS = ("inputs", "targets")  # features that hold token ids; labels hold class numbers, -1 = ignored
 CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
@@ -245,20 +246,33 @@ class StoreWriter:
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 
     def __enter__(self) -> StoreWriter:
-        if _is_local(self.folder):
-            final = Path(self.folder)
-            if final.exists() and not (final / MANIFEST).exists() and (not final.is_dir() or any(final.iterdir())):
-                raise UserError("is there already and is not a token store", file=final, remedy="name another folder")
-            self._place = f"{self.folder}.incomplete"
-            shutil.rmtree(self._place, ignore_errors=True)
-        else:
-            self._place = self.folder
+        local = _is_local(self.folder)
+        self._place = f"{self.folder}.incomplete" if local else self.folder
         try:
-            self._keys = _keys(self._place)
-            self._keys.delete_range(ts.KvStore.KeyRange()).result()  # what an interrupted writer left in a bucket
+            if local:
+                final = Path(self.folder)
+                foreign = final.exists() and not (final / MANIFEST).exists() and _holds_something(final)
+                shutil.rmtree(self._place, ignore_errors=True)
+                self._keys = _keys(self._place)
+            else:
+                self._keys = _keys(self._place)
+                ours = any(self._keys.read(name).result().state == "value" for name in (MANIFEST, UNFINISHED))
+                foreign = not ours and bool(self._keys.list().result())
+            if foreign:
+                remedy = "name another folder in data.store"
+                raise UserError("there is something that is not a token store", file=self.folder, remedy=remedy)
+            if not local:
+                self._clear()
         except FAILURES as error:
             raise UserError(f"cannot write a token store: {one_line(error)}", file=self.folder) from error
         return self
+
+    def _clear(self) -> None:
+        """Remove what stands at an address, which is no store from the first moment on, and ours to the last."""
+        self._keys.write(UNFINISHED, b"").result()
+        self._keys.write(MANIFEST, None).result()
+        self._keys.delete_range(ts.KvStore.KeyRange(exclusive_max=UNFINISHED)).result()
+        self._keys.delete_range(ts.KvStore.KeyRange(inclusive_min=UNFINISHED + "\0")).result()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         try:
@@ -387,6 +401,8 @@ class StoreWriter:
                 final.rename(old)
             Path(self._place).rename(final)
             shutil.rmtree(old, ignore_errors=True)
+        else:
+            self._keys.write(UNFINISHED, None).result()
 
     def _manifest(self) -> dict[str, Any]:
         for name in self.labels | self.rates:
@@ -431,6 +447,10 @@ def _check_labels(stream: str, facts: dict[str, Any], labels: np.ndarray, inputs
 
 def _is_local(folder: str | Path) -> bool:
     return "://" not in str(folder)
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
 
 
 def _keys(folder: str | Path) -> ts.KvStore:

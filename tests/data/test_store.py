@@ -173,23 +173,40 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not any("old" in name for name in hashes(tmp_path))
 
 
-def test_a_folder_that_is_not_a_store_is_not_touched(tmp_path):
+@pytest.mark.parametrize("address", [str, lambda path: path.as_uri()], ids=["folder", "address"])
+def test_a_folder_that_is_not_a_store_is_not_touched(tmp_path, address):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not a token store"), StoreWriter(tmp_path, Ids(), ["de"]):
+    with pytest.raises(UserError, match="not a token store"), StoreWriter(address(tmp_path), Ids(), ["de"]):
         pass
-    assert (tmp_path / "thesis.tex").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_address_works_like_a_folder_and_is_no_store_until_the_end(tmp_path):
     address = (tmp_path / "bucket").as_uri()
-    with StoreWriter(address, Ids(), ["de"]) as writer:
-        writer.add("de", "text", ["de"], "train", {"inputs": documents([3000] * 4)})
-        with pytest.raises(UserError, match="no token store"):
-            Store.open(address)
-    assert (
-        Store.open(address).stream("de").split("train")["inputs"].read().tolist()
-        == np.concatenate(documents([3000] * 4)).tolist()
-    )
+    docs = documents([3000] * 4)
+    for name in ("old", "new"):
+        with StoreWriter(address, Ids(), ["de"]) as writer:
+            with pytest.raises(UserError, match="no token store"):
+                Store.open(address)
+            writer.add(name, "text", ["de"], "train", {"inputs": docs})
+        read = Store.open(address).stream(name).split("train")["inputs"].read()
+        np.testing.assert_array_equal(read, np.concatenate(docs))
+    assert {path.name for path in (tmp_path / "bucket").iterdir() if any(path.rglob("*")) or path.is_file()} == {
+        "manifest.json",
+        "new",
+        "vocabulary",
+    }
+
+
+def test_what_an_interrupted_writer_left_at_an_address_is_cleared(tmp_path):
+    address = (tmp_path / "bucket").as_uri()
+    with pytest.raises(KeyboardInterrupt), StoreWriter(address, Ids(), ["de"]) as writer:
+        writer.add("old", "text", ["de"], "train", {"inputs": documents([3000] * 4)})
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="no token store"):
+        Store.open(address)
+    write(address, {"de": ("text", ["de"], {"train": {"inputs": [[5, 1]]}})}, ["de"])
+    assert not any("old" in name or "unfinished" in name for name in hashes(tmp_path))
 
 
 def test_an_address_of_no_kind_is_an_error():
