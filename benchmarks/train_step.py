@@ -27,9 +27,10 @@ def our_step(window: int, xlmr: bool) -> Callable[[], None]:
 
     from mlm_jax.batch import Rows
     from mlm_jax.config import default_config
+    from mlm_jax.parallel.batches import to_devices
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context
-    from mlm_jax.training.step import build_program, make_train_step, to_devices
+    from mlm_jax.training.step import build_program, make_train_step
 
     config = default_config()
     config.vocabulary.size = VOCABULARY

@@ -23,7 +23,7 @@ from mlm_jax.errors import UserError
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
 WRITE = 1024  # documents handed to the store at once
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are not the user's business
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not the user's business
 
 
 def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:

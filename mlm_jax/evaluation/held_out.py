@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,10 @@ from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retri
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
 from mlm_jax.objectives.classification import TokenClassification
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
-from mlm_jax.training.step import Program, to_devices
+from mlm_jax.parallel.batches import to_devices
+
+if TYPE_CHECKING:
+    from mlm_jax.training.step import Program
 
 SAMPLES = 2  # fill-in-the-blank samples a language
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut

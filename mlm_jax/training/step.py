@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -19,7 +18,7 @@ from mlm_jax import model as model_room
 from mlm_jax.batch import Batch
 from mlm_jax.objectives import Context, Objective, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
-from mlm_jax.parallel.rules import parameter_shardings, partition_spec
+from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
 from mlm_jax.training.state import TrainState
@@ -113,29 +112,6 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
         },
         state, jax.jit(initialise, out_shardings=shardings),
     )  # fmt: skip
-
-
-def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Return shardings of a batch: rows over data and fsdp, length over sequence."""
-
-    def sharding(leaf: Any) -> NamedSharding:
-        axes = ("rows", "length")[: len(leaf.shape)]
-        return NamedSharding(mesh, partition_spec(axes, mesh, leaf.shape))
-
-    return jax.tree.map(sharding, batch)
-
-
-def to_devices(batch: Batch, mesh: Mesh) -> Batch:
-    """Turn this process's rows into global arrays on the mesh, without waiting for the copy."""
-    processes = jax.process_count()
-
-    def place(leaf: np.ndarray) -> jax.Array:
-        shape = (leaf.shape[0] * processes, *leaf.shape[1:])
-        axes = ("rows", "length")[: leaf.ndim]
-        sharding = NamedSharding(mesh, partition_spec(axes, mesh, shape))
-        return jax.make_array_from_process_local_data(sharding, leaf, shape)
-
-    return jax.tree.map(place, batch)
 
 
 def make_train_step(program: Program, *, objectives: dict[str, Objective] | None = None,

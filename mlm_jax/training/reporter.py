@@ -1,0 +1,149 @@
+"""What a run says of itself: log lines one step late, evaluations, the report's data and the closing table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from mlm_jax.data.loader import Loader
+from mlm_jax.evaluation.held_out import HeldOut, Retrieval
+from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
+from mlm_jax.training.checkpoint import config_json
+from mlm_jax.training.goodput import Goodput
+from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.training.state import TrainState
+from mlm_jax.training.step import Program
+
+MAP_SENTENCES = 24  # of each language on the report's map
+
+
+class Reporter:
+    """Turns the device's sums into log lines, and held-out data into evaluations.
+
+    Log lines are read one step late: by then the device is busy with the next step, so it never waits for the host.
+
+    Args:
+      program: the run's.
+      loader: the run's.
+      held_out: what evaluations measure.
+      workdir: of the run.
+      metrics: where numbers go.
+      progress: what the terminal shows.
+      goodput: where time went.
+    """
+
+    def __init__(self, program: Program, loader: Loader, held_out: HeldOut, workdir: Path, metrics: MetricsWriter,
+                 progress: TrainingProgress, goodput: Goodput):  # fmt: skip
+        self.program, self.loader, self.held_out, self.workdir = program, loader, held_out, workdir
+        self.metrics, self.progress, self.goodput = metrics, progress, goodput
+        self.first_task = next(iter(program.config.tasks))
+        self.pending: tuple[int, Any] | None = None
+        self.marked: tuple[int, float] | None = None  # step and time of the last log line, for the speed
+        self.rows: list[LanguageRow] = []
+
+    def take(self, step: int, state: TrainState) -> None:
+        """Keep the sums up to ``step``; :meth:`flush` reads them."""
+        # The step will reuse the state's memory: keep copies of the small values.
+        self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (state.window, state.gradient_norm, state.skipped)))
+
+    def flush(self) -> None:
+        """Write the log line that is waiting, if any."""
+        if self.pending is None:
+            return
+        (step, values), self.pending = self.pending, None
+        window, norm, skipped = jax.device_get(values)
+        line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
+        line |= window_metrics(window, self.program.languages)
+        line |= self._speed(step)
+        line |= self._shares(step)
+        if skipped:
+            line["train/skipped_steps"] = int(skipped)
+        self.metrics.write(step, line)
+        self.progress.update(step, line)
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Measure on held-out data, log it, and keep what the report shows."""
+        with self.goodput.span("evaluation"):
+            params = state.average if self.program.config.training.ema else state.params
+            found = self.held_out.evaluate(params)
+            self.metrics.write(step, found.metrics)
+            self._save_sections(step, found.metrics, found.retrieval, found.samples)
+        self.marked = None  # the pause is not the steps' time
+
+    def farewell(self, report: Path) -> None:
+        """Say where the time went and where the report is, and print the table."""
+        console = Console(quiet=jax.process_index() != 0)
+        console.print(language_table(self.rows))
+        console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+    def _speed(self, step: int) -> dict[str, float]:
+        now = time.perf_counter()
+        marked, self.marked = self.marked, (step, now)
+        if marked is None:
+            return {}
+        tokens = sum(self.loader.tokens_seen(step).values()) - sum(self.loader.tokens_seen(marked[0]).values())
+        seconds = now - marked[1]
+        left = (self.program.config.steps - step) * seconds / (step - marked[0])
+        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left}
+
+    def _shares(self, step: int) -> dict[str, float]:
+        planned = self.loader.planned_shares(self.first_task, step - 1)
+        realised = self.loader.realised_shares(self.first_task, 0, step)
+        return {f"plan/share/{language}": share for language, share in planned.items()} | {
+            f"train/share/{language}": share for language, share in realised.items()
+        }
+
+    def _save_sections(self, step: int, metrics: dict[str, float], retrieval: Retrieval | None, samples: dict) -> None:
+        if jax.process_index() != 0:
+            return
+        languages = self.program.languages
+        planned = average_plan(self.loader, self.first_task, step)
+        realised = self.loader.realised_shares(self.first_task, 0, step) if step else {}
+        self.rows = language_rows(languages, metrics, self.loader.tokens_seen(step), planned, realised)
+        parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.program.state.params))
+        device = jax.devices()[0]
+        sections: dict[str, Any] = {
+            "title": self.workdir.name,
+            "languages": list(languages),
+            "facts": [f"{parameters / 1e6:,.1f} M parameters", f"{step:,} steps", f"{len(languages)} languages",
+                      f"{jax.device_count()} × {device.device_kind}"],  # fmt: skip
+            "config": config_json(self.program.config),
+            "table": self.rows,
+            "samples": samples,
+        }
+        if retrieval is not None:
+            sections["retrieval"] = retrieval_section(retrieval.matrices, retrieval.languages, retrieval.candidates, step)
+            if retrieval.embeddings and min(len(rows) for rows in retrieval.embeddings.values()) > 2:
+                sections["map"] = map_section(retrieval.embeddings, retrieval.texts, MAP_SENTENCES)
+        save_sections(self.workdir, sections)
+
+
+def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
+    """Return {language: planned share of a task's rows} over the steps so far, phases weighed by their steps."""
+    shares: dict[str, float] = {}
+    for phase in loader.phases:
+        steps = min(phase.stop_step, max(step, 1)) - phase.start_step
+        if steps > 0:
+            for language, share in loader.planned_shares(task, phase.start_step).items():
+                shares[language] = shares.get(language, 0.0) + share * steps / max(step, 1)
+    return shares
+
+
+def window_metrics(window: dict, languages: tuple[str, ...], prefix: str = "train") -> dict[str, float]:
+    """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean."""
+    line: dict[str, float] = {}
+    for index, (task, metrics) in enumerate(window.items()):
+        for name, (numerator, denominator) in metrics.items():
+            base = f"{prefix}/{name}" if index == 0 else f"{prefix}/{task}/{name}"
+            seen = np.flatnonzero(np.asarray(denominator) > 0)
+            values = {languages[i]: float(numerator[i] / denominator[i]) for i in seen}
+            line |= {f"{base}/{language}": value for language, value in values.items()}
+            if values:
+                line[f"{base}/mean"] = sum(values.values()) / len(values)
+    return line
