@@ -1,0 +1,154 @@
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Rows
+from mlm_jax.config import default_config
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError
+from mlm_jax.grow import Facts, grow_vocabulary, row_sources, spelling, transplant
+
+
+def texts(letters, seed=0):
+    """Sixty sentences over a hundred words of one to three syllables."""
+    rng = np.random.default_rng(seed)
+    syllables = [a + b for a in letters[:8] for b in letters[8:]]
+    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(100)]
+    return [" ".join(rng.choice(words, 8)) for _ in range(60)]
+
+
+LATIN, GREEK = texts("thrskdngaeiou"), texts("θρσκδνγλαειου")
+
+
+def vocabulary(languages=("en", "de"), size=360, sentences=LATIN):
+    config = default_config()
+    config.vocabulary.size, config.vocabulary.sentinels, config.vocabulary.character_coverage = size, 2, 1.0
+    return Vocabulary.train(sentences, config.vocabulary, languages)
+
+
+def facts(vocabulary, languages, *encoder, **model):
+    config = default_config()
+    config.model.encoder = encoder or ({"layers": 1, "weights": "shared"},)
+    config.model.width, config.model.heads, config.model.mlp_width, config.model.global_every = 8, 2, 12, 1
+    config.model.update(model)
+    return Facts(config, vocabulary, languages)
+
+
+def create(facts, seed=0):
+    """A model with all its parameters drawn, those that begin as zeros too."""
+    graphdef, shapes, _ = model_room.abstract(
+        facts.config, vocabulary_size=facts.vocabulary.size, languages=facts.languages
+    )
+    rng = np.random.default_rng(seed)
+    return graphdef, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+def flat(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def nested(values, like):
+    return jax.tree_util.tree_map_with_path(lambda path, _: values["/".join(e.key for e in path)], like)
+
+
+def logits(facts, graphdef, params, texts, language, size):
+    documents = facts.vocabulary.encode_batch(texts)
+    length = max(map(len, documents))
+    tokens = np.array([document + [0] * (length - len(document)) for document in documents], np.int32)
+    real = np.array([[1] * len(document) + [0] * (length - len(document)) for document in documents], np.int32)
+    index = np.full(len(texts), facts.languages.index(language))
+    rows = Rows(tokens, real, np.arange(length, dtype=np.int32) * real, index)
+
+    @jax.jit
+    def old_logits(params, rows):
+        model = model_room.merge(graphdef, params)
+        table, bias = model.output_table()  # as many columns as before: a matmul's last bits depend on its shape
+        return model.masked_head(model.encode(rows)) @ table[:size].T + bias[:size]
+
+    return np.asarray(old_logits(params, rows))
+
+
+def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces():
+    old = vocabulary()
+    grown = grow_vocabulary(old, "el", GREEK, pieces=40)
+    assert grown.languages == ("en", "de", "el") and grown.size > old.size + 10
+    assert grown.encode_batch(LATIN) == old.encode_batch(LATIN)
+    assert grown.pieces(range(old.size)) == old.pieces(range(old.size))
+    assert grown.language_ids["el"] == old.size and grown.language_ids["de"] == old.language_ids["de"]
+    assert len(grown.encode(GREEK[0])) < len(old.encode(GREEK[0])) / 2  # which were bytes
+    assert grown.decode(grown.encode(GREEK[1])) == GREEK[1]
+    again = grow_vocabulary(grown, "fr", LATIN, pieces=40)  # a script that is known: the token only
+    assert again.size == grown.size + 1
+    assert again.pieces(range(grown.size)) == grown.pieces(range(grown.size))
+    assert grown.language_ids["el"] in again.special_ids
+    with pytest.raises(UserError, match="has language 'el' already"):
+        grow_vocabulary(grown, "el", GREEK, pieces=1)
+
+
+@pytest.mark.parametrize("piece, parts", [
+    ("▁the", ["▁the"]),
+    ("▁there", ["▁the", "re"]),  # two pieces rather than three
+    ("re▁", ["re", "▁"]),
+    ("thé", ["t", "h", "<0xC3>", "<0xA9>"]),
+    ("☃", []),
+])  # fmt: skip
+def test_spelling_takes_the_fewest_pieces_and_bytes_for_what_has_none(piece, parts):
+    names = ["▁the", "▁", "t", "h", "e", "r", "re", "<0x20>", "<0xC3>", "<0xA9>", "<0x98>"]
+    known = {name: index for index, name in enumerate(names)}
+    assert [names[index] for index in spelling(piece, known)] == parts
+
+
+def test_rows_of_another_vocabulary():
+    old, new = vocabulary(), vocabulary(languages=("de", "en", "el"), size=400, sentences=LATIN[:30] + GREEK)
+    sources = row_sources(old, new, {"el": "en"})
+    names, old_names = new.pieces(range(new.size)), old.pieces(range(old.size))
+    assert sources[new.language_ids["de"]] == [old.language_ids["de"]]
+    assert sources[new.language_ids["el"]] == [old.language_ids["en"]]
+    assert row_sources(old, new)[new.language_ids["el"]] == [old.language_ids["en"], old.language_ids["de"]]
+    composed = 0
+    for name, parts in zip(names, sources):
+        if name in old_names:
+            assert parts == [old_names.index(name)]
+        elif name.startswith("▁") and name != "▁":
+            spelt = "".join(old_names[part] for part in parts)
+            composed += 1
+            assert spelt == name or "<0x" in spelt
+    assert composed > 10
+
+
+def test_a_new_language_leaves_every_old_logit_bit_for_bit_as_it_is():
+    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
+    grown = grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40)
+    new = Facts(old.config, grown, ("el", "en", "de"))  # in another order, too
+    graphdef, params = create(old, seed=1)
+    new_graphdef, initial = create(new, seed=2)
+    found = transplant(flat(params), old, flat(initial), new)
+    assert found.copied == old.vocabulary.size and found.new_groups == ("el",)
+    assert found.composed == grown.size - old.vocabulary.size and found.fresh == 0
+    for language in ("en", "de"):
+        before = logits(old, graphdef, params, LATIN[:3], language, old.vocabulary.size)
+        after = logits(new, new_graphdef, nested(found.params, initial), LATIN[:3], language, old.vocabulary.size)
+        np.testing.assert_array_equal(after, before)
+    # The new language has its own adapter, as it was drawn, or a copy of another's if so wished.
+    path = next(name for name in found.params if "adapter" in name and name.endswith("down/kernel"))
+    assert (found.params[path][:, 0] == flat(initial)[path][:, 0]).all()
+    copied = transplant(flat(params), old, flat(initial), new, like={"el": "de"}).params
+    assert (copied[path][:, 0] == flat(params)[path][:, 1]).all()
+    assert (copied["embedding"][grown.language_ids["el"]] == copied["embedding"][grown.language_ids["de"]]).all()
+    with pytest.raises(UserError, match="names 'dee'; did you mean 'de'"):
+        transplant(flat(params), old, flat(initial), new, like={"el": "dee"})
+
+
+def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused():
+    old = facts(vocabulary(), ("en", "de"))
+    own = facts(old.vocabulary, ("en", "de", "fr"), {"layers": 1, "weights": "source_language"})
+    params, initial = flat(create(old, seed=1)[1]), flat(create(own)[1])
+    found = transplant(params, old, initial, own).params
+    path = next(name for name in params if name.startswith("encoder/") and name.endswith("query/kernel"))
+    for language in range(3):
+        np.testing.assert_array_equal(found[path][:, language], params[path])
+    wide = facts(old.vocabulary, ("en", "de"), mlp_width=16)
+    with pytest.raises(UserError, match="mlp.* has shape"):
+        transplant(params, old, flat(create(wide)[1]), wide)
