@@ -58,7 +58,8 @@ def default_config() -> ConfigDict:
     vocabulary.sentinels = 100  # <extra_id_0> …: for span corruption
 
     config.mixing = mixing = ConfigDict(convert_dict=False)
-    mixing.strategy = "alpha"  # alpha: share**alpha | unimax: uniform with at most unimax_epochs | explicit: rates
+    # alpha: share**alpha | unimax: uniform with at most unimax_epochs | explicit: rates | mixture: as data.mixture says
+    mixing.strategy = "alpha"
     mixing.alpha = 0.5  # exponent of a language's share of tokens; 1 is proportional, 0 uniform
     mixing.unimax_epochs = 4.0  # most repetitions of any language's text in the run under unimax (Chung et al. 2023)
     mixing.rates = {}  # {language: rate} under explicit; need not sum to one

@@ -198,9 +198,8 @@ class Growing:
 def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -> Growing:
     """Begin an array of ``dtype`` numbers at ``keys``, in blocks of ``block``."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    checksum = {"name": "crc32c"}
-    fast = {"name": "zstd", "configuration": {"level": 1}}
-    sharding = {"chunk_shape": [1, block], "codecs": [little, fast, checksum], "index_codecs": [little, checksum]}
+    fast = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
+    sharding = {"chunk_shape": [1, block], "codecs": [little, fast], "index_codecs": [little, {"name": "crc32c"}]}
     grid = {"name": "regular", "configuration": {"chunk_shape": [FILE_VALUES // block, block]}}
     spec = {
         "driver": "zarr3",

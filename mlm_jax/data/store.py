@@ -428,7 +428,7 @@ class StoreWriter:
 def _concatenate(documents: Sequence, size: int) -> np.ndarray:
     """Return all documents' numbers as one int32 array that may be changed."""
     if documents and isinstance(documents[0], np.ndarray):
-        return np.concatenate(documents).astype(np.int32)
+        return np.concatenate(documents, dtype=np.int32)
     return np.fromiter(chain.from_iterable(documents), np.int32, size)
 
 
