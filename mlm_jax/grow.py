@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import sentencepiece
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
@@ -82,15 +83,15 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
     params: dict[str, np.ndarray] = {}
     new_groups: dict[str, None] = {}
     for name, fresh in initial.items():
-        value, axes = np.asarray(source[name]), new_axes[name]
+        value, axes = np.asarray(source[name]), new_axes.get(name, ())
         if rows is not None and "vocabulary" in axes:
-            value = _take_rows(value, rows, np.asarray(fresh), old_axes.get(name, axes).index("vocabulary"))
+            value = _take_rows(value, rows, _whole(fresh), old_axes.get(name, axes).index("vocabulary"))
         if "groups" in axes:
             members, theirs = _groups(name, new), _groups(name, old)
             if "groups" not in old_axes.get(name, axes):  # one model's shared weights become everyone's own
                 value = np.repeat(np.expand_dims(value, axes.index("groups")), len(members), axes.index("groups"))
             elif members != theirs:
-                value, missing = _take_groups(value, theirs, members, like, np.asarray(fresh), axes.index("groups"))
+                value, missing = _take_groups(value, theirs, members, like, _whole(fresh), axes.index("groups"))
                 new_groups |= dict.fromkeys(missing)
         if value.shape != np.shape(fresh):
             raise UserError(
@@ -248,6 +249,13 @@ def _take_groups(value: np.ndarray, old: Sequence[str], new: Sequence[str], like
         else:
             missing.append(member)
     return np.moveaxis(out, 0, axis), missing
+
+
+def _whole(array: Any) -> np.ndarray:
+    """Return an array that may be spread over processes as one on the host."""
+    if getattr(array, "is_fully_addressable", True):
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _groups(name: str, facts: Facts) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
+from mlm_jax.grow import Facts, transplant
 from mlm_jax.training.regex_table import parameter_names, path_name
 from mlm_jax.training.state import TrainState
 
@@ -263,23 +264,27 @@ def _restore_field(folder: Path, field: str) -> Any:
     return _read(folder, {field: shapes})[field]
 
 
-def initialise_from(params: Any, settings: Mapping[str, Any]) -> Any:
+def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
     """Return ``params`` with what ``config.checkpoint.init`` takes from another run's weights.
+
+    The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.grow`).
 
     Args:
       params: freshly initialised, on the mesh.
-      settings: {"from", "include", "exclude", "rename"}.
+      settings: {"from", "include", "exclude", "rename", "like"}.
+      facts: of this run.
 
     Raises:
       UserError: nothing is taken, or a shape does not fit; the message names the parameter.
     """
-    known = ("from", "include", "exclude", "rename")
+    known = ("from", "include", "exclude", "rename", "like")
     for key in settings:
         if key not in known:
             raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(known)}")
     include, exclude = settings.get("include", (".*",)), settings.get("exclude", ())
     source = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(load_parameters(settings["from"]).params):
+    loaded = load_parameters(settings["from"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
         name = path_name(path)
         for pattern, replacement in settings.get("rename", ()):
             name = re.sub(pattern, replacement, name)
@@ -292,17 +297,21 @@ def initialise_from(params: Any, settings: Mapping[str, Any]) -> Any:
     if not taken:
         raise UserError("checkpoint.init takes no parameter", file=settings["from"], remedy="check include, exclude and rename")
 
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    found = transplant(
+        source, Facts(loaded.config, loaded.vocabulary, loaded.languages),
+        {name: leaf for name, leaf in leaves.items() if name in taken}, facts, like=settings.get("like"),
+    )  # fmt: skip
+    fresh = [name for name in leaves if name not in taken]
+    log.warning("took %d parameters from %s; fresh: %s", len(taken), settings["from"], ", ".join(fresh) or "none")
+    if found.composed or found.fresh or found.new_groups:
+        log.warning("pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
+                    found.copied, found.composed, found.fresh, ", ".join(found.new_groups) or "nothing")  # fmt: skip
+
     def choose(path: Any, leaf: jax.Array) -> jax.Array:
         name = path_name(path)
-        if name not in taken:
-            return leaf
-        if source[name].shape != leaf.shape:
-            raise UserError(f"parameter {name!r} has shape {source[name].shape} there and {leaf.shape} here", file=settings["from"],
-                            remedy="leave it out with checkpoint.init 'exclude'")  # fmt: skip
-        return jax.device_put(source[name].astype(leaf.dtype), leaf.sharding)
+        return leaf if name not in taken else jax.device_put(found.params[name].astype(leaf.dtype), leaf.sharding)
 
-    fresh = [name for name in parameter_names(params) if name not in taken]
-    log.warning("took %d parameters from %s; fresh: %s", len(taken), settings["from"], ", ".join(fresh) or "none")
     return jax.tree_util.tree_map_with_path(choose, params)
 
 

@@ -20,11 +20,19 @@ from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.grow import Facts
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
-from mlm_jax.training.checkpoint import Checkpoints, StopSignal, claim_workdir, config_from_json, config_json, initialise_from
+from mlm_jax.training.checkpoint import (
+    Checkpoints,
+    StopSignal,
+    claim_workdir,
+    config_from_json,
+    config_json,
+    initialise_from,
+)
 from mlm_jax.training.context import make_context
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
@@ -69,7 +77,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     if state is None:
         state = program.initialise()
         if config.checkpoint.init:
-            state = state._replace(params=initialise_from(state.params, config.checkpoint.init))
+            facts = Facts(config, store.vocabulary, loader.languages)
+            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
             state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
     start = int(state.step)
 
