@@ -36,8 +36,8 @@ class TransferMatrix(NamedTuple):
       sources: languages that a model was fine-tuned on.
       targets: languages that it was tested on.
       scores: ``[sources, targets]``; NaN where nothing was measured.
-      selected_by: language whose validation chose each source's checkpoint; "" is the last checkpoint. Choosing on the
-        target's labels is no longer zero-shot.
+      selected_by: metric that chose each source's checkpoint, such as ``eval/accuracy/en``; "" is the last checkpoint.
+        Choosing on a target's labels is no longer zero-shot.
     """
 
     metric: str
@@ -81,7 +81,7 @@ def transfer_matrix(scores: Mapping[str, Mapping[str, float]], metric: str = "ac
     Args:
       scores: of each fine-tuned model on each language.
       metric: what they are.
-      selected_by: {source: language whose validation chose its checkpoint}.
+      selected_by: {source: metric that chose its checkpoint}.
     """
     sources = tuple(scores)
     found = dict.fromkeys(target for row in scores.values() for target in row)

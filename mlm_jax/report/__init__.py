@@ -1,7 +1,6 @@
 """What a run leaves to be looked at: the page, and the table that it ends with."""
 
 from mlm_jax.report.page import write_report
-from mlm_jax.report.record import save_evaluation
 from mlm_jax.report.sections import map_section, retrieval_section, save_sections
 from mlm_jax.report.table import LanguageRow, language_rows, language_table, transfer_table
 
@@ -11,7 +10,6 @@ __all__ = [
     "language_table",
     "map_section",
     "retrieval_section",
-    "save_evaluation",
     "save_sections",
     "transfer_table",
     "write_report",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlm_jax.report.history import pair_languages
+from mlm_jax.report.history import AVERAGES, curves_by_language, pair_languages, retrieval_curves
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,11 +102,41 @@ def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
     return table
 
 
-def transfer_table(matrix: TransferMatrix) -> Table:
+def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title: str = "") -> Table:
+    """Lay all metrics of an evaluation out for a terminal: a row a language, a column a metric.
+
+    Args:
+      metrics: flat, ``eval/loss/de`` and ``eval/ranking/loss/de``; retrieval is averaged over a language's pairs.
+      languages: codes in index order.
+      title: of the table.
+    """
+    from rich.table import Table
+
+    curves = curves_by_language({key: [(0, value)] for key, value in metrics.items()}, languages)
+    columns = {name: {code: series[0][1] for code, series in lines["eval"].items()} for name, lines in curves.items()}
+    retrieval = retrieval_curves({key: [(0, value)] for key, value in metrics.items()}, languages)
+    columns |= {"retrieval_at_1": {code: series[0][1] for code, series in retrieval.items()}} if retrieval else {}
+    table = Table(title=title or None, header_style="bold", title_justify="left")
+    table.add_column("language")
+    for name in columns:
+        task, _, metric = name.rpartition("/")
+        heading = COLUMNS.get(metric) or SHARES.get(metric, metric)
+        table.add_column(f"{task} {heading}".strip(), justify="right")
+    for code in (*languages, *AVERAGES):
+        cells = [format_cell(name.rpartition("/")[2], values.get(code)) for name, values in columns.items()]
+        if any(cells):
+            if code in AVERAGES:
+                table.add_section()
+            table.add_row(code, *cells, style="bold" if code in AVERAGES else None)
+    return table
+
+
+def transfer_table(matrix: TransferMatrix, task: str = "") -> Table:
     """Lay a zero-shot transfer matrix out for a terminal, with each source's mean on the others and its gap."""
     from rich.table import Table
 
-    table = Table(title=f"{matrix.metric} (%), source × target", header_style="bold", title_justify="left")
+    title = f"{task}: {matrix.metric} (%), source × target" if task else f"{matrix.metric} (%), source × target"
+    table = Table(title=title, header_style="bold", title_justify="left")
     table.add_column("fine-tuned on")
     for target in matrix.targets:
         table.add_column(target, justify="right")
@@ -115,9 +145,10 @@ def transfer_table(matrix: TransferMatrix) -> Table:
     table.add_column("checkpoint chosen by")
     for source, scores, chosen in zip(matrix.sources, matrix.scores, matrix.selected_by):
         cells = [f"{100 * score:.1f}" if np.isfinite(score) else "" for score in scores]
-        has_gap = source in matrix.targets and len(matrix.targets) > 1
+        others = [score for target, score in zip(matrix.targets, scores) if target != source and np.isfinite(score)]
+        has_gap = source in matrix.targets and bool(others)
         gap = [f"{100 * matrix.transfer(source):.1f}", f"{100 * matrix.gap(source):.1f}"] if has_gap else ["", ""]
-        table.add_row(source, *cells, *gap, f"{chosen} validation" if chosen else "last step")
+        table.add_row(source, *cells, *gap, chosen or "last step")
     return table
 
 
@@ -132,6 +163,14 @@ COLUMNS = {
     "retrieval_at_1": "retrieval@1 %",
 }
 
+SHARES = {  # shown in percent
+    "accuracy": "accuracy %",
+    "f1": "F1 %",
+    "retrieval_at_1": "retrieval@1 %",
+    "retrieval_at_1_cosine": "by cosine %",
+    "retrieval_at_1_ratio_margin": "by margin %",
+}
+
 
 def format_cell(name: str, value: float | None) -> str:
     """Return a cell's text: counts with separators, shares in percent, the rest with three decimals."""
@@ -141,6 +180,6 @@ def format_cell(name: str, value: float | None) -> str:
         return f"{int(value):,}"
     if name in ("planned", "realised"):
         return f"{100 * value:.2f}"
-    if name in ("accuracy", "retrieval_at_1"):
+    if name in SHARES:
         return f"{100 * value:.1f}"
     return f"{value:.3f}"

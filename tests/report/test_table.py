@@ -45,7 +45,7 @@ def test_a_run_without_evaluation_still_has_a_table():
 
 
 def test_transfer_is_shown_with_its_gap_and_what_chose_the_checkpoint():
-    matrix = transfer_matrix({"en": {"en": 0.9, "de": 0.7}, "de": {"en": 0.6}}, "accuracy", {"en": "en"})
+    matrix = transfer_matrix({"en": {"en": 0.9, "de": 0.7}, "de": {"en": 0.6}}, "accuracy", {"en": "eval/accuracy/en"})
     printed = text(transfer_table(matrix))
-    for part in ("90.0", "70.0", "20.0", "en validation", "last step"):
+    for part in ("90.0", "70.0", "20.0", "eval/accuracy/en", "last step"):
         assert part in printed

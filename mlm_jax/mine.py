@@ -1,0 +1,127 @@
+"""Mining parallel sentences out of two monolingual texts, and scoring it as BUCC does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
+from mlm_jax.use import load
+
+
+class Sentences(NamedTuple):
+    """Distinct sentences and their names: BUCC's identifiers, or line numbers from 1."""
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+def mine_command(place: str | Path, source: str, target: str, *, source_language: str | None = None,
+                 target_language: str | None = None, gold: str = "", threshold: float | None = None,
+                 output: str = "-") -> None:  # fmt: skip
+    """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
+
+    Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to
+    standard error; without a threshold the best one for these gold pairs is taken, and said.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once.
+      target: likewise, in the other language.
+      source_language: of the first text; None if the model makes no difference.
+      target_language: of the second.
+      gold: a file of ``source identifier TAB target identifier`` lines.
+      threshold: least score of a pair; None is the best against ``gold``, or 1.0 (nearer than the neighbourhood).
+      output: FILE.tsv, which appears when it is whole, or "-".
+
+    Raises:
+      UserError: a file cannot be read or written, or is empty, or the model does not know a language.
+    """
+    sides = read_sentences(source), read_sentences(target)
+    pairs = read_gold(gold, *sides) if gold else None
+    model = load(place)
+    left = model.embed(sides[0].texts, language=source_language)
+    right = model.embed(sides[1].texts, language=target_language)
+    mined = mine(left, right)
+    if threshold is None:
+        threshold = best_threshold(mined, pairs) if pairs else 1.0
+    if pairs is not None:
+        print(describe(mining_scores(mined, pairs, threshold)), file=sys.stderr)
+    kept = [pair for pair in mined if pair.score >= threshold]
+    if output == "-":
+        _write(kept, *sides, sys.stdout)
+        return
+    scratch = Path(f"{output}.incomplete")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            _write(kept, *sides, file)
+        os.replace(scratch, output)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", file=output) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read_sentences(file: str) -> Sentences:
+    """Read ``identifier TAB sentence`` lines, or sentences whose names are then their line numbers.
+
+    A sentence that occurs again, and empty lines, are passed over.
+
+    Raises:
+      UserError: the file cannot be read, or has no sentence.
+    """
+    found: dict[str, str] = {}  # sentence → name
+    for number, line in enumerate(_read(file), start=1):
+        name, tab, text = line.partition("\t")
+        text, name = (text, name) if tab else (line, str(number))
+        if text.strip():
+            found.setdefault(text.strip(), name)
+    if not found:
+        raise UserError("there is no sentence in it", file=file)
+    return Sentences(tuple(found.values()), tuple(found))
+
+
+def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int, int]]:
+    """Read gold pairs as indices of the sentences.
+
+    Raises:
+      UserError: the file cannot be read, a line is malformed, or no pair is of these sentences.
+    """
+    sources, targets = ({name: index for index, name in enumerate(side.names)} for side in (source, target))
+    pairs = set()
+    for number, line in enumerate(_read(file), start=1):
+        names = line.split("\t")
+        if len(names) != 2:
+            raise UserError("not two identifiers with a tab between them", file=file, line=number)
+        if names[0] in sources and names[1] in targets:  # a repeated sentence has lost its name, as in XTREME
+            pairs.add((sources[names[0]], targets[names[1]]))
+    if not pairs:
+        raise UserError(
+            "no gold pair is of the two texts", file=file, remedy="check that identifiers are the texts' own"
+        )
+    return pairs
+
+
+def describe(scores: MiningScores) -> str:
+    """Return the scores as one line, in percent."""
+    shares = ((name, 100 * value) for name, value in zip(("precision", "recall", "F1"), scores[:3]))
+    return ", ".join(f"{name} {value:.2f}" for name, value in shares) + f" at threshold {scores.threshold:.4f}"
+
+
+def _read(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", file=file) from error
+    except UnicodeDecodeError as error:
+        line = Path(file).read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError("not UTF-8", file=file, line=line) from error
+
+
+def _write(pairs: Sequence[MinedPair], source: Sentences, target: Sentences, file: IO[str]) -> None:
+    for i, j, score in pairs:
+        print(f"{score:.5f}", source.names[i], target.names[j], source.texts[i], target.texts[j], sep="\t", file=file)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from mlm_jax import mine
+from mlm_jax.errors import UserError
+
+
+class Words:
+    """A model that embeds a sentence of numbers as the bag of its numbers, whatever the digits are called."""
+
+    def __init__(self, place):
+        pass
+
+    def embed(self, texts, *, language=None):
+        digits = {"en": "0123456789", "hi": "०१२३४५६७८९"}[language]
+        rng = np.random.default_rng(0)
+        table = rng.normal(size=(10, 24))
+        return np.stack([sum(table[digits.index(digit)] for digit in text if digit in digits) for text in texts])
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """Forty sentences on either side, fifteen of which translate each other."""
+    monkeypatch.setattr(mine, "load", Words)
+    rng = np.random.default_rng(1)
+    common = ["".join(map(str, rng.integers(0, 10, 7))) for _ in range(15)]
+    only = ["".join(map(str, rng.integers(0, 10, 7))) for _ in range(50)]
+    english, hindi = common + only[:25], only[25:] + common
+    hindi = [line.translate(str.maketrans("0123456789", "०१२३४५६७८९")) for line in hindi]
+    (tmp_path / "en").write_text("".join(f"en-{i}\t{line}\n" for i, line in enumerate(english)))
+    (tmp_path / "hi").write_text("".join(f"hi-{i}\t{line}\n" for i, line in enumerate(hindi)), encoding="utf-8")
+    (tmp_path / "gold").write_text("".join(f"en-{i}\thi-{25 + i}\n" for i in range(15)))
+    return tmp_path
+
+
+def run(texts, **options):
+    mine.mine_command(
+        "run", str(texts / "en"), str(texts / "hi"), source_language="en", target_language="hi", **options
+    )
+
+
+def test_translations_are_found_and_scored(texts, capsys):
+    run(texts, gold=str(texts / "gold"))
+    printed = capsys.readouterr()
+    rows = [line.split("\t") for line in printed.out.splitlines()]
+    assert {(row[1], row[2]) for row in rows} >= {(f"en-{i}", f"hi-{25 + i}") for i in range(15)}
+    assert [float(row[0]) for row in rows] == sorted((float(row[0]) for row in rows), reverse=True)
+    assert "recall 100.00" in printed.err
+
+
+def test_a_file_appears_whole(texts):
+    run(texts, threshold=1.01, output=str(texts / "mined.tsv"))
+    rows = [line.split("\t") for line in (texts / "mined.tsv").read_text(encoding="utf-8").splitlines()]
+    assert rows and all(float(row[0]) >= 1.01 and len(row) == 5 for row in rows)
+    assert not list(texts.glob("*.incomplete"))
+
+
+def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_path):
+    (tmp_path / "text").write_text("one\n\ntwo\none\n")
+    assert mine.read_sentences(str(tmp_path / "text")) == mine.Sentences(("1", "3"), ("one", "two"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("en", b"\n\n", "en: there is no sentence in it"),
+        ("en", b"fine\n\xff\n", "en:2: not UTF-8"),
+        ("gold", b"en-1\thi-1\nen-1 hi-1\n", "gold:2: not two identifiers"),
+        ("gold", b"x\ty\n", "gold: no gold pair is of the two texts"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(texts, name, content, problem):
+    (texts / name).write_bytes(content)
+    with pytest.raises(UserError, match=problem):
+        run(texts, gold=str(texts / "gold"))
+
+
+def test_a_missing_file_is_named(texts):
+    with pytest.raises(UserError, match="nowhere: cannot read"):
+        run(texts, gold=str(texts / "nowhere"))
