@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--workdir", help="folder of the token store")
 
     evaluate = verb("eval", _evaluate, "measure a checkpoint on held-out data, per language")
-    evaluate.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    evaluate.add_argument("checkpoint", nargs="+", help="workdirs or checkpoints; several make a transfer matrix")
     evaluate.add_argument("--task", help="only this task of the config")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -76,6 +76,15 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
     embed.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
     embed.add_argument("--language", help="language of the text")
+
+    mine = verb("mine", _mine, "find the sentences of two texts that translate each other")
+    mine.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC")
+    mine.add_argument("target", help="text file in the other language")
+    mine.add_argument("--languages", metavar="SOURCE-TARGET", help="such as de-en, if the model is to be told")
+    mine.add_argument("--gold", default="", help="file of ID<tab>ID lines to print precision, recall and F1 by")
+    mine.add_argument("--threshold", type=float, help="least ratio margin of a pair; the best for --gold, or 1")
+    mine.add_argument("--output", default="-", help="FILE.tsv; standard output if not given")
 
     report = verb("report", _report, "write report.html again from a workdir's metrics")
     report.add_argument("workdir")
@@ -121,7 +130,7 @@ def _store_folder(config, workdir: str | None) -> str:
 
 
 def _evaluate(options) -> None:
-    from mlm_jax.evaluation.standalone import evaluate_command
+    from mlm_jax.measure import evaluate_command
 
     evaluate_command(options.checkpoint, task=options.task, as_json=options.json)
 
@@ -136,6 +145,13 @@ def _embed(options) -> None:
     from mlm_jax.use import embed_command
 
     embed_command(options.checkpoint, options.input, options.output, language=options.language)
+
+
+def _mine(options) -> None:
+    from mlm_jax.mine import mine_command
+
+    mine_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
+                 threshold=options.threshold, output=options.output)  # fmt: skip
 
 
 def _report(options) -> None:

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
+from mlm_jax.report.history import pair_languages
 from mlm_jax.use import load
 
 
@@ -20,9 +21,8 @@ class Sentences(NamedTuple):
     texts: tuple[str, ...]
 
 
-def mine_command(place: str | Path, source: str, target: str, *, source_language: str | None = None,
-                 target_language: str | None = None, gold: str = "", threshold: float | None = None,
-                 output: str = "-") -> None:  # fmt: skip
+def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
+                 threshold: float | None = None, output: str = "-") -> None:  # fmt: skip
     """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
 
     Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to
@@ -32,8 +32,7 @@ def mine_command(place: str | Path, source: str, target: str, *, source_language
       place: a workdir or one of its checkpoints.
       source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once.
       target: likewise, in the other language.
-      source_language: of the first text; None if the model makes no difference.
-      target_language: of the second.
+      languages: of the two texts, such as "de-en"; None if the model makes no difference.
       gold: a file of ``source identifier TAB target identifier`` lines.
       threshold: least score of a pair; None is the best against ``gold``, or 1.0 (nearer than the neighbourhood).
       output: FILE.tsv, which appears when it is whole, or "-".
@@ -44,8 +43,8 @@ def mine_command(place: str | Path, source: str, target: str, *, source_language
     sides = read_sentences(source), read_sentences(target)
     pairs = read_gold(gold, *sides) if gold else None
     model = load(place)
-    left = model.embed(sides[0].texts, language=source_language)
-    right = model.embed(sides[1].texts, language=target_language)
+    codes = split_pair(languages, model.languages) if languages else (None, None)
+    left, right = (model.embed(side.texts, language=code) for side, code in zip(sides, codes))
     mined = mine(left, right)
     if threshold is None:
         threshold = best_threshold(mined, pairs) if pairs else 1.0
@@ -64,6 +63,21 @@ def mine_command(place: str | Path, source: str, target: str, *, source_language
         raise UserError(f"cannot write: {error.strerror}", file=output) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def split_pair(pair: str, known: Sequence[str]) -> tuple[str, str]:
+    """Return the two languages of a pair such as "de-en", whose codes may hold hyphens.
+
+    Raises:
+      UserError: it is no pair of languages that the model knows.
+    """
+    found = pair_languages(pair, known)
+    if not found:
+        raise UserError(
+            f"--languages {pair!r} is not a pair of the model's languages, {', '.join(known)}",
+            remedy="write SOURCE-TARGET",
+        )
+    return found[0], found[1]
 
 
 def read_sentences(file: str) -> Sentences:

@@ -8,6 +8,8 @@ from mlm_jax.errors import UserError
 class Words:
     """A model that embeds a sentence of numbers as the bag of its numbers, whatever the digits are called."""
 
+    languages = ("en", "hi")
+
     def __init__(self, place):
         pass
 
@@ -34,9 +36,7 @@ def texts(tmp_path, monkeypatch):
 
 
 def run(texts, **options):
-    mine.mine_command(
-        "run", str(texts / "en"), str(texts / "hi"), source_language="en", target_language="hi", **options
-    )
+    mine.mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-hi", **options)
 
 
 def test_translations_are_found_and_scored(texts, capsys):
@@ -78,3 +78,9 @@ def test_bad_files_are_named_with_their_line(texts, name, content, problem):
 def test_a_missing_file_is_named(texts):
     with pytest.raises(UserError, match="nowhere: cannot read"):
         run(texts, gold=str(texts / "nowhere"))
+
+
+def test_languages_are_a_pair_that_the_model_knows(texts):
+    with pytest.raises(UserError, match="'en-de' is not a pair of the model's languages, en, hi"):
+        mine.mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-de")
+    assert mine.split_pair("zh-Hans-de", ("de", "zh-Hans")) == ("zh-Hans", "de")
