@@ -159,8 +159,8 @@ def default_config() -> ConfigDict:
 
     config.evaluation = evaluation = ConfigDict(convert_dict=False)
     evaluation.every = 1_000  # steps; the last step is always evaluated
-    evaluation.rows = 64  # held-out rows a language, at most
-    evaluation.pairs = 1_000  # held-out sentence pairs a language pair, at most
+    evaluation.rows = 64  # held-out rows of each stream and task, at most
+    evaluation.pairs = 1_000  # held-out sentence pairs of each language pair that retrieval is measured on, at most
     evaluation.select = ""  # metric that picks the best checkpoint, such as "eval/loss/mean"; "" is the last
     return config.lock()
 

@@ -36,7 +36,9 @@ class ForeignVocabulary(Vocabulary):
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise UserError("a published vocabulary needs the tokenizers library", remedy="pip install tokenizers") from error
+            raise UserError(
+                "a published vocabulary needs the tokenizers library", remedy="pip install tokenizers"
+            ) from error
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer)
         except Exception as error:  # the library raises nothing more precise
@@ -49,7 +51,9 @@ class ForeignVocabulary(Vocabulary):
         self._pieces = {index: piece for piece, index in known.items()}
         self.pad_id, self.eos_id, self.unk_id = ids.get("pad", 0), ids.get("eos", -1), ids.get("unk", -1)
         self.bos_id, self.mask_id = ids.get("bos", -1), ids.get("mask", -1)
-        self.language_ids = {code: known[language_token(code)] for code in self.languages if language_token(code) in known}
+        self.language_ids = {
+            code: known[language_token(code)] for code in self.languages if language_token(code) in known
+        }
         numbered = {int(found[1]): index for piece, index in known.items() if (found := SENTINEL.fullmatch(piece))}
         self.sentinel_ids = np.array([numbered[number] for number in sorted(numbered)], np.int32)
         self.sentinels = len(numbered)

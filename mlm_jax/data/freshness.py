@@ -34,7 +34,8 @@ def request(config: ConfigDict) -> dict[str, Any]:
 def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
     """Return whether ``folder`` holds the store that the config asks for.
 
-    A store at ``config.data.store`` that was prepared elsewhere (its sources are not here) is taken as it is.
+    A store whose sources are not here (it was prepared elsewhere), or that the config names without any source, is taken
+    as it is.
     """
     from mlm_jax.data.store import Store
 
@@ -42,7 +43,6 @@ def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
         return False
     made_of = Store.open(folder).manifest["facts"].get("request")
     asked = request(config)
-    absent = not any(asked["sources"]) and bool(asked["sources"])
-    if absent and made_of is not None:
-        return {**made_of, "sources": None} == {**asked, "sources": None}
+    if not any(asked["sources"]) and not config.data.mixture:  # no source is here, or none is named
+        return True
     return made_of == asked

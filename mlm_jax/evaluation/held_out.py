@@ -153,7 +153,7 @@ class HeldOut:
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         """Yield this process's rows of batches of one shape, which the devices share evenly."""
         objective, entry, wanted = self.program.objectives[task], self.config.tasks[task], self.config.evaluation
-        limit = None if everything else wanted.pairs if stream.kind == "pairs" else wanted.rows
+        limit = None if everything else wanted.rows
         if objective.additive:  # the last batch is filled up with rows that change nothing
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // self.row_multiple) * self.row_multiple

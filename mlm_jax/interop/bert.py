@@ -38,6 +38,9 @@ FAMILY = Family(
     output="cls.predictions.decoder.weight",
     head=r"^cls\.predictions\.",
     ignored=IGNORED | {r"^cls\.seq_relationship\.": "next-sentence prediction"},
-    copies={"cls.predictions.decoder.weight": "{base}embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"},
+    copies={
+        "cls.predictions.decoder.weight": "{base}embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
     renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
 )

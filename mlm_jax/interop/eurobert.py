@@ -8,13 +8,22 @@ from typing import Any
 from mlm_jax.errors import UserError
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, require, reverse, token_ids
 
-ACTIVATIONS = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh"}
+ACTIVATIONS = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu": "geglu",
+    "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
+}
 
 TABLE = (
     Entry("{base}embed_tokens.weight", ("embedding",)),
     Entry("{base}layers.{layer}.input_layernorm.weight", ("encoder/{layer}/attention_norm/scale",)),
     *(
-        Entry(f"{{base}}layers.{{layer}}.self_attn.{theirs}_proj.{end}", (f"encoder/{{layer}}/attention/{ours}/{our_end}",))
+        Entry(
+            f"{{base}}layers.{{layer}}.self_attn.{theirs}_proj.{end}",
+            (f"encoder/{{layer}}/attention/{ours}/{our_end}",),
+        )
         for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value"))
         for end, our_end in (("weight", "kernel"), ("bias", "bias"))
     ),
@@ -50,7 +59,9 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
         "norm": "rms",
         "norm_position": "pre",
         "norm_epsilon": config.get("rms_norm_eps", 1e-5),
-        "biases": tuple(ours for ours, key in biases.items() if config.get(key, False) and (ours != "head" or contents.head)),
+        "biases": tuple(
+            ours for ours, key in biases.items() if config.get(key, False) and (ours != "head" or contents.head)
+        ),
         "position": "rope",
         "max_positions": config.get("max_position_embeddings", 8192),
         "rope_theta": rope_theta(config),
@@ -107,7 +118,9 @@ FAMILY = Family(
     settings=settings,
     describe=describe,
     architecture=lambda contents: "EuroBertForMaskedLM",
-    facts=lambda config: Facts(rows=config.get("vocab_size", 128256), ids=token_ids(config, pad=128001, bos=128000, eos=128001, mask=128002)),
+    facts=lambda config: Facts(
+        rows=config.get("vocab_size", 128256), ids=token_ids(config, pad=128001, bos=128000, eos=128001, mask=128002)
+    ),
     embedding="{base}embed_tokens.weight",
     output="lm_head.weight",
     head=r"^lm_head\.",

@@ -62,7 +62,9 @@ class Contents:
     @classmethod
     def of_model(cls, model: Any) -> Contents:
         """Return what the file of a model of ours would hold."""
-        headless = model.tied_embeddings and not model.head_transform and "head" not in model.biases and not model.decoder
+        headless = (
+            model.tied_embeddings and not model.head_transform and "head" not in model.biases and not model.decoder
+        )
         return cls(not headless, bool(model.decoder), model.tied_embeddings)
 
 
@@ -161,7 +163,9 @@ class Bound:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def bind(family: Family, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str], base: str) -> dict[str, Bound]:
+def bind(
+    family: Family, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str], base: str
+) -> dict[str, Bound]:
     """Bind a family's table to a model.
 
     Args:
@@ -188,11 +192,13 @@ def bind(family: Family, shapes: Mapping[str, Sequence[int]], model: Any, langua
                 needed = [*paths, entry.only.replace("{layer}", group)] if entry.only else paths
                 if entry.unless.replace("{layer}", group) in shapes or not all(path in shapes for path in needed):
                     continue
-                name = entry.theirs.replace("{base}", base).replace("{layer}", str(layer)).replace("{language}", language)
+                name = (
+                    entry.theirs.replace("{base}", base).replace("{layer}", str(layer)).replace("{language}", language)
+                )
                 parts = tuple((path, index, tuple(shapes[path][len(index) :])) for path in paths)
                 theirs = [_their_shape(path, shape, entry.inputs) for path, _, shape in parts]
-                bound[name] = Bound(name, (sum(shape[0] for shape in theirs), *theirs[0][1:]), parts, entry.inputs, entry.copy,
-                                    entry.after_first and layer == 0)  # fmt: skip
+                shape = (sum(shape[0] for shape in theirs), *theirs[0][1:])
+                bound[name] = Bound(name, shape, parts, entry.inputs, entry.copy, entry.after_first and layer == 0)
     covered: dict[str, int] = dict.fromkeys(shapes, 0)
     for one in (one for one in bound.values() if not one.copy):
         for path, _, shape in one.parts:
@@ -276,7 +282,11 @@ def differences(family: Family, model: Any, facts: Facts, default: Callable[[], 
     foreign = default()
     foreign.update(family.settings(described, Contents.of_model(model)))
     ours, theirs = canonical(model), canonical(foreign)
-    return [(key, ours.get(key), theirs.get(key)) for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+    return [
+        (key, ours.get(key), theirs.get(key))
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -26,7 +26,9 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("this already exists and is not an empty folder", file=out, remedy="choose another --out, or remove it")
+        raise UserError(
+            "this already exists and is not an empty folder", file=out, remedy="choose another --out, or remove it"
+        )
     scratch = out.parent / f".{out.name}.incomplete-{os.getpid()}"
     try:
         scratch.mkdir(parents=True)
@@ -36,7 +38,11 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
         scratch.rename(out)
     except (OSError, SafetensorError) as error:
         if is_disk_full(error):
-            raise UserError("no space left on the disk; nothing was written", file=out, remedy="free some space or choose another --out") from error
+            raise UserError(
+                "no space left on the disk; nothing was written",
+                file=out,
+                remedy="free some space or choose another --out",
+            ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise UserError(f"cannot be written ({error.strerror})", file=out) from error
         raise
@@ -63,9 +69,16 @@ def local_folder(source: str | Path) -> Path:
         return Path(source)
     name = str(source)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(source).exists():
-        raise UserError("there is no such folder", file=source, remedy="give a folder with config.json and model.safetensors")
+        raise UserError(
+            "there is no such folder", file=source, remedy="give a folder with config.json and model.safetensors"
+        )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))

@@ -17,8 +17,14 @@ TABLE = (
     Entry("{base}embeddings.norm.bias", ("embedding_norm/bias",)),
     Entry("{base}layers.{layer}.attn_norm.weight", ("encoder/{layer}/attention_norm/scale",), after_first=True),
     Entry("{base}layers.{layer}.attn_norm.bias", ("encoder/{layer}/attention_norm/bias",), after_first=True),
-    Entry("{base}layers.{layer}.attn.Wqkv.weight", tuple(f"encoder/{{layer}}/attention/{part}/kernel" for part in ("query", "key", "value"))),
-    Entry("{base}layers.{layer}.attn.Wqkv.bias", tuple(f"encoder/{{layer}}/attention/{part}/bias" for part in ("query", "key", "value"))),
+    Entry(
+        "{base}layers.{layer}.attn.Wqkv.weight",
+        tuple(f"encoder/{{layer}}/attention/{part}/kernel" for part in ("query", "key", "value")),
+    ),
+    Entry(
+        "{base}layers.{layer}.attn.Wqkv.bias",
+        tuple(f"encoder/{{layer}}/attention/{part}/bias" for part in ("query", "key", "value")),
+    ),
     Entry("{base}layers.{layer}.attn.Wo.weight", ("encoder/{layer}/attention/output/kernel",), inputs=2),
     Entry("{base}layers.{layer}.attn.Wo.bias", ("encoder/{layer}/attention/output/bias",)),
     Entry("{base}layers.{layer}.mlp_norm.weight", ("encoder/{layer}/mlp_norm/scale",)),
@@ -78,7 +84,10 @@ def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
       UserError: the frequencies are scaled in a way that we have no counterpart of.
     """
     found = []
-    for kind, old, default in (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0)):
+    for kind, old, default in (
+        ("full_attention", "global_rope_theta", 160_000.0),
+        ("sliding_attention", "local_rope_theta", 10_000.0),
+    ):
         rope = (config.get("rope_parameters") or {}).get(kind) or {}
         if rope.get("rope_type", "default") != "default":
             raise UserError(f"rope_parameters.{kind}.rope_type is {rope['rope_type']!r}, which has no counterpart here")

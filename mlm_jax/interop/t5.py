@@ -7,12 +7,21 @@ from typing import Any
 
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, reverse, token_ids
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gated-gelu": "geglu_tanh", "gated-silu": "swiglu"}
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gated-gelu": "geglu_tanh",
+    "gated-silu": "swiglu",
+}
 
 
 def _attention(theirs: str, ours: str) -> tuple[Entry, ...]:
     return (
-        *(Entry(f"{theirs}.{letter}.weight", (f"{ours}/{part}/kernel",)) for letter, part in (("q", "query"), ("k", "key"), ("v", "value"))),
+        *(
+            Entry(f"{theirs}.{letter}.weight", (f"{ours}/{part}/kernel",))
+            for letter, part in (("q", "query"), ("k", "key"), ("v", "value"))
+        ),
         Entry(f"{theirs}.o.weight", (f"{ours}/output/kernel",), inputs=2),
     )
 
@@ -52,7 +61,9 @@ def settings(config: Mapping[str, Any], contents: Contents, per_layer: bool, fee
     decoder_layers = config.get("num_decoder_layers")
     return {
         "encoder": ({"layers": layers, "weights": "shared"},),
-        "decoder": ({"layers": layers if decoder_layers is None else decoder_layers, "weights": "shared"},) if contents.decoder else (),
+        "decoder": ({"layers": layers if decoder_layers is None else decoder_layers, "weights": "shared"},)
+        if contents.decoder
+        else (),
         "width": config.get("d_model", 512),
         "heads": config.get("num_heads", 8),
         "head_width": config.get("d_kv", 64),
@@ -97,7 +108,7 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
         "tie_word_embeddings": model.tied_embeddings,
         "pad_token_id": facts.ids.get("pad"),
         "eos_token_id": facts.ids.get("eos"),
-        "decoder_start_token_id": facts.ids.get("pad"),
+        "decoder_start_token_id": facts.ids.get("start", facts.ids.get("pad")),
     }
 
 
@@ -115,8 +126,12 @@ def _family(model_type: str, name: str, per_layer: bool, feed_forward: str, rows
         head=r"^lm_head\.",
         tied_if_missing=True,
         only_output=True,
-        ignored={r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.": "an unused table of old T5 files"},
-        copies={"lm_head.weight": "shared.weight", "encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+        ignored={r"block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.": "an unused table of old files"},
+        copies={
+            "lm_head.weight": "shared.weight",
+            "encoder.embed_tokens.weight": "shared.weight",
+            "decoder.embed_tokens.weight": "shared.weight",
+        },
     )
 
 

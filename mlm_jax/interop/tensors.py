@@ -113,7 +113,9 @@ class TensorWriter:
 
     def __init__(self, folder: str | Path, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES):
         if dtype not in DTYPES:
-            raise UserError(f"weights cannot be written as {dtype!r}{nearest(dtype, DTYPES)}", remedy=f"use {', '.join(DTYPES)}")
+            raise UserError(
+                f"weights cannot be written as {dtype!r}{nearest(dtype, DTYPES)}", remedy=f"use {', '.join(DTYPES)}"
+            )
         self.folder, self.dtype, self.shard_bytes = Path(folder), DTYPES[dtype], shard_bytes
         self.pending: dict[str, np.ndarray] = {}
         self.pending_bytes = self.total_bytes = 0

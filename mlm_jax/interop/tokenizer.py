@@ -1,16 +1,14 @@
 """SentencePiece models and byte vocabularies as ``tokenizer.json`` of the tokenizers library, with the same ids.
 
-The JSON does what :meth:`mlm_jax.data.vocabulary.Vocabulary.encode_special` does: special pieces mean themselves, and the
-text between them is encoded by itself, without spaces at its ends.
+The JSON does what :meth:`mlm_jax.data.vocabulary.Vocabulary.encode_special` does: special pieces mean themselves, and
+the text between them is encoded by itself, without spaces at its ends.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mlm_jax.data.vocabulary import BYTES, WORD, Vocabulary
@@ -47,27 +45,47 @@ def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> proc
     around = [pieces[index] for index in prefix], [pieces[index] for index in suffix]
     one = [*around[0], "$A", *around[1]]
     two = [*one, *(f"{piece}:1" for piece in around[0]), "$B:1", *(f"{piece}:1" for piece in around[1])]
-    return processors.TemplateProcessing(single=one, pair=two, special_tokens=[(piece, index) for index, piece in pieces.items()])
+    return processors.TemplateProcessing(
+        single=one, pair=two, special_tokens=[(piece, index) for index, piece in pieces.items()]
+    )
 
 
-def from_sentencepiece(model: bytes) -> Tokenizer:
+def sentencepiece_pieces(model: bytes) -> list[tuple[str, float]]:
+    """Return (piece, score) of a SentencePiece model, by id."""
+    return [(piece.piece, piece.score) for piece in ModelProto.FromString(model).pieces]
+
+
+def from_sentencepiece(
+    model: bytes, *, pieces: list[tuple[str, float]] | None = None, unk_id: int | None = None
+) -> Tokenizer:
     """Return a tokenizer with the pieces, scores, normalisation and byte fallback of a SentencePiece model.
+
+    Args:
+      model: serialised.
+      pieces: (piece, score) by id, where a unigram model's ids are not to be its own.
+      unk_id: of the unknown piece among them.
 
     Raises:
       UserError: the model is neither unigram nor BPE, or treats white space in a way that has no counterpart.
     """
-    proto = sentencepiece_model.ModelProto.FromString(model)
+    proto = ModelProto.FromString(model)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type not in (UNIGRAM, BPE):
         raise UserError("only unigram and BPE models of SentencePiece have a counterpart in tokenizers")
     if trainer.treat_whitespace_as_suffix or not rules.escape_whitespaces:
-        raise UserError("a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers")
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+        raise UserError(
+            "a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers"
+        )
+    pieces = sentencepiece_pieces(model) if pieces is None else pieces
     if trainer.model_type == UNIGRAM:
-        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id if unk_id is None else unk_id, byte_fallback=trainer.byte_fallback))
     else:
         ids = {piece: index for index, (piece, _) in enumerate(pieces)}
-        usable = {piece.piece: piece.score for piece in proto.pieces if piece.type == sentencepiece_model.ModelProto.SentencePiece.NORMAL}
+        usable = {
+            piece.piece: piece.score
+            for piece in proto.pieces
+            if piece.type == ModelProto.SentencePiece.NORMAL
+        }
         tokenizer = Tokenizer(models.BPE(ids, merges(usable), unk_token=trainer.unk_piece, fuse_unk=True,
                                          byte_fallback=trainer.byte_fallback))  # fmt: skip
     steps: list[Any] = []
@@ -80,7 +98,9 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
     scheme = "always" if rules.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD, prepend_scheme=scheme, split=not crossing)
     strip = [decoders.Strip(content=" ", left=1, right=0)] if rules.add_dummy_prefix else []
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(WORD, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(WORD, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
     return tokenizer
 
 

@@ -40,7 +40,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(file.read_text())
         kind = config["model_type"]
     except FileNotFoundError as error:
-        raise UserError("there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers") from error
+        raise UserError(
+            "there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("this is not the configuration of a model: it has no model_type", file=file) from error
     if kind not in FAMILIES:
@@ -100,7 +102,9 @@ class Foreign:
         """Return a tensor by our table's spelling of its name."""
         return self.tensors.read(self.names[name])
 
-    def params(self, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str]) -> dict[str, np.ndarray]:
+    def params(
+        self, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str]
+    ) -> dict[str, np.ndarray]:
         """Return our parameters, float32, by path.
 
         Args:
@@ -135,7 +139,10 @@ class Foreign:
                 raise UserError(f"tensor {name!r} is missing{nearest(name, self.names)}", file=self.folder)
             shape = self.tensors.shapes[self.names[name]]
             if shape != one.shape:
-                raise UserError(f"tensor {name!r} is of shape {list(shape)}, but config.json asks for {list(one.shape)}", file=self.folder)
+                raise UserError(
+                    f"tensor {name!r} is of shape {list(shape)}, but config.json asks for {list(one.shape)}",
+                    file=self.folder,
+                )
         left_out = set()
         for name in self.names:
             if name in bound:
@@ -144,11 +151,16 @@ class Foreign:
             why = next((why for pattern, why in self.family.ignored.items() if matches([pattern], name)), "")
             if original in bound:
                 if not np.array_equal(self.read(name), self.read(original)):
-                    raise UserError(f"tensors {name!r} and {original!r} should be the same, but differ", file=self.folder)
+                    raise UserError(
+                        f"tensors {name!r} and {original!r} should be the same, but differ", file=self.folder
+                    )
             elif why:
                 left_out.add(why)
             else:
-                raise UserError(f"tensor {name!r} has no place in a model of this configuration{nearest(name, bound)}", file=self.folder)
+                raise UserError(
+                    f"tensor {name!r} has no place in a model of this configuration{nearest(name, bound)}",
+                    file=self.folder,
+                )
         for why in sorted(left_out):
             log.warning("left out: %s", why)
 
@@ -191,16 +203,25 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
       UserError: none fits (or not the one that is wanted); the message says which keys of the nearest stand in the way.
     """
     if wanted and wanted not in FAMILIES:
-        raise UserError(f"model_type {wanted!r} is unknown here{nearest(wanted, FAMILIES)}", remedy=f"one of {', '.join(FAMILIES)}")
-    found = {name: differences(FAMILIES[name], model, facts, lambda: default_config().model) for name in ([wanted] if wanted else EXPORTED_AS)}
+        raise UserError(
+            f"model_type {wanted!r} is unknown here{nearest(wanted, FAMILIES)}", remedy=f"one of {', '.join(FAMILIES)}"
+        )
+    found = {
+        name: differences(FAMILIES[name], model, facts, lambda: default_config().model)
+        for name in ([wanted] if wanted else EXPORTED_AS)
+    }
     best = min(found, key=lambda name: len(found[name]))
     if found[best]:
         fields = "; ".join(f"model.{key} is {ours!r}, not {theirs!r}" for key, ours, theirs in found[best])
-        raise UserError(f"this model cannot be expressed as {best!r}" + ("" if wanted else ", the nearest family") + f": {fields}")
+        raise UserError(
+            f"this model cannot be expressed as {best!r}" + ("" if wanted else ", the nearest family") + f": {fields}"
+        )
     return FAMILIES[best]
 
 
-def write_weights(writer: TensorWriter, family: Family, params: Mapping[str, np.ndarray], model: Any, languages: Sequence[str]) -> None:
+def write_weights(
+    writer: TensorWriter, family: Family, params: Mapping[str, np.ndarray], model: Any, languages: Sequence[str]
+) -> None:
     """Write our parameters under the family's names.
 
     Args:

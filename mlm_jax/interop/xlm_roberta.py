@@ -18,11 +18,18 @@ EMBEDDINGS = (
 )
 LAYER = (
     *(
-        Entry(f"{{base}}encoder.layer.{{layer}}.attention.self.{part}.{theirs}", (f"encoder/{{layer}}/attention/{part}/{ours}",))
+        Entry(
+            f"{{base}}encoder.layer.{{layer}}.attention.self.{part}.{theirs}",
+            (f"encoder/{{layer}}/attention/{part}/{ours}",),
+        )
         for part in ("query", "key", "value")
         for theirs, ours in (("weight", "kernel"), ("bias", "bias"))
     ),
-    Entry("{base}encoder.layer.{layer}.attention.output.dense.weight", ("encoder/{layer}/attention/output/kernel",), inputs=2),
+    Entry(
+        "{base}encoder.layer.{layer}.attention.output.dense.weight",
+        ("encoder/{layer}/attention/output/kernel",),
+        inputs=2,
+    ),
     Entry("{base}encoder.layer.{layer}.attention.output.dense.bias", ("encoder/{layer}/attention/output/bias",)),
     Entry("{base}encoder.layer.{layer}.attention.output.LayerNorm.weight", ("encoder/{layer}/attention_norm/scale",)),
     Entry("{base}encoder.layer.{layer}.attention.output.LayerNorm.bias", ("encoder/{layer}/attention_norm/bias",)),
@@ -116,5 +123,8 @@ FAMILY = Family(
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
     ignored=IGNORED,
-    copies={"lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    copies={
+        "lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
 )

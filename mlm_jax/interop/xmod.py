@@ -9,16 +9,21 @@ from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, toke
 from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, IGNORED, LAYER, xlm_roberta_settings
 from mlm_jax.interop.xlm_roberta import describe as roberta_describe
 
-ADAPTERS = tuple(
-    Entry(f"{{base}}encoder.layer.{{layer}}.output.adapter_modules.{{language}}.{theirs}.{end}", (f"encoder/{{layer}}/adapter/weights/{ours}/{our_end}",))
-    for theirs, ours in (("dense1", "down"), ("dense2", "up"))
-    for end, our_end in (("weight", "kernel"), ("bias", "bias"))
-)  # fmt: skip
+ADAPTER = "{base}encoder.layer.{layer}.output.adapter_modules.{language}"
+ADAPTERS = (
+    Entry(f"{ADAPTER}.dense1.weight", ("encoder/{layer}/adapter/weights/down/kernel",)),
+    Entry(f"{ADAPTER}.dense1.bias", ("encoder/{layer}/adapter/weights/down/bias",)),
+    Entry(f"{ADAPTER}.dense2.weight", ("encoder/{layer}/adapter/weights/up/kernel",)),
+    Entry(f"{ADAPTER}.dense2.bias", ("encoder/{layer}/adapter/weights/up/bias",)),
+)
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
     """Return the settings of ``config.model`` that an X-MOD config.json stands for."""
-    require(config, {"adapter_layer_norm": False, "adapter_reuse_layer_norm": True, "ln_before_adapter": True, "pre_norm": False})
+    require(
+        config,
+        {"adapter_layer_norm": False, "adapter_reuse_layer_norm": True, "ln_before_adapter": True, "pre_norm": False},
+    )
     width = config.get("hidden_size", 768)
     group = {
         "layers": config.get("num_hidden_layers", 12),
@@ -58,5 +63,8 @@ FAMILY = Family(
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
     ignored=IGNORED,
-    copies={"lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    copies={
+        "lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
 )

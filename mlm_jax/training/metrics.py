@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
 
 from mlm_jax.errors import UserError
 
@@ -44,9 +45,7 @@ class MetricsWriter:
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
         self.file = path.open("a")
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self.tensorboard = EventFileWriter(str(Path(workdir) / "tensorboard"))
+        self.tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"))  # unlike TensorBoard's own, needs no TensorFlow
         if wandb_project:
             try:
                 import wandb
@@ -76,17 +75,11 @@ class MetricsWriter:
         now = time.time()
         self.file.write(json.dumps({"step": step, "time": round(now, 3), **values}) + "\n")
         self.file.flush()
-        self._write_tensorboard(step, now, values)
+        for name, value in values.items():
+            self.tensorboard.add_scalar(name, value, step, walltime=now)
+        self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log(dict(values), step=step)
-
-    def _write_tensorboard(self, step: int, now: float, values: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self.tensorboard.add_event(Event(step=step, wall_time=now, summary=Summary(value=scalars)))
-        self.tensorboard.flush()
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ class Reporter:
         if self.pending is None:
             return
         (step, values), self.pending = self.pending, None
-        window, norm, skipped = jax.device_get(values)
+        with self.goodput.span("step"):  # the host waits here for the device to finish the step
+            window, norm, skipped = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
         line |= window_metrics(window, self.program.languages)
         line |= self._speed(step)

@@ -1,0 +1,110 @@
+"""``mlm-jax import-hf``: a published model into a checkpoint of ours, with its vocabulary and a config to go on from."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+from mlm_jax.interop.folder import local_folder, whole_folder
+from mlm_jax.interop.published_tokenizer import read_vocabulary, smallest_multiple
+from mlm_jax.interop.weights import Foreign, flat_shapes, nest
+from mlm_jax.training.checkpoint import Checkpoints, claim_workdir
+
+UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
+VOCABULARY, RECIPE = "vocabulary", "config.py"
+
+
+def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...] = ()) -> Path:
+    """Turn a model of Hugging Face transformers into a workdir of ours.
+
+    The workdir holds a checkpoint that every verb takes, the vocabulary, and ``config.py``, a config that continues the
+    model's training once it is told on which text.
+
+    Args:
+      source: a folder with config.json, safetensors and a tokenizer, or a name on the Hugging Face Hub.
+      out: the workdir to make; must not exist yet.
+      languages: codes that rows may be of; a model with language-indexed weights brings its own.
+
+    Returns:
+      ``out``.
+
+    Raises:
+      UserError: something in ``source`` is missing, damaged, contradictory or without counterpart; the message names
+        it, and nothing is written.
+    """
+    out = Path(out).resolve()
+    foreign = Foreign(local_folder(source))
+    facts, kind = foreign.facts, foreign.family.model_type
+    if languages and facts.languages:
+        raise UserError(f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out")
+    languages = facts.languages or languages or UNDETERMINED
+    vocabulary = read_vocabulary(foreign.folder, kind, facts.rows, facts.ids)
+    config = imported_config(foreign, vocabulary, out)
+    with whole_folder(out) as scratch:
+        flat = foreign.params(flat_shapes(config, vocabulary.size, languages), config.model, languages)
+        vocabulary.save(scratch / VOCABULARY)
+        (scratch / RECIPE).write_text(recipe(config, str(source), kind, out), encoding="utf-8")
+        claim_workdir(scratch, config)
+        checkpoints = Checkpoints(scratch, config, vocabulary, languages, labels={})
+        checkpoints.save(0, {"params": nest(flat)})
+        checkpoints.wait()
+        checkpoints.manager.close()
+    return out
+
+
+def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:
+    """Return the config of an imported model: ours but for the model, the vocabulary and what documents begin with."""
+    config = default_config()
+    config.model.update(foreign.settings)
+    config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, foreign.facts.rows)
+    config.vocabulary.path = str(out / VOCABULARY)
+    config.vocabulary.size = vocabulary.size
+    config.data.prefix = "bos" if vocabulary.bos_id >= 0 else "none"
+    if config.model.decoder:
+        config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
+    return config
+
+
+def recipe(config: ConfigDict, source: str, kind: str, out: Path) -> str:
+    """Return the text of a config file that goes on with an imported model."""
+    default = default_config().model
+    changed = {key: value for key, value in config.model.items() if value != default[key]}
+    settings = "".join(f"        {key}={_literal(value)},\n" for key, value in changed.items())
+    return f'''"""Goes on with the training of {source} ({kind}), once config.data says on which text.
+
+    mlm-jax train --config {out.name}/{RECIPE} --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
+"""
+
+from mlm_jax.config import default_config
+
+IMPORTED = {str(out)!r}
+
+
+def get_config():
+    config = default_config()
+    config.data.corpora = {{}}  # {{language: files}}: the text to go on with
+    config.data.prefix = {config.data.prefix!r}  # what this model's documents begin with
+    config.vocabulary.path = f"{{IMPORTED}}/{VOCABULARY}"
+    config.vocabulary.size = {config.vocabulary.size}
+    config.checkpoint.init = {{"from": IMPORTED}}
+    config.tasks = {_literal(config.tasks)}
+    config.model.update(
+{settings}    )
+    config.optimizer.learning_rate = 1e-4  # a trained model wants less than a new one
+    return config
+'''
+
+
+def _literal(value: Any) -> str:
+    plain = value.to_dict() if isinstance(value, ConfigDict) else value
+    return pprint.pformat(plain, width=100, sort_dicts=False, compact=True)

@@ -1,0 +1,142 @@
+"""The tokenizer of a published model, in whatever file it comes, as a vocabulary of ours with the same ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from mlm_jax.data.foreign_vocabulary import TOKENIZER, ForeignVocabulary
+from mlm_jax.errors import UserError
+from mlm_jax.interop.tokenizer import from_sentencepiece, sentencepiece_pieces, template
+
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+WORDPIECE = "vocab.txt"
+# What tokenizer_config.json calls our special pieces; BERT has no other beginning and end than [CLS] and [SEP].
+ROLES = {"pad": ("pad_token",), "bos": ("bos_token", "cls_token"), "eos": ("eos_token", "sep_token"),
+         "unk": ("unk_token",), "mask": ("mask_token",)}  # fmt: skip
+
+
+def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, int]) -> ForeignVocabulary:
+    """Return the vocabulary of a published model.
+
+    Args:
+      folder: with ``tokenizer.json``, a SentencePiece model or ``vocab.txt``.
+      model_type: decides how ids follow from a SentencePiece model.
+      rows: rows of the embedding table.
+      ids: special ids that config.json names.
+
+    Raises:
+      UserError: there is no tokenizer, it cannot be read, or it is of another vocabulary than the weights.
+    """
+    config = _json(folder / "tokenizer_config.json")
+    config = {**_json(folder / "special_tokens_map.json"), **config}
+    tokenizer = _read(folder, model_type, config)
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    if size > rows or smallest_multiple(size, rows) > LARGEST_MULTIPLE:
+        raise UserError(f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows", file=folder,
+                        remedy="use the tokenizer that the model was trained with")  # fmt: skip
+    known = {role: index for role, index in ids.items() if tokenizer.id_to_token(index) is not None}
+    for role, names in ROLES.items():
+        for name in reversed(names):
+            piece = config.get(name)
+            piece = piece.get("content") if isinstance(piece, dict) else piece
+            if piece and tokenizer.token_to_id(piece) is not None:
+                known[role] = tokenizer.token_to_id(piece)
+    before, after = around(tokenizer)
+    if before:
+        known["bos"] = before[0]
+    if after:
+        known["eos"] = after[-1]
+    if "eos" not in known:
+        raise UserError("the tokenizer has no token that ends a text", file=folder,
+                        remedy="name it as eos_token in tokenizer_config.json")  # fmt: skip
+    return ForeignVocabulary(tokenizer.to_str(), known)
+
+
+# Tables of embeddings are rounded up to multiples of 8, 64 or 128 (mT5: 250,100 to 250,112); a tokenizer that is smaller
+# by more than this is another model's.
+LARGEST_MULTIPLE = 1024
+
+
+def smallest_multiple(size: int, rows: int) -> int:
+    """Return the smallest m for which ``size`` rounded up to a multiple of m is ``rows``."""
+    return next(m for m in range(1, rows + 1) if -(-size // m) * m == rows)
+
+
+def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after a text."""
+    marks = tokenizer.encode("a", add_special_tokens=True).special_tokens_mask
+    ids = tokenizer.encode("a", add_special_tokens=True).ids
+    text = [position for position, mark in enumerate(marks) if not mark]
+    if not text:  # "a" has no piece but the unknown one
+        text = [len(ids) // 2]
+    return ids[: text[0]], ids[text[-1] + 1 :]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"this is not JSON: {error}", file=file, remedy="download it again") from error
+
+
+def _read(folder: Path, model_type: str, config: Mapping[str, Any]) -> Tokenizer:
+    try:
+        if (folder / TOKENIZER).is_file():
+            return Tokenizer.from_file(str(folder / TOKENIZER))
+        for name in SENTENCEPIECE:
+            if (folder / name).is_file():
+                return _sentencepiece((folder / name).read_bytes(), model_type, config)
+        if (folder / WORDPIECE).is_file():
+            return _wordpiece(folder / WORDPIECE, config)
+    except UserError as error:
+        raise UserError(error.problem, file=folder) from error
+    except Exception as error:  # the libraries raise nothing more precise
+        raise UserError(f"the tokenizer cannot be read: {error}", file=folder, remedy="download it again") from error
+    raise UserError("there is no tokenizer", file=folder,
+                    remedy=f"it needs {TOKENIZER}, {', '.join(SENTENCEPIECE)} or {WORDPIECE}")  # fmt: skip
+
+
+def _sentencepiece(model: bytes, model_type: str, config: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer that transformers makes of a SentencePiece model of this family."""
+    pieces = sentencepiece_pieces(model)
+    if model_type in ("xlm-roberta", "xmod"):
+        # fairseq's dictionary: its own special pieces first, then the model's without <unk> <s> </s>, then <mask>.
+        arranged = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces[3:], ("<mask>", 0.0)]
+        tokenizer = from_sentencepiece(model, pieces=arranged, unk_id=3)
+        special, before = ["<s>", "<pad>", "</s>", "<unk>"], [0]
+        tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
+    else:
+        tokenizer = from_sentencepiece(model)
+        extra = config.get("extra_ids", 100 if model_type == "t5" else 0)
+        special, before = ["<pad>", "</s>", "<unk>"], []
+        # T5 numbers its sentinels from the end of the vocabulary.
+        tokenizer.add_tokens([AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False, special=True) for piece in special])
+    tokenizer.post_processor = template(tokenizer, before, [tokenizer.token_to_id("</s>")])
+    return tokenizer
+
+
+def _wordpiece(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Return BERT's tokenizer of a vocab.txt."""
+    ids = {piece.rstrip("\n"): index for index, piece in enumerate(file.open(encoding="utf-8"))}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.add_tokens([AddedToken(p, normalized=False, special=True) for p in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
+    cls, sep = ids["[CLS]"], ids["[SEP]"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
+    return tokenizer
