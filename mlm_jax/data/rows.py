@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -97,12 +98,18 @@ def _segments(begins: np.ndarray, used: np.ndarray, length: int) -> tuple[np.nda
     row = begins // length
     number = np.arange(1, len(begins) + 1) - np.searchsorted(row, np.arange(len(used)))[row]
     segment_ids = np.repeat(number.astype(np.int32), lengths).reshape(-1, length)
-    positions = np.arange(size, dtype=np.int32).reshape(-1, length)
-    positions -= np.repeat(begins.astype(np.int32), lengths).reshape(-1, length)
+    positions = np.repeat(begins.astype(np.int32), lengths)
+    positions = np.subtract(_places(size), positions, out=positions).reshape(-1, length)
     for short in np.flatnonzero(used < length):
         segment_ids[short, used[short] :] = 0
         positions[short, used[short] :] = 0
     return segment_ids, positions
+
+
+@lru_cache(maxsize=8)
+def _places(size: int) -> np.ndarray:
+    """Return 0 … size - 1; made once: anew for every batch it would cost as much as the positions themselves."""
+    return np.arange(size, dtype=np.int32)
 
 
 def _groups(stream: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
