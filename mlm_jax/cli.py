@@ -86,6 +86,18 @@ def build_parser() -> argparse.ArgumentParser:
     mine.add_argument("--threshold", type=float, help="least ratio margin of a pair; the best for --gold, or 1")
     mine.add_argument("--output", default="-", help="FILE.tsv; standard output if not given")
 
+    take = verb("import-hf", _import_hf, "turn a model of Hugging Face transformers into a checkpoint to go on with")
+    take.add_argument("source", help="folder with config.json, safetensors and a tokenizer, or a name on the Hub")
+    take.add_argument("--out", required=True, help="workdir to make")
+    take.add_argument("--languages", default="", metavar="de,en,…", help="codes of the languages that its rows may be of")
+
+    give = verb("export-hf", _export_hf, "write a checkpoint as a folder that transformers and sentence-transformers load")
+    give.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    give.add_argument("--out", required=True, help="folder to make")
+    give.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
+    give.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
+    give.add_argument("--language", default="", help="whose token the tokenizer puts before each text")
+
     report = verb("report", _report, "write report.html again from a workdir's metrics")
     report.add_argument("workdir")
     return parser
@@ -152,6 +164,21 @@ def _mine(options) -> None:
 
     mine_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
                  threshold=options.threshold, output=options.output)  # fmt: skip
+
+
+def _import_hf(options) -> None:
+    from mlm_jax.interop.importing import RECIPE, import_hf
+
+    languages = tuple(code.strip() for code in options.languages.split(",") if code.strip())
+    out = import_hf(options.source, options.out, languages=languages)
+    print(f"wrote {out}; {out / RECIPE} goes on with its training")
+
+
+def _export_hf(options) -> None:
+    from mlm_jax.interop.exporting import export_hf
+
+    out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language)
+    print(f"wrote {out}")
 
 
 def _report(options) -> None:

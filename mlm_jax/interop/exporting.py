@@ -12,7 +12,7 @@ import numpy as np
 from mlm_jax.data.foreign_vocabulary import TOKENIZER, ForeignVocabulary
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
-from mlm_jax.interop.family import Contents, Facts, Family
+from mlm_jax.interop.family import Contents, Facts
 from mlm_jax.interop.folder import whole_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, flatten, write_weights
@@ -156,8 +156,8 @@ def write_sentence_transformer(folder: Path, width: int, length: int | None) -> 
     _write(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     _write(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
     (folder / "1_Pooling").mkdir()
-    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True,
-                                                   "pooling_mode_cls_token": False, "pooling_mode_max_tokens": False})  # fmt: skip
+    modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "pooling_mode_max_tokens": False}
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
 
 
 def _write(file: Path, values: Any) -> None:

@@ -1,16 +1,11 @@
-"""``mlm-jax import-hf``: a published model into a checkpoint of ours, with its vocabulary and a config to go on from."""
+"""``mlm-jax import-hf``: a published model into a checkpoint of ours, its vocabulary, and a config to go on from."""
 
 from __future__ import annotations
 
 import pprint
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mlm_jax.config import default_config
@@ -46,7 +41,9 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
     foreign = Foreign(local_folder(source))
     facts, kind = foreign.facts, foreign.family.model_type
     if languages and facts.languages:
-        raise UserError(f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out")
+        raise UserError(
+            f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
+        )
     languages = facts.languages or languages or UNDETERMINED
     vocabulary = read_vocabulary(foreign.folder, kind, facts.rows, facts.ids)
     config = imported_config(foreign, vocabulary, out)

@@ -18,6 +18,8 @@ WORDPIECE = "vocab.txt"
 # What tokenizer_config.json calls our special pieces; BERT has no other beginning and end than [CLS] and [SEP].
 ROLES = {"pad": ("pad_token",), "bos": ("bos_token", "cls_token"), "eos": ("eos_token", "sep_token"),
          "unk": ("unk_token",), "mask": ("mask_token",)}  # fmt: skip
+# What these pieces are called where nobody says.
+USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]", "<mask>")}
 
 
 def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, int]) -> ForeignVocabulary:
@@ -37,15 +39,18 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
     tokenizer = _read(folder, model_type, config)
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size > rows or smallest_multiple(size, rows) > LARGEST_MULTIPLE:
-        raise UserError(f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows", file=folder,
-                        remedy="use the tokenizer that the model was trained with")  # fmt: skip
+        problem = f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows"
+        raise UserError(problem, file=folder, remedy="use the tokenizer that the model was trained with")
     known = {role: index for role, index in ids.items() if tokenizer.id_to_token(index) is not None}
     for role, names in ROLES.items():
-        for name in reversed(names):
-            piece = config.get(name)
-            piece = piece.get("content") if isinstance(piece, dict) else piece
-            if piece and tokenizer.token_to_id(piece) is not None:
-                known[role] = tokenizer.token_to_id(piece)
+        named = [config.get(name) for name in names]
+        pieces = [str(piece["content"] if isinstance(piece, dict) else piece) for piece in named if piece]
+        found = [index for piece in pieces if (index := tokenizer.token_to_id(piece)) is not None]
+        usual = [index for piece in USUAL.get(role, ()) if (index := tokenizer.token_to_id(piece)) is not None]
+        if found:
+            known[role] = found[0]
+        elif usual:
+            known.setdefault(role, usual[0])
     before, after = around(tokenizer)
     if before:
         known["bos"] = before[0]
@@ -57,8 +62,8 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
     return ForeignVocabulary(tokenizer.to_str(), known)
 
 
-# Tables of embeddings are rounded up to multiples of 8, 64 or 128 (mT5: 250,100 to 250,112); a tokenizer that is smaller
-# by more than this is another model's.
+# Tables of embeddings are rounded up to multiples of 8, 64 or 128 (mT5: 250,100 to 250,112); a tokenizer that is
+# smaller by more than this is another model's.
 LARGEST_MULTIPLE = 1024
 
 
@@ -110,16 +115,18 @@ def _sentencepiece(model: bytes, model_type: str, config: Mapping[str, Any]) -> 
         # fairseq's dictionary: its own special pieces first, then the model's without <unk> <s> </s>, then <mask>.
         arranged = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces[3:], ("<mask>", 0.0)]
         tokenizer = from_sentencepiece(model, pieces=arranged, unk_id=3)
-        special, before = ["<s>", "<pad>", "</s>", "<unk>"], [0]
+        special, before = ["<s>", "<pad>", "</s>", "<unk>"], [0]  # by id
         tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
     else:
         tokenizer = from_sentencepiece(model)
         extra = config.get("extra_ids", 100 if model_type == "t5" else 0)
-        special, before = ["<pad>", "</s>", "<unk>"], []
+        special, before = ["<pad>", "</s>", "<unk>"], []  # by id
         # T5 numbers its sentinels from the end of the vocabulary.
-        tokenizer.add_tokens([AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))])
+        tokenizer.add_tokens(
+            [AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))]
+        )
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=True) for piece in special])
-    tokenizer.post_processor = template(tokenizer, before, [tokenizer.token_to_id("</s>")])
+    tokenizer.post_processor = template(tokenizer, before, [special.index("</s>")])
     return tokenizer
 
 
@@ -134,7 +141,9 @@ def _wordpiece(file: Path, config: Mapping[str, Any]) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_tokens([AddedToken(p, normalized=False, special=True) for p in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
+    tokenizer.add_tokens(
+        [AddedToken(p, normalized=False, special=True) for p in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    )
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]

@@ -78,14 +78,14 @@ def from_sentencepiece(
         )
     pieces = sentencepiece_pieces(model) if pieces is None else pieces
     if trainer.model_type == UNIGRAM:
-        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id if unk_id is None else unk_id, byte_fallback=trainer.byte_fallback))
+        tokenizer = Tokenizer(
+            models.Unigram(
+                pieces, unk_id=trainer.unk_id if unk_id is None else unk_id, byte_fallback=trainer.byte_fallback
+            )
+        )
     else:
         ids = {piece: index for index, (piece, _) in enumerate(pieces)}
-        usable = {
-            piece.piece: piece.score
-            for piece in proto.pieces
-            if piece.type == ModelProto.SentencePiece.NORMAL
-        }
+        usable = {piece.piece: piece.score for piece in proto.pieces if piece.type == ModelProto.SentencePiece.NORMAL}
         tokenizer = Tokenizer(models.BPE(ids, merges(usable), unk_token=trainer.unk_piece, fuse_unk=True,
                                          byte_fallback=trainer.byte_fallback))  # fmt: skip
     steps: list[Any] = []

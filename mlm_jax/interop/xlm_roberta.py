@@ -111,12 +111,18 @@ def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[
     return settings(config, contents)
 
 
+def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
+    """Return the config.json of a model of ours, which cannot say any other activation if there is a head."""
+    described = describe(model, facts)
+    return described | {"hidden_act": "gelu"} if model.head_transform else described
+
+
 FAMILY = Family(
     model_type="xlm-roberta",
     base="roberta.",
     table=EMBEDDINGS + LAYER + HEAD,
     settings=xlm_roberta_settings,
-    describe=describe,
+    describe=xlm_roberta_describe,
     architecture=lambda contents: "XLMRobertaForMaskedLM" if contents.head else "XLMRobertaModel",
     facts=lambda config: Facts(rows=config.get("vocab_size", 30522), ids=token_ids(config, pad=1, bos=0, eos=2)),
     embedding="{base}embeddings.word_embeddings.weight",

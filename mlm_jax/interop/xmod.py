@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, token_ids
-from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, IGNORED, LAYER, xlm_roberta_settings
-from mlm_jax.interop.xlm_roberta import describe as roberta_describe
+from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, IGNORED, LAYER, xlm_roberta_describe, xlm_roberta_settings
 
 ADAPTER = "{base}encoder.layer.{layer}.output.adapter_modules.{language}"
 ADAPTERS = (
@@ -37,7 +36,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
 def describe(model: Any, facts: Facts) -> dict[str, Any]:
     """Return the config.json of a model of ours."""
     adapter = model.encoder[0].get("adapter", 0) if model.encoder else 0
-    return roberta_describe(model, facts) | {
+    return xlm_roberta_describe(model, facts) | {
         "adapter_layer_norm": False,
         "adapter_reuse_layer_norm": True,
         "ln_before_adapter": True,

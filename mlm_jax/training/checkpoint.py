@@ -140,8 +140,12 @@ class Checkpoints:
         self.folder = Path(workdir).resolve() / "checkpoints"
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState | Mapping[str, Any]) -> None:
         """Begin to write a checkpoint; training goes on meanwhile.
+
+        Args:
+          step: steps done.
+          state: all of it, or {"params": …} for weights that only start other runs.
 
         Raises:
           UserError: the disk is full (found now or by a later call); earlier checkpoints are untouched.

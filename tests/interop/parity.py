@@ -77,7 +77,10 @@ class Imported:
     def _probe(self, params, batch, labels, first):
         """The loss of the labels, plus a function of the hidden states where ``first`` is."""
         logits, hidden = self.run(params, batch)
-        return mean_cross_entropy(logits, labels) + (jnp.square(hidden) * jnp.arange(hidden.shape[-1]) * first[..., None]).sum()
+        return (
+            mean_cross_entropy(logits, labels)
+            + (jnp.square(hidden) * jnp.arange(hidden.shape[-1]) * first[..., None]).sum()
+        )
 
     def logits(self, batch):
         return np.asarray(self.forward(self.params, batch))
@@ -217,9 +220,10 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     theirs = in_our_layout(imported, named_values(model, lambda p: p), folder)
     model.load_state_dict(before)  # the model is shared by the tests of its configuration
     config = default_config()
-    config.optimizer.update(name="adamw", learning_rate=rate, schedule="constant", warmup_steps=0, betas=settings["betas"],
-                            epsilon=settings["eps"], clip=0.0, weight_decay=settings["weight_decay"],
-                            decay_table=((r".*", True),))  # fmt: skip
+    config.optimizer.update(
+        name="adamw", learning_rate=rate, schedule="constant", warmup_steps=0, betas=settings["betas"],
+        epsilon=settings["eps"], clip=0.0, weight_decay=settings["weight_decay"], decay_table=((r".*", True),),
+    )  # fmt: skip
     transformation = optimizer_room.create(config.optimizer, 10, imported.shapes, imported.axes)
     grads = imported.loss_gradient(batch, labels)
     with jax.disable_jit():
@@ -244,7 +248,11 @@ def leak(imported, rows, first=None):
 def export(imported, folder, *, family="", dtype="float32", shard_bytes=10**9, ids=None):
     """Write ours as a transformers folder, with what a vocabulary would say in ``ids``."""
     folder.mkdir()
-    facts = Facts(imported.foreign.facts.rows, imported.foreign.facts.languages, imported.foreign.facts.ids if ids is None else ids)
+    facts = Facts(
+        imported.foreign.facts.rows,
+        imported.foreign.facts.languages,
+        imported.foreign.facts.ids if ids is None else ids,
+    )
     chosen = choose_family(imported.config.model, facts, family)
     writer = TensorWriter(folder, dtype=dtype, shard_bytes=shard_bytes)
     params = {path: np.asarray(value) for path, value in flatten(imported.params).items()}

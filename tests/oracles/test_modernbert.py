@@ -14,9 +14,9 @@ CONFIGS = {
     },
     "all biases, tanh, untied": {
         "vocab_size": 50, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "local_attention": 9, "global_attn_every_n_layers": 2, "norm_bias": True, "attention_bias": True, "mlp_bias": True,
-        "classifier_bias": True, "hidden_activation": "gelu_pytorch_tanh", "classifier_activation": "gelu_pytorch_tanh",
-        "tie_word_embeddings": False, "norm_eps": 1e-3,
+        "local_attention": 9, "global_attn_every_n_layers": 2, "norm_bias": True, "attention_bias": True,
+        "mlp_bias": True, "classifier_bias": True, "hidden_activation": "gelu_pytorch_tanh",
+        "classifier_activation": "gelu_pytorch_tanh", "tie_word_embeddings": False, "norm_eps": 1e-3,
     },
     "swish, own frequencies, no output bias": {
         "vocab_size": 47, "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,

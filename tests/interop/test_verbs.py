@@ -1,0 +1,358 @@
+"""import-hf and export-hf as a user meets them: whole folders in and out, and one clear line for what cannot work."""
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import sentence_transformers
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+import mlm_jax
+from mlm_jax import cli
+from mlm_jax import model as model_room
+from mlm_jax.config import default_config, load_config
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError
+from mlm_jax.interop.exporting import export_hf
+from mlm_jax.interop.importing import import_hf
+from mlm_jax.training.checkpoint import Checkpoints
+from tests.interop import parity
+from tests.interop.published import LANGUAGES, published, sentences
+
+KINDS = ("modernbert", "xlm-roberta", "bert")
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def imported(request, tmp_path_factory):
+    """(their model, their folder, our workdir)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = published(folder / "theirs", request.param)
+    assert cli.main(["import-hf", str(folder / "theirs"), "--out", str(folder / "ours"), "--languages", "de,en"]) == 0
+    return model, folder / "theirs", folder / "ours"
+
+
+def test_an_imported_model_is_used_as_any_other(imported):
+    """Mean pooling and blanks: what transformers computes from its own files."""
+    model, theirs, ours = imported
+    used = mlm_jax.load(ours)
+    tokenizer = AutoTokenizer.from_pretrained(theirs)
+    texts = [text[:60] for text in sentences(3000)[:9]]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model.base_model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    np.testing.assert_allclose(used.embed(texts, language="de"), expected, atol=2e-5)
+
+
+def test_export_of_an_import_is_the_original(imported, tmp_path):
+    model, theirs, ours = imported
+    assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "again")]) == 0
+    assert parity.tensors_of(tmp_path / "again") == parity.tensors_of(theirs)
+    text = sentences(3000)[:20]
+    first, second = (
+        AutoTokenizer.from_pretrained(folder)(text)["input_ids"] for folder in (theirs, tmp_path / "again")
+    )
+    assert first == second
+    reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "again", attn_implementation="eager").eval()
+    inputs = {"input_ids": torch.tensor([first[0][:40]])}
+    assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_the_recipe_is_a_config_that_fits(imported):
+    _, _, ours = imported
+    config = load_config(ours / "config.py")
+    assert config.checkpoint.init == {"from": str(ours)}
+    settings = json.loads((ours / "config.json").read_text())["model"]
+    assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
+    assert Vocabulary.from_model(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
+
+
+def our_workdir(folder, **settings):
+    """A workdir with a small model of our own, untrained, and a trained vocabulary."""
+    config = default_config()
+    config.vocabulary.update(size=2000, sentinels=3)
+    config.model.update(
+        width=32, heads=4, mlp_width=40, max_positions=64, window=8, encoder=({"layers": 4, "weights": "shared"},)
+    )
+    config.model.update(settings)
+    languages = ("de", "en")
+    vocabulary = Vocabulary.train(sentences(100), config.vocabulary, languages)
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=languages, labels={})
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32) if leaf.ndim < 3
+                          else (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)  # fmt: skip
+    params["embedding"] = rng.normal(size=params["embedding"].shape).astype(np.float32)
+    checkpoints = Checkpoints(folder, config, vocabulary, languages, labels={})
+    checkpoints.save(7, {"params": params})
+    checkpoints.wait()
+    return folder
+
+
+OURS = {
+    "modernbert": {},
+    "xlm-roberta": {
+        "position": "learned",
+        "position_offset": 1,
+        "norm_position": "post",
+        "norms": ("embedding",),
+        "embedding_types": 1,
+        "biases": ("norm", "attention", "mlp", "head"),
+        "activation": "gelu",
+        "global_every": 1,
+    },
+    "eurobert": {
+        "norm": "rms",
+        "activation": "swiglu",
+        "norms": ("first_attention", "final"),
+        "global_every": 1,
+        "head_transform": False,
+        "biases": (),
+        "kv_heads": 2,
+        "tied_embeddings": False,
+    },
+}
+
+
+@pytest.mark.parametrize("family", OURS)
+def test_our_own_model_loads_everywhere(family, tmp_path):
+    """AutoTokenizer → AutoModelForMaskedLM and AutoModel, and SentenceTransformer, give what we compute from text."""
+    workdir = our_workdir(tmp_path / "run", **OURS[family])
+    assert export_hf(workdir, tmp_path / "out", language="de") == tmp_path / "out"
+    texts = [text[:70] for text in sentences(3000)[:9]]
+    expected = mlm_jax.load(workdir).embed(texts, language="de")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(tmp_path / "out").eval()(**inputs).last_hidden_state
+        logits = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()(**inputs).logits
+    mask = inputs["attention_mask"][..., None]
+    np.testing.assert_allclose(((hidden * mask).sum(1) / mask.sum(1)).numpy(), expected, atol=1e-4)
+    assert logits.shape[-1] == 2000
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-4)
+
+
+REFUSED = {
+    "language-specific layers": (
+        {"encoder": ({"layers": 4, "weights": "source_language"},)},
+        "model.encoder is .*source_language",
+    ),
+    "cross-lingual attention": ({"cross_lingual": {"score": "dot", "fuse": "residual"}}, "model.cross_lingual is"),
+    "language embedding": ({"language_embedding": True}, "model.language_embedding is True, not False"),
+    "rms norm": (
+        {"norm": "rms"},
+        "cannot be expressed as 'modernbert', the nearest family: model.norm is 'rms', not 'layer'",
+    ),
+    "relu": ({"activation": "relu"}, "model.activation is 'relu', not"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_no_family_expresses_is_refused_by_its_name(reason, tmp_path, capsys):
+    settings, message = REFUSED[reason]
+    workdir = our_workdir(tmp_path / "run", **settings)
+    with pytest.raises(UserError, match=message):
+        export_hf(workdir, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    with pytest.raises(UserError, match="cannot be expressed as 'bert': .*model.norm_position is 'pre', not 'post'"):
+        export_hf(workdir, tmp_path / "out", family="bert")
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def cut_short(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def text(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def edit_tensor(change):
+    def edit(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return edit
+
+
+def edit_json(name, **values):
+    def edit(folder):
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return edit
+
+
+def other_tokenizer(folder):
+    from tests.interop.published import bert_tokenizer
+
+    (folder / "tokenizer.json").unlink()
+    bert_tokenizer(folder)
+
+
+def swap(tensors):
+    tensors["model.layers.1.mlp.Wo.weight"] = tensors["model.layers.1.mlp.Wo.weight"].T.copy()
+
+
+NORM = "model.layers.2.mlp_norm.weight"
+BAD = {
+    "truncated safetensors": (cut_short, "model.safetensors: the file is cut short"),
+    "not safetensors": (text("model.safetensors", "<html>"), "cut short or not in the safetensors"),
+    "no safetensors": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        "model.safetensors is missing; pytorch_model.bin is a pickle",
+    ),
+    "a shard that is not there": (
+        text("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+        "model-00001-of-00002.safetensors is missing",
+    ),
+    "index is not JSON": (text("model.safetensors.index.json", "{"), "index.json: not an index"),
+    "wrong shape": (
+        edit_tensor(swap),
+        r"'model.layers.1.mlp.Wo.weight' is of shape \[40, 32\], but config.json asks for \[32, 40\]",
+    ),
+    "missing tensor": (edit_tensor(lambda tensors: tensors.pop(NORM)), f"tensor '{NORM}' is missing"),
+    "left over": (
+        edit_tensor(lambda tensors: tensors.update({"model.layers.2.mlp.extra": np.ones(3, np.float32)})),
+        "'model.layers.2.mlp.extra' has no place",
+    ),
+    "quantised": (
+        edit_tensor(lambda tensors: tensors.update({NORM: np.ones(32, np.int8)})),
+        f"'{NORM}' is of type int8",
+    ),
+    "unknown model_type": (
+        edit_json("config.json", model_type="modernbort"),
+        "model_type 'modernbort' is unknown here; did you mean 'modernbert'",
+    ),
+    "no model_type": (text("config.json", "[]"), "config.json: this is not the configuration of a model"),
+    "no config.json": (without("config.json"), "there is no config.json"),
+    "tokenizer of another vocabulary": (
+        other_tokenizer,
+        "the tokenizer has 1500 pieces, but the model's table of embeddings 1200 rows",
+    ),
+    "no tokenizer": (without("tokenizer.json"), "there is no tokenizer"),
+    "broken tokenizer": (text("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "an activation that we lack": (
+        edit_json("config.json", hidden_activation="quick_gelu"),
+        "config.json: hidden_activation is 'quick_gelu'",
+    ),
+    "stretched frequencies": (
+        edit_json("config.json", rope_parameters={"full_attention": {"rope_type": "yarn"}}),
+        "rope_type is 'yarn'",
+    ),
+    "uneven layers": (
+        edit_json("config.json", layer_types=["sliding_attention", "full_attention", "full_attention"]),
+        "does not put full attention at every n-th layer",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good") / "model"
+    published(folder, "modernbert")
+    return folder
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(fault, good, tmp_path, capsys):
+    damage, message = BAD[fault]
+    shutil.copytree(good, tmp_path / "bad")
+    damage(tmp_path / "bad")
+    assert cli.main(["import-hf", str(tmp_path / "bad"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and re.search(message, error[0]), error
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_other_refusals(good, tmp_path, monkeypatch, capsys):
+    def fails(*arguments, match):
+        assert cli.main([*map(str, arguments)]) == 2
+        line = capsys.readouterr().err.strip().splitlines()
+        assert len(line) == 1 and match in line[0], line
+
+    fails("import-hf", tmp_path / "nowhere", "--out", tmp_path / "out", match="there is no such folder")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fails("import-hf", "nobody/nothing", "--out", tmp_path / "out", match="the Hugging Face Hub cannot be reached")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    fails("import-hf", good, "--out", tmp_path / "taken", match="already exists and is not an empty folder")
+    assert cli.main(["import-hf", str(good), "--out", str(tmp_path / "ours")]) == 0
+    capsys.readouterr()
+    fails(
+        "export-hf",
+        tmp_path / "ours",
+        "--out",
+        tmp_path / "out",
+        "--dtype",
+        "int8",
+        match="cannot be written as 'int8'",
+    )
+    fails("export-hf", tmp_path / "ours", "--out", tmp_path / "out", "--family", "bort", match="did you mean 'bert'")
+    fails(
+        "export-hf",
+        tmp_path / "ours",
+        "--out",
+        tmp_path / "out",
+        "--language",
+        "de",
+        match="does not know the language 'de'",
+    )
+    fails("export-hf", tmp_path / "nowhere", "--out", tmp_path / "out", match="there is no checkpoint here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "taken"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(error, good, tmp_path, monkeypatch):
+    """The error that the system gives, or safetensors' own, at the moment when weights are written."""
+    import_hf(good, tmp_path / "ours")
+    if isinstance(error, RuntimeError):
+        error = safetensors.SafetensorError(str(error))
+
+    def full(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("mlm_jax.interop.tensors.save_file", full)
+    with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
+        export_hf(tmp_path / "ours", tmp_path / "out")
+    monkeypatch.setattr("mlm_jax.data.foreign_vocabulary.ForeignVocabulary.save", full)
+    with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
+        import_hf(good, tmp_path / "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+def test_neither_verb_needs_torch(good, tmp_path, monkeypatch):
+    """With torch and transformers out of reach, both verbs do their work."""
+    code = (
+        "import sys; sys.modules.update(torch=None, transformers=None, tensorflow=None)\n"
+        "from mlm_jax.cli import main\n"
+        f"assert main(['import-hf', {str(good)!r}, '--out', {str(tmp_path / 'ours')!r}]) == 0\n"
+        f"assert main(['export-hf', {str(tmp_path / 'ours')!r}, '--out', {str(tmp_path / 'out')!r}]) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert parity.tensors_of(tmp_path / "out") == parity.tensors_of(good)
