@@ -23,11 +23,14 @@ from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retri
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
 from mlm_jax.objectives.classification import TokenClassification
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
+from mlm_jax.objectives.ranking import TranslationRanking
+from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.parallel.batches import to_devices
 
 if TYPE_CHECKING:
     from mlm_jax.training.step import Program
 
+SYMMETRIC = (TranslationRanking, TranslationLanguageModelling)  # read a pair either way for the same loss
 SAMPLES = 2  # fill-in-the-blank samples a language
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
 MAP_LANGUAGES = 12  # on the map of sentences, at most
@@ -101,7 +104,7 @@ class HeldOut:
 
         Args:
           params: of the model, on the program's mesh.
-          everything: all held-out rows, not only the first ``config.evaluation.rows`` (or ``pairs``) of a stream.
+          everything: all held-out rows, not only the first ``config.evaluation.rows`` of a stream.
           tasks: only these; () is all, with retrieval and samples.
 
         Raises:
@@ -152,18 +155,18 @@ class HeldOut:
 
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         """Yield this process's rows of batches of one shape, which the devices share evenly."""
-        objective, entry, wanted = self.program.objectives[task], self.config.tasks[task], self.config.evaluation
-        limit = None if everything else wanted.rows
+        objective, entry = self.program.objectives[task], self.config.tasks[task]
+        limit = None if everything else self.config.evaluation.rows
         if objective.additive:  # the last batch is filled up with rows that change nothing
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // self.row_multiple) * self.row_multiple
             return self.loader.validation(task, stream.name, rows, limit, reverse)
         # Rows that are compared with each other: whole batches, as large as in training, and none filled up.
         documents = stream.split("validation").documents
-        examples = min(documents, limit or documents)
-        rows = min(entry["rows"], examples) // self.row_multiple * self.row_multiple
-        batches = self.loader.validation(task, stream.name, max(rows, self.row_multiple), limit, reverse)
-        return itertools.islice(batches, examples // rows if rows else 0)
+        rows = min(entry["rows"], documents) // self.row_multiple * self.row_multiple
+        batches = self.loader.validation(task, stream.name, max(rows, self.row_multiple), None, reverse)
+        wanted = min(documents, limit or documents) // rows if rows else 0
+        return itertools.islice(batches, max(wanted, 1) if rows else 0)
 
     def _held_out_streams(self, task: str) -> tuple[Stream, ...]:
         """Return the streams to measure a task on: those it reads, and those with the same labels that it never reads.
@@ -179,11 +182,10 @@ class HeldOut:
         return tuple(s for s in streams if "validation" in s.splits and s.split("validation").documents)
 
     def _directions(self, task: str) -> tuple[bool, ...]:
-        both = (
-            self.program.objectives[task].kind == "pairs"
-            and self.config.tasks[task].get("directions", "both") == "both"
-        )
-        return (False, True) if both else (False,)
+        """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""
+        objective, entry = self.program.objectives[task], self.config.tasks[task]
+        directed = objective.kind == "pairs" and type(objective) not in SYMMETRIC
+        return (False, True) if directed and entry.get("directions", "both") == "both" else (False,)
 
     def _has_entities(self, task: str) -> bool:
         is_tagging = isinstance(self.program.objectives[task], TokenClassification)
