@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 
 from mlm_jax.evaluation.classification import transfer_matrix
-from mlm_jax.report import language_rows, language_table, transfer_table
+from mlm_jax.report import LanguageRow, language_rows, language_table, transfer_table
+from mlm_jax.report.table import mean_row
 
 METRICS = {
     "eval/loss/de": 3.0, "eval/loss/hi": 4.0, "eval/accuracy/de": 0.4, "eval/accuracy/hi": 0.2,
@@ -13,7 +14,7 @@ METRICS = {
 
 
 def text(table):
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=80)
     console.print(table)
     return console.file.getvalue()
 
@@ -34,8 +35,16 @@ def test_the_table_leaves_out_what_was_not_measured():
     assert "1,500,000" in printed
     assert "75.00" in printed
     assert "60.0" in printed
-    assert "bits/byte" not in printed
+    assert "bits" not in printed
     assert "planned" not in printed
+    assert "…" not in printed
+
+
+def test_every_column_fits_a_terminal():
+    rows = [LanguageRow("zh-Hans", 1_234_567_890, 0.1449, 0.1450, 7.352, 0.094, 3.141, 0.529)]
+    printed = text(language_table([*rows, mean_row(rows)]))
+    assert "1,234,567,890" in printed
+    assert "…" not in printed
 
 
 def test_a_run_without_evaluation_still_has_a_table():

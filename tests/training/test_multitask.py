@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from mlm_jax.config import default_config
+from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.training.step import build_program, make_train_step, to_devices
+from mlm_jax.training.step import build_program, make_train_step
 from tests.objectives.helpers import make_context, random_rows
 
 LANGUAGES = ("en", "de", "fr")

@@ -1,13 +1,15 @@
-"""Every sharing plan is what a loop over languages would be, leaves absent languages alone, and costs no compilation."""
+"""Every sharing plan is what a loop over languages would be, and leaves absent languages alone."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mlm_jax import model as model_room
 from mlm_jax.config import default_config
+from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.training.step import build_program, make_train_step, to_devices
+from mlm_jax.training.step import build_program, make_train_step
 from tests.objectives.helpers import make_context, random_rows
 
 LANGUAGES = ("en", "de", "fr", "ru")
@@ -53,40 +55,45 @@ def drawn(program, seed=0):
 def batch(languages, seed=0, rows=8):
     """Rows in the given languages by turns, translated into the next one."""
     given = np.resize(np.asarray(languages, np.int32), rows)
-    text = lambda n, language: random_rows(10 * seed + n, rows=rows, length=8, documents=1)._replace(language=language)  # noqa: E731
+
+    def text(number, language):
+        return random_rows(10 * seed + number, rows=rows, length=8, documents=1)._replace(language=language)
+
     pairs = {"inputs": text(0, given), "targets": text(1, np.roll(given, 1))}
     return {"translation": pairs, "mlm": {"inputs": text(2, given)}}
 
 
 def own_slices(params, axes, config, source, target):
     """The weights that one language pair uses, without the axis of languages."""
-    of_language = {"source_language": source, "target_language": target}
-    family = [LANGUAGES[source] in members for members in FAMILIES.values()].index(True)
-    families = {"encoder": family, "decoder": [LANGUAGES[target] in m for m in FAMILIES.values()].index(True)}
+    family_of = np.array([[code in members for members in FAMILIES.values()].index(True) for code in LANGUAGES])
+    of = {"source_language": lambda stack: source, "target_language": lambda stack: target,
+          "family": lambda stack: jnp.asarray(family_of)[source if stack == "encoder" else target]}  # fmt: skip
 
     def one(path, leaf, names):
-        stack, group = path[0].key, path[1].key if len(path) > 1 else None
         if "groups" not in names:
             return leaf
-        entry = config.model[stack][int(group)]
+        stack = path[0].key
+        entry = config.model[stack][int(path[1].key)]
         index = entry["weights"] if entry["weights"] != "shared" else entry["adapter_weights"]
-        return np.take(leaf, of_language[index] if index != "family" else families[stack], names.index("groups"))
+        return jnp.take(leaf, of[index](stack), axis=names.index("groups"))
 
     return jax.tree_util.tree_map_with_path(one, params, axes)
+
+
+def axes_of(config, program):
+    size = program.context.vocabulary_size
+    return model_room.abstract(config, vocabulary_size=size, languages=program.languages)[2]
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_mixed_batch_equals_a_loop_over_languages(plan):
     config = make_config(*PLANS[plan])
     program = make_program(config)
-    params, axes = drawn(program), model_room.abstract(
-        config, vocabulary_size=program.context.vocabulary_size, languages=LANGUAGES
-    )[2]  # fmt: skip
-    assert any("groups" in names for names in jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple)))
-    shared = lambda entries: tuple(  # noqa: E731
-        {**entry, "weights": "shared", **({"adapter_weights": "shared"} if "adapter" in entry else {})} for entry in entries
-    )
-    plain = make_program(make_config(*map(shared, PLANS[plan])))
+    params, axes = drawn(program), axes_of(config, program)
+    without = {"weights": "shared", "adapter_weights": "shared"}
+    shared = (tuple({**entry, **{key: without[key] for key in entry if key in without}} for entry in stack)
+              for stack in PLANS[plan])  # fmt: skip
+    plain = make_program(make_config(*shared))
     examples = {
         task: objective.prepare(batch(range(4))[task], jax.random.key(1), program.context)
         for task, objective in program.objectives.items()
@@ -94,31 +101,69 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
 
     def total(program, params, examples):
         model = program.model(params)
-        return sum(
-            objective.loss(model, examples[task], program.context, None)[0]
-            for task, objective in program.objectives.items()
-        )
-
-    whole, gradient = jax.jit(jax.value_and_grad(lambda p: total(program, p, examples)))(params)
+        found = (objective.loss(model, examples[task], program.context, None)[0]
+                 for task, objective in program.objectives.items())  # fmt: skip
+        return sum(found)
 
     @jax.jit
-    def one_pair(params, rows):
-        return total(plain, params, jax.tree.map(lambda leaf: leaf[rows], examples))
+    def of_one_pair(params, rows, source, target):
+        own = jax.tree.map(lambda leaf: leaf[rows], examples)
+        loss = lambda params: total(plain, own_slices(params, axes, config, source, target), own)  # noqa: E731
+        return jax.value_and_grad(loss)(params)
 
-    @jax.jit
-    def of_slices(params, rows, source, target):
-        return one_pair(own_slices_traced(params, source, target), rows)
+    languages = [batch(range(4))["translation"][side].language for side in ("inputs", "targets")]
+    pairs = sorted(set(zip(*(side.tolist() for side in languages))))
+    assert len(pairs) == 4
+    loss, gradient = 0.0, jax.tree.map(np.zeros_like, params)
+    for source, target in pairs:
+        rows = np.flatnonzero((languages[0] == source) & (languages[1] == target))
+        part, slope = of_one_pair(params, rows, source, target)
+        loss, gradient = loss + part, jax.tree.map(np.add, gradient, slope)
 
-    found = 0.0
-    source = np.asarray(batch(range(4))["translation"]["inputs"].language)
-    target = np.asarray(batch(range(4))["translation"]["targets"].language)
-    slopes = jax.tree.map(np.zeros_like, params)
-    for first, second in sorted(set(zip(source.tolist(), target.tolist()))):
-        rows = np.flatnonzero((source == first) & (target == second))
-        slices = lambda p: own_slices(p, axes, config, first, second)  # noqa: E731,B023
-        part, slope = jax.value_and_grad(one_pair)(slices(params), rows)
-        found += part
-        back = jax.linear_transpose(lambda p: jax.tree.map(lambda x: x, slices_jax(p, axes, config, first, second)), params)  # noqa: B023
-        slopes = jax.tree.map(np.add, slopes, back(slope)[0])
-    np.testing.assert_allclose(found, whole, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), slopes, gradient)
+    mixed, mixed_gradient = jax.jit(jax.value_and_grad(lambda params: total(program, params, examples)))(params)
+    np.testing.assert_allclose(mixed, loss, rtol=1e-5)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), mixed_gradient, gradient)
+
+
+@pytest.mark.parametrize("plan", ["shared encoder, a decoder for each language", "families", "adapters"])
+def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are(plan):
+    config = make_config(*PLANS[plan])
+    program = make_program(config)
+    step, axes = make_train_step(program), axes_of(config, program)
+    state = program.initialise()._replace(params=jax.tree.map(jnp.asarray, drawn(program)))
+    state = step(state, to_devices(batch(range(4)), program.mesh))  # all have momentum now
+    before = jax.device_get(state)
+    after = jax.device_get(step(state, to_devices(batch((0, 1), seed=1), program.mesh)))
+    present = {"family": (0,)}  # germanic; languages otherwise
+    moved = []
+
+    def check(path, names, old, new):
+        if "groups" not in names:
+            return
+        entry = config.model[path[0].key][int(path[1].key)]
+        count = old.shape[names.index("groups")]
+        for group in range(count):
+            a, b = (np.take(leaf, group, names.index("groups")) for leaf in (old, new))
+            if group in present.get(entry["weights"], (0, 1)):
+                moved.append((a != b).any())
+            else:
+                np.testing.assert_array_equal(a, b)
+
+    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
+    jax.tree_util.tree_map_with_path(check, axes, before.params, after.params, is_leaf=is_names)
+    assert moved and np.mean(moved) > 0.9
+    moments = [leaf for leaf in jax.tree.leaves(after.optimizer_state) if leaf.ndim]
+    assert len(moments) == 2 * len(jax.tree.leaves(after.params))
+
+
+def test_a_program_does_not_grow_with_the_number_of_languages():
+    lengths = []
+    for count in (4, 64):
+        languages = tuple(f"l{index}" for index in range(count))
+        config = make_config(*PLANS["shared encoder, a decoder for each language"])
+        program = make_program(config, languages)
+        step = make_train_step(program)
+        lowered = step.lower(program.state, jax.eval_shape(lambda: batch(range(4))))
+        lengths.append(len(lowered.as_text().splitlines()))
+    assert lengths[0] == lengths[1]

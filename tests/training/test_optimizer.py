@@ -1,0 +1,248 @@
+"""Languages that are absent, parameters that are frozen, regex tables, stacks and shardings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training import optimizer
+from mlm_jax.training.directions import DIRECTIONS
+
+LAYERS, GROUPS = 2, 3
+SHAPES_AND_AXES = {
+    "embedding": ((9, 4), ("vocabulary", "embed")),
+    "encoder/kernel": ((LAYERS, 4, 2, 3), ("layers", "embed", "heads", "head_dim")),
+    "encoder/scale": ((LAYERS, 4), ("layers", "norm")),
+    "decoder/kernel": ((LAYERS, GROUPS, 4, 6), ("layers", "groups", "embed", "mlp")),
+    "decoder/bias": ((LAYERS, GROUPS, 6), ("layers", "groups", "mlp")),
+    "adapter/kernel": ((GROUPS, 4, 6), ("groups", "embed", "adapter")),
+    "large/kernel": ((LAYERS, GROUPS, 128, 129), ("layers", "groups", "mlp", "embed")),  # Adafactor factors this one
+}
+INDEXED = [name for name, (_, axes) in SHAPES_AND_AXES.items() if "groups" in axes]
+
+
+def nested(flat):
+    tree = {}
+    for name, value in flat.items():
+        room, _, rest = name.partition("/")
+        if rest:
+            tree.setdefault(room, {})[rest] = value
+        else:
+            tree[room] = value
+    return tree
+
+
+AXES = nested({name: axes for name, (_, axes) in SHAPES_AND_AXES.items()})
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    return nested({name: rng.normal(size=shape).astype(np.float32) for name, (shape, _) in SHAPES_AND_AXES.items()})
+
+
+def absent(gradient, groups):
+    """Set the gradient of some languages to zero."""
+
+    def silence(leaf, axes):
+        if "groups" not in axes:
+            return leaf
+        index = [slice(None)] * leaf.ndim
+        index[axes.index("groups")] = groups
+        silent = leaf.copy()
+        silent[tuple(index)] = 0
+        return silent
+
+    return jax.tree.map(silence, gradient, AXES)
+
+
+def make_config(name="adamw", **changes):
+    config = default_config().optimizer
+    config.update(name=name, schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1, clip=0.0)
+    config.decay_table = ((".*(bias|scale)", False), (".*", True))
+    config.update(changes)
+    return config
+
+
+def make(config, params=None):
+    transformation = optimizer.create(config, 100, draw(0) if params is None else params, AXES)
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = transformation.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return transformation, step
+
+
+def train(config, gradients):
+    params = draw(0)
+    transformation, step = make(config)
+    state = transformation.init(params)
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+    return params, state
+
+
+def group_slices(tree, group):
+    """The slices of one language of everything in a tree that is like the parameters, or holds such trees."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = [str(getattr(entry, "key", entry)) for entry in path]
+        for name in INDEXED:
+            axes = SHAPES_AND_AXES[name][1]
+            if name.split("/") == keys[-2:] and leaf.ndim == len(axes):
+                found[jax.tree_util.keystr(path)] = np.take(leaf, group, axes.index("groups"))
+    return found
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_weights_and_moments_of_an_absent_language_stay_bit_for_bit_as_they_are(name, frozen):
+    config = make_config(name)
+    if frozen:
+        config.freeze_table = (("embedding", True), (".*", False))
+    before = train(config, [draw(1), draw(2)])
+    after = train(config, [draw(1), draw(2), absent(draw(3), 1), absent(draw(4), [1, 2])])
+    kept, still = group_slices(before, 1), group_slices(after, 1)
+    # a moment a parameter at least, so that the comparison compares something
+    assert len(kept) >= 2 * len(INDEXED) and kept.keys() == still.keys()
+    for key, value in kept.items():
+        np.testing.assert_array_equal(still[key], value, err_msg=key)
+    for key, value in group_slices(before[0], 0).items():
+        assert (group_slices(after[0], 0)[key] != value).any(), key
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_present_language_moves_as_if_none_were_absent(name):
+    config = make_config(name)
+    gradients = [draw(1), draw(2), draw(3)]
+    together = train(config, gradients)
+    apart = train(config, [gradients[0], absent(gradients[1], 2), absent(gradients[2], 2)])
+    for group in (0, 1):
+        one, other = group_slices(apart, group), group_slices(together, group)
+        for key, value in other.items():
+            np.testing.assert_array_equal(one[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_stack_moves_like_the_tensors_that_it_holds(name):
+    config = make_config(name)
+    gradients = [draw(1), draw(2)]
+    stacked, _ = train(config, gradients)
+    for layer in range(LAYERS):
+        for group in range(GROUPS):
+            pick = lambda tree: tree["large"]["kernel"][layer, group]  # noqa: B023, E731
+            params, axes = {"large": {"kernel": pick(draw(0))}}, {"large": {"kernel": ("mlp", "embed")}}
+            config.decay_table = ((".*", True),)
+            transformation = optimizer.create(config, 100, params, axes)
+            state = transformation.init(params)
+            for gradient in gradients:
+                updates, state = transformation.update({"large": {"kernel": pick(gradient)}}, state, params)
+                params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(pick(stacked), params["large"]["kernel"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_frozen_parameters_have_no_state_and_do_not_move(name):
+    freeze = (("encoder/.*|embedding", True), (".*", False))
+    params, state = train(make_config(name, freeze_table=freeze), [draw(1), draw(2)])
+    np.testing.assert_array_equal(params["embedding"], draw(0)["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], draw(0)["encoder"])
+    assert (params["decoder"]["kernel"] != draw(0)["decoder"]["kernel"]).any()
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert any("decoder" in path for path in paths)
+    assert not [path for path in paths if "encoder" in path or "embedding" in path]
+
+
+def test_clipping_is_by_one_norm_of_all_that_is_trained():
+    config = make_config(
+        "lion", betas=(0.0, 0.0), weight_decay=0.0
+    )  # the direction is a sign: clipping changes nothing
+    gradient = draw(1)
+    assert jax.tree.all(jax.tree.map(
+        lambda a, b: np.array_equal(a, b),
+        train(config, [gradient])[0], train(make_config("lion", betas=(0.0, 0.0), weight_decay=0.0, clip=1e-3), [gradient])[0],
+    ))  # fmt: skip
+    # A clipped gradient equals one that is scaled by hand; a frozen parameter's has no part in the norm.
+    freeze = (("embedding", True), (".*", False))
+    trained = {key: value for key, value in gradient.items() if key != "embedding"}
+    factor = 2.0 / float(optax.global_norm(trained))
+    assert factor < 1
+    clipped, _ = train(make_config(clip=2.0, freeze_table=freeze, epsilon=1.0), [gradient])
+    by_hand, _ = train(make_config(freeze_table=freeze, epsilon=1.0), [jax.tree.map(lambda g: g * factor, gradient)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), clipped, by_hand)
+
+
+def test_decay_and_rate_tables():
+    zero = jax.tree.map(np.zeros_like, draw(0))
+    zero["embedding"] += 1e-12  # a gradient at all; AdamW's first step is then the sign times the rate
+    table = (("decoder/.*", 0.0), ("encoder/scale", 3.0), (".*", 1.0))
+    params, _ = train(make_config(rate_table=table, epsilon=0.0), [draw(1)])
+    start, gradient = draw(0), draw(1)
+    jax.tree.map(np.testing.assert_array_equal, params["decoder"], start["decoder"])
+    np.testing.assert_allclose(
+        params["encoder"]["scale"], start["encoder"]["scale"] - 0.03 * np.sign(gradient["encoder"]["scale"]), atol=1e-6
+    )
+    kernel = start["encoder"]["kernel"]
+    decayed = kernel - 1e-2 * (np.sign(gradient["encoder"]["kernel"]) + 0.1 * kernel)
+    np.testing.assert_allclose(params["encoder"]["kernel"], decayed, atol=1e-6)
+
+
+@pytest.mark.parametrize("table, message", [
+    ((("decoder/.*", True),), "nothing matches the parameter 'adapter/kernel'"),
+    ((("decodr/.*", True), (".*", False)), "no parameter matches 'decodr/.*'; did you mean 'decoder'?"),
+    (((".*", False), ("decoder/.*", True)), "earlier patterns take every parameter that 'decoder/.*' matches"),
+    ((("decoder/(", True), (".*", False)), "'decoder/(' is not a regular expression"),
+    (((".*", True),), "freezes every parameter"),
+])  # fmt: skip
+def test_tables_that_do_not_fit_the_parameters_are_errors(table, message):
+    with pytest.raises(UserError) as raised:
+        make(make_config(freeze_table=table))
+    assert "optimizer.freeze_table" in str(raised.value) and message in str(raised.value)
+
+
+def test_a_catch_all_may_have_nothing_left_to_catch():
+    train(make_config(freeze_table=((".*/.*|embedding", False), (".*", True))), [draw(1)])
+
+
+def test_an_unknown_optimizer_names_the_nearest():
+    with pytest.raises(UserError, match="no optimizer 'adamv'; did you mean 'adamw'"):
+        make(make_config("adamv"))
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_moments_lie_where_their_parameters_lie(name):
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1})
+    specs = {
+        "large/kernel": P(None, None, "tensor", "fsdp"),
+        "embedding": P("tensor"),
+        "encoder/kernel": P(None, "fsdp"),
+    }
+    specs["embedding"] = P(None, "fsdp")
+    shardings = nested({key: NamedSharding(mesh, specs.get(key, P())) for key in SHAPES_AND_AXES})
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, draw(0)))
+    freeze = (("embedding", True), (".*", False))
+    config = make_config(name, freeze_table=freeze)
+    transformation, _ = make(config, shapes)
+    wanted = optimizer.optimizer_state_shardings(transformation, shapes, shardings)
+    params = jax.device_put(draw(0), shardings)
+    state = jax.jit(transformation.init, out_shardings=wanted)(params)
+    large = [
+        leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if "large" in jax.tree_util.keystr(path) and leaf.ndim == 4
+    ]  # fmt: skip
+    assert len(large) >= 1
+    for leaf in large:
+        split = ["tensor" if leaf.shape[2] > 1 else None, None]  # 129 columns are not divisible
+        assert leaf.sharding.spec[2] == split[0]
+    # A step on the mesh keeps the layout, and gives what one device gives.
+    step = jax.jit(transformation.update, out_shardings=(shardings, wanted))
+    updates, state = step(jax.device_put(draw(1), shardings), state, params)
+    alone, _ = transformation.update(draw(1), transformation.init(draw(0)), draw(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), updates, alone)

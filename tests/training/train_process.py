@@ -1,0 +1,45 @@
+"""A training run in a process of its own, to be killed: python train_process.py '{"store": …, "workdir": …, …}'."""
+
+import json
+import os
+import signal
+import sys
+
+settings = json.loads(sys.argv[1])
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={settings.get('devices', 1)}"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+sys.path.insert(0, os.getcwd())
+
+from mlm_jax.errors import UserError  # noqa: E402
+from mlm_jax.parallel import multihost  # noqa: E402
+
+if "coordinator" in settings:
+    multihost.initialise(settings["coordinator"], settings["processes"], settings["process"])
+
+from mlm_jax.config import set_key  # noqa: E402
+from mlm_jax.data.loader import Loader  # noqa: E402
+from mlm_jax.training.loop import train  # noqa: E402
+from tests.training.conftest import tiny_config  # noqa: E402
+
+config = tiny_config(settings["store"], settings.get("steps", 6))
+for key, value in settings.get("set", {}).items():
+    set_key(config, key, str(value))
+
+kill_at, stop_at, read = settings.get("kill_at"), settings.get("stop_at"), Loader.batch
+
+
+def batch(self, step):
+    if step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if step == stop_at:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return read(self, step)
+
+
+Loader.batch = batch
+try:
+    train(config, settings["workdir"])
+except UserError as error:
+    print(f"mlm-jax: error: {error}", file=sys.stderr)
+    sys.exit(2)
