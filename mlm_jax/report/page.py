@@ -69,6 +69,7 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
                 for split, lines in splits.items()
             }
             for metric, splits in sorted(curves.items(), key=lambda item: _curve_order(item[0]))
+            if any(code in languages for lines in splits.values() for code in lines)
         },
         "run": [{"title": title, "points": thin(history[key])} for key, title in RUN_CURVES.items() if key in history],
         "shares": shares,
@@ -101,7 +102,7 @@ def render(data: Mapping[str, Any]) -> str:
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the final table; columns without any value are left out, shares of one are drawn as bars."""
     columns = [name for name in COLUMNS if name == "language" or any(row.get(name) is not None for row in rows)]
-    head = "".join(f"<th>{html.escape(COLUMNS[name])}</th>" for name in columns)
+    head = "".join(f"<th>{html.escape(' '.join(COLUMNS[name].split()))}</th>" for name in columns)
     body = []
     for row in rows:
         code = str(row["language"])

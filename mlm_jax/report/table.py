@@ -88,9 +88,7 @@ def mean_row(rows: Sequence[LanguageRow]) -> LanguageRow:
 
 def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
     """Lay the rows out for a terminal: ``rich.print(language_table(rows))``; columns without any value are left out."""
-    from rich.table import Table
-
-    table = Table(title=title or None, header_style="bold", title_justify="left")
+    table = _table(title)
     columns = [name for name in COLUMNS if name == "language" or any(getattr(row, name) is not None for row in rows)]
     for name in columns:
         table.add_column(COLUMNS[name], justify="left" if name == "language" else "right")
@@ -110,18 +108,16 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
       languages: codes in index order.
       title: of the table.
     """
-    from rich.table import Table
-
     curves = curves_by_language({key: [(0, value)] for key, value in metrics.items()}, languages)
     columns = {name: {code: series[0][1] for code, series in lines["eval"].items()} for name, lines in curves.items()}
     retrieval = retrieval_curves({key: [(0, value)] for key, value in metrics.items()}, languages)
     columns |= {"retrieval_at_1": {code: series[0][1] for code, series in retrieval.items()}} if retrieval else {}
-    table = Table(title=title or None, header_style="bold", title_justify="left")
+    table = _table(title)
     table.add_column("language")
     for name in columns:
         task, _, metric = name.rpartition("/")
         heading = COLUMNS.get(metric) or SHARES.get(metric, metric)
-        table.add_column(f"{task} {heading}".strip(), justify="right")
+        table.add_column(f"{task}\n{heading}".strip(), justify="right")
     for code in (*languages, *AVERAGES):
         cells = [format_cell(name.rpartition("/")[2], values.get(code)) for name, values in columns.items()]
         if any(cells):
@@ -133,10 +129,8 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
 
 def transfer_table(matrix: TransferMatrix, task: str = "") -> Table:
     """Lay a zero-shot transfer matrix out for a terminal, with each source's mean on the others and its gap."""
-    from rich.table import Table
-
     title = f"{task}: {matrix.metric} (%), source × target" if task else f"{matrix.metric} (%), source × target"
-    table = Table(title=title, header_style="bold", title_justify="left")
+    table = _table(title)
     table.add_column("fine-tuned on")
     for target in matrix.targets:
         table.add_column(target, justify="right")
@@ -152,34 +146,41 @@ def transfer_table(matrix: TransferMatrix, task: str = "") -> Table:
     return table
 
 
-COLUMNS = {
+COLUMNS = {  # in two lines, so that the table fits a terminal of 80 columns
     "language": "language",
-    "tokens": "tokens seen",
-    "planned": "planned %",
-    "realised": "realised %",
+    "tokens": "tokens\nseen",
+    "planned": "planned\n%",
+    "realised": "realised\n%",
     "loss": "loss",
-    "accuracy": "accuracy %",
-    "bits_per_byte": "bits/byte",
-    "retrieval_at_1": "retrieval@1 %",
+    "accuracy": "accuracy\n%",
+    "bits_per_byte": "bits per\nbyte",
+    "retrieval_at_1": "retrieval\n@1 %",
 }
 
 SHARES = {  # shown in percent
-    "accuracy": "accuracy %",
-    "f1": "F1 %",
-    "retrieval_at_1": "retrieval@1 %",
-    "retrieval_at_1_cosine": "by cosine %",
-    "retrieval_at_1_ratio_margin": "by margin %",
+    "accuracy": "accuracy\n%",
+    "f1": "F1\n%",
+    "retrieval_at_1": "retrieval\n@1 %",
+    "retrieval_at_1_cosine": "by cosine\n%",
+    "retrieval_at_1_ratio_margin": "by margin\n%",
 }
 
 
 def format_cell(name: str, value: float | None) -> str:
-    """Return a cell's text: counts with separators, shares in percent, the rest with three decimals."""
+    """Return a cell's text: counts with separators or in millions, shares in percent, the rest with three decimals."""
     if value is None:
         return ""
     if name == "tokens":
-        return f"{int(value):,}"
+        return f"{int(value):,}" if value < 1e7 else f"{value / 1e6:,.1f} M"
     if name in ("planned", "realised"):
         return f"{100 * value:.2f}"
     if name in SHARES:
         return f"{100 * value:.1f}"
     return f"{value:.3f}"
+
+
+def _table(title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(title=title or None, header_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

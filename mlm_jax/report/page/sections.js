@@ -94,7 +94,7 @@ function retrieval() {
   if (!PAGE.retrieval) return;
   const { languages, scores, candidates, step } = PAGE.retrieval, root = section("retrieval"), dense = languages.length > 14;
   const mean = (values) => { const known = values.filter((v) => v != null); return known.length ? known.reduce((a, b) => a + b) / known.length : null; };
-  choices($(".choices", root), Object.keys(scores), (score) => SCORES[score] || score, (score) => {
+  choices($(".choices", root), Object.keys(SCORES).filter((score) => scores[score]), (score) => SCORES[score], (score) => {
     const matrix = scores[score], average = mean(matrix.flat());
     $(".about", root).textContent = `Accuracy@1 in percent, from row to column, among ${candidates.toLocaleString("en")} held-out sentences at step ` +
       `${step.toLocaleString("en")}. Mean ${percent(average)}; chance ${percent(1 / candidates, 2)}.`;
