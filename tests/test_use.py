@@ -150,7 +150,7 @@ def test_bytes_keep_their_spaces_around_a_mask():
 
 def test_a_language_is_asked_for_only_where_it_matters(model, free_model):
     assert model.needs_language
-    with pytest.raises(UserError, match="must be told.*one of en, ru, hi"):
+    with pytest.raises(UserError, match="must be told.*: one of en, ru, hi"):
         model.embed(["a"])
     assert not free_model.needs_language
     np.testing.assert_array_equal(free_model.embed(["a b"]), free_model.embed(["a b"], language="hi"))
