@@ -218,7 +218,7 @@ class Model:
         if code is None:
             if len(self.languages) > 1 and self.needs_language:
                 raise UserError("this model reads every language in its own way, so it must be told which one this is",
-                                remedy=f"say which (language= or --language): one of {', '.join(self.languages)}")  # fmt: skip
+                                remedy=f"give language= or --language: one of {', '.join(self.languages)}")  # fmt: skip
             return 0
         if code not in self.languages:
             raise UserError(f"the model does not know the language {code!r}{nearest(code, self.languages)}",
