@@ -99,9 +99,9 @@ def load(folder, **settings):
     return Imported(foreign, config, jax.tree.map(jnp.asarray, nest(flat)), languages)
 
 
-def random_rows(vocabulary, seed=1, languages=1, documents=DOCUMENTS, pad=0):
+def random_rows(vocabulary, seed=1, languages=1, documents=DOCUMENTS, pad=0, length=LENGTH):
     rng = np.random.default_rng(seed)
-    tokens = np.full((len(documents), LENGTH), pad, np.int32)
+    tokens = np.full((len(documents), length), pad, np.int32)
     segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
     for row, lengths in enumerate(documents):
         at = 0
@@ -116,16 +116,19 @@ def random_rows(vocabulary, seed=1, languages=1, documents=DOCUMENTS, pad=0):
 def unpacked(rows):
     """The same rows with one document in each: the whole row."""
     real = rows.segment_ids > 0
-    positions = np.where(real, np.arange(LENGTH), 0).astype(np.int32)
+    positions = np.where(real, np.arange(rows.tokens.shape[1]), 0).astype(np.int32)
     return rows._replace(segment_ids=real.astype(np.int32), positions=positions)
 
 
-def block_masks(rows, window=None):
-    """Additive masks ``[rows, 1, length, length]`` under which a document sees itself only."""
-    same = (rows.segment_ids[:, :, None] == rows.segment_ids[:, None, :]) & (rows.segment_ids > 0)[:, None, :]
+def block_masks(rows, window=None, seen=None, causal=False):
+    """Additive masks ``[rows, 1, length, length of seen]`` under which a document sees itself (or its source) only."""
+    seen = rows if seen is None else seen
+    same = (rows.segment_ids[:, :, None] == seen.segment_ids[:, None, :]) & (seen.segment_ids > 0)[:, None, :]
+    ahead = np.arange(seen.tokens.shape[1])[None, :] - np.arange(rows.tokens.shape[1])[:, None]
     if window is not None:
-        distance = np.abs(np.arange(LENGTH)[:, None] - np.arange(LENGTH)[None, :])
-        same &= (distance <= window // 2)[None]
+        same &= (np.abs(ahead) <= window // 2)[None]
+    if causal:
+        same &= (ahead <= 0)[None]
     return torch.tensor(np.where(same, 0.0, torch.finfo(torch.float32).min)[:, None], dtype=torch.float32)
 
 
@@ -164,8 +167,13 @@ def mean_cross_entropy(logits, labels):
     return -(picked * chosen).sum() / jnp.maximum(chosen.sum(), 1)
 
 
+def their_logits(model, inputs):
+    """``inputs`` are keyword arguments, or a function of the model where one call does not do."""
+    return inputs(model) if callable(inputs) else model(**inputs).logits
+
+
 def their_loss(model, inputs, labels):
-    logits = model(**inputs).logits
+    logits = their_logits(model, inputs)
     return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), torch.tensor(labels).reshape(-1))
 
 
@@ -233,14 +241,25 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     return largest({path: np.asarray(ours[path]) - theirs[path] for path in theirs}) / rate
 
 
-def leak(imported, rows, first=None):
-    """Largest gradient of the first documents' hidden states with respect to embeddings of tokens outside them."""
-    first = rows.segment_ids == 1 if first is None else first
+def leak(imported, batch, first=None):
+    """Largest gradient of the first documents' hidden states with respect to embeddings of tokens outside them.
+
+    Where there is a decoder, the batch is (source, target) and a document is a pair of them.
+    """
+    target = batch if isinstance(batch, Rows) else batch[1]
+    shown = target.segment_ids == 1 if first is None else first
+
     # Tokens of the first documents are even, all others odd, so that a row of the table belongs to one side.
-    tokens = np.clip(rows.tokens, 0, imported.foreign.facts.rows - 2) // 2 * 2 + ~first
-    nothing = np.full(tokens.shape, -100)
-    rows = rows._replace(tokens=tokens.astype(np.int32))
-    gradient = np.asarray(imported.gradient(imported.params, rows, nothing, first.astype(np.float32))["embedding"])
+    def marked(rows, inside):
+        tokens = np.clip(rows.tokens, 0, imported.foreign.facts.rows - 2) // 2 * 2 + ~inside
+        return rows._replace(tokens=tokens.astype(np.int32))
+
+    if isinstance(batch, Rows):
+        batch = marked(batch, shown)
+    else:
+        batch = marked(batch[0], batch[0].segment_ids == 1), marked(batch[1], shown)
+    nothing = np.full(target.tokens.shape, -100)
+    gradient = np.asarray(imported.gradient(imported.params, batch, nothing, shown.astype(np.float32))["embedding"])
     assert np.abs(gradient[::2]).max() > 1e-3
     return float(np.abs(gradient[1::2]).max())
 

@@ -1,0 +1,97 @@
+"""The tests that T5, mT5 and umT5 go through; a module of a family gives configurations and a ``pair``."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput
+
+from mlm_jax.generation.search import beam_search, greedy, repeat_rows
+from tests.interop import parity
+
+TARGETS = ((6, 5), (13,), (4, 3, 6))  # lengths of the targets of parity.DOCUMENTS
+TARGET_LENGTH = 14
+INPUTS, WRITTEN = 200, 12
+
+
+class EncoderDecoderChecks:
+    """``pair`` is (their model, ours imported from what they saved)."""
+
+    family = ""
+
+    def batch(self, model):
+        rows = model.config.vocab_size
+        return parity.random_rows(rows), parity.random_rows(rows, seed=5, documents=TARGETS, length=TARGET_LENGTH)
+
+    def inputs(self, source, target, packed):
+        """Packed rows need three masks, which transformers takes in two calls."""
+        tokens = [torch.tensor(rows.tokens, dtype=torch.long) for rows in (source, target)]
+        if not packed:
+            mask, target_mask = (torch.tensor(rows.segment_ids > 0, dtype=torch.long) for rows in (source, target))
+            return {"input_ids": tokens[0], "attention_mask": mask, "decoder_input_ids": tokens[1], "decoder_attention_mask": target_mask}
+
+        def run(model):
+            memory = model.encoder(input_ids=tokens[0], attention_mask=parity.block_masks(source)).last_hidden_state
+            return model(
+                encoder_outputs=BaseModelOutput(memory), attention_mask=parity.block_masks(target, seen=source),
+                decoder_input_ids=tokens[1], decoder_attention_mask=parity.block_masks(target, causal=True),
+            ).logits  # fmt: skip
+
+        return run
+
+    @pytest.mark.parametrize("packed", [False, True], ids=["a document a row", "packed"])
+    def test_logits(self, pair, packed):
+        model, ours = pair
+        source, target = self.batch(model) if packed else map(parity.unpacked, self.batch(model))
+        theirs = parity.their_logits(model, self.inputs(source, target, packed))
+        assert parity.difference(ours.logits((source, target)), theirs, target) < 1e-4
+
+    def test_gradients_one_step_and_leaks(self, pair, tmp_path):
+        model, ours = pair
+        batch = self.batch(model)
+        inputs, labels = self.inputs(*batch, True), parity.labels_for(batch[1], model.config.vocab_size)
+        assert parity.gradient_difference(model, ours, inputs, batch, labels, tmp_path / "gradient") < 1e-4
+        assert parity.adamw_difference(model, ours, inputs, batch, labels, tmp_path / "step") < 1e-2
+        assert parity.leak(ours, batch) == 0.0
+        one = [rows._replace(segment_ids=np.minimum(rows.segment_ids, 1)) for rows in batch]
+        first = batch[1].segment_ids == 1
+        assert parity.leak(ours, (batch[0], one[1]), first=first) > 1e-3 or parity.leak(ours, tuple(one), first=first) > 1e-3
+
+    def test_round_trip(self, pair, tmp_path):
+        """import → export gives the same bytes, and transformers loads them to the same logits."""
+        model, ours = pair
+        folder = parity.export(ours, tmp_path / "ours", family=self.family, shard_bytes=20_000)
+        assert parity.tensors_of(folder) == parity.tensors_of(ours.foreign.folder)
+        again = AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="eager").eval()
+        inputs = self.inputs(*map(parity.unpacked, self.batch(model)), False)
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+    def test_bfloat16(self, pair, tmp_path):
+        """Weights and computation in bfloat16: about as far from the exact logits as transformers is."""
+        model, ours = pair
+        with parity.in_bfloat16(model):
+            model.save_pretrained(tmp_path / "half")
+            source, target = map(parity.unpacked, self.batch(model))
+            inputs = self.inputs(source, target, False)
+            theirs = model(**inputs).logits.detach().float().numpy()
+            exact = model.float()(**inputs).logits  # the same rounded weights, computed exactly
+        half = parity.load(tmp_path / "half", dtype="bfloat16")
+        error = parity.difference(half.logits((source, target)), exact, target)
+        assert 0 < error < 2 * parity.difference(theirs, exact, target)
+        folder = parity.export(half, tmp_path / "ours", family=self.family, dtype="bfloat16")
+        assert parity.tensors_of(folder) == parity.tensors_of(tmp_path / "half")
+
+    @pytest.mark.parametrize("beams", [1, 4])
+    def test_generation(self, pair, beams):
+        """Greedy and beam search write transformers' text, token for token, on 200 inputs."""
+        model, ours = pair
+        rng = np.random.default_rng(3)
+        lengths = rng.integers(3, parity.LENGTH + 1, INPUTS)
+        source = parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
+        theirs = model.generate(
+            input_ids=torch.tensor(source.tokens, dtype=torch.long), attention_mask=torch.tensor(source.segment_ids > 0),
+            num_beams=beams, do_sample=False, max_new_tokens=WRITTEN, early_stopping="never" if beams > 1 else None,
+        )[:, 1:].numpy()  # fmt: skip
+        found = np.asarray(generate(ours, source, beams))[:, : theirs.shape[1]]
+        assert (theirs == model.config.eos_token_id).any(axis=1).mean() > 0.02  # some end early
+        np.testing.assert_array_equal(found, theirs)
