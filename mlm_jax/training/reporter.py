@@ -59,7 +59,7 @@ class Reporter:
         with self.goodput.span("step"):  # the host waits here for the device to finish the step
             window, norm, skipped = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
-        line |= window_metrics(window, self.program.languages)
+        line |= window_metrics(window, self.program.languages, self.first_task)
         line |= self._speed(step)
         line |= self._shares(step)
         if skipped:
@@ -136,12 +136,15 @@ def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
     return shares
 
 
-def window_metrics(window: dict, languages: tuple[str, ...], prefix: str = "train") -> dict[str, float]:
-    """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean."""
+def window_metrics(window: dict, languages: tuple[str, ...], first_task: str) -> dict[str, float]:
+    """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean.
+
+    The first task is the config's: a window that has been through a compiled step has its keys sorted.
+    """
     line: dict[str, float] = {}
-    for index, (task, metrics) in enumerate(window.items()):
+    for task, metrics in window.items():
         for name, (numerator, denominator) in metrics.items():
-            base = f"{prefix}/{name}" if index == 0 else f"{prefix}/{task}/{name}"
+            base = f"train/{name}" if task == first_task else f"train/{task}/{name}"
             seen = np.flatnonzero(np.asarray(denominator) > 0)
             values = {languages[i]: float(numerator[i] / denominator[i]) for i in seen}
             line |= {f"{base}/{language}": value for language, value in values.items()}
