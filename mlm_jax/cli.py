@@ -54,7 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = verb("prepare", _prepare, "turn text into a token store")
     takes_config(prepare)
     prepare.add_argument("--workdir", help="folder whose store/ is written, unless config.data.store names one")
-    prepare.add_argument("--shard", metavar="I/N", help="do the I-th of N parts; the last one to finish assembles the store")
 
     inspect = verb("inspect", _inspect, "show what the data holds: counts, fertility, samples, the mix alpha would give")
     takes_config(inspect)
@@ -123,7 +122,7 @@ def _prepare(options) -> None:
     from mlm_jax.data.prepare import prepare
 
     config = _config(options)
-    prepare(config, _store_folder(config, options.workdir), shard=options.shard)
+    prepare(config, _store_folder(config, options.workdir))
 
 
 def _inspect(options) -> None:

@@ -18,7 +18,7 @@ class UserError(Exception):
     def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None, remedy: str = ""):
         self.problem, self.file, self.line, self.remedy = problem, file, line, remedy
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
-        super().__init__(f"{place}{problem}" + (f". Remedy: {remedy}" if remedy else ""))
+        super().__init__(f"{place}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else ""))
 
     def __reduce__(self):  # so that a worker process can raise it in its parent
         return _rebuild, (self.problem, self.file, self.line, self.remedy)

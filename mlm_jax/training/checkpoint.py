@@ -83,8 +83,8 @@ def _tuples(value: Any) -> Any:
     return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
-    """Write the config into a new workdir, or check that the workdir belongs to this config.
+def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Check that a workdir is new or belongs to this config.
 
     Raises:
       UserError: it belongs to another one; the message lists the keys that differ.
@@ -100,9 +100,13 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
         if different:
             raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(different)}", file=file,
                             remedy="use a new workdir, with checkpoint.init to start from these weights")  # fmt: skip
-    if jax.process_index() == 0:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(mine, indent=1, ensure_ascii=False))
+
+
+def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Write the config into a workdir, for :func:`check_workdir` and for people."""
+    file = Path(workdir) / CONFIG
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(config_json(config), indent=1, ensure_ascii=False))
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -25,9 +25,11 @@ from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
+from mlm_jax.training import schedule
 from mlm_jax.training.checkpoint import (
     Checkpoints,
     StopSignal,
+    check_workdir,
     claim_workdir,
     config_from_json,
     config_json,
@@ -56,13 +58,17 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     """
     workdir = Path(workdir)
     first = jax.process_index() == 0
-    mesh = make_mesh(config.mesh)  # before any work: a mesh that cannot be is found at once
-    claim_workdir(workdir, config)
+
+    # 0. What can be found out without the data is found out before anything is read or written.
+    check_workdir(workdir, config)
+    mesh = make_mesh(config.mesh)
+    task_kinds = kinds(config.tasks)
+    schedule.learning_rate(config.optimizer, config.steps)
     compilation_cache(workdir)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
     store = Store.open(prepared(config, workdir))
-    loader = Loader(store, config, kinds(config.tasks),
+    loader = Loader(store, config, task_kinds,
                     process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
@@ -70,6 +76,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     context = make_context(store.vocabulary, loader.languages, config)
     program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
     held_out = HeldOut(program, loader, store)
+    if first:
+        claim_workdir(workdir, config)
 
     # 3. The state: resumed, begun from other weights, or fresh.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
