@@ -59,4 +59,5 @@ class Goodput:
 
     def summary(self) -> str:
         """Return a line such as "goodput: step 91.2 %, compile 4.0 %, …"."""
-        return "goodput: " + ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items() if share >= 0.0005)
+        shares = (f"{name} {share:.1%}" for name, share in self.shares().items() if share >= 0.0005)
+        return f"goodput: {', '.join(shares)}"

@@ -10,6 +10,8 @@ import jax
 
 from mlm_jax.errors import UserError, nearest
 
+CATCH_ALL = ".*"
+
 
 def path_name(path: Any) -> str:
     """Return "encoder/0/layers/attention/query/kernel" for a key path of a nested dict."""
@@ -30,24 +32,46 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
       key: the config key of the table, for messages.
 
     Raises:
-      UserError: a parameter matches no pattern, a pattern is not a regex, or one could match no parameter at all.
+      UserError: a parameter matches no pattern; a pattern is not a regex, matches no parameter, or only ones that
+        earlier patterns have taken (a last ``.*`` may have nothing left).
     """
-    compiled = []
-    for pattern, value in table:
-        try:
-            compiled.append((re.compile(pattern), value))
-        except re.error as error:
-            raise UserError(f"{key}: {pattern!r} is not a regular expression: {error}") from error
     names = parameter_names(params)
-    for pattern, _ in compiled:
-        if not any(pattern.fullmatch(name) for name in names):
-            raise UserError(f"{key}: no parameter matches {pattern.pattern!r}{nearest(pattern.pattern, names)}")
+    patterns = [compiled(pattern, key) for pattern, _ in table]
+    chosen = {}
+    for name in names:
+        first = next((index for index, pattern in enumerate(patterns) if pattern.fullmatch(name)), None)
+        if first is None:
+            raise UserError(
+                f"{key}: nothing matches the parameter {name!r}", remedy=f"end the table with ('{CATCH_ALL}', value)"
+            )
+        chosen[name] = first
+    for index, pattern in enumerate(patterns):
+        check_matches(pattern, names, key)
+        if index not in chosen.values() and pattern.pattern != CATCH_ALL:
+            raise UserError(f"{key}: earlier patterns take every parameter that {pattern.pattern!r} matches",
+                            remedy="put it before them: the first match wins")  # fmt: skip
+    return jax.tree_util.tree_map_with_path(lambda path, _: table[chosen[path_name(path)]][1], params)
 
-    def value_of(path: Any, _: Any) -> Any:
-        name = path_name(path)
-        for pattern, value in compiled:
-            if pattern.fullmatch(name):
-                return value
-        raise UserError(f"{key}: nothing matches the parameter {name!r}", remedy="end the table with ('.*', value)")
 
-    return jax.tree_util.tree_map_with_path(value_of, params)
+def compiled(pattern: str, key: str) -> re.Pattern[str]:
+    """Compile a pattern of the config.
+
+    Raises:
+      UserError: it is not a regex.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{key}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def check_matches(pattern: re.Pattern[str], names: Sequence[str], key: str) -> None:
+    """Check that a pattern matches a parameter.
+
+    Raises:
+      UserError: it does not; the message names the part of a path that looks most like it.
+    """
+    if not any(pattern.fullmatch(name) for name in names):
+        parts = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
+        plain = re.sub(r"[\\^$.*+?()|\[\]]", "", pattern.pattern).strip("/")
+        raise UserError(f"{key}: no parameter matches {pattern.pattern!r}{nearest(plain, sorted(parts))}")

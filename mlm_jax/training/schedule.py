@@ -16,8 +16,9 @@ Schedule = Callable[[Any], Any]  # step (int or traced) → float32
 def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     """Return step → learning rate.
 
-    All begin with a linear warm-up from 0. Then ``wsd`` stays and decays as 1 − √ over the last ``decay_steps`` (Hägele
-    et al. 2024), ``cosine`` and ``linear`` decay to the end of the run, ``rsqrt`` falls as 1/√step, ``constant`` stays.
+    All begin with a linear warm-up: from 0, and ``wsd`` from ``final_fraction``, as in transformers. Then ``wsd`` stays
+    and decays as 1 − √ over the last ``decay_steps`` (Hägele et al. 2024), ``cosine`` and ``linear`` decay to the end
+    of the run, ``rsqrt`` falls as 1/√step, ``constant`` stays.
 
     Args:
       config: ``config.optimizer``.
@@ -28,18 +29,19 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     """
     peak, warmup, floor = config.learning_rate, config.warmup_steps, config.final_fraction
     if config.schedule not in SHAPES:
-        raise UserError(f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}", remedy=f"use one of {', '.join(SHAPES)}")
+        raise UserError(
+            f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
+            remedy=f"use one of {', '.join(SHAPES)}",
+        )
     decay = config.decay_steps if config.schedule == "wsd" else 0
     if warmup + decay > steps:
-        raise UserError(
-            f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "") + f" are more than the run's {steps} steps",
-            remedy="shorten them or raise steps",
-        )
-    shape = SHAPES[config.schedule]
+        parts = f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "")
+        raise UserError(f"{parts} are more than the run's {steps} steps", remedy="shorten them or raise steps")
+    shape, first = SHAPES[config.schedule], floor if config.schedule == "wsd" else 0.0
 
     def rate(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
-        warm = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
+        warm = first + (1.0 - first) * jnp.minimum(step / warmup, 1.0) if warmup else 1.0
         return peak * warm * shape(step, warmup, steps, decay, floor)
 
     return rate
@@ -74,9 +76,12 @@ def piecewise_linear(points: str | float) -> Schedule:
     if isinstance(points, (int, float)):
         return lambda step: jnp.asarray(points, jnp.float32)
     try:
-        steps, values = zip(*((float(step), float(value)) for step, value in (point.split(":") for point in points.split(","))))
+        pairs = [tuple(map(float, point.split(":"))) for point in points.split(",")]
+        steps, values = zip(*((step, value) for step, value in pairs))
     except ValueError as error:
-        raise UserError(f"{points!r} is not a piecewise linear weight", remedy='write "step:value,step:value"') from error
+        raise UserError(
+            f"{points!r} is not a piecewise linear weight", remedy='write "step:value,step:value"'
+        ) from error
     if list(steps) != sorted(set(steps)):
         raise UserError(f"the steps of {points!r} do not increase")
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))
