@@ -149,7 +149,7 @@ def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:
     if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
         data = data.map(lambda example: {**example, "inputs": example["targets"]})
     text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
-    for batch in data.ragged_batch(WRITE).as_numpy_iterator():
+    for batch in _read(one, data.ragged_batch(WRITE)):
         rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
         if "bytes" in batch:
             characters, size = int(batch["characters"].sum()), int(batch["bytes"].sum())
@@ -158,6 +158,18 @@ def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:
             characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
         writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
         advance(sum(map(len, rows["inputs"])))
+
+
+def _read(one: Any, data: Any) -> Iterator[dict[str, Any]]:
+    """Yield NumPy batches; what the task's reader raised is raised here as it was."""
+    import tensorflow as tf
+
+    try:
+        yield from data.as_numpy_iterator()
+    except tf.errors.OpError:
+        if one.failure is not None:
+            raise one.failure from None
+        raise
 
 
 def _check_languages(writer: StoreWriter, registered: list) -> None:

@@ -94,6 +94,7 @@ class Registered:
       labels: names of the classes.
       rate: mixing rate that a user's mixture gives it.
       skipped: {reason: examples left out}, filled while the task is read.
+      failure: what the reader raised; TensorFlow hands on only its text.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Registered:
     labels: tuple[str, ...] = ()
     rate: float | None = None
     skipped: Counter = field(default_factory=Counter)
+    failure: UserError | None = None
 
 
 def run_languages(config: ConfigDict) -> tuple[str, ...]:
@@ -172,7 +174,7 @@ def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any
                     yield {"inputs": piece, **sizes}
                     sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
 
-    one.task = _task(language, read, ("inputs",), vocabulary)
+    one.task = _task(one, read, ("inputs",), vocabulary)
     return one
 
 
@@ -196,7 +198,7 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -
                     "bytes": len(a.encode()) + len(b.encode()),
                 }
 
-    one.task = _task(pair, read, ("inputs", "targets"), vocabulary)
+    one.task = _task(one, read, ("inputs", "targets"), vocabulary)
     return one
 
 
@@ -225,24 +227,31 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
             yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
 
-    one.task = _task(name, read, ("inputs", "labels"), vocabulary)
+    one.task = _task(one, read, ("inputs", "labels"), vocabulary)
     return one
 
 
-def _task(name: str, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary) -> seqio.Task:
-    """Register a seqio task over a Python generator of token ids."""
+def _task(one: Registered, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary) -> seqio.Task:
+    """Register a seqio task over a Python generator of examples."""
     flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
     lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
 
     def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
-        for batch in _batches(read(split)):
+        for batch in _batches(noting_failure(read(split))):
             rows = {feature: [example[feature] for example in batch] for feature in features}
             yield (
                 {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
                 | {f"{feature}_lengths": np.array([*map(len, rows[feature])], np.int64) for feature in features}
                 | {size: np.array([example[size] for example in batch], np.int64) for size in SIZES}
             )
+
+    def noting_failure(examples: Iterator[dict]) -> Iterator[dict]:
+        try:
+            yield from examples
+        except UserError as error:
+            one.failure = error
+            raise
 
     def to_examples(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ragged = {f: tf.RaggedTensor.from_row_lengths(batch[f], batch[f"{f}_lengths"], validate=False) for f in features}
@@ -253,7 +262,7 @@ def _task(name: str, read: Callable[[str], Iterator[dict]], features: tuple[str,
         data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
         return data.map(to_examples).unbatch()
 
-    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", name)  # seqio allows no hyphen
+    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", one.name)  # seqio allows no hyphen
     seqio.TaskRegistry.remove(full_name)
     return seqio.TaskRegistry.add(
         full_name,

@@ -1,0 +1,91 @@
+"""What the data holds, for people: counts, fertility, samples, and the mix that alpha would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from mlm_jax.data import mixing
+from mlm_jax.data.prepare import prepare
+from mlm_jax.data.store import Store, Stream
+
+ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
+SAMPLE_TOKENS = 24
+
+
+def inspect(config: ConfigDict, folder: str | Path, console: Console | None = None) -> None:
+    """Print tables of a token store, which is prepared first if it is not up to date.
+
+    Args:
+      config: the run's config.
+      folder: of the store.
+      console: where to; standard output by default.
+    """
+    console = console or Console()
+    store = Store.open(prepare(config, folder))
+    for table in (counts_table(store), mix_table(store, config.mixing.alpha), samples_table(store)):
+        if table.row_count:
+            console.print(table)
+    for name, reasons in store.manifest["facts"].get("skipped", {}).items():
+        for reason, count in reasons.items():
+            console.print(f"{name}: {count:,} examples: {reason}", highlight=False)
+
+
+def counts_table(store: Store) -> Table:
+    """Return streams with their documents, tokens, characters and bytes, and their fertility.
+
+    Fertility is tokens a word (of text that is written with spaces, else it says little) and tokens a character.
+    """
+    table = Table("stream", "kind", "split", title="What the store holds")
+    for column in ("documents", "tokens", "characters", "bytes", "tokens/word", "tokens/character"):
+        table.add_column(column, justify="right")
+    for stream in store.streams.values():
+        for name, split in stream.splits.items():
+            shown = f"{split.tokens / max(split.characters, 1):.3f}"
+            table.add_row(
+                stream.name, stream.kind, name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.characters:,}",
+                f"{split.bytes:,}", f"{tokens_per_word(store, stream, name):.2f}", shown,
+            )  # fmt: skip
+    return table
+
+
+def tokens_per_word(store: Store, stream: Stream, split: str, documents: int = 200) -> float:
+    """Return tokens for each space-separated word in the first documents of a split."""
+    found = stream.split(split)["inputs"].documents(np.arange(min(stream.split(split).documents, documents)))
+    words = sum(len(store.vocabulary.decode(document.tolist()).split()) for document in found)
+    return sum(len(document) for document in found) / max(words, 1)
+
+
+def mix_table(store: Store, alpha: float) -> Table:
+    """Return the share that each language's text gets under several values of alpha; the config's own is among them."""
+    text = {name: stream.splits["train"].tokens for name, stream in store.streams.items()
+            if stream.kind == "text" and "train" in stream.splits}  # fmt: skip
+    alphas = sorted({*ALPHAS, alpha}, reverse=True)
+    table = Table("stream", title="Share of the text's rows by alpha (share of tokens to the power of alpha)")
+    for value in alphas:
+        table.add_column(f"{value:g}" + (" (config)" if value == alpha else ""), justify="right")
+    shares = [mixing.rates([*text.values()], value) for value in alphas] if text else []
+    for index, name in enumerate(text):
+        table.add_row(name, *(f"{share[index]:.2%}" for share in shares))
+    return table
+
+
+def samples_table(store: Store) -> Table:
+    """Return the first training example of each stream, as pieces."""
+    table = Table("stream", "first example", title="Samples", show_lines=True)
+    for stream in store.streams.values():
+        split = stream.splits.get("train") or next(iter(stream.splits.values()))
+        sides = [split[feature].documents([0])[0] for feature in split.features]
+        lines = []
+        for feature, side in zip(split.features, sides):
+            if feature == "labels":
+                lines.append(" ".join(stream.labels[label] if label >= 0 else "·" for label in side[:SAMPLE_TOKENS]))
+            else:
+                more = " …" if len(side) > SAMPLE_TOKENS else ""
+                lines.append(" ".join(store.vocabulary.pieces(side[:SAMPLE_TOKENS])) + more)
+        table.add_row(stream.name, "\n".join(lines))
+    return table
