@@ -270,6 +270,19 @@ def test_a_damaged_store_is_an_error_that_names_the_file(tmp_path, harm):
     assert error.value.remedy
 
 
+def test_no_flipped_bit_goes_unnoticed(tmp_path):
+    docs = documents([1500] * 2)
+    write(tmp_path / "s", {"de": ("text", ["de"], {"train": {"inputs": docs}})}, ["de"])
+    file = tmp_path / "s/de/train/inputs/values/c/0/0"
+    content = file.read_bytes()
+    for place in range(0, len(content), 101):
+        harmed = bytearray(content)
+        harmed[place] ^= 1 << place % 8
+        file.write_bytes(harmed)
+        with pytest.raises(UserError, match="corrupt"):
+            Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()
+
+
 @pytest.mark.parametrize(
     "content, message",
     [("{", "corrupt"), ("[]", "corrupt"), ('{"format": 99}', "format 99"), ('{"format": 1}', "corrupt")],
