@@ -117,7 +117,7 @@ def lines(file: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
                         remedy="convert the file, for example with iconv") from error  # fmt: skip
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, *_unpacking_errors(file)) as error:
         raise UserError(f"cannot read it: {error}", file=file, line=number + 1) from error
 
 
@@ -127,11 +127,16 @@ def _open(file: Path) -> BinaryIO:
     if file.suffix == ".zst":
         import zstandard
 
-        try:
-            return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True))  # type: ignore[arg-type]
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True))  # type: ignore[arg-type]
     return file.open("rb")
+
+
+def _unpacking_errors(file: Path) -> tuple[type[Exception], ...]:
+    if file.suffix != ".zst":
+        return ()
+    import zstandard
+
+    return (zstandard.ZstdError,)
 
 
 def _jsonl(file: Path) -> Iterator[str]:

@@ -1,0 +1,298 @@
+"""From files to the store: vocabulary, readers, seqio tasks, prepare."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import seqio
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlm_jax.config import default_config
+from mlm_jax.data import bible, corpora, labelled
+from mlm_jax.data.freshness import is_fresh
+from mlm_jax.data.prepare import prepare
+from mlm_jax.data.store import Store
+from mlm_jax.data.tasks import SeqioVocabulary
+from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
+from mlm_jax.errors import UserError
+
+LANGUAGES = ("en", "de")
+WORDS = "in the beginning was word and light shines darkness not it that is there who from all made him".split()
+WOERTER = "am anfang war das wort und licht scheint finsternis nicht es ist da wer von alles gemacht ihn".split()
+
+
+def sentences(words, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    config = default_config().vocabulary
+    config.size, config.sentinels = 310, 3
+    return Vocabulary.train(sentences(WORDS, 300) + sentences(WOERTER, 300), config, LANGUAGES)
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "bytes"])
+def any_vocabulary(request, vocabulary):
+    return vocabulary if request.param == "sentencepiece" else Vocabulary.bytes(LANGUAGES, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30))
+def test_every_text_survives_as_bytes(text):
+    vocabulary = Vocabulary.bytes(LANGUAGES, 3)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_byte_fallback_keeps_what_has_no_piece(vocabulary):
+    assert vocabulary.decode(vocabulary.encode("light 光 и свет")) == "light 光 и свет"
+    assert vocabulary.unk_id not in vocabulary.encode("光")
+
+
+def test_special_pieces_are_themselves_and_special(any_vocabulary):
+    vocabulary = any_vocabulary
+    pieces = ["<mask>", language_token("de"), sentinel(2)]
+    ids = [vocabulary.mask_id, vocabulary.language_ids["de"], vocabulary.sentinel_ids[2]]
+    assert vocabulary.pieces(ids) == pieces
+    assert set(ids) | {vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id} <= set(vocabulary.special_ids)
+    assert vocabulary.encode_special("the <mask> light").count(vocabulary.mask_id) == 1
+    assert vocabulary.decode(vocabulary.encode_special("the <mask>")) == "the"
+    ordinary = set(range(vocabulary.size)) - set(vocabulary.special_ids)
+    assert set(vocabulary.encode("in the beginning")) <= ordinary
+
+
+def test_saved_and_loaded_and_trained_again_it_is_the_same(vocabulary, tmp_path):
+    vocabulary.save(tmp_path)
+    assert Vocabulary.load(tmp_path).fingerprint == vocabulary.fingerprint
+    config = default_config().vocabulary
+    config.size, config.sentinels = 310, 3
+    again = Vocabulary.train(sentences(WORDS, 300) + sentences(WOERTER, 300), config, LANGUAGES)
+    assert again.fingerprint == vocabulary.fingerprint
+    (tmp_path / "vocabulary.model").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="damaged"):
+        Vocabulary.load(tmp_path)
+
+
+def test_a_foreign_model_gets_the_missing_pieces_appended(tmp_path, vocabulary):
+    from importlib.resources import files
+
+    model = files("seqio") / "test_data" / "sentencepiece" / "sentencepiece.model"
+    foreign = Vocabulary.from_model(model, LANGUAGES, 2)
+    base = foreign.processor.get_piece_size()
+    assert foreign.mask_id >= base and foreign.language_ids["de"] >= base
+    assert foreign.encode("this is a test") == foreign.processor.encode("this is a test")
+    oracle = seqio.SentencePieceVocabulary(str(model))
+    assert foreign.encode("that is good") == oracle.encode("that is good")
+
+
+def test_a_vocabulary_larger_than_the_text_names_the_largest(vocabulary):
+    config = default_config().vocabulary
+    config.size, config.sentinels = 5000, 3
+    with pytest.raises(UserError, match=r"5000 pieces.*at most \d+"):
+        Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
+    config.size = 200
+    with pytest.raises(UserError, match="no room"):
+        Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
+
+
+def test_ours_as_seqios(any_vocabulary):
+    theirs = SeqioVocabulary(any_vocabulary)
+    text = "in the beginning"
+    assert theirs.encode(text) == any_vocabulary.encode(text) == theirs.encode_tf(text).numpy().tolist()
+    assert theirs.decode(theirs.encode(text)) == text
+    assert theirs.vocab_size == any_vocabulary.size
+
+
+# -------------------------------------------------------------------------------------------------- readers
+
+
+def test_every_kind_of_file(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = "eins\n\nzwei\n"
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(text.encode()))
+    (tmp_path / "d.jsonl").write_text('{"text": "eins"}\n{"text": "zwei"}\n')
+    pq.write_table(pa.table({"text": ["eins", "zwei"]}), tmp_path / "e.parquet")
+    for name in ("a.txt", "b.txt.gz", "c.txt.zst", "d.jsonl", "e.parquet"):
+        assert list(corpora.documents(str(tmp_path / name), "de", "train")) == ["eins", "zwei"], name
+    assert len(list(corpora.documents(str(tmp_path / "*.txt*"), "de", "train"))) == 6
+
+    (tmp_path / "p.tsv").write_text("a\tb\nc\td\n")
+    (tmp_path / "p.tmx").write_text(
+        '<tmx><body><tu><tuv xml:lang="de-DE"><seg>a</seg></tuv><tuv xml:lang="en"><seg>b</seg></tuv></tu></body></tmx>'
+    )
+    assert list(corpora.sentence_pairs(str(tmp_path / "p.tsv"), "de-en", "train")) == [("a", "b"), ("c", "d")]
+    assert list(corpora.sentence_pairs(str(tmp_path / "p.tmx"), "de-en", "train")) == [("a", "b")]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.txt", "gut\nschön\n".encode("latin-1"), r"a\.txt:2: this is not UTF-8"),
+    ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl:2: this is not JSON"),
+    ("a.jsonl", b'{"txt": "a"}\n', r'a\.jsonl:1: no string "text"'),
+    ("a.txt.gz", b"not gzip", r"a\.txt\.gz:1: cannot read it"),
+    ("a.txt.zst", b"not zstd", r"a\.txt\.zst"),
+    ("a.parquet", b"not parquet", r"a\.parquet: this is not a whole Parquet file"),
+    ("a.doc", b"x", r"ends in '\.doc'"),
+])  # fmt: skip
+def test_files_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(corpora.documents(str(tmp_path / name), "de", "train"))
+
+
+def test_pairs_that_do_not_fit(tmp_path):
+    (tmp_path / "a").write_text("1\n2\n")
+    (tmp_path / "b").write_text("1\n")
+    with pytest.raises(UserError, match="not aligned"):
+        list(corpora.sentence_pairs((str(tmp_path / "a"), str(tmp_path / "b")), "de-en", "train"))
+    (tmp_path / "c.tsv").write_text("a\tb\nonly one\n")
+    with pytest.raises(UserError, match=r"c\.tsv:2: 1 columns"):
+        list(corpora.sentence_pairs(str(tmp_path / "c.tsv"), "de-en", "train"))
+    with pytest.raises(UserError, match="no file matches"):
+        list(corpora.documents(str(tmp_path / "absent*.txt"), "de", "train"))
+    with pytest.raises(UserError, match="has no function 'txt'; did you mean 'text'"):
+        list(corpora.documents("mlm_jax.data.bible:txt", "de", "train"))
+
+
+def test_words_with_labels(tmp_path):
+    (tmp_path / "a.iob2").write_text("# sent\n1\tAnna\tB-PER\t-\t-\n2\tsingt\tO\t-\t-\n\n1\tUlm\tB-LOC\t-\t-\n")
+    (tmp_path / "wikiann.txt").write_text("en:Paris B-LOC\nen:shines O\n\n")
+    entry = {"format": "conll", "language": "de", "train": str(tmp_path / "a.iob2")}
+    assert [*labelled.examples("ner", entry, "train")] == [(("Anna", "singt"), ("B-PER", "O")), (("Ulm",), ("B-LOC",))]
+    assert labelled.label_names("ner", entry) == ("B-LOC", "B-PER", "O")
+    (example,) = labelled.examples("ner", {**entry, "train": str(tmp_path / "wikiann.txt")}, "train")
+    assert example.texts == ("Paris", "shines")
+    with pytest.raises(UserError, match=r"a\.iob2:2: label 'B-PER' is not one of"):
+        list(labelled.examples("ner", {**entry, "labels": ("O", "B-LOC")}, "train"))
+    (tmp_path / "x.tsv").write_text("sentence1\tsentence2\tgold_label\nA man\tA person\tentailment\n")
+    (pair,) = labelled.examples("xnli", {"format": "xnli", "language": "en", "train": str(tmp_path / "x.tsv")}, "train")
+    assert pair == (("A man", "A person"), ("entailment",))
+
+
+# -------------------------------------------------------------------------------------------------- prepare
+
+
+def text_config(folder):
+    (folder / "en.txt").write_text("\n".join(sentences(WORDS, 120)))
+    (folder / "de.txt").write_text("\n".join(sentences(WOERTER, 100, 1)))
+    (folder / "pairs.tsv").write_text("das wort\tthe word\n\tempty side\nlicht\tlight\n" * 20)
+    (folder / "genre.tsv").write_text("the light\tgood\nthe darkness\tbad\n" * 10)
+    config = default_config()
+    config.data.corpora = {"en": str(folder / "en.txt"), "de": str(folder / "de.txt")}
+    config.data.parallel = {"de-en": str(folder / "pairs.tsv")}
+    config.data.labelled = {"genre": {"format": "tsv", "language": "en", "train": str(folder / "genre.tsv")}}
+    config.data.validation_fraction = 0.2
+    config.vocabulary.size, config.vocabulary.sentinels = 310, 3
+    return config
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    config = text_config(folder)
+    prepare(config, folder / "store", progress=False)
+    return config, folder
+
+
+def test_the_store_holds_what_the_files_hold(prepared):
+    config, folder = prepared
+    store = Store.open(folder / "store")
+    assert store.languages == ("en", "de") and {*store.streams} == {"en", "de", "de-en", "genre"}
+    vocabulary = store.vocabulary
+    texts = set()
+    for split in ("train", "validation"):
+        found = store.stream("en").split(split)
+        documents = found["inputs"].documents(np.arange(found.documents))
+        for document in documents:
+            assert document[0] == vocabulary.language_ids["en"] and document[-1] == vocabulary.eos_id
+        mine = {vocabulary.decode(document.tolist()) for document in documents}
+        assert not mine & texts  # nothing is on both sides
+        texts |= mine
+    assert texts == set(sentences(WORDS, 120))
+    pairs = store.stream("de-en")
+    assert sum(split.documents for split in pairs.splits.values()) == 40
+    assert store.manifest["facts"]["skipped"]["de-en"] == {"a side is empty": 20}
+    assert store.stream("genre").labels == ("bad", "good")
+    assert store.stream("genre").split("train")["labels"].documents([0, 1])[0] == [1]
+    sizes = store.stream("en").splits
+    assert sum(split.characters for split in sizes.values()) == sum(map(len, sentences(WORDS, 120)))
+
+
+def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
+    config, folder = prepared
+    assert is_fresh(config, folder / "store")
+    prepare(config, tmp_path / "again", progress=False)
+    one, two = (json.loads((place / "manifest.json").read_text()) for place in (folder / "store", tmp_path / "again"))
+    assert one == two
+    for name in ("en", "de-en"):
+        a, b = (Store.open(place).stream(name).split("train")["inputs"].read() for place in (folder / "store", tmp_path / "again"))
+        np.testing.assert_array_equal(a, b)
+    config.data.max_document_tokens = 5
+    try:
+        assert not is_fresh(config, folder / "store")
+        prepare(config, tmp_path / "short", progress=False)
+        assert Store.open(tmp_path / "short").stream("en").split("train").longest("inputs") == 5
+    finally:
+        config.data.max_document_tokens = 8192
+
+
+def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
+    config = text_config(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    for changes, message in (
+        ({"corpora": {"en": str(tmp_path / "empty.txt")}}, "language 'en' has no text"),
+        ({"parallel": {"deen": str(tmp_path / "pairs.tsv")}}, "not two languages"),
+        ({"corpora": {}, "parallel": {}, "labelled": {}}, "names no data"),
+        ({"mixture": "absent"}, "no seqio mixture 'absent'"),
+    ):
+        broken = text_config(tmp_path)
+        broken.data.update(changes)
+        with pytest.raises(UserError, match=message):
+            prepare(broken, tmp_path / "store", progress=False)
+        assert not list(tmp_path.glob("store*"))
+    assert config.data.corpora["en"].endswith("en.txt")
+
+
+def test_a_registered_t5_style_mixture(tmp_path):
+    from importlib.resources import files
+
+    import tensorflow as tf
+
+    vocabulary = seqio.SentencePieceVocabulary(str(files("seqio") / "test_data" / "sentencepiece" / "sentencepiece.model"))
+    lines = ["this is a test", "that is good"] * 5
+    data = lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices({"text": lines})  # noqa: E731
+    seqio.TaskRegistry.add(
+        "test_text", source=seqio.FunctionDataSource(data, splits=("train", "validation")),
+        preprocessors=[lambda ds: ds.map(lambda x: {"targets": x["text"]}), seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
+    )  # fmt: skip
+    seqio.MixtureRegistry.add("test_mixture", [("test_text", 2.0)])
+    config = default_config()
+    config.data.mixture, config.data.mixture_languages = "test_mixture", {"test_text": "en"}
+    config.vocabulary.sentinels = 2
+    store = Store.open(prepare(config, tmp_path / "store", progress=False))
+    document = store.stream("test_text").split("train")["inputs"].documents([0])[0].tolist()
+    assert document == [*vocabulary.encode("this is a test"), vocabulary.eos_id]
+    assert store.stream("test_text").rate == 2.0
+
+
+# -------------------------------------------------------------------------------------------------- the demo's corpus
+
+
+def test_the_bible_is_aligned_and_held_out_by_books():
+    pairs = list(bible.pairs("de-en", "validation"))
+    assert len(pairs) > 900 and all(a and b for a, b in pairs)
+    held_out = {b for _, b in pairs}
+    seen = {b for _, b in bible.pairs("de-en", "train")}
+    assert len(held_out & seen) < 0.02 * len(held_out)  # Mark shares a few short verses with other gospels
+    assert bible.clean("आदि में (इब्रा. 1:10, इब्रा. 11:3)") == "आदि में"
+    assert {label for _, label in bible.genre("en", "train")} == set(bible.GENRES)
+    with pytest.raises(UserError, match="no language 'xx'"):
+        list(bible.text("xx", "train"))
