@@ -22,7 +22,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -40,10 +40,8 @@ from mlm_jax.data.ragged import (
     one_line,
     open_flat,
 )
+from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from mlm_jax.data.vocabulary import Vocabulary
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -180,8 +178,6 @@ class Store:
         Raises:
           UserError: it is not the one that the manifest names.
         """
-        from mlm_jax.data.vocabulary import Vocabulary
-
         place = f"{self.folder}/vocabulary"
         with tempfile.TemporaryDirectory() as local:
             files = self._keys / "vocabulary/"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlm_jax.data import ragged
 from mlm_jax.data.store import Store, StoreWriter
+from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from tests.data.stores import Ids, documents, write
 
@@ -212,6 +213,20 @@ def test_what_an_interrupted_writer_left_at_an_address_is_cleared(tmp_path):
 def test_an_address_of_no_kind_is_an_error():
     with pytest.raises(UserError, match="nowhere"):
         Store.open("nowhere://bucket/x")
+
+
+def test_the_vocabulary_travels_with_the_store(tmp_path):
+    vocabulary = Vocabulary.bytes(["de"], 3)
+    for folder in (str(tmp_path / "s"), (tmp_path / "t").as_uri()):
+        with StoreWriter(folder, vocabulary, ["de"]) as writer:
+            writer.add("de", "text", ["de"], "train", {"inputs": [vocabulary.encode("süß")]})
+        store = Store.open(folder)
+        assert store.vocabulary.fingerprint == vocabulary.fingerprint
+        assert store.vocabulary.decode(store.stream("de").split("train")["inputs"].read().tolist()) == "süß"
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(vocabulary.fingerprint, "other"))
+    with pytest.raises(UserError, match="not the one that the store was made with"):
+        Store.open(tmp_path / "s").vocabulary  # noqa: B018
 
 
 BAD = [
