@@ -70,7 +70,8 @@ def default_config() -> ConfigDict:
 
     # {name: {"objective": mlm | tlm | ranking | cross_attention_mlm | translation | denoising | classification |
     # token_classification, "rows": rows per step over all devices, "length": tokens a row, "weight": number,
-    # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all that fit), and the objective's own options}}
+    # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all
+    # that fit), and the objective's own options}}
     config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}}
 
     config.model = model = ConfigDict(convert_dict=False)
@@ -99,7 +100,8 @@ def default_config() -> ConfigDict:
     model.global_every = 3  # layers 0, n, 2n … see everything, the rest the window; 1: all see everything
     model.attention_scale = True  # divide scores by √head_width (T5: False)
     model.embedding_types = 0  # rows of a token-type table of which row 0 is added (BERT: 2, XLM-R: 1)
-    model.norms = ("embedding", "final")  # besides each layer's: on the embeddings, before layer 0's attention ("first_attention"), at the end ("final")
+    # Norms besides each layer's: on the embeddings, before layer 0's attention ("first_attention"), at the end ("final").
+    model.norms = ("embedding", "final")
     model.language_embedding = False  # add an embedding of the row's language to every position
     model.tied_embeddings = True  # the output layer reuses the token embeddings
     model.head_transform = True  # dense + activation + norm before the output layer of masked language modelling

@@ -16,7 +16,7 @@ import gzip
 import importlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -103,7 +103,7 @@ def ending(file: Path) -> str:
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKINGS else file.suffix
 
 
-def lines(file: Path) -> Iterator[str]:
+def lines(file: Path) -> Generator[str, None, None]:
     """Yield a file's lines without their ends.
 
     Raises:
@@ -112,12 +112,13 @@ def lines(file: Path) -> Iterator[str]:
     number = 0
     try:
         with _open(file) as stream:
-            for number, line in enumerate(stream, 1):
+            for line in stream:
+                number += 1
                 yield line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
                         remedy="convert the file, for example with iconv") from error  # fmt: skip
-    except (OSError, EOFError, *_unpacking_errors(file)) as error:
+    except _unpacking_errors(file) as error:
         raise UserError(f"cannot read it: {error}", file=file, line=number + 1) from error
 
 
@@ -133,10 +134,10 @@ def _open(file: Path) -> BinaryIO:
 
 def _unpacking_errors(file: Path) -> tuple[type[Exception], ...]:
     if file.suffix != ".zst":
-        return ()
+        return OSError, EOFError
     import zstandard
 
-    return (zstandard.ZstdError,)
+    return OSError, EOFError, zstandard.ZstdError
 
 
 def _jsonl(file: Path) -> Iterator[str]:

@@ -91,8 +91,8 @@ def _xnli(file: Path) -> Iterator[tuple[int, Example]]:
         columns = line.split("\t")
         if not header:
             header = columns
-            names = [next((n for n in options if n in header), None)
-                     for options in (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label"))]  # fmt: skip
+            wanted = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label"))
+            names = [next((name for name in options if name in header), None) for options in wanted]
             if None in names:
                 raise UserError(f"the header has no premise, hypothesis and label, only {', '.join(header)}", file=file, line=1)
             places = [header.index(name) for name in names if name]

@@ -103,7 +103,8 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
     Raises:
       UserError: a language has no text.
     """
-    sentences, characters = Counter(), Counter()
+    sentences: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
     for language in languages:
         for sentence in _training_sentences(config, language):
             sentences[language] += 1

@@ -135,7 +135,8 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     """Make the run's seqio tasks and their mixtures, in seqio's registries.
 
     Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
-    mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With ``config.data.mixture`` a user's mixture
+    mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
+    ``config.data.mixture`` a user's mixture
     is taken instead.
 
     Raises:
@@ -216,7 +217,8 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece
-                labels = [label for part, text in zip(parts, example.labels) for label in [index[text], *[-1] * (len(part) - 1)][: len(part)]]
+                marked = ([index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels))
+                labels = [*chain.from_iterable(marked)]
             elif len(parts) == 2:  # premise </s> hypothesis
                 ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
             if len(ids) > content:

@@ -35,7 +35,8 @@ def side_by_side(stacked: MaskedExamples) -> MaskedExamples:
     masked, length = stacked.masked, stacked.masked.rows.tokens.shape[1]
     join = lambda x: jnp.concatenate(jnp.split(x, 2), axis=1)  # noqa: E731
     first_language = jnp.split(masked.rows.language, 2)[0]
-    rows = Rows(*(join(x) for x in masked.rows[:3]), first_language)
+    given = masked.rows
+    rows = Rows(join(given.tokens), join(given.segment_ids), join(given.positions), first_language)
     shift = jnp.repeat(jnp.asarray([0, length]), len(masked.positions) // 2)[:, None]
     joined = Masked(rows, join(masked.positions + shift), join(masked.labels), join(masked.chosen))
     return MaskedExamples(joined, join(stacked.language), join(stacked.weights))

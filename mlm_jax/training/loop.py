@@ -190,7 +190,7 @@ def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]
 
 def compilation_cache(workdir: Path) -> None:
     """Keep compiled programs beside the run, unless the user chose a folder: a restart does not compile again."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
 
 

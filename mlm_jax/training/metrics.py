@@ -139,7 +139,7 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, speed=speed, losses=shown)
         if not self.live:
             left = values.get("train/seconds_left", 0)
-            self.console.print(f"step {step}/{self.steps}  {speed}  {left / 60:.1f} min left  {shown}", highlight=False, soft_wrap=True)
+            self.say(f"step {step}/{self.steps}  {speed}  {left / 60:.1f} min left  {shown}")
 
     def say(self, text: str) -> None:
         """Print a line above the live one."""

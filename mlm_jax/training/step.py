@@ -96,12 +96,12 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
 
     abstract = jax.eval_shape(initialise)
     everywhere = lambda tree: jax.tree.map(lambda _: whole, tree)  # noqa: E731
-    shardings = TrainState(
+    shardings: Any = TrainState._make((
         whole, params_shardings,
         optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
         params_shardings if config.training.ema else {},
         everywhere(abstract.extras), everywhere(abstract.window), whole, whole, whole,
-    )  # fmt: skip
+    ))  # fmt: skip
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Program(
         config, context, languages, mesh, graphdef, objectives, transformation,
@@ -123,7 +123,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
       objectives: those of a curriculum phase, if they differ from the program's.
       model_overrides: what a curriculum phase changes in the model (``rope_theta``).
     """
-    config, context, mesh = program.config, program.context, program.mesh
+    config, mesh = program.config, program.mesh
     objectives = objectives or program.objectives
     gradients = gradient_function(program, objectives, model_overrides or {})
 
@@ -170,7 +170,8 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
                  first: bool):  # fmt: skip
         model = model_room.merge(program.graphdef, params, **model_overrides)
         total = uncertainty_penalty(params.get("uncertainty", {})) if first else jnp.zeros((), jnp.float32)
-        metrics, remembered = {}, {}
+        metrics: dict[str, Any] = {}
+        remembered: dict[str, Any] = {}
         for task in tasks:
             task_key = jax.random.fold_in(key, zlib.crc32(task.encode())) if dropout else None
             given = (model, examples[task], context, task_key)
