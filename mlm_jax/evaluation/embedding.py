@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from mlm_jax.batch import Rows
 
 SHORTEST = 16  # tokens of the narrowest batch; widths double from here
-TOKENS = 16_384  # of a batch, padding included
+CPU_TOKENS = 4_096  # of a batch, padding included: what stays in a cache,
+ACCELERATOR_TOKENS = 32_768  # and what keeps an accelerator busy
 
 
 class DocumentBatch(NamedTuple):
@@ -28,7 +30,7 @@ class DocumentBatch(NamedTuple):
 
 
 def document_batches(
-    lengths: Sequence[int], longest: int, *, multiple: int = 1, tokens: int = TOKENS
+    lengths: Sequence[int], longest: int, *, multiple: int = 1, tokens: int = 0
 ) -> Iterator[DocumentBatch]:
     """Sort documents by length into batches, so that little is padded and few shapes are compiled.
 
@@ -39,8 +41,9 @@ def document_batches(
       lengths: ``[documents]`` tokens of each; those above ``longest`` count as that.
       longest: tokens a row at most.
       multiple: that the number of rows must be of, such as the devices that share them.
-      tokens: of a batch at most, unless ``multiple`` asks for more.
+      tokens: of a batch at most, unless ``multiple`` asks for more; 0 is what suits the platform.
     """
+    tokens = tokens or (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS)
     cut = np.minimum(np.asarray(lengths, np.int64), longest)
     widths = np.array([_width(int(length), longest) for length in cut], np.int64)
     order = np.argsort(widths, kind="stable")
