@@ -44,9 +44,9 @@ def direction(config: ConfigDict, axes_of: AxesOf, decays: Mask) -> optax.Gradie
 
 
 class StableAdamState(NamedTuple):
-    """Step count and the two moments."""
+    """Steps taken and the two moments."""
 
-    count: jax.Array
+    steps: jax.Array
     mu: Any
     nu: Any
 
@@ -70,8 +70,8 @@ def scale_by_stable_adamw(beta1: float, beta2: float, epsilon: float, decay: opt
         return StableAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(gradients: Any, state: StableAdamState, params: Any = None) -> tuple[Any, StableAdamState]:
-        count = state.count + 1
-        debiased = [beta * (1 - beta ** (count - 1.0)) / (1 - beta ** (count + 0.0)) for beta in (beta1, beta2)]
+        steps = state.steps + 1
+        debiased = [beta * (1 - beta ** (steps - 1.0)) / (1 - beta ** (steps + 0.0)) for beta in (beta1, beta2)]
         mu = jax.tree.map(lambda m, g: debiased[0] * m + (1 - debiased[0]) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: debiased[1] * v + (1 - debiased[1]) * g * g, state.nu, gradients)
 
@@ -83,15 +83,15 @@ def scale_by_stable_adamw(beta1: float, beta2: float, epsilon: float, decay: opt
         directions = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
         directions, _ = decay.update(directions, decay.init(params), params)
         stable = jax.tree_util.tree_map_with_path(stabilise, directions, nu, gradients)
-        return stable, StableAdamState(count, mu, nu)
+        return stable, StableAdamState(steps, mu, nu)
 
     return optax.GradientTransformation(init, update)
 
 
 class FactoredState(NamedTuple):
-    """Step count and second moments: of rows and columns of a matrix, or whole; what a parameter lacks is ``[1]``."""
+    """Steps taken and second moments: of rows and columns of a matrix, or whole; what a parameter lacks is ``[1]``."""
 
-    count: jax.Array
+    steps: jax.Array
     rows: Any
     columns: Any
     whole: Any
@@ -126,8 +126,8 @@ def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: fl
         return FactoredState(jnp.zeros((), jnp.int32), zeros(1), zeros(0), zeros(None))
 
     def update(gradients: Any, state: FactoredState, params: Any = None) -> tuple[Any, FactoredState]:
-        count = state.count + 1
-        kept = 1 - count.astype(jnp.float32) ** -exponent
+        steps = state.steps + 1
+        kept = 1 - steps.astype(jnp.float32) ** -exponent
 
         def one(path: Any, g: jax.Array, rows: jax.Array, columns: jax.Array, whole: jax.Array) -> tuple:
             axes = axes_of[path_name(path)]
@@ -145,7 +145,7 @@ def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: fl
 
         found = jax.tree_util.tree_map_with_path(one, gradients, state.rows, state.columns, state.whole)
         scaled, *moments = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0, 0, 0, 0)), found)
-        return scaled, FactoredState(count, *moments)
+        return scaled, FactoredState(steps, *moments)
 
     return optax.GradientTransformation(init, update)
 
