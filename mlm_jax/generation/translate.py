@@ -1,0 +1,233 @@
+"""Translation with a trained encoder and decoder: texts in, texts out, batched by length, as a stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Rows
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.embedding import document_batches, document_rows
+from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
+from mlm_jax.training.checkpoint import Loaded, load_parameters
+from mlm_jax.training.context import make_context
+from mlm_jax.use import Model
+
+WINDOW = 1024  # texts of a stream that are sorted by length at a time
+TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How to search for a translation.
+
+    Attributes:
+      beams: hypotheses that are kept at each position; 1 is greedy.
+      count: translations of each text, at most ``beams`` unless they are drawn.
+      length_penalty: α of the score Σ log P / lengthᵅ.
+      temperature: above 0, translations are drawn instead of searched for.
+      top_k: draw among the k likeliest pieces; 0 is all.
+      top_p: draw among the likeliest pieces that make up this share of the probability.
+      seed: of the draws.
+      length: most tokens of a translation; 0 is twice those of the text's batch and 16 more.
+
+    Raises:
+      UserError: a value cannot be.
+    """
+
+    beams: int = 4
+    count: int = 1
+    length_penalty: float = 1.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    length: int = 0
+
+    def __post_init__(self):
+        if self.beams < 1 or self.count < 1 or self.top_k < 0 or self.length < 0 or self.temperature < 0:
+            raise UserError("beams and n-best are numbers from 1, temperature, top-k and length from 0")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p is {self.top_p}, not a share above 0 and at most 1")
+        if self.count > self.beams and not self.temperature:
+            raise UserError(
+                f"{self.beams} beams cannot give {self.count} translations", remedy="raise --beams, or set --temperature"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows that the decoder writes for each text."""
+        return self.count if self.temperature else self.beams
+
+
+class Hypothesis(NamedTuple):
+    """A translation, as text and as token ids.
+
+    Attributes:
+      text: what was written.
+      score: Σ log P / lengthᵅ in nats.
+      ended: whether it ended by itself, before the length ran out.
+      ids: pieces, with the one that ends it.
+    """
+
+    text: str
+    score: float
+    ended: bool
+    ids: tuple[int, ...]
+
+
+class Translation(NamedTuple):
+    """A text's translations, the best first; none of an empty text."""
+
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def text(self) -> str:
+        """The best translation; that of an empty text is empty."""
+        return self.hypotheses[0].text if self.hypotheses else ""
+
+
+def load_translator(place: str | Path) -> Translator:
+    """Load a model to translate with: a workdir (its last whole checkpoint) or one of its checkpoints.
+
+    Raises:
+      UserError: there is no checkpoint, it is damaged, or the model has no decoder.
+    """
+    return Translator(load_parameters(place), place)
+
+
+class Translator(Model):
+    """A trained encoder and decoder with their vocabulary, on this process's first device.
+
+    Args:
+      loaded: a checkpoint.
+      place: where it was, for messages.
+
+    Raises:
+      UserError: the model has no decoder.
+    """
+
+    def __init__(self, loaded: Loaded, place: str | Path | None = None):
+        super().__init__(loaded)
+        if not self.config.model.decoder:
+            raise UserError(
+                "this model has no decoder, and cannot translate",
+                file=place,
+                remedy="train one with layers in model.decoder and a task of objective translation",
+            )
+        self.longest = model_room.longest_row(self.config.model)
+        self._context = make_context(self.vocabulary, self.languages, self.config)
+        self._forbidden = self._context.special.copy()
+        self._forbidden[self.vocabulary.eos_id] = False
+        tasks = [name for name, entry in self.config.tasks.items() if entry["objective"] == "translation"]
+        self._task = tasks[0] if tasks else ""
+        self._run = jax.jit(self._search, static_argnames=("length", "search"))
+
+    def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],
+                  source_language: str | Sequence[str] | None = None, search: Search = Search()) -> list[Translation]:  # fmt: skip
+        """Translate texts of any number and length; a batch may hold any languages.
+
+        Texts of more tokens than the model takes are cut, with a warning.
+
+        Args:
+          texts: what to translate.
+          target_language: of all translations, or of each.
+          source_language: of all texts, or of each; None if the encoder makes no difference.
+          search: how.
+
+        Raises:
+          UserError: a language is unknown, or the encoder needs to be told the texts' language.
+        """
+        return self._translate(texts, target_language, source_language, search, 0)
+
+    def stream(self, texts: Iterable[str], *, target_language: str, source_language: str | None = None,
+               search: Search = Search()) -> Iterator[tuple[str, Translation]]:  # fmt: skip
+        """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
+
+        Raises:
+          UserError: as :meth:`translate`.
+        """
+        remaining, first = iter(texts), 0
+        while window := list(itertools.islice(remaining, WINDOW)):
+            yield from zip(window, self._translate(window, target_language, source_language, search, first))
+            first += len(window)
+
+    def _translate(self, texts: Sequence[str], target_language: str | Sequence[str],
+                   source_language: str | Sequence[str] | None, search: Search, first: int) -> list[Translation]:  # fmt: skip
+        """Translate a window of texts, of which the first is number ``first`` of its stream."""
+        targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
+        if len(targets) != len(texts):
+            raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
+        target_index = {code: self._language_index(code) for code in dict.fromkeys(targets)}
+        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language)
+        cut = sum(len(document) > self.longest for document in documents)
+        if cut:
+            warnings.warn(f"{cut} texts are longer than {self.longest} tokens and were cut", stacklevel=3)
+        filled = [number for number, text in enumerate(texts) if text.strip()]
+        translations = [Translation(())] * len(texts)
+        lengths = [len(documents[number]) for number in filled]
+        for batch in document_batches(lengths, self.longest, tokens=max(TOKENS // search.rows, 1)):
+            numbers = np.array(filled)[batch.indices]
+            batch = batch._replace(indices=numbers)
+            target = np.zeros(batch.rows, np.int32)
+            target[: len(numbers)] = [target_index[targets[number]] for number in numbers]
+            rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
+            # Numbered in the stream, so that a text draws the same whatever shares its batch.
+            places = np.zeros(batch.rows, np.int32)
+            places[: len(numbers)] = first + numbers
+            length = min(search.length or 2 * batch.length + 16, self.longest)
+            found = jax.device_get(self._run(self.params, rows, target, places, length=length, search=search))
+            for row, number in enumerate(numbers):
+                translations[number] = self._texts(found, row)
+        return translations
+
+    def _texts(self, found: Hypotheses, row: int) -> Translation:
+        """Turn a row's hypotheses into text, the best first."""
+        order = np.argsort(-found.scores[row], kind="stable")
+        hypotheses = []
+        for place in order:
+            tokens = found.tokens[row, place, : found.lengths[row, place]].tolist()
+            if tokens:  # fewer than ``count`` can be written in very few tokens
+                ended = tokens[-1] == self.vocabulary.eos_id
+                score = float(found.scores[row, place])
+                hypotheses.append(Hypothesis(self.vocabulary.decode(tokens), score, ended, tuple(tokens)))
+        return Translation(tuple(hypotheses))
+
+    def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int,
+                search: Search) -> Hypotheses:  # fmt: skip
+        """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
+        model = model_room.merge(self.graphdef, params)
+        memory = model.encode(rows, target_language=target, task=self._task)  # [rows, source length, width]
+        start = model.start_decoding(memory, rows.segment_ids, language=target, capacity=length,
+                                     source_language=rows.language, task=self._task)  # fmt: skip
+        start = repeat_rows(start, search.rows)
+
+        def step(written: Any, tokens: jax.Array, position: jax.Array) -> tuple[jax.Array, Any]:
+            hidden, cache = model.decode_step(tokens, position, start._replace(written=written), task=self._task)
+            return model.logits(model.decoder_head(hidden)), cache.written
+
+        starts = jnp.asarray(self._context.language_starts)[target]
+        options: dict[str, Any] = {"length": length, "stop": (self.vocabulary.eos_id,), "pad_id": self.vocabulary.pad_id,
+                                   "forbidden": jnp.asarray(self._forbidden)}  # fmt: skip
+        if search.beams > 1 and not search.temperature:
+            return beam_search(step, start.written, starts, beams=search.beams, count=search.count,
+                               length_penalty=search.length_penalty, **options)  # fmt: skip
+        starts = jnp.repeat(starts, search.rows)
+        if search.temperature:
+            seed = jax.random.key(search.seed)
+            keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(seed, place), search.count))(places)
+            found = sample(step, start.written, starts, keys.reshape(-1), temperature=search.temperature,
+                           top_k=search.top_k, top_p=search.top_p, **options)  # fmt: skip
+        else:
+            found = greedy(step, start.written, starts, **options)
+        found = jax.tree.map(lambda leaf: leaf.reshape(-1, search.rows, *leaf.shape[2:]), found)
+        return found._replace(scores=found.scores / found.lengths**search.length_penalty)

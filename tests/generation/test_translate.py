@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Rows
+from mlm_jax.errors import UserError
+from mlm_jax.generation.translate import Search, Translator
+from mlm_jax.training.checkpoint import Loaded
+from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
+
+OWN = {"layers": 1, "weights": "target_language"}
+SHARED = {"layers": 1, "weights": "shared"}
+MODELS = {
+    "a decoder for each language": {"decoder": (OWN,), "global_every": 1},
+    "a shared decoder with relative positions": {
+        "decoder": (SHARED | {"adapter": 4, "adapter_weights": "target_language"},),
+        "position": "relative", "norm": "rms", "attention_scale": False, "tied_embeddings": False,
+    },
+    "encoders for each language, learned positions": {
+        "encoder": ({"layers": 1, "weights": "source_language"},), "decoder": (SHARED,), "position": "learned",
+    },
+}  # fmt: skip
+TEXTS = [sentence("en", 0), sentence("en", 1) + " " + sentence("en", 2), "", sentence("en", 3)]
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("translate") / "store").vocabulary
+
+
+def translator(vocabulary, **model):
+    """A model whose weights are drawn so wide that its texts differ."""
+    config = make_config(max_positions=64)
+    config.model.update(model)
+    config.tasks = {"translation": {"objective": "translation", "rows": 8, "length": 24}}
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    return Translator(Loaded(0, config, vocabulary, LANGUAGES, {}, params))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_those_of_the_decoder_without_a_cache(vocabulary, name):
+    ours = translator(vocabulary, **MODELS[name])
+    search = Search(beams=3, count=2, length_penalty=0.6, length=7)
+    targets = ["ru", "hi", "ru", "en"]
+    found = ours.translate(TEXTS, target_language=targets, source_language="en", search=search)
+    model = model_room.merge(ours.graphdef, ours.params)
+
+    @jax.jit
+    def log_probabilities(source, target):
+        memory = model.encode(source, target_language=target.language)
+        hidden = model.decode(target, memory, source.segment_ids, source_language=source.language)
+        logits = jnp.where(jnp.asarray(ours._forbidden), -jnp.inf, model.logits(model.decoder_head(hidden)))
+        return jax.nn.log_softmax(logits)
+
+    def rows(tokens, language):
+        tokens = np.array([tokens], np.int32)
+        index = np.array([LANGUAGES.index(language)], np.int32)
+        return Rows(tokens, np.ones_like(tokens), np.arange(tokens.size, dtype=np.int32)[None], index)
+
+    prefix, eos = vocabulary.language_ids, vocabulary.eos_id
+    for text, language, translation in zip(TEXTS, targets, found):
+        assert len(translation.hypotheses) == (2 if text else 0)
+        source = rows([prefix["en"], *vocabulary.encode(text), eos], "en")
+        for hypothesis in translation.hypotheses:
+            written = hypothesis.ids
+            steps = log_probabilities(source, rows([prefix[language], *written[:-1]], language))[0]
+            total = sum(float(steps[place, token]) for place, token in enumerate(written))
+            np.testing.assert_allclose(hypothesis.score, total / len(written) ** 0.6, rtol=1e-5)
+            assert hypothesis.ended == (written[-1] == eos)
+            assert hypothesis.text == vocabulary.decode(written)
+
+
+@pytest.mark.parametrize("search", [Search(beams=1, length=6), Search(temperature=1.0, top_k=9, count=2, length=6)])
+def test_a_stream_gives_what_each_text_gives_alone(vocabulary, search):
+    ours = translator(vocabulary, **MODELS["a decoder for each language"])
+    streamed = list(ours.stream(iter(TEXTS), target_language="ru", source_language="en", search=search))
+    assert [text for text, _ in streamed] == TEXTS
+    for number, (text, translation) in enumerate(streamed):
+        padded = [""] * number + [text]  # the same place in the stream, since draws depend on it
+        alone = ours.translate(padded, target_language="ru", source_language="en", search=search)[-1]
+        assert [h.ids for h in alone.hypotheses] == [h.ids for h in translation.hypotheses]
+        assert len(translation.hypotheses) == (search.count if text else 0)
+    if search.temperature:
+        drawn = [{h.ids for h in translation.hypotheses} for _, translation in streamed]
+        assert max(map(len, drawn)) == 2  # two draws, not one twice
+
+
+def test_greedy_is_one_beam_and_scores_alike(vocabulary):
+    ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
+    options = dict(target_language="hi", source_language="en")
+    (greedy,) = ours.translate(TEXTS[:1], search=Search(beams=1, length=5), **options)
+    (drawn,) = ours.translate(TEXTS[:1], search=Search(temperature=1.0, top_k=1, length=5), **options)
+    assert drawn.hypotheses[0].ids == greedy.hypotheses[0].ids
+    np.testing.assert_allclose(drawn.hypotheses[0].score, greedy.hypotheses[0].score, rtol=1e-5)
+
+
+def test_bad_input(vocabulary):
+    ours = translator(vocabulary, **MODELS["a decoder for each language"])
+    with pytest.raises(UserError, match="does not know the language 'rus'; did you mean 'ru'"):
+        ours.translate(["a"], target_language="rus", source_language="en")
+    with pytest.raises(UserError, match="must be told which one"):
+        ours.translate(["a"], target_language="ru")
+    with pytest.raises(UserError, match="2 target languages were given for 1 texts"):
+        ours.translate(["a"], target_language=["ru", "hi"], source_language="en")
+    with pytest.warns(UserWarning, match="1 texts are longer than 64 tokens"):
+        ours.translate([sentence("en", 1) + " " + TEXTS[1] * 4], target_language="ru", source_language="en",
+                       search=Search(beams=1, length=2))  # fmt: skip
+    with pytest.raises(UserError, match="no decoder, and cannot translate"):
+        translator(vocabulary)
+    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"count": 5, "beams": 4}):
+        with pytest.raises(UserError):
+            Search(**wrong)
