@@ -13,7 +13,8 @@ from mlm_jax.errors import UserError
 from mlm_jax.interop.folder import local_folder, whole_folder
 from mlm_jax.interop.published_tokenizer import read_vocabulary, smallest_multiple
 from mlm_jax.interop.weights import Foreign, flat_shapes, nest
-from mlm_jax.training.checkpoint import Checkpoints, claim_workdir
+from mlm_jax.training.checkpoint import Checkpoints
+from mlm_jax.training.workdir import claim_workdir
 
 UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
 VOCABULARY, RECIPE = "vocabulary", "config.py"

@@ -6,33 +6,34 @@ import base64
 import errno
 import json
 import logging
-import re
-import signal
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
-from mlm_jax.grow import Facts, transplant
-from mlm_jax.training.regex_table import parameter_names, path_name
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.training.checksum import checksums
+from mlm_jax.training.regex_table import path_name
 from mlm_jax.training.state import TrainState
+from mlm_jax.training.workdir import config_from_json, config_json, differing_keys, may_change
 
 log = logging.getLogger(__name__)
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs a page for every checkpoint
+logging.getLogger("absl").setLevel(
+    logging.CRITICAL
+)  # Orbax logs a page for every checkpoint, and what it raises anyway
 
-CONFIG = "config.json"
-# What may change between a run and its continuation: it moves no number of the steps that are done, or (steps) the user
-# plainly wants it to.
-MAY_CHANGE = ("steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
-              "training.microbatches", "training.nonfinite", "data.store", "data.workers", "model.attention",
-              "model.remat", "model.cross_entropy_chunk")  # fmt: skip
+ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # parts of the names of such metrics
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Loaded(NamedTuple):
@@ -55,74 +56,8 @@ class Loaded(NamedTuple):
     params: Any
 
 
-def config_json(config: ConfigDict) -> dict[str, Any]:
-    """Return a config as plain JSON values (tuples as lists)."""
-    return json.loads(json.dumps(config.to_dict(), default=list))
-
-
-def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """Return a config from :func:`config_json`; keys that this version does not know are left out."""
-    config = default_config()
-    _fill(config, values)
-    return config
-
-
-def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if key not in config:
-            log.warning("the checkpoint's config key %r is not known to this version", key)
-        elif isinstance(config[key], ConfigDict):
-            _fill(config[key], value)
-        else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
-    """Check that a workdir is new or belongs to this config.
-
-    Raises:
-      UserError: it belongs to another one; the message lists the keys that differ.
-    """
-    file = Path(workdir) / CONFIG
-    mine = config_json(config)
-    if file.exists():
-        try:
-            theirs = json.loads(file.read_text())
-        except ValueError as error:
-            raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
-        different = [key for key in differing_keys(theirs, mine) if not key.startswith(MAY_CHANGE)]
-        if different:
-            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(different)}", file=file,
-                            remedy="use a new workdir, with checkpoint.init to start from these weights")  # fmt: skip
-
-
-def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
-    """Write the config into a workdir, for :func:`check_workdir` and for people."""
-    file = Path(workdir) / CONFIG
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(config_json(config), indent=1, ensure_ascii=False))
-
-
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys at which two nested dictionaries differ."""
-    different = []
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            different += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            different.append(prefix + key)
-    return different
-
-
 class Checkpoints:
-    """The checkpoints of a run, in WORKDIR/checkpoints/STEP.
+    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every so many, and the best.
 
     Args:
       workdir: of the run.
@@ -130,34 +65,70 @@ class Checkpoints:
       vocabulary: kept in every checkpoint, as are the config and the languages.
       languages: codes in index order.
       labels: {task: names of its classes}.
+      in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
+        least the largest array. None writes in the background, for which everything is copied.
+
+    Raises:
+      UserError: ``config.checkpoint`` would keep none.
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
-                 labels: Mapping[str, tuple[str, ...]]):  # fmt: skip
-        self.config = config
-        self.facts = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
+                 labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
+        if config.checkpoint.keep_last < 1:
+            raise UserError(f"checkpoint.keep_last={config.checkpoint.keep_last} keeps no checkpoint to go on from")
+        self.select = config.evaluation.select
+        self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
                       "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.checkpoint.keep_last, keep_period=config.checkpoint.keep_every or None,
-            enable_async_checkpointing=True, create=True,
-        )  # fmt: skip
         self.folder = Path(workdir).resolve() / "checkpoints"
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        if jax.process_index() == 0:
+            for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+                log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])
+        policies = [policy.LatestN(n=config.checkpoint.keep_last)]
+        if config.checkpoint.keep_every:
+            policies.append(policy.EveryNSteps(config.checkpoint.keep_every))
+        if self.select:
+            policies.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies), best_fn=self._score if self.select else None,
+            enable_async_checkpointing=in_flight is None, cleanup_tmp_directories=True, create=True,
+        )  # fmt: skip
+        handlers = {"state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight), "facts": ocp.JsonCheckpointHandler(),
+                    "metrics": ocp.JsonCheckpointHandler()}  # fmt: skip
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=handlers if in_flight else None
+        )
 
-    def save(self, step: int, state: TrainState | Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Begin to write a checkpoint; training goes on meanwhile.
 
         Args:
           step: steps done.
           state: all of it, or {"params": …} for weights that only start other runs.
+          metrics: of an evaluation at this step, among them that which ``config.evaluation.select`` names.
 
         Raises:
           UserError: the disk is full (found now or by a later call); earlier checkpoints are untouched.
         """
         if step in self.manager.all_steps():
             return
-        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(self.facts))
-        self._guarded(lambda: self.manager.save(step, args=arguments, force=True))
+        facts = self.facts | {"checksums": checksums(state)}
+        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
+        selected = {self.select: float(self._selected(metrics))} if self.select and metrics is not None else None
+        self._guarded(lambda: self.manager.save(step, args=arguments, metrics=selected, force=True))
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether an evaluation is better than that of every checkpoint, by ``config.evaluation.select``.
+
+        Raises:
+          UserError: the evaluation has no such metric; the message names the nearest one.
+        """
+        if not self.select:
+            return False
+        best = self.manager.best_step()
+        here = self._score({self.select: self._selected(metrics)})
+        return best is None or here > self._score(self.manager.metrics(best))
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -170,161 +141,235 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """Return the state of the last whole checkpoint, laid out as ``abstract`` says; None if there is none.
 
-        A checkpoint that cannot be read is passed over, said aloud and set aside as STEP.damaged.
+        A checkpoint that cannot be read, or whose bits are not those that were written, is passed over, said aloud, and
+        renamed to STEP.damaged once an earlier one has been read.
 
         Args:
           abstract: shapes with shardings; the mesh need not be the one that wrote the checkpoint.
 
         Raises:
-          UserError: there are checkpoints, but none can be read.
+          UserError: a checkpoint is of another config, vocabulary, set of languages or model; or none can be read.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
+        damaged: list[int] = []
         for step in steps:
+            problem, state = "", None
             try:
-                state = _read(self.folder / str(step), abstract)
-            except Exception as error:  # Orbax raises many kinds for damaged files
-                log.warning("checkpoint %s is damaged (%s): passing it over", step, " ".join(str(error).split())[:200])
-                if jax.process_index() == 0:
-                    (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
-                self.manager.reload()
-                continue
-            return state
+                facts = load_facts(self.folder / str(step))
+                self._check_facts(step, facts)
+                state = read_arrays(self.folder / str(step), abstract, facts["checksums"])
+            except Damaged as error:
+                problem = str(error)
+            if everyone(not problem):
+                self._set_aside(damaged)
+                return state
+            log.warning(
+                "checkpoint %s is damaged: passing it over (%s)", step, problem or "another process cannot read it"
+            )
+            damaged.append(step)
         if steps:
-            raise UserError("no checkpoint can be read", file=self.folder, remedy="see the warnings above; use another workdir")
+            raise UserError("no checkpoint can be read", file=self.folder,
+                            remedy="see the warnings above; start again in another workdir")  # fmt: skip
         return None
+
+    def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
+        """Check that a checkpoint is of this run."""
+        facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
+        different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
+        keys = differing_keys(facts["config"], self.facts["config"])
+        different += [f"config.{key}" for key in keys if not may_change(key)]
+        if different:
+            raise UserError(f"this checkpoint is of another run; these differ: {', '.join(different)}",
+                            file=self.folder / str(step), remedy=ANOTHER_RUN)  # fmt: skip
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Rename damaged checkpoints, so that the steps can be saved anew."""
+        if not damaged:
+            return
+        if jax.process_index() == 0:
+            for step in damaged:
+                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+        everyone(True)
+        self.manager.reload()
+
+    def _selected(self, metrics: Mapping[str, float]) -> float:
+        if self.select not in metrics:
+            raise UserError(
+                f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}"
+            )
+        return metrics[self.select]
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return score(self.select, metrics[self.select])
 
     def _guarded(self, action: Any) -> None:
         try:
             action()
         except Exception as error:
-            text = str(error)
-            if "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC:
+            reasons = [error, *causes(error)]
+            if any(getattr(reason, "errno", None) in FULL or "No space left" in str(reason) for reason in reasons):
                 raise UserError("the disk is full; earlier checkpoints are whole", file=self.folder,
                                 remedy="free some space and run the same command again") from error  # fmt: skip
             raise
 
 
-def _read(folder: Path, abstract: Any) -> Any:
-    """Read the arrays of ``abstract`` (a whole state, or {"params": …}) from one checkpoint."""
-    with ocp.PyTreeCheckpointer() as reader:
-        return reader.restore(folder / "state", args=ocp.args.PyTreeRestore(
+def score(metric: str, value: float) -> float:
+    """Return a metric's value so that more is better; one that is not a number is the worst."""
+    if math.isnan(value):
+        return -math.inf
+    return -value if any(part in LESS_IS_BETTER for part in metric.split("/")) else value
+
+
+class Damaged(Exception):
+    """A checkpoint's files are missing or not as they were written."""
+
+
+def read_arrays(folder: Path, abstract: Any, expected: Mapping[str, int]) -> Any:
+    """Return the arrays of ``abstract`` (a whole state, or {"params": …}) from one checkpoint.
+
+    Args:
+      folder: of the checkpoint.
+      abstract: shapes with shardings.
+      expected: checksums by path.
+
+    Raises:
+      Damaged: they cannot be read, or are not as they were written.
+      UserError: the checkpoint has other arrays than ``abstract``.
+    """
+    wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    try:
+        there = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(_described(folder))}
+    except Exception as error:  # Orbax raises many kinds for damaged files
+        raise Damaged(_brief(error)) from error
+    rooms = {name.partition("/")[0] for name in wanted}
+    different = [name for name in sorted({*wanted, *(name for name in there if name.partition("/")[0] in rooms)})
+                 if name not in wanted or name not in there or wanted[name].shape != there[name].shape]  # fmt: skip
+    if different:
+        raise UserError(f"this checkpoint has other arrays than the run; the first is {different[0]!r}", file=folder,
+                        remedy=ANOTHER_RUN)  # fmt: skip
+    try:
+        # Not by a Checkpointer, which waits for the other processes: where one of them fails, it would do so for ever.
+        arrays = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=ocp.args.PyTreeRestore(
             item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True,
         ))  # fmt: skip
+    except Exception as error:
+        if any(
+            "RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in [error, *causes(error)]
+        ):
+            raise  # the devices' memory is full: nothing is wrong with the checkpoint
+        raise Damaged(_brief(error)) from error
+    wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
+    if wrong:
+        raise Damaged(f"{wrong[0]!r} is not as it was written")
+    return arrays
+
+
+def _described(folder: Path) -> Any:
+    """Return the tree of the shapes of a checkpoint's arrays."""
+    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+
+
+def everyone(fine: bool) -> bool:
+    """Return whether all processes are fine; each waits for all."""
+    return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(fine)).all())
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Return what an exception was raised from, and that in turn."""
+    while (error := error.__cause__ or error.__context__) is not None:  # type: ignore[assignment]
+        yield error
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).partition("See full TensorStore")[0].split())[:200] or type(error).__name__
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """Return the folder of a checkpoint: ``place`` itself, or the last whole one of a workdir.
+    """Return the folder of a checkpoint: ``place`` itself, or of a workdir the best if its run selects one, else the last.
 
     Raises:
       UserError: there is none.
     """
+    return _candidates(place)[0]
+
+
+def _candidates(place: str | Path) -> list[Path]:
+    """Return the checkpoints that ``place`` may mean, the likeliest first."""
     place = Path(place).resolve()
     for folder in (place, place / "checkpoints"):
         if (folder / "state").is_dir():
-            return folder
+            return [folder]
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "state").is_dir()]
         if steps:
-            return max(steps, key=lambda child: int(child.name))
+            return sorted(steps, key=lambda child: (_metric(child), int(child.name)), reverse=True)
     raise UserError("there is no checkpoint here", file=place, remedy="name a workdir or one of its checkpoints")
 
 
+def _metric(folder: Path) -> float:
+    """Return a checkpoint's selected metric so that more is better; -inf if it has none."""
+    file = folder / "metrics" / "metrics"
+    if not file.exists():
+        return -math.inf
+    try:
+        ((name, value),) = json.loads(file.read_text()).items()
+    except (OSError, ValueError) as error:
+        log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
+        return -math.inf
+    return score(name, value)
+
+
 def load_facts(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself: config, languages, labels, vocabulary.
+    """Return what a checkpoint says of itself: config, languages, labels, vocabulary, checksums.
 
     Raises:
-      UserError: the file is missing or damaged.
+      Damaged: the file is missing or damaged.
     """
     try:
-        return json.loads((folder / "facts" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("the checkpoint is damaged: its facts cannot be read", file=folder) from error
+        facts = json.loads((folder / "facts" / "metadata").read_text())
+        return {key: facts[key] for key in ("config", "languages", "labels", "vocabulary", "checksums")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"its facts cannot be read: {_brief(error)}") from error
 
 
-def load_parameters(place: str | Path) -> Loaded:
+def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> Loaded:
     """Load a model for use: its parameters (the average where the run kept one), config, vocabulary and languages.
 
     Args:
-      place: a workdir, or one of its checkpoints.
+      place: a workdir, of which a damaged checkpoint is passed over, or one of its checkpoints.
+      device: where the parameters go; this process's first one by default.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    folder = find_checkpoint(place)
+    candidates = _candidates(place)
+    for folder in candidates:
+        try:
+            return _load(folder, device or jax.local_devices()[0])
+        except Damaged as error:
+            if folder == candidates[-1]:
+                raise UserError(f"the checkpoint is damaged: {error}", file=folder,
+                                remedy="use another checkpoint of the run") from error  # fmt: skip
+            log.warning("checkpoint %s is damaged: passing it over (%s)", folder.name, error)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _load(folder: Path, device: jax.Device) -> Loaded:
     facts = load_facts(folder)
     config = config_from_json(facts["config"])
     field = "average" if config.training.ema else "params"
     try:
-        params = _restore_field(folder, field)
+        described = _described(folder)
+        if field not in described:  # an import, which has the parameters alone
+            field = "params"
+        described = described[field]
     except Exception as error:  # Orbax raises many kinds for damaged files
-        raise UserError(f"the checkpoint is damaged: {' '.join(str(error).split())[:200]}", file=folder,
-                        remedy="use an earlier checkpoint of the run") from error  # fmt: skip
+        raise Damaged(_brief(error)) from error
+    there = jax.sharding.SingleDeviceSharding(device)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), described)
+    params = read_arrays(folder, {field: shapes}, facts["checksums"])[field]
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
     return Loaded(step, config, _unpack(facts["vocabulary"]), tuple(facts["languages"]), labels, params)
-
-
-def _restore_field(folder: Path, field: str) -> Any:
-    """Read one field of the state onto this process's first device, whatever mesh wrote it."""
-    with ocp.PyTreeCheckpointer() as reader:
-        metadata = reader.metadata(folder / "state").item_metadata.tree[field]
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata)
-    return _read(folder, {field: shapes})[field]
-
-
-def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
-    """Return ``params`` with what ``config.checkpoint.init`` takes from another run's weights.
-
-    The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.grow`).
-
-    Args:
-      params: freshly initialised, on the mesh.
-      settings: {"from", "include", "exclude", "rename", "like"}.
-      facts: of this run.
-
-    Raises:
-      UserError: nothing is taken, or a shape does not fit; the message names the parameter.
-    """
-    known = ("from", "include", "exclude", "rename", "like")
-    for key in settings:
-        if key not in known:
-            raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(known)}")
-    include, exclude = settings.get("include", (".*",)), settings.get("exclude", ())
-    source = {}
-    loaded = load_parameters(settings["from"])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
-        name = path_name(path)
-        for pattern, replacement in settings.get("rename", ()):
-            name = re.sub(pattern, replacement, name)
-        source[name] = leaf
-    taken = {
-        name
-        for name in parameter_names(params)
-        if name in source and _any_match(include, name) and not _any_match(exclude, name)
-    }
-    if not taken:
-        raise UserError("checkpoint.init takes no parameter", file=settings["from"], remedy="check include, exclude and rename")
-
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    found = transplant(
-        source, Facts(loaded.config, loaded.vocabulary, loaded.languages),
-        {name: leaf for name, leaf in leaves.items() if name in taken}, facts, like=settings.get("like"),
-    )  # fmt: skip
-    fresh = [name for name in leaves if name not in taken]
-    log.warning("took %d parameters from %s; fresh: %s", len(taken), settings["from"], ", ".join(fresh) or "none")
-    if found.composed or found.fresh or found.new_groups:
-        log.warning("pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
-                    found.copied, found.composed, found.fresh, ", ".join(found.new_groups) or "nothing")  # fmt: skip
-
-    def choose(path: Any, leaf: jax.Array) -> jax.Array:
-        name = path_name(path)
-        return leaf if name not in taken else jax.device_put(found.params[name].astype(leaf.dtype), leaf.sharding)
-
-    return jax.tree_util.tree_map_with_path(choose, params)
-
-
-def _any_match(patterns: Any, name: str) -> bool:
-    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def _pack(vocabulary: Vocabulary) -> dict[str, str]:
@@ -338,21 +383,3 @@ def _unpack(files: Mapping[str, str]) -> Vocabulary:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(base64.b64decode(content))
         return Vocabulary.load(folder)
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGINT instead of dying of them; a second signal kills as ever."""
-
-    def __enter__(self) -> StopSignal:
-        self.received = False
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = True
-        for known, handler in self._before.items():
-            signal.signal(known, handler)

@@ -26,21 +26,16 @@ from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
 from mlm_jax.training import schedule
-from mlm_jax.training.checkpoint import (
-    Checkpoints,
-    StopSignal,
-    check_workdir,
-    claim_workdir,
-    config_from_json,
-    config_json,
-    initialise_from,
-)
+from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
 from mlm_jax.training.goodput import Goodput
+from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.reporter import Reporter
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
+from mlm_jax.training.stop import StopSignal
+from mlm_jax.training.workdir import check_workdir, claim_workdir, config_from_json, config_json
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Path:
@@ -102,7 +97,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         batches = on_devices(loader.iterate(start), mesh)
         profiler = Profiler(config.training.profile, workdir)
         if start == 0:
-            reporter.evaluate(0, state)
+            checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
         for step in range(start, config.steps):
             with goodput.span("data"):
                 batch = next(batches)
@@ -125,11 +120,10 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             if evaluating or saving:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
                 check_finite(config, state)
-            if evaluating:
-                reporter.evaluate(done, state)
-            if saving:
+            measured = reporter.evaluate(done, state) if evaluating else None
+            if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, state, measured)
                     goodput.write()
             if stopping:
                 checkpoints.wait()
@@ -190,7 +184,7 @@ def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]
 
 def compilation_cache(workdir: Path) -> None:
     """Keep compiled programs beside the run, unless the user chose a folder: a restart does not compile again."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
 
 

@@ -11,11 +11,12 @@ import jax
 from mlm_jax.errors import UserError, nearest
 
 CATCH_ALL = ".*"
+KEYS = ("key", "idx", "name")  # where JAX's entries of a path keep it: of dictionaries, sequences, named tuples
 
 
 def path_name(path: Any) -> str:
-    """Return "encoder/0/layers/attention/query/kernel" for a key path of a nested dict."""
-    return "/".join(str(getattr(entry, "key", getattr(entry, "idx", entry))) for entry in path)
+    """Return "encoder/0/layers/attention/query/kernel" for a key path of a tree."""
+    return "/".join(str(next(getattr(entry, name) for name in KEYS if hasattr(entry, name))) for entry in path)
 
 
 def parameter_names(params: Any) -> list[str]:

@@ -13,11 +13,11 @@ from rich.console import Console
 from mlm_jax.data.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
-from mlm_jax.training.checkpoint import config_json
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program
+from mlm_jax.training.workdir import config_json
 
 MAP_SENTENCES = 24  # of each language on the report's map
 
@@ -67,14 +67,15 @@ class Reporter:
         self.metrics.write(step, line)
         self.progress.update(step, line)
 
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Measure on held-out data, log it, and keep what the report shows."""
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Measure on held-out data, log it, keep what the report shows, and return what was logged."""
         with self.goodput.span("evaluation"):
             params = state.average if self.program.config.training.ema else state.params
             found = self.held_out.evaluate(params)
             self.metrics.write(step, found.metrics)
             self._save_sections(step, found.metrics, found.retrieval, found.samples)
         self.marked = None  # the pause is not the steps' time
+        return found.metrics
 
     def farewell(self, report: Path) -> None:
         """Say where the time went and where the report is, and print the table."""

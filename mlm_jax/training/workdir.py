@@ -1,0 +1,97 @@
+"""Whose a workdir is: its config as JSON, and what of it a continued run may change."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+# What may change between a run and its continuation, as a key or a whole room of them: it moves no number of the steps
+# that are done, or (steps) the user plainly wants it to.
+MAY_CHANGE = (
+    "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
+    "training.microbatches", "training.nonfinite", "data.store", "data.workers", "model.attention", "model.remat",
+    "model.cross_entropy_chunk",
+)  # fmt: skip
+
+
+def config_json(config: ConfigDict) -> dict[str, Any]:
+    """Return a config as plain JSON values (tuples as lists)."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """Return a config from :func:`config_json`; keys that this version does not know are left out."""
+    config = default_config()
+    _fill(config, values)
+    return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in config:
+            log.warning("the checkpoint's config key %r is not known to this version", key)
+        elif isinstance(config[key], ConfigDict):
+            _fill(config[key], value)
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Check that a workdir is new or belongs to this config.
+
+    Raises:
+      UserError: it belongs to another one; the message lists the keys that differ.
+    """
+    file = Path(workdir) / CONFIG
+    mine = config_json(config)
+    if file.exists():
+        try:
+            theirs = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
+        theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
+        different = [key for key in differing_keys(theirs, mine) if not may_change(key)]
+        if different:
+            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(different)}", file=file,
+                            remedy="use a new workdir, with checkpoint.init to start from these weights")  # fmt: skip
+
+
+def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Write the config into a workdir, for :func:`check_workdir` and for people."""
+    file = Path(workdir) / CONFIG
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(config_json(config), indent=1, ensure_ascii=False))
+
+
+def may_change(key: str) -> bool:
+    """Return whether a continuation may set this config key anew."""
+    return any(key.startswith(entry) if entry.endswith(".") else key == entry for entry in MAY_CHANGE)
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys at which two nested dictionaries differ."""
+    different = []
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            different += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            different.append(prefix + key)
+    return different

@@ -1,0 +1,393 @@
+"""Checkpoints: other meshes, damage, contradictions, what is kept, and starting from another run's weights."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mlm_jax.config import default_config
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training import checkpoint, initialise
+from mlm_jax.training.checkpoint import Checkpoints, find_checkpoint, load_parameters
+from mlm_jax.training.checksum import checksums
+from mlm_jax.training.initialise import initialise_from
+from mlm_jax.training.state import TrainState
+from mlm_jax.training.stop import StopSignal
+from mlm_jax.training.workdir import check_workdir, claim_workdir
+
+LANGUAGES = ("en", "de")
+VOCABULARY = Vocabulary.bytes(LANGUAGES, 4)
+
+
+def make_config(**changes):
+    config = default_config()
+    config.languages = LANGUAGES
+    for key, value in changes.items():
+        room, _, name = key.partition("__")
+        config[room][name] = value
+    return config
+
+
+def make_state(devices=8, seed=0, step=0):
+    """A state whose kernel is split over the mesh; large enough for its bytes to lie in a file of their own."""
+    mesh = make_mesh({"data": 1, "fsdp": devices, "tensor": 1, "sequence": 1}, jax.devices()[:devices])
+    rng = np.random.default_rng(seed)
+
+    def put(value, *spec):
+        return jax.device_put(value, NamedSharding(mesh, P(*spec)))
+
+    def kernel():
+        return put(rng.normal(size=(64, 80)).astype(np.float32), "fsdp")
+
+    params = {"encoder": {"kernel": kernel(), "bias": put(rng.normal(size=80).astype(np.float32))}}
+    return TrainState(
+        step=put(np.int32(step)), params=params, optimizer_state=({"mu": kernel()}, put(np.int32(step))), average={},
+        extras={}, window={"mlm": {"loss": (put(np.ones(2, np.float32)), put(np.ones(2, np.float32)))}},
+        gradient_norm=put(np.float32(1)), skipped=put(np.int32(0)), first_skipped=put(np.int32(-1)),
+    )  # fmt: skip
+
+
+def shapes(state):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def open_run(folder, config=None, vocabulary=VOCABULARY, languages=LANGUAGES, labels=None):
+    return Checkpoints(folder, config or make_config(), vocabulary, languages, labels or {})
+
+
+def save(checkpoints, *steps, metrics=None):
+    for step in steps:
+        checkpoints.save(step, make_state(seed=step, step=step), metrics=metrics and metrics(step))
+    checkpoints.wait()
+
+
+def assert_same(state, wanted):
+    assert jax.tree.structure(state) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+
+
+def files_of(folder):
+    return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A workdir with checkpoints 1 and 2, to be copied."""
+    folder = tmp_path_factory.mktemp("run")
+    save(open_run(folder), 1, 2)
+    return folder
+
+
+@pytest.fixture
+def workdir(written, tmp_path):
+    subprocess.run(["cp", "-r", f"{written}/checkpoints", str(tmp_path)], check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("devices", [8, 4, 2, 1])
+def test_a_checkpoint_is_restored_bit_for_bit_on_any_number_of_devices(workdir, devices):
+    like = make_state(devices)
+    state = open_run(workdir).restore(shapes(like))
+    assert_same(state, make_state(seed=2, step=2))
+    assert state.params["encoder"]["kernel"].sharding == like.params["encoder"]["kernel"].sharding
+
+
+def test_saving_does_not_wait_for_the_disk_nor_see_what_is_done_to_the_state_meanwhile(tmp_path):
+    checkpoints, state = open_run(tmp_path), make_state(seed=3)
+    wanted = jax.device_get(state)
+    checkpoints.save(3, state)
+    jax.tree.map(lambda leaf: leaf.delete(), state)  # as donation does
+    checkpoints.wait()
+    assert_same(open_run(tmp_path).restore(shapes(make_state())), wanted)
+
+
+def test_there_is_nothing_to_restore_in_a_new_workdir(tmp_path):
+    assert open_run(tmp_path).restore(shapes(make_state())) is None
+
+
+def flip(file):
+    """Flip a bit here and there: every array of the file gets one."""
+    data = bytearray(file.read_bytes())
+    for position in range(100, len(data), 1000):
+        data[position] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: flip(files_of(folder / "state")[-1]),  # the bits of arrays
+    lambda folder: files_of(folder / "state")[-1].write_bytes(files_of(folder / "state")[-1].read_bytes()[:999]),
+    lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
+    lambda folder: (folder / "state" / "_METADATA").write_text("{"),
+    lambda folder: (folder / "facts" / "metadata").write_text("{}"),
+], ids=["flipped bits", "truncated", "no manifest", "metadata", "facts"])  # fmt: skip
+def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(workdir, damage, caplog):
+    damage(workdir / "checkpoints" / "2")
+    assert load_parameters(workdir).step == 1
+    checkpoints = open_run(workdir)
+    state = checkpoints.restore(shapes(make_state()))
+    assert_same(state, make_state(seed=1, step=1))
+    assert "checkpoint 2 is damaged: passing it over" in caplog.text
+    assert (workdir / "checkpoints" / "2.damaged").is_dir()
+    save(checkpoints, 2)  # the run comes by again
+    assert_same(open_run(workdir).restore(shapes(make_state())), make_state(seed=2, step=2))
+
+
+def test_if_none_can_be_read_nothing_is_touched(workdir):
+    for step in (1, 2):
+        flip(files_of(workdir / "checkpoints" / str(step) / "state")[-1])
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        open_run(workdir).restore(shapes(make_state()))
+    assert sorted(child.name for child in (workdir / "checkpoints").iterdir() if child.is_dir()) == ["1", "2"]
+    with pytest.raises(UserError, match="the checkpoint is damaged"):
+        load_parameters(workdir)
+
+
+def test_memory_that_is_full_is_not_damage(workdir, monkeypatch):
+    def restore(*_, **__):
+        raise ValueError("cannot place the array") from MemoryError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointHandler, "restore", restore)
+    with pytest.raises(ValueError, match="cannot place"):
+        open_run(workdir).restore(shapes(make_state()))
+    assert (workdir / "checkpoints" / "2").is_dir()
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over_and_removed(workdir, caplog):
+    (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "2.orbax-checkpoint-tmp")
+    checkpoints = open_run(workdir)
+    assert "checkpoint 2 was cut short: passing it over" in caplog.text
+    assert_same(checkpoints.restore(shapes(make_state())), make_state(seed=1, step=1))
+    save(checkpoints, 3)
+    assert sorted(child.name for child in (workdir / "checkpoints").iterdir() if child.is_dir()) == ["1", "3"]
+
+
+@pytest.mark.parametrize("other, message", [
+    ({"config": make_config(model__width=7, optimizer__learning_rate=1.0)}, "config.model.width, config.optimizer.learning_rate"),
+    ({"vocabulary": Vocabulary.bytes(LANGUAGES, 5)}, "these differ: vocabulary"),
+    ({"languages": ("de", "en")}, "these differ: languages"),
+    ({"labels": {"genre": ("a", "b")}}, "these differ: labels"),
+])  # fmt: skip
+def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
+    with pytest.raises(UserError) as raised:
+        open_run(workdir, **other).restore(shapes(make_state()))
+    assert message in str(raised.value) and str(workdir) in str(raised.value)
+    assert (workdir / "checkpoints" / "2").is_dir()
+
+
+def test_what_may_change_does(workdir):
+    config = make_config(mesh__fsdp=4, evaluation__every=7, checkpoint__keep_last=1, training__microbatches=2)
+    config.steps = 99
+    assert open_run(workdir, config).restore(shapes(make_state())) is not None
+
+
+def test_another_model_in_the_checkpoint_is_an_error_that_names_an_array(workdir):
+    state = make_state()
+    wider = state._replace(params={"encoder": {**state.params["encoder"], "kernel": jnp.zeros((64, 81))}})
+    with pytest.raises(UserError, match="the first is 'params/encoder/kernel'"):
+        open_run(workdir).restore(shapes(wider))
+    more = state._replace(optimizer_state=(state.optimizer_state, {"nu": state.params["encoder"]["bias"]}))
+    with pytest.raises(UserError, match="the first is 'optimizer_state/"):
+        open_run(workdir).restore(shapes(more))
+
+
+def test_a_workdir_belongs_to_its_config(tmp_path):
+    check_workdir(tmp_path, make_config())
+    claim_workdir(tmp_path, make_config())
+    config = make_config(evaluation__rows=1)
+    config.steps = 3
+    check_workdir(tmp_path, config)
+    config.model.width, config.seed = 7, 5
+    with pytest.raises(UserError, match="these keys differ: model.width, seed"):
+        check_workdir(tmp_path, config)
+    # A key that this version has added is at its default, and one that it has dropped is let go.
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["model"]["dropout"]
+    values["model"]["forgotten"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    check_workdir(tmp_path, make_config())
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        check_workdir(tmp_path, make_config())
+
+
+def kept(folder):
+    return sorted(int(child.name) for child in (folder / "checkpoints").iterdir() if child.is_dir())
+
+
+def test_the_last_and_every_so_many_are_kept(tmp_path):
+    save(open_run(tmp_path, make_config(checkpoint__keep_last=2, checkpoint__keep_every=4)), *range(1, 8))
+    assert kept(tmp_path) == [4, 6, 7]
+    with pytest.raises(UserError, match="keep_last=0"):
+        open_run(tmp_path, make_config(checkpoint__keep_last=0))
+
+
+@pytest.mark.parametrize("metric, best", [("eval/loss/mean", 2), ("eval/retrieval_at_1/mean", 3)])
+def test_the_best_checkpoint_is_kept_and_used(tmp_path, metric, best):
+    values = {1: 0.5, 2: 0.1, 3: 0.9, 4: float("nan"), 5: 0.4, 6: 0.6}
+    config = make_config(evaluation__select=metric, checkpoint__keep_last=1)
+    checkpoints = open_run(tmp_path, config)
+    assert checkpoints.improves({metric: float("nan")})  # better than nothing
+    save(checkpoints, *values, metrics=lambda step: {metric: values[step], "other": 1.0})
+    assert kept(tmp_path) == [best, 6]
+    again = open_run(tmp_path, config)
+    assert not again.improves({metric: 0.2}) and not again.improves({metric: float("nan")})
+    assert again.improves({metric: 0.05 if "loss" in metric else 0.95})
+    assert find_checkpoint(tmp_path).name == str(best) and load_parameters(tmp_path).step == best
+    assert int(again.restore(shapes(make_state())).step) == 6  # a run goes on from its last one
+    with pytest.raises(UserError, match="which no evaluation gives; did you mean 'eval/"):
+        again.improves({metric.replace("mean", "de"): 1.0})
+
+
+def test_a_checkpoint_alone_is_enough_to_use_the_model(workdir):
+    (workdir / "checkpoints" / "2").rename(workdir / "elsewhere")
+    loaded = load_parameters(workdir / "elsewhere")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, make_state(seed=2).params)
+    assert loaded.config.languages == LANGUAGES and loaded.languages == LANGUAGES
+    assert loaded.vocabulary.fingerprint == VOCABULARY.fingerprint
+    assert {device for leaf in jax.tree.leaves(loaded.params) for device in leaf.devices()} == {jax.devices()[0]}
+    with pytest.raises(UserError, match="no checkpoint here"):
+        load_parameters(workdir / "nowhere")
+
+
+def test_the_average_is_what_is_used_where_there_is_one(tmp_path):
+    config, state = make_config(training__ema=0.9), make_state(seed=1)
+    checkpoints = open_run(tmp_path, config)
+    checkpoints.save(1, state._replace(average=make_state(seed=5).params))
+    checkpoints.wait()
+    jax.tree.map(np.testing.assert_array_equal, load_parameters(tmp_path).params, make_state(seed=5).params)
+
+
+def test_a_full_disk_is_an_error_and_leaves_earlier_checkpoints_whole(workdir, monkeypatch):
+    checkpoints = open_run(workdir)
+
+    def no_space(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
+
+    monkeypatch.setattr(checkpoints.manager, "wait_until_finished", no_space)
+    with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
+        checkpoints.save(3, make_state())
+    with pytest.raises(UserError, match="the disk is full"):
+        checkpoints.wait()
+    assert_same(open_run(workdir).restore(shapes(make_state())), make_state(seed=2, step=2))
+
+
+# ------------------------------------------------------------------------------------------------- checksums
+
+
+def test_checksums_are_of_the_bits_and_do_not_depend_on_the_mesh():
+    assert checksums(make_state(8)) == checksums(make_state(1)) == checksums(make_state(4))
+    rng = random.Random(0)
+    value = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    plain = checksums({"w": jnp.asarray(value)})
+    bits = value.view(np.uint32).ravel().astype(object)
+    assert plain == {"w": int(sum(b * (2 * i + 1) for i, b in enumerate(bits)) % 2**32)}
+    for _ in range(20):
+        other = value.copy()
+        other.view(np.uint32)[rng.randrange(5), rng.randrange(7)] ^= np.uint32(1 << rng.randrange(32))
+        assert checksums({"w": jnp.asarray(other)}) != plain
+    assert checksums({"w": jnp.asarray(value[::-1])}) != plain  # the order counts
+    mixed = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.array([True, False]), "c": jnp.int32(-1), "d": jnp.int8([-1, 2])}
+    assert checksums(mixed) == {"a": 0x3F80 * 9, "b": 1, "c": 2**32 - 1, "d": 255 + 6}
+
+
+# ----------------------------------------------------------------------------------------- another run's weights
+
+
+class Grown:
+    composed, fresh, copied, new_groups = 0, 0, 0, ()
+
+    def __init__(self, params):
+        self.params = params
+
+
+@pytest.fixture
+def same_shapes(monkeypatch):
+    """Leave out what other vocabularies and sharing plans ask for, which has its own tests."""
+    monkeypatch.setattr(initialise, "transplant", lambda source, old, initial, new, like: Grown(
+        {name: np.asarray(source[name]) for name in initial}))  # fmt: skip
+
+
+def facts():
+    return initialise.Facts(make_config(), VOCABULARY, LANGUAGES)
+
+
+def test_weights_are_taken_by_patterns_and_renamed(workdir, same_shapes, caplog):
+    caplog.set_level(logging.WARNING)
+    fresh, old = make_state(4, seed=9).params, make_state(seed=2).params
+    everything = initialise_from(fresh, {"from": str(workdir)}, facts())
+    jax.tree.map(np.testing.assert_array_equal, everything, old)
+    assert everything["encoder"]["kernel"].sharding == fresh["encoder"]["kernel"].sharding
+    for settings in ({"include": (".*/kernel",)}, {"exclude": (".*bias",)}, {"include": ".*/kernel"}):
+        params = initialise_from(fresh, {"from": str(workdir), **settings}, facts())
+        np.testing.assert_array_equal(params["encoder"]["kernel"], old["encoder"]["kernel"])
+        np.testing.assert_array_equal(params["encoder"]["bias"], fresh["encoder"]["bias"])
+    assert "took 1 parameters" in caplog.text and "fresh: encoder/bias" in caplog.text
+    renamed = initialise_from(
+        {"body": fresh["encoder"]}, {"from": str(workdir), "rename": (("^encoder/", "body/"),)}, facts()
+    )
+    jax.tree.map(np.testing.assert_array_equal, renamed["body"], old["encoder"])
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"form": "x"}, "no key 'form'"),
+    ({"include": ()}, "takes no parameter"),
+    ({"include": ("decoder/.*",)}, "'include': no parameter matches 'decoder/.*'; did you mean 'encoder'?"),
+    ({"exclude": ("encoder/(",)}, "'exclude': 'encoder/(' is not a regular expression"),
+    ({"rename": (("body", "encoder"),)}, "'rename': 'body' changes no path"),
+    ({"rename": (("bias", "kernel"),)}, "gives two parameters the same path"),
+])  # fmt: skip
+def test_patterns_that_do_not_fit_are_errors(workdir, settings, message):
+    with pytest.raises(UserError) as raised:
+        initialise_from(make_state().params, {"from": str(workdir), **settings}, facts())
+    assert message in str(raised.value)
+
+
+# -------------------------------------------------------------------------------------------- signals and kills
+
+
+def test_a_signal_is_noted_once_and_kills_the_second_time():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
+        assert not stop.received
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+KILLED = """
+import sys
+from tests.training.test_checkpoint import *
+checkpoints = open_run(sys.argv[1])
+for step in range(1, 1000):
+    checkpoints.save(step, make_state(1, seed=step, step=step))
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_any_moment_a_whole_checkpoint_is_left(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    while int(process.stdout.readline()) < 4:
+        pass
+    time.sleep(random.random() * 0.05)
+    process.kill()
+    process.wait()
+    state = open_run(tmp_path).restore(shapes(make_state()))
+    step = int(state.step)
+    assert step >= 3
+    assert_same(state, make_state(seed=step, step=step))
