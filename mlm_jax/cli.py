@@ -76,6 +76,26 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
     embed.add_argument("--language", help="language of the text")
 
+    translate = verb("translate", _translate, "translate each line of text, or write a synthetic parallel corpus")
+    translate.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    translate.add_argument("--to", required=True, metavar="LANGUAGE", help="language to translate into")
+    translate.add_argument("--from", dest="source", metavar="LANGUAGE", help="language of the text, if the model is to be told")
+    translate.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
+    translate.add_argument("--output", default="-", help="text file; standard output if not given")
+    translate.add_argument("--beams", type=int, default=4, help="hypotheses kept at each position; 1 is greedy")
+    translate.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
+    translate.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
+    translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; twice the text's if not given")
+    translate.add_argument("--temperature", type=float, default=0.0, help="above 0: draw instead of search")
+    translate.add_argument("--top-k", type=int, default=0, help="draw among the K likeliest pieces")
+    translate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest pieces of this share")
+    translate.add_argument("--seed", type=int, default=0, help="of the draws")
+    translate.add_argument("--synthetic", choices=("back", "forward"),
+                           help="write a parallel corpus: back puts the translation first and tags it")  # fmt: skip
+    translate.add_argument("--margin", type=float, default=1.0, help="least ratio margin of a synthetic pair; 0 keeps all")
+    translate.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
+    translate.add_argument("--tag", default="<BT>", help="put before back-translations")
+
     mine = verb("mine", _mine, "find the sentences of two texts that translate each other")
     mine.add_argument("checkpoint", help="a workdir or one of its checkpoints")
     mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC")
@@ -96,6 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
     give.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
     give.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
     give.add_argument("--language", default="", help="whose token the tokenizer puts before each text")
+
+    sweep = verb("sweep", _sweep, "run the trials of a config file's sweep(), and compare them per language")
+    takes_config(sweep)
+    sweep.add_argument("--workdir", required=True, help="folder with a folder for each trial")
+    sweep.add_argument("--parallel", type=int, default=1, help="trials at a time, each on a device of its own")
+    sweep.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
 
     report = verb("report", _report, "write report.html again from a workdir's metrics")
     report.add_argument("workdir")
@@ -158,6 +184,19 @@ def _embed(options) -> None:
     embed_command(options.checkpoint, options.input, options.output, language=options.language)
 
 
+def _translate(options) -> None:
+    from mlm_jax.generation.command import Recipe, Search, synthesise_command, translate_command
+
+    search = Search(options.beams, options.n_best, options.length_penalty, options.temperature, options.top_k, options.top_p,
+                    options.seed, options.length)  # fmt: skip
+    if options.synthetic:
+        recipe = Recipe(options.synthetic, options.source, options.to, search, options.margin, options.tag)
+        synthesise_command(options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder)
+    else:
+        translate_command(options.checkpoint, target=options.to, source=options.source, input=options.input,
+                          output=options.output, search=search)  # fmt: skip
+
+
 def _mine(options) -> None:
     from mlm_jax.mine import mine_command
 
@@ -178,6 +217,12 @@ def _export_hf(options) -> None:
 
     out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language)
     print(f"wrote {out}")
+
+
+def _sweep(options) -> int:
+    from mlm_jax.sweep import run_sweep
+
+    return run_sweep(options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run)
 
 
 def _report(options) -> None:

@@ -179,7 +179,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
     """
     name, _, argument = str(path).partition(".py:")
     file = Path(name + ".py") if argument else Path(path)
-    module = _import_file(file)
+    module = import_config(file)
     if not hasattr(module, "get_config"):
         raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
     try:
@@ -247,19 +247,24 @@ def _literal(text: str):
         return text
 
 
-def _import_file(file: Path):
+def import_config(path: str | Path):
+    """Import a config file as a module.
+
+    Raises:
+      UserError: it is missing or fails; the message names file and line.
+    """
+    file = Path(path)
     if not file.is_file():
         raise UserError("there is no such config file", file=file)
     spec = importlib.util.spec_from_file_location(f"mlm_jax_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))  # so that a config can import its neighbour
+    # What a config names ("module:function", its neighbours) is found beside it and in the working directory.
+    sys.path += [folder for folder in (str(file.resolve().parent), str(Path.cwd())) if folder not in sys.path]
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(_one_line(error), file=file, line=_line_in(error, file)) from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
