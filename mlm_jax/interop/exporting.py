@@ -16,6 +16,7 @@ from mlm_jax.interop.family import Contents, Facts
 from mlm_jax.interop.folder import whole_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, flatten, write_weights
+from mlm_jax.model import longest_row
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 log = logging.getLogger(__name__)
@@ -115,9 +116,7 @@ def special_ids(vocabulary: Vocabulary, prefix: list[int]) -> dict[str, int]:
 
 def longest(model: Any) -> int | None:
     """Return the most tokens that a row may have; None where positions are relative."""
-    if model.position == "relative":
-        return None
-    return model.max_positions - (model.position_offset if model.position == "learned" else 0)
+    return None if model.position == "relative" else longest_row(model)
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, prefix: list[int], length: int | None) -> None:

@@ -257,8 +257,12 @@ def canonical(model: Any) -> dict[str, Any]:
 
 def _canonical_norms(model: Any) -> tuple[str, ...]:
     norms = set(model.norms)
+    if "embedding" not in norms:  # which is what layer 0 could do without its own norm for
+        norms.add("first_attention")
     if model.norm_position == "post":  # a layer's norm comes after it, in the first layer too
         norms.discard("first_attention")
+    if not model.decoder:
+        norms.discard("output_scale")
     return tuple(sorted(norms))
 
 
@@ -266,8 +270,12 @@ def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, An
     """Join neighbours that say the same."""
     joined: list[dict[str, Any]] = []
     for group in groups:
-        full = {"weights": "shared", "adapter": 0, **group}
-        if not full["adapter"]:
+        full: dict[str, Any] = {"weights": "shared", "adapter": 0, **group}
+        if full["adapter"]:
+            weights = full["weights"]
+            own = "source_language" if weights == "shared" else weights
+            full = {"adapter_weights": own, "adapter_norm": "own", **full}
+        else:
             full = {key: value for key, value in full.items() if not key.startswith("adapter")}
         if joined and {**joined[-1], "layers": 0} == {**full, "layers": 0} and full["weights"] == "shared":
             joined[-1]["layers"] += full["layers"]

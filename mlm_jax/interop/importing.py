@@ -6,6 +6,8 @@ import pprint
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.config import default_config
@@ -18,6 +20,7 @@ from mlm_jax.training.workdir import claim_workdir
 
 UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
 VOCABULARY, RECIPE = "vocabulary", "config.py"
+IN_FLIGHT = 200_000_000  # bytes that are copied at once while the checkpoint is written, or the largest array
 
 
 def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...] = ()) -> Path:
@@ -53,11 +56,23 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
         vocabulary.save(scratch / VOCABULARY)
         (scratch / RECIPE).write_text(recipe(config, str(source), kind, out), encoding="utf-8")
         claim_workdir(scratch, config)
-        checkpoints = Checkpoints(scratch, config, vocabulary, languages, labels={})
-        checkpoints.save(0, {"params": nest(flat)})
-        checkpoints.wait()
-        checkpoints.manager.close()
+        save_weights(scratch, config, vocabulary, languages, flat)
     return out
+
+
+def save_weights(
+    workdir: Path, config: ConfigDict, vocabulary: Any, languages: tuple[str, ...], flat: dict[str, np.ndarray]
+) -> None:
+    """Write parameters as checkpoint 0 of a workdir; ``flat`` is emptied on the way, so that nothing is held twice."""
+    host = jax.local_devices(backend="cpu")[0]
+    largest = max(value.nbytes for value in flat.values())
+    held = {path: jax.device_put(flat.pop(path), host) for path in list(flat)}
+    checkpoints = Checkpoints(
+        workdir, config, vocabulary, languages, labels={}, in_flight=max(largest, IN_FLIGHT) / 1e9
+    )
+    checkpoints.save(0, {"params": nest(held)})
+    checkpoints.wait()
+    checkpoints.manager.close()
 
 
 def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:

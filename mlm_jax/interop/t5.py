@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, reverse, token_ids
@@ -55,8 +55,18 @@ TABLE = (
 )
 
 
-def settings(config: Mapping[str, Any], contents: Contents, per_layer: bool, feed_forward: str) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a config.json of this kind stands for."""
+def settings(
+    config: Mapping[str, Any], contents: Contents, *, per_layer: bool, feed_forward: str, scaled: bool
+) -> dict[str, Any]:
+    """Return the settings of ``config.model`` that a config.json of this kind stands for.
+
+    Args:
+      config: their config.json.
+      contents: of the file.
+      per_layer: whether every layer has its own table of relative positions.
+      feed_forward: their default.
+      scaled: whether the decoder's output is divided by √d_model before the output layer.
+    """
     layers = config.get("num_layers", 6)
     decoder_layers = config.get("num_decoder_layers")
     return {
@@ -81,7 +91,7 @@ def settings(config: Mapping[str, Any], contents: Contents, per_layer: bool, fee
         },
         "global_every": 1,
         "attention_scale": False,
-        "norms": ("first_attention", "final"),
+        "norms": ("first_attention", "final") + (("output_scale",) if scaled else ()),
         "tied_embeddings": contents.tied,
         "head_transform": False,
         "dropout": float(config.get("dropout_rate", 0.1)),
@@ -112,12 +122,23 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _family(model_type: str, name: str, per_layer: bool, feed_forward: str, rows: int) -> Family:
+def _family(
+    model_type: str,
+    name: str,
+    *,
+    rows: int,
+    feed_forward: str,
+    per_layer: bool,
+    scaled: Callable[[Mapping[str, Any], Contents], bool],
+    describe: Callable[[Any, Facts], dict[str, Any]] = describe,
+) -> Family:
     return Family(
         model_type=model_type,
         base="",
         table=TABLE,
-        settings=lambda config, contents: settings(config, contents, per_layer, feed_forward),
+        settings=lambda config, contents: settings(
+            config, contents, per_layer=per_layer, feed_forward=feed_forward, scaled=scaled(config, contents)
+        ),
         describe=describe,
         architecture=lambda contents: f"{name}ForConditionalGeneration" if contents.decoder else f"{name}EncoderModel",
         facts=lambda config: Facts(rows=config.get("vocab_size", rows), ids=token_ids(config, pad=0, eos=1)),
@@ -135,8 +156,22 @@ def _family(model_type: str, name: str, per_layer: bool, feed_forward: str, rows
     )
 
 
+def t5_is_scaled(config: Mapping[str, Any], contents: Contents) -> bool:
+    """Return T5's choice: transformers takes ``tie_word_embeddings`` for it, whether the weights are tied or not."""
+    return bool(config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False))
+
+
+def describe_t5(model: Any, facts: Facts) -> dict[str, Any]:
+    """Return the config.json of a T5, in which tied means scaled."""
+    scaled = "output_scale" in model.norms
+    return describe(model, facts) | {"tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
+
+
 FAMILIES = (
-    _family("t5", "T5", per_layer=False, feed_forward="relu", rows=32128),
-    _family("mt5", "MT5", per_layer=False, feed_forward="gated-gelu", rows=250112),
-    _family("umt5", "UMT5", per_layer=True, feed_forward="gated-gelu", rows=250112),
+    _family("t5", "T5", rows=32128, feed_forward="relu", per_layer=False, scaled=t5_is_scaled, describe=describe_t5),
+    _family("mt5", "MT5", rows=250112, feed_forward="gated-gelu", per_layer=False, scaled=lambda *_: False),
+    # Scaled where it is tied, as umT5 was trained; transformers 5.23 scales untied ones too.
+    _family(
+        "umt5", "UMT5", rows=250112, feed_forward="gated-gelu", per_layer=True, scaled=lambda _, contents: contents.tied
+    ),
 )

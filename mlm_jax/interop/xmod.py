@@ -29,6 +29,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
         "weights": "shared",
         "adapter": int(width // config.get("adapter_reduction_factor", 2)),
         "adapter_weights": "source_language",
+        "adapter_norm": "reused",
     }
     return xlm_roberta_settings(config, contents) | {"encoder": (group,)}
 

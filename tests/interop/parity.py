@@ -22,11 +22,17 @@ DOCUMENTS = ((7, 9), (20,), (5, 4, 8))  # lengths of the documents of each row; 
 FIRST_TOKEN = 5  # below are special tokens
 
 
-def random_model(kind, config, seed=0):
-    """A transformers model in float32 in which no weight is zero or one and attention is far from uniform."""
+def random_model(kind, config, seed=0, untied=False):
+    """A transformers model in float32 in which no weight is zero or one and attention is far from uniform.
+
+    ``untied`` gives a T5 its own output layer, as published ones have, which transformers never makes.
+    """
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
     model = kind(config).eval()
+    if untied:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+        model.all_tied_weights_keys.pop("lm_head.weight")
     generator = torch.Generator().manual_seed(seed)
     seen = set()
     with torch.no_grad():
@@ -59,9 +65,12 @@ class Imported:
         self.forward = jax.jit(lambda params, batch: self.run(params, batch)[0], compiler_options=QUICKLY)
         self.gradient = jax.jit(jax.grad(self._probe), compiler_options=QUICKLY)
 
+    def merged(self, params):
+        return model_room.merge(self.graphdef, params)
+
     def run(self, params, batch):
         """(logits, hidden states) of rows, or of (source, target) rows where there is a decoder."""
-        model = model_room.merge(self.graphdef, params)
+        model = self.merged(params)
         if self.config.model.decoder:
             source, target = batch
             memory = model.encode(source, target_language=target.language)
@@ -241,25 +250,23 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     return largest({path: np.asarray(ours[path]) - theirs[path] for path in theirs}) / rate
 
 
-def leak(imported, batch, first=None):
-    """Largest gradient of the first documents' hidden states with respect to embeddings of tokens outside them.
+def leak(imported, batch, as_one=False):
+    """Largest gradient of the second documents' hidden states with respect to embeddings of tokens outside them.
 
-    Where there is a decoder, the batch is (source, target) and a document is a pair of them.
+    Where there is a decoder, the batch is (source, target) and a document is a pair of them. ``as_one`` takes each row
+    for one document, which must leak.
     """
+
+    # Tokens of the second documents are even, all others odd, so that a row of the table belongs to one side.
+    def marked(rows):
+        tokens = np.clip(rows.tokens, 0, imported.foreign.facts.rows - 2) // 2 * 2 + (rows.segment_ids != 2)
+        segments = np.minimum(rows.segment_ids, 1) if as_one else rows.segment_ids
+        return rows._replace(tokens=tokens.astype(np.int32), segment_ids=segments)
+
     target = batch if isinstance(batch, Rows) else batch[1]
-    shown = target.segment_ids == 1 if first is None else first
-
-    # Tokens of the first documents are even, all others odd, so that a row of the table belongs to one side.
-    def marked(rows, inside):
-        tokens = np.clip(rows.tokens, 0, imported.foreign.facts.rows - 2) // 2 * 2 + ~inside
-        return rows._replace(tokens=tokens.astype(np.int32))
-
-    if isinstance(batch, Rows):
-        batch = marked(batch, shown)
-    else:
-        batch = marked(batch[0], batch[0].segment_ids == 1), marked(batch[1], shown)
-    nothing = np.full(target.tokens.shape, -100)
-    gradient = np.asarray(imported.gradient(imported.params, batch, nothing, shown.astype(np.float32))["embedding"])
+    marks = marked(batch) if isinstance(batch, Rows) else tuple(map(marked, batch))
+    second, nothing = (target.segment_ids == 2).astype(np.float32), np.full(target.tokens.shape, -100)
+    gradient = np.asarray(imported.gradient(imported.params, marks, nothing, second)["embedding"])
     assert np.abs(gradient[::2]).max() > 1e-3
     return float(np.abs(gradient[1::2]).max())
 

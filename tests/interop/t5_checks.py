@@ -1,5 +1,7 @@
 """The tests that T5, mT5 and umT5 go through; a module of a family gives configurations and a ``pair``."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,12 @@ class EncoderDecoderChecks:
         tokens = [torch.tensor(rows.tokens, dtype=torch.long) for rows in (source, target)]
         if not packed:
             mask, target_mask = (torch.tensor(rows.segment_ids > 0, dtype=torch.long) for rows in (source, target))
-            return {"input_ids": tokens[0], "attention_mask": mask, "decoder_input_ids": tokens[1], "decoder_attention_mask": target_mask}
+            return {
+                "input_ids": tokens[0],
+                "attention_mask": mask,
+                "decoder_input_ids": tokens[1],
+                "decoder_attention_mask": target_mask,
+            }
 
         def run(model):
             memory = model.encoder(input_ids=tokens[0], attention_mask=parity.block_masks(source)).last_hidden_state
@@ -53,9 +60,7 @@ class EncoderDecoderChecks:
         assert parity.gradient_difference(model, ours, inputs, batch, labels, tmp_path / "gradient") < 1e-4
         assert parity.adamw_difference(model, ours, inputs, batch, labels, tmp_path / "step") < 1e-2
         assert parity.leak(ours, batch) == 0.0
-        one = [rows._replace(segment_ids=np.minimum(rows.segment_ids, 1)) for rows in batch]
-        first = batch[1].segment_ids == 1
-        assert parity.leak(ours, (batch[0], one[1]), first=first) > 1e-3 or parity.leak(ours, tuple(one), first=first) > 1e-3
+        assert parity.leak(ours, batch, as_one=True) > 1e-3  # the probe sees a leak where there is one
 
     def test_round_trip(self, pair, tmp_path):
         """import → export gives the same bytes, and transformers loads them to the same logits."""
@@ -89,9 +94,46 @@ class EncoderDecoderChecks:
         lengths = rng.integers(3, parity.LENGTH + 1, INPUTS)
         source = parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
         theirs = model.generate(
-            input_ids=torch.tensor(source.tokens, dtype=torch.long), attention_mask=torch.tensor(source.segment_ids > 0),
-            num_beams=beams, do_sample=False, max_new_tokens=WRITTEN, early_stopping="never" if beams > 1 else None,
-        )[:, 1:].numpy()  # fmt: skip
-        found = np.asarray(generate(ours, source, beams))[:, : theirs.shape[1]]
-        assert (theirs == model.config.eos_token_id).any(axis=1).mean() > 0.02  # some end early
-        np.testing.assert_array_equal(found, theirs)
+            input_ids=torch.tensor(source.tokens, dtype=torch.long),
+            attention_mask=torch.tensor(source.segment_ids > 0),
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=WRITTEN,
+            early_stopping="never" if beams > 1 else None,
+        )[:, 1:].numpy()
+        found = np.asarray(generate(ours, source, beams))
+        ends = theirs == model.config.eos_token_id
+        ended = ends.any(axis=1)
+        theirs = np.where(
+            ends.cumsum(axis=1) - ends > 0, 0, theirs
+        )  # beam search there fills up with ends, not padding
+        assert 0.02 < ended.mean() < 0.98 and len({tuple(row) for row in theirs}) > 20
+        np.testing.assert_array_equal(found[:, : theirs.shape[1]], theirs)
+
+
+def ends_more_often(model, factor=2.5):
+    """Make the end a likelier token than others are, so that texts of random weights end at all."""
+    with torch.no_grad():
+        model.lm_head.weight[model.config.eos_token_id] *= factor
+
+
+def generate(imported, source, beams):
+    """Greedy or beam search of ours, ``[rows, written]``; starts with padding, as T5 does."""
+    config, eos = imported.foreign.config, imported.foreign.facts.ids["eos"]
+
+    def search(params, source):
+        model = imported.merged(params)
+        rows = jax.tree.map(jnp.asarray, source)
+        rows = repeat_rows(rows, beams)
+        cache = model.start_decoding(model.encode(rows), rows.segment_ids, language=rows.language, capacity=WRITTEN)
+
+        def step(cache, tokens, position):
+            hidden, cache = model.decode_step(tokens, position, cache)
+            return model.logits(model.decoder_head(hidden)), cache
+
+        starts = jnp.full(source.tokens.shape[0], config["decoder_start_token_id"])
+        if beams == 1:
+            return greedy(step, cache, starts, length=WRITTEN, stop=(eos,)).tokens[:, 0]
+        return beam_search(step, cache, starts, beams=beams, length=WRITTEN, stop=(eos,)).tokens[:, 0]
+
+    return jax.jit(search, compiler_options=parity.QUICKLY)(imported.params, source)

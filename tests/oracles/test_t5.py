@@ -4,7 +4,7 @@ import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.interop import parity
-from tests.interop.t5_checks import EncoderDecoderChecks
+from tests.interop.t5_checks import EncoderDecoderChecks, ends_more_often
 
 CONFIGS = {
     "v1.0": {
@@ -16,7 +16,7 @@ CONFIGS = {
         "feed_forward_proj": "gated-gelu",
     },
     "swish, one head": {
-        "vocab_size": 47, "d_model": 20, "d_kv": 16, "d_ff": 36, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 1,
+        "vocab_size": 47, "d_model": 20, "d_kv": 16, "d_ff": 36, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 1,
         "relative_attention_num_buckets": 16, "feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-4,
     },
 }  # fmt: skip
@@ -26,6 +26,7 @@ CONFIGS = {
 def pair(request, tmp_path_factory):
     config = T5Config(**CONFIGS[request.param], decoder_start_token_id=0)
     model = parity.random_model(T5ForConditionalGeneration, config, untied=request.param == "v1.1")
+    ends_more_often(model)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 

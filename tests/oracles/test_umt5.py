@@ -1,0 +1,45 @@
+"""umT5 against transformers: relative positions in every layer."""
+
+import numpy as np
+import pytest
+from transformers import UMT5Config, UMT5ForConditionalGeneration
+
+from tests.interop import parity
+from tests.interop.t5_checks import EncoderDecoderChecks, ends_more_often
+
+CONFIGS = {
+    "as published, but tied": {
+        "vocab_size": 61, "d_model": 24, "d_kv": 10, "d_ff": 44, "num_layers": 2, "num_heads": 3,
+    },
+    "few buckets": {
+        "vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9,
+    },
+    "relu": {
+        "vocab_size": 47, "d_model": 20, "d_kv": 16, "d_ff": 36, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2,
+        "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-4,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=CONFIGS, scope="module")
+def pair(request, tmp_path_factory):
+    model = parity.random_model(UMT5ForConditionalGeneration, UMT5Config(**CONFIGS[request.param]))
+    ends_more_often(model)
+    return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
+
+
+class TestUmt5(EncoderDecoderChecks):
+    family = "umt5"
+
+
+def test_an_output_layer_of_its_own_is_not_scaled(tmp_path):
+    """Published umT5 is untied and was trained unscaled; transformers 5.23 scales it all the same, by 1/√d_model."""
+    config = UMT5Config(**CONFIGS["few buckets"])
+    model = parity.random_model(UMT5ForConditionalGeneration, config, untied=True)
+    ours = parity.load(parity.save(model, tmp_path / "theirs"))
+    checks = TestUmt5()
+    source, target = map(parity.unpacked, checks.batch(model))
+    theirs = parity.their_logits(model, checks.inputs(source, target, False)).detach().numpy()
+    unscaled = theirs * np.sqrt(config.d_model)
+    assert parity.difference(ours.logits((source, target)), unscaled, target) < 1e-3
