@@ -76,7 +76,8 @@ def default_config() -> ConfigDict:
 
     config.model = model = ConfigDict(convert_dict=False)
     # Layer groups: {"layers": n, "weights": shared | source_language | target_language | family | task,
-    # "adapter": width of a bottleneck adapter a layer (0: none), "adapter_weights": whose index picks the adapter}
+    # "adapter": width of a bottleneck adapter a layer (0: none), "adapter_weights": whose index picks the adapter,
+    # "adapter_norm": "own" (an adapter begins as the identity) or "reused" (X-MOD: the layer's, before and after it)}
     model.encoder = ({"layers": 12, "weights": "shared"},)
     model.decoder = ()  # layer groups with attention to the encoder's output; () is an encoder-only model
     model.character_downsampling = 0  # r > 0: CANINE-style character encoder, every r characters become one position

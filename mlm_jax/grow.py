@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from mlm_jax import model as model_room
 from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary, language_token
 from mlm_jax.errors import UserError, nearest
-from mlm_jax.model.transformer import indexes
+from mlm_jax.model.sharing import indexes
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte

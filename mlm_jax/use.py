@@ -27,7 +27,7 @@ from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
-from mlm_jax.model.transformer import indexes
+from mlm_jax.model.sharing import indexes
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 WINDOW = 4096  # texts that are sorted by length at a time
@@ -68,23 +68,26 @@ class Model:
       languages: codes that ``language`` may be.
       width: of an embedding.
       longest: tokens of a text at most.
+      step: of the run, at which the parameters were kept.
+      params: the model's parameters.
+      graphdef: the model without them.
     """
 
     def __init__(self, loaded: Loaded):
         self.config, self.vocabulary, self.languages = loaded.config, loaded.vocabulary, loaded.languages
         self.config.model.attention = "auto"  # the best of this machine, whatever trained it
-        self.params = loaded.params
+        self.params, self.step = loaded.params, loaded.step
         self.width, self.longest = int(self.config.model.width), int(self.config.model.max_positions)
-        graphdef, _, _ = model_room.abstract(
+        self.graphdef, _, _ = model_room.abstract(
             self.config, vocabulary_size=self.vocabulary.size, languages=self.languages,
             labels={task: len(names) for task, names in loaded.labels.items()},
         )  # fmt: skip
         special = np.zeros(self.vocabulary.size, bool)
         special[self.vocabulary.special_ids] = True
-        self._embed = jax.jit(lambda params, rows: model_room.merge(graphdef, params).sentence_embeddings(rows))
+        self._embed = jax.jit(lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows))
         self._predict = jax.jit(
             lambda params, rows, positions, top_k: predict_pieces(
-                model_room.merge(graphdef, params), rows, positions, jnp.asarray(special), top_k
+                model_room.merge(self.graphdef, params), rows, positions, jnp.asarray(special), top_k
             ),
             static_argnums=3,
         )
@@ -265,7 +268,7 @@ def fill_mask_command(
       UserError: as :func:`load` and :meth:`Model.fill_mask`.
     """
     model = load(place)
-    shown, filled = itertools.tee(texts or _lines("-"))
+    shown, filled = itertools.tee(texts or read_lines("-"))
     for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
         print(text)
         for number, candidates in enumerate(blanks, start=1):
@@ -291,7 +294,7 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     if suffix not in (".npy", ".jsonl"):
         raise UserError("embeddings are written as .npy or .jsonl", file=output)
     model = load(place)
-    windows = model.embed_stream(_lines(input), language=language)
+    windows = model.embed_stream(read_lines(input), language=language)
     write = _write_npy if suffix == ".npy" else _write_json_lines
     if output == "-":
         _write_json_lines(windows, sys.stdout.buffer, model.width)
@@ -327,8 +330,12 @@ def _write_npy(windows: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes],
     np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, width)})
 
 
-def _lines(place: str) -> Iterator[str]:
-    """Yield the lines of a text file without their ends."""
+def read_lines(place: str) -> Iterator[str]:
+    """Yield the lines of a text file in UTF-8 without their ends; "-" is standard input.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not UTF-8.
+    """
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
             for number, line in enumerate(file, start=1):

@@ -1,4 +1,37 @@
-"""The model room."""
+"""The model: a Transformer as ``config.model`` describes it, its parameters a plain nested dict.
+
+``create`` makes one, ``merge`` puts parameters back in, ``abstract`` says what they are without making any. The tree,
+as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configuration does not have is not there)::
+
+    embedding                        [vocabulary, width]   rows rounded up to a multiple of vocabulary_multiple
+    position_embedding               [max_positions, width]          position = "learned"
+    type_embedding                   [embedding_types, width]        row 0 is added
+    language_embedding               [languages, width]
+    embedding_norm/…                 norm = scale [width], bias [width]
+    encoder/<group>/layers/…         layer; every array is [layers, …], or [layers, groups, …] where weights are indexed
+        attention_norm/…             (not used by layer 0 after an embedding norm, unless "first_attention")
+        attention/query/…            kernel [width, heads, head_dim], bias [heads, head_dim]
+        attention/key/…              kernel [width, kv_heads, head_dim], bias [kv_heads, head_dim]
+        attention/value/…            as key
+        attention/output/…           kernel [heads, head_dim, width], bias [width]
+        attention/relative           [buckets, heads]                position = "relative" with per_layer
+        mlp_norm/…
+        mlp/up/…, mlp/gate/…         kernel [width, mlp_width], bias [mlp_width]; act(gate) · up, or act(up) without a gate
+        mlp/down/…                   kernel [mlp_width, width], bias [width]
+        adapter/norm/…               unless adapter_norm = "reused"
+        adapter/down/…, adapter/up/… kernels [width, adapter] and [adapter, width], biases
+        adapter/weights/…            the three above as [layers, groups, …], where adapters alone are indexed
+    encoder_relative                 [buckets, heads]                position = "relative", one table for all layers
+    encoder_norm/…                   "final" in norms
+    decoder/<group>/layers/…         as the encoder's, and
+        memory_norm/…, memory_attention/{query, key, value, output}/…
+    decoder_relative, decoder_norm/…
+    head/dense/…, head/norm/…        kernel [width, width]           head_transform
+    output                           [vocabulary, width]             unless tied_embeddings
+    output_bias                      [vocabulary]
+    classifiers/<task>/…             kernel [width, labels], bias [labels]
+    uncertainty/<task>               ()                              tasks whose weight in the loss is learned
+"""
 
 from __future__ import annotations
 
@@ -9,50 +42,76 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.transformer import Transformer
+from mlm_jax.errors import UserError
+from mlm_jax.model.transformer import Cache, Transformer, longest_row
 
-PREFIXES: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))
+__all__ = ["Cache", "Transformer", "abstract", "create", "longest_row", "merge"]
+
+# Logical axes in front of those that a parameter was declared with, by how many there are.
+STACKED: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))
 
 
-def create(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None = None, seed: int = 0):
-    """Return (graphdef, parameters) of the model that ``config`` describes; parameters are a plain nested dict."""
-    model = Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
-                        tasks=tuple(config.tasks), labels=labels or {}, uncertain=_uncertain(config), rngs=nnx.Rngs(seed))  # fmt: skip
-    graphdef, state = nnx.split(model, nnx.Param)
+def create(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None = None,
+           seed: int = 0) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Return (graphdef, parameters) of the model that ``config`` describes; parameters are a plain nested dict.
+
+    Args:
+      config: a run's config.
+      vocabulary_size: pieces of the vocabulary.
+      languages: codes in index order.
+      labels: {classification task: number of labels}.
+      seed: of the initial weights.
+
+    Raises:
+      UserError: ``config.model`` says what does not exist or cannot work together.
+    """
+    graphdef, state = nnx.split(_build(config, vocabulary_size, languages, labels, seed), nnx.Param)
     return graphdef, nnx.to_pure_dict(state)
 
 
-def abstract(config: ConfigDict, **facts: Any):
-    """Return (graphdef, shapes, logical axes) without allocating anything."""
-    found = {}
+def abstract(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
+             labels: Mapping[str, int] | None = None) -> tuple[Any, dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """Return (graphdef, shapes, logical axes) of a model without allocating anything.
 
-    def build():
-        model = Transformer(config.model, vocabulary_size=facts["vocabulary_size"], languages=facts["languages"],
-                            families=config.families, tasks=tuple(config.tasks), labels=facts.get("labels") or {},
-                            uncertain=_uncertain(config), rngs=nnx.Rngs(0))  # fmt: skip
-        found["graphdef"], state = nnx.split(model, nnx.Param)
+    Shapes are ``ShapeDtypeStruct``, logical axes tuples of the names in :data:`mlm_jax.parallel.rules.RULES`, both in
+    the tree of the parameters. Arguments and errors are those of :func:`create`.
+    """
+    found: dict[str, Any] = {}
+
+    def build() -> dict[str, Any]:
+        found["graphdef"], state = nnx.split(_build(config, vocabulary_size, languages, labels, 0), nnx.Param)
         found["axes"] = {path: variable.get_metadata()["axes"] for path, variable in nnx.to_flat_state(state)}
         return nnx.to_pure_dict(state)
 
+    def axes_of(path: Any, leaf: jax.ShapeDtypeStruct) -> tuple[str, ...]:
+        declared = found["axes"][tuple(entry.key for entry in path)]
+        return STACKED[len(leaf.shape) - len(declared)] + declared
+
     shapes = jax.eval_shape(build)
-    axes = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: PREFIXES[len(leaf.shape) - len(found["axes"][_names(path)])] + found["axes"][_names(path)], shapes
-    )
-    return found["graphdef"], shapes, axes
+    return found["graphdef"], shapes, jax.tree_util.tree_map_with_path(axes_of, shapes)
 
 
-def merge(graphdef: Any, params: Any, **overrides: Any) -> Transformer:
-    """Return the model with these parameters; ``rope_theta`` may be overridden."""
+def merge(graphdef: Any, params: Any, *, rope_theta: float | None = None) -> Transformer:
+    """Return the model with these parameters.
+
+    Args:
+      graphdef: what :func:`create` or :func:`abstract` returned.
+      params: nested dict of arrays.
+      rope_theta: instead of ``config.model.rope_theta``; None is that.
+
+    Raises:
+      UserError: the model has no RoPE whose base could be changed.
+    """
     model = nnx.merge(graphdef, params)
-    for name, value in overrides.items():
-        setattr(model, name, value)
+    if rope_theta is not None:
+        if model.rope_theta is None:
+            raise UserError("a curriculum phase changes rope_theta of a model without RoPE")
+        model.rope_theta = rope_theta
     return model
 
 
-def _uncertain(config: ConfigDict) -> tuple[str, ...]:
-    """Return the tasks whose weight in the loss is a parameter."""
-    return tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(entry.key for entry in path)
+def _build(config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None,
+           seed: int) -> Transformer:  # fmt: skip
+    uncertain = tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
+    return Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
+                       tasks=tuple(config.tasks), labels=labels or {}, uncertain=uncertain, rngs=nnx.Rngs(seed))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,111 +11,207 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import attention
-from mlm_jax.model.layers import Dense, FeedForward, Norm, dropout, rotary
+from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, split_key
+from mlm_jax.model.positions import Relative, Rotation, rotate
 from mlm_jax.model.sharing import Indexed
 from mlm_jax.parallel.rules import constrain
+
+KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_dim]
 
 
 class Scope(NamedTuple):
     """What the layers of a stack see beside the hidden states; a pytree.
 
     Attributes:
-      segment_ids, positions: ``[rows, length]``.
-      bias: additive attention bias ``[1, heads, length, kv_length]`` or None.
+      segment_ids: ``[rows, length]``; 0 is padding.
+      whole: angles of the positions in layers that see everything, or None without RoPE.
+      windowed: angles of the positions in layers with a window, or None without RoPE.
+      bias: attention bias ``[1, heads, length, length]`` of all layers, or None.
       memory: ``[rows, memory length, width]`` that a decoder attends to, or None.
-      memory_segment_ids: ``[rows, memory length]`` or None.
-      index: ``[rows]`` that picks language-indexed weights, or None.
-      adapter_index: ``[rows]`` likewise for adapters, or None.
+      memory_segment_ids: ``[rows, memory length]``, or None.
+      layer_index: ``[rows]`` that picks language-indexed layers, or None.
+      adapter_index: ``[rows]`` that picks language-indexed adapters, or None.
     """
 
     segment_ids: jax.Array
-    positions: jax.Array
-    bias: Any = None
-    memory: Any = None
-    memory_segment_ids: Any = None
-    index: Any = None
-    adapter_index: Any = None
+    whole: Rotation | None = None
+    windowed: Rotation | None = None
+    bias: jax.Array | None = None
+    memory: jax.Array | None = None
+    memory_segment_ids: jax.Array | None = None
+    layer_index: jax.Array | None = None
+    adapter_index: jax.Array | None = None
 
 
 class Attention(nnx.Module):
     """Multi-head attention with grouped key/value heads (Vaswani et al. 2017; Ainslie et al. 2023)."""
 
-    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
+    def __init__(self, config: ConfigDict, *, relative: Relative | None, rngs: nnx.Rngs):
         heads, kv_heads = config.heads, config.kv_heads or config.heads
         head_dim = config.head_width or config.width // config.heads
-        bias, stddev, width = "attention" in config.biases, config.initializer_stddev, {"embed": config.width}
-        project = lambda name, count: Dense(width, {name: count, "head_dim": head_dim}, bias=bias, stddev=stddev, rngs=rngs)  # noqa: E731
-        self.query = project("heads", heads)
-        self.key = project("kv_heads", kv_heads)
-        self.value = project("kv_heads", kv_heads)
-        self.output = Dense({"heads": heads, "head_dim": head_dim}, width, bias=bias, stddev=stddev, rngs=rngs)
+        width, options = (
+            {"embed": config.width},
+            {"bias": "attention" in config.biases, "stddev": config.initializer_stddev},
+        )
+        self.query = Dense(width, {"heads": heads, "head_dim": head_dim}, rngs=rngs, **options)
+        self.key = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
+        self.value = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
+        self.output = Dense({"heads": heads, "head_dim": head_dim}, width, rngs=rngs, **options)
+        table = (config.relative["buckets"], heads), ("positions", "heads"), config.initializer_stddev
+        self.relative = parameter(rngs, *table) if relative and config.relative["per_layer"] else None
+        self.buckets = relative
         self.scale = head_dim**-0.5 if config.attention_scale else 1.0
-        self.rope = config.position == "rope"
         self.implementation = config.attention
 
-    def __call__(self, x, memory, *, segment_ids, memory_segment_ids, positions=None, theta=None, window=0, causal=False,
-                 bias=None, cache=None):  # fmt: skip
-        query, key, value = self.query(x), self.key(memory), self.value(memory)  # [rows, length, heads, head_dim]
-        if self.rope and theta is not None:
-            query, key = rotary(query, positions, theta), rotary(key, positions, theta)
-        heads = ("rows", "length", "activation_heads", None)
-        query, key, value = constrain(query, *heads), constrain(key, *heads), constrain(value, *heads)
-        mixed = attention(query, key, value, segment_ids=segment_ids, kv_segment_ids=memory_segment_ids, window=window,
-                          causal=causal, bias=bias, scale=self.scale, implementation=self.implementation)  # fmt: skip
+    def keys_values(self, x: jax.Array, angles: Rotation | None = None) -> KeysValues:
+        """Return keys and values of ``[rows, length, width]``; every query sees all of them, wherever it is computed."""
+        key, value = self.key(x), self.value(x)
+        key = key if angles is None else rotate(key, angles)
+        return constrain(key, "rows", None, "activation_heads", None), constrain(
+            value, "rows", None, "activation_heads", None
+        )
+
+    def __call__(self, x: jax.Array, seen: KeysValues, *, angles: Rotation | None = None, bias: jax.Array | None = None,
+                 **mask: Any) -> jax.Array:  # fmt: skip
+        """Return ``[rows, length, width]``; ``mask`` is what :func:`attention` takes."""
+        query = self.query(x)
+        query = constrain(
+            query if angles is None else rotate(query, angles), "rows", "length", "activation_heads", None
+        )
+        mixed = attention(query, *seen, bias=bias, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
+
+    def own_bias(self, shared: jax.Array | None, keys: int, position: jax.Array | None = None) -> jax.Array | None:
+        """Return this layer's own bias of all ``keys`` queries or of the one at ``position``, or the shared one."""
+        if self.relative is None or self.buckets is None:
+            return shared
+        return self.buckets.bias(self.relative[...], keys, position)
 
 
 class Adapter(nnx.Module):
-    """Bottleneck adapter: norm, down, activation, up, residual (Houlsby et al. 2019; Pfeiffer et al. 2022)."""
+    """Bottleneck adapter: norm, down, activation, up (Houlsby et al. 2019; Pfeiffer et al. 2020); zero at first."""
 
-    def __init__(self, config: ConfigDict, size: int, *, rngs: nnx.Rngs):
-        self.norm = Norm(config.width, config, rngs=rngs)
-        self.down = Dense({"embed": config.width}, {"adapter": size}, bias=True, stddev=config.initializer_stddev, rngs=rngs)
-        self.up = Dense({"adapter": size}, {"embed": config.width}, bias=True, stddev=0, rngs=rngs)
+    def __init__(self, config: ConfigDict, size: int, *, norm: bool, rngs: nnx.Rngs):
+        width, inner = {"embed": config.width}, {"adapter": size}
+        self.norm = Norm(config, rngs=rngs) if norm else None
+        self.activation = activation_of(config)
+        self.down = Dense(width, inner, bias=True, stddev=config.initializer_stddev, rngs=rngs)
+        self.up = Dense(inner, width, bias=True, stddev=0, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x + self.up(jax.nn.gelu(self.down(self.norm(x)), approximate=False))
+        """Return ``[rows, length, width]`` to add to ``x``."""
+        return self.up(self.activation(self.down(x if self.norm is None else self.norm(x))))
 
 
 class Block(nnx.Module):
-    """A layer, pre-norm or post-norm."""
+    """A layer, with its norms before or after each part.
 
-    def __init__(self, config: ConfigDict, *, decoder: bool, adapter: int, adapter_groups: int, rngs: nnx.Rngs):
-        self.post = config.norm_position == "post"
-        self.rate, self.causal = config.dropout, decoder
-        self.attention_norm = Norm(config.width, config, rngs=rngs)
-        self.attention = Attention(config, rngs=rngs)
-        self.memory_norm = Norm(config.width, config, rngs=rngs) if decoder else None
-        self.memory_attention = Attention(config, rngs=rngs) if decoder else None
-        self.mlp_norm = Norm(config.width, config, rngs=rngs)
+    Args:
+      config: ``config.model``.
+      decoder: whether it is causal and attends to a memory.
+      relative: how distances fall into buckets, or None.
+      adapter: width of its adapter; 0 is none.
+      adapter_groups: how many adapters there are to choose from; 0 is one for all.
+      reuse_norm: the adapter has no norm of its own, and the feed-forward layer's comes before and after it, as in X-MOD
+        (Pfeiffer et al. 2022), which is not the identity at first; for norms after each part.
+      rngs: of the initial weights.
+    """
+
+    def __init__(self, config: ConfigDict, *, decoder: bool, relative: Relative | None, adapter: int, adapter_groups: int,
+                 reuse_norm: bool, rngs: nnx.Rngs):  # fmt: skip
+        self.post, self.rate, self.window = config.norm_position == "post", config.dropout, config.window
+        self.causal, self.reuse_norm = decoder, reuse_norm
+        self.attention_norm = Norm(config, rngs=rngs)
+        self.attention = Attention(config, relative=relative, rngs=rngs)
+        self.memory_norm = Norm(config, rngs=rngs) if decoder else None
+        self.memory_attention = Attention(config, relative=None, rngs=rngs) if decoder else None
+        self.mlp_norm = Norm(config, rngs=rngs)
         self.mlp = FeedForward(config, rngs=rngs)
-        make = lambda rngs: Adapter(config, adapter, rngs=rngs)  # noqa: E731
-        if adapter and adapter_groups:
-            self.adapter = Indexed(make, adapter_groups, rngs=rngs)
-        else:
-            self.adapter = make(rngs) if adapter else None
+        make = lambda rngs: Adapter(config, adapter, norm=not reuse_norm, rngs=rngs)  # noqa: E731
+        self.adapter = (
+            None if not adapter else Indexed(make, adapter_groups, rngs=rngs) if adapter_groups else make(rngs)
+        )
 
-    def __call__(self, x: jax.Array, scope: Scope, *, theta: float | None, window: int, key: jax.Array | None,
-                 attention_norm: jax.Array | bool = True) -> jax.Array:  # fmt: skip
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    def __call__(self, x: jax.Array, scope: Scope, *, see_all: bool, bare: jax.Array | None = None,
+                 key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+        """Return ``[rows, length, width]``.
 
-        def residual(x, norm, layer, key, use_norm=True):
-            if self.post:
-                return norm(x + dropout(layer(x), self.rate, key))
-            normed = norm(x) if use_norm is True else jnp.where(use_norm, norm(x), x)
-            return x + dropout(layer(normed), self.rate, key)
+        Args:
+          x: ``[rows, length, width]``.
+          scope: what all layers see.
+          see_all: whether this layer has no window.
+          bare: ``()`` bool, whether self-attention reads ``x`` itself instead of its norm.
+          key: of dropout; None is none.
+        """
+        keys = split_key(key, 4)
+        angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)
 
-        attend = lambda h: self.attention(h, h, segment_ids=scope.segment_ids, memory_segment_ids=scope.segment_ids,  # noqa: E731
-                                          positions=scope.positions, theta=theta, window=window, causal=self.causal,
-                                          bias=scope.bias)  # fmt: skip
-        x = residual(x, self.attention_norm, attend, keys[0], attention_norm)
+        def attend(h: jax.Array) -> jax.Array:
+            bias = self.attention.own_bias(scope.bias, h.shape[1])
+            return self.attention(h, self.attention.keys_values(h, angles), angles=angles, bias=bias,
+                                  segment_ids=scope.segment_ids, window=window, causal=self.causal)  # fmt: skip
+
+        x = self._part(x, self.attention_norm, attend, keys[0], bare)
         if self.memory_attention is not None:
-            recall = lambda h: self.memory_attention(h, scope.memory, segment_ids=scope.segment_ids,  # noqa: E731
-                                                     memory_segment_ids=scope.memory_segment_ids)  # fmt: skip
-            x = residual(x, self.memory_norm, recall, keys[1])
-        x = residual(x, self.mlp_norm, self.mlp, keys[2])
-        if isinstance(self.adapter, Indexed):
-            x = self.adapter(scope.adapter_index, x)
-        elif self.adapter is not None:
-            x = self.adapter(x)
+            assert scope.memory is not None
+            x = self._recall(x, scope, self.remember(scope.memory), keys[1])
+        return self._finish(x, scope, keys[2:])
+
+    def remember(self, memory: jax.Array) -> KeysValues:
+        """Return a decoder layer's keys and values of a memory ``[rows, memory length, width]``."""
+        assert self.memory_attention is not None
+        return self.memory_attention.keys_values(memory)
+
+    def step(self, x: jax.Array, scope: Scope, position: jax.Array, written: KeysValues,
+             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
+        """Run a decoder layer on the token at one position, which sees itself and what was written before.
+
+        Args:
+          x: ``[rows, 1, width]``.
+          scope: ``segment_ids`` are ``[rows, 1]``; angles and bias are those of the position.
+          position: ``()`` int32.
+          written: keys and values ``[rows, capacity, kv_heads, head_dim]``, right before ``position``.
+          remembered: keys and values of the memory.
+
+        Returns:
+          ``[rows, 1, width]``, and the new key and value ``[rows, 1, kv_heads, head_dim]``.
+        """
+        capacity = written[0].shape[1]
+        until_here = jnp.broadcast_to((jnp.arange(capacity) <= position).astype(jnp.int32), (x.shape[0], capacity))
+        added: list[KeysValues] = []
+
+        def attend(h: jax.Array) -> jax.Array:
+            added.append(self.attention.keys_values(h, scope.whole))
+            seen = [
+                jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1) for old, new in zip(written, added[0])
+            ]
+            bias = self.attention.own_bias(scope.bias, capacity, position)
+            return self.attention(h, (seen[0], seen[1]), angles=scope.whole, bias=bias, segment_ids=scope.segment_ids,
+                                  kv_segment_ids=until_here)  # fmt: skip
+
+        x = self._part(x, self.attention_norm, attend, None)
+        return self._finish(self._recall(x, scope, remembered, None), scope, (None, None)), added[0]
+
+    def _part(self, x: jax.Array, norm: Norm, layer: Callable[[jax.Array], jax.Array], key: jax.Array | None,
+              bare: jax.Array | None = None) -> jax.Array:  # fmt: skip
+        """Return the residual sum of one part of the layer, with its norm before or after."""
+        if self.post:
+            return norm(x + dropout(layer(x), self.rate, key))
+        normed = norm(x) if bare is None else jnp.where(bare, x, norm(x))
+        return x + dropout(layer(normed), self.rate, key)
+
+    def _recall(self, x: jax.Array, scope: Scope, remembered: KeysValues, key: jax.Array | None) -> jax.Array:
+        assert self.memory_attention is not None and self.memory_norm is not None
+        attend = lambda h: self.memory_attention(h, remembered, segment_ids=scope.segment_ids,  # noqa: E731
+                                                 kv_segment_ids=scope.memory_segment_ids)  # fmt: skip
+        return self._part(x, self.memory_norm, attend, key)
+
+    def _finish(self, x: jax.Array, scope: Scope, keys: Any) -> jax.Array:
+        x = self._part(x, self.mlp_norm, self.mlp, keys[0])
+        if self.adapter is not None:
+            adapter = self.adapter
+            if isinstance(adapter, Indexed):
+                adapter = adapter.pick(scope.adapter_index)
+            x = x + dropout(adapter(x), self.rate, keys[1])
+            x = self.mlp_norm(x) if self.reuse_norm else x
         return constrain(x, "rows", "length", "activation_embed")

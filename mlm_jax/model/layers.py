@@ -1,16 +1,18 @@
-"""The small parts of a Transformer: projections, norms, feed-forward layers, rotary positions."""
+"""The small parts of a Transformer: projections, norms, feed-forward layers.
+
+Each takes its parameters as they were declared, or with an axis of rows in front (:mod:`mlm_jax.model.sharing`).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mlm_jax.model.sharing import per_row
 from mlm_jax.parallel.rules import constrain
 
 
@@ -26,69 +28,79 @@ def parameter(rngs: nnx.Rngs, shape: Sequence[int], axes: Sequence[str], stddev:
 
 
 class Dense(nnx.Module):
-    """A projection from the last ``len(inputs)`` axes to ``outputs``; kernel ``[*inputs, *outputs]``."""
+    """A projection of the last ``len(inputs)`` axes to ``outputs``; kernel ``[*inputs, *outputs]``.
 
-    def __init__(self, inputs: dict[str, int], outputs: dict[str, int], *, bias: bool, stddev: float, rngs: nnx.Rngs):
-        self.contracted = len(inputs)
+    Args:
+      inputs: {logical axis: size}.
+      outputs: {logical axis: size}.
+      bias: whether to add one.
+      stddev: of the initial kernel.
+      rngs: of the initial kernel.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, int], outputs: Mapping[str, int], *, bias: bool, stddev: float, rngs: nnx.Rngs
+    ):
+        self.inputs, self.outputs = len(inputs), len(outputs)
         self.kernel = parameter(rngs, (*inputs.values(), *outputs.values()), (*inputs, *outputs), stddev)
         self.bias = parameter(rngs, tuple(outputs.values()), tuple(outputs), 0) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        axes = tuple(range(x.ndim - self.contracted, x.ndim)), tuple(range(self.contracted))
-        y = jax.lax.dot_general(x, self.kernel[...].astype(x.dtype), (axes, ((), ())))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]``."""
+        kernel = self.kernel[...].astype(x.dtype)
+        own = kernel.ndim - self.inputs - self.outputs  # 1 where each row has its own kernel
+        contract = range(x.ndim - self.inputs, x.ndim), range(own, own + self.inputs)
+        y = jax.lax.dot_general(x, kernel, (contract, (range(own), range(own))))
+        return y if self.bias is None else y + per_row(self.bias[...].astype(x.dtype), self.outputs, y)
 
 
 class Norm(nnx.Module):
     """LayerNorm or RMSNorm over the last axis, computed in float32 (Ba et al. 2016; Zhang & Sennrich 2019)."""
 
-    def __init__(self, width: int, config: ConfigDict, *, rngs: nnx.Rngs):
+    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         self.kind, self.epsilon = config.norm, config.norm_epsilon
-        self.scale = parameter(rngs, (width,), ("norm",), None)
-        self.bias = parameter(rngs, (width,), ("norm",), 0) if "norm" in config.biases else None
+        self.scale = parameter(rngs, (config.width,), ("norm",), None)
+        self.bias = parameter(rngs, (config.width,), ("norm",), 0) if "norm" in config.biases else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return ``[rows, …, width]``."""
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - y.mean(axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon) * self.scale[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        y = y * per_row(self.scale[...], 1, y)
+        return (y if self.bias is None else y + per_row(self.bias[...], 1, y)).astype(x.dtype)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-GATED = {"geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu"}
+GATED = {"geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu"}  # {gated layer: its gate's activation}
+
+
+def activation_of(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Return the activation of the model's dense layers, which is that of the gate where layers are gated."""
+    return ACTIVATIONS[GATED.get(config.activation, config.activation)]
 
 
 class FeedForward(nnx.Module):
-    """Position-wise feed-forward layer, gated where the activation ends in "glu" (Shazeer 2020)."""
+    """Position-wise feed-forward layer, gated where the activation is a GLU variant (Shazeer 2020)."""
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        self.activation = GATED.get(config.activation, config.activation)
+        self.activation = activation_of(config)
         wide, narrow = {"mlp": config.mlp_width}, {"embed": config.width}
-        bias, stddev = "mlp" in config.biases, config.initializer_stddev
-        self.up = Dense(narrow, wide, bias=bias, stddev=stddev, rngs=rngs)
-        self.gate = Dense(narrow, wide, bias=bias, stddev=stddev, rngs=rngs) if config.activation in GATED else None
-        self.down = Dense(wide, narrow, bias=bias, stddev=stddev, rngs=rngs)
+        options = {"bias": "mlp" in config.biases, "stddev": config.initializer_stddev, "rngs": rngs}
+        self.up = Dense(narrow, wide, **options)
+        self.gate = Dense(narrow, wide, **options) if config.activation in GATED else None
+        self.down = Dense(wide, narrow, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        act = ACTIVATIONS[self.activation]
-        hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        """Return ``[rows, length, width]``."""
+        hidden = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
         return self.down(constrain(hidden, "rows", "length", "activation_mlp"))
-
-
-def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Turn ``[rows, length, heads, head_dim]`` by their positions (RoFormer; Su et al. 2021), halves layout."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)  # [half]
-    angle = positions[..., None, None].astype(jnp.float32) * frequency  # [rows, length, 1, half]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -96,3 +108,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if key is None or rate == 0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
+def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:
+    """Return ``count`` keys, or as many times None."""
+    return (None,) * count if key is None else list(jax.random.split(key, count))

@@ -1,11 +1,23 @@
-"""Language-indexed weights: one stacked array, a row picks its slice."""
+"""Which weights a row uses: one stacked array for all languages, families or tasks, of which a row takes its slice.
+
+Rows of different languages go through one program: their weights are gathered, ``[rows, …]``, and every layer takes
+weights with such an axis in front as well as weights without. Compiling does not depend on how many there are, and
+what no row of a batch uses gets a gradient of exactly zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
+
+from mlm_jax.errors import UserError, nearest
+
+INDEXES = ("shared", "source_language", "target_language", "family", "task")
+ADAPTER_NORMS = ("own", "reused")
+GROUP_KEYS = ("layers", "weights", "adapter", "adapter_weights", "adapter_norm")
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -14,16 +26,76 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
     return nnx.split_rngs(splits=count)(build)(rngs)
 
 
+def take(weights: Any, index: jax.Array | None) -> Any:
+    """Return ``[rows, …]`` weights out of ``[groups, …]`` ones, by the ``[rows]`` index of each row."""
+    assert index is not None
+    return jax.tree.map(lambda leaf: leaf[index], weights)
+
+
+def per_row(value: jax.Array, rank: int, like: jax.Array) -> jax.Array:
+    """Line up a parameter that was declared with ``rank`` axes with ``[rows, …]`` activations, if each row has its own."""
+    if value.ndim == rank:
+        return value
+    return value.reshape(value.shape[0], *(1,) * (like.ndim - value.ndim), *value.shape[1:])
+
+
 class Indexed(nnx.Module):
     """A module with parameters ``[groups, …]`` of which each row uses its own slice."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], groups: int, *, rngs: nnx.Rngs):
         self.weights = stack(make, groups, rngs)
 
-    def __call__(self, index: jax.Array, x: jax.Array, *args) -> jax.Array:
+    def pick(self, index: jax.Array | None) -> Any:
+        """Return the module with weights ``[rows, …]``: those of each row's index, which is ``[rows]``."""
         graphdef, weights = nnx.split(self.weights)
+        return nnx.merge(graphdef, take(weights, index))
 
-        def one_row(weights, *row):
-            return nnx.merge(graphdef, weights)(*jax.tree.map(lambda leaf: leaf[None], row))[0]
 
-        return jax.vmap(one_row)(jax.tree.map(lambda leaf: leaf[index], weights), x, *args)
+def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what picks a layer group's weights, and what picks its adapters.
+
+    Args:
+      entry: one of ``config.model.encoder`` or ``config.model.decoder``.
+
+    Raises:
+      UserError: a key or a value is unknown, or weights and adapters are indexed by different things.
+    """
+    for key in entry:
+        if key not in GROUP_KEYS:
+            raise UserError(f"a layer group has no key {key!r}{nearest(key, GROUP_KEYS)}")
+    if int(entry.get("layers", 0)) < 1:
+        raise UserError(f"a layer group has {entry.get('layers', 0)!r} layers", remedy='write {"layers": n} with n ≥ 1')
+    weights = entry.get("weights", "shared")
+    own = "shared" if not entry.get("adapter") else "source_language" if weights == "shared" else weights
+    adapter = entry.get("adapter_weights", own)
+    for key, name, known in (
+        ("weights", weights, INDEXES),
+        ("adapter_weights", adapter, INDEXES),
+        ("adapter_norm", entry.get("adapter_norm", "own"), ADAPTER_NORMS),
+    ):
+        if name not in known:
+            raise UserError(f"a layer group's {key} {name!r} is unknown{nearest(name, known)}",
+                            remedy=f"use one of {', '.join(known)}")  # fmt: skip
+    if weights != "shared" and adapter not in ("shared", weights):
+        raise UserError(
+            f"a layer group's weights are indexed by {weights!r} and its adapters by {adapter!r}",
+            remedy="share the weights, or index both by the same",
+        )
+    return weights, adapter if entry.get("adapter") else "shared"
+
+
+def family_table(languages: tuple[str, ...], families: Mapping[str, tuple[str, ...]]) -> tuple[int, ...]:
+    """Return the index of each language's family.
+
+    Raises:
+      UserError: a language is in no family or in two.
+    """
+    table = []
+    for language in languages:
+        found = [index for index, members in enumerate(families.values()) if language in members]
+        if len(found) != 1:
+            raise UserError(
+                f"language {language!r} is in {len(found)} families", remedy="put it in one of config.families"
+            )
+        table.append(found[0])
+    return tuple(table)

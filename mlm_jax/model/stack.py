@@ -10,62 +10,103 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.block import Block, Scope
-from mlm_jax.model.sharing import stack
+from mlm_jax.model.block import Block, KeysValues, Scope
+from mlm_jax.model.positions import Relative
+from mlm_jax.model.sharing import stack, take
 
 
 class LayerGroup(nnx.Module):
     """Equal layers whose weights are ``[layers, …]``, or ``[layers, groups, …]`` if each row's index picks its own.
 
     Layers are scanned over in periods of ``global_every``, so that each layer's window is static.
+
+    Args:
+      config: ``config.model``.
+      entry: of ``config.model.encoder`` or ``config.model.decoder``.
+      groups: how many sets of weights there are to choose from; 0 is one for all.
+      adapter_groups: how many sets of adapters there are to choose from; 0 is one for all.
+      decoder: whether layers are causal and attend to a memory; they have no windows then.
+      relative: how distances fall into buckets, or None.
+      first_layer: how many layers there are before this group.
+      rngs: of the initial weights.
     """
 
     def __init__(self, config: ConfigDict, entry: Mapping[str, Any], *, groups: int, adapter_groups: int, decoder: bool,
-                 first_layer: int, rngs: nnx.Rngs):  # fmt: skip
+                 relative: Relative | None, first_layer: int, rngs: nnx.Rngs):  # fmt: skip
         self.count, self.groups, self.first_layer = entry["layers"], groups, first_layer
         self.period = 1 if decoder else max(1, config.global_every)
-        self.window, self.local_theta = config.window, config.local_rope_theta
-        self.remat, self.rope = config.remat, config.position == "rope"
-        self.first_norm = "first_attention" in config.norms or "embedding" not in config.norms or decoder or config.norm_position == "post"
-        block = lambda rngs: Block(config, decoder=decoder, adapter=entry.get("adapter", 0),  # noqa: E731
-                                   adapter_groups=adapter_groups, rngs=rngs)  # fmt: skip
+        self.remat = config.remat
+        # Where a norm comes right before layer 0, as in ModernBERT, its attention does without its own.
+        before = "embedding" in config.norms and "first_attention" not in config.norms
+        self.first_bare = before and first_layer == 0 and not decoder and config.norm_position == "pre"
+        block = lambda rngs: Block(config, decoder=decoder, relative=relative, adapter=entry.get("adapter", 0),  # noqa: E731
+                                   adapter_groups=adapter_groups, reuse_norm=entry.get("adapter_norm") == "reused",
+                                   rngs=rngs)  # fmt: skip
         self.layers = stack((lambda rngs: stack(block, groups, rngs)) if groups else block, self.count, rngs)
 
-    def __call__(self, x: jax.Array, scope: Scope, *, rope_theta: float, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, scope: Scope, *, key: jax.Array | None = None) -> jax.Array:
+        """Return ``[rows, length, width]``; ``key`` is of dropout."""
         graphdef, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.count)
-        use_norm = jnp.arange(self.count) + self.first_layer > 0
+        bare = jnp.arange(self.count) == 0 if self.first_bare else None
 
-        def layer(x, offset, weights, key, use_norm):
-            is_global = (self.first_layer + offset) % self.period == 0
-            theta = None if not self.rope else rope_theta if is_global else self.local_theta
-            window = 0 if is_global else self.window
-            use_norm = True if self.first_norm else use_norm
-            run = lambda w, x, scope, key: nnx.merge(graphdef, w)(x, scope, theta=theta, window=window, key=key, attention_norm=use_norm)  # noqa: E731
-            if not self.groups:
-                return run(weights, x, scope, key)
-            rows = lambda tree: jax.tree.map(lambda leaf: leaf[:, None], tree)  # noqa: E731
-            own = jax.tree.map(lambda w: w[scope.index], weights)
-            row_keys = None if key is None else jax.random.split(key, x.shape[0])
-            per_row = scope._replace(bias=None)
-            out = jax.vmap(lambda w, x, s, k: run(w, x, s._replace(bias=scope.bias), k))(own, rows(x), rows(per_row), row_keys)
-            return out[:, 0]
+        def layer(x: jax.Array, part: Any, *, offset: int) -> jax.Array:
+            weights, key, bare = part
+            see_all = (self.first_layer + offset) % self.period == 0
+            return self._block(graphdef, weights, scope)(x, scope, see_all=see_all, bare=bare, key=key)
 
-        def period(x, part):
-            for offset in range(jax.tree.leaves(part)[0].shape[0]):
-                w, k, n = jax.tree.map(lambda leaf: leaf[offset], part)  # noqa: B023
-                x = self._remat(lambda x, w, k, n, o=offset: layer(x, o, w, k, n))(x, w, k, n)
+        def period(x: jax.Array, parts: Any) -> tuple[jax.Array, None]:
+            for offset in range(jax.tree.leaves(parts)[0].shape[0]):
+                part = jax.tree.map(lambda leaf: leaf[offset], parts)  # noqa: B023
+                x = self._remat(lambda x, part, offset=offset: layer(x, part, offset=offset))(x, part)
             return x, None
 
-        whole = self.count // self.period
-        parts = (weights, keys, use_norm)
+        parts = (weights, keys, bare)
+        whole, rest = divmod(self.count, self.period)
         if whole:
-            cut = whole * self.period
-            folded = jax.tree.map(lambda leaf: leaf[:cut].reshape(whole, self.period, *leaf.shape[1:]), parts)
-            x, _ = jax.lax.scan(period, x, folded)
-        if self.count % self.period:
-            x, _ = period(x, jax.tree.map(lambda leaf: leaf[whole * self.period :], parts))
+            fold = lambda leaf: leaf[: self.count - rest].reshape(whole, self.period, *leaf.shape[1:])  # noqa: E731
+            x, _ = jax.lax.scan(period, x, jax.tree.map(fold, parts))
+        if rest:
+            x, _ = period(x, jax.tree.map(lambda leaf: leaf[self.count - rest :], parts))
         return x
+
+    def remember(self, memory: jax.Array, scope: Scope) -> KeysValues:
+        """Return each layer's keys and values of a memory, ``[rows, layers, memory length, kv_heads, head_dim]``."""
+        graphdef, weights = nnx.split(self.layers)
+
+        def layer(_: None, weights: Any) -> tuple[None, KeysValues]:
+            return None, self._block(graphdef, weights, scope).remember(memory)
+
+        _, (keys, values) = jax.lax.scan(layer, None, weights)
+        return jnp.moveaxis(keys, 0, 1), jnp.moveaxis(values, 0, 1)
+
+    def step(self, x: jax.Array, scope: Scope, position: jax.Array, written: KeysValues,
+             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
+        """Run decoder layers on the token at one position.
+
+        Args:
+          x: ``[rows, 1, width]``.
+          scope: as :meth:`Block.step` takes it.
+          position: ``()`` int32.
+          written: keys and values ``[rows, layers, capacity, kv_heads, head_dim]``; the step's own are added.
+          remembered: what :meth:`remember` returned.
+        """
+        graphdef, weights = nnx.split(self.layers)
+
+        def layer(carry: Any, part: Any) -> tuple[Any, None]:
+            x, written = carry
+            weights, number = part
+            here = lambda both: tuple(jax.lax.dynamic_index_in_dim(a, number, axis=1, keepdims=False) for a in both)  # noqa: E731
+            x, new = self._block(graphdef, weights, scope).step(x, scope, position, here(written), here(remembered))
+            put = lambda old, one: jax.lax.dynamic_update_slice(old, one[:, None], (0, number, position, 0, 0))  # noqa: E731
+            return (x, (put(written[0], new[0]), put(written[1], new[1]))), None
+
+        (x, written), _ = jax.lax.scan(layer, (x, written), (weights, jnp.arange(self.count)))
+        return x, written
+
+    def _block(self, graphdef: Any, weights: Any, scope: Scope) -> Block:
+        """Return a layer with the weights of each row's language, where they are indexed."""
+        return nnx.merge(graphdef, take(weights, scope.layer_index) if self.groups else weights)
 
     def _remat(self, function: Callable) -> Callable:
         if self.remat == "none":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,88 +11,154 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Rows
-from mlm_jax.errors import UserError, nearest
-from mlm_jax.model.block import Scope
-from mlm_jax.model.layers import ACTIVATIONS, GATED, Dense, Norm, dropout, parameter
+from mlm_jax.errors import UserError
+from mlm_jax.model.attention import platform
+from mlm_jax.model.block import KeysValues, Scope
+from mlm_jax.model.check import check_model
+from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
+from mlm_jax.model.layers import Norm, dropout, parameter, split_key
+from mlm_jax.model.positions import Relative, Rotation, rotation
+from mlm_jax.model.sharing import family_table, indexes
 from mlm_jax.model.stack import LayerGroup
 from mlm_jax.parallel.rules import constrain
 
-INDEXES = ("shared", "source_language", "target_language", "family", "task")
+
+class Cache(NamedTuple):
+    """What a decoder keeps between tokens; rows are the first axis of every array.
+
+    Attributes:
+      written: {group: keys and values ``[rows, layers, capacity, kv_heads, head_dim]``} of the tokens so far.
+      remembered: {group: keys and values ``[rows, layers, memory length, kv_heads, head_dim]``} of the memory. This and
+        what follows never changes: hypotheses of one source may change places without it.
+      memory_segment_ids: ``[rows, memory length]``.
+      language: ``[rows]`` of the target.
+      source_language: ``[rows]``.
+    """
+
+    written: dict[str, KeysValues]
+    remembered: dict[str, KeysValues]
+    memory_segment_ids: jax.Array
+    language: jax.Array
+    source_language: jax.Array
 
 
 class Groups(nnx.Module):
-    """The layer groups of an encoder or a decoder, under the names "0", "1", …"""
+    """The layer groups of an encoder or a decoder, named "0", "1" and so on."""
 
-    def __init__(self, groups: list[nnx.Module]):
-        for number, group in enumerate(groups):
-            setattr(self, str(number), group)
-        self.size = len(groups)
+    def __init__(self, config: ConfigDict, entries: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], *, decoder: bool,
+                 rngs: nnx.Rngs):  # fmt: skip
+        relative = Relative.of(config, bidirectional=not decoder)
+        self.indexes = tuple(indexes(entry) for entry in entries)
+        first = 0
+        for number, (entry, (weights, adapter)) in enumerate(zip(entries, self.indexes)):
+            # Where whole layers are indexed, their adapters are the row's own already.
+            adapters = 0 if sizes[weights] else sizes[adapter]
+            setattr(self, str(number), LayerGroup(config, entry, groups=sizes[weights], adapter_groups=adapters,
+                                                  decoder=decoder, relative=relative, first_layer=first, rngs=rngs))  # fmt: skip
+            first += entry["layers"]
+        self.relative = relative
 
-    def __iter__(self):
-        return (getattr(self, str(number)) for number in range(self.size))
+    def bias(self, table: nnx.Param | None, keys: int, position: jax.Array | None = None) -> jax.Array | None:
+        """Return the position bias that all layers share, as :meth:`Relative.bias`; None without a table."""
+        return None if table is None or self.relative is None else self.relative.bias(table[...], keys, position)
 
-
-class MaskedHead(nnx.Module):
-    """Dense, activation and norm before the output layer."""
-
-    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        self.activation = GATED.get(config.activation, config.activation)
-        self.dense = Dense({"embed": config.width}, {"activation_embed": config.width}, bias="mlp" in config.biases,
-                           stddev=config.initializer_stddev, rngs=rngs)  # fmt: skip
-        self.norm = Norm(config.width, config, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+    def with_scopes(self, scope: Scope, index: Mapping[str, jax.Array | None]) -> list[tuple[str, LayerGroup, Scope]]:
+        """Return (name, group, what it sees) of each group; ``index`` is {"source_language" and the like: ``[rows]``}."""
+        return [
+            (
+                str(number),
+                getattr(self, str(number)),
+                scope._replace(layer_index=index[weights], adapter_index=index[adapter]),
+            )
+            for number, (weights, adapter) in enumerate(self.indexes)
+        ]
 
 
 class Transformer(nnx.Module):
-    """Encoder, optional decoder, and heads."""
+    """Encoder, optional decoder, and heads, as ``config.model`` says.
+
+    Args:
+      config: ``config.model``.
+      vocabulary_size: pieces of the vocabulary.
+      languages: codes in index order.
+      families: {family: its languages}.
+      tasks: names in index order.
+      labels: {classification task: number of labels}.
+      uncertain: tasks whose weight in the loss is learned.
+      rngs: of the initial weights.
+
+    Raises:
+      UserError: the configuration says what does not exist or cannot work together.
+    """
 
     def __init__(self, config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
                  families: Mapping[str, tuple[str, ...]] = {}, tasks: tuple[str, ...] = (), labels: Mapping[str, int] = {},
                  uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
+        check_model(config)
         stddev, width = config.initializer_stddev, config.width
-        rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
-        self.rope_theta, self.rate = config.rope_theta, config.dropout
-        bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and jax.default_backend() != "cpu")
-        self.dtype = jnp.bfloat16 if bf16 else jnp.float32
-        self.position_offset = config.position_offset
+        self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
+        self.vocabulary_size, self.width, self.tasks = vocabulary_size, width, tuple(tasks)
+        self.dtype_name, self.rate = config.dtype, config.dropout
+        self.head_dim = config.head_width or width // config.heads
+        self.rope_theta = config.rope_theta if config.position == "rope" else None
+        self.local_rope_theta = config.local_rope_theta if config.position == "rope" else None
+        self.position_offset, self.longest = config.position_offset, longest_row(config)
+        self.output_scale = width**-0.5 if "output_scale" in config.norms else 1.0
+        self.family_of = family_table(languages, families) if families else None
         sizes = {"shared": 0, "source_language": len(languages), "target_language": len(languages),
                  "family": len(families), "task": len(tasks)}  # fmt: skip
-        self.family_of = family_table(languages, families)
-        self.embedding = parameter(rngs, (rows, width), ("vocabulary", "embed"), stddev)
-        learned = config.position == "learned"
-        self.position_embedding = parameter(rngs, (config.max_positions, width), ("positions", "embed"), stddev) if learned else None
-        types = config.embedding_types
-        self.type_embedding = parameter(rngs, (types, width), ("positions", "embed"), stddev) if types else None
-        self.language_embedding = parameter(rngs, (len(languages), width), ("groups", "embed"), stddev) if config.language_embedding else None
-        self.embedding_norm = Norm(width, config, rngs=rngs) if "embedding" in config.norms else None
-        self.encoder = self._groups(config, config.encoder, sizes, decoder=False, rngs=rngs)
-        self.encoder_indexes = tuple(indexes(entry) for entry in config.encoder)
-        final = "final" in config.norms
-        self.encoder_norm = Norm(width, config, rngs=rngs) if final else None
-        self.decoder = self._groups(config, config.decoder, sizes, decoder=True, rngs=rngs) if config.decoder else None
-        self.decoder_indexes = tuple(indexes(entry) for entry in config.decoder)
-        self.decoder_norm = Norm(width, config, rngs=rngs) if config.decoder and final else None
+        for weights in {index for entry in (*config.encoder, *config.decoder) for index in indexes(entry)} - {"shared"}:
+            if not sizes[weights]:
+                raise UserError(f"a layer group is indexed by {weights!r}, of which there are none",
+                                remedy="name them in config.families" if weights == "family" else "")  # fmt: skip
+
+        table = (self.table_rows, width), ("vocabulary", "embed"), stddev
+        self.embedding = parameter(rngs, *table)
+        self.position_embedding = (
+            parameter(rngs, (config.max_positions, width), ("positions", "embed"), stddev)
+            if config.position == "learned" else None
+        )  # fmt: skip
+        self.type_embedding = (
+            parameter(rngs, (config.embedding_types, width), ("positions", "embed"), stddev)
+            if config.embedding_types else None
+        )  # fmt: skip
+        self.language_embedding = (
+            parameter(rngs, (len(languages), width), ("groups", "embed"), stddev) if config.language_embedding else None
+        )
+        self.embedding_norm = Norm(config, rngs=rngs) if "embedding" in config.norms else None
+
+        shared_bias = config.position == "relative" and not config.relative["per_layer"]
+        biases = (config.relative["buckets"], config.heads), ("positions", "heads"), stddev
+        self.encoder = Groups(config, config.encoder, sizes, decoder=False, rngs=rngs)
+        self.encoder_relative = parameter(rngs, *biases) if shared_bias else None
+        self.encoder_norm = Norm(config, rngs=rngs) if "final" in config.norms else None
+        self.decoder = Groups(config, config.decoder, sizes, decoder=True, rngs=rngs) if config.decoder else None
+        self.decoder_relative = parameter(rngs, *biases) if shared_bias and config.decoder else None
+        self.decoder_norm = Norm(config, rngs=rngs) if config.decoder and "final" in config.norms else None
+
         self.head = MaskedHead(config, rngs=rngs) if config.head_transform else None
-        self.output = None if config.tied_embeddings else parameter(rngs, (rows, width), ("vocabulary", "embed"), stddev)
-        self.output_bias = parameter(rngs, (rows,), ("vocabulary",), 0) if "head" in config.biases else None
-        self.classifiers = Classifiers({task: Dense({"embed": width}, {"labels": count}, bias=True, stddev=stddev, rngs=rngs)
-                                        for task, count in labels.items()})  # fmt: skip
+        self.output = None if config.tied_embeddings else parameter(rngs, *table)
+        self.output_bias = parameter(rngs, (self.table_rows,), ("vocabulary",), 0) if "head" in config.biases else None
+        self.classifiers = Classifiers(config, labels, rngs=rngs)
         self.uncertainty = LogVariances(uncertain, rngs=rngs) if uncertain else None
 
-    def _groups(self, config, entries, sizes, *, decoder, rngs):
-        groups, first = [], 0
-        for entry in entries:
-            weights, adapter = indexes(entry)
-            # Where whole layers are indexed, their adapters are already the row's own.
-            adapter_groups = 0 if sizes[weights] else sizes[adapter]
-            groups.append(LayerGroup(config, entry, groups=sizes[weights], adapter_groups=adapter_groups, decoder=decoder,
-                                     first_layer=first, rngs=rngs))  # fmt: skip
-            first += entry["layers"]
-        return Groups(groups)
+    @property
+    def dtype(self) -> Any:
+        """The type of the computation: bfloat16 or float32."""
+        bfloat16 = self.dtype_name == "bfloat16" or (self.dtype_name == "auto" and platform() != "cpu")
+        return jnp.bfloat16 if bfloat16 else jnp.float32
+
+    # ------------------------------------------------------------------------------------------------ encoder
 
     def embed(self, rows: Rows, key: jax.Array | None = None) -> jax.Array:
+        """Return ``[rows, length, width]`` embeddings of tokens, positions and languages.
+
+        Raises:
+          UserError: rows are longer than ``model.max_positions`` allows.
+        """
+        if rows.tokens.shape[1] > self.longest:
+            raise UserError(f"a row of {rows.tokens.shape[1]} tokens is longer than the model, which takes {self.longest}",
+                            remedy="shorten the task's rows, or raise model.max_positions")  # fmt: skip
         # Gather the table's width first: a look-up in a table split both ways would be replicated by the compiler.
         x = constrain(self.embedding[...], "activation_vocabulary", "activation_embed")[rows.tokens]
         if self.position_embedding is not None:
@@ -104,94 +170,182 @@ class Transformer(nnx.Module):
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
-    def encode(self, rows: Rows, *, target_language=None, task: int = 0, key=None) -> jax.Array:
+    def encode(self, rows: Rows, *, target_language: jax.Array | None = None, task: str = "",
+               key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+        """Return hidden states ``[rows, length, width]``; a token sees its own document only.
+
+        Args:
+          rows: packed documents.
+          target_language: ``[rows]`` language that is to be written, for weights indexed by it; the rows' own if not given.
+          task: whose weights to use, where they are indexed by the task.
+          key: of dropout; None is none.
+
+        Raises:
+          UserError: rows are too long, or weights are indexed by the task and none of that name is known.
+        """
         target = rows.language if target_language is None else target_language
         index = self._index(rows.language, target, rows.language, task)
-        keys = _split(key, self.encoder.size + 1)
+        keys = split_key(key, 1 + len(self.encoder.indexes))
         x = self.embed(rows, keys[0])
-        for group, (weights, adapter), group_key in zip(self.encoder, self.encoder_indexes, keys[1:]):
-            scope = Scope(rows.segment_ids, rows.positions, index=index[weights], adapter_index=index[adapter])
-            x = group(x, scope, rope_theta=self.rope_theta, key=group_key)
+        whole, windowed = (self._angles(rows.positions, theta) for theta in (self.rope_theta, self.local_rope_theta))
+        bias = self.encoder.bias(self.encoder_relative, x.shape[1])
+        scope = Scope(rows.segment_ids, whole, windowed, bias)
+        for (_, group, scope_here), group_key in zip(self.encoder.with_scopes(scope, index), keys[1:]):
+            x = group(x, scope_here, key=group_key)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
-    def decode(self, rows: Rows, memory, memory_segment_ids, *, source_language=None, task: int = 0, key=None) -> jax.Array:
-        source = rows.language if source_language is None else source_language
-        index = self._index(source, rows.language, rows.language, task)
-        keys = _split(key, self.decoder.size + 1)
+    def sentence_embeddings(self, rows: Rows, *, task: str = "", key: jax.Array | None = None) -> jax.Array:
+        """Return ``[rows, width]`` float32: the mean of the hidden states of a row's tokens, padding left out."""
+        return mean_of_tokens(self.encode(rows, task=task, key=key), rows.segment_ids)
+
+    # ------------------------------------------------------------------------------------------------ decoder
+
+    def decode(self, rows: Rows, memory: jax.Array, memory_segment_ids: jax.Array, *,
+               source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+        """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
+
+        Args:
+          rows: the target, shifted right; document i of a row sees document i of the memory.
+          memory: ``[rows, memory length, width]``, what :meth:`encode` returned.
+          memory_segment_ids: ``[rows, memory length]``.
+          source_language: ``[rows]``, for weights indexed by it; the target's if not given.
+          task: as in :meth:`encode`.
+          key: as in :meth:`encode`.
+
+        Raises:
+          UserError: there is no decoder; or as :meth:`encode`.
+        """
+        decoder = self._decoder()
+        index = self._index(
+            rows.language if source_language is None else source_language, rows.language, rows.language, task
+        )
+        keys = split_key(key, 1 + len(decoder.indexes))
         x = self.embed(rows, keys[0])
-        for group, (weights, adapter), group_key in zip(self.decoder, self.decoder_indexes, keys[1:]):
-            scope = Scope(rows.segment_ids, rows.positions, memory=memory, memory_segment_ids=memory_segment_ids,
-                          index=index[weights], adapter_index=index[adapter])  # fmt: skip
-            x = group(x, scope, rope_theta=self.rope_theta, key=group_key)
+        bias = decoder.bias(self.decoder_relative, x.shape[1])
+        scope = Scope(
+            rows.segment_ids, self._angles(rows.positions, self.rope_theta), None, bias, memory, memory_segment_ids
+        )
+        for (_, group, scope_here), group_key in zip(decoder.with_scopes(scope, index), keys[1:]):
+            x = group(x, scope_here, key=group_key)
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
-    def _index(self, source, target, own, task) -> dict[str, Any]:
-        return {"shared": None, "source_language": source, "target_language": target,
-                "family": None if self.family_of is None else jnp.asarray(self.family_of)[own],
-                "task": jnp.full_like(own, task)}  # fmt: skip
+    def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
+                       source_language: jax.Array | None = None, task: str = "") -> Cache:  # fmt: skip
+        """Return what :meth:`decode_step` starts from; nothing is written yet.
 
-    def sentence_embeddings(self, rows: Rows, *, key=None) -> jax.Array:
-        hidden = self.encode(rows, key=key).astype(jnp.float32)
-        real = (rows.segment_ids > 0)[..., None]
-        return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        Args:
+          memory: ``[rows, memory length, width]``, what :meth:`encode` returned for one document a row.
+          memory_segment_ids: ``[rows, memory length]``, 1 or 0.
+          language: ``[rows]`` to write in.
+          capacity: most tokens that will be written.
+          source_language: ``[rows]``, for weights indexed by it; ``language`` if not given.
+          task: as in :meth:`encode`.
+
+        Raises:
+          UserError: there is no decoder, or it cannot take ``capacity`` tokens.
+        """
+        if capacity > self.longest:
+            raise UserError(f"{capacity} tokens are more than the model can write, which takes rows of {self.longest}")
+        source = language if source_language is None else source_language
+        index = self._index(source, language, language, task)
+        written, remembered = {}, {}
+        for name, group, scope in self._decoder().with_scopes(Scope(memory_segment_ids), index):
+            keys, values = remembered[name] = group.remember(memory, scope)
+            empty = jnp.zeros((*keys.shape[:2], capacity, *keys.shape[3:]), keys.dtype)
+            written[name] = (empty, jnp.zeros_like(empty, values.dtype))
+        return Cache(written, remembered, memory_segment_ids, language, source)
+
+    def decode_step(
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = ""
+    ) -> tuple[jax.Array, Cache]:
+        """Write one token of every row, as :meth:`decode` would have at that position.
+
+        Args:
+          tokens: ``[rows]`` int32.
+          position: ``()`` int32, the same for all rows; earlier positions are in the cache.
+          cache: of :meth:`start_decoding` or the last step.
+          task: as given to :meth:`start_decoding`.
+
+        Returns:
+          ``[rows, width]`` hidden states, and the cache with this token in it.
+        """
+        decoder, position = self._decoder(), jnp.asarray(position, jnp.int32)
+        here = jnp.broadcast_to(position, (tokens.shape[0], 1))
+        rows = Rows(tokens[:, None], jnp.ones_like(here), here, cache.language)
+        capacity = jax.tree.leaves(cache.written)[0].shape[2]
+        bias = decoder.bias(self.decoder_relative, capacity, position)
+        scope = Scope(rows.segment_ids, self._angles(here, self.rope_theta), None, bias, None, cache.memory_segment_ids)
+        index = self._index(cache.source_language, cache.language, cache.language, task)
+        x, written = self.embed(rows), {}
+        for name, group, scope_here in decoder.with_scopes(scope, index):
+            x, written[name] = group.step(x, scope_here, position, cache.written[name], cache.remembered[name])
+        x = x if self.decoder_norm is None else self.decoder_norm(x)
+        return x[:, 0], cache._replace(written=written)
+
+    # ------------------------------------------------------------------------------------------------ heads
 
     def masked_head(self, hidden: jax.Array) -> jax.Array:
+        """Return what the output layer reads for masked language modelling, ``[rows, positions, width]``."""
         return hidden if self.head is None else self.head(hidden)
 
     def decoder_head(self, hidden: jax.Array) -> jax.Array:
-        return hidden
+        """Return what the output layer reads of a decoder; T5 scales it by 1/√width (Raffel et al. 2020)."""
+        return hidden * self.output_scale
 
-    def output_table(self):
+    def output_table(self) -> tuple[jax.Array, jax.Array | None]:
+        """Return the output layer's ``[table rows, width]`` and bias ``[table rows]`` or None.
+
+        Rows from the vocabulary's size on only fill the table up, and mean nothing.
+        """
         table = self.embedding if self.output is None else self.output
         return table[...].astype(self.dtype), None if self.output_bias is None else self.output_bias[...]
 
+    def logits(self, read: jax.Array) -> jax.Array:
+        """Return ``[…, vocabulary]`` float32 of what ``masked_head`` or ``decoder_head`` returned."""
+        table, bias = self.output_table()
+        logits = jnp.einsum("...w,vw->...v", read, table, preferred_element_type=jnp.float32)
+        return (logits if bias is None else logits + bias)[..., : self.vocabulary_size]
+
     def classify(self, task: str, hidden: jax.Array, segment_ids: jax.Array, *, pooled: bool) -> jax.Array:
-        if pooled:
-            real = (segment_ids > 0)[..., None]
-            hidden = (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1).astype(hidden.dtype)
+        """Return ``[rows, length, labels]`` of a task's classifier, or ``[rows, labels]`` of the mean of the tokens."""
+        hidden = mean_of_tokens(hidden, segment_ids).astype(hidden.dtype) if pooled else hidden
         return getattr(self.classifiers, task)(hidden)
 
+    # ------------------------------------------------------------------------------------------------ helpers
 
-class Classifiers(nnx.Module):
-    """One output layer for each classification task, by name."""
+    def _decoder(self) -> Groups:
+        if self.decoder is None:
+            raise UserError("this model has no decoder", remedy="give it layers in model.decoder")
+        return self.decoder
 
-    def __init__(self, heads: Mapping[str, nnx.Module]):
-        for task, head in heads.items():
-            setattr(self, task, head)
+    def _angles(self, positions: jax.Array, theta: float | None) -> Rotation | None:
+        return None if theta is None else rotation(positions, self.head_dim, theta)
 
-
-class LogVariances(nnx.Module):
-    """log σ² of each task whose weight in the loss is learned, by name (Kendall et al. 2018)."""
-
-    def __init__(self, tasks: tuple[str, ...], *, rngs: nnx.Rngs):
-        for task in tasks:
-            setattr(self, task, parameter(rngs, (), (), 0))
-
-
-def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what picks a layer group's weights, and its adapters."""
-    known = ("layers", "weights", "adapter", "adapter_weights")
-    for key in entry:
-        if key not in known:
-            raise UserError(f"a layer group has no key {key!r}{nearest(key, known)}")
-    chosen = entry.get("weights", "shared"), entry.get("adapter_weights", "source_language" if entry.get("adapter") else "shared")
-    for name in chosen:
-        if name not in INDEXES:
-            raise UserError(f"layer group weights {name!r} are unknown{nearest(name, INDEXES)}", remedy=f"use one of {', '.join(INDEXES)}")
-    return chosen
-
-
-def family_table(languages, families):
-    if not families:
-        return None
-    table = []
-    for language in languages:
-        found = [i for i, members in enumerate(families.values()) if language in members]
-        if not found:
-            raise UserError(f"language {language!r} is in no family", remedy="add it to config.families")
-        table.append(found[0])
-    return tuple(table)
+    def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str) -> dict[str, jax.Array | None]:
+        """Return what picks each row's weights, by the names that a layer group gives it."""
+        index: dict[str, jax.Array | None] = {"shared": None, "source_language": source, "target_language": target}
+        index["family"] = None if self.family_of is None else jnp.asarray(self.family_of)[own]
+        used = {
+            name
+            for groups in (self.encoder, self.decoder)
+            if groups is not None
+            for both in groups.indexes
+            for name in both
+        }
+        index["task"] = None
+        if "task" in used:
+            if task not in self.tasks:
+                raise UserError(f"weights are indexed by the task, and {task!r} is none of {', '.join(self.tasks)}")
+            index["task"] = jnp.full_like(own, self.tasks.index(task))
+        return index
 
 
-def _split(key, count):
-    return (None,) * count if key is None else jax.random.split(key, count)
+def longest_row(config: ConfigDict) -> int:
+    """Return how many tokens a row may have under ``config.model``."""
+    return config.max_positions - (config.position_offset if config.position == "learned" else 0)
+
+
+def mean_of_tokens(hidden: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """Return the ``[rows, width]`` float32 mean of ``[rows, length, width]`` over the tokens that are not padding."""
+    real = (segment_ids > 0)[..., None]
+    return (hidden.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)

@@ -1,0 +1,85 @@
+"""Checks of ``config.model`` that need no data: what does not exist, and what cannot work together."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.model.attention import IMPLEMENTATIONS
+from mlm_jax.model.layers import ACTIVATIONS, GATED
+from mlm_jax.model.sharing import indexes
+
+CHOICES = {  # {key: the values there are}
+    "activation": ("gelu", "gelu_tanh", "relu", *GATED),
+    "norm": ("layer", "rms"),
+    "norm_position": ("pre", "post"),
+    "position": ("rope", "learned", "relative", "none"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "attention": IMPLEMENTATIONS,
+    "remat": ("none", "dots", "full"),
+}
+PARTS = {  # {key: what it may name}
+    "biases": ("norm", "attention", "mlp", "head"),
+    "norms": ("embedding", "first_attention", "final", "output_scale"),
+}
+assert all(GATED.get(name, name) in ACTIVATIONS for name in CHOICES["activation"])
+
+
+def check_model(config: ConfigDict) -> None:
+    """Check the keys of ``config.model`` against each other.
+
+    Raises:
+      UserError: a value does not exist (the nearest one is named) or does not go with another one.
+    """
+    for key, known in CHOICES.items():
+        if config[key] not in known:
+            raise UserError(
+                f"model.{key} is {config[key]!r}{nearest(config[key], known)}", remedy=f"use one of {', '.join(known)}"
+            )
+    for key, known in PARTS.items():
+        for name in config[key]:
+            if name not in known:
+                raise UserError(
+                    f"model.{key} names {name!r}{nearest(name, known)}", remedy=f"name any of {', '.join(known)}"
+                )
+    for key in ("width", "heads", "mlp_width", "max_positions", "vocabulary_multiple", "global_every"):
+        if config[key] < 1:
+            raise UserError(f"model.{key} is {config[key]}", remedy="use a positive number")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"model.dropout is {config.dropout}", remedy="use a number from 0 to below 1")
+    if not config.encoder:
+        raise UserError("model.encoder has no layer group", remedy='write ({"layers": 12},)')
+    _check_heads(config)
+    for entry in (*config.encoder, *config.decoder):
+        indexes(entry)
+        if entry.get("adapter_norm") == "reused" and config.norm_position != "post":
+            raise UserError("a layer group's adapter_norm is 'reused', but norms come before each part",
+                            remedy="use 'own', or model.norm_position='post'")  # fmt: skip
+    if config.global_every > 1 and config.window < 2:
+        raise UserError(f"model.window is {config.window}, so local layers would see nothing but themselves",
+                        remedy="widen it, or set model.global_every=1")  # fmt: skip
+    if config.position == "relative":
+        _check_relative(config)
+
+
+def _check_heads(config: ConfigDict) -> None:
+    if not config.head_width and config.width % config.heads:
+        raise UserError(f"model.width {config.width} cannot be divided among {config.heads} heads",
+                        remedy="choose a multiple of model.heads, or set model.head_width")  # fmt: skip
+    if config.kv_heads and config.heads % config.kv_heads:
+        raise UserError(f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}")
+    head_dim = config.head_width or config.width // config.heads
+    if config.position == "rope" and head_dim % 2:
+        raise UserError(f"heads of width {head_dim} cannot be turned in pairs by RoPE", remedy="make them even")
+
+
+def _check_relative(config: ConfigDict) -> None:
+    wanted = ("buckets", "max_distance", "per_layer")
+    if sorted(config.relative) != sorted(wanted):
+        raise UserError(
+            f"model.relative has the keys {', '.join(config.relative)}", remedy=f"give it {', '.join(wanted)}"
+        )
+    buckets, distance = config.relative["buckets"], config.relative["max_distance"]
+    if buckets < 4 or buckets % 4 or distance <= buckets // 2:
+        raise UserError(f"model.relative cannot put distances up to {distance} into {buckets} buckets",
+                        remedy="use a multiple of 4 buckets, and a max_distance of more than half as many")  # fmt: skip
