@@ -10,7 +10,7 @@ LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi", "ko")
 
 def get_config():
     config = default_config()
-    config.steps = 1600
+    config.steps = 400
     config.data.corpora = {language: "mlm_jax.data.bible:text" for language in LANGUAGES}
     config.data.parallel = {f"{language}-en": "mlm_jax.data.bible:pairs" for language in LANGUAGES if language != "en"}
     config.data.max_document_tokens = 4096
@@ -34,11 +34,11 @@ def get_config():
     config.model.global_every = 1
 
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.warmup_steps = 100
-    config.optimizer.decay_steps = 600
+    config.optimizer.warmup_steps = 50
+    config.optimizer.decay_steps = 150
 
-    config.training.log_every = 20
-    config.checkpoint.every = 400
-    config.evaluation.every = 400
+    config.training.log_every = 10
+    config.checkpoint.every = 100
+    config.evaluation.every = 100
     config.evaluation.pairs = 1_000
     return config
