@@ -112,8 +112,9 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             reporter.flush()  # of an earlier step: the device is already busy with this one
             last = done == config.steps
             if done % config.training.log_every == 0 or last:
-                reporter.take(done, state)
-                state = state._replace(window=empty_window(program))
+                with goodput.span("step"):  # where copies wait for the device, as on CPU
+                    reporter.take(done, state)
+                    state = state._replace(window=empty_window(program))
             stopping = stop_agreed(stop, done) and not last
             evaluating = (done % config.evaluation.every == 0 or last) and not stopping
             saving = stopping or done % config.checkpoint.every == 0 or last
