@@ -1,0 +1,122 @@
+"""Tokens per second of ``prepare`` against Hugging Face ``datasets.map`` with the fast tokenizer, and prepare's memory.
+
+    python benchmarks/prepare.py            # needs the extras [demo], [datasets] and [hf]
+
+Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
+SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
+the peak memory of prepare on 1× and 10× of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LANGUAGES = ("en", "de", "ru", "hi")
+
+
+def write_text(folder: Path, copies: int) -> None:
+    from mlm_jax.data import bible
+
+    for language in LANGUAGES:
+        lines = [verse.replace("\n", " ") for _, verse in bible._verses(language)]
+        (folder / f"{language}.txt").write_text("".join(line + "\n" for line in lines) * copies)
+
+
+def config_for(folder: Path, model: Path | None):
+    from mlm_jax.config import default_config
+
+    config = default_config()
+    config.data.corpora = {language: str(folder / f"{language}.txt") for language in LANGUAGES}
+    config.data.prefix, config.data.validation_fraction = "none", 0.0
+    config.vocabulary.update(size=16_000, sentences=50_000, sentinels=0, path=str(model) if model else "")
+    return config
+
+
+def ours(folder: Path, model: Path) -> tuple[float, int]:
+    """Return seconds and tokens of one prepare."""
+    from mlm_jax.data.prepare import prepare
+    from mlm_jax.data.store import Store
+
+    with tempfile.TemporaryDirectory() as out:
+        begun = time.perf_counter()
+        prepare(config_for(folder, model), Path(out) / "store", progress=False)
+        seconds = time.perf_counter() - begun
+        store = Store.open(Path(out) / "store")
+        return seconds, sum(split.tokens for stream in store.streams.values() for split in stream.splits.values())
+
+
+def theirs(folder: Path, tokenizer) -> tuple[float, int]:
+    """Return seconds and tokens of one datasets.map and save_to_disk."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.disable_caching()
+    with tempfile.TemporaryDirectory() as out:
+        begun, sets = time.perf_counter(), []
+        for language in LANGUAGES:
+            lines = datasets.load_dataset("text", data_files=str(folder / f"{language}.txt"), split="train", cache_dir=out)
+            mapped = lines.map(lambda batch: {"input_ids": [e.ids for e in tokenizer.encode_batch(batch["text"])]},
+                               batched=True, remove_columns=["text"])  # fmt: skip
+            mapped.save_to_disk(f"{out}/{language}")
+            sets.append(mapped)
+        seconds = time.perf_counter() - begun
+        return seconds, sum(len(ids) for mapped in sets for ids in mapped["input_ids"])
+
+
+def fast_tokenizer(model: Path):
+    """Return the SentencePiece unigram model as a Rust tokenizer with the same pieces and scores."""
+    import sentencepiece
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(processor.get_piece_size())]
+    tokenizer = Tokenizer(models.Unigram(pieces, processor.unk_id(), byte_fallback=True))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)  # in a process of its own: copies of the text
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder, model = Path(place), Path(place) / "bench.model"
+        write_text(folder, 1)
+        from mlm_jax.data.prepare import prepare
+        from mlm_jax.data.store import Store
+
+        prepare(config_for(folder, None), folder / "first", progress=False)
+        model.write_bytes(Store.open(folder / "first").vocabulary.model)
+        if options.memory:
+            write_text(folder, options.memory)
+            ours(folder, model)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            return
+        tokenizer, speeds = fast_tokenizer(model), {"mlm-jax prepare": [], "datasets.map, fast tokenizer": []}
+        for _ in range(options.rounds):
+            for name, run in zip(speeds, (lambda: ours(folder, model), lambda: theirs(folder, tokenizer))):
+                seconds, tokens = run()
+                speeds[name].append(tokens / seconds)
+        for name, values in speeds.items():
+            print(f"{name:32s} {statistics.median(values) / 1e3:8.0f} k tokens/s")
+        first, second = speeds.values()
+        print(f"ratio {statistics.median(a / b for a, b in zip(first, second)):.2f}x")
+    for copies in (1, 10):
+        done = subprocess.run([sys.executable, __file__, "--memory", str(copies)], capture_output=True, text=True, check=True)
+        print(f"peak memory at {copies}x the text: {done.stdout.split()[-1]} MiB")
+
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {0})  # one core for all threads of both
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    main()
