@@ -8,6 +8,8 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
     type_embedding                   [embedding_types, width]        row 0 is added
     language_embedding               [languages, width]
     embedding_norm/…                 norm = scale [width], bias [width]
+    characters/…                     character_downsampling: hashes [8, 16384, width / 8], first/… and last/… (layers),
+        down/kernel [r, width, width], up/kernel [r, 2 width, width], biases, down_norm/…, up_norm/…
     encoder/<group>/layers/…         layer; every array is [layers, …], or [layers, groups, …] where weights are indexed
         attention_norm/…             (not used by layer 0 after an embedding norm, unless "first_attention")
         attention/query/…            kernel [width, heads, head_dim], bias [heads, head_dim]
@@ -23,6 +25,8 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
         adapter/weights/…            the three above as [layers, groups, …], where adapters alone are indexed
     encoder_relative                 [buckets, heads]                position = "relative", one table for all layers
     encoder_norm/…                   "final" in norms
+    cross_lingual/fusion/…           kernel [width or 2 width, width], bias; the score's own: bilinear/kernel,
+        scale [], or target/kernel, source/kernel, additive/kernel
     decoder/<group>/layers/…         as the encoder's, and
         memory_norm/…, memory_attention/{query, key, value, output}/…
     decoder_relative, decoder_norm/…

@@ -117,8 +117,8 @@ class Block(nnx.Module):
       rngs: of the initial weights.
     """
 
-    def __init__(self, config: ConfigDict, *, decoder: bool, relative: Relative | None, adapter: int, adapter_groups: int,
-                 reuse_norm: bool, rngs: nnx.Rngs):  # fmt: skip
+    def __init__(self, config: ConfigDict, *, decoder: bool = False, relative: Relative | None = None, adapter: int = 0,
+                 adapter_groups: int = 0, reuse_norm: bool = False, rngs: nnx.Rngs):  # fmt: skip
         self.post, self.rate, self.window = config.norm_position == "post", config.dropout, config.window
         self.causal, self.reuse_norm = decoder, reuse_norm
         self.attention_norm = Norm(config, rngs=rngs)

@@ -6,6 +6,8 @@ from ml_collections import ConfigDict
 
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.attention import IMPLEMENTATIONS
+from mlm_jax.model.characters import HASHES
+from mlm_jax.model.cross_lingual import FUSIONS, SCORES
 from mlm_jax.model.layers import ACTIVATIONS, GATED
 from mlm_jax.model.sharing import indexes
 
@@ -60,6 +62,10 @@ def check_model(config: ConfigDict) -> None:
                         remedy="widen it, or set model.global_every=1")  # fmt: skip
     if config.position == "relative":
         _check_relative(config)
+    if config.character_downsampling:
+        _check_characters(config)
+    if config.cross_lingual:
+        _check_cross_lingual(config)
 
 
 def _check_heads(config: ConfigDict) -> None:
@@ -83,3 +89,34 @@ def _check_relative(config: ConfigDict) -> None:
     if buckets < 4 or buckets % 4 or distance <= buckets // 2:
         raise UserError(f"model.relative cannot put distances up to {distance} into {buckets} buckets",
                         remedy="use a multiple of 4 buckets, and a max_distance of more than half as many")  # fmt: skip
+
+
+def _check_cross_lingual(config: ConfigDict) -> None:
+    known = {"score": SCORES, "fuse": FUSIONS}
+    for key in {**known, **config.cross_lingual}:
+        if key not in known or key not in config.cross_lingual:
+            raise UserError(
+                f"model.cross_lingual has the keys {', '.join(config.cross_lingual)}", remedy="give it score and fuse"
+            )
+        value = config.cross_lingual[key]
+        if value not in known[key]:
+            raise UserError(f"model.cross_lingual {key} is {value!r}{nearest(value, known[key])}",
+                            remedy=f"use one of {', '.join(known[key])}")  # fmt: skip
+
+
+def _check_characters(config: ConfigDict) -> None:
+    if config.character_downsampling < 2:
+        raise UserError(
+            f"model.character_downsampling is {config.character_downsampling}", remedy="use 0 (off), or 2 or more"
+        )
+    if config.position == "relative":
+        raise UserError(
+            "a character encoder has no relative positions", remedy="use model.position='rope' or 'learned'"
+        )
+    if config.window < 2:
+        raise UserError(f"model.window is {config.window}, so characters would see no neighbours", remedy="widen it")
+    if config.width % HASHES:
+        raise UserError(
+            f"model.width {config.width} cannot be put together of {HASHES} hashes",
+            remedy=f"use a multiple of {HASHES}",
+        )

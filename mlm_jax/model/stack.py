@@ -58,7 +58,7 @@ class LayerGroup(nnx.Module):
         def period(x: jax.Array, parts: Any) -> tuple[jax.Array, None]:
             for offset in range(jax.tree.leaves(parts)[0].shape[0]):
                 part = jax.tree.map(lambda leaf: leaf[offset], parts)  # noqa: B023
-                x = self._remat(lambda x, part, offset=offset: layer(x, part, offset=offset))(x, part)
+                x = rematerialise(lambda x, part, offset=offset: layer(x, part, offset=offset), self.remat)(x, part)
             return x, None
 
         parts = (weights, keys, bare)
@@ -108,8 +108,10 @@ class LayerGroup(nnx.Module):
         """Return a layer with the weights of each row's language, where they are indexed."""
         return nnx.merge(graphdef, take(weights, scope.layer_index) if self.groups else weights)
 
-    def _remat(self, function: Callable) -> Callable:
-        if self.remat == "none":
-            return function
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-        return jax.checkpoint(function, policy=policy)
+
+def rematerialise(function: Callable, what: str) -> Callable:
+    """Return a function whose backward pass recomputes ``what`` (``config.model.remat``) instead of keeping it."""
+    if what == "none":
+        return function
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if what == "dots" else None
+    return jax.checkpoint(function, policy=policy)

@@ -14,7 +14,9 @@ from mlm_jax.batch import Rows
 from mlm_jax.errors import UserError
 from mlm_jax.model.attention import platform
 from mlm_jax.model.block import KeysValues, Scope
+from mlm_jax.model.characters import CharacterEncoder
 from mlm_jax.model.check import check_model
+from mlm_jax.model.cross_lingual import CrossLingualAttention
 from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
 from mlm_jax.model.layers import Norm, dropout, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotation
@@ -129,9 +131,11 @@ class Transformer(nnx.Module):
 
         shared_bias = config.position == "relative" and not config.relative["per_layer"]
         biases = (config.relative["buckets"], config.heads), ("positions", "heads"), stddev
+        self.characters = CharacterEncoder(config, rngs=rngs) if config.character_downsampling else None
         self.encoder = Groups(config, config.encoder, sizes, decoder=False, rngs=rngs)
         self.encoder_relative = parameter(rngs, *biases) if shared_bias else None
         self.encoder_norm = Norm(config, rngs=rngs) if "final" in config.norms else None
+        self.cross_lingual = CrossLingualAttention(config, rngs=rngs) if config.cross_lingual else None
         self.decoder = Groups(config, config.decoder, sizes, decoder=True, rngs=rngs) if config.decoder else None
         self.decoder_relative = parameter(rngs, *biases) if shared_bias and config.decoder else None
         self.decoder_norm = Norm(config, rngs=rngs) if config.decoder and "final" in config.norms else None
@@ -150,8 +154,8 @@ class Transformer(nnx.Module):
 
     # ------------------------------------------------------------------------------------------------ encoder
 
-    def embed(self, rows: Rows, key: jax.Array | None = None) -> jax.Array:
-        """Return ``[rows, length, width]`` embeddings of tokens, positions and languages.
+    def embed(self, rows: Rows, key: jax.Array | None = None, *, n_grams: jax.Array | None = None) -> jax.Array:
+        """Return ``[rows, length, width]`` embeddings of tokens (and n-grams), positions and languages.
 
         Raises:
           UserError: rows are longer than ``model.max_positions`` allows.
@@ -161,6 +165,7 @@ class Transformer(nnx.Module):
                             remedy="shorten the task's rows, or raise model.max_positions")  # fmt: skip
         # Gather the table's width first: a look-up in a table split both ways would be replicated by the compiler.
         x = constrain(self.embedding[...], "activation_vocabulary", "activation_embed")[rows.tokens]
+        x = x if n_grams is None else x + n_grams
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][rows.positions + self.position_offset]
         if self.type_embedding is not None:
@@ -185,18 +190,62 @@ class Transformer(nnx.Module):
         """
         target = rows.language if target_language is None else target_language
         index = self._index(rows.language, target, rows.language, task)
-        keys = split_key(key, 1 + len(self.encoder.indexes))
-        x = self.embed(rows, keys[0])
-        whole, windowed = (self._angles(rows.positions, theta) for theta in (self.rope_theta, self.local_rope_theta))
-        bias = self.encoder.bias(self.encoder_relative, x.shape[1])
-        scope = Scope(rows.segment_ids, whole, windowed, bias)
-        for (_, group, scope_here), group_key in zip(self.encoder.with_scopes(scope, index), keys[1:]):
-            x = group(x, scope_here, key=group_key)
+        keys = split_key(key, 3 + len(self.encoder.indexes))
+        if self.characters is None:
+            x = self._layers(self.embed(rows, keys[0]), rows.segment_ids, rows.positions, index, keys[3:])
+        else:
+            fine_scope = Scope(rows.segment_ids, windowed=self._angles(rows.positions, self.local_rope_theta))
+            x = self.embed(rows, keys[0], n_grams=self.characters.n_grams(rows))
+            fine, slots = self.characters.downsample(x, rows, fine_scope, keys[1])
+            hidden = self._layers(slots.hidden, slots.segment_ids, slots.positions, index, keys[3:])
+            x = self.characters.upsample(fine, slots._replace(hidden=hidden), fine_scope, keys[2])
         return x if self.encoder_norm is None else self.encoder_norm(x)
+
+    def _layers(self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, index: Mapping[str, jax.Array | None],
+                keys: Sequence[jax.Array | None]) -> jax.Array:  # fmt: skip
+        """Run the encoder's layer groups on ``[rows, length, width]``."""
+        whole, windowed = (self._angles(positions, theta) for theta in (self.rope_theta, self.local_rope_theta))
+        scope = Scope(segment_ids, whole, windowed, self.encoder.bias(self.encoder_relative, x.shape[1]))
+        for (_, group, scope_here), key in zip(self.encoder.with_scopes(scope, index), keys):
+            x = group(x, scope_here, key=key)
+        return x
 
     def sentence_embeddings(self, rows: Rows, *, task: str = "", key: jax.Array | None = None) -> jax.Array:
         """Return ``[rows, width]`` float32: the mean of the hidden states of a row's tokens, padding left out."""
         return mean_of_tokens(self.encode(rows, task=task, key=key), rows.segment_ids)
+
+    def encode_with_source(
+        self, target: Rows, source: Rows, *, task: str = "", key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encode both sides of pairs, and let each target position attend to its source (ERNIE-M, VECO).
+
+        Without this layer, ``encode(target)`` is the same encoder alone.
+
+        Args:
+          target: rows to be understood with the help of their source.
+          source: their translations; document i of a row belongs to document i of the target.
+          task: as in :meth:`encode`.
+          key: as in :meth:`encode`.
+
+        Returns:
+          the fused target ``[rows, length, width]``, and how much of each source position went into each target position,
+          ``[rows, length, source length]`` float32.
+
+        Raises:
+          UserError: the model has no cross-lingual attention; or as :meth:`encode`.
+        """
+        if self.cross_lingual is None:
+            raise UserError("this model has no cross-lingual attention",
+                            remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}')  # fmt: skip
+        lengths = [side.tokens.shape[1] for side in (target, source)]
+        pad = lambda x: jnp.pad(x, ((0, 0), (0, max(lengths) - x.shape[1])))  # noqa: E731
+        sides = [
+            Rows(pad(side.tokens), pad(side.segment_ids), pad(side.positions), side.language)
+            for side in (target, source)
+        ]
+        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sides)  # one pass, one program
+        x, y = jnp.split(self.encode(both, task=task, key=key), 2)
+        return self.cross_lingual(x[:, : lengths[0]], y[:, : lengths[1]], target.segment_ids, source.segment_ids)
 
     # ------------------------------------------------------------------------------------------------ decoder
 

@@ -1,0 +1,167 @@
+"""A character encoder in CANINE's manner (Clark et al. 2022): few positions for many characters.
+
+Tokens are characters, or bytes of them. Hashed n-grams tell what a character stands in; a layer with a window mixes
+neighbours; a strided convolution makes one position out of every ``r`` characters, and the encoder's layers run on
+those; at the end every character gets its position back, beside what the first layer made of it.
+
+Rows are packed, so a slot of ``r`` characters may hold the end of one document and the beginning of the next. It then
+belongs to the later one, whose other characters in it are left out; characters of the earlier one go back to the slot
+before theirs. A document sees nothing of another, but where it begins within a slot makes a difference.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from mlm_jax.batch import Rows
+from mlm_jax.model.block import Block, Scope
+from mlm_jax.model.layers import Norm, activation_of, parameter
+from mlm_jax.model.stack import rematerialise
+
+HASHES, BUCKETS = 8, 2**14  # of CANINE
+LONGEST = 4  # characters (or bytes: no character has more in UTF-8) to the longest n-gram; single ones have a table
+# Odd multipliers: the upper bits of a product with one are a universal hash (Dietzfelbinger et al. 1997).
+ROLL = 0x9E3779B1
+MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09, 0x8DA6B343)
+
+
+class Slots(NamedTuple):
+    """Rows at the coarse level: ``slots`` = ⌈length / r⌉.
+
+    Attributes:
+      hidden: ``[rows, slots, width]``.
+      segment_ids: ``[rows, slots]``; 0 is padding.
+      positions: ``[rows, slots]``, counted in slots from each document's first.
+    """
+
+    hidden: jax.Array
+    segment_ids: jax.Array
+    positions: jax.Array
+
+
+class CharacterEncoder(nnx.Module):
+    """What stands before and after the encoder's layers in a model of characters.
+
+    Args:
+      config: ``config.model``; ``character_downsampling`` is r.
+      rngs: of the initial weights.
+    """
+
+    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
+        self.rate, self.remat, width = config.character_downsampling, config.remat, config.width
+        axes, stddev = ("positions", "positions", "embed"), config.initializer_stddev
+        self.hashes = parameter(rngs, (HASHES, BUCKETS, width // HASHES), axes, stddev)
+        self.first, self.last = Block(config, rngs=rngs), Block(config, rngs=rngs)
+        self.down = Convolution(config, width, rngs=rngs)
+        self.down_norm = Norm(config, rngs=rngs)
+        self.up = Convolution(config, 2 * width, rngs=rngs)
+        self.up_norm = Norm(config, rngs=rngs)
+        self.activation = activation_of(config)
+
+    def n_grams(self, rows: Rows) -> jax.Array:
+        """Return ``[rows, length, width]`` float32: embeddings of the n-grams, n = 2 … 4, that begin at each character."""
+        table, shape = self.hashes[...], (*rows.tokens.shape, -1)
+        found = n_gram_buckets(rows.tokens, rows.segment_ids)
+        return jnp.stack([table[jnp.arange(HASHES), buckets].reshape(shape) for buckets in found]).sum(axis=0)
+
+    def downsample(self, x: jax.Array, rows: Rows, scope: Scope, key: jax.Array | None) -> tuple[jax.Array, Slots]:
+        """Return each character among its neighbours ``[rows, length, width]``, and the slots made of them.
+
+        Args:
+          x: ``[rows, length, width]`` embeddings.
+          rows: whose they are.
+          scope: what layers of characters see.
+          key: of dropout, or None.
+        """
+        fine = self._block(self.first, x, scope, key)
+        fold = lambda leaf: _fold(leaf, self.rate)  # noqa: E731
+        segments = fold(rows.segment_ids)  # [rows, slots, r]
+        owner = segments.max(axis=-1)  # [rows, slots]
+        own = segments == owner[..., None]
+        start = jnp.where(own, fold(rows.positions), jnp.iinfo(jnp.int32).max).min(axis=-1)
+        hidden = self.down.strided(jnp.where(own[..., None], fold(fine), 0))
+        return fine, Slots(self.down_norm(self.activation(hidden)), owner, -(-start // self.rate))
+
+    def upsample(self, fine: jax.Array, slots: Slots, scope: Scope, key: jax.Array | None) -> jax.Array:
+        """Return ``[rows, length, width]`` characters that know what their slots know.
+
+        Args:
+          fine: what :meth:`downsample` returned first.
+          slots: what it returned second, after the encoder's layers.
+          scope: what layers of characters see.
+          key: of dropout, or None.
+        """
+        length, segments = fine.shape[1], scope.segment_ids
+        spread = lambda leaf: jnp.repeat(leaf, self.rate, axis=1)[:, :length]  # noqa: E731
+        earlier = lambda leaf: jnp.pad(leaf[:, :-1], ((0, 0), (1, 0)) + ((0, 0),) * (leaf.ndim - 2))  # noqa: E731
+        in_own = (segments == spread(slots.segment_ids))[..., None]
+        in_last = (segments == spread(earlier(slots.segment_ids)))[..., None]
+        coarse = jnp.where(in_last, spread(earlier(slots.hidden)), 0)
+        coarse = jnp.where(in_own, spread(slots.hidden), coarse)  # [rows, length, width]
+        both = self.up.same(jnp.concatenate([fine, coarse], axis=-1), segments)
+        return self._block(self.last, self.up_norm(self.activation(both)), scope, key)
+
+    def _block(self, block: Block, x: jax.Array, scope: Scope, key: jax.Array | None) -> jax.Array:
+        graphdef, weights = nnx.split(block)
+        run = lambda weights, x, key: nnx.merge(graphdef, weights)(x, scope, see_all=False, key=key)  # noqa: E731
+        return rematerialise(run, self.remat)(weights, x, key)
+
+
+class Convolution(nnx.Module):
+    """A convolution over ``r`` characters; kernel ``[r, inputs, width]``, in the order of the text."""
+
+    def __init__(self, config: ConfigDict, inputs: int, *, rngs: nnx.Rngs):
+        size, width = config.character_downsampling, config.width
+        axes = ("positions", "embed", "activation_embed")
+        self.kernel = parameter(rngs, (size, inputs, width), axes, config.initializer_stddev)
+        self.bias = parameter(rngs, (width,), ("norm",), 0)
+
+    def strided(self, slots: jax.Array) -> jax.Array:
+        """Return ``[rows, slots, width]`` of ``[rows, slots, r, inputs]``."""
+        kernel, bias = self.kernel[...].astype(slots.dtype), self.bias[...].astype(slots.dtype)
+        return jnp.einsum("rsci,ciw->rsw", slots, kernel) + bias
+
+    def same(self, x: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        """Return ``[rows, length, width]`` of ``[rows, length, inputs]``, in which no window reaches over a document's end."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        size = kernel.shape[0]
+        total = jnp.broadcast_to(bias, (*x.shape[:2], kernel.shape[2]))
+        for place in range(size):
+            ahead = place - (size - 1) // 2
+            same = shift(segment_ids, ahead) == segment_ids
+            total = total + jnp.where(same[..., None], shift(x, ahead), 0) @ kernel[place]
+        return total
+
+
+def n_gram_buckets(tokens: jax.Array, segment_ids: jax.Array) -> list[jax.Array]:
+    """Return the buckets ``[rows, length, hashes]`` of the 2-, 3- and 4-grams that begin at each token.
+
+    Args:
+      tokens: ``[rows, length]`` int32.
+      segment_ids: ``[rows, length]``; what lies beyond a document's end counts as nothing.
+    """
+    rolled = tokens.astype(jnp.uint32) + 1
+    found = []
+    for ahead in range(1, LONGEST):
+        here = shift(segment_ids, ahead) == segment_ids
+        rolled = rolled * jnp.uint32(ROLL) + jnp.where(here, shift(tokens, ahead).astype(jnp.uint32) + 1, 0)
+        mixed = (rolled ^ (rolled >> 16))[..., None] * jnp.asarray(MULTIPLIERS, jnp.uint32)
+        found.append((mixed >> (32 - BUCKETS.bit_length() + 1)).astype(jnp.int32))
+    return found
+
+
+def shift(x: jax.Array, ahead: int) -> jax.Array:
+    """Return ``x[:, i + ahead]`` at each i, and zeros (a segment of padding) where that is outside."""
+    pads = ((0, 0), (max(-ahead, 0), max(ahead, 0))) + ((0, 0),) * (x.ndim - 2)
+    return jnp.pad(x, pads)[:, max(ahead, 0) :][:, : x.shape[1]]
+
+
+def _fold(x: jax.Array, size: int) -> jax.Array:
+    """Return ``[rows, slots, size, …]`` of ``[rows, length, …]``, padded with zeros."""
+    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
+    return padded.reshape(x.shape[0], -1, size, *x.shape[2:])
