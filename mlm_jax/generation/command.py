@@ -1,0 +1,126 @@
+"""``mlm-jax translate``: lines in, translations out; or a synthetic corpus with its provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from mlm_jax.errors import UserError
+from mlm_jax.generation.synthetic import Recipe, provenance, provenance_file, synthetic_pairs, write_provenance
+from mlm_jax.generation.translate import Search, load_translator
+from mlm_jax.use import load, read_lines
+
+
+def translate_command(place: str | Path, *, target: str, source: str | None = None, input: str = "-",
+                      output: str = "-", search: Search | None = None) -> None:  # fmt: skip
+    """Translate each line of a text, in order; an empty line stays empty.
+
+    With ``search.count`` > 1 each translation is a line ``number TAB score TAB text``, numbers of input lines from 1.
+    What was cut short or left empty is counted on standard error.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      target: language to translate into.
+      source: language of the text; None if the encoder makes no difference.
+      input: a text file in UTF-8, a sentence a line; "-" is standard input.
+      output: a text file, which appears when it is whole, or "-".
+      search: how; None is by four beams.
+
+    Raises:
+      UserError: the model has no decoder or does not know a language; a file cannot be read or written.
+    """
+    search = search or Search()
+    translator = load_translator(place)
+    counts: Counter[str] = Counter()
+    with _writing(output) as file, _counting("translating", read_lines(input)) as lines:
+        found = translator.stream(lines, target_language=target, source_language=source, search=search)
+        for number, (_, translation) in enumerate(found, start=1):
+            if search.count > 1:
+                for hypothesis in translation.hypotheses:
+                    print(number, f"{hypothesis.score:.4f}", hypothesis.text, sep="\t", file=file)
+            else:
+                print(translation.text, file=file)
+            counts["lines"] += 1
+            counts["empty"] += not translation.hypotheses
+            counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
+    _report(counts)
+
+
+def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", output: str,
+                       encoder: str | None = None) -> None:  # fmt: skip
+    """Write a synthetic corpus as TSV pairs, and beside it (FILE.tsv.json) how it came about.
+
+    Args:
+      place: the translator's workdir or one of its checkpoints.
+      recipe: what to make.
+      input: monolingual text, a sentence a line; "-" is standard input.
+      output: FILE.tsv, which appears when it is whole.
+      encoder: workdir or checkpoint of the encoder that judges the pairs; None is the translator's own.
+
+    Raises:
+      UserError: as :func:`translate_command`; nothing was kept.
+    """
+    if output == "-" or not output.endswith(".tsv"):
+        raise UserError("a synthetic corpus is a .tsv file", remedy="give --output FILE.tsv")
+    translator = load_translator(place)
+    judge = translator if encoder is None else load(encoder)
+    counts: Counter[str] = Counter()
+    with _writing(output) as file, _counting("translating", read_lines(input)) as lines:
+        for first, second in synthetic_pairs(translator, judge, lines, recipe, counts):
+            print(first, second, sep="\t", file=file)
+        if not counts["kept"]:
+            raise UserError(f"no pair was kept ({_described(counts)})", remedy="lower --margin, or train the model longer")
+        facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
+        write_provenance(output, facts)
+    _report(counts)
+    print(f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made', file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _writing(output: str) -> Iterator[TextIO]:
+    """Open a text file that appears when it is whole, or standard output."""
+    if output == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    scratch = Path(f"{output}.incomplete")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(scratch, output)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", file=output) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _counting(what: str, lines: Iterable[str]) -> Iterator[Iterator[str]]:
+    """Show on a terminal how many lines have been taken."""
+    columns = SpinnerColumn(), TextColumn("{task.description} {task.completed:,} lines"), BarColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def counted() -> Iterator[str]:
+            for line in lines:
+                yield line
+                progress.advance(task)
+
+        yield counted()
+
+
+def _described(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def _report(counts: Counter[str]) -> None:
+    print(_described(counts), file=sys.stderr)

@@ -1,0 +1,80 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax import cli
+from mlm_jax import model as model_room
+from mlm_jax.generation.translate import Search, load_translator
+from mlm_jax.training.checkpoint import Checkpoints
+from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The checkpoint of a translation model with drawn weights, which ends its sentences now and then."""
+    folder = tmp_path_factory.mktemp("command")
+    vocabulary = make_store(folder / "store").vocabulary
+    config = make_config(max_positions=64, decoder=({"layers": 1, "weights": "target_language"},), global_every=1)
+    config.tasks = {"translation": {"objective": "translation", "rows": 8, "length": 24}}
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    params["output_bias"] = params["output_bias"].at[vocabulary.eos_id].add(3.0)  # so that texts end
+    checkpoints = Checkpoints(folder / "run", config, vocabulary, LANGUAGES, {})
+    checkpoints.save(3, {"params": params})
+    checkpoints.wait()
+    return folder / "run"
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_text("\n".join([sentence("en", 0), "", *(sentence("en", seed) for seed in range(1, 15))]) + "\n")
+    return file
+
+
+def test_lines_in_lines_out(run, text, tmp_path, capsys):
+    out = tmp_path / "out.txt"
+    arguments = ["translate", str(run), "--to", "ru", "--from", "en", "--input", str(text), "--length", "8"]
+    assert cli.main([*arguments, "--beams", "2", "--output", str(out)]) == 0
+    texts = text.read_text().split("\n")[:-1]
+    search = Search(beams=2, count=2, length=8)
+    wanted = load_translator(run).translate(texts, target_language="ru", source_language="en", search=search)
+    assert out.read_text() == "".join(translation.text + "\n" for translation in wanted)
+    assert f"{len(texts)} lines, 1 empty" in capsys.readouterr().err
+    assert cli.main([*arguments, "--beams", "2", "--n-best", "2"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == [str(n) for n in range(1, len(texts) + 1) for _ in range(2) if texts[n - 1]]
+    assert [row[2] for row in rows] == [found.text for translation in wanted for found in translation.hypotheses]
+    assert len({row[2] for row in rows}) > 5 and float(rows[0][1]) >= float(rows[1][1])
+
+
+def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsys):
+    out = tmp_path / "back.tsv"
+    arguments = ["translate", str(run), "--to", "ru", "--input", str(text), "--length", "16", "--beams", "1"]
+    synthetic = ["--synthetic", "back", "--from", "en", "--output", str(out)]
+    assert cli.main([*arguments, *synthetic, "--margin", "9"]) == 2
+    assert "no pair was kept" in capsys.readouterr().err and not list(tmp_path.glob("back*"))
+    assert cli.main([*arguments, *synthetic, "--margin", "0", "--temperature", "1"]) == 0
+    pairs = [line.split("\t") for line in out.read_text().splitlines()]
+    facts = json.loads((tmp_path / "back.tsv.json").read_text())
+    assert facts["pair"] == "ru-en" and facts["synthetic"] == "back" and facts["translator"]["step"] == 3
+    assert facts["counts"]["kept"] == len(pairs) > 0 and facts["recipe"]["search"]["temperature"] == 1.0
+    assert all(first.startswith("<BT> ") and second in text.read_text() for first, second in pairs)
+    assert 'config.data.parallel["ru-en"]' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--to", "fr"], "does not know the language 'fr'"),
+    (["--to", "ru"], "must be told which one"),
+    (["--to", "ru", "--from", "en", "--beams", "0"], "beams and n-best are numbers from 1"),
+    (["--to", "ru", "--from", "en", "--synthetic", "back"], "is a .tsv file"),
+    (["--to", "ru", "--synthetic", "back", "--output", "x.tsv"], "give --from"),
+])  # fmt: skip
+def test_what_cannot_be_is_one_line(run, text, capsys, arguments, message):
+    assert cli.main(["translate", str(run), "--input", str(text), *arguments]) == 2
+    found = capsys.readouterr().err
+    assert message in found and found.count("\n") == 1
