@@ -68,7 +68,7 @@ def save_weights(
     largest = max(value.nbytes for value in flat.values())
     held = {path: jax.device_put(flat.pop(path), host) for path in list(flat)}
     checkpoints = Checkpoints(
-        workdir, config, vocabulary, languages, labels={}, in_flight=max(largest, IN_FLIGHT) / 1e9
+        workdir, config, vocabulary, languages, labels={}, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
     )
     checkpoints.save(0, {"params": nest(held)})
     checkpoints.wait()

@@ -229,7 +229,7 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     """Largest difference of a parameter after one AdamW step of ours and of torch's, in units of the learning rate."""
     rate = 1e-3
     # An epsilon above rounding errors, so that a gradient that is zero up to rounding does not decide a whole step.
-    settings = {"lr": rate, "betas": (0.9, 0.98), "eps": 1e-3, "weight_decay": 0.01}
+    settings = {"lr": rate, "betas": (0.9, 0.98), "eps": 5e-3, "weight_decay": 0.01}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.zero_grad()
     their_loss(model, inputs, labels).backward()
@@ -243,9 +243,9 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     )  # fmt: skip
     transformation = optimizer_room.create(config.optimizer, 10, imported.shapes, imported.axes)
     grads = imported.loss_gradient(batch, labels)
-    with jax.disable_jit():
-        updates, _ = transformation.update(grads, transformation.init(imported.params), imported.params)
-    assert largest(flatten(updates)) > 0.9 * rate
+    update = jax.jit(lambda g, p: transformation.update(g, transformation.init(p), p)[0], compiler_options=QUICKLY)
+    updates = update(grads, imported.params)
+    assert largest(flatten(updates)) > 0.8 * rate
     ours = flatten(jax.tree.map(jnp.add, imported.params, updates))
     return largest({path: np.asarray(ours[path]) - theirs[path] for path in theirs}) / rate
 

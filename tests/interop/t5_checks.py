@@ -89,26 +89,27 @@ class EncoderDecoderChecks:
     @pytest.mark.parametrize("beams", [1, 4])
     def test_generation(self, pair, beams):
         """Greedy and beam search write transformers' text, token for token, on 200 inputs."""
-        model, ours = pair
-        rng = np.random.default_rng(3)
-        lengths = rng.integers(3, parity.LENGTH + 1, INPUTS)
-        source = parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
-        theirs = model.generate(
-            input_ids=torch.tensor(source.tokens, dtype=torch.long),
-            attention_mask=torch.tensor(source.segment_ids > 0),
-            num_beams=beams,
-            do_sample=False,
-            max_new_tokens=WRITTEN,
-            early_stopping="never" if beams > 1 else None,
-        )[:, 1:].numpy()
-        found = np.asarray(generate(ours, source, beams))
-        ends = theirs == model.config.eos_token_id
-        ended = ends.any(axis=1)
-        theirs = np.where(
-            ends.cumsum(axis=1) - ends > 0, 0, theirs
-        )  # beam search there fills up with ends, not padding
-        assert 0.02 < ended.mean() < 0.98 and len({tuple(row) for row in theirs}) > 20
-        np.testing.assert_array_equal(found[:, : theirs.shape[1]], theirs)
+        ours, theirs = both_generate(*pair, beams)
+        ended = (theirs == pair[0].config.eos_token_id).any(axis=1)
+        assert len(theirs) == INPUTS and 0.02 < ended.mean() < 0.98 and len({tuple(row) for row in theirs}) > 20
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def both_generate(model, imported, beams):
+    """(ours, theirs) for the same inputs of different lengths: ``[200, written]``, padding after the end."""
+    lengths = np.random.default_rng(3).integers(3, parity.LENGTH + 1, INPUTS)
+    source = parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
+    theirs = model.generate(
+        input_ids=torch.tensor(source.tokens, dtype=torch.long),
+        attention_mask=torch.tensor(source.segment_ids > 0),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=WRITTEN,
+        early_stopping="never" if beams > 1 else None,
+    )[:, 1:].numpy()
+    ends = theirs == model.config.eos_token_id
+    theirs = np.where(ends.cumsum(axis=1) - ends > 0, 0, theirs)  # its beam search fills up with ends, not padding
+    return np.asarray(generate(imported, source, beams))[:, : theirs.shape[1]], theirs
 
 
 def ends_more_often(model, factor=2.5):

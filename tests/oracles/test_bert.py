@@ -22,12 +22,18 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
-def pair(request, tmp_path_factory):
-    config = BertConfig(**CONFIGS[request.param])
+def make(name):
+    """transformers' model of a configuration, with random weights."""
+    config = BertConfig(**CONFIGS[name])
     model = parity.random_model(BertForMaskedLM, config)
     if not config.tie_word_embeddings:  # transformers keeps a bias here that nothing reads
         model.cls.predictions.bias.data.copy_(model.cls.predictions.decoder.bias.data)
+    return model
+
+
+@pytest.fixture(params=CONFIGS, scope="module")
+def pair(request, tmp_path_factory):
+    model = make(request.param)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 

@@ -28,9 +28,15 @@ CONFIGS = {
 }  # fmt: skip
 
 
+def make(name):
+    """transformers' model of a configuration, with random weights."""
+    model = parity.random_model(ModernBertForMaskedLM, ModernBertConfig(**CONFIGS[name], **IDS))
+    return model
+
+
 @pytest.fixture(params=CONFIGS, scope="module")
 def pair(request, tmp_path_factory):
-    model = parity.random_model(ModernBertForMaskedLM, ModernBertConfig(**CONFIGS[request.param], **IDS))
+    model = make(request.param)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 

@@ -21,11 +21,17 @@ CONFIGS = {
 }  # fmt: skip
 
 
+def make(name):
+    """transformers' model of a configuration, with random weights."""
+    config = MT5Config(**CONFIGS[name])
+    model = parity.random_model(MT5ForConditionalGeneration, config, seed=2, untied=name == "as published")
+    ends_more_often(model)
+    return model
+
+
 @pytest.fixture(params=CONFIGS, scope="module")
 def pair(request, tmp_path_factory):
-    config = MT5Config(**CONFIGS[request.param])
-    model = parity.random_model(MT5ForConditionalGeneration, config, untied=request.param == "as published")
-    ends_more_often(model)
+    model = make(request.param)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 

@@ -22,11 +22,17 @@ CONFIGS = {
 }  # fmt: skip
 
 
+def make(name):
+    """transformers' model of a configuration, with random weights."""
+    config = T5Config(**CONFIGS[name], decoder_start_token_id=0)
+    model = parity.random_model(T5ForConditionalGeneration, config, untied=name == "v1.1")
+    ends_more_often(model)
+    return model
+
+
 @pytest.fixture(params=CONFIGS, scope="module")
 def pair(request, tmp_path_factory):
-    config = T5Config(**CONFIGS[request.param], decoder_start_token_id=0)
-    model = parity.random_model(T5ForConditionalGeneration, config, untied=request.param == "v1.1")
-    ends_more_often(model)
+    model = make(request.param)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 

@@ -25,12 +25,18 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
-def pair(request, tmp_path_factory):
-    config = XmodConfig(**CONFIGS[request.param], languages=LANGUAGES)
+def make(name):
+    """transformers' model of a configuration, with random weights."""
+    config = XmodConfig(**CONFIGS[name], languages=LANGUAGES)
     model = parity.random_model(XmodForMaskedLM, config)
     if not config.tie_word_embeddings:  # transformers keeps a bias here that nothing reads
         model.lm_head.bias.data.copy_(model.lm_head.decoder.bias.data)
+    return model
+
+
+@pytest.fixture(params=CONFIGS, scope="module")
+def pair(request, tmp_path_factory):
+    model = make(request.param)
     return model, parity.load(parity.save(model, tmp_path_factory.mktemp("theirs")))
 
 
