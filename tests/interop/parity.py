@@ -228,12 +228,14 @@ def gradient_difference(model, imported, inputs, batch, labels, folder):
 def adamw_difference(model, imported, inputs, batch, labels, folder):
     """Largest difference of a parameter after one AdamW step of ours and of torch's, in units of the learning rate."""
     rate = 1e-3
-    # An epsilon above rounding errors, so that a gradient that is zero up to rounding does not decide a whole step.
-    settings = {"lr": rate, "betas": (0.9, 0.98), "eps": 5e-3, "weight_decay": 0.01}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.zero_grad()
     their_loss(model, inputs, labels).backward()
-    torch.optim.AdamW([p for p in model.parameters() if p.grad is not None], **settings).step()
+    trained = [p for p in model.parameters() if p.grad is not None]
+    # An epsilon above rounding errors, so that a gradient that is zero up to rounding does not decide a whole step.
+    epsilon = 1e-2 * max(float(p.grad.abs().max()) for p in trained)
+    settings = {"lr": rate, "betas": (0.9, 0.98), "eps": epsilon, "weight_decay": 0.01}
+    torch.optim.AdamW(trained, **settings).step()
     theirs = in_our_layout(imported, named_values(model, lambda p: p), folder)
     model.load_state_dict(before)  # the model is shared by the tests of its configuration
     config = default_config()

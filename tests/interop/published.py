@@ -116,7 +116,9 @@ def published(folder, kind, **changes):
         model = parity.random_model(transformers.BertForMaskedLM, config)
     else:
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-        config = transformers.T5Config(vocab_size=rows, **{**sizes, **changes})
+        config = transformers.T5Config(
+            vocab_size=-(-rows // 128) * 128, **{**sizes, **changes}
+        )  # rounded up, as published
         model = parity.random_model(transformers.T5ForConditionalGeneration, config)
     model.save_pretrained(folder)
     torch.manual_seed(0)

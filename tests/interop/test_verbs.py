@@ -14,7 +14,7 @@ import safetensors
 import sentence_transformers
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import mlm_jax
 from mlm_jax import cli
@@ -75,6 +75,23 @@ def test_the_recipe_is_a_config_that_fits(imported):
     settings = json.loads((ours / "config.json").read_text())["model"]
     assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
     assert Vocabulary.from_model(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
+
+
+def test_an_encoder_decoder(tmp_path):
+    """T5 with more rows than pieces: back to the same bytes and ids, and to a decoder that starts with padding."""
+    model = published(tmp_path / "theirs", "t5")
+    ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
+    config = load_config(ours / "config.py")
+    assert config.data.prefix == "none" and set(config.tasks) == {"denoising"}
+    assert config.vocabulary.size < model.config.vocab_size and config.model.vocabulary_multiple == 128
+    out = export_hf(ours, tmp_path / "again")
+    assert parity.tensors_of(out) == parity.tensors_of(tmp_path / "theirs")
+    texts = sentences(3000)[:20]
+    first, second = (AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] for folder in (tmp_path / "theirs", out))
+    assert first == second
+    again = AutoModelForSeq2SeqLM.from_pretrained(out)
+    assert again.generation_config.decoder_start_token_id == 0 and again.generation_config.eos_token_id == 1
+    assert not (out / "modules.json").exists()
 
 
 def our_workdir(folder, **settings):
@@ -140,6 +157,32 @@ def test_our_own_model_loads_everywhere(family, tmp_path):
     assert logits.shape[-1] == 2000
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-4)
+
+
+def test_adapters_by_language_are_written_as_xmod(tmp_path):
+    """Our adapters under our languages; transformers takes the one that --language names unless told otherwise."""
+    adapters = {
+        "layers": 4,
+        "weights": "shared",
+        "adapter": 8,
+        "adapter_weights": "source_language",
+        "adapter_norm": "reused",
+    }
+    workdir = our_workdir(tmp_path / "run", **{**OURS["xlm-roberta"], "encoder": (adapters,)})
+    out = export_hf(workdir, tmp_path / "out", language="en")
+    texts = [text[:70] for text in sentences(3000)[:5]]
+    inputs = AutoTokenizer.from_pretrained(out)(texts, padding=True, return_tensors="pt")
+    model = AutoModel.from_pretrained(out).eval()
+    assert model.config.model_type == "xmod" and model.config.languages == ["de", "en"]
+    mask = inputs["attention_mask"][..., None]
+    for language, options in (("en", {}), ("de", {"lang_ids": torch.zeros(5, dtype=torch.long)})):
+        with torch.no_grad():
+            inputs["input_ids"][:, 0] = 5 + ("de", "en").index(language)  # <2de> <2en>, behind <mask>
+            hidden = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options
+            ).last_hidden_state
+        expected = mlm_jax.load(workdir).embed(texts, language=language)
+        np.testing.assert_allclose(((hidden * mask).sum(1) / mask.sum(1)).numpy(), expected, atol=1e-4)
 
 
 REFUSED = {
