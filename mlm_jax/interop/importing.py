@@ -66,7 +66,8 @@ def save_weights(
     """Write parameters as checkpoint 0 of a workdir; ``flat`` is emptied on the way, so that nothing is held twice."""
     host = jax.local_devices(backend="cpu")[0]
     largest = max(value.nbytes for value in flat.values())
-    held = {path: jax.device_put(flat.pop(path), host) for path in list(flat)}
+    # One after the other: copies run in the background, and until they are done there are two of each.
+    held = {path: jax.device_put(flat.pop(path), host).block_until_ready() for path in list(flat)}
     checkpoints = Checkpoints(
         workdir, config, vocabulary, languages, labels={}, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
     )
