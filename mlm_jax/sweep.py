@@ -119,7 +119,8 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} finished before", highlight=False)
     if dry_run:
         for trial in waiting:
-            console.print(" ".join(trial_command(file, trial, workdir / trial_name(trial), overrides)), soft_wrap=True, highlight=False)
+            command = trial_command(file, trial, workdir / trial_name(trial), overrides)
+            console.print(" ".join(command), soft_wrap=True, highlight=False)
         return 0
     free = list(range(parallel))
 

@@ -77,7 +77,8 @@ class Model:
         self.config, self.vocabulary, self.languages = loaded.config, loaded.vocabulary, loaded.languages
         self.config.model.attention = "auto"  # the best of this machine, whatever trained it
         self.params, self.step = loaded.params, loaded.step
-        self.width, self.longest = int(self.config.model.width), int(self.config.model.max_positions)
+        self.width = int(self.config.model.width)
+        self.longest = int(self.config.model.max_positions) - int(self.config.model.position_offset)
         self.graphdef, _, _ = model_room.abstract(
             self.config, vocabulary_size=self.vocabulary.size, languages=self.languages,
             labels={task: len(names) for task, names in loaded.labels.items()},

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-FEWER = {"config.steps = 300": "config.steps = 6", "log_every = config.evaluation.every = 100": "log_every = config.evaluation.every = 6"}
+FEWER = {
+    "config.steps = 300": "config.steps = 6",
+    "log_every = config.evaluation.every = 100": "log_every = config.evaluation.every = 6",
+}
 
 
 @pytest.mark.slow

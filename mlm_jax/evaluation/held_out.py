@@ -82,7 +82,7 @@ class HeldOut:
         self.program, self.loader, self.store = program, loader, store
         self.config, self.mesh, self.languages = program.config, program.mesh, program.languages
         self.vocabulary = store.vocabulary
-        self.longest = int(self.config.model.max_positions)
+        self.longest = int(self.config.model.max_positions) - int(self.config.model.position_offset)
         self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self.streams = {task: self._held_out_streams(task) for task in program.objectives}
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)

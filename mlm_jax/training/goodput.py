@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlm_jax.errors import UserError
+
 GOODPUT = "goodput.json"
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
 
@@ -18,14 +20,22 @@ class Goodput:
     Args:
       workdir: of the run; what an earlier start of it spent is added up.
       writes: whether this process writes the file.
+
+    Raises:
+      UserError: the file is damaged.
     """
 
     def __init__(self, workdir: str | Path, writes: bool = True):
         self.file, self.writes = Path(workdir) / GOODPUT, writes
         self.seconds = dict.fromkeys((*SPANS, "other"), 0.0)
         if self.file.exists():
-            self.seconds |= json.loads(self.file.read_text())
-        self.begun = self.marked = time.perf_counter()
+            try:
+                self.seconds |= json.loads(self.file.read_text())
+            except ValueError as error:
+                raise UserError(
+                    "this is not JSON", file=self.file, remedy="delete it; the run does not need it"
+                ) from error
+        self.begun = time.perf_counter()
         self.accounted = 0.0
 
     @contextmanager

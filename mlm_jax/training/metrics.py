@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from mlm_jax.errors import UserError
 
 METRICS = "metrics.jsonl"
+LOSS = "train/loss/"  # what the keys of the first task's losses begin with
+LOSS_LINES = 6  # of losses that the terminal shows at most
 
 
 class MetricsWriter:
@@ -45,13 +51,10 @@ class MetricsWriter:
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
         self.file = path.open("a")
-        self.tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"))  # unlike TensorBoard's own, needs no TensorFlow
+        # Unlike TensorBoard's own, this writer needs no TensorFlow; it hides what is purged from the steps to come.
+        self.tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start_step + 1)
         if wandb_project:
-            try:
-                import wandb
-            except ImportError as error:
-                raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
-            self.wandb = wandb.init(project=wandb_project, dir=str(workdir), resume="allow", id=Path(workdir).resolve().name)
+            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -73,7 +76,8 @@ class MetricsWriter:
         if self.file is None:
             return
         now = time.time()
-        self.file.write(json.dumps({"step": step, "time": round(now, 3), **values}) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self.file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
         self.file.flush()
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step, walltime=now)
@@ -83,12 +87,22 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """Return the events of a run, in order.
+    """Return the events of a run, in order; a value that was not finite is None.
 
     Raises:
       UserError: a line is not JSON.
     """
     return [json.loads(line) for line in _whole_lines(Path(workdir) / METRICS)]
+
+
+def _wandb_run(workdir: Path, project: str) -> Any:
+    """Return the Weights & Biases run of a workdir, the same one at each start."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
+    identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
+    return wandb.init(project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir))
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -106,7 +120,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 class TrainingProgress:
-    """The live line of a run: step, loss of each language, tokens per second, time left; plain lines where no one looks.
+    """What the terminal shows: step, speed, time left, loss of each language; plain lines where it is not a terminal.
 
     Args:
       steps: of the whole run.
@@ -116,31 +130,46 @@ class TrainingProgress:
 
     def __init__(self, steps: int, start_step: int, shown: bool):
         self.console = Console(quiet=not shown)
-        self.steps, self.live = steps, self.console.is_terminal
-        self.bar = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"), console=self.console, disable=not self.live, speed_estimate_period=120,
+        self.steps, self.is_live = steps, self.console.is_terminal and shown
+        self.losses: list[str] = []
+        columns = (
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        self.task = self.bar.add_task("train", total=steps, completed=start_step, speed="compiling", losses="")
+        self.bar = Progress(*columns, console=self.console, speed_estimate_period=120, expand=True)
+        self.task = self.bar.add_task("train", total=steps, completed=start_step, speed="compiling")
+        self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2)
 
     def __enter__(self) -> TrainingProgress:
-        self.bar.start()
+        if self.is_live:
+            self.live.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.bar.stop()
+        if self.is_live:
+            self.live.stop()
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a log line."""
-        losses = {key.removeprefix("train/loss/"): value for key, value in values.items() if key.startswith("train/loss/")}
-        shown = " ".join(f"{language} {loss:.2f}" for language, loss in losses.items())
+        self.losses = [f"{key.removeprefix(LOSS)} {value:.2f}" for key, value in values.items() if key.startswith(LOSS)]
         speed = f"{values.get('train/tokens_per_second', 0):,.0f} tokens/s"
-        self.bar.update(self.task, completed=step, speed=speed, losses=shown)
-        if not self.live:
+        self.bar.update(self.task, completed=step, speed=speed)
+        if not self.is_live:
             left = values.get("train/seconds_left", 0)
-            self.say(f"step {step}/{self.steps}  {speed}  {left / 60:.1f} min left  {shown}")
+            self.say(f"step {step}/{self.steps}  {speed}  {left / 60:.1f} min left  {' '.join(self.losses)}")
 
     def say(self, text: str) -> None:
-        """Print a line above the live one."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Print a line above the live ones."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _picture(self) -> RenderableType:
+        """Return the bar, and below it as many losses as fit in a few lines, that of all languages first."""
+        columns = max(self.console.width // (max(map(len, self.losses), default=0) + 2), 1)
+        losses = sorted(self.losses, key=lambda loss: not loss.startswith("mean "))
+        left_out = len(losses) - LOSS_LINES * columns
+        if left_out > 0:
+            losses = [*losses[: LOSS_LINES * columns - 1], f"+{left_out + 1}"]
+        grid = Table.grid(*[""] * columns, padding=(0, 2, 0, 0))
+        for start in range(0, len(losses), columns):
+            grid.add_row(*losses[start : start + columns])
+        return Group(self.bar.get_renderable(), grid)

@@ -20,8 +20,8 @@ from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
 from mlm_jax.errors import UserError
 
 LANGUAGES = ("en", "de")
-WORDS = "in the beginning was word and light shines darkness not it that is there who from all made him".split()
-WOERTER = "am anfang war das wort und licht scheint finsternis nicht es ist da wer von alles gemacht ihn".split()
+WORDS = "in the beginning was word and light shines darkness not it that is there who from all made him".split()  # noqa: SIM905
+WOERTER = "am anfang war das wort und licht scheint finsternis nicht es ist da wer von alles gemacht ihn".split()  # noqa: SIM905
 
 
 def sentences(words, count, seed=0):
@@ -270,7 +270,11 @@ def test_a_registered_t5_style_mixture(tmp_path):
     data = lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices({"text": lines})  # noqa: E731
     seqio.TaskRegistry.add(
         "test_text", source=seqio.FunctionDataSource(data, splits=("train", "validation")),
-        preprocessors=[lambda ds: ds.map(lambda x: {"targets": x["text"]}), seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        preprocessors=[
+            lambda ds: ds.map(lambda x: {"targets": x["text"]}),
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos,
+        ],
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
     )  # fmt: skip
     seqio.MixtureRegistry.add("test_mixture", [("test_text", 2.0)])
