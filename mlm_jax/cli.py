@@ -123,6 +123,12 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--parallel", type=int, default=1, help="trials at a time, each on a device of its own")
     sweep.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
 
+    plan = verb("plan", _plan, "compile the training step for a topology that is not there: memory, FLOPs, collectives, bounds")
+    takes_config(plan)
+    plan.add_argument("--topology", required=True, help="such as v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--search", action="store_true", help="try meshes, recomputation and microbatches, and rank what fits")
+
     report = verb("report", _report, "write report.html again from a workdir's metrics")
     report.add_argument("workdir")
     return parser
@@ -223,6 +229,15 @@ def _sweep(options) -> int:
     from mlm_jax.sweep import run_sweep
 
     return run_sweep(options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run)
+
+
+def _plan(options) -> int:
+    import os
+
+    os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
+    from mlm_jax.plan import plan_command
+
+    return plan_command(_config(options), options.topology, as_json=options.json, searching=options.search)
 
 
 def _report(options) -> None:

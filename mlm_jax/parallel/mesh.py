@@ -62,7 +62,7 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
         else:  # simulated devices have no slices: consecutive blocks stand for them
             grid = np.array(devices).reshape(slices * inner[0], *inner[1:])
     elif devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(tuple(shape.values()), devices)
+        grid = mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     else:
         grid = np.array(devices).reshape(tuple(shape.values()))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

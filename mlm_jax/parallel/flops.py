@@ -1,0 +1,220 @@
+"""FLOPs of a training step by analysis: XLA's own count sees the body of a loop once.
+
+A multiplication and an addition are two. Matrix products alone are counted, forward once and backward twice. Attention
+counts the keys that each query is computed against, padding and other documents of the row included, which for a
+window is the band of blocks and not the whole row; the output layer counts predicted positions only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mlm_jax.model.attention import SMALLEST_BLOCK
+from mlm_jax.model.kernels import LANES, LARGEST_BLOCK
+from mlm_jax.objectives import Context, Objective, create_objectives
+
+TRAINING = 3  # a matrix product forward is two backward, one for each of its arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs of one step over all devices.
+
+    Attributes:
+      parts: {"encoder", "decoder", "attention", "output" and the like: FLOPs}, forward and backward.
+      recomputed: FLOPs that the backward pass repeats to save memory (``model.remat``, ranking in parts): devices do
+        them, but they are no part of the model, nor of MFU.
+    """
+
+    parts: dict[str, float]
+    recomputed: float = 0.0
+
+    @property
+    def model(self) -> float:
+        """Return the FLOPs of the model, forward and backward, as MFU counts them (Chowdhery et al. 2022, appendix B)."""
+        return sum(self.parts.values())
+
+    @property
+    def executed(self) -> float:
+        """Return the FLOPs that devices do, with those they repeat."""
+        return self.model + self.recomputed
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What goes through the model in one step of a task.
+
+    Attributes:
+      rows, length: of the encoder.
+      target_rows, target_length: of the decoder; 0 without one.
+      predicted: positions that are scored against the vocabulary.
+      headed: of those, positions that pass the masked language modelling head.
+      compared: products of two sentence embeddings.
+      classified: vectors that a classifier sees.
+    """
+
+    rows: int
+    length: int
+    target_rows: int = 0
+    target_length: int = 0
+    predicted: int = 0
+    headed: int = 0
+    compared: int = 0
+    classified: int = 0
+
+
+def mfu(flops_per_step: float, seconds: float, devices: int, peak: float) -> float:
+    """Return the share of the devices' peak that the model's FLOPs come to (model FLOPs utilisation).
+
+    Args:
+      flops_per_step: of all devices together.
+      seconds: a step takes.
+      devices: how many there are.
+      peak: FLOP/s of one.
+    """
+    return flops_per_step / (seconds * devices * peak)
+
+
+def step_flops(config: ConfigDict, context: Context, params: Any, axes: Any, batch: Any, *, platform: str,
+               objectives: Mapping[str, Objective] | None = None) -> Flops:  # fmt: skip
+    """Return the FLOPs of a step.
+
+    Args:
+      config: the run's config.
+      context: facts about the vocabulary.
+      params: tree of arrays or shapes.
+      axes: tree of logical axes, from :func:`mlm_jax.model.abstract`.
+      batch: {task: TaskBatch} of shapes, the global rows.
+      platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
+      objectives: of a curriculum phase; those of ``config.tasks`` if not given.
+    """
+    kernels = _kernels(params, axes)
+    parts: dict[str, float] = {}
+    recomputed = 0.0
+
+    def add(name: str, forward: float) -> None:
+        if forward:
+            parts[name] = parts.get(name, 0.0) + TRAINING * forward
+
+    for task, objective in (objectives or create_objectives(config.tasks)).items():
+        seen = traffic(objective, batch[task], context)
+        layers = _layer_flops(config, kernels, seen, platform)
+        for name, forward in layers.items():
+            add(name, forward)
+        add("head", 2 * seen.headed * sum(size for path, size in kernels.items() if path[0] == "head"))
+        rows = -(-context.vocabulary_size // config.model.vocabulary_multiple) * config.model.vocabulary_multiple
+        add("output", 2 * seen.predicted * rows * config.model.width)
+        add("ranking", 2 * seen.compared * config.model.width)
+        add("classifiers", 2 * seen.classified * kernels.get(("classifiers", task, "kernel"), 0))
+        # Full recomputation repeats the layers' forward pass; "dots" keeps the products and repeats attention's, which
+        # have batch dimensions.
+        again = {"none": (), "dots": ("attention",), "full": ("encoder", "decoder", "attention")}[config.model.remat]
+        recomputed += sum(layers.get(name, 0.0) for name in again)
+        if not objective.additive and config.training.microbatches > 1:
+            recomputed += sum(layers.values())
+    return Flops(parts, recomputed)
+
+
+def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
+    """Return what an objective makes of a batch of these shapes."""
+    examples = jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch)
+    if hasattr(examples, "masked"):
+        predicted = math.prod(examples.masked.positions.shape)
+        return Traffic(*examples.masked.rows.tokens.shape, predicted=predicted, headed=predicted)
+    if hasattr(examples, "decoder"):
+        target = examples.decoder.tokens.shape
+        return Traffic(*examples.source.tokens.shape, *target, predicted=math.prod(target))
+    if hasattr(examples, "labels"):
+        vectors = math.prod(examples.labels.shape)
+        return Traffic(*examples.rows.tokens.shape, classified=vectors)
+    rows, length = examples["inputs"].tokens.shape
+    queue = getattr(objective, "queue", 0)
+    return Traffic(2 * rows, length, compared=2 * rows * (rows + queue))
+
+
+def implementation(model: ConfigDict, platform: str, length: int, kv_length: int, *, biased: bool) -> str:
+    """Return what :func:`mlm_jax.model.attention.choose` will take for rows of these lengths."""
+    if model.attention != "auto":
+        return model.attention
+    if biased or min(length, kv_length) < LANES:
+        return "reference"
+    return {"tpu": "splash", "gpu": "cudnn"}.get(platform, "reference")
+
+
+def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, implementation: str) -> float:
+    """Return how many keys a query is computed against, on average, as :mod:`mlm_jax.model.attention` does it."""
+    if implementation == "splash":
+        padded, kv_padded = (-(-size // LANES) * LANES for size in (length, kv_length))
+        block, kv_block = (max(s for s in range(LANES, LARGEST_BLOCK + 1, LANES) if size % s == 0)
+                           for size in (padded, kv_padded))  # fmt: skip
+        reach = window // 2 if window else kv_padded
+        visited = 0
+        for first in range(0, padded, block):
+            last = first + block - 1
+            for key_first in range(0, kv_padded, kv_block):
+                key_last = key_first + kv_block - 1
+                near = key_first <= last + (0 if causal else reach) and key_last >= first - reach
+                visited += block * kv_block if near else 0
+        return visited / length
+    block = max(window // 2, SMALLEST_BLOCK)
+    if implementation == "reference" and window and length == kv_length >= 4 * block:
+        return 3 * block * (-(-length // block) * block) / length
+    return kv_length
+
+
+def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], seen: Traffic,
+                 platform: str) -> dict[str, float]:  # fmt: skip
+    """Return {part: FLOPs forward} of a task's layers."""
+    model, down = config.model, config.model.character_downsampling
+    slots = -(-seen.length // down) if down else seen.length
+    tokens, targets = seen.rows * slots, seen.target_rows * seen.target_length
+    wide = model.heads * (model.head_width or model.width // model.heads)
+    # Two products: of queries and keys, and of weights and values.
+    attend = lambda rows, length, seen_keys: 4 * rows * length * seen_keys * wide  # noqa: E731
+    relative = model.position == "relative"
+
+    def keys(length: int, kv_length: int, window: int = 0, causal: bool = False, biased: bool = relative) -> float:
+        chosen = implementation(model, platform, length, kv_length, biased=biased)
+        return keys_per_query(length, kv_length, window=0 if biased and chosen == "reference" else window, causal=causal,
+                              implementation=chosen)  # fmt: skip
+
+    found = {"encoder": 0.0, "decoder": 0.0, "attention": 0.0}
+    for path, size in kernels.items():
+        if path[0] == "encoder":
+            found["encoder"] += 2 * size * tokens
+        elif path[0] == "decoder" and targets:
+            of_memory = "memory_attention" in path and path[-2] in ("key", "value")
+            found["decoder"] += 2 * size * (tokens if of_memory else targets)
+        elif path[0] == "characters":
+            # The strided convolution's kernel covers the characters of one slot; everything else sees every character.
+            found["encoder"] += 2 * size * (tokens if path[1] == "down" else seen.rows * seen.length)
+    layers = sum(entry["layers"] for entry in model.encoder)
+    whole = -(-layers // max(1, model.global_every))
+    everything, near = keys(slots, slots), keys(slots, slots, model.window)
+    found["attention"] += attend(seen.rows, slots, whole * everything + (layers - whole) * near)
+    if down:
+        found["attention"] += 2 * attend(seen.rows, seen.length, keys(seen.length, seen.length, model.window))
+    if targets:
+        layers = sum(entry["layers"] for entry in model.decoder)
+        own = keys(seen.target_length, seen.target_length, causal=True)
+        memory = keys(seen.target_length, slots, biased=False)
+        found["attention"] += layers * attend(seen.target_rows, seen.target_length, own + memory)
+    return found
+
+
+def _kernels(params: Any, axes: Any) -> dict[tuple[str, ...], int]:
+    """Return {path: elements that one token meets} of the kernels: all layers', but one group's only."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    names = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
+    found = {}
+    for (path, leaf), logical in zip(leaves, names, strict=True):
+        keys = tuple(str(entry.key) for entry in path)
+        if keys[-1] == "kernel":
+            found[keys] = math.prod(size for size, axis in zip(leaf.shape, logical, strict=True) if axis != "groups")
+    return found

@@ -1,0 +1,176 @@
+"""What an optimised HLO module does in one run, loops multiplied out: collectives, and traffic with HBM.
+
+The compiler's own cost analysis counts a loop's body once, and a Transformer is a loop over layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
+FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+        "partition-id", "replica-id", "iota", "opt-barrier")  # fmt: skip
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
+_CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind in one step.
+
+    Attributes:
+      count: how often one is run.
+      sent: bytes that each device sends, by the ring algorithm of its kind.
+    """
+
+    count: int
+    sent: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one run of a module does on each device.
+
+    Attributes:
+      collectives: {kind: how many, and how much}.
+      written: bytes written to HBM by all instructions.
+      unknown_loops: loops whose number of rounds the compiler does not tell; their bodies are counted once.
+    """
+
+    collectives: dict[str, Collective]
+    written: float
+    unknown_loops: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+    root: bool
+
+
+def work(text: str) -> Work:
+    """Return what an optimised HLO module (``compiled.as_text()``) does on each device."""
+    computations, entry = _computations(text)
+    counts: dict[str, int] = {}
+    sent: dict[str, float] = {}
+    written, unknown = 0.0, 0
+    channels: set[str] = set()
+
+    def walk(name: str, times: int, fused: bool) -> None:
+        nonlocal written, unknown
+        for instruction in computations.get(name, []):
+            kind = collective_kind(instruction.opcode)
+            channel = re.search(r"channel_id=(\d+)", instruction.rest)
+            # What overlaps with other work is written down where it begins, where it goes on and where it ends.
+            known = channel is not None and channel[1] in channels
+            if kind is not None and not known:
+                channels.update([channel[1]] if channel else [])
+                # TPUs fuse an all-reduce of which each device keeps a part: that is a reduce-scatter.
+                scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
+                kind = "reduce-scatter" if scattered else kind
+                counts[kind] = counts.get(kind, 0) + times
+                sent[kind] = sent.get(kind, 0.0) + times * _sent(kind, instruction, whole=scattered)
+            if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
+                written += times * _written(instruction, computations)
+            rounds = times
+            if instruction.opcode == "while":
+                trips = re.search(r'known_trip_count[^0-9}]*\{[^0-9}]*(\d+)', instruction.rest)
+                unknown += trips is None
+                rounds *= int(trips[1]) if trips else 1
+            for called in _called(instruction):
+                walk(called, rounds, fused or instruction.opcode in ("fusion", "async-start", "reduce", "all-reduce"))
+
+    walk(entry, 1, False)
+    return Work({kind: Collective(counts[kind], sent[kind]) for kind in KINDS if kind in counts}, written, unknown)
+
+
+def collective_kind(opcode: str) -> str | None:
+    """Return which collective an opcode is or begins; None for everything else, and for the end of one."""
+    return next((kind for kind in KINDS if opcode in (kind, f"{kind}-start")), None)
+
+
+def shape_bytes(shape: str, *, hbm_only: bool = False) -> float:
+    """Return the bytes of an array or a tuple, as HLO writes its shape; ``hbm_only`` leaves out other memory spaces."""
+    total = 0.0
+    for element, dimensions, layout in _SHAPE.findall(shape):
+        if hbm_only and re.search(r"S\([1-9]\d*\)", layout):
+            continue
+        bits = re.search(r"(\d+)", element)
+        size = BYTES[element] if element in BYTES else int(bits[1]) / 8 if bits and not element.startswith("f8") else 1
+        total += size * math.prod(int(d) for d in dimensions.split(",") if d)
+    return total
+
+
+def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+    found: dict[str, list[_Instruction]] = {}
+    entry, current = "", ""
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        header = _HEADER.match(line)
+        if header:
+            current = header[2]
+            found[current] = []
+            entry = current if header[1] else entry
+        elif current and (match := _INSTRUCTION.match(line)):
+            found[current].append(_Instruction(match[2], match[3], match[4], match[5], bool(match[1])))
+    return found, entry
+
+
+def _called(instruction: _Instruction) -> Iterator[str]:
+    for one, several in _CALLED.findall(instruction.rest):
+        yield from [one] if one else [name.strip().lstrip("%") for name in several.split(",")]
+
+
+def _group_size(instruction: _Instruction) -> int:
+    grid = re.search(r"replica_groups=\[(\d+),(\d+)\]", instruction.rest)
+    if grid:
+        return int(grid[2])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", instruction.rest)
+    if named:  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]))
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", instruction.rest)
+    return len(listed[1].split(",")) if listed else 1
+
+
+def _sent(kind: str, instruction: _Instruction, *, whole: bool) -> float:
+    """Return the bytes that each device sends; ``whole``: the shape is that before it is scattered."""
+    size, group = shape_bytes(instruction.shape), _group_size(instruction)
+    begins = instruction.opcode.endswith("-start")
+    if kind == "collective-permute":
+        return size / 2 if begins else size  # one that begins gives its argument and its result
+    share = (group - 1) / group
+    if kind == "all-gather":
+        return (size / (1 + 1 / group) if begins else size) * share
+    if kind == "all-reduce":
+        return 2 * size * share
+    if kind == "reduce-scatter":
+        return size * share if whole else size * (group - 1)
+    return size * share
+
+
+def _written(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> float:
+    """Return the bytes that an instruction writes to HBM; an update in place writes the update only."""
+    if instruction.opcode == "fusion":
+        for name in _called(instruction):
+            inner = {one.name: one for one in computations.get(name, [])}
+            root = next((one for one in inner.values() if one.root), None)
+            if root is not None and root.opcode == "dynamic-update-slice":
+                return _update_bytes(root, inner)
+    if instruction.opcode in ("dynamic-update-slice",):
+        return 0.0  # its update was written by what made it
+    return shape_bytes(instruction.shape, hbm_only=True)
+
+
+def _update_bytes(update: _Instruction, inner: dict[str, _Instruction]) -> float:
+    names = re.findall(r"%([\w.\-]+)", update.rest.split(")")[0])
+    return shape_bytes(inner[names[1]].shape) if len(names) > 1 and names[1] in inner else 0.0

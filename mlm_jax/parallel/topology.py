@@ -1,0 +1,173 @@
+"""Chips and how many of them: what a plan computes with, and devices to compile for that need not exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from mlm_jax.errors import UserError, nearest
+
+GIB, GB, TERA = 2**30, 1e9, 1e12
+CLOUD, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
+INSTALL_TPU = "pip install 'mlm_jax[tpu]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One accelerator, as its maker describes it.
+
+    Attributes:
+      name: as in a topology.
+      platform: "tpu" | "gpu" | "cpu".
+      kinds: what ``jax.Device.device_kind`` begins with.
+      hbm_bytes: capacity.
+      peak_flops: of dense bfloat16 matrix products, in FLOP/s.
+      hbm_bandwidth: bytes/s.
+      link_bandwidth: bytes/s that the chip can send over ICI or NVLink: half of the bidirectional figure.
+      chips_per_host: of the common machine type.
+      devices_per_chip: how many ``jax.Device`` a chip is.
+      source: where the numbers are from.
+    """
+
+    name: str
+    platform: str
+    kinds: tuple[str, ...]
+    hbm_bytes: float
+    peak_flops: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    chips_per_host: int
+    devices_per_chip: int
+    source: str
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # ICI of v4: 6 links of 50 GB/s each way (Jouppi et al. 2023, table 4); its page gives no figure.
+        Chip("v4", "tpu", ("TPU v4",), 32 * GIB, 275 * TERA, 1200 * GB, 300 * GB, 4, 1,
+             CLOUD + "v4, https://arxiv.org/abs/2304.01433"),
+        Chip("v5e", "tpu", ("TPU v5 lite", "TPU v5e"), 16 * GIB, 197 * TERA, 819 * GB, 200 * GB, 8, 1,
+             CLOUD + "v5e"),
+        Chip("v5p", "tpu", ("TPU v5p", "TPU v5"), 95 * GIB, 459 * TERA, 2765 * GB, 600 * GB, 4, 1,
+             CLOUD + "v5p"),
+        Chip("v6e", "tpu", ("TPU v6 lite", "TPU v6e"), 32 * GIB, 918 * TERA, 1638 * GB, 400 * GB, 8, 1,
+             CLOUD + "v6e, " + CLOUD + "tpu7x"),
+        Chip("tpu7x", "tpu", ("TPU7x", "TPU v7x"), 192 * GIB, 2307 * TERA, 7380 * GB, 600 * GB, 4, 2,
+             CLOUD + "tpu7x"),
+        Chip("A100", "gpu", ("NVIDIA A100",), 80 * GB, 312 * TERA, 2039 * GB, 300 * GB, 8, 1, NVIDIA + "a100/"),
+        Chip("H100", "gpu", ("NVIDIA H100",), 80 * GB, 989.4 * TERA, 3350 * GB, 450 * GB, 8, 1, NVIDIA + "h100/"),
+        Chip("H200", "gpu", ("NVIDIA H200",), 141 * GB, 989.4 * TERA, 4800 * GB, 450 * GB, 8, 1, NVIDIA + "h200/"),
+        Chip("cpu", "cpu", ("cpu",), 0.0, 0.0, 0.0, 0.0, 1, 1, "simulated devices: no peak to compare with"),
+    )
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """So many chips of one kind: ``v5p:8x8x8``, ``H100:8``, ``cpu:8``.
+
+    Attributes:
+      chip: what each of them is.
+      shape: chips along each dimension of the torus.
+    """
+
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        """Return how many chips there are."""
+        return math.prod(self.shape)
+
+    @property
+    def device_count(self) -> int:
+        """Return how many ``jax.Device`` there are."""
+        return self.chips * self.chip.devices_per_chip
+
+    def __str__(self) -> str:
+        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+
+
+def parse(text: str) -> Topology:
+    """Return the topology that ``text`` names, such as ``v5e:4x4`` or ``H100:8``.
+
+    Raises:
+      UserError: no such chip, or no such shape.
+    """
+    name, _, shape = text.partition(":")
+    names = {known.lower(): known for known in CHIPS}
+    if name.lower() not in names:
+        raise UserError(f"topology {text!r}: no chip {name!r}{nearest(name, CHIPS)}", remedy=f"use one of {', '.join(CHIPS)}")
+    chip = CHIPS[names[name.lower()]]
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise UserError(f"topology {text!r} has no shape", remedy="write v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
+    sizes = tuple(int(size) for size in shape.split("x"))
+    dimensions = {"v4": (3,), "v5p": (3,), "tpu7x": (3,), "v5e": (2,), "v6e": (2,)}.get(chip.name, (1,))
+    if len(sizes) not in dimensions:
+        example = "x".join("4" * dimensions[0])
+        raise UserError(f"topology {text!r}: {chip.name} has shapes of {dimensions[0]} dimension(s)",
+                        remedy=f"write {chip.name}:{example}")  # fmt: skip
+    return Topology(chip, sizes)
+
+
+def chip_of(device: Any) -> Chip | None:
+    """Return what a ``jax.Device`` is; None where its kind is not in :data:`CHIPS` or has no peak."""
+    for chip in CHIPS.values():
+        if chip.peak_flops and device.device_kind.startswith(chip.kinds):
+            return chip
+    return None
+
+
+def devices(topology: Topology) -> Sequence[jax.Device]:
+    """Return devices to compile for: of the topology itself on TPU, simulated ones in the place of CPUs and GPUs.
+
+    Raises:
+      UserError: libtpu is missing, it does not know the topology, or too few devices are simulated.
+    """
+    if topology.chip.platform == "tpu":
+        return _tpu_devices(topology)
+    found = jax.devices("cpu")
+    if len(found) < topology.device_count:
+        raise UserError(
+            f"{topology} needs {topology.device_count} simulated devices, and there are {len(found)}",
+            remedy=f"set XLA_FLAGS=--xla_force_host_platform_device_count={topology.device_count}",
+        )
+    return found[: topology.device_count]
+
+
+def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
+    from jax.experimental import topologies
+
+    # There is no machine to ask about its TPUs, and another process may be compiling as well.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **_options(topology)).devices
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        message = " ".join(str(error).split())
+        if not libtpu_installed():
+            raise UserError(f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU) from error
+        raise UserError(f"libtpu does not know the topology {topology}: {message[:200]}",
+                        remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
+
+
+def libtpu_installed() -> bool:
+    """Return whether the compiler of TPUs is installed."""
+    import importlib.util
+
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def _options(topology: Topology) -> dict[str, Any]:
+    if topology.chip.name == "v4":
+        return {"chip_config_name": "megacore"}  # its two cores are one device
+    if topology.chip.name in ("v5e", "v6e") and topology.chips >= 4:
+        return {"chips_per_host_bounds": (2, 2, 1)}
+    return {}
