@@ -23,7 +23,9 @@ def checksums(tree: Any) -> dict[str, int]:
       tree: arrays of at most 32 bits a value.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    mesh = next((leaf.sharding.mesh for _, leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)), None)
+    mesh = next(
+        (leaf.sharding.mesh for _, leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)), None
+    )
     everywhere = None if mesh is None else NamedSharding(mesh, P())
     numbers = jax.jit(_checksums, out_shardings=everywhere)([leaf for _, leaf in leaves])
     return {path_name(path): int(number) for (path, _), number in zip(leaves, jax.device_get(numbers))}

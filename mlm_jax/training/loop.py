@@ -120,7 +120,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             saving = stopping or done % config.checkpoint.every == 0 or last
             if evaluating or saving:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
-                check_finite(config, state)
+                with goodput.span("step"):  # waits for the steps that are under way
+                    check_finite(config, state)
             measured = reporter.evaluate(done, state) if evaluating else None
             if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):

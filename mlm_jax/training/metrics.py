@@ -51,8 +51,11 @@ class MetricsWriter:
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
         self.file = path.open("a")
-        # Unlike TensorBoard's own, this writer needs no TensorFlow; it hides what is purged from the steps to come.
-        self.tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start_step + 1)
+        # Unlike TensorBoard's own, this writer needs no TensorFlow. What an earlier start wrote of the steps to come is
+        # hidden; file names have the second of the start in them, which two starts may share.
+        self.tensorboard = SummaryWriter(
+            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{start_step}"
+        )
         if wandb_project:
             self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project)
 

@@ -126,11 +126,13 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
     config, mesh = program.config, program.mesh
     objectives = objectives or program.objectives
     gradients = gradient_function(program, objectives, model_overrides or {})
+    frozen = jax.tree.leaves(optimizer_room.frozen_parameters(config.optimizer, program.state.params))
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
-        norm = optax.global_norm(grads)
+        # What is frozen has no part in the norm, so that the compiler need not compute its gradient.
+        norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
         finite = jnp.isfinite(norm)
         updates, optimizer_state = program.transformation.update(grads, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -140,6 +142,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
         extras = keep(extras, state.extras)
         decay = config.training.ema
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params) if decay else {}
+        average = keep(average, state.average)
         window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
         first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)
         return TrainState(state.step + 1, params, optimizer_state, average, extras, window,

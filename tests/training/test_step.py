@@ -1,0 +1,59 @@
+"""What one step does to the state when a gradient is not finite, and what frozen parameters save."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.batches import to_devices
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training.context import planned_context
+from mlm_jax.training.loop import check_finite
+from mlm_jax.training.step import build_program, make_train_step
+from tests.training.test_exactness import LANGUAGES, batch, small
+
+
+def make_program(config):
+    return build_program(
+        config, planned_context(LANGUAGES, config), LANGUAGES, make_mesh(config.mesh, jax.devices()[:1])
+    )
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
+    config = small()
+    config.training.ema, config.training.nonfinite = 0.9, "skip"
+    program = make_program(config)
+    step, data = make_train_step(program), to_devices(batch(), program.mesh)
+    whole = step(program.initialise(), data)
+    before = jax.device_get(whole)
+    assert before.skipped == 0 and before.first_skipped == -1
+    sound = whole.params["encoder_norm"]["scale"] + 0
+    whole.params["encoder_norm"]["scale"] = sound.at[0].set(jnp.nan)
+    after = jax.device_get(step(whole, data))
+    assert not np.isfinite(after.gradient_norm)
+    assert (after.step, after.skipped, after.first_skipped) == (2, 1, 2)
+    assert np.isnan(after.params["encoder_norm"]["scale"][0])
+    after.params["encoder_norm"]["scale"] = before.params["encoder_norm"]["scale"]
+    for name in ("params", "optimizer_state", "average", "window", "extras"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
+
+    check_finite(config, after)
+    config.training.nonfinite = "stop"
+    with pytest.raises(UserError, match="gradient of step 2 is not finite"):
+        check_finite(config, after)
+
+
+def test_frozen_parameters_cost_neither_memory_nor_a_backward_pass():
+    def cost(*table):
+        config = small()
+        config.optimizer.freeze_table = (*table, (".*", False))
+        program = make_program(config)
+        compiled = make_train_step(program).lower(program.state, jax.eval_shape(batch)).compile()
+        held = sum(leaf.size for leaf in jax.tree.leaves(program.state.optimizer_state))
+        return compiled.cost_analysis()["flops"], held
+
+    (flops, held), (frozen_flops, frozen_held) = cost(), cost(("encoder/.*|embedding.*", True))
+    assert frozen_held < 0.2 * held
+    # Forward alone is a third; what remains to be trained is the head, which is most of this tiny model's rest.
+    assert frozen_flops < 0.6 * flops
