@@ -13,25 +13,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mlm_jax import model as model_room
-from mlm_jax.batch import Batch, Rows
+from mlm_jax.batch import Batch
 from mlm_jax.data import curriculum
 from mlm_jax.errors import UserError
-from mlm_jax.objectives import Objective, create_objectives, kinds
+from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.batches import batch_sharding
-from mlm_jax.parallel.flops import Flops, mfu, step_flops
+from mlm_jax.parallel.flops import Flops, mfu
 from mlm_jax.parallel.hlo import Collective, Work, work
 from mlm_jax.parallel.mesh import AXES, make_mesh
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.training.context import planned_context
-from mlm_jax.training.loop import in_phase
+from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
 from mlm_jax.training.step import Program, build_program, make_train_step
 
 
@@ -153,23 +149,17 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     context = planned_context(languages, config)
     labels = planned_labels(config)
     program = build_program(config, context, languages, mesh, labels=labels)
-    axes = model_room.abstract(config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels)[2]
-    pairs = tuple(config.data.parallel)
-    candidates = []
-    for phase in curriculum.resolve(config, languages, pairs):
-        objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
-        batch = batch_shapes(config, mesh, phase)
-        flops = step_flops(config, context, program.state.params, axes, batch, platform=chip.platform, objectives=objectives)
-        candidates.append((flops, objectives, batch))
-    flops, objectives, batch = max(candidates, key=lambda candidate: candidate[0].model)
+    phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
+    costs = [phase_flops(program, phase, chip.platform) for phase in phases]
+    flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
+    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
+    batch = batch_shapes(config, mesh, phase)
 
     begin = time.perf_counter()
     memory, done = _compile(program, objectives, batch, capacity=chip.hbm_bytes / chip.devices_per_chip)
     seconds = time.perf_counter() - begin
     parameters, optimizer = _by_group(program)
-    tokens = sum(
-        math.prod(rows.tokens.shape) for task in batch.values() for rows in task.values() if isinstance(rows, Rows)
-    )
+    tokens = tokens_of(batch)
     return Plan(
         str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
         parameters, optimizer, flops, None if done is None else done.collectives, 0 if done is None else done.unknown_loops,
@@ -221,25 +211,6 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
                             remedy='write "labels": (...) in config.data.labelled')  # fmt: skip
         found[task] = len(labels[0])
     return found
-
-
-def batch_shapes(config: ConfigDict, mesh: Mesh, phase: curriculum.Phase) -> Batch:
-    """Return {task: TaskBatch} of ``ShapeDtypeStruct`` laid out on the mesh, the global rows of one step."""
-
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, mesh))
-
-    batch: Batch = {}
-    for task, objective in create_objectives(config.tasks).items():
-        entry = config.tasks[task]
-        count, length = entry["rows"], phase.length(task, objective.kind, entry["length"])
-        rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
-        batch[task] = {"inputs": rows}
-        if objective.kind == "pairs":
-            batch[task]["targets"] = rows
-        if objective.kind == "labelled":
-            batch[task]["labels"] = array(count) if getattr(objective, "pooled", True) else array(count, length)
-    return batch
 
 
 def roofline(topology: Topology, flops: Flops, memory: Memory, done: Work, tokens: int) -> Roofline:
@@ -313,12 +284,16 @@ def _compile(program: Program, objectives: dict[str, Objective], batch: Batch, *
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
+        # libtpu says either how much the whole program takes, or how much its temporaries alone do.
+        whole = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
+        alone = re.search(r"temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", str(error))
+        said = whole or alone
+        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
             raise
         unit = {"K": 2**10, "M": 2**20, "G": 2**30}
-        peak = float(used[1]) * unit[used[2]]
-        return Memory(arguments, 0.0, peak - arguments, peak, float(used[3]) * unit[used[4]]), None
+        used, available = float(said[1]) * unit[said[2]], float(said[3]) * unit[said[4]]
+        temporaries = used - arguments if whole else used
+        return Memory(arguments, 0.0, temporaries, arguments + temporaries, available), None
     found = compiled.memory_analysis()
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     peak = found.argument_size_in_bytes + outputs + found.temp_size_in_bytes + found.generated_code_size_in_bytes

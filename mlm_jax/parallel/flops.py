@@ -125,14 +125,15 @@ def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
     """Return what an objective makes of a batch of these shapes."""
     examples = jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch)
     if hasattr(examples, "masked"):
+        rows, length = examples.masked.rows.tokens.shape
         predicted = math.prod(examples.masked.positions.shape)
-        return Traffic(*examples.masked.rows.tokens.shape, predicted=predicted, headed=predicted)
+        return Traffic(rows, length, predicted=predicted, headed=predicted)
     if hasattr(examples, "decoder"):
-        target = examples.decoder.tokens.shape
-        return Traffic(*examples.source.tokens.shape, *target, predicted=math.prod(target))
+        (rows, length), (targets, target_length) = examples.source.tokens.shape, examples.decoder.tokens.shape
+        return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
     if hasattr(examples, "labels"):
-        vectors = math.prod(examples.labels.shape)
-        return Traffic(*examples.rows.tokens.shape, classified=vectors)
+        rows, length = examples.rows.tokens.shape
+        return Traffic(rows, length, classified=math.prod(examples.labels.shape))
     rows, length = examples["inputs"].tokens.shape
     queue = getattr(objective, "queue", 0)
     return Traffic(2 * rows, length, compared=2 * rows * (rows + queue))

@@ -84,9 +84,9 @@ def work(text: str) -> Work:
                 written += times * _written(instruction, computations)
             rounds = times
             if instruction.opcode == "while":
-                trips = re.search(r'known_trip_count[^0-9}]*\{[^0-9}]*(\d+)', instruction.rest)
+                trips = _trips(instruction, computations)
                 unknown += trips is None
-                rounds *= int(trips[1]) if trips else 1
+                rounds *= trips or 1
             for called in _called(instruction):
                 walk(called, rounds, fused or instruction.opcode in ("fusion", "async-start", "reduce", "all-reduce"))
 
@@ -128,6 +128,21 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 def _called(instruction: _Instruction) -> Iterator[str]:
     for one, several in _CALLED.findall(instruction.rest):
         yield from [one] if one else [name.strip().lstrip("%") for name in several.split(",")]
+
+
+def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
+    """Return how often a loop runs: as the compiler says, or the bound of a counter from 0, which is what a scan has."""
+    said = re.search(r"known_trip_count[^0-9}]*\{[^0-9}]*(\d+)", loop.rest)
+    if said:
+        return int(said[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    inside = {one.name: one for one in computations.get(condition[1], [])} if condition else {}
+    for one in inside.values():
+        if one.root and one.opcode == "compare" and "direction=LT" in one.rest:
+            right = inside.get(re.findall(r"%([\w.\-]+)", one.rest)[1])
+            if right is not None and right.opcode == "constant":
+                return int(right.rest.split(")")[0])
+    return None
 
 
 def _group_size(instruction: _Instruction) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +20,14 @@ from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.grow import Facts
-from mlm_jax.objectives import Objective, kinds
+from mlm_jax.objectives import kinds
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
 from mlm_jax.training import schedule
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
+from mlm_jax.training.cost import in_phase
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
@@ -243,13 +243,6 @@ class CompiledPhases:
         is_new = shapes not in self.seen
         self.seen.add(shapes)
         return self.compiled[key], is_new
-
-
-def in_phase(objective: Objective, phase: curriculum.Phase) -> Objective:
-    """Return the objective with the phase's mask rate, if it masks."""
-    if not hasattr(objective, "mask_rate"):
-        return objective
-    return dataclasses.replace(objective, mask_rate=phase.mask_rate(objective.task, objective.mask_rate))  # type: ignore[call-arg]
 
 
 class Profiler:

@@ -12,7 +12,10 @@ from rich.console import Console
 
 from mlm_jax.data.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
+from mlm_jax.parallel.flops import mfu
+from mlm_jax.parallel.topology import chip_of
 from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
+from mlm_jax.training.cost import phase_flops
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.state import TrainState
@@ -45,6 +48,7 @@ class Reporter:
         self.pending: tuple[int, Any] | None = None
         self.marked: tuple[int, float] | None = None  # step and time of the last log line, for the speed
         self.rows: list[LanguageRow] = []
+        self.flops: dict[int, float] = {}  # of a step of each curriculum phase
 
     def take(self, step: int, state: TrainState) -> None:
         """Keep the sums up to ``step``; :meth:`flush` reads them."""
@@ -92,7 +96,21 @@ class Reporter:
         tokens = sum(self.loader.tokens_seen(step).values()) - sum(self.loader.tokens_seen(marked[0]).values())
         seconds = now - marked[1]
         left = (self.program.config.steps - step) * seconds / (step - marked[0])
-        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left}
+        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left} | self._mfu(marked[0], step, seconds)
+
+    def _mfu(self, start: int, step: int, seconds: float) -> dict[str, float]:
+        """Return the share of the devices' peak that the model's FLOPs of these steps come to, where the peak is known."""
+        chip = chip_of(jax.devices()[0])
+        if chip is None:
+            return {}
+        flops = 0.0
+        for phase in self.loader.phases:
+            steps = min(step, phase.stop_step) - max(start, phase.start_step)
+            if steps > 0:
+                if phase.index not in self.flops:
+                    self.flops[phase.index] = phase_flops(self.program, phase, chip.platform).model
+                flops += steps * self.flops[phase.index]
+        return {"train/mfu": mfu(flops, seconds, jax.device_count(), chip.peak_flops / chip.devices_per_chip)}
 
     def _shares(self, step: int) -> dict[str, float]:
         planned = self.loader.planned_shares(self.first_task, step - 1)

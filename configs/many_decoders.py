@@ -1,0 +1,31 @@
+"""Translation between 100 languages: one encoder for all, and six decoder layers of each target language's own.
+
+    mlm-jax plan --config configs/many_decoders.py --topology v5p:4x4x4
+"""
+
+from xlmr_xxl import LANGUAGES
+
+from mlm_jax.config import default_config
+
+TARGETS = LANGUAGES[:100]
+
+
+def get_config():
+    config = default_config()
+    config.steps = 200_000
+    config.data.parallel = {f"{language}-en": f"pairs/{language}-en.tsv" for language in TARGETS if language != "en"}
+    config.vocabulary.size = 128_000
+
+    config.tasks = {"translation": {"objective": "translation", "rows": 512, "length": 128}}
+
+    config.model.encoder = ({"layers": 12, "weights": "shared"},)
+    config.model.decoder = ({"layers": 6, "weights": "target_language"},)
+    config.model.width = 1024
+    config.model.heads = 16
+    config.model.mlp_width = 4096
+    config.model.activation = "gelu"
+    config.model.remat = "full"
+    config.model.cross_entropy_chunk = 32
+
+    config.mesh.fsdp = 4  # divides the 100 groups of decoder weights
+    return config

@@ -1,0 +1,29 @@
+"""A base-sized encoder as mmBERT's (Marone et al. 2025): 22 layers of 768, 256 k pieces, windows in two layers of three.
+
+    mlm-jax plan --config configs/mmbert_base.py --topology v5e:4x4
+"""
+
+from xlmr_xxl import LANGUAGES
+
+from mlm_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.steps = 100_000
+    config.data.corpora = {language: f"text/{language}/*.jsonl.zst" for language in LANGUAGES}
+    config.vocabulary.size = 256_000
+
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 256, "length": 1024, "mask_rate": 0.3}}
+
+    config.model.encoder = ({"layers": 22, "weights": "shared"},)
+    config.model.width = 768
+    config.model.heads = 12
+    config.model.mlp_width = 1152
+    config.model.local_rope_theta = 160_000.0
+    config.model.remat = "full"  # without, 16 rows a chip take 17.8 GiB of temporaries on v5e, which has 15.75
+    config.model.cross_entropy_chunk = 32
+
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    return config

@@ -1,0 +1,68 @@
+"""What a step computes, in shapes and FLOPs, before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mlm_jax import model as model_room
+from mlm_jax.batch import Batch, Rows
+from mlm_jax.data import curriculum
+from mlm_jax.objectives import Objective, create_objectives
+from mlm_jax.parallel.batches import batch_sharding
+from mlm_jax.parallel.flops import Flops, step_flops
+from mlm_jax.training.step import Program
+
+
+def batch_shapes(config: ConfigDict, mesh: Mesh, phase: curriculum.Phase) -> Batch:
+    """Return {task: TaskBatch} of ``ShapeDtypeStruct`` laid out on the mesh, the global rows of one step."""
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, mesh))
+
+    batch: Batch = {}
+    for task, objective in create_objectives(config.tasks).items():
+        entry = config.tasks[task]
+        count, length = entry["rows"], phase.length(task, objective.kind, entry["length"])
+        rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
+        batch[task] = {"inputs": rows}
+        if objective.kind == "pairs":
+            batch[task]["targets"] = rows
+        if objective.kind == "labelled":
+            batch[task]["labels"] = array(count) if getattr(objective, "pooled", True) else array(count, length)
+    return batch
+
+
+def tokens_of(batch: Batch) -> int:
+    """Return the tokens of a batch, padding included and both sides of a pair counted."""
+    sides = (rows for task in batch.values() for rows in task.values() if isinstance(rows, Rows))
+    return sum(math.prod(rows.tokens.shape) for rows in sides)
+
+
+def in_phase(objective: Objective, phase: curriculum.Phase) -> Objective:
+    """Return the objective with the phase's mask rate, if it masks."""
+    if not hasattr(objective, "mask_rate"):
+        return objective
+    return dataclasses.replace(objective, mask_rate=phase.mask_rate(objective.task, objective.mask_rate))  # type: ignore[call-arg]
+
+
+def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flops:
+    """Return the FLOPs of one step of a curriculum phase.
+
+    Args:
+      program: the run's.
+      phase: of its curriculum.
+      platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
+    """
+    params = program.state.params
+    labels = {task: layer["kernel"].shape[-1] for task, layer in params.get("classifiers", {}).items()}
+    axes = model_room.abstract(program.config, vocabulary_size=program.context.vocabulary_size,
+                               languages=program.languages, labels=labels)[2]  # fmt: skip
+    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
+    batch = batch_shapes(program.config, program.mesh, phase)
+    return step_flops(program.config, program.context, params, axes, batch, platform=platform, objectives=objectives)
