@@ -8,6 +8,7 @@ from typing import Any
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
+from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
 from mlm_jax.objectives.denoising import Denoising
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
 from mlm_jax.objectives.ranking import TranslationRanking
@@ -17,6 +18,7 @@ from mlm_jax.objectives.translation import Translation
 OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MaskedLanguageModelling,
     "tlm": TranslationLanguageModelling,
+    "cross_attention_mlm": CrossAttentionMaskedLanguageModelling,
     "ranking": TranslationRanking,
     "translation": Translation,
     "denoising": Denoising,

@@ -57,7 +57,7 @@ class TranslationRanking(Objective):
         The batch is encoded in ``parts`` that the backward pass recomputes.
         """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
-        embeddings = normalize(embed_in_parts(model, both, key, parts))
+        embeddings = normalize(embed_in_parts(model, both, key, parts, self.task))
         left, right = jnp.split(embeddings, 2)  # [rows, width] each
         left_identity, right_identity = sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])
         past_left, past_right = memory if memory is not None else (None, None)
@@ -99,17 +99,17 @@ class TranslationRanking(Objective):
         return tilted - jax.nn.logsumexp(tilted, axis=1, keepdims=True) + jnp.log(count)
 
 
-def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int) -> jax.Array:
+def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, task: str = "") -> jax.Array:
     """Return ``[rows, width]`` sentence embeddings, encoding ``rows / parts`` at a time.
 
     Each part is recomputed in the backward pass, so that memory is one part's while the loss still sees the whole
     batch: the gradient is exact (what Gao et al. 2021 call gradient caching).
     """
     if parts == 1:
-        return model.sentence_embeddings(rows, key=key)
+        return model.sentence_embeddings(rows, task=task, key=key)
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), rows)
     keys = None if key is None else jax.random.split(key, parts)
-    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], key=part[1]))
+    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], task=task, key=part[1]))
     embeddings = jax.lax.map(encode, (split, keys))  # [parts, rows / parts, width]
     return jnp.moveaxis(embeddings, 0, 1).reshape(rows.tokens.shape[0], -1)
 

@@ -1,0 +1,69 @@
+"""Cross-attention masked language modelling: hidden words of a sentence are found in its translation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.errors import UserError
+from mlm_jax.objectives.base import Context, Metrics, concatenate_rows
+from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, predict_masked, weigh
+
+
+class AlignedExamples(NamedTuple):
+    """Whole source rows, and the hidden tokens of their targets."""
+
+    source: Rows
+    target: MaskedExamples
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
+    """Predict hidden tokens of a sentence that looks at its translation through the cross-lingual attention layer.
+
+    L = Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i, x) + unplugged · Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i), y_i the hidden tokens of
+    language l; the second term is the same encoder with the layer unplugged (Luo et al. 2021, VECO; Ouyang et al. 2021,
+    ERNIE-M). Both are measured, whatever is trained.
+
+    Attributes:
+      unplugged: weight of the loss without the source; 0 only measures it.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "loss_unplugged", "accuracy_unplugged")
+    unplugged: float = 0.0
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
+        """Hide tokens of the targets."""
+        return AlignedExamples(batch["inputs"], weigh(self.mask(key, batch["targets"], context), context))
+
+    def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None):
+        """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
+        if model.cross_lingual is None:
+            raise UserError(
+                f"task {self.task!r} needs a model with cross-lingual attention",
+                remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}',
+            )
+        source, target = examples.source, examples.target.masked.rows
+        both = model.encode(concatenate_rows(target, source), task=self.task, key=key)  # [2 rows, length, width]
+        alone, memory = jnp.split(both, 2)
+        fused, _ = model.cross_lingual(alone, memory, target.segment_ids, source.segment_ids)
+        plugged, metrics = predict_masked(model, fused, examples.target, context)
+        if self.unplugged:
+            unplugged, bare = predict_masked(model, alone, examples.target, context)
+            plugged += self.unplugged * unplugged
+        else:  # measured at no cost to the backward pass
+            bare = predict_masked(without_gradient(model), jax.lax.stop_gradient(alone), examples.target, context)[1]
+        measured: Metrics = metrics | {f"{name}_unplugged": value for name, value in bare.items()}
+        return plugged, measured
+
+
+def without_gradient(model: Any) -> Any:
+    """Return the model with parameters that no gradient reaches."""
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, state))
