@@ -153,16 +153,18 @@ class Checkpoints:
         steps = sorted(self.manager.all_steps(), reverse=True)
         damaged: list[int] = []
         for step in steps:
-            problem, state = "", None
+            problem, facts, state = "", {}, None
             try:
                 facts = load_facts(self.folder / str(step))
                 self._check_facts(step, facts)
-                state = read_arrays(self.folder / str(step), abstract, facts["checksums"])
+                state = read_arrays(self.folder / str(step), abstract)
             except Damaged as error:
                 problem = str(error)
-            if everyone(not problem):
-                self._set_aside(damaged)
-                return state
+            if everyone(not problem):  # before the checksums, to which all processes add their part
+                problem = damage(state, facts["checksums"])
+                if not problem:
+                    self._set_aside(damaged)
+                    return state
             log.warning(
                 "checkpoint %s is damaged: passing it over (%s)", step, problem or "another process cannot read it"
             )
@@ -224,16 +226,15 @@ class Damaged(Exception):
     """A checkpoint's files are missing or not as they were written."""
 
 
-def read_arrays(folder: Path, abstract: Any, expected: Mapping[str, int]) -> Any:
+def read_arrays(folder: Path, abstract: Any) -> Any:
     """Return the arrays of ``abstract`` (a whole state, or {"params": …}) from one checkpoint.
 
     Args:
       folder: of the checkpoint.
       abstract: shapes with shardings.
-      expected: checksums by path.
 
     Raises:
-      Damaged: they cannot be read, or are not as they were written.
+      Damaged: they cannot be read.
       UserError: the checkpoint has other arrays than ``abstract``.
     """
     wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
@@ -249,7 +250,7 @@ def read_arrays(folder: Path, abstract: Any, expected: Mapping[str, int]) -> Any
                         remedy=ANOTHER_RUN)  # fmt: skip
     try:
         # Not by a Checkpointer, which waits for the other processes: where one of them fails, it would do so for ever.
-        arrays = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=ocp.args.PyTreeRestore(
+        return ocp.PyTreeCheckpointHandler().restore(folder / "state", args=ocp.args.PyTreeRestore(
             item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True,
         ))  # fmt: skip
     except Exception as error:
@@ -258,10 +259,17 @@ def read_arrays(folder: Path, abstract: Any, expected: Mapping[str, int]) -> Any
         ):
             raise  # the devices' memory is full: nothing is wrong with the checkpoint
         raise Damaged(_brief(error)) from error
+
+
+def damage(arrays: Any, expected: Mapping[str, int]) -> str:
+    """Return what is wrong with arrays that were read; "" if their bits are those that were written.
+
+    Args:
+      arrays: from :func:`read_arrays`; where they are spread over processes, all of them call this.
+      expected: checksums by path.
+    """
     wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
-    if wrong:
-        raise Damaged(f"{wrong[0]!r} is not as it was written")
-    return arrays
+    return f"{wrong[0]!r} is not as it was written" if wrong else ""
 
 
 def _described(folder: Path) -> Any:
@@ -366,10 +374,12 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         raise Damaged(_brief(error)) from error
     there = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), described)
-    params = read_arrays(folder, {field: shapes}, facts["checksums"])[field]
+    arrays = read_arrays(folder, {field: shapes})
+    if problem := damage(arrays, facts["checksums"]):
+        raise Damaged(problem)
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
-    return Loaded(step, config, _unpack(facts["vocabulary"]), tuple(facts["languages"]), labels, params)
+    return Loaded(step, config, _unpack(facts["vocabulary"]), tuple(facts["languages"]), labels, arrays[field])
 
 
 def _pack(vocabulary: Vocabulary) -> dict[str, str]:

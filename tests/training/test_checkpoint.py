@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -391,3 +392,48 @@ def test_killed_at_any_moment_a_whole_checkpoint_is_left(tmp_path):
     step = int(state.step)
     assert step >= 3
     assert_same(state, make_state(seed=step, step=step))
+
+
+ONE_OF_TWO = """
+import sys
+import jax
+from mlm_jax.parallel import multihost
+place, port, index = sys.argv[1:]
+multihost.initialise(f"127.0.0.1:{port}", 2, int(index))
+from tests.training.test_checkpoint import *
+checkpoints = open_run(place)
+state = checkpoints.restore(shapes(make_state(4)))
+print("restored", None if state is None else int(state.step), flush=True)
+for step in (1, 2) if state is None else ():
+    checkpoints.save(step, make_state(4, seed=step, step=step))
+checkpoints.wait()
+"""
+
+
+def run_two(workdir):
+    """Run ONE_OF_TWO as a job of two processes of two devices each, and return what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    job = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, str(workdir), str(port), str(index)], env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for index in range(2)]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in job]
+    finally:
+        for process in job:
+            process.kill()
+    assert [process.returncode for process in job] == [0, 0], outputs
+    return outputs
+
+
+@pytest.mark.slow
+def test_damage_that_one_process_sees_makes_all_pass_a_checkpoint_over(tmp_path):
+    assert all("restored None" in output for output in run_two(tmp_path))
+    parts = [file for file in files_of(tmp_path / "checkpoints" / "2" / "state") if "ocdbt.process_1" in str(file)]
+    parts[-1].write_bytes(parts[-1].read_bytes()[:300])
+    outputs = run_two(tmp_path)
+    assert all("restored 1" in output and "checkpoint 2 is damaged" in output for output in outputs), outputs
+    assert sorted(child.name for child in (tmp_path / "checkpoints").iterdir() if child.is_dir()) == ["1", "2.damaged"]
+    # and one process reads what two have written
+    assert_same(open_run(tmp_path).restore(shapes(make_state(8))), make_state(seed=1, step=1))
