@@ -6,11 +6,12 @@
 from mlm_jax.config import default_config
 
 # The languages of XLM-R (Conneau et al. 2020, appendix A).
-LANGUAGES = tuple(
+CODES = (
     "af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr fy ga gd gl gu ha he hi hr hu hy id is it ja jv "
     "ka kk km kn ko ku ky la lo lt lv mg mk ml mn mr ms my ne nl no om or pa pl ps pt ro ru sa sd si sk sl so sq sr su sv sw "
-    "ta te th tl tr ug uk ur uz vi xh yi zh_hans zh_hant bn_rom hi_rom ta_rom te_rom ur_rom my_zaw".split()  # noqa: SIM905
+    "ta te th tl tr ug uk ur uz vi xh yi zh_hans zh_hant bn_rom hi_rom ta_rom te_rom ur_rom my_zaw"
 )
+LANGUAGES = tuple(CODES.split())
 
 
 def get_config():
