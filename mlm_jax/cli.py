@@ -96,6 +96,14 @@ def build_parser() -> argparse.ArgumentParser:
     translate.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
     translate.add_argument("--tag", default="<BT>", help="put before back-translations")
 
+    align = verb("align", _align, "find which words of a text and of its translation belong together")
+    align.add_argument("checkpoint", help="a workdir or one of its checkpoints, with cross-lingual attention")
+    align.add_argument("source", help="text file, a sentence a line")
+    align.add_argument("target", help="its translation, line by line")
+    align.add_argument("--languages", metavar="SOURCE-TARGET", help="such as de-en, if the model is to be told")
+    align.add_argument("--gold", default="", help="file of lines such as 0-0 1p2 to print the alignment error rate by")
+    align.add_argument("--draw", default="", metavar="FILE.svg", help="picture of the first sentences' attention")
+
     mine = verb("mine", _mine, "find the sentences of two texts that translate each other")
     mine.add_argument("checkpoint", help="a workdir or one of its checkpoints")
     mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC")
@@ -201,6 +209,13 @@ def _translate(options) -> None:
     else:
         translate_command(options.checkpoint, target=options.to, source=options.source, input=options.input,
                           output=options.output, search=search)  # fmt: skip
+
+
+def _align(options) -> None:
+    from mlm_jax.align import align_command
+
+    align_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
+                  draw=options.draw)  # fmt: skip
 
 
 def _mine(options) -> None:

@@ -1,0 +1,172 @@
+"""``mlm-jax align``: which word of a sentence belongs to which word of its translation."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.errors import UserError
+from mlm_jax.evaluation.alignment import (
+    Alignment,
+    Link,
+    alignment_error_rate,
+    draw_alignments,
+    read_links,
+    word_weights,
+    words_of,
+)
+from mlm_jax.evaluation.embedding import document_batches, document_rows
+from mlm_jax.mine import split_pair
+from mlm_jax.training.checkpoint import Loaded, load_parameters
+from mlm_jax.use import Model, read_lines
+
+DRAWN = 8  # sentence pairs in a drawing
+
+
+def load_aligner(place: str | Path) -> Aligner:
+    """Load a model to align words with: a workdir or one of its checkpoints.
+
+    Raises:
+      UserError: there is no checkpoint, or its model has no cross-lingual attention.
+    """
+    return Aligner(load_parameters(place), place)
+
+
+class Aligner(Model):
+    """A trained encoder with cross-lingual attention, on this process's first device.
+
+    Args:
+      loaded: a checkpoint.
+      place: where it was, for messages.
+
+    Raises:
+      UserError: the model has no cross-lingual attention.
+    """
+
+    def __init__(self, loaded: Loaded, place: str | Path | None = None):
+        super().__init__(loaded)
+        if not self.config.model.cross_lingual:
+            raise UserError(
+                "this model has no cross-lingual attention to align words by",
+                file=place,
+                remedy="train one with model.cross_lingual and a task of objective cross_attention_mlm",
+            )
+        tasks = [name for name, entry in self.config.tasks.items() if entry["objective"] == "cross_attention_mlm"]
+        task = tasks[0] if tasks else ""
+        self._attend = jax.jit(
+            lambda params, target, source: model_room.merge(self.graphdef, params).encode_with_source(
+                target, source, task=task
+            )[1]
+        )
+        self._special = np.isin(np.arange(self.vocabulary.size), self.vocabulary.special_ids)
+
+    def align(self, sources: Sequence[str], targets: Sequence[str], *, source_language: str | None = None,
+              target_language: str | None = None) -> list[Alignment]:  # fmt: skip
+        """Return how the words of each pair lie to each other; a model's words are what its vocabulary holds for words.
+
+        Args:
+          sources: sentences.
+          targets: their translations, whose words look at the source's.
+          source_language: of all sources; None if the model makes no difference.
+          target_language: of all targets.
+
+        Raises:
+          UserError: there are not as many of both, or a language is unknown or missing.
+        """
+        if len(sources) != len(targets):
+            raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")
+        encode = self.vocabulary.encode_batch
+        left, source_index = self._documents(encode(list(sources)), source_language)
+        right, target_index = self._documents(encode(list(targets)), target_language)
+        aligned: list[Alignment | None] = [None] * len(sources)
+        lengths = [max(len(a), len(b)) for a, b in zip(left, right)]
+        cut = sum(length > self.longest for length in lengths)
+        if cut:
+            warnings.warn(f"{cut} pairs are longer than {self.longest} tokens and were cut", stacklevel=2)
+        for batch in document_batches(lengths, self.longest):
+            source = document_rows(left, source_index, batch, self.vocabulary.pad_id)
+            target = document_rows(right, target_index, batch, self.vocabulary.pad_id)
+            weights = jax.device_get(self._attend(self.params, target, source))
+            for row, number in enumerate(batch.indices):
+                aligned[number] = self._words(source.tokens[row], target.tokens[row], weights[row])
+        return [alignment for alignment in aligned if alignment is not None]
+
+    def _words(self, source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignment:
+        numbers = [words_of(ids, self.vocabulary.word_starts, self._special) for ids in (source, target)]
+        words = [
+            tuple(self.vocabulary.decode(ids[number == word].tolist()) for word in range(number.max(initial=-1) + 1))
+            for ids, number in zip((source, target), numbers)
+        ]
+        return Alignment(words[0], words[1], word_weights(weights, numbers[1], numbers[0]))
+
+
+def align_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
+                  draw: str = "") -> None:  # fmt: skip
+    """Print the links of each line's words, "0-0 1-2" for source-target (Pharaoh's format), and AER against gold links.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      source: a text file, a sentence a line.
+      target: its translation, line by line.
+      languages: of the two texts, such as "de-en"; None if the model makes no difference.
+      gold: a file of lines such as "0-0 1p2" (p: possible only); the alignment error rate goes to standard error.
+      draw: FILE.svg for a picture of the first pairs' attention.
+
+    Raises:
+      UserError: a file cannot be read or written, the files are not equally long, or as :func:`load_aligner`.
+    """
+    if draw and Path(draw).suffix != ".svg":
+        raise UserError("alignments are drawn as .svg", file=draw)
+    model = load_aligner(place)
+    codes = split_pair(languages, model.languages) if languages else (None, None)
+    found: list[list[Link]] = []
+    drawn: list[Alignment] = []
+    for pairs in _windows(source, target):
+        first, second = zip(*pairs)
+        for alignment in model.align(first, second, source_language=codes[0], target_language=codes[1]):
+            print(" ".join(f"{i}-{j}" for i, j in alignment.links))
+            found.append(alignment.links)
+            drawn += [alignment] if draw and len(drawn) < DRAWN else []
+    if draw:
+        _write(draw, draw_alignments(drawn))
+    if gold:
+        sure, possible = zip(*_gold(gold))
+        print(f"alignment error rate {100 * alignment_error_rate(found, sure, possible):.1f} %", file=sys.stderr)
+
+
+def _windows(source: str, target: str, size: int = 1024) -> Iterator[list[tuple[str, str]]]:
+    """Yield pairs of lines, some at a time."""
+    both = enumerate(itertools.zip_longest(read_lines(source), read_lines(target)), start=1)
+    while window := list(itertools.islice(both, size)):
+        for number, (first, second) in window:
+            if first is None or second is None:
+                shorter = source if first is None else target
+                raise UserError(f"the file ends before line {number}, which the other one has", file=shorter)
+        yield [pair for _, pair in window]
+
+
+def _gold(file: str) -> Iterator[tuple[set[Link], set[Link]]]:
+    for number, line in enumerate(read_lines(file), start=1):
+        try:
+            yield read_links(line)
+        except ValueError as error:
+            raise UserError(str(error), file=file, line=number) from error
+
+
+def _write(file: str, text: str) -> None:
+    scratch = Path(f"{file}.incomplete")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, file)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", file=file) from error
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax import cli
+from mlm_jax import model as model_room
+from mlm_jax.align import load_aligner
+from mlm_jax.batch import Rows
+from mlm_jax.training.checkpoint import Checkpoints
+from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
+
+
+def save(folder, **model):
+    vocabulary = make_store(folder / "store").vocabulary
+    config = make_config(max_positions=64, global_every=1, **model)
+    rows = {"rows": 8, "length": 24}
+    config.tasks = {"aligned": {"objective": "cross_attention_mlm" if model else "mlm", **rows}}
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    checkpoints = Checkpoints(folder / "run", config, vocabulary, LANGUAGES, {})
+    checkpoints.save(3, {"params": params})
+    checkpoints.wait()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("align"), cross_lingual={"score": "dot", "fuse": "residual"})
+
+
+def test_weights_are_the_layers_summed_by_word(run):
+    model = load_aligner(run)
+    sources, targets = [sentence("en", 1), sentence("en", 2)], [sentence("ru", 1), sentence("ru", 2)]
+    found = model.align(sources, targets, source_language="en", target_language="ru")
+    for alignment, source, target in zip(found, sources, targets):
+        assert alignment.source == tuple(source.split()) and alignment.target == tuple(target.split())
+        assert alignment.weights.shape == (len(target.split()), len(source.split()))
+        assert (alignment.weights.sum(axis=1) <= 1 + 1e-5).all()  # the rest went to the language token and the end
+    documents = [model._documents([model.vocabulary.encode(text)], code)[0][0]
+                 for text, code in ((targets[0], "ru"), (sources[0], "en"))]  # fmt: skip
+    rows = [Rows(ids[None], np.ones_like(ids)[None], np.arange(len(ids))[None], np.array([index]))
+            for ids, index in zip(documents, (1, 0))]  # fmt: skip
+    weights = model_room.merge(model.graphdef, model.params).encode_with_source(*rows)[1][0]  # [pieces, pieces]
+    starts = model.vocabulary.word_starts
+    first = np.flatnonzero(starts[documents[0]])[1:3]  # the first word's pieces follow the language token
+    second = np.flatnonzero(starts[documents[1]])[1:3]
+    expected = weights[first[0] : first[1], second[0] : second[1]].sum(axis=1).mean()
+    np.testing.assert_allclose(found[0].weights[0, 0], expected, rtol=1e-4)
+
+
+def test_links_of_lines_with_error_rate_and_drawing(run, tmp_path, capsys):
+    files = [tmp_path / "en.txt", tmp_path / "ru.txt", tmp_path / "gold.txt", tmp_path / "out.svg"]
+    files[0].write_text(f"{sentence('en', 1)}\n\n{sentence('en', 2)}\n")
+    files[1].write_text(f"{sentence('ru', 1)}\n\n{sentence('ru', 2)}\n")
+    files[2].write_text("0-0 1p2\n\n0-0\n")
+    arguments = ["align", str(run), str(files[0]), str(files[1]), "--languages", "en-ru"]
+    assert cli.main([*arguments, "--gold", str(files[2]), "--draw", str(files[3])]) == 0
+    out, err = capsys.readouterr()
+    lines = out.split("\n")
+    assert len(lines) == 4 and not lines[1] and len(lines[0].split()) == len(sentence("ru", 1).split())
+    assert "alignment error rate" in err and files[3].read_text().startswith("<svg")
+    files[1].write_text(f"{sentence('ru', 1)}\n")
+    assert cli.main(arguments) == 2
+    assert "ru.txt: the file ends before line 2" in capsys.readouterr().err
+    files[2].write_text("0-0\n0:1\n")
+    files[1].write_text(f"{sentence('ru', 1)}\n\n{sentence('ru', 2)}\n")
+    assert cli.main([*arguments, "--gold", str(files[2])]) == 2
+    assert "gold.txt:2: '0:1' is not a link" in capsys.readouterr().err
+
+
+def test_a_model_without_the_layer_says_so(tmp_path, capsys):
+    run = save(tmp_path)
+    assert cli.main(["align", str(run), "a", "b"]) == 2
+    assert "no cross-lingual attention to align words by" in capsys.readouterr().err
