@@ -18,10 +18,13 @@ from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.classification import TransferMatrix, transfer_matrix
 from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.evaluation.perplexity import flatten
+from mlm_jax.generation.score import translation_metrics
+from mlm_jax.generation.translate import Translator
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report.table import metrics_table, transfer_table
-from mlm_jax.training.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.training.checkpoint import Loaded, find_checkpoint, load_parameters
 from mlm_jax.training.context import make_context
 from mlm_jax.training.step import build_program
 
@@ -109,12 +112,27 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
     )  # fmt: skip
     params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), loaded.params, program.state.params)
     found = HeldOut(program, loader, store).evaluate(params, everything=True, tasks=(task,) if task else ())
+    metrics = found.metrics | _translation(loaded, loader, task)
     sources = {
         name: tuple(dict.fromkeys(stream.languages[0] for stream in loader.streams(name)))
         for name in loaded.labels
         if task in (None, name)
     }
-    return Measured(str(place), loaded.step, config, loaded.languages, found.metrics, sources)
+    return Measured(str(place), loaded.step, config, loaded.languages, metrics, sources)
+
+
+def _translation(loaded: Loaded, loader: Loader, task: str | None) -> dict[str, float]:
+    """Return chrF++ and BLEU of the translation tasks, by target language."""
+    metrics: dict[str, float] = {}
+    for number, (name, entry) in enumerate(loaded.config.tasks.items()):
+        if entry["objective"] != "translation" or task not in (None, name):
+            continue
+        streams = [stream for stream in loader.streams(name) if "validation" in stream.splits]
+        both = entry.get("directions", "both") == "both"
+        limit = loaded.config.evaluation.pairs
+        scores = translation_metrics(Translator(loaded), streams, limit=limit, reverse=both)
+        metrics |= flatten(scores, "eval" if number == 0 else f"eval/{name}")
+    return metrics
 
 
 def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
