@@ -62,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = verb("eval", _evaluate, "measure a checkpoint on held-out data, per language")
     evaluate.add_argument("checkpoint", nargs="+", help="workdirs or checkpoints; several make a transfer matrix")
     evaluate.add_argument("--task", help="only this task of the config")
+    evaluate.add_argument("--gradients", choices=("tasks", "languages"),
+                          help="instead: cosines between the gradients of tasks, or of the languages of --task")  # fmt: skip
+    evaluate.add_argument("--parameters", default=".*", metavar="REGEX", help="parameters whose gradients are compared")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
     fill = verb("fill-mask", _fill_mask, "fill in the <mask> of each line of text")
@@ -181,8 +184,12 @@ def _store_folder(config, workdir: str | None) -> str:
 
 
 def _evaluate(options) -> None:
-    from mlm_jax.measure import evaluate_command
+    from mlm_jax.measure import evaluate_command, gradients_command
 
+    if options.gradients:
+        for checkpoint in options.checkpoint:
+            gradients_command(checkpoint, options.gradients, task=options.task, parameters=options.parameters, as_json=options.json)
+        return
     evaluate_command(options.checkpoint, task=options.task, as_json=options.json)
 
 

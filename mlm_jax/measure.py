@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,11 +22,13 @@ from mlm_jax.evaluation.perplexity import flatten
 from mlm_jax.generation.score import translation_metrics
 from mlm_jax.generation.translate import Translator
 from mlm_jax.objectives import kinds
+from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.report.table import metrics_table, transfer_table
+from mlm_jax.report.table import cosine_table, metrics_table, transfer_table
 from mlm_jax.training.checkpoint import Loaded, find_checkpoint, load_parameters
 from mlm_jax.training.context import make_context
-from mlm_jax.training.step import build_program
+from mlm_jax.training.gradient_cosine import between_languages, between_tasks
+from mlm_jax.training.step import Program, build_program
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +82,52 @@ def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json:
             console.print(transfer_table(matrix, name))
 
 
-def measure(place: str | Path, task: str | None = None) -> Measured:
-    """Measure a checkpoint on all held-out rows of its run's token store, on all devices of this machine.
+def gradients_command(place: str, between: str, *, task: str | None = None, parameters: str = ".*",
+                      as_json: bool = False) -> None:  # fmt: skip
+    """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
 
     Args:
       place: a workdir or one of its checkpoints.
-      task: only this task of its config; None is all of them, with retrieval.
+      between: tasks | languages.
+      task: whose languages; the first of the config if not given.
+      parameters: regex of the parameter paths to look at.
+      as_json: print a JSON object instead of a table.
+
+    Raises:
+      UserError: as :func:`open_run`; the task's loss has no part of one language; no parameter matches.
+    """
+    run = open_run(place, task)
+    batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
+    with jax.set_mesh(run.program.mesh):
+        if between == "tasks":
+            found = between_tasks(run.program, run.params, batch, parameters=parameters)
+        else:
+            name = task or next(iter(run.loaded.config.tasks))
+            found = between_languages(run.program, run.params, batch, task=name, parameters=parameters)
+    if as_json:
+        cosines = [[None if np.isnan(value) else float(value) for value in row] for row in found.cosines]
+        print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
+    else:
+        title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
+        Console(soft_wrap=True, highlight=False).print(cosine_table(found, title))
+
+
+class Run(NamedTuple):
+    """A checkpoint with the data of its run, laid out on this machine's devices."""
+
+    loaded: Loaded
+    store: Store
+    loader: Loader
+    program: Program
+    params: Any
+
+
+def open_run(place: str | Path, task: str | None = None) -> Run:
+    """Load a checkpoint and open its run's token store.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      task: of its config, checked; None is all of them.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
@@ -111,7 +153,22 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
         labels={name: len(classes) for name, classes in loaded.labels.items()},
     )  # fmt: skip
     params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), loaded.params, program.state.params)
-    found = HeldOut(program, loader, store).evaluate(params, everything=True, tasks=(task,) if task else ())
+    return Run(loaded, store, loader, program, params)
+
+
+def measure(place: str | Path, task: str | None = None) -> Measured:
+    """Measure a checkpoint on all held-out rows of its run's token store, on all devices of this machine.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      task: only this task of its config; None is all of them, with retrieval.
+
+    Raises:
+      UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
+    """
+    run = open_run(place, task)
+    loaded, config, loader = run.loaded, run.loaded.config, run.loader
+    found = HeldOut(run.program, loader, run.store).evaluate(run.params, everything=True, tasks=(task,) if task else ())
     metrics = found.metrics | _translation(loaded, loader, task)
     sources = {
         name: tuple(dict.fromkeys(stream.languages[0] for stream in loader.streams(name)))

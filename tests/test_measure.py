@@ -5,7 +5,7 @@ import pytest
 
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.measure import Measured, evaluate_command, measure, transfer_between
+from mlm_jax.measure import Measured, evaluate_command, gradients_command, measure, transfer_between
 from mlm_jax.training.checkpoint import Checkpoints
 from tests.evaluation import runs
 
@@ -78,3 +78,16 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged():
     np.testing.assert_allclose(matrix.scores, [[0.8, 0.4], [0.4, 0.8]])
     assert matrix.gap("en") == pytest.approx(0.4)
     assert transfer_between([trained_on(("en", "ru"), {})], "entities") is None
+
+
+def test_gradients_of_tasks_and_of_languages_are_compared(run, capsys):
+    folder, _ = run
+    gradients_command(str(folder), "tasks", parameters="encoder/.*", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["names"] == ["mlm", "ranking", "entities"]
+    cosines = np.array(found["cosines"])
+    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-5)
+    assert (np.abs(cosines - cosines.T) < 1e-5).all() and (np.abs(cosines[0, 1:]) < 1).all()
+    gradients_command(str(folder), "languages", task="mlm")
+    printed = capsys.readouterr().out
+    assert "1.00" in printed and "norm" in printed and sum(code in printed for code in runs.LANGUAGES) >= 2

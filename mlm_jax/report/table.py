@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mlm_jax.evaluation.classification import TransferMatrix
+    from mlm_jax.training.gradient_cosine import GradientCosines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,17 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
             if code in AVERAGES:
                 table.add_section()
             table.add_row(code, *cells, style="bold" if code in AVERAGES else None)
+    return table
+
+
+def cosine_table(found: GradientCosines, title: str = "") -> Table:
+    """Lay cosines between gradients out for a terminal, with the norm of each."""
+    table = _table(title)
+    table.add_column("")
+    for name in (*found.names, "norm"):
+        table.add_column(name, justify="right")
+    for name, cosines, norm in zip(found.names, found.cosines, found.norms):
+        table.add_row(name, *("–" if np.isnan(value) else f"{value:.2f}" for value in cosines), f"{norm:.3g}")
     return table
 
 
