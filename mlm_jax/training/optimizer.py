@@ -51,6 +51,7 @@ def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> op
         ),
         axes_of,
     )
+    trained = keep_first_rows(trained, frozen_rows(config, params, axes_of), axes_of)
     if not any(jax.tree.leaves(frozen)):
         return trained
     labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "trained", frozen)
@@ -58,15 +59,67 @@ def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> op
 
 
 def frozen_parameters(config: ConfigDict, params: Any) -> Any:
-    """Return a tree like ``params`` of bool: which of them ``config.optimizer`` freezes.
+    """Return a tree like ``params`` of bool: which of them ``config.optimizer`` freezes whole.
 
     Raises:
       UserError: the regex table does not fit the parameters, or leaves nothing to train.
     """
-    frozen = apply_table(config.freeze_table, params, "optimizer.freeze_table")
+    table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
+    frozen = jax.tree.map(lambda value: value is True, table)
     if all(jax.tree.leaves(frozen)):
         raise UserError("optimizer.freeze_table freezes every parameter", remedy="leave something to train")
     return frozen
+
+
+def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, int]:
+    """Return {parameter path: pieces} where ``config.optimizer`` freezes the rows of the vocabulary's first pieces only.
+
+    Raises:
+      UserError: such a parameter has no rows of the vocabulary, or not as many.
+    """
+    rows = {}
+    table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
+    for (path, value), leaf in zip(jax.tree_util.tree_leaves_with_path(table), jax.tree.leaves(params)):
+        name = path_name(path)
+        if isinstance(value, bool):
+            continue
+        if "vocabulary" not in axes_of[name]:
+            raise UserError(f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary",
+                            remedy="freeze it whole (True) or not at all (False)")  # fmt: skip
+        if not 0 < value < leaf.shape[axes_of[name].index("vocabulary")]:
+            raise UserError(f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}")
+        rows[name] = int(value)
+    return rows
+
+
+def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
+                    axes_of: dict[str, Axes]) -> optax.GradientTransformation:  # fmt: skip
+    """Leave the rows of the vocabulary's first pieces as they are, bit for bit, and out of the gradient's norm.
+
+    Args:
+      inner: the optimizer.
+      rows: {parameter path: how many}.
+      axes_of: {parameter path: logical axes}.
+    """
+    if not rows:
+        return inner
+
+    def only_later(tree: Any) -> Any:
+        def mask(path: Any, leaf: jax.Array) -> jax.Array:
+            name = path_name(path)
+            if name not in rows:
+                return leaf
+            axis = axes_of[name].index("vocabulary")
+            later = jnp.arange(leaf.shape[axis]) >= rows[name]
+            return jnp.where(jnp.expand_dims(later, [a for a in range(leaf.ndim) if a != axis]), leaf, 0)
+
+        return jax.tree_util.tree_map_with_path(mask, tree)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(only_later(gradients), state, params)
+        return only_later(updates), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def optimizer_state_shardings(transformation: optax.GradientTransformation, params: Any, shardings: Any) -> Any:

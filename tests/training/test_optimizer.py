@@ -224,3 +224,24 @@ def test_moments_lie_where_their_parameters_lie(name):
     updates, state = update(jax.device_put(draw(1), shardings), state, params)
     alone, _ = jax.jit(transformation.update)(draw(1), transformation.init(draw(0)), draw(0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), updates, alone)
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_rows_of_the_first_pieces_stay_and_do_not_count_in_the_norm(name):
+    table = (("embedding", 6), (".*", False))
+    params, state = train(make_config(name, freeze_table=table, clip=1.0), [draw(1), draw(2)])
+    before = draw(0)
+    np.testing.assert_array_equal(params["embedding"][:6], before["embedding"][:6])
+    assert (np.asarray(params["embedding"][6:]) != before["embedding"][6:]).any()
+    louder = [draw(1), draw(2)]
+    for gradient in louder:
+        gradient["embedding"][:6] *= 1e3  # would be all of the global norm
+    again, _ = train(make_config(name, freeze_table=table, clip=1.0), louder)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_rows_that_cannot_be_frozen_are_an_error():
+    wrong = ((3, "encoder/kernel", "none of the vocabulary"), (9, "embedding", "shape"), (-1, "embedding", "shape"))
+    for value, name, message in wrong:
+        with pytest.raises(UserError, match=message):
+            make(make_config(freeze_table=((name, value), (".*", False))))
