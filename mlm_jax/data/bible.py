@@ -35,10 +35,7 @@ def text(language: str, split: str) -> Iterator[str]:
       language: a key of ``VERSIONS``.
       split: train | validation (the held-out books).
     """
-    for _, chapter in groupby(_verses(language), key=lambda verse: verse[0][:2]):
-        verses = list(chapter)
-        if _in_split(verses[0][0][0], split, HELD_OUT):
-            yield " ".join(verse for _, verse in verses)
+    return _chapters(language, split, frozenset())
 
 
 def pairs(pair: str, split: str) -> Iterator[tuple[str, str]]:
@@ -48,10 +45,17 @@ def pairs(pair: str, split: str) -> Iterator[tuple[str, str]]:
       pair: two keys of ``VERSIONS`` with a hyphen.
       split: train | validation (the held-out books).
     """
-    first, second = (dict(_verses(language)) for language in pair.split("-"))
-    for place, verse in first.items():
-        if place in second and _in_split(place[0], split, HELD_OUT):
-            yield verse, second[place]
+    return _aligned(pair, split, frozenset())
+
+
+def unlabelled_text(language: str, split: str) -> Iterator[str]:
+    """Yield :func:`text` without the books that :func:`genre` holds out, so that a model has never seen its test."""
+    return _chapters(language, split, GENRE_HELD_OUT)
+
+
+def unlabelled_pairs(pair: str, split: str) -> Iterator[tuple[str, str]]:
+    """Yield :func:`pairs` without the books that :func:`genre` holds out, so that a model has never seen its test."""
+    return _aligned(pair, split, GENRE_HELD_OUT)
 
 
 def genre(language: str, split: str) -> Iterator[tuple[str, str]]:
@@ -65,6 +69,21 @@ def genre(language: str, split: str) -> Iterator[tuple[str, str]]:
     for place, verse in _verses(language):
         if _in_split(place[0], split, GENRE_HELD_OUT):
             yield verse, label_of[place[0]]
+
+
+def _chapters(language: str, split: str, without: frozenset[int]) -> Iterator[str]:
+    for _, chapter in groupby(_verses(language), key=lambda verse: verse[0][:2]):
+        verses = list(chapter)
+        book = verses[0][0][0]
+        if book not in without and _in_split(book, split, HELD_OUT):
+            yield " ".join(verse for _, verse in verses)
+
+
+def _aligned(pair: str, split: str, without: frozenset[int]) -> Iterator[tuple[str, str]]:
+    first, second = (dict(_verses(language)) for language in pair.split("-"))
+    for place, verse in first.items():
+        if place in second and place[0] not in without and _in_split(place[0], split, HELD_OUT):
+            yield verse, second[place]
 
 
 def _in_split(book: int, split: str, held_out: frozenset[int]) -> bool:
