@@ -107,6 +107,13 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("--gold", default="", help="file of lines such as 0-0 1p2 to print the alignment error rate by")
     align.add_argument("--draw", default="", metavar="FILE.svg", help="picture of the first sentences' attention")
 
+    grow = verb("grow", _grow, "add a language to a checkpoint's vocabulary, for a run that goes on with it")
+    grow.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    grow.add_argument("--language", required=True, help="code of the new language")
+    grow.add_argument("--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora")
+    grow.add_argument("--pieces", type=int, default=2000, help="most pieces of its script to add; none if the script is known")
+    grow.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
+
     mine = verb("mine", _mine, "find the sentences of two texts that translate each other")
     mine.add_argument("checkpoint", help="a workdir or one of its checkpoints")
     mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC")
@@ -223,6 +230,12 @@ def _align(options) -> None:
 
     align_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
                   draw=options.draw)  # fmt: skip
+
+
+def _grow(options) -> None:
+    from mlm_jax.grow import grow_command
+
+    grow_command(options.checkpoint, options.language, options.text, options.pieces, options.out)
 
 
 def _mine(options) -> None:

@@ -7,8 +7,10 @@ so that ids and orders may differ. A piece that the old vocabulary lacks is made
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +20,13 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
+from mlm_jax.data.corpora import documents
 from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary, language_token
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.sharing import indexes
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
+MOST_DOCUMENTS = 200_000  # that new pieces are learned from
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 
 
@@ -197,18 +201,20 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
 def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list[tuple[str, float]]:
     """Train pieces on the text and return ``count`` with their scores (log-probabilities).
 
-    They are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of them.
+    They are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of them (of
+    BPE, the first merges).
     """
     old = _model_proto(serialised)
+    is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
     text = [sentence for sentence in sentences if set(sentence) - characters]
     if not any(character.isalpha() and character not in characters for sentence in text for character in sentence):
         return []
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=out, model_type="unigram", vocab_size=2 * count + 1000,
-        hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc", num_threads=1,
-        max_sentence_length=1 << 16, minloglevel=2,
+        sentence_iterator=iter(text), model_writer=out, model_type="bpe" if is_bpe else "unigram",
+        vocab_size=2 * count + 1000, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
+        normalization_rule_name="nmt_nfkc", max_sentence_length=1 << 16, minloglevel=2,
     )  # fmt: skip
     trained = _model_proto(out.getvalue())
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and set(p.piece) - characters]
@@ -221,6 +227,53 @@ def _model_proto(serialised: bytes) -> Any:
     except ImportError as error:
         raise UserError("growing a vocabulary needs protobuf", remedy="pip install protobuf") from error
     return sentencepiece_model_pb2.ModelProto.FromString(serialised)  # type: ignore[attr-defined]
+
+
+def grow_command(place: str | Path, language: str, source: str, pieces: int, out: str | Path) -> None:
+    """Write a checkpoint's vocabulary with a language added, and say how a config goes on with it.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      language: code of the new language.
+      source: its text, as ``config.data.corpora`` takes it: a glob or "module:function".
+      pieces: of its script to add at most.
+      out: folder to make.
+
+    Raises:
+      UserError: as :func:`grow_vocabulary`; there is no checkpoint or no text; the folder is there already.
+    """
+    from mlm_jax.training.checkpoint import load_parameters  # which needs this module
+
+    if Path(out).exists():
+        raise UserError("is there already", file=out, remedy="name another folder")
+    loaded = load_parameters(place)
+    old = loaded.vocabulary
+    text = itertools.islice(documents(source, language, "train"), MOST_DOCUMENTS)
+    grown = grow_vocabulary(old, language, text, pieces)
+    grown.save(out)
+    own = [f'("{pattern}", False), ' for pattern in _own_of_a_language(loaded.config.model)]
+    trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'
+    print(
+        f"{grown.size - old.size:,} pieces added to {old.size:,}. "
+        "A config that trains the new language and leaves the others alone:\n"
+        f"    config.languages = {(*loaded.languages, language)}\n"
+        f'    config.vocabulary.path = "{out}"\n'
+        f'    config.checkpoint.init = {{"from": "{place}"}}\n'
+        f"    config.optimizer.freeze_table = {trained}"
+    )
+
+
+def _own_of_a_language(model: ConfigDict) -> list[str]:
+    """Return regexes of the parameters that each language has for itself."""
+    patterns = ["language_embedding"] if model.language_embedding else []
+    for stack in ("encoder", "decoder"):
+        for number, entry in enumerate(model[stack]):
+            weights, adapter = indexes(entry)
+            if weights in ("source_language", "target_language"):
+                patterns.append(f"{stack}/{number}/.*")
+            elif adapter in ("source_language", "target_language"):
+                patterns.append(f"{stack}/{number}/.*adapter.*")
+    return patterns
 
 
 # ---------------------------------------------------------------------------------------------------- arrays

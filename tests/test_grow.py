@@ -1,13 +1,22 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax import cli
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
+from mlm_jax.evaluation.embedding import DocumentBatch, document_rows
 from mlm_jax.grow import Facts, grow_vocabulary, row_sources, spelling, transplant
+from mlm_jax.parallel.batches import to_devices
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training.checkpoint import Checkpoints
+from mlm_jax.training.context import make_context
+from mlm_jax.training.initialise import initialise_from
+from mlm_jax.training.step import build_program, make_train_step
 
 
 def texts(letters, seed=0):
@@ -21,8 +30,9 @@ def texts(letters, seed=0):
 LATIN, GREEK = texts("thrskdngaeiou"), texts("θρσκδνγλαειου")
 
 
-def vocabulary(languages=("en", "de"), size=360, sentences=LATIN):
+def vocabulary(languages=("en", "de"), size=360, sentences=LATIN, kind="unigram"):
     config = default_config()
+    config.vocabulary.kind = kind
     config.vocabulary.size, config.vocabulary.sentinels, config.vocabulary.character_coverage = size, 2, 1.0
     return Vocabulary.train(sentences, config.vocabulary, languages)
 
@@ -70,8 +80,9 @@ def logits(facts, graphdef, params, texts, language, size):
     return np.asarray(old_logits(params, rows))
 
 
-def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces():
-    old = vocabulary()
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces(kind):
+    old = vocabulary(kind=kind)
     grown = grow_vocabulary(old, "el", GREEK, pieces=40)
     assert grown.languages == ("en", "de", "el") and grown.size > old.size + 10
     assert grown.encode_batch(LATIN) == old.encode_batch(LATIN)
@@ -152,3 +163,49 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
     wide = facts(old.vocabulary, ("en", "de"), mlp_width=16)
     with pytest.raises(UserError, match="mlp.* has shape"):
         transplant(params, old, flat(create(wide)[1]), wide)
+
+
+def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys):
+    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
+    graphdef, params = create(old, seed=1)
+    checkpoints = Checkpoints(tmp_path / "run", old.config, old.vocabulary, old.languages, {})
+    checkpoints.save(3, {"params": jax.tree.map(jnp.asarray, params)})
+    checkpoints.wait()
+    (tmp_path / "el.txt").write_text("\n".join(GREEK))
+    arguments = ["grow", str(tmp_path / "run"), "--language", "el", "--text", str(tmp_path / "el.txt")]
+    assert cli.main([*arguments, "--pieces", "40", "--out", str(tmp_path / "grown")]) == 0
+    grown = Vocabulary.load(tmp_path / "grown")
+
+    config = old.config
+    scope = {"config": config}
+    for line in capsys.readouterr().out.splitlines()[1:]:  # what it says to write into a config is what works
+        exec(line.strip(), scope)
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 4, "length": 16}}
+    config.optimizer.warmup_steps, config.optimizer.decay_steps, config.optimizer.learning_rate = 0, 1, 0.1
+    assert config.languages == ("en", "de", "el")
+    program = build_program(config, make_context(grown, config.languages, config), config.languages, one_device(config))
+    new = Facts(config, grown, config.languages)
+    before = initialise_from(program.initialise().params, config.checkpoint.init, new)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.state)._replace(params=before)
+    start = jax.device_get(before)
+    step = make_train_step(program)
+    rows = document_rows([np.array(grown.encode(line)) for line in GREEK], [2] * 60, DocumentBatch(np.arange(4), 4, 16), 0)
+    for _ in range(3):
+        state = step(state, to_devices({"mlm": {"inputs": rows}}, program.mesh))
+    after = jax.device_get(state.params)
+    for language in ("en", "de"):
+        size = old.vocabulary.size
+        kept = logits(new, program.graphdef, after, LATIN[:3], language, size)
+        np.testing.assert_array_equal(kept, logits(new, program.graphdef, start, LATIN[:3], language, size))
+        np.testing.assert_array_equal(kept, logits(old, graphdef, params, LATIN[:3], language, size))
+    assert (after["embedding"][old.vocabulary.size :] != start["embedding"][old.vocabulary.size :]).any()
+    moved = [name for name, leaf in flat(after).items() if (leaf != flat(start)[name]).any()]
+    assert {name for name in moved if "adapter" not in name} == {"embedding", "output_bias", "language_embedding"}
+    assert any("adapter" in name for name in moved)
+
+    assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def one_device(config):
+    return make_mesh(config.mesh, jax.devices()[:1])
