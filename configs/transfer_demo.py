@@ -1,0 +1,40 @@
+"""Zero-shot transfer: a genre classifier that saw English labels only, tested in five other languages.
+
+    mlm-jax train --config configs/transfer_demo.py:aligned --workdir runs/transfer/aligned
+    mlm-jax train --config configs/transfer_demo.py:genre-aligned --workdir runs/transfer/genre-aligned
+
+``aligned`` pretrains with masked language modelling and translation ranking, ``mlm`` without the ranking, both for the
+same number of steps. ``genre-aligned``, ``genre-mlm`` and ``genre-scratch`` fine-tune on the English labels from there;
+``adapter-aligned`` trains bottleneck adapters and the classifier in the frozen encoder.
+``python benchmarks/transfer.py genre`` runs them all with three seeds; its numbers are in docs/methods.md.
+"""
+
+from small import choose, run_for, small_config
+
+LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi")
+PRETRAINING = ("aligned", "mlm")
+VARIANTS = (*PRETRAINING, "genre-aligned", "genre-mlm", "genre-scratch", "adapter-aligned")
+
+
+def get_config(argument=""):
+    variant = choose(argument, VARIANTS)
+    pairs = [f"{language}-en" for language in LANGUAGES if language != "en"]
+    config = small_config(corpora=LANGUAGES, parallel=pairs, genre=LANGUAGES)
+    config.data.store = "runs/transfer/store"  # one vocabulary and one store for all variants
+
+    if variant in PRETRAINING:
+        config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 128, "mask_rate": 0.3}}
+        if variant == "aligned":
+            config.tasks["ranking"] = {"objective": "ranking", "rows": 96, "length": 48}
+        return run_for(config, 300)
+
+    kind, _, origin = variant.partition("-")
+    config.tasks = {"genre": {"objective": "classification", "rows": 32, "length": 48, "data": ("genre-en",)}}
+    config.optimizer.learning_rate = 1e-3
+    if origin != "scratch":
+        config.checkpoint.init = {"from": f"runs/transfer/{origin}", "exclude": ("classifiers/.*",)}
+    if kind == "adapter":
+        config.model.encoder = ({"layers": 2, "weights": "shared", "adapter": 32, "adapter_weights": "shared"},)
+        config.checkpoint.init["exclude"] = ("classifiers/.*", ".*adapter.*")
+        config.optimizer.freeze_table = ((r".*adapter.*|classifiers/.*", False), (r".*", True))
+    return run_for(config, 300)

@@ -1,0 +1,52 @@
+"""Every config file loads, and its program can be built: shapes only, nothing is allocated."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from mlm_jax.config import check_keys, default_config, load_config
+from mlm_jax.errors import UserError
+from mlm_jax.objectives import kinds
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training.context import planned_context
+from mlm_jax.training.step import build_program
+
+FOLDER = Path(__file__).parents[1] / "configs"
+FILES = {
+    "transfer_demo": "VARIANTS", "sharing": "VARIANTS", "cross_attention": "STAGES", "back_translation": "VARIANTS",
+    "new_language": "VARIANTS", "multitask": "VARIANTS", "representation": "VARIANTS",
+}  # fmt: skip
+
+
+def variants():
+    sys.path.insert(0, str(FOLDER))  # a config imports its neighbour
+    try:
+        for name, names in FILES.items():
+            for variant in ("", *getattr(importlib.import_module(name), names)):
+                yield f"{name}.py:{variant}" if variant else f"{name}.py"
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize("config_file", variants())
+def test_a_config_can_be_built(config_file, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    config = load_config(FOLDER / config_file)
+    check_keys(config, default_config())
+    languages = tuple(config.languages) or ("en", "de")
+    labels = {
+        name: len(config.data.labelled[entry["data"][0]]["labels"])
+        for name, entry in config.tasks.items()
+        if kinds(config.tasks)[name] == "labelled"
+    }
+    context = planned_context(languages, config)
+    program = build_program(config, context, languages, make_mesh(config.mesh, jax.devices()[:1]), labels=labels)
+    assert jax.tree.leaves(program.state.params)
+
+
+def test_a_variant_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="no variant 'decoder'; did you mean 'decoders'"):
+        load_config(FOLDER / "sharing.py:decoder")
