@@ -163,8 +163,10 @@ class Transformer(nnx.Module):
         if rows.tokens.shape[1] > self.longest:
             raise UserError(f"a row of {rows.tokens.shape[1]} tokens is longer than the model, which takes {self.longest}",
                             remedy="shorten the task's rows, or raise model.max_positions")  # fmt: skip
-        # Gather the table's width first: a look-up in a table split both ways would be replicated by the compiler.
-        x = constrain(self.embedding[...], "activation_vocabulary", "activation_embed")[rows.tokens]
+        # The table stays where it is: a device looks up its part of the width for all rows of its fsdp group, and then
+        # vectors change places, there and back again with their gradients. They are fewer bytes than the table.
+        x = self.embedding[...][constrain(rows.tokens, "lookup_rows", "length")]
+        x = constrain(constrain(x, "lookup_rows", "length", "lookup_embed"), "rows", "length", "activation_embed")
         x = x if n_grams is None else x + n_grams
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][rows.positions + self.position_offset]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.parallel.rules import constrain
+from mlm_jax.parallel.rules import constrain, shards_of
 
 
 def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,
@@ -77,18 +77,26 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     chunk = min(chunk or positions, positions)
     count = -(-positions // chunk)
     pad = count * chunk - positions
-    split = lambda x: jnp.moveaxis(  # noqa: E731  [rows, positions, …] → [chunks, rows, chunk, …]
-        jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(rows, count, chunk, *x.shape[2:]), 1, 0
-    )
-    column_is_real = jnp.arange(table.shape[0]) < vocabulary_size  # [vocabulary]
+    # The rows of each device stay apart, so that a device adds up its own part of the table's gradient and the parts
+    # meet once, at the end, instead of once a chunk.
+    shards = shards_of("rows", rows)
+    split = lambda x: jnp.moveaxis(  # noqa: E731  [rows, positions, …] → [chunks, shards, rows / shards, chunk, …]
+        jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(
+            shards, rows // shards, count, chunk, *x.shape[2:]
+        ), 2, 0
+    )  # fmt: skip
+    columns = jnp.arange(table.shape[0])
+    column_is_real = columns < vocabulary_size  # [vocabulary]
 
     def one_chunk(carry, part):
         total, table_gradient, bias_gradient = carry
         hidden_part, labels_part, weights_part = part
-        logits = jnp.einsum("rpd,vd->rpv", hidden_part, table, preferred_element_type=jnp.float32) + bias
-        logits = constrain(jnp.where(column_is_real, logits, -1e9), "rows", None, "activation_vocabulary")
-        log_z = jax.nn.logsumexp(logits, axis=-1)  # [rows, chunk]
-        label_logit = jnp.take_along_axis(logits, labels_part[..., None], axis=-1)[..., 0]
+        logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=jnp.float32) + bias
+        logits = constrain(jnp.where(column_is_real, logits, -1e9), "rows", None, None, "activation_vocabulary")
+        log_z = jax.nn.logsumexp(logits, axis=-1)  # [shards, rows / shards, chunk]
+        # A sum and not a look-up, for which a device would need the other devices' columns.
+        is_label = columns == labels_part[..., None]
+        label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
         losses = log_z - label_logit
         hits = label_logit >= logits.max(axis=-1)
         trained = losses + z_loss * jnp.square(log_z)
@@ -101,27 +109,29 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
         # d total / d logits = weight · ((1 + 2 z log Z) · softmax − q)
         scale = weights_part * (1.0 + 2.0 * z_loss * log_z)
         slope = scale[..., None] * jnp.exp(logits - log_z[..., None])
-        columns = jnp.arange(table.shape[0])
-        slope -= jnp.where(columns == labels_part[..., None], (1.0 - smoothing) * weights_part[..., None], 0.0)
+        slope -= jnp.where(is_label, (1.0 - smoothing) * weights_part[..., None], 0.0)
         if smoothing:
             slope -= jnp.where(column_is_real, smoothing / vocabulary_size * weights_part[..., None], 0.0)
-        bias_gradient += slope.sum(axis=(0, 1))
+        bias_gradient += slope.sum(axis=(1, 2))
         slope = slope.astype(hidden.dtype)
-        hidden_gradient = jnp.einsum("rpv,vd->rpd", slope, table, preferred_element_type=jnp.float32)
-        table_gradient += jnp.einsum("rpv,rpd->vd", slope, hidden_part, preferred_element_type=jnp.float32)
+        hidden_gradient = jnp.einsum("srpv,vd->srpd", slope, table, preferred_element_type=jnp.float32)
+        table_gradient += jnp.einsum("srpv,srpd->svd", slope, hidden_part, preferred_element_type=jnp.float32)
+        table_gradient = constrain(table_gradient, "rows", "activation_vocabulary", "activation_embed")
         return (total, table_gradient, bias_gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
 
     zero = jnp.zeros((), jnp.float32)
-    zeros = lambda like: jnp.zeros(like.shape, jnp.float32) if with_gradients else zero  # noqa: E731
+    zeros = lambda like: jnp.zeros((shards, *like.shape), jnp.float32) if with_gradients else zero  # noqa: E731
     carry = (zero, zeros(table), zeros(bias))
     parts = (split(hidden), split(labels), split(weights))
     if count == 1:
-        carry, (losses, hits, hidden_gradient) = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))
-        join = lambda x: x  # noqa: E731
+        carry, outputs = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))
+        outputs = jax.tree.map(lambda x: x[None], outputs)
     else:
-        carry, (losses, hits, hidden_gradient) = jax.lax.scan(one_chunk, carry, parts)
-        join = lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk, *x.shape[3:])[:, :positions]  # noqa: E731
+        carry, outputs = jax.lax.scan(one_chunk, carry, parts)
+    join = lambda x: jnp.moveaxis(x, 0, 2).reshape(rows, count * chunk, *x.shape[4:])[:, :positions]  # noqa: E731
+    losses, hits, hidden_gradient = jax.tree.map(join, outputs)
     gradients = None
     if with_gradients:
-        gradients = (join(hidden_gradient), carry[1].astype(table.dtype), carry[2].astype(bias.dtype))
-    return carry[0], join(losses), join(hits), gradients
+        table_gradient = constrain(carry[1].sum(axis=0), "vocabulary", "embed").astype(table.dtype)
+        gradients = (hidden_gradient, table_gradient, carry[2].sum(axis=0).astype(bias.dtype))
+    return carry[0], losses, hits, gradients

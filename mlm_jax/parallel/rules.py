@@ -35,6 +35,8 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "activation_mlp": ("tensor",),
     "activation_heads": ("tensor",),
     "activation_vocabulary": ("tensor",),
+    "lookup_rows": ("data",),  # of token ids while each device of an fsdp group looks up its part of "embed"
+    "lookup_embed": ("fsdp",),
 }
 
 
@@ -82,3 +84,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, mesh, x.shape))
+
+
+def shards_of(axis: str, size: int) -> int:
+    """Return in how many parts the mesh that is set splits a dimension of this size; 1 where no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    axes = (*partition_spec((axis,), mesh, (size,)), None)[0] or ()
+    return math.prod(mesh.shape[name] for name in ((axes,) if isinstance(axes, str) else axes))
