@@ -143,9 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = verb("plan", _plan, "compile the training step for a topology that is not there: memory, FLOPs, collectives, bounds")
     takes_config(plan)
-    plan.add_argument("--topology", required=True, help="such as v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
+    plan.add_argument("--topology", required=True, help="such as v5e:4x4, 2xv5p:8x8x8 (two slices), H100:8 or cpu:8")
     plan.add_argument("--json", action="store_true", help="print JSON")
-    plan.add_argument("--search", action="store_true", help="try meshes, recomputation and microbatches, and rank what fits")
+    plan.add_argument("--search", nargs="?", type=int, const=3, metavar="N",
+                      help="estimate meshes, recomputation and microbatches, compile until N fit (3), and rank them")  # fmt: skip
 
     report = verb("report", _report, "write report.html again from a workdir's metrics")
     report.add_argument("workdir")
@@ -270,9 +271,9 @@ def _plan(options) -> int:
     import os
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
-    from mlm_jax.plan import plan_command
+    from mlm_jax.plan_command import plan_command
 
-    return plan_command(_config(options), options.topology, as_json=options.json, searching=options.search)
+    return plan_command(_config(options), options.topology, as_json=options.json, confirm=options.search)
 
 
 def _report(options) -> None:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import re
-import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.table import Table
 
 from mlm_jax.batch import Batch
 from mlm_jax.data import curriculum
 from mlm_jax.errors import UserError
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.flops import Flops, mfu
+from mlm_jax.parallel.flops import Flops
 from mlm_jax.parallel.hlo import Collective, Work, work
-from mlm_jax.parallel.mesh import AXES, make_mesh
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.parallel.roofline import Roofline, roofline
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
@@ -56,35 +51,6 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Roofline:
-    """The least time a step can take, if all of a kind of work went at its peak and the kinds overlapped wholly.
-
-    Attributes:
-      matmul: seconds of matrix products, with those that are repeated.
-      hbm: seconds to write each intermediate to HBM and to read it once.
-      links: seconds to send what collectives send.
-      tokens_per_second: over all devices, at most.
-      mfu: at most.
-    """
-
-    matmul: float
-    hbm: float
-    links: float
-    tokens_per_second: float
-    mfu: float
-
-    @property
-    def seconds(self) -> float:
-        """Return the time of the slowest kind of work."""
-        return max(self.matmul, self.hbm, self.links)
-
-    @property
-    def bound(self) -> str:
-        """Return which kind that is."""
-        return max(("matmul", "hbm", "links"), key=lambda name: getattr(self, name))
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """What one step of a run takes on a topology.
 
@@ -96,7 +62,8 @@ class Plan:
       parameters: {group: (bytes of all, bytes on each device)}, a group being the first part of the path.
       optimizer: the same of the optimizer's state.
       flops: of all devices.
-      collectives: {kind: how many and how much each device sends}; None if the step does not fit.
+      collectives: {kind: how many and how much each device sends} within a slice; None if the step does not fit.
+      network: the same from slice to slice.
       unknown_loops: loops whose collectives are counted once.
       tokens: of a step.
       roofline: None if the step does not fit, or the chip has no peak.
@@ -114,6 +81,7 @@ class Plan:
     optimizer: dict[str, tuple[int, int]]
     flops: Flops
     collectives: dict[str, Collective] | None
+    network: dict[str, Collective] | None
     unknown_loops: int
     tokens: int
     roofline: Roofline | None
@@ -130,6 +98,43 @@ class Plan:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What is to be compiled: a run's program without its data, and one step's batch.
+
+    Attributes:
+      program: laid out on devices that need not exist.
+      objectives: {task: objective} of the curriculum's phase with the most FLOPs.
+      batch: the global rows of one step, as shapes.
+      flops: of one step.
+    """
+
+    program: Program
+    objectives: dict[str, Objective]
+    batch: Batch
+    flops: Flops
+
+
+def prepare(config: ConfigDict, topology: Topology, mesh: Any) -> Planned:
+    """Put together what a run would compile on a mesh, without its data.
+
+    Args:
+      config: as :func:`for_platform` returns it.
+      topology: what the mesh is of.
+      mesh: a ``Mesh`` to compile for, or an ``AbstractMesh`` to look at shapes.
+
+    Raises:
+      UserError: the config cannot work, or says too little about its data.
+    """
+    languages = planned_languages(config)
+    program = build_program(config, planned_context(languages, config), languages, mesh, labels=planned_labels(config))
+    phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
+    costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
+    flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
+    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
+    return Planned(program, objectives, batch_shapes(config, mesh, phase), flops)
+
+
 def plan(config: ConfigDict, topology: Topology) -> Plan:
     """Compile a run's training step for a topology, and return what it takes; needs no data and no accelerator.
 
@@ -142,28 +147,25 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     Raises:
       UserError: the config cannot work, or the topology cannot be compiled for.
     """
-    config = for_platform(config, topology)
-    chip = topology.chip
+    config, chip = for_platform(config, topology), topology.chip
+    if config.mesh.slices != topology.slices:
+        raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
+                        remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
     mesh = make_mesh(config.mesh, topologies.devices(topology))
-    languages = planned_languages(config)
-    context = planned_context(languages, config)
-    labels = planned_labels(config)
-    program = build_program(config, context, languages, mesh, labels=labels)
-    phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
-    costs = [phase_flops(program, phase, chip.platform) for phase in phases]
-    flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
-    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
-    batch = batch_shapes(config, mesh, phase)
-
+    planned = prepare(config, topology, mesh)
     begin = time.perf_counter()
-    memory, done = _compile(program, objectives, batch, capacity=chip.hbm_bytes / chip.devices_per_chip)
+    memory, done = _compile(planned, topology)
     seconds = time.perf_counter() - begin
-    parameters, optimizer = _by_group(program)
-    tokens = tokens_of(batch)
+    parameters, optimizer = _by_group(planned.program)
+    tokens, bounds = tokens_of(planned.batch), None
+    if done is not None and chip.peak_flops:
+        links, network = (sum(one.sent for one in kinds.values()) for kinds in (done.collectives, done.network))
+        bounds = roofline(topology, planned.flops, hbm=memory.arguments + 2 * done.written, links=links, network=network,
+                          tokens=tokens)  # fmt: skip
     return Plan(
         str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
-        parameters, optimizer, flops, None if done is None else done.collectives, 0 if done is None else done.unknown_loops,
-        tokens, None if done is None or not chip.peak_flops else roofline(topology, flops, memory, done, tokens), seconds,
+        parameters, optimizer, planned.flops, None if done is None else done.collectives,
+        None if done is None else done.network, 0 if done is None else done.unknown_loops, tokens, bounds, seconds,
         chip.platform != "tpu",
     )  # fmt: skip
 
@@ -213,74 +215,11 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
     return found
 
 
-def roofline(topology: Topology, flops: Flops, memory: Memory, done: Work, tokens: int) -> Roofline:
-    """Return the bounds that peak rates set on a step."""
-    chip, parts = topology.chip, topology.chip.devices_per_chip
-    matmul = flops.executed / (topology.chips * chip.peak_flops)
-    hbm = (memory.arguments + 2 * done.written) / (chip.hbm_bandwidth / parts)
-    links = sum(one.sent for one in done.collectives.values()) / (chip.link_bandwidth / parts)
-    seconds = max(matmul, hbm, links)
-    return Roofline(matmul, hbm, links, tokens / seconds, mfu(flops.model, seconds, topology.chips, chip.peak_flops))
-
-
-def search(config: ConfigDict, topology: Topology, *, report: Any = None) -> list[Plan]:
-    """Return the plans that fit, the fastest bound first: of each mesh the one that saves least memory.
-
-    For a mesh, recomputation and then microbatches are raised until the step fits, for each only costs time. Meshes
-    whose state alone is too large are left out.
-
-    Args:
-      config: the run's config.
-      topology: what to plan for.
-      report: called with each plan as it is made.
-
-    Raises:
-      UserError: nothing fits.
-    """
-    found = []
-    for mesh in meshes(config, topology):
-        for remat, parts in savings(config, mesh):
-            trial = config.copy_and_resolve_references()
-            trial.mesh.update(mesh)
-            trial.model.remat, trial.training.microbatches = remat, parts
-            made = plan(trial, topology)
-            if report is not None:
-                report(made)
-            if made.memory.fits:
-                found.append(made)
-                break
-            state = sum(each for _, each in (*made.parameters.values(), *made.optimizer.values()))
-            if state > made.memory.capacity:
-                break
-    if not found:
-        raise UserError(f"no mesh, microbatches or recomputation make this step fit {topology}",
-                        remedy="use more chips, fewer rows or a smaller model")  # fmt: skip
-    return sorted(found, key=lambda made: -(made.roofline.tokens_per_second if made.roofline else 0.0))
-
-
-def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
-    """Yield {axis: devices} of powers of two over data, fsdp and tensor whose product is the topology's devices."""
-    devices, rows = topology.device_count, min(entry["rows"] for entry in config.tasks.values())
-    sizes = [2**power for power in range(devices.bit_length()) if devices % 2**power == 0]
-    for tensor in sizes:
-        if tensor > 8 or config.model.heads % tensor or config.model.mlp_width % tensor:
-            continue
-        for fsdp in sizes:
-            if devices % (tensor * fsdp) == 0 and rows % (devices // tensor) == 0:
-                yield dict(zip(AXES, (devices // (tensor * fsdp), fsdp, tensor, 1), strict=True))
-
-
-def savings(config: ConfigDict, mesh: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield (remat, microbatches) from what is fastest to what saves most memory."""
-    rows = min(entry["rows"] for entry in config.tasks.values()) // (mesh["data"] * mesh["fsdp"])
-    yield from (("none", 1), ("dots", 1))
-    yield from (("full", parts) for parts in (1, 2, 4, 8, 16, 32) if rows % parts == 0)
-
-
-def _compile(program: Program, objectives: dict[str, Objective], batch: Batch, *,
-             capacity: float) -> tuple[Memory, Work | None]:  # fmt: skip
+def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]:
+    program, batch = planned.program, planned.batch
+    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
     arguments = sum(_bytes(leaf)[1] for leaf in jax.tree.leaves((program.state, batch)))
-    lowered = make_train_step(program, objectives=objectives).lower(program.state, batch)  # type: ignore[attr-defined]
+    lowered = make_train_step(program, objectives=planned.objectives).lower(program.state, batch)  # type: ignore[attr-defined]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -298,7 +237,7 @@ def _compile(program: Program, objectives: dict[str, Objective], batch: Batch, *
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     peak = found.argument_size_in_bytes + outputs + found.temp_size_in_bytes + found.generated_code_size_in_bytes
     memory = Memory(found.argument_size_in_bytes, outputs, found.temp_size_in_bytes, peak, capacity)
-    return memory, work(compiled.as_text())
+    return memory, work(compiled.as_text(), topology.slices)
 
 
 def _by_group(program: Program) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
@@ -320,90 +259,3 @@ def _by_group(program: Program) -> tuple[dict[str, tuple[int, int]], dict[str, t
 def _bytes(leaf: Any) -> tuple[int, int]:
     each = leaf.sharding.shard_shape(leaf.shape)
     return math.prod(leaf.shape) * leaf.dtype.itemsize, math.prod(each) * leaf.dtype.itemsize
-
-
-def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = False, searching: bool = False) -> int:
-    """Print a plan, or the plans of a search; return 1 if the step does not fit.
-
-    Raises:
-      UserError: as :func:`plan` and :func:`search`.
-    """
-    topology = topologies.parse(topology_name)
-    if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", topology.device_count)
-    console = Console(soft_wrap=True, highlight=False)
-    if searching:
-        progress = Console(stderr=True, highlight=False)
-        plans = search(config, topology, report=lambda made: progress.print(_line(made)))
-        if as_json:
-            json.dump([made.as_json() for made in plans], sys.stdout, indent=2)
-        else:
-            console.print(search_table(plans))
-        return 0
-    made = plan(config, topology)
-    if as_json:
-        json.dump(made.as_json(), sys.stdout, indent=2)
-    else:
-        show(made, topology, console)
-    return 0 if made.memory.fits else 1
-
-
-def show(made: Plan, topology: Topology, console: Console) -> None:
-    """Print a plan as tables."""
-    console.print(_line(made))
-    if made.simulated:
-        console.print(f"compiled for simulated CPU devices: memory and collectives are not those of a {topology.chip.name}")
-    memory = Table("HBM on each device", "GB", title_justify="left")
-    for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
-        memory.add_row(name, _gb(getattr(made.memory, name)))
-    console.print(memory)
-    groups = Table("group", "parameters GB", "on each device", "optimizer GB", "on each device")
-    for name in dict.fromkeys((*made.parameters, *made.optimizer)):
-        sizes = (*made.parameters.get(name, (0, 0)), *made.optimizer.get(name, (0, 0)))
-        groups.add_row(name, *(_gb(size) for size in sizes))
-    console.print(groups)
-    if made.collectives is not None:
-        table = Table("collective", "a step", "GB sent by each device")
-        for kind, one in made.collectives.items():
-            table.add_row(kind, f"{one.count:,}", _gb(one.sent))
-        console.print(table)
-        if made.unknown_loops:
-            console.print(f"{made.unknown_loops} loop(s) of unknown length: what they send is counted once")
-    flops = Table("FLOPs of a step", "TFLOP")
-    for name, value in (*made.flops.parts.items(), ("recomputed", made.flops.recomputed), ("in all", made.flops.executed)):
-        flops.add_row(name, f"{value / 1e12:,.3f}")
-    console.print(flops)
-    if made.roofline is not None:
-        bounds = made.roofline
-        table = Table("bound", "ms a step")
-        for name, value in (("matrix products", bounds.matmul), ("HBM", bounds.hbm), ("links", bounds.links)):
-            table.add_row(name, f"{value * 1e3:,.2f}")
-        console.print(table)
-        console.print(f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}")
-    console.print(f"compiled in {made.compile_seconds:.1f} s")
-
-
-def search_table(plans: list[Plan]) -> Table:
-    """Return the plans as rows, in their order."""
-    table = Table("mesh", "remat", "microbatches", "peak GB", "tokens/s at most", "bound by")
-    for made in plans:
-        speed = made.roofline
-        table.add_row(_mesh(made), made.remat, str(made.microbatches), _gb(made.memory.peak),
-                      f"{speed.tokens_per_second:,.0f}" if speed else "", speed.bound if speed else "")  # fmt: skip
-    return table
-
-
-def _line(made: Plan) -> str:
-    verdict = "fits" if made.memory.fits else "does NOT fit"
-    return (
-        f"{made.topology} {_mesh(made)} {made.dtype} remat={made.remat} microbatches={made.microbatches}: "
-        f"{_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
-    )
-
-
-def _mesh(made: Plan) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in made.mesh.items() if size > 1) or "one device"
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:,.3f}"

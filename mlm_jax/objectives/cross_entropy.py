@@ -85,6 +85,8 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
             shards, rows // shards, count, chunk, *x.shape[2:]
         ), 2, 0
     )  # fmt: skip
+    # Devices that share the table's width gather it here, once, and not in every chunk.
+    table = constrain(table, "activation_vocabulary", "activation_embed")
     columns = jnp.arange(table.shape[0])
     column_is_real = columns < vocabulary_size  # [vocabulary]
 

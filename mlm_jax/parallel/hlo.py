@@ -13,11 +13,13 @@ from collections.abc import Iterator
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-        "partition-id", "replica-id", "iota", "opt-barrier")  # fmt: skip
+        "partition-id", "replica-id", "iota", "opt-barrier", "send", "recv")  # fmt: skip
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
-_CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_CALLED = re.compile(
+    r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}"
+)
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
@@ -39,12 +41,14 @@ class Work:
     """What one run of a module does on each device.
 
     Attributes:
-      collectives: {kind: how many, and how much}.
+      collectives: {kind: how many, and how much} of those over the links of a slice.
+      network: the same of transfers between slices, over the data centre's network.
       written: bytes written to HBM by all instructions.
       unknown_loops: loops whose number of rounds the compiler does not tell; their bodies are counted once.
     """
 
     collectives: dict[str, Collective]
+    network: dict[str, Collective]
     written: float
     unknown_loops: int
 
@@ -58,11 +62,16 @@ class _Instruction:
     root: bool
 
 
-def work(text: str) -> Work:
-    """Return what an optimised HLO module (``compiled.as_text()``) does on each device."""
+def work(text: str, slices: int = 1) -> Work:
+    """Return what an optimised HLO module does on each device.
+
+    Args:
+      text: ``compiled.as_text()``.
+      slices: of the multi-slice job that it is compiled for.
+    """
     computations, entry = _computations(text)
-    counts: dict[str, int] = {}
-    sent: dict[str, float] = {}
+    within: dict[str, Collective] = {}
+    between: dict[str, Collective] = {}
     written, unknown = 0.0, 0
     channels: set[str] = set()
 
@@ -78,8 +87,12 @@ def work(text: str) -> Work:
                 # TPUs fuse an all-reduce of which each device keeps a part: that is a reduce-scatter.
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
-                counts[kind] = counts.get(kind, 0) + times
-                sent[kind] = sent.get(kind, 0.0) + times * _sent(kind, instruction, whole=scattered)
+                _add(within, kind, times, _sent(kind, instruction, whole=scattered))
+            # The compiler splits a collective over slices into those of each slice and transfers between the slices.
+            transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+            if instruction.opcode == "send" and transfer:
+                kind, size = transfer[1].lower().replace("_", "-"), shape_bytes(instruction.shape.split(", u32")[0])
+                _add(between, kind, times, _ring(kind, size, slices))
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
                 written += times * _written(instruction, computations)
             rounds = times
@@ -91,7 +104,12 @@ def work(text: str) -> Work:
                 walk(called, rounds, fused or instruction.opcode in ("fusion", "async-start", "reduce", "all-reduce"))
 
     walk(entry, 1, False)
-    return Work({kind: Collective(counts[kind], sent[kind]) for kind in KINDS if kind in counts}, written, unknown)
+    return Work({kind: within[kind] for kind in KINDS if kind in within}, between, written, unknown)
+
+
+def _add(found: dict[str, Collective], kind: str, times: int, sent: float) -> None:
+    known = found.get(kind, Collective(0, 0.0))
+    found[kind] = Collective(known.count + times, known.sent + times * sent)
 
 
 def collective_kind(opcode: str) -> str | None:
@@ -163,14 +181,16 @@ def _sent(kind: str, instruction: _Instruction, *, whole: bool) -> float:
     begins = instruction.opcode.endswith("-start")
     if kind == "collective-permute":
         return size / 2 if begins else size  # one that begins gives its argument and its result
-    share = (group - 1) / group
-    if kind == "all-gather":
-        return (size / (1 + 1 / group) if begins else size) * share
-    if kind == "all-reduce":
-        return 2 * size * share
-    if kind == "reduce-scatter":
-        return size * share if whole else size * (group - 1)
-    return size * share
+    if kind == "all-gather" and begins:
+        return _ring(kind, size / (1 + 1 / group), group)
+    if kind == "reduce-scatter" and not whole:
+        return _ring(kind, size * group, group)
+    return _ring(kind, size, group)
+
+
+def _ring(kind: str, size: float, group: int) -> float:
+    """Return the bytes that each of a group sends for a whole array of this size, passed on from neighbour to neighbour."""
+    return (2 if kind == "all-reduce" else 1) * size * (group - 1) / group
 
 
 def _written(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> float:
@@ -181,8 +201,10 @@ def _written(instruction: _Instruction, computations: dict[str, list[_Instructio
             root = next((one for one in inner.values() if one.root), None)
             if root is not None and root.opcode == "dynamic-update-slice":
                 return _update_bytes(root, inner)
-    if instruction.opcode in ("dynamic-update-slice",):
-        return 0.0  # its update was written by what made it
+    if instruction.opcode == "dynamic-update-slice" or '="AllocateBuffer"' in instruction.rest:
+        return 0.0  # an update was written by what made it
+    if instruction.opcode == "copy-start":  # its shape is of what it writes, of what it reads, and of a counter
+        return shape_bytes(_SHAPE.search(instruction.shape)[0], hbm_only=True)  # type: ignore[index]
     return shape_bytes(instruction.shape, hbm_only=True)
 
 

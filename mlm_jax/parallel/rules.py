@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mlm_jax.errors import UserError, nearest
@@ -67,7 +67,7 @@ def partition_spec(axes: Sequence[str | None], mesh: Any, shape: Sequence[int] |
     return P(*spec)
 
 
-def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh) -> Any:
+def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return a tree of ``NamedSharding`` for a tree of logical axes (tuples) and a like tree of shapes or arrays."""
 
     def sharding(axes: Sequence[str | None], leaf: Any) -> NamedSharding:

@@ -30,6 +30,7 @@ class Chip:
       peak_flops: of dense bfloat16 matrix products, in FLOP/s.
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s that the chip can send over ICI or NVLink: half of the bidirectional figure.
+      network_bandwidth: bytes/s that it can send to other slices: its share of the host's; 0 where no page says.
       chips_per_host: of the common machine type.
       devices_per_chip: how many ``jax.Device`` a chip is.
       source: where the numbers are from.
@@ -42,6 +43,7 @@ class Chip:
     peak_flops: float
     hbm_bandwidth: float
     link_bandwidth: float
+    network_bandwidth: float
     chips_per_host: int
     devices_per_chip: int
     source: str
@@ -50,41 +52,44 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
+        # A pod of 256 chips of v5e has 6.4 Tbit/s to the network, one of v6e 25.6; v5p has 50 Gbit/s a chip.
         # ICI of v4: 6 links of 50 GB/s each way (Jouppi et al. 2023, table 4); its page gives no figure.
-        Chip("v4", "tpu", ("TPU v4",), 32 * GIB, 275 * TERA, 1200 * GB, 300 * GB, 4, 1,
+        Chip("v4", "tpu", ("TPU v4",), 32 * GIB, 275 * TERA, 1200 * GB, 300 * GB, 0.0, 4, 1,
              CLOUD + "v4, https://arxiv.org/abs/2304.01433"),
-        Chip("v5e", "tpu", ("TPU v5 lite", "TPU v5e"), 16 * GIB, 197 * TERA, 819 * GB, 200 * GB, 8, 1,
+        Chip("v5e", "tpu", ("TPU v5 lite", "TPU v5e"), 16 * GIB, 197 * TERA, 819 * GB, 200 * GB, 3.125 * GB, 8, 1,
              CLOUD + "v5e"),
-        Chip("v5p", "tpu", ("TPU v5p", "TPU v5"), 95 * GIB, 459 * TERA, 2765 * GB, 600 * GB, 4, 1,
+        Chip("v5p", "tpu", ("TPU v5p", "TPU v5"), 95 * GIB, 459 * TERA, 2765 * GB, 600 * GB, 6.25 * GB, 4, 1,
              CLOUD + "v5p"),
-        Chip("v6e", "tpu", ("TPU v6 lite", "TPU v6e"), 32 * GIB, 918 * TERA, 1638 * GB, 400 * GB, 8, 1,
+        Chip("v6e", "tpu", ("TPU v6 lite", "TPU v6e"), 32 * GIB, 918 * TERA, 1638 * GB, 400 * GB, 12.5 * GB, 8, 1,
              CLOUD + "v6e, " + CLOUD + "tpu7x"),
-        Chip("tpu7x", "tpu", ("TPU7x", "TPU v7x"), 192 * GIB, 2307 * TERA, 7380 * GB, 600 * GB, 4, 2,
+        Chip("tpu7x", "tpu", ("TPU7x", "TPU v7x"), 192 * GIB, 2307 * TERA, 7380 * GB, 600 * GB, 0.0, 4, 2,
              CLOUD + "tpu7x"),
-        Chip("A100", "gpu", ("NVIDIA A100",), 80 * GB, 312 * TERA, 2039 * GB, 300 * GB, 8, 1, NVIDIA + "a100/"),
-        Chip("H100", "gpu", ("NVIDIA H100",), 80 * GB, 989.4 * TERA, 3350 * GB, 450 * GB, 8, 1, NVIDIA + "h100/"),
-        Chip("H200", "gpu", ("NVIDIA H200",), 141 * GB, 989.4 * TERA, 4800 * GB, 450 * GB, 8, 1, NVIDIA + "h200/"),
-        Chip("cpu", "cpu", ("cpu",), 0.0, 0.0, 0.0, 0.0, 1, 1, "simulated devices: no peak to compare with"),
+        Chip("A100", "gpu", ("NVIDIA A100",), 80 * GB, 312 * TERA, 2039 * GB, 300 * GB, 0.0, 8, 1, NVIDIA + "a100/"),
+        Chip("H100", "gpu", ("NVIDIA H100",), 80 * GB, 989.4 * TERA, 3350 * GB, 450 * GB, 0.0, 8, 1, NVIDIA + "h100/"),
+        Chip("H200", "gpu", ("NVIDIA H200",), 141 * GB, 989.4 * TERA, 4800 * GB, 450 * GB, 0.0, 8, 1, NVIDIA + "h200/"),
+        Chip("cpu", "cpu", ("cpu",), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 1, "simulated devices: no peak to compare with"),
     )
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips of one kind: ``v5p:8x8x8``, ``H100:8``, ``cpu:8``.
+    """So many chips of one kind: ``v5p:8x8x8``, ``2xv5e:16x16`` (two slices), ``H100:8``, ``cpu:8``.
 
     Attributes:
       chip: what each of them is.
-      shape: chips along each dimension of the torus.
+      shape: chips along each dimension of a slice's torus.
+      slices: how many such slices there are.
     """
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def chips(self) -> int:
         """Return how many chips there are."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
 
     @property
     def device_count(self) -> int:
@@ -92,19 +97,22 @@ class Topology:
         return self.chips * self.chip.devices_per_chip
 
     def __str__(self) -> str:
-        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+        several = f"{self.slices}x" if self.slices > 1 else ""
+        return f"{several}{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
 
 
 def parse(text: str) -> Topology:
-    """Return the topology that ``text`` names, such as ``v5e:4x4`` or ``H100:8``.
+    """Return the topology that ``text`` names, such as ``v5e:4x4``, ``2xv5e:4x4`` or ``H100:8``.
 
     Raises:
-      UserError: no such chip, or no such shape.
+      UserError: no such chip, or no such shape; or slices of what has none.
     """
-    name, _, shape = text.partition(":")
+    several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text).groups()  # type: ignore[union-attr]
     names = {known.lower(): known for known in CHIPS}
     if name.lower() not in names:
-        raise UserError(f"topology {text!r}: no chip {name!r}{nearest(name, CHIPS)}", remedy=f"use one of {', '.join(CHIPS)}")
+        raise UserError(
+            f"topology {text!r}: no chip {name!r}{nearest(name, CHIPS)}", remedy=f"use one of {', '.join(CHIPS)}"
+        )
     chip = CHIPS[names[name.lower()]]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise UserError(f"topology {text!r} has no shape", remedy="write v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
@@ -114,7 +122,11 @@ def parse(text: str) -> Topology:
         example = "x".join("4" * dimensions[0])
         raise UserError(f"topology {text!r}: {chip.name} has shapes of {dimensions[0]} dimension(s)",
                         remedy=f"write {chip.name}:{example}")  # fmt: skip
-    return Topology(chip, sizes)
+    slices = int(several or 1)
+    if slices > 1 and not chip.network_bandwidth:
+        raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
+                        remedy=f"write {text.split('x', 1)[1]}")  # fmt: skip
+    return Topology(chip, sizes, slices)
 
 
 def chip_of(device: Any) -> Chip | None:
@@ -149,11 +161,14 @@ def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **_options(topology)).devices
+        name = str(dataclasses.replace(topology, slices=1))
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         message = " ".join(str(error).split())
         if not libtpu_installed():
-            raise UserError(f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU) from error
+            raise UserError(
+                f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
+            ) from error
         raise UserError(f"libtpu does not know the topology {topology}: {message[:200]}",
                         remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
 
@@ -166,8 +181,9 @@ def libtpu_installed() -> bool:
 
 
 def _options(topology: Topology) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.chip.name == "v4":
-        return {"chip_config_name": "megacore"}  # its two cores are one device
-    if topology.chip.name in ("v5e", "v6e") and topology.chips >= 4:
-        return {"chips_per_host_bounds": (2, 2, 1)}
-    return {}
+        options["chip_config_name"] = "megacore"  # its two cores are one device
+    if topology.chip.name in ("v5e", "v6e") and math.prod(topology.shape) >= 4:
+        options["chips_per_host_bounds"] = (2, 2, 1)
+    return options

@@ -18,6 +18,7 @@ from mlm_jax import model as model_room
 from mlm_jax.batch import Batch
 from mlm_jax.objectives import Context, Objective, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
+from mlm_jax.parallel.compiler_options import compiler_options
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
@@ -148,7 +149,8 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
         return TrainState(state.step + 1, params, optimizer_state, average, extras, window,
                           norm, state.skipped + ~finite, first_skipped)  # fmt: skip
 
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state),
+                     compiler_options=compiler_options(mesh))  # fmt: skip
 
     def run(state: TrainState, batch: Batch) -> TrainState:
         with jax.set_mesh(mesh):

@@ -1,0 +1,37 @@
+"""Options of the compiler, by platform: what XLA does not do by itself and a training step gains from.
+
+They are given to the step (``jax.jit(..., compiler_options=...)``), so that a plan compiles with what a run compiles
+with, and none depends on the environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` still add to them.
+"""
+
+from __future__ import annotations
+
+from jax.sharding import Mesh
+
+TPU: dict[str, bool] = {
+    # libtpu overlaps collectives within a slice with matrix products by default; nothing to add.
+}
+TPU_SLICES: dict[str, bool] = {
+    # All-reduces of gradients between slices are slow: start each as soon as its gradient is there, whatever its size,
+    # and wait for it only where it is used (AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py, DATA_PARALLEL_OVERLAP).
+    "xla_tpu_enable_data_parallel_all_reduce_opt": True,
+    "xla_tpu_data_parallel_opt_different_sized_ops": True,
+}
+GPU: dict[str, bool] = {
+    # Order the program so that collectives run while kernels compute (docs.jax.dev, "GPU performance tips").
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+    # Gather the next layer's weights, and scatter the last one's gradients, one round of the scan ahead (same page).
+    "xla_gpu_enable_pipelined_all_gather": True,
+    "xla_gpu_enable_pipelined_reduce_scatter": True,
+    "xla_gpu_enable_while_loop_double_buffering": True,
+}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool]:
+    """Return the options for a program that runs on the devices of a mesh."""
+    devices = list(mesh.devices.flat)
+    platform = devices[0].platform
+    if platform == "tpu":
+        slices = {getattr(device, "slice_index", 0) for device in devices}
+        return TPU | (TPU_SLICES if len(slices) > 1 else {})
+    return GPU if platform == "gpu" and len(devices) > 1 else {}  # all of them are about collectives

@@ -1,0 +1,161 @@
+"""``mlm-jax plan``: plans as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Column, Table
+
+from mlm_jax.parallel import topology as topologies
+from mlm_jax.parallel.roofline import Roofline
+from mlm_jax.parallel.topology import Topology
+from mlm_jax.plan import Plan, plan
+from mlm_jax.plan_search import Found, search
+
+SHOWN = 10  # estimates that a search's table lists
+BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links in a slice", "network": "network between slices"}
+
+
+def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = False, confirm: int | None = None) -> int:
+    """Print a plan, or what a search found; return 1 if the step does not fit.
+
+    Args:
+      config: the run's config.
+      topology_name: such as ``v5e:4x4``.
+      as_json: print JSON and nothing else.
+      confirm: search, and compile until so many plans fit; None plans the config as it is.
+
+    Raises:
+      UserError: as :func:`plan` and :func:`search`.
+    """
+    topology = topologies.parse(topology_name)
+    if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", topology.device_count)
+    console = Console(soft_wrap=True, highlight=False)
+    if confirm is not None:
+        progress = Console(stderr=True, highlight=False)
+        found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
+        if as_json:
+            json.dump(search_json(found), sys.stdout, indent=2)
+        else:
+            show_search(found, topology, console)
+        return 0
+    made = plan(config, topology)
+    if as_json:
+        json.dump(made.as_json(), sys.stdout, indent=2)
+    else:
+        show(made, topology, console)
+    return 0 if made.memory.fits else 1
+
+
+def show(made: Plan, topology: Topology, console: Console) -> None:
+    """Print a plan as tables."""
+    console.print(line(made))
+    if made.simulated:
+        console.print(
+            f"compiled for simulated CPU devices: memory and collectives are not those of a {topology.chip.name}"
+        )
+    memory = Table("HBM on each device", "GB", title_justify="left")
+    for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
+        memory.add_row(name, _gb(getattr(made.memory, name)))
+    console.print(memory)
+    groups = Table("group", "parameters GB", "on each device", "optimizer GB", "on each device")
+    for name in dict.fromkeys((*made.parameters, *made.optimizer)):
+        sizes = (*made.parameters.get(name, (0, 0)), *made.optimizer.get(name, (0, 0)))
+        groups.add_row(name, *(_gb(size) for size in sizes))
+    console.print(groups)
+    if made.collectives is not None and made.network is not None:
+        table = Table("collective", "over", "a step", "GB sent by each device")
+        for over, kinds in (("links", made.collectives), ("network", made.network)):
+            for kind, one in kinds.items():
+                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
+        console.print(table)
+        if made.unknown_loops:
+            console.print(f"{made.unknown_loops} loop(s) of unknown length: what they send is counted once")
+    flops = Table("FLOPs of a step", "TFLOP")
+    for name, value in (
+        *made.flops.parts.items(),
+        ("recomputed", made.flops.recomputed),
+        ("in all", made.flops.executed),
+    ):
+        flops.add_row(name, f"{value / 1e12:,.3f}")
+    console.print(flops)
+    if made.roofline is not None:
+        bounds = made.roofline
+        table = Table("bound", "ms a step")
+        for kind, name in BOUNDS.items():
+            if kind != "network" or topology.slices > 1:
+                table.add_row(name, f"{getattr(bounds, kind) * 1e3:,.2f}")
+        console.print(table)
+        console.print(
+            f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
+        )
+    console.print(f"compiled in {made.compile_seconds:.1f} s")
+
+
+def show_search(found: Found, topology: Topology, console: Console) -> None:
+    """Print what was estimated and what was compiled, each ranked by its bound."""
+    shown = f"{min(SHOWN, len(found.estimates))} of {len(found.estimates)} meshes"
+    console.print(f"{found.tried} combinations of mesh, remat and microbatches estimated by formula for {topology}")
+    console.print(f"of each mesh the fastest that should fit ({shown}):")
+    table = _search_table()
+    for one in found.estimates[:SHOWN]:
+        table.add_row(mesh_name(one.mesh), one.remat, str(one.microbatches), _gb(one.peak), *_speed(one.roofline))
+    console.print(table)
+    if not found.compiled:
+        return
+    console.print(f"{len(found.compiled)} compiled, of which {len(found.plans)} fit:")
+    table = _search_table("estimated GB")
+    fitting = found.plans
+    for one, made in sorted(
+        found.compiled, key=lambda pair: fitting.index(pair[1]) if pair[1] in fitting else len(fitting)
+    ):
+        peak = _gb(made.memory.peak) + ("" if made.memory.fits else " does NOT fit")
+        table.add_row(
+            mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline), _gb(one.peak)
+        )
+    console.print(table)
+
+
+def search_json(found: Found) -> dict:
+    """Return what a search found as JSON has it; plans that fit come first, the fastest bound first."""
+    estimates = [
+        {"mesh": one.mesh, "remat": one.remat, "microbatches": one.microbatches, "peak": one.peak,
+         "seconds": one.roofline.seconds if one.roofline else None, "bound": one.roofline.bound if one.roofline else None}
+        for one in found.estimates
+    ]  # fmt: skip
+    misfits = [made.as_json() for _, made in found.compiled if not made.memory.fits]
+    return {"tried": found.tried, "estimates": estimates, "plans": [made.as_json() for made in found.plans] + misfits}
+
+
+def line(made: Plan) -> str:
+    """Return a plan in one line."""
+    verdict = "fits" if made.memory.fits else "does NOT fit"
+    return (
+        f"{made.topology} {mesh_name(made.mesh)} {made.dtype} remat={made.remat} microbatches={made.microbatches}: "
+        f"{_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
+    )
+
+
+def mesh_name(mesh: dict[str, int]) -> str:
+    """Return a mesh as "fsdp=4 tensor=2"."""
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "one device"
+
+
+def _search_table(*more: str) -> Table:
+    return Table(
+        Column("mesh", no_wrap=True), "remat", "microbatches", "peak GB", "tokens/s at most", "bound by", *more
+    )
+
+
+def _speed(bounds: Roofline | None) -> tuple[str, str]:
+    return (f"{bounds.tokens_per_second:,.0f}", BOUNDS[bounds.bound]) if bounds else ("", "")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.3f}"

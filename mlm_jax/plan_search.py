@@ -1,0 +1,170 @@
+"""Which mesh, microbatches and recomputation: all are estimated by formula, the most promising are compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
+
+from mlm_jax import model as model_room
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.estimate import Estimate, estimate, sizes_on
+from mlm_jax.parallel.flops import Flops, traffic
+from mlm_jax.parallel.mesh import AXES
+from mlm_jax.parallel.rules import parameter_shardings
+from mlm_jax.parallel.topology import Topology
+from mlm_jax.plan import Plan, for_platform, plan, planned_labels, prepare
+from mlm_jax.training.cost import tokens_of
+from mlm_jax.training.optimizer import optimizer_state_shardings
+
+REMATS = ("none", "dots", "full")
+MICROBATCHES = (1, 2, 4, 8, 16, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+      estimates: of each mesh the way that is fastest by formula and fits by formula, the fastest first.
+      tried: how many combinations were estimated.
+      compiled: those that the compiler was asked about, with its answer, in the order in which it was asked.
+    """
+
+    estimates: list[Estimate]
+    tried: int
+    compiled: list[tuple[Estimate, Plan]]
+
+    @property
+    def plans(self) -> list[Plan]:
+        """Return the compiled plans that fit, the fastest bound first."""
+        fitting = [made for _, made in self.compiled if made.memory.fits]
+        return sorted(fitting, key=lambda made: made.roofline.seconds if made.roofline else 0.0)
+
+
+def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
+           report: Callable[[Estimate, Plan], None] | None = None) -> Found:  # fmt: skip
+    """Estimate every mesh × microbatches × recomputation, and compile the most promising until enough of them fit.
+
+    Args:
+      config: the run's config; its mesh, microbatches and remat are what is searched.
+      topology: what to plan for.
+      confirm: compiled plans that fit after which the search ends, each on another mesh; 0 only estimates.
+      report: called with each compiled plan as it is made.
+
+    Raises:
+      UserError: nothing fits.
+    """
+    config = config.copy_and_resolve_references()
+    config.mesh.slices = topology.slices
+    candidates, tried = _candidates(config, topology)
+    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
+    hopeful = sorted((one for one in candidates if not capacity or one.peak <= capacity), key=_time)
+    best: dict[tuple[int, ...], Estimate] = {}
+    for one in hopeful:
+        best.setdefault(_key(one), one)
+    compiled: list[tuple[Estimate, Plan]] = []
+    settled: set[tuple[int, ...]] = set()  # meshes of which one way fits
+    queue = (
+        hopeful or sorted(candidates, key=lambda one: one.peak)[:1]
+    )  # the formula may be wrong about what is too much
+    while queue and len(settled) < confirm and len(compiled) < 2 * confirm:
+        one = queue.pop(0)
+        if _key(one) in settled:
+            continue
+        made = plan(_applied(config, one.mesh, one.remat, one.microbatches), topology)
+        compiled.append((one, made))
+        if report is not None:
+            report(one, made)
+        if made.memory.fits:
+            settled.add(_key(one))
+        else:  # what should take no less on the same mesh is not asked about
+            queue = [other for other in queue if _key(other) != _key(one) or other.peak < 0.9 * one.peak]
+    found = Found(list(best.values()), tried, compiled)
+    if not found.plans and (confirm or not hopeful):
+        raise UserError(f"no mesh, microbatches or recomputation make this step fit {topology}",
+                        remedy="use more chips, fewer rows or a smaller model")  # fmt: skip
+    return found
+
+
+def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
+    """Yield {axis: devices} of powers of two whose product is the topology's devices, and which split rows and heads evenly.
+
+    ``tensor`` stays within eight devices and divides heads and feed-forward width; ``sequence`` is used only where
+    rows are too few for the devices.
+    """
+    devices, rows = topology.device_count, min(entry["rows"] for entry in config.tasks.values())
+    longest = max(entry["length"] for entry in config.tasks.values())
+    powers = [2**power for power in range(devices.bit_length()) if devices % 2**power == 0]
+    for tensor in powers:
+        if tensor > 8 or config.model.heads % tensor or config.model.mlp_width % tensor:
+            continue
+        for sequence in powers:
+            over_rows = devices // (tensor * sequence)
+            if not over_rows or longest % (128 * sequence) and sequence > 1:
+                continue
+            if rows % over_rows or (sequence > 1 and rows % (2 * over_rows) == 0 and 2 * over_rows * tensor <= devices):
+                continue
+            for fsdp in powers:
+                data = over_rows // fsdp
+                if data and data % topology.slices == 0:
+                    yield dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
+
+
+def _candidates(config: ConfigDict, topology: Topology) -> tuple[list[Estimate], int]:
+    """Return the estimate of every combination, and how many there are."""
+    config = for_platform(config, topology)
+    all_data = AbstractMesh((topology.device_count, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    planned = prepare(config, topology, all_data)
+    program = planned.program
+    axes = model_room.abstract(config, vocabulary_size=program.context.vocabulary_size, languages=program.languages,
+                               labels=planned_labels(config))[2]  # fmt: skip
+    through = [
+        traffic(objective, planned.batch[task], program.context) for task, objective in planned.objectives.items()
+    ]
+    rows = min(entry["rows"] for entry in config.tasks.values())
+
+    @functools.cache
+    def flops(remat: str, several: bool) -> Flops:
+        trial = _applied(config, {}, remat, 2 if several else 1)
+        return prepare(trial, topology, all_data).flops
+
+    found = []
+    for mesh in meshes(config, topology):
+        abstract = AbstractMesh(tuple(mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        shardings = parameter_shardings(axes, program.state.params, abstract)
+        moments = optimizer_state_shardings(program.transformation, program.state.params, shardings)
+        placed = lambda leaf, sharding: leaf.update(sharding=sharding)  # noqa: E731
+        params = jax.tree.map(placed, program.state.params, shardings)
+        state = jax.tree.map(placed, program.state.optimizer_state, moments)
+        sizes = sizes_on(params, state, params if config.training.ema else {}, mesh)
+        for remat in REMATS:
+            for parts in MICROBATCHES:
+                if rows // (mesh["data"] * mesh["fsdp"]) % parts == 0:
+                    trial = _applied(config, mesh, remat, parts)
+                    found.append(estimate(trial, topology, mesh, sizes, through, flops(remat, parts > 1),
+                                          tokens_of(planned.batch)))  # fmt: skip
+    return found, len(found)
+
+
+def _applied(config: ConfigDict, mesh: dict[str, int], remat: str, parts: int) -> ConfigDict:
+    trial = config.copy_and_resolve_references()
+    trial.mesh.update(mesh)
+    trial.model.remat, trial.training.microbatches = remat, parts
+    return trial
+
+
+def _time(one: Estimate) -> tuple[float, float]:
+    """Return what to sort by: the bound, and then all work, for kinds of work never overlap wholly."""
+    if one.roofline is None:
+        return one.peak, 0.0
+    bounds = one.roofline
+    return bounds.seconds, bounds.matmul + bounds.hbm + bounds.links + bounds.network
+
+
+def _key(one: Estimate) -> tuple[int, ...]:
+    return tuple(one.mesh.values())
