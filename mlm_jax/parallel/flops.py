@@ -55,6 +55,8 @@ class Traffic:
       target_rows, target_length: of the decoder; 0 without one.
       predicted: positions that are scored against the vocabulary.
       headed: of those, positions that pass the masked language modelling head.
+      measured: positions that are scored, head included, without a backward pass.
+      aligned: rows of the encoder that look at other rows of it through cross-lingual attention.
       compared: products of two sentence embeddings.
       classified: vectors that a classifier sees.
     """
@@ -65,6 +67,8 @@ class Traffic:
     target_length: int = 0
     predicted: int = 0
     headed: int = 0
+    measured: int = 0
+    aligned: int = 0
     compared: int = 0
     classified: int = 0
 
@@ -107,9 +111,12 @@ def step_flops(config: ConfigDict, context: Context, params: Any, axes: Any, bat
         layers = _layer_flops(config, kernels, seen, platform)
         for name, forward in layers.items():
             add(name, forward)
-        add("head", 2 * seen.headed * sum(size for path, size in kernels.items() if path[0] == "head"))
+        head = 2 * sum(size for path, size in kernels.items() if path[0] == "head")
+        add("head", seen.headed * head)
         rows = -(-context.vocabulary_size // config.model.vocabulary_multiple) * config.model.vocabulary_multiple
         add("output", 2 * seen.predicted * rows * config.model.width)
+        measured = seen.measured * (head + 2 * rows * config.model.width)
+        parts |= {"measured": parts.get("measured", 0.0) + measured} if measured else {}  # forward only
         add("ranking", 2 * seen.compared * config.model.width)
         add("classifiers", 2 * seen.classified * kernels.get(("classifiers", task, "kernel"), 0))
         # Full recomputation repeats the layers' forward pass; "dots" keeps the products and repeats attention's, which
@@ -128,6 +135,11 @@ def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
         rows, length = examples.masked.rows.tokens.shape
         predicted = math.prod(examples.masked.positions.shape)
         return Traffic(rows, length, predicted=predicted, headed=predicted)
+    if hasattr(examples, "target"):  # cross-attention masked language modelling: both sides pass the encoder at once
+        rows, length = examples.source.tokens.shape
+        predicted = math.prod(examples.target.masked.positions.shape)
+        trained = predicted * (2 if getattr(objective, "unplugged", 0.0) else 1)
+        return Traffic(2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows)
     if hasattr(examples, "decoder"):
         (rows, length), (targets, target_length) = examples.source.tokens.shape, examples.decoder.tokens.shape
         return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
@@ -185,7 +197,7 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
         return keys_per_query(length, kv_length, window=0 if biased and chosen == "reference" else window, causal=causal,
                               implementation=chosen)  # fmt: skip
 
-    found = {"encoder": 0.0, "decoder": 0.0, "attention": 0.0}
+    found = {"encoder": 0.0, "decoder": 0.0, "attention": 0.0, "cross_lingual": 0.0}
     for path, size in kernels.items():
         if path[0] == "encoder":
             found["encoder"] += 2 * size * tokens
@@ -195,6 +207,12 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
         elif path[0] == "characters":
             # The strided convolution's kernel covers the characters of one slot; everything else sees every character.
             found["encoder"] += 2 * size * (tokens if path[1] == "down" else seen.rows * seen.length)
+        elif path[0] == "cross_lingual":
+            # An additive score is a product for each pair of positions; all else is one for each position.
+            found["cross_lingual"] += 2 * size * seen.aligned * seen.length * (seen.length if path[1] == "additive" else 1)
+    if seen.aligned:  # scores, unless additive, and the sum of what is looked at
+        products = 1 if model.cross_lingual["score"] == "additive" else 2
+        found["cross_lingual"] += products * 2 * seen.aligned * seen.length**2 * model.width
     layers = sum(entry["layers"] for entry in model.encoder)
     whole = -(-layers // max(1, model.global_every))
     everything, near = keys(slots, slots), keys(slots, slots, model.window)

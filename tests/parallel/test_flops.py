@@ -75,6 +75,25 @@ def test_translation_counts_both_sides_and_the_memory():
     assert found.parts["output"] == 6 * tokens * 512 * 64
 
 
+@pytest.mark.parametrize("unplugged", [0.0, 1.0])
+@pytest.mark.parametrize("score, fuse", [("scaled_dot", "residual"), ("additive", "concat")])
+def test_cross_attention_counts_the_layer_between_the_sides(score, fuse, unplugged):
+    config = small(cross_lingual={"score": score, "fuse": fuse}, head_transform=True)
+    config.tasks = {"aligned": {"objective": "cross_attention_mlm", "rows": 8, "length": 16, "mask_rate": 0.25,
+                                "unplugged": unplugged}}  # fmt: skip
+    found = count(config, {"aligned": {"inputs": shapes(8, 16), "targets": shapes(8, 16)}})
+    tokens, masked = 8 * 16, 8 * 4
+    assert found.parts["encoder"] == 6 * 2 * tokens * (4 * 64 * 64 + 3 * 64 * 96)
+    fusion = 2 * tokens * (64 if fuse == "residual" else 128) * 64
+    pairs = 2 * tokens * 16
+    scores = pairs * 64 if score == "scaled_dot" else pairs * 16 + 2 * 2 * tokens * 64 * 16
+    assert found.parts["cross_lingual"] == 3 * (fusion + scores + pairs * 64)
+    output = 2 * masked * 512 * 64
+    assert found.parts["output"] == 3 * output * (2 if unplugged else 1)
+    # The encoder without the layer is measured at any rate, forward only.
+    assert found.parts.get("measured", 0.0) == (0 if unplugged else output + 2 * masked * 64 * 64)
+
+
 def test_ranking_compares_all_pairs_both_ways():
     config = small()
     config.tasks = {"ranking": {"objective": "ranking", "rows": 8, "length": 16}}
