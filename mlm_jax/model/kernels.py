@@ -88,10 +88,15 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     shape = (query.shape[1], key.shape[1])
     reach = window // 2 if window else None
     sides = (reach, 0 if causal else reach)
-    mask: masks.Mask = masks.LocalMask(shape, sides, offset=0) if window or causal else masks.FullMask(shape)
+    everything = not (window or causal)
+    # Where all is seen, each part of the queries has the same mask, and the kernel is made for one part: the library
+    # cannot split a mask of which every block is whole.
+    part = (shape[0] // length_shards, shape[1])
+    mask: masks.Mask = masks.FullMask(part) if everything else masks.LocalMask(shape, sides, offset=0)
     q_block, kv_block = _block(shape[0] // length_shards), _block(shape[1])
     attend = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads), head_shards=head_shards, q_seq_shards=length_shards, interpret=interpret,
+        masks.MultiHeadMask([mask] * heads), head_shards=head_shards, interpret=interpret,
+        q_seq_shards=1 if everything else length_shards,
         block_sizes=kernel.BlockSizes(
             block_q=q_block, block_kv=kv_block, block_q_dkv=q_block, block_kv_dkv=kv_block, block_q_dq=q_block,
             block_kv_dq=kv_block,
@@ -106,7 +111,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     arrays = (query, key, value, segment_ids, kv_segment_ids)
     if mesh is None:
         return rows(attend, *arrays)[:, :length]
-    attend_spec = attend.manual_sharding_spec(NamedSharding(mesh, P(q_spec[2], q_spec[1])))
+    attend_spec = attend.manual_sharding_spec(NamedSharding(mesh, P(q_spec[2], None if everything else q_spec[1])))
     array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(*kv_spec[:2]))
     return _on_shards(rows, mesh, (attend_spec, *array_specs), q_spec)(attend, *arrays)[:, :length]
 
