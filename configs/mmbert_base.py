@@ -1,6 +1,7 @@
 """A base-sized encoder as mmBERT's (Marone et al. 2025): 22 layers of 768, 256 k pieces, windows in two layers of three.
 
     mlm-jax plan --config configs/mmbert_base.py --topology v5e:4x4
+    mlm-jax plan --config configs/mmbert_base.py --topology v5e:16x16 --set tasks.mlm.rows=4096
 """
 
 from xlmr_xxl import LANGUAGES
@@ -21,9 +22,9 @@ def get_config():
     config.model.heads = 12
     config.model.mlp_width = 1152
     config.model.local_rope_theta = 160_000.0
-    config.model.remat = "full"  # without, 16 rows a chip take 17.8 GiB of temporaries on v5e, which has 15.75
+    config.model.remat = "dots"  # without, 16 rows a chip take 17.8 GiB of temporaries on v5e, which has 15.75
     config.model.cross_entropy_chunk = 32
 
-    config.mesh.data = 1
-    config.mesh.fsdp = -1
+    config.mesh.data = -1
+    config.mesh.fsdp = 16
     return config

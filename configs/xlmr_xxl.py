@@ -32,9 +32,11 @@ def get_config():
     config.model.position = "learned"
     config.model.max_positions = 512
     config.model.global_every = 1
-    config.model.remat = "full"
+    config.model.remat = "dots"
     config.model.cross_entropy_chunk = 16
 
-    config.mesh.data = 1
-    config.mesh.fsdp = -1
+    # State over 64 chips is 2 GB a chip; over all 512, a shard of the width would be smaller than a tile of the chip's
+    # memory, and the compiler would gather weights at twice the bytes.
+    config.mesh.data = -1
+    config.mesh.fsdp = 64
     return config

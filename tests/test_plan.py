@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from mlm_jax import cli, plan
+from mlm_jax import cli, plan, plan_search
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
 from mlm_jax.parallel import hlo, topology
 
+# The extra [test] brings libtpu wherever it exists, which is Linux on x86-64.
 needs_libtpu = pytest.mark.skipif(not topology.libtpu_installed(), reason=f"no libtpu: {topology.INSTALL_TPU}")
 
 
@@ -60,10 +61,76 @@ def test_bounds_follow_from_the_chip(made):
     assert json.loads(json.dumps(made.as_json()))["roofline"]["bound"] == bounds.bound
 
 
+@pytest.fixture(scope="module")
+def two_slices():
+    config = small()
+    config.mesh.slices = 2
+    config.tasks["mlm"]["rows"] = 64
+    return plan.plan(config, topology.parse("2xv5e:4x4"))
+
+
+@needs_libtpu
+def test_what_crosses_between_slices_is_told_apart(made, two_slices):
+    assert made.network == {} and made.roofline.network == 0
+    gradients = sum(each for _, each in two_slices.parameters.values())  # float32, sharded over fsdp within each slice
+    # Each slice sends its part of the gradients once around the two, bfloat16 at the least and float32 at the most, spread
+    # over the devices that hold the same part.
+    sent = sum(one.sent for one in two_slices.network.values())
+    assert 0.4 * gradients / 4 < sent < 1.1 * gradients
+    assert two_slices.roofline.network == sent / topology.CHIPS["v5e"].network_bandwidth
+    inside = sum(one.sent for one in made.collectives.values())
+    assert sum(one.sent for one in two_slices.collectives.values()) < 1.5 * inside
+    assert two_slices.mesh["data"] == 8 and two_slices.tokens == 2 * made.tokens
+
+
+@needs_libtpu
+def test_estimates_are_near_what_the_compiler_says(made):
+    config = small()
+    found = plan_search.search(config, topology.parse("v5e:4x4"), confirm=0)
+    assert not found.compiled and len(found.estimates) > 5 and found.tried > len(found.estimates)
+    bounds = [one.roofline.seconds for one in found.estimates]
+    assert bounds == sorted(bounds)
+    same = next(one for one in found.estimates if one.mesh == made.mesh)
+    state = sum(each for tree in (made.parameters, made.optimizer) for _, each in tree.values())
+    assert same.arguments == pytest.approx(state, rel=1e-3)
+    assert 0.3 < same.peak / made.memory.peak < 3
+
+
+def test_a_search_compiles_the_most_promising(capsys, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("from tests.test_plan import small as get_config\n")
+    arguments = ["plan", "--config", str(config), "--topology", "cpu:8", "--set", "model.encoder=({'layers': 1},)"]
+    assert cli.main([*arguments, "--search", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["plans"]) == 1 and found["plans"][0]["memory"]["fits"]
+    assert found["plans"][0]["mesh"] == found["estimates"][0]["mesh"]
+    assert cli.main([*arguments, "--search", "0"]) == 0
+    assert "estimated by formula for cpu:8" in capsys.readouterr().out
+
+
+def test_meshes_split_rows_and_heads_evenly():
+    config = small()
+    found = list(plan_search.meshes(config, topology.parse("v5e:4x4")))
+    assert {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1} in found
+    assert all(32 % (mesh["data"] * mesh["fsdp"]) == 0 and 4 % mesh["tensor"] == 0 for mesh in found)
+    config.tasks["mlm"] |= {"rows": 2, "length": 1024}  # too few rows for 16 devices: rows are split along their length
+    assert {mesh["sequence"] for mesh in plan_search.meshes(config, topology.parse("v5e:4x4"))} >= {4, 8}
+    assert all(mesh["data"] % 2 == 0 for mesh in plan_search.meshes(small(), topology.parse("2xv5e:4x4")))
+
+
 def test_simulated_devices_have_no_peak(capsys, tmp_path):
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")
-    arguments = ["plan", "--config", str(config), "--topology", "cpu:8", "--set", "model.encoder=({'layers': 1},)", "--json"]
+    arguments = [
+        "plan",
+        "--config",
+        str(config),
+        "--topology",
+        "cpu:8",
+        "--set",
+        "model.encoder=({'layers': 1},)",
+        "--json",
+    ]
     assert cli.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["simulated"] and found["roofline"] is None and found["dtype"] == "float32"
@@ -93,6 +160,7 @@ ENTRY %main (a: f32[2]) -> f32[8] {
 }
 """
     found = hlo.work(text)
+    assert found.network == {}
     assert found.collectives == {
         "all-gather": hlo.Collective(1, 32 * 3 / 4),
         "all-reduce": hlo.Collective(5, 5 * 2 * 32 * 3 / 4),
@@ -100,7 +168,8 @@ ENTRY %main (a: f32[2]) -> f32[8] {
     assert found.unknown_loops == 0
 
 
-WRONG = [("v5x:4x4", "no chip"), ("v5e", "no shape"), ("v5e:4", "2 dimension"), ("H100:2x2", "1 dimension")]
+WRONG = [("v5x:4x4", "no chip"), ("v5e", "no shape"), ("v5e:4", "2 dimension"), ("H100:2x2", "1 dimension"),
+         ("2xH100:8", "several slices")]  # fmt: skip
 
 
 @pytest.mark.parametrize("text, problem", WRONG)
@@ -113,6 +182,15 @@ def test_every_chip_cites_its_source():
     assert all(chip.source.startswith("https://") for chip in topology.CHIPS.values() if chip.peak_flops)
     assert str(topology.parse("V5P:8x8x8")) == "v5p:8x8x8" and topology.parse("v5p:8x8x8").device_count == 512
     assert topology.parse("tpu7x:2x2x1").device_count == 8
+    several = topology.parse("2xv5e:4x4")
+    assert str(several) == "2xv5e:4x4" and several.device_count == 32
+
+
+def test_slices_of_mesh_and_topology_must_agree():
+    with pytest.raises(UserError, match="1 slice.*mesh.slices is 2"):
+        config = small()
+        config.mesh.slices = 2
+        plan.plan(config, topology.parse("v5e:4x4"))
 
 
 def test_labels_must_be_known_without_data():
