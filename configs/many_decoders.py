@@ -28,4 +28,5 @@ def get_config():
     config.model.cross_entropy_chunk = 32
 
     config.mesh.fsdp = 4  # divides the 100 groups of decoder weights
+    config.mesh.tensor = 4  # gradients of all groups are added up over the devices that split the rows: the fewer the better
     return config
