@@ -35,12 +35,10 @@ def row(made: Plan) -> tuple[str, ...]:
     """Return a plan as a line of the table."""
     chips = topologies.parse(made.topology).chips
     sent = [sum(one.sent for one in (kinds or {}).values()) / 1e9 for kinds in (made.collectives, made.network)]
-    bounds = made.roofline
-    return (
-        f"{chips:,}", made.topology, mesh_name(made.mesh), f"{made.memory.peak / 1e9:.2f}",
-        f"{made.flops.executed / chips / 1e12:.2f}", f"{sent[0]:.2f}", f"{sent[1]:.2f}", f"{bounds.tokens_per_second / chips:,.0f}" if bounds else "does not fit",
-        f"{made.compile_seconds:.0f}",
-    )  # fmt: skip
+    speed = f"{made.roofline.tokens_per_second / chips:,.0f}" if made.roofline else "does not fit"
+    holds, computes = made.memory.peak / 1e9, made.flops.executed / chips / 1e12
+    numbers = (f"{number:.2f}" for number in (holds, computes, *sent))
+    return f"{chips:,}", made.topology, mesh_name(made.mesh), *numbers, speed, f"{made.compile_seconds:.0f}"
 
 
 def main() -> int:
