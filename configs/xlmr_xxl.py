@@ -35,8 +35,8 @@ def get_config():
     config.model.remat = "dots"
     config.model.cross_entropy_chunk = 16
 
-    # State over 64 chips is 2 GB a chip; over all 512, a shard of the width would be smaller than a tile of the chip's
-    # memory, and the compiler would gather weights at twice the bytes.
+    # 32 chips share the state, 4 GB each. Shared by all chips of a slice, weights would be gathered by all-reduce, which
+    # sends twice the bytes: so does libtpu 0.0.42 with groups as large as the torus.
     config.mesh.data = -1
-    config.mesh.fsdp = 64
+    config.mesh.fsdp = 32
     return config
