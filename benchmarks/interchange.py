@@ -60,7 +60,7 @@ def measure(name: str, config: str) -> tuple:
             for b, packed in ((alone, False), (batch, True))
         ]
         given = (model, ours, ask(batch, True), batch, parity.labels_for(target, model.config.vocab_size))
-        gradient = parity.gradient_difference(*given, folder / "gradient")
+        gradient, _ = parity.gradient_difference(*given, folder / "gradient")
         step = parity.adamw_difference(*given, folder / "step")
         out = parity.export(ours, folder / "ours", family=checks.family)
         same = parity.tensors_of(out) == parity.tensors_of(folder / "theirs")

@@ -114,7 +114,7 @@ def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[
 def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
     """Return the config.json of a model of ours, which cannot say any other activation if there is a head."""
     described = describe(model, facts)
-    return described | {"hidden_act": "gelu"} if model.head_transform else described
+    return described | {"hidden_act": "gelu"} if Contents.of_model(model).head else described
 
 
 FAMILY = Family(

@@ -57,7 +57,8 @@ class EncoderDecoderChecks:
         model, ours = pair
         batch = self.batch(model)
         inputs, labels = self.inputs(*batch, True), parity.labels_for(batch[1], model.config.vocab_size)
-        assert parity.gradient_difference(model, ours, inputs, batch, labels, tmp_path / "gradient") < 1e-4
+        error, their_error = parity.gradient_difference(model, ours, inputs, batch, labels, tmp_path / "gradient")
+        assert error < max(1e-4, their_error)
         assert parity.adamw_difference(model, ours, inputs, batch, labels, tmp_path / "step") < 1e-2
         assert parity.leak(ours, batch) == 0.0
         assert parity.leak(ours, batch, as_one=True) > 1e-3  # the probe sees a leak where there is one
