@@ -54,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = verb("prepare", _prepare, "turn text into a token store")
     takes_config(prepare)
     prepare.add_argument("--workdir", help="folder whose store/ is written, unless config.data.store names one")
+    part = prepare.add_mutually_exclusive_group()
+    part.add_argument("--shard", metavar="I/N", help="write only shard I of N, counted from 0: for N machines at once")
+    part.add_argument("--join", type=int, metavar="N", help="make the store out of its N shards")
+    part.add_argument("--beam", type=int, metavar="N", help="N shards and their joining as an Apache Beam pipeline")
+    prepare.add_argument("--beam-options", default="", metavar="'--runner=… …'", help="options of the pipeline, in one string")
 
     inspect = verb("inspect", _inspect, "show what the data holds: counts, fertility, samples, the mix alpha would give")
     takes_config(inspect)
@@ -170,10 +175,28 @@ def _train(options) -> None:
 
 
 def _prepare(options) -> None:
-    from mlm_jax.data.prepare import prepare
+    from mlm_jax.data.prepare import join, prepare, prepare_shard
 
     config = _config(options)
-    prepare(config, _store_folder(config, options.workdir))
+    folder = _store_folder(config, options.workdir)
+    for number in (options.join, options.beam):
+        if number is not None and number < 1:
+            raise UserError(f"there cannot be {number} shards", remedy="give a number from 1")
+    if options.shard:
+        index, slash, count = options.shard.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise UserError(f"--shard {options.shard} is not I/N", remedy="write --shard 0/8")
+        prepare_shard(config, folder, int(index), int(count))
+    elif options.join:
+        join(config, folder, options.join)
+    elif options.beam:
+        import shlex
+
+        from mlm_jax.data import beam
+
+        beam.run(config, folder, options.beam, shlex.split(options.beam_options))
+    else:
+        prepare(config, folder)
 
 
 def _inspect(options) -> None:

@@ -46,7 +46,7 @@ def default_config() -> ConfigDict:
     data.prefix = "language"  # first token of every document: language | bos | none
     data.max_document_tokens = 8192  # longer documents are cut into pieces of this many tokens
     data.store = ""  # folder of the token store; "" is WORKDIR/store
-    data.workers = 0  # processes that prepare reads and tokenises with; 0 is one a core
+    data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
 
     config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
     vocabulary.path = ""  # an existing SentencePiece .model or vocabulary folder (of an import); "" trains one of `kind`

@@ -38,7 +38,7 @@ def documents(source: Any, language: str, split: str) -> Iterator[str]:
     Raises:
       UserError: a file is missing, of an unknown kind, not UTF-8 or malformed; the message has file and line.
     """
-    if isinstance(source, str) and ":" in source and not Path(source).exists():
+    if is_library(source):
         yield from (document for document in _from_library(source, language, split) if document.strip())
         return
     for file in files(source, TEXT_ENDINGS):
@@ -58,14 +58,28 @@ def sentence_pairs(source: Any, pair: str, split: str) -> Iterator[tuple[str, st
     Raises:
       UserError: as :func:`documents`, or the two files of aligned lines are not equally long.
     """
-    if isinstance(source, str) and ":" in source and not Path(source).exists():
+    if is_library(source):
         yield from _from_library(source, pair, split)
         return
-    if not isinstance(source, str) and len(source) == 2 and not any(ending(Path(name)) in PAIR_ENDINGS for name in source):
+    if is_aligned(source):
         yield from _aligned(Path(source[0]), Path(source[1]))
         return
     for file in files(source, PAIR_ENDINGS):
         yield from _tsv(file) if ending(file) == ".tsv" else _tmx(file, pair)
+
+
+def is_library(source: Any) -> bool:
+    """Return whether a source is ``"module:function"``, ``"tfds:…"`` or ``"datasets:…"``."""
+    return isinstance(source, str) and ":" in source and not Path(source).exists()
+
+
+def is_aligned(source: Any) -> bool:
+    """Return whether a source of parallel text is two files of aligned lines."""
+    return (
+        not isinstance(source, str)
+        and len(source) == 2
+        and not any(ending(Path(name)) in PAIR_ENDINGS for name in source)
+    )
 
 
 def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
@@ -90,7 +104,7 @@ def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
 
 def fingerprint(source: Any) -> list:
     """Return what changes when a corpus changes: path, size and time of each file, or the function's name."""
-    if isinstance(source, str) and ":" in source and not Path(source).exists():
+    if is_library(source):
         return [source]
     patterns = [source] if isinstance(source, str) else list(source)
     names = sorted(name for pattern in patterns for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
@@ -262,7 +276,9 @@ def _tfds(name: str, language: str, split: str) -> Iterator[Any]:
     try:
         data = tfds.data_source(name, split=split, download=False)
     except Exception as error:  # the library raises many kinds, all of them about what the user named
-        raise UserError(f"tfds:{name}: {' '.join(str(error).split())[:200]}", remedy="prepare the set with tfds first") from error
+        raise UserError(
+            f"tfds:{name}: {' '.join(str(error).split())[:200]}", remedy="prepare the set with tfds first"
+        ) from error
     for entry in data:
         yield _entry(entry, f"tfds:{name}", language)
 

@@ -9,7 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.data import corpora
+from mlm_jax.data.addresses import open_keys
+from mlm_jax.data.ragged import FAILURES, one_line
 from mlm_jax.data.store import MANIFEST
+from mlm_jax.errors import UserError
 
 # Keys of config.data that change what the store holds.
 KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
@@ -19,7 +22,9 @@ KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", 
 def request(config: ConfigDict) -> dict[str, Any]:
     """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
     sources = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
-    sources += [entry[split] for entry in config.data.labelled.values() for split in ("train", "validation") if split in entry]
+    sources += [
+        entry[split] for entry in config.data.labelled.values() for split in ("train", "validation") if split in entry
+    ]
     asked = {
         "data": {key: config.data[key] for key in KEYS},
         "vocabulary": config.vocabulary.to_dict(),
@@ -39,8 +44,11 @@ def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
     """
     from mlm_jax.data.store import Store
 
-    if "://" not in str(folder) and not (Path(folder) / MANIFEST).exists():
-        return False
+    try:
+        if open_keys(folder).read(MANIFEST).result().state != "value":
+            return False
+    except FAILURES as error:
+        raise UserError(f"cannot look for a token store: {one_line(error)}", file=folder) from error
     made_of = Store.open(folder).manifest["facts"].get("request")
     asked = request(config)
     if not any(asked["sources"]) and not config.data.mixture:  # no source is here, or none is named

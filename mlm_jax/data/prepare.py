@@ -1,11 +1,19 @@
-"""Prepare: train the vocabulary if none is given, run each seqio task once, write the token store."""
+"""Prepare: train the vocabulary if none is given, run each seqio task once, write the token store.
+
+On one core or several, on one machine or many: a part of the sources is a shard, a store of its own; see ``shards``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +24,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mlm_jax.data import corpora, mixing
 from mlm_jax.data.freshness import is_fresh, request
+from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
 from mlm_jax.data.store import StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
 WRITE = 1024  # documents handed to the store at once
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not the user's business
 
 
 def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:
@@ -47,32 +54,148 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
         return str(folder)
     from mlm_jax.data import tasks
 
-    languages = tasks.run_languages(config)
+    workers = config.data.workers or os.cpu_count() or 1
+    with _disk_errors(folder):
+        vocabulary = make_vocabulary(config, tasks.run_languages(config), console)
+        if workers > 1:
+            _in_processes(config, folder, workers, vocabulary, console)
+        else:
+            _write_store(config, folder, vocabulary, tasks.register(config, vocabulary), console)
+    return str(folder)
+
+
+def prepare_shard(
+    config: ConfigDict, folder: str | Path, index: int, count: int, *, vocabulary: str = "", progress: bool = True
+) -> str:
+    """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
+
+    The vocabulary is that of a shard that is done, or trained here, which gives the same everywhere.
+
+    Args:
+      config: the run's config, the same for all shards.
+      folder: of the whole store to be.
+      index: of the shard, from 0.
+      count: of shards.
+      vocabulary: folder of it, if it was trained before.
+      progress: whether to show a progress bar.
+
+    Returns:
+      the shard's folder.
+
+    Raises:
+      UserError: as :func:`prepare`.
+    """
+    console, place = Console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    if is_fresh(config, place):
+        console.print(f"shard {place} is up to date")
+        return place
+    from mlm_jax.data import tasks
+
+    with _disk_errors(place):
+        made = Vocabulary.load(vocabulary) if vocabulary else vocabulary_of_shards(config, folder, count)
+        made = made or make_vocabulary(config, tasks.run_languages(config), console)
+        registered = tasks.register(share(config, index, count), made)
+        if config.data.mixture:  # a user's tasks are not cut
+            registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
+        _write_store(config, place, made, registered, console, whole=False)
+    return place
+
+
+def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool = True) -> str:
+    """Make the store out of its ``count`` shards, the same as a single run's, and remove them.
+
+    Raises:
+      UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
+    """
+    console = Console(stderr=True, quiet=not progress)
+    if is_fresh(config, folder):
+        console.print(f"token store {folder} is up to date")
+        return str(folder)
+    with _disk_errors(folder):
+        _say_skipped(join_shards(config, folder, count), console)
+    return str(folder)
+
+
+def _in_processes(
+    config: ConfigDict, folder: str | Path, workers: int, vocabulary: Vocabulary, console: Console
+) -> None:
+    """Write the store with several processes: a shard each, then joined."""
+    console.print(f"{workers} processes tokenise")
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    with tempfile.TemporaryDirectory() as saved, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        vocabulary.save(saved)
+        shards = [
+            pool.submit(prepare_shard, config, folder, i, workers, vocabulary=saved, progress=False)
+            for i in range(workers)
+        ]
+        try:
+            for shard in shards:
+                shard.result()
+            skipped = join_shards(config, folder, workers)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of prepare was killed", remedy="lower config.data.workers if memory ran out"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+            remove_shards(folder, workers)
+    _say_skipped(skipped, console)
+
+
+def _write_store(
+    config: ConfigDict,
+    folder: str | Path,
+    vocabulary: Vocabulary,
+    registered: list,
+    console: Console,
+    whole: bool = True,
+) -> None:
+    """Run the seqio tasks and write their examples; of a shard (``whole=False``) a task may have none."""
+    from mlm_jax.data import tasks
+
     asked = request(config)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} tokens"), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=console) as bar:
-            vocabulary = make_vocabulary(config, languages, console)
-            registered = tasks.register(config, vocabulary)
-            with StoreWriter(folder, vocabulary, languages) as writer:
-                skipped = {}
-                for one in registered:
-                    shown = bar.add_task(one.name, total=None)
-                    for split in one.splits:
-                        _write(writer, one, split, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
-                    skipped[one.name] = {reason: count for reason, count in one.skipped.items() if count}
-                _check_languages(writer, registered)
-                writer.facts |= {"request": asked, "skipped": skipped}
-                writer.labels |= {one.name: one.labels for one in registered if one.labels}
-                writer.rates |= {one.name: one.rate for one in registered if one.rate is not None}
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError("the disk is full", file=folder, remedy="free some space; nothing half-written was left") from error
-        raise
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} tokens"),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=console) as bar,
+        StoreWriter(folder, vocabulary, tasks.run_languages(config)) as writer,
+    ):
+        skipped = {}
+        for one in registered:
+            shown = bar.add_task(one.name, total=None)
+            for split in one.splits:
+                _write(writer, one, split, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
+            skipped[one.name] = {reason: count for reason, count in one.skipped.items() if count}
+            if one.name in writer.streams:
+                writer.labels |= {one.name: one.labels} if one.labels else {}
+                writer.rates |= {one.name: one.rate} if one.rate is not None else {}
+        if whole:
+            check_streams(writer, skipped)
+        writer.facts |= {"request": asked, "skipped": skipped}
+    if whole:
+        _say_skipped(skipped, console)
+
+
+def _say_skipped(skipped: dict[str, dict[str, int]], console: Console) -> None:
     for name, reasons in skipped.items():
         for reason, count in reasons.items():
             console.print(f"[yellow]{name}: {count:,} examples left out or changed ({reason})")
-    return str(folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                "the disk is full", file=folder, remedy="free some space; nothing half-written was left"
+            ) from error
+        raise
 
 
 def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console) -> Vocabulary:
@@ -110,11 +233,13 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
             sentences[language] += 1
             characters[language] += len(sentence)
         if not sentences[language]:
-            raise UserError(f"language {language!r} has no text after filtering", remedy="check its files in config.data")
+            raise UserError(
+                f"language {language!r} has no text after filtering", remedy="check its files in config.data"
+            )
     shares = mixing.rates([characters[language] for language in languages], config.vocabulary.alpha)
     total = min(config.vocabulary.sentences, sum(sentences.values()))
-    for language, share in zip(languages, shares):
-        quota, have, given = int(share * total), sentences[language], 0
+    for language, proportion in zip(languages, shares):
+        quota, have, given = int(proportion * total), sentences[language], 0
         while given < quota:
             this_pass = min(quota - given, have)
             # Sentence i is taken where the count ⌊i · this_pass / have⌋ goes up: evenly spread, exactly this_pass of them.
@@ -130,13 +255,16 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
 
     if language in config.data.corpora:
         source = config.data.corpora[language]
-        for document in tasks.split_of(config, language, source, "train", lambda s, split: corpora.documents(s, language, split)):
+        for document in tasks.split_of(
+            config, language, source, "train", lambda s, split: corpora.documents(s, language, split)
+        ):
             yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
         return
     for pair, source in config.data.parallel.items():
         if language in pair.split("-"):
             side = pair.split("-").index(language)
-            found = tasks.split_of(config, pair, source, "train", lambda s, split: corpora.sentence_pairs(s, pair, split))  # noqa: B023
+            read = lambda s, split: corpora.sentence_pairs(s, pair, split)  # noqa: B023, E731
+            found = tasks.split_of(config, pair, source, "train", read)
             yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
     for name, entry in config.data.labelled.items():
         if entry["language"] == language and language not in config.data.corpora:
@@ -145,7 +273,9 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
 
 def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:
     """Run one seqio task and append its examples to the store."""
-    features = ("inputs",) if one.kind == "text" else ("inputs", "targets") if one.kind == "pairs" else ("inputs", "labels")
+    features = (
+        ("inputs",) if one.kind == "text" else ("inputs", "targets") if one.kind == "pairs" else ("inputs", "labels")
+    )
     data = one.task.get_dataset(sequence_length=None, split=split, shuffle=False)
     if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
         data = data.map(lambda example: {**example, "inputs": example["targets"]})
@@ -171,9 +301,3 @@ def _read(one: Any, data: Any) -> Iterator[dict[str, Any]]:
         if one.failure is not None:
             raise one.failure from None
         raise
-
-
-def _check_languages(writer: StoreWriter, registered: list) -> None:
-    for one in registered:
-        if one.name not in writer._streams:
-            raise UserError(f"{one.kind} {one.name!r} has no examples after filtering", remedy="check its files in config.data")

@@ -23,13 +23,14 @@ from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import tensorstore as ts
 
+from mlm_jax.data.addresses import is_local, open_keys, quoted
 from mlm_jax.data.ragged import (
     FAILURES,
+    FILE_VALUES,
     OFFSETS_BLOCK,
     VALUES_BLOCK,
     Flat,
@@ -152,7 +153,7 @@ class Store:
           UserError: there is no store, or its manifest is corrupt or of another format.
         """
         place = f"{folder}/{MANIFEST}"
-        keys = _keys(folder)
+        keys = open_keys(folder)
         try:
             found = keys.read(MANIFEST).result()
         except FAILURES as error:
@@ -203,7 +204,7 @@ class Store:
         return self.streams[name]
 
     def _stream(self, name: str, facts: dict[str, Any]) -> Stream:
-        splits = {split: Split(self, f"{_quoted(name)}/{split}", f) for split, f in facts["splits"].items()}
+        splits = {split: Split(self, f"{quoted(name)}/{split}", f) for split, f in facts["splits"].items()}
         languages, labels = tuple(facts["languages"]), tuple(facts["labels"])
         return Stream(name, facts["kind"], languages, labels, facts["rate"], splits)
 
@@ -242,16 +243,16 @@ class StoreWriter:
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 
     def __enter__(self) -> StoreWriter:
-        local = _is_local(self.folder)
+        local = is_local(self.folder)
         self._place = f"{self.folder}.incomplete" if local else self.folder
         try:
             if local:
                 final = Path(self.folder)
                 foreign = final.exists() and not (final / MANIFEST).exists() and _holds_something(final)
                 shutil.rmtree(self._place, ignore_errors=True)
-                self._keys = _keys(self._place)
+                self._keys = open_keys(self._place)
             else:
-                self._keys = _keys(self._place)
+                self._keys = open_keys(self._place)
                 ours = any(self._keys.read(name).result().state == "value" for name in (MANIFEST, UNFINISHED))
                 foreign = not ours and bool(self._keys.list().result())
             if foreign:
@@ -279,7 +280,7 @@ class StoreWriter:
         finally:
             for array in self._arrays.values():
                 array.abandon()
-            if _is_local(self.folder):
+            if is_local(self.folder):
                 shutil.rmtree(self._place, ignore_errors=True)  # gone already where it was renamed
 
     def add(
@@ -324,6 +325,47 @@ class StoreWriter:
         entry["characters"] += characters
         entry["bytes"] += bytes
 
+    def extend(self, stream: Stream, split: str) -> None:
+        """Append what another store of the same vocabulary holds of a stream's split; memory stays bounded.
+
+        Raises:
+          UserError: the other store is corrupt, the stream was begun as something else, or the disk is full.
+        """
+        found = stream.split(split)
+        entry = self._entry(stream.name, stream.kind, stream.languages, split)
+        for name, facts in entry["features"].items():
+            part, path = found[name], f"{quoted(stream.name)}/{split}/{name}"
+            if facts["values"] and facts["per_token"] != part.per_token:
+                raise UserError(
+                    f"stream {stream.name!r} has labels one a token in one store, one a document in another"
+                )
+            try:
+                values, offsets = (
+                    self._growing(f"{path}/values", self._dtype_of(name), VALUES_BLOCK),
+                    self._growing_offsets(path),
+                )
+                base = values.size
+                for start in range(1, len(part.offsets), FILE_VALUES):
+                    offsets.append(base + part.offsets.read(start, min(start + FILE_VALUES, len(part.offsets))))
+                for start in range(0, len(part.values), FILE_VALUES):
+                    values.append(part.values.read(start, min(start + FILE_VALUES, len(part.values))))
+            except FAILURES as error:
+                raise UserError(
+                    f"cannot write the token store: {one_line(error)}", file=f"{self.folder}/{path}"
+                ) from error
+            facts |= {
+                "values": values.size,
+                "longest": max(facts["longest"], part.longest),
+                "per_token": part.per_token,
+            }
+        for size in ("documents", "tokens", "characters", "bytes"):
+            entry[size] += getattr(found, size)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams begun so far."""
+        return tuple(self._streams)
+
     def _entry(self, stream: str, kind: str, languages: tuple[str, ...], split: str) -> dict[str, Any]:
         """Return the manifest's part for a split, begun here if it is new."""
         if kind not in FEATURES:
@@ -347,7 +389,7 @@ class StoreWriter:
         return begun["splits"][split]
 
     def _append(self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray):
-        path = f"{_quoted(stream)}/{split}/{name}"
+        path = f"{quoted(stream)}/{split}/{name}"
         facts = entry["features"][name]
         if len(lengths) and not lengths.min():
             raise UserError(f"stream {stream!r}: document {entry['documents'] + int(lengths.argmin())} has no {name}")
@@ -360,7 +402,7 @@ class StoreWriter:
         if name in TOKENS:
             starts = ends - lengths
             values[starts] = ~values[starts]
-        dtype = self._dtype if name in TOKENS else np.dtype(np.int32)
+        dtype = self._dtype_of(name)
         try:
             grown, offsets = self._growing(f"{path}/values", dtype, VALUES_BLOCK), self._growing_offsets(path)
             offsets.append(grown.size + ends)
@@ -369,6 +411,9 @@ class StoreWriter:
             raise UserError(f"cannot write the token store: {one_line(error)}", file=f"{self.folder}/{path}") from error
         facts["values"] = grown.size
         facts["longest"] = max(facts["longest"], int(lengths.max(initial=0)))
+
+    def _dtype_of(self, feature: str) -> np.dtype:
+        return self._dtype if feature in TOKENS else np.dtype(np.int32)
 
     def _growing_offsets(self, path: str) -> Growing:
         new = f"{path}/offsets" not in self._arrays
@@ -390,7 +435,7 @@ class StoreWriter:
             for file in sorted(Path(local).iterdir()):
                 self._keys.write(f"vocabulary/{file.name}", file.read_bytes()).result()
         self._keys.write(MANIFEST, json.dumps(self._manifest(), indent=1, ensure_ascii=False).encode()).result()
-        if _is_local(self.folder):
+        if is_local(self.folder):
             final, old = Path(self.folder), Path(f"{self.folder}.old")
             if final.exists():
                 shutil.rmtree(old, ignore_errors=True)
@@ -441,21 +486,5 @@ def _check_labels(stream: str, facts: dict[str, Any], labels: np.ndarray, inputs
         raise UserError(f"stream {stream!r}: a document has {labels[index]} labels where the stream has {wanted}")
 
 
-def _is_local(folder: str | Path) -> bool:
-    return "://" not in str(folder)
-
-
 def _holds_something(path: Path) -> bool:
     return not path.is_dir() or any(path.iterdir())
-
-
-def _keys(folder: str | Path) -> ts.KvStore:
-    address = Path(folder).absolute().as_uri() if _is_local(folder) else str(folder)
-    try:
-        return ts.KvStore.open(address.rstrip("/") + "/").result()
-    except FAILURES as error:
-        raise UserError(f"cannot open it: {one_line(error)}", file=folder) from error
-
-
-def _quoted(stream: str) -> str:
-    return quote(stream, safe="").replace(".", "%2E")  # no name becomes "..", none leaves the folder

@@ -15,13 +15,16 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import seqio
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from mlm_jax.data import corpora, labelled
+from mlm_jax.data.quiet import quiet_stderr
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
+
+with quiet_stderr():
+    import seqio
+    import tensorflow as tf
 
 BATCH = 512  # documents that are tokenised at once
 SIZES = ("characters", "bytes")  # of the text that an example was made of
@@ -124,7 +127,9 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
     found += [entry["language"] for entry in config.data.labelled.values()]
     found = list(dict.fromkeys(found))
     if not found:
-        raise UserError("the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}")
+        raise UserError(
+            "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
+        )
     for language in found:
         if config.languages and language not in config.languages:
             raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
@@ -217,7 +222,9 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece
-                marked = ([index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels))
+                marked = (
+                    [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
+                )
                 labels = [*chain.from_iterable(marked)]
             elif len(parts) == 2:  # premise </s> hypothesis
                 ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
@@ -233,7 +240,9 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     return one
 
 
-def _task(one: Registered, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary) -> seqio.Task:
+def _task(
+    one: Registered, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary
+) -> seqio.Task:
     """Register a seqio task over a Python generator of examples."""
     flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
     lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
@@ -256,7 +265,9 @@ def _task(one: Registered, read: Callable[[str], Iterator[dict]], features: tupl
             raise
 
     def to_examples(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        ragged = {f: tf.RaggedTensor.from_row_lengths(batch[f], batch[f"{f}_lengths"], validate=False) for f in features}
+        ragged = {
+            f: tf.RaggedTensor.from_row_lengths(batch[f], batch[f"{f}_lengths"], validate=False) for f in features
+        }
         return ragged | {size: batch[size] for size in SIZES}
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
@@ -337,11 +348,13 @@ def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Calla
     """
     if name in config.data.validation:
         yield from read(source if split == "train" else config.data.validation[name], split)
-    elif isinstance(source, str) and ":" in source and not source.startswith(("tfds:", "datasets:")):
+    elif corpora.is_library(source) and not source.startswith(("tfds:", "datasets:")):
         yield from read(source, split)
     else:
         wanted = split == "validation"
         bound = int(config.data.validation_fraction * 2**32)
+        if wanted and not bound:
+            return
         for example in read(source, "train"):
             text = example if isinstance(example, str) else "\t".join(example)
             digest = hashlib.blake2b(text.encode(), digest_size=4).digest()

@@ -1,0 +1,148 @@
+"""Shards: which part of the sources each of several machines prepares, and how their parts become one store.
+
+The sources stand on one line in the config's order, each file as long as its bytes; shard i of n takes the files whose
+middle lies in the i-th of n equal pieces. Shards one after another are then the sources in their order, and the joined
+store is the one that a single run writes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.data import corpora
+from mlm_jax.data.addresses import is_local, remove
+from mlm_jax.data.freshness import is_fresh, request
+from mlm_jax.data.store import MANIFEST, Store, StoreWriter
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError
+
+
+def shard_folder(folder: str | Path, index: int, count: int) -> str:
+    """Return where shard ``index`` of ``count`` of the store ``folder`` is written: beside it.
+
+    Raises:
+      UserError: the index is not in [0, count).
+    """
+    if not 0 <= index < count:
+        raise UserError(f"there is no shard {index}/{count}", remedy="count from 0: the last of 8 is 7/8")
+    return f"{str(folder).rstrip('/')}.shards/{index:05d}-of-{count:05d}"
+
+
+def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
+    """Return the config with only the sources that shard ``index`` of ``count`` reads.
+
+    Files are never cut; a function, a data set of a library, a labelled set and two aligned files are one piece each.
+    What ``data.validation`` names is read by the shard of the first piece.
+
+    Raises:
+      UserError: a source's files are missing.
+    """
+    pieces = _pieces(config)
+    known = [size for *_, size in pieces if size is not None]
+    typical = sum(known) // len(known) if known else 0  # for what has no size
+    weights = [1 + (typical if size is None else size) for *_, size in pieces]
+    mine = config.copy_and_resolve_references()
+    mine.data.update(corpora={}, parallel={}, labelled={})
+    before, seen = 0, set[tuple[str, str]]()
+    for (kind, name, part, _), weight in zip(pieces, weights):
+        if (2 * before + weight) * count // (2 * sum(weights)) == index:
+            if name not in mine.data[kind] and (kind, name) in seen and name in config.data.validation:
+                mine.data.validation = {**mine.data.validation, name: ()}
+            joined = (*mine.data[kind].get(name, ()), *part) if isinstance(part, tuple) else part
+            mine.data[kind] = {**mine.data[kind], name: joined}
+        seen.add((kind, name))
+        before += weight
+    return mine
+
+
+def vocabulary_of_shards(config: ConfigDict, folder: str | Path, count: int) -> Vocabulary | None:
+    """Return the vocabulary of a shard that is done, so that one machine's training serves those that start later."""
+    for index in range(count):
+        if is_fresh(config, shard_folder(folder, index, count)):
+            return Store.open(shard_folder(folder, index, count)).vocabulary
+    return None
+
+
+def join_shards(config: ConfigDict, folder: str | Path, count: int) -> dict[str, dict[str, int]]:
+    """Write the store out of all its shards, remove them, and return what was skipped: {stream: {reason: examples}}.
+
+    Raises:
+      UserError: a shard is missing, or was made of other text or with another vocabulary; it is named.
+    """
+    shards = [_open(config, folder, index, count) for index in range(count)]
+    for index, shard in enumerate(shards):
+        if shard.manifest["vocabulary"] != shards[0].manifest["vocabulary"]:
+            raise UserError(
+                f"shards 0 and {index} of {count} have different vocabularies",
+                file=shard.folder,
+                remedy=f"delete it and run mlm-jax prepare --shard {index}/{count}, which takes that of shard 0",
+            )
+    streams = {name: stream for shard in shards for name, stream in reversed(shard.streams.items())}
+    order = list(dict.fromkeys(name for shard in shards for name in shard.streams))
+    skipped: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        for name, reasons in shard.manifest["facts"]["skipped"].items():
+            of_others = skipped.setdefault(name, {})
+            of_others |= {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
+    with StoreWriter(folder, shards[0].vocabulary, shards[0].languages) as writer:
+        for name in order:
+            for split in ("train", "validation"):
+                for shard in shards:
+                    if name in shard.streams and split in shard.streams[name].splits:
+                        writer.extend(shard.streams[name], split)
+            if streams[name].labels:
+                writer.labels[name] = streams[name].labels
+            if (rate := streams[name].rate) is not None:
+                writer.rates[name] = rate
+        check_streams(writer, skipped)
+        writer.facts |= {"request": request(config), "skipped": skipped}
+    remove_shards(folder, count)
+    return skipped
+
+
+def remove_shards(folder: str | Path, count: int) -> None:
+    """Remove the shards of a store, those of them that are there."""
+    for index in range(count):
+        remove(shard_folder(folder, index, count))
+    parent = Path(shard_folder(folder, 0, count)).parent
+    if parent.is_dir() and not any(parent.iterdir()):
+        parent.rmdir()
+
+
+def check_streams(writer: StoreWriter, names: Iterable[str]) -> None:
+    """Raise a UserError where one of these streams has no examples."""
+    for name in names:
+        if name not in writer.streams:
+            raise UserError(f"{name!r} has no examples after filtering", remedy="check its files in config.data")
+
+
+def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
+    """Return (key of config.data, name, source or tuple of one glob, bytes or None) of everything, in order."""
+    pieces: list[tuple[str, str, Any, int | None]] = []
+    for kind, endings in (("corpora", corpora.TEXT_ENDINGS), ("parallel", corpora.PAIR_ENDINGS)):
+        for name, source in config.data[kind].items():
+            if corpora.is_library(source):
+                pieces.append((kind, name, source, None))
+            elif kind == "parallel" and corpora.is_aligned(source):
+                pieces.append((kind, name, list(source), sum(size for _, size, _ in corpora.fingerprint(source))))
+            else:
+                files = corpora.files(source, endings)
+                pieces += [(kind, name, (glob.escape(str(file)),), file.stat().st_size) for file in files]
+    for name, entry in config.data.labelled.items():
+        pieces.append(("labelled", name, entry, None))
+    return pieces
+
+
+def _open(config: ConfigDict, folder: str | Path, index: int, count: int) -> Store:
+    place, remedy = shard_folder(folder, index, count), f"run mlm-jax prepare --shard {index}/{count}"
+    if is_local(place) and not Path(place, MANIFEST).exists():
+        raise UserError(f"shard {index}/{count} is missing", file=place, remedy=remedy)
+    shard = Store.open(place)
+    if not is_fresh(config, place):
+        raise UserError(f"shard {index}/{count} was made of other text or by another config", file=place, remedy=remedy)
+    return shard
