@@ -10,7 +10,7 @@ LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi", "ko")
 
 def get_config():
     config = default_config()
-    config.steps = 400
+    config.steps = 320
     config.data.corpora = {language: "mlm_jax.data.bible:text" for language in LANGUAGES}
     config.data.parallel = {f"{language}-en": "mlm_jax.data.bible:pairs" for language in LANGUAGES if language != "en"}
     config.data.max_document_tokens = 4096
@@ -35,10 +35,10 @@ def get_config():
 
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = 150
+    config.optimizer.decay_steps = 120
 
     config.training.log_every = 10
-    config.checkpoint.every = 100
-    config.evaluation.every = 100
+    config.checkpoint.every = 80
+    config.evaluation.every = 80
     config.evaluation.pairs = 1_000
     return config

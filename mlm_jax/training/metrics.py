@@ -155,11 +155,12 @@ class TrainingProgress:
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a log line."""
         self.losses = [f"{key.removeprefix(LOSS)} {value:.2f}" for key, value in values.items() if key.startswith(LOSS)]
-        speed = f"{values.get('train/tokens_per_second', 0):,.0f} tokens/s"
-        self.bar.update(self.task, completed=step, speed=speed)
+        speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
+        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # there is none before two lines are there
+        self.bar.update(self.task, completed=step, **({"speed": shown[0]} if shown else {}))
         if not self.is_live:
-            left = values.get("train/seconds_left", 0)
-            self.say(f"step {step}/{self.steps}  {speed}  {left / 60:.1f} min left  {' '.join(self.losses)}")
+            shown += [] if left is None else [f"{left / 60:.1f} min left"]
+            self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(self.losses)]))
 
     def say(self, text: str) -> None:
         """Print a line above the live ones."""

@@ -78,7 +78,8 @@ class Reporter:
             found = self.held_out.evaluate(params)
             self.metrics.write(step, found.metrics)
             self._save_sections(step, found.metrics, found.retrieval, found.samples)
-        self.marked = None  # the pause is not the steps' time
+        if self.marked is not None:
+            self.marked = (step, time.perf_counter())  # the pause is not the steps' time
         return found.metrics
 
     def farewell(self, report: Path) -> None:
