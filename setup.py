@@ -27,7 +27,6 @@ CORE = [  # what training, evaluation and use need; a GPU host without TensorFlo
 PREPARE = [  # what turns text into a token store
     "seqio>=0.0.20",
     "pyarrow>=20",
-    "zstandard>=0.23",
 ]
 METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
@@ -38,7 +37,7 @@ EXTRAS = {
     "metrics": METRICS,
     "hf": HF,
     "tpu": TPU,
-    "beam": ["apache-beam>=2.60"],
+    "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],

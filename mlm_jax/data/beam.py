@@ -29,7 +29,8 @@ def run(config: ConfigDict, folder: str | Path, count: int, arguments: Sequence[
     except ImportError as error:
         raise UserError("Apache Beam is not installed", remedy="pip install 'mlm_jax[beam]'") from error
 
-    def shard(index: int, *_: object) -> int:
+    def shard(index: int, after: Sequence[int] = ()) -> int:
+        del after  # that there is a vocabulary is all that they tell
         prepare_shard(config, folder, index, count, progress=False)
         return index
 

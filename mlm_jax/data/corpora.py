@@ -16,6 +16,7 @@ import gzip
 import importlib
 import io
 import json
+import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,26 +133,18 @@ def lines(file: Path) -> Generator[str, None, None]:
     except UnicodeDecodeError as error:
         raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
                         remedy="convert the file, for example with iconv") from error  # fmt: skip
-    except _unpacking_errors(file) as error:
-        raise UserError(f"cannot read it: {error}", file=file, line=number + 1) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read it: {' '.join(str(error).split())}", file=file, line=number + 1) from error
 
 
 def _open(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
         return gzip.open(file)  # type: ignore[return-value]
     if file.suffix == ".zst":
-        import zstandard
+        import pyarrow as pa  # which, unlike zstandard's reader, says so where a file was cut short
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True))  # type: ignore[arg-type]
+        return io.BufferedReader(pa.input_stream(file, compression="zstd"))
     return file.open("rb")
-
-
-def _unpacking_errors(file: Path) -> tuple[type[Exception], ...]:
-    if file.suffix != ".zst":
-        return OSError, EOFError
-    import zstandard
-
-    return OSError, EOFError, zstandard.ZstdError
 
 
 def _jsonl(file: Path) -> Iterator[str]:

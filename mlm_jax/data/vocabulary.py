@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -119,16 +119,26 @@ class Vocabulary:
                 f"vocabulary.size={config.size} leaves no room for pieces beside {least - 1} bytes and special tokens",
                 remedy="raise vocabulary.size or lower vocabulary.sentinels",
             )
-        out = io.BytesIO()
+        out, failures = io.BytesIO(), []
+
+        def noting_failures() -> Iterator[str]:  # SentencePiece up to 0.2.1 takes an error for the end of the text
+            try:
+                yield from sentences
+            except UserError as error:
+                failures.append(error)
+                raise
+
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences), model_writer=out, model_type=config.kind, vocab_size=config.size,
+                sentence_iterator=noting_failures(), model_writer=out, model_type=config.kind, vocab_size=config.size,
                 character_coverage=config.character_coverage, byte_fallback=True, user_defined_symbols=symbols,
                 pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=EOS, unk_piece=UNK, bos_piece=BOS,
                 normalization_rule_name="nmt_nfkc", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
                 train_extremely_large_corpus=config.sentences > 10_000_000,
             )  # fmt: skip
         except RuntimeError as error:
+            if failures:
+                raise failures[0] from None
             raise _training_error(str(error), config) from error
         return cls(out.getvalue(), languages, config.sentinels)
 

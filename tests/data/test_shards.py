@@ -59,6 +59,7 @@ def test_shards_joined_are_the_single_run_bit_for_bit(single, tmp_path, count):
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
+@pytest.mark.slow  # eight seconds for each process to import TensorFlow
 def test_processes_of_one_machine_are_the_single_run_bit_for_bit(single, tmp_path):
     config, expected = single
     config = config.copy_and_resolve_references()

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import seqio
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,7 +116,7 @@ def test_every_kind_of_file(tmp_path):
     text = "eins\n\nzwei\n"
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
-    (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(text.encode()))
+    (tmp_path / "c.txt.zst").write_bytes(pa.compress(text.encode(), codec="zstd", asbytes=True))
     (tmp_path / "d.jsonl").write_text('{"text": "eins"}\n{"text": "zwei"}\n')
     pq.write_table(pa.table({"text": ["eins", "zwei"]}), tmp_path / "e.parquet")
     for name in ("a.txt", "b.txt.gz", "c.txt.zst", "d.jsonl", "e.parquet"):
@@ -145,6 +144,21 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(corpora.documents(str(tmp_path / name), "de", "train"))
+
+
+@pytest.mark.parametrize("packing", ["gz", "zst"])
+@pytest.mark.parametrize("harm", ["cut short", "a byte changed"])
+def test_packed_files_that_are_damaged(tmp_path, packing, harm):
+    import pyarrow as pa
+
+    text = "\n".join(sentences(WORDS, 2000)).encode()
+    packed = gzip.compress(text) if packing == "gz" else pa.compress(text, codec="zstd", asbytes=True)
+    half = len(packed) // 2
+    damaged = packed[:half] if harm == "cut short" else packed[:half] + bytes(20) + packed[half + 20 :]
+    file = tmp_path / f"a.txt.{packing}"
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"a\.txt\.{packing}:\d+: cannot read it|not UTF-8"):
+        list(corpora.documents(str(file), "en", "train"))
 
 
 def test_pairs_that_do_not_fit(tmp_path):
