@@ -156,8 +156,8 @@ class TrainingProgress:
         """Show the numbers of a log line."""
         self.losses = [f"{key.removeprefix(LOSS)} {value:.2f}" for key, value in values.items() if key.startswith(LOSS)]
         speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
-        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # there is none before two lines are there
-        self.bar.update(self.task, completed=step, **({"speed": shown[0]} if shown else {}))
+        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # it takes two lines to know
+        self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")
         if not self.is_live:
             shown += [] if left is None else [f"{left / 60:.1f} min left"]
             self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(self.losses)]))
