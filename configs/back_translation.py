@@ -1,8 +1,7 @@
 r"""Back-translation: real pairs alone against real and synthetic ones.
 
     mlm-jax train --config configs/back_translation.py:reverse --workdir runs/back/reverse
-    python -c "from mlm_jax.data import bible; [print(v) for _, v in bible.unlabelled_pairs('en-de', 'train')]" \\
-      | tail -n +4001 > runs/back/german.txt
+    PYTHONPATH=. python -c "from configs.back_translation import *; print(*german_alone(4000), sep='\n')" > runs/back/german.txt
     mlm-jax translate runs/back/reverse --from de --to en --synthetic back --margin 1.0 \\
       --input runs/back/german.txt --output runs/back/synthetic.tsv
     mlm-jax train --config configs/back_translation.py:real --workdir runs/back/real
@@ -11,7 +10,7 @@ r"""Back-translation: real pairs alone against real and synthetic ones.
 ``reverse`` translates German into English from 4,000 pairs, and is aligned by ranking so that its encoder can judge what
 it writes. ``real`` translates English into German from the same pairs; ``both`` reads the synthetic pairs as well, each
 with the tag <BT> on its English side. The same number of steps for both.
-``python benchmarks/transfer.py back_translation`` runs them; its numbers are in docs/methods.md.
+``python benchmarks/transfer.py synthetic`` runs them; its numbers are in docs/methods.md.
 """
 
 from itertools import islice
@@ -29,6 +28,12 @@ def real_pairs(pair, split):
     """Yield the first pairs, and all held-out ones."""
     pairs = bible.unlabelled_pairs(pair, split)
     return islice(pairs, REAL_PAIRS) if split == "train" else pairs
+
+
+def german_alone(count):
+    """Return German verses that follow the real pairs', without their English."""
+    verses = bible.unlabelled_pairs("en-de", "train")
+    return [german for _, german in islice(verses, REAL_PAIRS, REAL_PAIRS + count)]
 
 
 def both_pairs(pair, split):

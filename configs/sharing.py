@@ -6,7 +6,7 @@ Variants: ``shared`` (one encoder, one decoder), ``decoders`` (one encoder, a de
 ``encoders`` (an encoder for each source language, one decoder), ``layers`` (one layer of a language's own between shared
 ones), ``families`` (a decoder for each family), ``adapters`` (shared, with adapters for each language, X-MOD's way).
 English from and into four languages, of which Hindi has a tenth of the text. The same data, rows and steps in all;
-``python benchmarks/transfer.py sharing`` compares chrF++; its numbers are in docs/methods.md.
+``python benchmarks/transfer.py translation`` compares chrF++; its numbers are in docs/methods.md.
 """
 
 from itertools import islice

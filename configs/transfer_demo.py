@@ -23,13 +23,13 @@ def get_config(argument=""):
     config.data.store = "runs/transfer/store"  # one vocabulary and one store for all variants
 
     if variant in PRETRAINING:
-        config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 128, "mask_rate": 0.3}}
+        config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 96, "mask_rate": 0.3}}
         if variant == "aligned":
-            config.tasks["ranking"] = {"objective": "ranking", "rows": 96, "length": 48}
-        return run_for(config, 300)
+            config.tasks["ranking"] = {"objective": "ranking", "rows": 64, "length": 40}
+        return run_for(config, 250)
 
     kind, _, origin = variant.partition("-")
-    config.tasks = {"genre": {"objective": "classification", "rows": 32, "length": 48, "data": ("genre-en",)}}
+    config.tasks = {"genre": {"objective": "classification", "rows": 32, "length": 40, "data": ("genre-en",)}}
     config.optimizer.learning_rate = 1e-3
     if origin != "scratch":
         config.checkpoint.init = {"from": f"runs/transfer/{origin}", "exclude": ("classifiers/.*",)}
@@ -37,4 +37,4 @@ def get_config(argument=""):
         config.model.encoder = ({"layers": 2, "weights": "shared", "adapter": 32, "adapter_weights": "shared"},)
         config.checkpoint.init["exclude"] = ("classifiers/.*", ".*adapter.*")
         config.optimizer.freeze_table = ((r".*adapter.*|classifiers/.*", False), (r".*", True))
-    return run_for(config, 300)
+    return run_for(config, 200)

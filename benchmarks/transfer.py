@@ -1,0 +1,269 @@
+"""What transfers between languages, and by which way: the numbers of docs/methods.md, on the Bible, in minutes on two cores.
+
+    python benchmarks/transfer.py genre           # head on English labels: pretrained and aligned, by MLM alone, from scratch
+    python benchmarks/transfer.py attention       # cross-lingual attention: source plugged in, unplugged; word alignments
+    python benchmarks/transfer.py translation     # which weights languages share, in translation
+    python benchmarks/transfer.py representation  # subwords, bytes, characters; what tells the language
+    python benchmarks/transfer.py synthetic       # back-translation: real pairs against real and synthetic ones
+    python benchmarks/transfer.py model_transfer  # German after English against German from scratch
+    python benchmarks/transfer.py adapters        # the genre head with adapters in a frozen encoder
+    python benchmarks/transfer.py entities --data FOLDER  # Universal NER's files, with and without pretraining
+
+Run it where ``configs`` lies. Every run is a ``mlm-jax train`` with a seed and a workdir under ``runs``; one that is
+finished is not run again, one that was cut off goes on. Each seed pretrains anew. The table is printed and written to
+``runs/NAME.json`` with the values of every seed; ± is the standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mlm_jax.errors import UserError
+from mlm_jax.report.history import read_history
+
+RUNS = Path("runs")
+Values = dict[str, float]  # of one method and seed, by language or other column
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+
+def mlm_jax(*arguments: str) -> str:
+    """Run a verb of mlm-jax and return its standard output; programs compiled by one run serve the next.
+
+    Raises:
+      UserError: it failed; its own message is on standard error.
+    """
+    environment = {"JAX_COMPILATION_CACHE_DIR": str((RUNS / "compiled").resolve())} | os.environ
+    console.print(f"mlm-jax {' '.join(arguments)}")
+    command = [sys.executable, "-m", "mlm_jax.cli", *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"mlm-jax {arguments[0]} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def train(config: str, workdir: Path, seed: int, after: Path | None = None) -> Path:
+    """Train one run to its end, from the weights of ``after``, and return its workdir.
+
+    The report, which a run writes last, tells that it is there already.
+    """
+    if not (workdir / "report.html").is_file():
+        settings = ["--set", f"seed={seed}", *(["--set", f"checkpoint.init.from={after}"] if after else [])]
+        mlm_jax("train", "--config", f"configs/{config}", "--workdir", str(workdir), *settings)
+    return workdir
+
+
+def last_metrics(workdir: Path, prefix: str) -> Values:
+    """Return {what follows the prefix: value} of a run's last evaluation."""
+    history = read_history(workdir)
+    return {key.removeprefix(prefix): series[-1][1] for key, series in history.items() if key.startswith(prefix)}
+
+
+def evaluated(workdir: Path, prefix: str) -> Values:
+    """Return {what follows the prefix: value} of what ``mlm-jax eval`` measures; measured once and kept in the workdir."""
+    kept = workdir / "eval.json"
+    if not kept.is_file():
+        found = mlm_jax("eval", str(workdir), "--json")
+        kept.with_suffix(".part").write_text(found)
+        kept.with_suffix(".part").rename(kept)
+    metrics = json.loads(kept.read_text())
+    return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+
+
+# ---------------------------------------------------------------------------------------------------- comparisons
+
+
+def genre(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Zero-shot accuracy of genre in %: a head that saw English labels, in the other languages ("zero-shot": their mean)."""
+    return {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
+
+
+def adapters(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Accuracy of genre in %: the whole aligned encoder fine-tuned, or adapters in the frozen one."""
+    return {kind: zero_shot(fine_tuned(kind, "aligned", seed)) for kind in ("genre", "adapter")}
+
+
+def fine_tuned(kind: str, origin: str, seed: int) -> Path:
+    """Return the workdir of a genre classifier, whose encoder was pretrained with the same seed or is from scratch."""
+    folder, after = RUNS / "transfer", None
+    if origin != "scratch":
+        after = train(f"transfer_demo.py:{origin}", folder / f"{origin}-{seed}", seed)
+    return train(f"transfer_demo.py:{kind}-{origin}", folder / f"{kind}-{origin}-{seed}", seed, after)
+
+
+def zero_shot(workdir: Path) -> Values:
+    """Return accuracy in % by language, and "zero-shot", the mean over all but English."""
+    accuracy = {code: 100 * value for code, value in last_metrics(workdir, "eval/accuracy/").items() if len(code) == 2}
+    others = [value for code, value in accuracy.items() if code != "en"]
+    return accuracy | {"zero-shot": float(np.mean(others))}
+
+
+def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Cross-lingual attention: loss and accuracy of hidden German words, and alignment of synthetic word-for-word pairs."""
+    folder = RUNS / "cross_attention"
+    source = train("cross_attention.py:source", folder / f"source-{seed}", seed)
+    pairs = train("cross_attention.py:attention", folder / f"attention-{seed}", seed, source)
+    synthetic = train("cross_attention.py:synthetic", folder / f"synthetic-{seed}", seed)
+    found = {}
+    for name, ending in (("source plugged in", ""), ("unplugged", "_unplugged")):
+        loss, accuracy = (last_metrics(pairs, f"eval/{metric}{ending}/")["de"] for metric in ("loss", "accuracy"))
+        found[name] = {"loss": loss, "accuracy %": 100 * accuracy}
+    found["synthetic pairs"] = {"alignment %": 100 * alignment_accuracy(synthetic)}
+    return found
+
+
+def alignment_accuracy(workdir: Path) -> float:
+    """Return the share of target words of held-out synthetic pairs that look most at the word they stand for."""
+    from configs.cross_attention import SYNTHETIC, gold_links, synthetic_pairs
+    from mlm_jax.align import load_aligner
+
+    sources, targets = zip(*synthetic_pairs(SYNTHETIC, "validation"))
+    first, second = SYNTHETIC.split("-")
+    found = load_aligner(workdir).align(sources, targets, source_language=first, target_language=second)
+    right = [len(set(one.links) & set(gold_links(len(one.target)))) for one in found]
+    return sum(right) / sum(len(one.target) for one in found)
+
+
+def translation(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """chrF++ by target language of plans to share weights; the same data and steps. "hi" has a tenth of the others' text."""
+    plans = ("shared", "decoders", "encoders", *options.plans)
+    workdirs = {plan: train(f"sharing.py:{plan}", RUNS / "sharing" / f"{plan}-{seed}", seed) for plan in plans}
+    return {plan: evaluated(workdir, "eval/chrf/") for plan, workdir in workdirs.items()}
+
+
+def representation(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Bits per byte of held-out text, and tokens and bytes of text a second (median of the run's log lines)."""
+    found = {}
+    for variant in ("subwords", "bytes", "characters", "embedding", "none"):
+        workdir = train(f"representation.py:{variant}", RUNS / "representation" / f"{variant}-{seed}", seed)
+        speed = float(np.median([value for _, value in read_history(workdir)["train/tokens_per_second"]]))
+        bits = {code: value for code, value in last_metrics(workdir, "eval/bits_per_byte/").items() if code != "micro"}
+        found[variant] = bits | {"tokens/s": speed, "bytes/s": speed * bytes_a_token(workdir / "store")}
+    return found
+
+
+def bytes_a_token(store: Path) -> float:
+    """Return UTF-8 bytes a token of a store's training text."""
+    from mlm_jax.data.store import Store
+
+    splits = [stream.split("train") for stream in Store.open(store).streams.values()]
+    return sum(split.bytes for split in splits) / sum(split.tokens for split in splits)
+
+
+def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """chrF++ of English into German from 4,000 real pairs, and with back-translations of other German verses besides."""
+    from configs.back_translation import SYNTHETIC, german_alone
+
+    folder = RUNS / "back"
+    reverse = train("back_translation.py:reverse", folder / f"reverse-{seed}", seed)
+    written = folder / f"synthetic-{seed}.tsv"
+    if not written.is_file():
+        german = folder / "german.txt"
+        german.write_text("".join(f"{verse}\n" for verse in german_alone(options.sentences)), encoding="utf-8")
+        mlm_jax("translate", str(reverse), "--from", "de", "--to", "en", "--synthetic", "back", "--margin", "1.0",
+                "--beams", "1", "--input", str(german), "--output", str(written))  # fmt: skip
+    shutil.copyfile(written, SYNTHETIC)  # the corpus that the config names
+    kinds = {kind: train(f"back_translation.py:{kind}", folder / f"{kind}-{seed}", seed) for kind in ("real", "both")}
+    lines = len(written.read_text(encoding="utf-8").splitlines())
+    scores = {kind: {"chrF++ de": evaluated(workdir, "eval/chrf/")["de"]} for kind, workdir in kinds.items()}
+    scores["both"]["synthetic pairs"] = lines
+    return scores
+
+
+def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Masked language modelling of German from little text: after English, or from scratch; bits per byte."""
+    folder = RUNS / "model_transfer"
+    source = train("model_transfer.py:source", folder / f"source-{seed}", seed)
+    runs = {
+        "after English": train("model_transfer.py:target", folder / f"target-{seed}", seed, source),
+        "from scratch": train("model_transfer.py:scratch", folder / f"scratch-{seed}", seed),
+    }
+    return {
+        name: {"bits per byte": last_metrics(workdir, "eval/bits_per_byte/")["de"],
+               "accuracy %": 100 * last_metrics(workdir, "eval/accuracy/")["de"]}
+        for name, workdir in runs.items()
+    }  # fmt: skip
+
+
+def entities(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """F1 of named entities in %, trained on English: from scratch, and from the aligned encoder of ``genre``."""
+    if not options.data:
+        raise UserError("entities needs the files of Universal NER", remedy="--data FOLDER with en_ewt-ud-dev.iob2 …")
+    pretrained = train("transfer_demo.py:aligned", RUNS / "transfer" / f"aligned-{seed}", seed)
+    folder = Path(options.data).resolve()
+    runs = {
+        "from scratch": train(f"entities.py:scratch,{folder}", RUNS / "entities" / f"scratch-{seed}", seed),
+        "aligned": train(f"entities.py:aligned,{folder}", RUNS / "entities" / f"aligned-{seed}", seed, pretrained),
+    }
+    return {
+        name: {code: 100 * value for code, value in last_metrics(workdir, "eval/f1/").items() if code != "mean"}
+        for name, workdir in runs.items()
+    }
+
+
+COMPARISONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Values]]] = {
+    one.__name__: one
+    for one in (genre, attention, translation, representation, synthetic, model_transfer, adapters, entities)
+}
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def table(title: str, by_seed: Sequence[Mapping[str, Values]]) -> Table:
+    """Return methods × columns, each the mean over seeds ± their standard deviation."""
+    methods = list(by_seed[0])
+    columns = list(dict.fromkeys(column for values in by_seed[0].values() for column in values))
+    made = Table("", *columns, title=title, title_justify="left")
+    for method in methods:
+        cells = []
+        for column in columns:
+            values = [one[method][column] for one in by_seed if column in one[method]]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):,.2f}{spread}" if values else "–")
+        made.add_row(method, *cells)
+    return made
+
+
+def main() -> int:
+    """Run a comparison and print it after every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", choices=COMPARISONS)
+    parser.add_argument("--seeds", type=int, nargs="+", help="3 for genre: 0 1 2; else 0")
+    parser.add_argument("--data", help="entities: folder of IOB2 files")
+    parser.add_argument("--plans", nargs="*", default=(), help="translation: besides, of layers families adapters")
+    parser.add_argument("--sentences", type=int, default=4_000, help="synthetic: to translate back")
+    options = parser.parse_args()
+    compare = COMPARISONS[options.comparison]
+    seeds = options.seeds or ([0, 1, 2] if compare is genre else [0])
+    sys.path.insert(0, str(Path.cwd()))  # configs, whose functions make some of the data
+    by_seed: list[dict[str, Values]] = []
+    try:
+        for seed in seeds:
+            by_seed.append(compare(seed, options))
+            title = f"{(compare.__doc__ or '').strip()} Seeds {seeds[: len(by_seed)]}."
+            Console(width=140).print(table(title, by_seed))
+    except UserError as error:
+        print(f"transfer.py: error: {error}", file=sys.stderr)
+        return 2
+    written = RUNS / f"{options.comparison}.json"
+    found = {"comparison": options.comparison, "seeds": seeds, "values": by_seed}
+    written.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
