@@ -4,7 +4,7 @@
 
 Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
 SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
-the peak memory of prepare on 1× and 10× of the text.
+the peak memory of training the vocabulary, of prepare and of the loader on 1× and 10× of the text, a process each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 LANGUAGES = ("en", "de", "ru", "hi")
+PARTS = ("vocabulary", "prepare", "loader")  # the loader reads what prepare wrote
 
 
 def write_text(folder: Path, copies: int) -> None:
@@ -62,7 +63,9 @@ def theirs(folder: Path, tokenizer) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as out:
         begun, sets = time.perf_counter(), []
         for language in LANGUAGES:
-            lines = datasets.load_dataset("text", data_files=str(folder / f"{language}.txt"), split="train", cache_dir=out)
+            lines = datasets.load_dataset(
+                "text", data_files=str(folder / f"{language}.txt"), split="train", cache_dir=out
+            )
             mapped = lines.map(lambda batch: {"input_ids": [e.ids for e in tokenizer.encode_batch(batch["text"])]},
                                batched=True, remove_columns=["text"])  # fmt: skip
             mapped.save_to_disk(f"{out}/{language}")
@@ -84,11 +87,45 @@ def fast_tokenizer(model: Path):
     return tokenizer
 
 
+def peak_memory(part: str, folder: Path, model: Path, copies: int) -> int:
+    """Return the peak resident memory, in MiB, of a process that does one part over and over the text."""
+    write_text(folder, copies)
+    command = [sys.executable, __file__, "--memory", part, "--folder", str(folder), "--model", str(model)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def do_part(part: str, folder: Path, model: Path) -> None:
+    """Do, in this process, what the memory of is asked for, and print the peak."""
+    from mlm_jax.data import tasks
+    from mlm_jax.data.prepare import prepare, vocabulary_sentences
+    from mlm_jax.data.vocabulary import Vocabulary
+
+    config, store = config_for(folder, model), folder / "memory_store"
+    if part == "vocabulary":
+        config.vocabulary.update(path="", size=4000, sentences=10_000)
+        languages = tasks.run_languages(config)
+        Vocabulary.train(vocabulary_sentences(config, languages), config.vocabulary, languages)
+    elif part == "prepare":
+        prepare(config, store, progress=False)
+    else:
+        from mlm_jax.data.loader import Loader
+        from mlm_jax.data.store import Store
+
+        config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}
+        loader = Loader(Store.open(store), config)
+        for step in range(300):
+            loader.batch(step)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)  # in a process of its own: copies of the text
+    for flag, kind in (("--memory", str), ("--folder", Path), ("--model", Path)):  # of a process of its own
+        parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory:
+        return do_part(options.memory, options.folder, options.model)
     with tempfile.TemporaryDirectory() as place:
         folder, model = Path(place), Path(place) / "bench.model"
         write_text(folder, 1)
@@ -97,23 +134,20 @@ def main() -> None:
 
         prepare(config_for(folder, None), folder / "first", progress=False)
         model.write_bytes(Store.open(folder / "first").vocabulary.model)
-        if options.memory:
-            write_text(folder, options.memory)
-            ours(folder, model)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-            return
         tokenizer, speeds = fast_tokenizer(model), {"mlm-jax prepare": [], "datasets.map, fast tokenizer": []}
         for _ in range(options.rounds):
             for name, run in zip(speeds, (lambda: ours(folder, model), lambda: theirs(folder, tokenizer))):
                 seconds, tokens = run()
                 speeds[name].append(tokens / seconds)
-        for name, values in speeds.items():
+        for name, values in speeds.items() if options.rounds else ():
             print(f"{name:32s} {statistics.median(values) / 1e3:8.0f} k tokens/s")
         first, second = speeds.values()
-        print(f"ratio {statistics.median(a / b for a, b in zip(first, second)):.2f}x")
-    for copies in (1, 10):
-        done = subprocess.run([sys.executable, __file__, "--memory", str(copies)], capture_output=True, text=True, check=True)
-        print(f"peak memory at {copies}x the text: {done.stdout.split()[-1]} MiB")
+        if first:
+            print(f"ratio {statistics.median(a / b for a, b in zip(first, second)):.2f}x")
+        peaks = {copies: [peak_memory(part, folder, model, copies) for part in PARTS] for copies in (1, 10)}
+        print(f"{'peak memory, MiB':18s}" + "".join(f"{part:>12s}" for part in PARTS))
+        for copies, row in peaks.items():
+            print(f"{copies:>3d}x the text      " + "".join(f"{peak:12d}" for peak in row))
 
 
 if __name__ == "__main__":

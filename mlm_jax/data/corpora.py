@@ -134,7 +134,8 @@ def lines(file: Path) -> Generator[str, None, None]:
         raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
                         remedy="convert the file, for example with iconv") from error  # fmt: skip
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read it: {' '.join(str(error).split())}", file=file, line=number + 1) from error
+        raise UserError(f"cannot read it: {' '.join(str(error).split())}", file=file, line=number + 1,
+                        remedy="fetch or pack the file again") from error  # fmt: skip
 
 
 def _open(file: Path) -> BinaryIO:
@@ -156,8 +157,8 @@ def _jsonl(file: Path) -> Iterator[str]:
         except json.JSONDecodeError as error:
             raise UserError(f"this is not JSON: {error.msg}", file=file, line=number) from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            keys = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
-            raise UserError(f'no string "text" here, only {keys}', file=file, line=number)
+            found = {key: type(value).__name__ for key, value in entry.items()} if isinstance(entry, dict) else type(entry).__name__
+            raise UserError(f'no string "text" here, only {found}', file=file, line=number)
         yield entry["text"]
 
 
@@ -180,7 +181,8 @@ def _parquet(file: Path) -> Iterator[str]:
                     raise UserError(f"row {row}: the text is {value!r}", file=file)
                 yield value
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file) from error
+        raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file,
+                        remedy="fetch or write the file again") from error  # fmt: skip
 
 
 def _tsv(file: Path) -> Iterator[tuple[str, str]]:

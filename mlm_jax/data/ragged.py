@@ -222,6 +222,16 @@ def corrupt(error: Exception, place: str) -> UserError:
     return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=remedy)
 
 
+def unwritten(error: Exception, place: str) -> UserError:
+    """Return the error that says that nothing can be written at ``place``; TensorStore tells the reason last."""
+    full = any(
+        sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
+    )
+    problem = "the disk is full" if full else "cannot write the token store"
+    remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
+    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error without line breaks, TensorStore's long ones cut short."""
     return " ".join(str(error).split())[:300]

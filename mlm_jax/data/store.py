@@ -40,6 +40,7 @@ from mlm_jax.data.ragged import (
     create,
     one_line,
     open_flat,
+    unwritten,
 )
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
@@ -276,7 +277,7 @@ class StoreWriter:
             if kind is None:
                 self._finish()
         except FAILURES as failure:
-            raise UserError(f"cannot write the token store: {one_line(failure)}", file=self.folder) from failure
+            raise unwritten(failure, self.folder) from failure
         finally:
             for array in self._arrays.values():
                 array.abandon()
@@ -350,9 +351,7 @@ class StoreWriter:
                 for start in range(0, len(part.values), FILE_VALUES):
                     values.append(part.values.read(start, min(start + FILE_VALUES, len(part.values))))
             except FAILURES as error:
-                raise UserError(
-                    f"cannot write the token store: {one_line(error)}", file=f"{self.folder}/{path}"
-                ) from error
+                raise unwritten(error, f"{self.folder}/{path}") from error
             facts |= {
                 "values": values.size,
                 "longest": max(facts["longest"], part.longest),
@@ -408,7 +407,7 @@ class StoreWriter:
             offsets.append(grown.size + ends)
             grown.append(values.astype(dtype))
         except FAILURES as error:
-            raise UserError(f"cannot write the token store: {one_line(error)}", file=f"{self.folder}/{path}") from error
+            raise unwritten(error, f"{self.folder}/{path}") from error
         facts["values"] = grown.size
         facts["longest"] = max(facts["longest"], int(lengths.max(initial=0)))
 

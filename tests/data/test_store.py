@@ -314,7 +314,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # the nearest thing to a full disk that needs no root
     try:
         with (
-            pytest.raises(UserError, match="cannot write the token store"),
+            pytest.raises(UserError, match="the disk is full"),
             StoreWriter(tmp_path / "s", Ids(), ["de"]) as writer,
         ):
             for _ in range(10):
