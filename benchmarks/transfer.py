@@ -7,6 +7,7 @@
     python benchmarks/transfer.py synthetic       # back-translation: real pairs against real and synthetic ones
     python benchmarks/transfer.py model_transfer  # German after English against German from scratch
     python benchmarks/transfer.py adapters        # the genre head with adapters in a frozen encoder
+    python benchmarks/transfer.py multitask       # four tasks at once; then the classifier or the decoder alone
     python benchmarks/transfer.py entities --data FOLDER  # Universal NER's files, with and without pretraining
 
 Run it where ``configs`` lies. Every run is a ``mlm-jax train`` with a seed and a workdir under ``runs``; one that is
@@ -87,7 +88,7 @@ def evaluated(workdir: Path, prefix: str) -> Values:
 
 
 def genre(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """Zero-shot accuracy of genre in %: a head that saw English labels, in the other languages ("zero-shot": their mean)."""
+    """Accuracy of genre in % by a head that saw English labels only; "zero-shot" is the mean of the other languages."""
     return {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
 
 
@@ -198,6 +199,31 @@ def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     }  # fmt: skip
 
 
+def multitask(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Held-out loss of each task and accuracy of genre in %: all in one run, then one task with the rest frozen."""
+    folder = RUNS / "multitask"
+    together = {
+        kind: train(f"multitask.py:{kind}", folder / f"{kind}-{seed}", seed) for kind in ("fixed", "uncertainty")
+    }
+    found = {}
+    for kind, workdir in together.items():
+        losses = {
+            task: last_metrics(workdir, f"eval/{task}/loss/")["mean"] for task in ("translation", "denoising", "genre")
+        }
+        accuracy = last_metrics(workdir, "eval/genre/accuracy/")
+        found[kind] = {"mlm": last_metrics(workdir, "eval/loss/")["mean"]} | losses
+        found[kind] |= {f"genre {code} %": 100 * accuracy[code] for code in ("en", "de")}
+    head, decoder = (
+        train(f"multitask.py:{kind}", folder / f"{kind}-{seed}", seed, together["fixed"])
+        for kind in ("head", "decoder")
+    )
+    accuracy = last_metrics(head, "eval/accuracy/")
+    found["head alone"] = {"genre": last_metrics(head, "eval/loss/")["mean"]}
+    found["head alone"] |= {f"genre {code} %": 100 * accuracy[code] for code in ("en", "de")}
+    found["decoder alone"] = {"translation": last_metrics(decoder, "eval/loss/")["mean"]}
+    return found
+
+
 def entities(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """F1 of named entities in %, trained on English: from scratch, and from the aligned encoder of ``genre``."""
     if not options.data:
@@ -216,7 +242,7 @@ def entities(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 COMPARISONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Values]]] = {
     one.__name__: one
-    for one in (genre, attention, translation, representation, synthetic, model_transfer, adapters, entities)
+    for one in (genre, attention, translation, representation, synthetic, model_transfer, adapters, multitask, entities)
 }
 
 
