@@ -54,4 +54,4 @@ def get_config(argument=""):
     config.tasks = {"translation": translation | {"data": (real,)}}
     if variant == "reverse":
         config.tasks["ranking"] = {"objective": "ranking", "rows": 64, "length": 48}
-    return run_for(config, 600)
+    return run_for(config, 400)

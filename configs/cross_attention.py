@@ -51,7 +51,7 @@ def get_config(argument=""):
     config = small_config(corpora=("en", "de"), parallel=("en-de",), genre=("en", "de"))
     config.data.store = "runs/cross_attention/store"
     config.model.position = "learned"  # alignments are found from places first
-    pairs = {"rows": 32, "length": 64, "data": ("en-de",), "directions": "forward"}
+    pairs = {"rows": 32, "length": 48, "data": ("en-de",), "directions": "forward"}
     english = {"objective": "mlm", "rows": 16, "length": 128, "data": ("en",), "mask_rate": 0.3}
     if stage == "source":
         config.tasks = {"mlm": english}
@@ -69,7 +69,7 @@ def get_config(argument=""):
         aligned = {"objective": "cross_attention_mlm", "unplugged": 0.5, "mask_rate": 0.3} | pairs
         config.tasks = {"aligned": aligned, "mlm": english | {"rows": 4}}
         config.checkpoint.init = {"from": "runs/cross_attention/source"}
-        return run_for(config, 500)
+        return run_for(config, 400)
 
     config.checkpoint.init = {"from": "runs/cross_attention/attention"}
     if stage == "decoder":

@@ -13,6 +13,7 @@ from small import choose, run_for, small_config
 from transfer_demo import LANGUAGES
 
 VARIANTS = ("aligned", "scratch")
+TAGS = ("O", *(f"{place}-{kind}" for kind in ("PER", "ORG", "LOC") for place in "BI"))
 TESTS = {"en": "en_ewt", "de": "de_pud", "ru": "ru_pud", "zh": "zh_pud"}
 
 
@@ -23,7 +24,8 @@ def get_config(argument=""):
     config.languages = (*LANGUAGES, "zh")
     config.data.labelled = {
         f"entities-{language}": {
-            "format": "conll", "language": language, "validation": f"{folder or 'uner'}/{name}-ud-test.iob2"
+            "format": "conll", "language": language, "labels": TAGS,
+            "validation": f"{folder or 'uner'}/{name}-ud-test.iob2",
         }
         for language, name in TESTS.items()
     }  # fmt: skip

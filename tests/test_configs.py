@@ -15,7 +15,6 @@ from mlm_jax.training.context import planned_context
 from mlm_jax.training.step import build_program
 
 FOLDER = Path(__file__).parents[1] / "configs"
-ENTITY_TAGS = range(7)  # of persons, organisations and places: what the files of Universal NER hold
 FILES = {
     "transfer_demo": "VARIANTS", "sharing": "VARIANTS", "cross_attention": "STAGES", "back_translation": "VARIANTS",
     "new_language": "VARIANTS", "multitask": "VARIANTS", "representation": "VARIANTS",
@@ -40,7 +39,7 @@ def test_a_config_can_be_built(config_file, monkeypatch):
     check_keys(config, default_config())
     languages = tuple(config.languages) or ("en", "de")
     labels = {
-        name: len(config.data.labelled[entry["data"][0]].get("labels", ENTITY_TAGS))
+        name: len(config.data.labelled[entry["data"][0]]["labels"])
         for name, entry in config.tasks.items()
         if kinds(config.tasks)[name] == "labelled"
     }
