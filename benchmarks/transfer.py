@@ -89,7 +89,11 @@ def evaluated(workdir: Path, prefix: str) -> Values:
 
 def genre(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """Accuracy of genre in % by a head that saw English labels only; "zero-shot" is the mean of the other languages."""
-    return {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
+    found = {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
+    for origin in ("aligned", "mlm"):  # what pretraining came to: a translation sought among the held-out sentences
+        retrieval = last_metrics(RUNS / "transfer" / f"{origin}-{seed}", "eval/retrieval_at_1/")["mean"]
+        found[origin]["retrieval"] = 100 * retrieval
+    return found
 
 
 def adapters(seed: int, options: argparse.Namespace) -> dict[str, Values]:

@@ -55,7 +55,7 @@ def get_config(argument=""):
     english = {"objective": "mlm", "rows": 16, "length": 128, "data": ("en",), "mask_rate": 0.3}
     if stage == "source":
         config.tasks = {"mlm": english}
-        return run_for(config, 300)
+        return run_for(config, 200)
 
     config.model.cross_lingual = {"score": "scaled_dot", "fuse": "residual"}
     if stage == "synthetic":
@@ -69,7 +69,7 @@ def get_config(argument=""):
         aligned = {"objective": "cross_attention_mlm", "unplugged": 0.5, "mask_rate": 0.3} | pairs
         config.tasks = {"aligned": aligned, "mlm": english | {"rows": 4}}
         config.checkpoint.init = {"from": "runs/cross_attention/source"}
-        return run_for(config, 400)
+        return run_for(config, 300)
 
     config.checkpoint.init = {"from": "runs/cross_attention/attention"}
     if stage == "decoder":
