@@ -55,7 +55,7 @@ def main() -> int:
     try:
         for name in options.topologies:
             made = planned(options.config, options.set, name, options.rows_per_chip)
-            progress.print(line(made))
+            progress.print(line(made), " | ".join(row(made)))
             table.add_row(*row(made))
     except UserError as error:
         print(error, file=sys.stderr)

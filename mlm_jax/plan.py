@@ -35,7 +35,7 @@ class Memory:
       outputs: the new state, without what takes the place of an argument.
       temporaries: activations and whatever else lives within the step.
       peak: the most there is at any time.
-      capacity: of the device; 0 where there is none to speak of (CPU).
+      capacity: of the device; 0 where devices are simulated.
     """
 
     arguments: float
@@ -66,7 +66,7 @@ class Plan:
       network: the same from slice to slice.
       unknown_loops: loops whose collectives are counted once.
       tokens: of a step.
-      roofline: None if the step does not fit, or the chip has no peak.
+      roofline: None if the step does not fit, or devices are simulated.
       compile_seconds: on this machine.
       simulated: whether the numbers of memory and collectives are of simulated CPU devices.
     """
@@ -158,7 +158,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     seconds = time.perf_counter() - begin
     parameters, optimizer = _by_group(planned.program)
     tokens, bounds = tokens_of(planned.batch), None
-    if done is not None and chip.peak_flops:
+    if done is not None and chip.platform == "tpu":
         links, network = (sum(one.sent for one in kinds.values()) for kinds in (done.collectives, done.network))
         bounds = roofline(topology, planned.flops, hbm=memory.arguments + 2 * done.written, links=links, network=network,
                           tokens=tokens)  # fmt: skip
@@ -170,13 +170,19 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     )  # fmt: skip
 
 
-def for_platform(config: ConfigDict, topology: Topology) -> ConfigDict:
-    """Return a copy of the config in which what is chosen by platform is chosen for the topology's, not for this machine's."""
+def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = True) -> ConfigDict:
+    """Return a copy of the config in which what is chosen by platform is chosen for the topology's, not for this machine's.
+
+    Args:
+      config: the run's.
+      topology: what it is for.
+      simulated: whether CPU devices take the place of GPUs: they have no cuDNN.
+    """
     config = config.copy_and_resolve_references()
     platform = topology.chip.platform
     if config.model.dtype == "auto":
         config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
-    if platform == "gpu":  # simulated on CPU devices, which have no cuDNN
+    if platform == "gpu" and simulated:
         config.model.attention = "reference"
     return config
 
@@ -217,7 +223,8 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
 
 def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]:
     program, batch = planned.program, planned.batch
-    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
+    # Simulated devices have as much as this machine has, and another platform's attention.
+    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip if topology.chip.platform == "tpu" else 0.0
     arguments = sum(_bytes(leaf)[1] for leaf in jax.tree.leaves((program.state, batch)))
     lowered = make_train_step(program, objectives=planned.objectives).lower(program.state, batch)  # type: ignore[attr-defined]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mlm_jax.parallel import topology as topologies
+from mlm_jax.parallel.estimate import Estimate
 from mlm_jax.parallel.roofline import Roofline
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.plan import Plan, plan
-from mlm_jax.plan_search import Found, search
+from mlm_jax.plan_search import Estimator, Found, search
 
 SHOWN = 10  # estimates that a search's table lists
 BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links in a slice", "network": "network between slices"}
@@ -46,20 +48,30 @@ def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = Fals
             show_search(found, topology, console)
         return 0
     made = plan(config, topology)
+    # What simulated devices take is not what GPUs take: the verdict is the formula's.
+    guess = Estimator(config, topology)(made.mesh, made.remat, made.microbatches) if made.simulated else None
     if as_json:
-        json.dump(made.as_json(), sys.stdout, indent=2)
+        json.dump(made.as_json() | ({} if guess is None else {"estimate": estimate_json(guess)}), sys.stdout, indent=2)
     else:
-        show(made, topology, console)
-    return 0 if made.memory.fits else 1
+        show(made, topology, console, guess)
+    return 0 if (made.memory.fits if guess is None else fits(guess, topology)) else 1
 
 
-def show(made: Plan, topology: Topology, console: Console) -> None:
-    """Print a plan as tables."""
+def fits(guess: Estimate, topology: Topology) -> bool:
+    """Return whether a step fits by formula."""
+    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
+    return not capacity or guess.peak <= capacity
+
+
+def show(made: Plan, topology: Topology, console: Console, guess: Estimate | None = None) -> None:
+    """Print a plan as tables; ``guess`` is the formula's, where the program was compiled for simulated devices."""
     console.print(line(made))
-    if made.simulated:
-        console.print(
-            f"compiled for simulated CPU devices: memory and collectives are not those of a {topology.chip.name}"
-        )
+    bounds = made.roofline
+    if guess is not None:
+        bounds = guess.roofline
+        console.print(f"by formula: {_gb(guess.peak)} GB, {'fits' if fits(guess, topology) else 'does NOT fit'}")
+        console.print("compiled for simulated CPU devices: shards, FLOPs and kinds of collectives hold; memory and bytes are "
+                      f"not those of a {topology.chip.name}")  # fmt: skip
     memory = Table("HBM on each device", "GB", title_justify="left")
     for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
         memory.add_row(name, _gb(getattr(made.memory, name)))
@@ -85,8 +97,7 @@ def show(made: Plan, topology: Topology, console: Console) -> None:
     ):
         flops.add_row(name, f"{value / 1e12:,.3f}")
     console.print(flops)
-    if made.roofline is not None:
-        bounds = made.roofline
+    if bounds is not None:
         table = Table("bound", "ms a step")
         for kind, name in BOUNDS.items():
             if kind != "network" or topology.slices > 1:
@@ -124,22 +135,25 @@ def show_search(found: Found, topology: Topology, console: Console) -> None:
 
 def search_json(found: Found) -> dict:
     """Return what a search found as JSON has it; plans that fit come first, the fastest bound first."""
-    estimates = [
-        {"mesh": one.mesh, "remat": one.remat, "microbatches": one.microbatches, "peak": one.peak,
-         "seconds": one.roofline.seconds if one.roofline else None, "bound": one.roofline.bound if one.roofline else None}
-        for one in found.estimates
-    ]  # fmt: skip
     misfits = [made.as_json() for _, made in found.compiled if not made.memory.fits]
-    return {"tried": found.tried, "estimates": estimates, "plans": [made.as_json() for made in found.plans] + misfits}
+    plans = [made.as_json() for made in found.plans] + misfits
+    return {"tried": found.tried, "estimates": [estimate_json(one) for one in found.estimates], "plans": plans}
+
+
+def estimate_json(one: Estimate) -> dict:
+    """Return an estimate as JSON has it, with what follows from it."""
+    bounds = one.roofline
+    follows = {"seconds": bounds.seconds, "bound": bounds.bound} if bounds else {}
+    return dataclasses.asdict(one) | {"peak": one.peak} | follows
 
 
 def line(made: Plan) -> str:
     """Return a plan in one line."""
+    what = f"{made.topology} {mesh_name(made.mesh)} {made.dtype} remat={made.remat} microbatches={made.microbatches}"
+    if made.simulated:
+        return f"{what}: compiles"
     verdict = "fits" if made.memory.fits else "does NOT fit"
-    return (
-        f"{made.topology} {mesh_name(made.mesh)} {made.dtype} remat={made.remat} microbatches={made.microbatches}: "
-        f"{_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
-    )
+    return f"{what}: {_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
 
 
 def mesh_name(mesh: dict[str, int]) -> str:

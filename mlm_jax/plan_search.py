@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.errors import UserError
-from mlm_jax.parallel.estimate import Estimate, estimate, sizes_on
+from mlm_jax.parallel.estimate import Estimate, Sizes, estimate, sizes_on
 from mlm_jax.parallel.flops import Flops, traffic
 from mlm_jax.parallel.mesh import AXES
 from mlm_jax.parallel.rules import parameter_shardings
@@ -61,7 +60,7 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
     """
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
-    candidates, tried = _candidates(config, topology)
+    candidates = _candidates(config, topology)
     capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
     hopeful = sorted((one for one in candidates if not capacity or one.peak <= capacity), key=_time)
     best: dict[tuple[int, ...], Estimate] = {}
@@ -84,7 +83,7 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
             settled.add(_key(one))
         else:  # what should take no less on the same mesh is not asked about
             queue = [other for other in queue if _key(other) != _key(one) or other.peak < 0.9 * one.peak]
-    found = Found(list(best.values()), tried, compiled)
+    found = Found(list(best.values()), len(candidates), compiled)
     if not found.plans and (confirm or not hopeful):
         raise UserError(f"no mesh, microbatches or recomputation make this step fit {topology}",
                         remedy="use more chips, fewer rows or a smaller model")  # fmt: skip
@@ -115,40 +114,62 @@ def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
                     yield dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
 
 
-def _candidates(config: ConfigDict, topology: Topology) -> tuple[list[Estimate], int]:
-    """Return the estimate of every combination, and how many there are."""
-    config = for_platform(config, topology)
-    all_data = AbstractMesh((topology.device_count, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    planned = prepare(config, topology, all_data)
-    program = planned.program
-    axes = model_room.abstract(config, vocabulary_size=program.context.vocabulary_size, languages=program.languages,
-                               labels=planned_labels(config))[2]  # fmt: skip
-    through = [
-        traffic(objective, planned.batch[task], program.context) for task, objective in planned.objectives.items()
+class Estimator:
+    """Estimates a run's step by formula, for any mesh, recomputation and microbatches.
+
+    Args:
+      config: the run's config.
+      topology: what to estimate for.
+
+    Raises:
+      UserError: the config cannot work, or says too little about its data.
+    """
+
+    def __init__(self, config: ConfigDict, topology: Topology):
+        self.config, self.topology = for_platform(config, topology, simulated=False), topology
+        self.everywhere = AbstractMesh((topology.device_count, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        planned = prepare(self.config, topology, self.everywhere)
+        self.program, self.tokens = planned.program, tokens_of(planned.batch)
+        context = self.program.context
+        self.traffic = [traffic(one, planned.batch[task], context) for task, one in planned.objectives.items()]
+        self.axes = model_room.abstract(self.config, vocabulary_size=context.vocabulary_size, labels=planned_labels(config),
+                                        languages=self.program.languages)[2]  # fmt: skip
+        self._flops: dict[tuple[str, bool], Flops] = {}
+        self._sizes: dict[tuple[int, ...], Sizes] = {}
+
+    def __call__(self, mesh: dict[str, int], remat: str, parts: int) -> Estimate:
+        """Return the estimate of one way to lay out the step."""
+        trial = _applied(self.config, mesh, remat, parts)
+        known = (remat, parts > 1)  # a ranking task encodes twice where there are several parts
+        if known not in self._flops:
+            self._flops[known] = prepare(trial, self.topology, self.everywhere).flops
+        return estimate(trial, self.topology, mesh, self.sizes(mesh), self.traffic, self._flops[known], self.tokens)
+
+    def sizes(self, mesh: dict[str, int]) -> Sizes:
+        """Return the bytes of the run's state on a mesh."""
+        key = tuple(mesh.values())
+        if key not in self._sizes:
+            abstract = AbstractMesh(key, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+            state, config = self.program.state, self.config
+            shardings = parameter_shardings(self.axes, state.params, abstract)
+            moments = optimizer_state_shardings(self.program.transformation, state.params, shardings)
+            placed = lambda leaf, sharding: leaf.update(sharding=sharding)  # noqa: E731
+            params = jax.tree.map(placed, state.params, shardings)
+            self._sizes[key] = sizes_on(params, jax.tree.map(placed, state.optimizer_state, moments),
+                                        params if config.training.ema else {}, mesh)  # fmt: skip
+        return self._sizes[key]
+
+
+def _candidates(config: ConfigDict, topology: Topology) -> list[Estimate]:
+    """Return the estimate of every combination."""
+    estimator, rows = Estimator(config, topology), min(entry["rows"] for entry in config.tasks.values())
+    return [
+        estimator(mesh, remat, parts)
+        for mesh in meshes(config, topology)
+        for remat in REMATS
+        for parts in MICROBATCHES
+        if rows // (mesh["data"] * mesh["fsdp"]) % parts == 0
     ]
-    rows = min(entry["rows"] for entry in config.tasks.values())
-
-    @functools.cache
-    def flops(remat: str, several: bool) -> Flops:
-        trial = _applied(config, {}, remat, 2 if several else 1)
-        return prepare(trial, topology, all_data).flops
-
-    found = []
-    for mesh in meshes(config, topology):
-        abstract = AbstractMesh(tuple(mesh.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        shardings = parameter_shardings(axes, program.state.params, abstract)
-        moments = optimizer_state_shardings(program.transformation, program.state.params, shardings)
-        placed = lambda leaf, sharding: leaf.update(sharding=sharding)  # noqa: E731
-        params = jax.tree.map(placed, program.state.params, shardings)
-        state = jax.tree.map(placed, program.state.optimizer_state, moments)
-        sizes = sizes_on(params, state, params if config.training.ema else {}, mesh)
-        for remat in REMATS:
-            for parts in MICROBATCHES:
-                if rows // (mesh["data"] * mesh["fsdp"]) % parts == 0:
-                    trial = _applied(config, mesh, remat, parts)
-                    found.append(estimate(trial, topology, mesh, sizes, through, flops(remat, parts > 1),
-                                          tokens_of(planned.batch)))  # fmt: skip
-    return found, len(found)
 
 
 def _applied(config: ConfigDict, mesh: dict[str, int], remat: str, parts: int) -> ConfigDict:

@@ -96,6 +96,15 @@ def test_estimates_are_near_what_the_compiler_says(made):
     assert 0.3 < same.peak / made.memory.peak < 3
 
 
+def test_the_verdict_on_gpus_is_the_formulas(capsys, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("from tests.test_plan import small as get_config\n")
+    arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "by formula:" in said and "GB, fits" in said and "simulated CPU devices" in said
+
+
 def test_a_search_compiles_the_most_promising(capsys, tmp_path):
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")

@@ -58,7 +58,9 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
         if sliced and len({device.slice_index for device in devices}) != slices:
             raise UserError(f"mesh.slices={slices}, but the devices come from another number of slices")
         if sliced:
-            grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1, 1), devices)
+            grid = mesh_utils.create_hybrid_device_mesh(
+                inner, (slices, 1, 1, 1), devices, allow_split_physical_axes=devices[0].platform == "tpu"
+            )
         else:  # simulated devices have no slices: consecutive blocks stand for them
             grid = np.array(devices).reshape(slices * inner[0], *inner[1:])
     elif devices[0].platform == "tpu":
