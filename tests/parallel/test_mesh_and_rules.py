@@ -5,6 +5,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
+from mlm_jax.parallel import compiler_options
 from mlm_jax.parallel.mesh import make_mesh, mesh_shape
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
@@ -43,3 +44,13 @@ def test_constrain_is_the_identity_without_a_mesh_and_shards_with_one():
     with jax.set_mesh(make_mesh(shape())):
         y = jax.jit(lambda x: constrain(x * 1, "rows", "activation_embed"))(x)
     assert y.sharding.spec == P("data")
+
+
+def test_compiler_options_are_known_and_by_platform():
+    """XLA refuses names that it does not know; those for several TPU slices are compiled with in tests/test_plan.py."""
+    mesh = make_mesh(shape())
+    assert compiler_options.compiler_options(mesh) == {}
+    double = jax.jit(lambda x: 2 * x).lower(1.0)
+    assert double.compile(compiler_options=compiler_options.GPU)(1.0) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        double.compile(compiler_options={"xla_gpu_no_such_option": True})
