@@ -96,23 +96,25 @@ def peak_memory(part: str, folder: Path, model: Path, copies: int) -> int:
 
 def do_part(part: str, folder: Path, model: Path) -> None:
     """Do, in this process, what the memory of is asked for, and print the peak."""
-    from mlm_jax.data import tasks
-    from mlm_jax.data.prepare import prepare, vocabulary_sentences
-    from mlm_jax.data.vocabulary import Vocabulary
-
     config, store = config_for(folder, model), folder / "memory_store"
     if part == "vocabulary":
+        from mlm_jax.data import tasks
+        from mlm_jax.data.prepare import vocabulary_sentences
+        from mlm_jax.data.vocabulary import Vocabulary
+
         config.vocabulary.update(path="", size=4000, sentences=10_000)
         languages = tasks.run_languages(config)
         Vocabulary.train(vocabulary_sentences(config, languages), config.vocabulary, languages)
     elif part == "prepare":
+        from mlm_jax.data.prepare import prepare
+
         prepare(config, store, progress=False)
     else:
         from mlm_jax.data.loader import Loader
         from mlm_jax.data.store import Store
 
         config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}
-        loader = Loader(Store.open(store), config)
+        loader = Loader(Store.open(store), config, {"mlm": "text"})
         for step in range(300):
             loader.batch(step)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
