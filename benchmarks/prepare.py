@@ -102,7 +102,7 @@ def do_part(part: str, folder: Path, model: Path) -> None:
         from mlm_jax.data.prepare import vocabulary_sentences
         from mlm_jax.data.vocabulary import Vocabulary
 
-        config.vocabulary.update(path="", size=4000, sentences=10_000)
+        config.vocabulary.update(path="", size=2000, sentences=10_000)
         languages = tasks.run_languages(config)
         Vocabulary.train(vocabulary_sentences(config, languages), config.vocabulary, languages)
     elif part == "prepare":
