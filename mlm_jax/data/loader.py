@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -115,22 +116,24 @@ class Loader:
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
 
-    def iterate(self, start_step: int, stop_step: int | None = None, prefetch: int = 2) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, stop_step: int | None = None, prefetch: int = 2,
+                place: Callable[[Batch], Any] = lambda batch: batch) -> Iterator[tuple[int, Any]]:  # fmt: skip
         """Yield (step, batch) from ``start_step`` to the end of the run, read ahead by a thread.
 
         Args:
           start_step: first step.
           stop_step: one past the last; None is ``config.steps``.
           prefetch: batches that wait at most.
+          place: what the thread does with each batch, such as sending it to the devices.
 
         Raises:
           Exception: whatever the reading thread met, in the step where it did.
         """
-        ready: queue.Queue[tuple[int, Batch] | BaseException] = queue.Queue(prefetch)
+        ready: queue.Queue[tuple[int, Any] | BaseException] = queue.Queue(prefetch)
         ended = threading.Event()
         steps = range(start_step, self.config.steps if stop_step is None else stop_step)
 
-        def put(item: tuple[int, Batch] | BaseException) -> None:
+        def put(item: tuple[int, Any] | BaseException) -> None:
             while not ended.is_set():
                 try:
                     return ready.put(item, timeout=0.1)
@@ -140,7 +143,7 @@ class Loader:
         def read() -> None:
             try:
                 for step in steps:
-                    put((step, self.batch(step)))
+                    put((step, place(self.batch(step))))
                     if ended.is_set():
                         return
             except BaseException as error:  # the consumer raises it

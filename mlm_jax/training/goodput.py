@@ -45,9 +45,12 @@ class Goodput:
         try:
             yield
         finally:
-            taken = time.perf_counter() - begun
-            self.seconds[name] += taken
-            self.accounted += taken
+            self.add(name, time.perf_counter() - begun)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds."""
+        self.seconds[name] += seconds
+        self.accounted += seconds
 
     def shares(self) -> dict[str, float]:
         """Return each span's share of the wall time of all starts of the run."""

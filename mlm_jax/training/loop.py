@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,15 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     ):
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
-        batches = on_devices(loader.iterate(start), mesh)
+        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
         profiler = Profiler(config.training.profile, workdir)
         if start == 0:
             checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
         for step in range(start, config.steps):
-            with goodput.span("data"):
-                batch = next(batches)
+            begun = time.perf_counter()
+            _, batch = next(batches)
+            # The host runs ahead of the device: as long as that has a step to do, it does not wait for data.
+            goodput.add("data" if state.step.is_ready() else "step", time.perf_counter() - begun)
             profiler.before(step)
             run, is_new = compiled.step_of(step)
             with goodput.span("compile" if is_new else "step"):
@@ -188,18 +191,6 @@ def compilation_cache(workdir: Path) -> None:
     """Keep compiled programs beside the run, unless the user chose a folder: a restart does not compile again."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
-
-
-def on_devices(batches: Iterator[tuple[int, Batch]], mesh: Any) -> Iterator[Batch]:
-    """Keep one batch on its way to the devices while the step works on the one before."""
-    ahead = None
-    for _, batch in batches:
-        following = to_devices(batch, mesh)
-        if ahead is not None:
-            yield ahead
-        ahead = following
-    if ahead is not None:
-        yield ahead
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:
