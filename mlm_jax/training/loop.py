@@ -103,7 +103,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             begun = time.perf_counter()
             _, batch = next(batches)
             # The host runs ahead of the device: as long as that has a step to do, it does not wait for data.
-            goodput.add("data" if state.step.is_ready() else "step", time.perf_counter() - begun)
+            device_waits = state.step.is_ready()  # type: ignore[attr-defined]
+            goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
             profiler.before(step)
             run, is_new = compiled.step_of(step)
             with goodput.span("compile" if is_new else "step"):
