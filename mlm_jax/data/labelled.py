@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ from mlm_jax.data.corpora import corpus_function, files, lines
 from mlm_jax.errors import UserError, nearest
 
 FORMATS = ("tsv", "xnli", "conll", "function")
+LANGUAGE_MARK = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?!//)(?=.)")  # WikiANN's, before every word; an address has none
 
 
 class Example(NamedTuple):
@@ -51,10 +54,12 @@ def examples(name: str, entry: dict[str, Any], split: str) -> Iterator[Example]:
             _check(known, (label,), entry[split], None)
             yield Example((text,), (label,))
         return
-    reader = {"tsv": _tsv, "xnli": _xnli, "conll": _conll}[entry["format"]]
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, Example]]]] = {
+        "tsv": _tsv, "xnli": partial(_xnli, language=entry["language"]), "conll": _conll,
+    }  # fmt: skip
     endings = {"tsv": (".tsv", ".txt"), "xnli": (".tsv", ".txt"), "conll": (".conll", ".iob2", ".txt", ".tsv")}[entry["format"]]
     for file in files(entry[split], endings):
-        for number, example in reader(file):
+        for number, example in readers[entry["format"]](file):
             _check(known, example.labels, file, number)
             yield example
 
@@ -84,9 +89,14 @@ def _tsv(file: Path) -> Iterator[tuple[int, Example]]:
         yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))
 
 
-def _xnli(file: Path) -> Iterator[tuple[int, Example]]:
-    """XNLI's TSV: a header that names the columns sentence1, sentence2 (or premise, hypo) and gold_label (or label)."""
+def _xnli(file: Path, language: str) -> Iterator[tuple[int, Example]]:
+    """XNLI's TSV: a header that names the columns sentence1, sentence2 (or premise, hypo) and gold_label (or label).
+
+    Where it names a column "language" too, as in XNLI's own files of fifteen languages, only that language's lines are read.
+    """
     header: list[str] = []
+    others: dict[str, None] = {}
+    read = 0
     for number, line in enumerate(lines(file), 1):
         columns = line.split("\t")
         if not header:
@@ -96,38 +106,53 @@ def _xnli(file: Path) -> Iterator[tuple[int, Example]]:
             if None in names:
                 raise UserError(f"the header has no premise, hypothesis and label, only {', '.join(header)}", file=file, line=1)
             places = [header.index(name) for name in names if name]
+            spoken = header.index("language") if "language" in header else None
             continue
-        if len(columns) <= max(places):
+        if len(columns) <= max(*places, spoken or 0):
             raise UserError(f"{len(columns)} columns where the header has {len(header)}", file=file, line=number)
+        if spoken is not None and columns[spoken] != language:
+            others[columns[spoken]] = None
+            continue
         first, second, label = (columns[place] for place in places)
+        if not (first.strip() and second.strip() and label.strip()):
+            raise UserError("premise, hypothesis or label is empty", file=file, line=number)
+        read += 1
         yield number, Example((first, second), (label,))
+    if others and not read:
+        raise UserError(f"no line is in {language!r}, only {', '.join(others)}{nearest(language, [*others])}", file=file)
 
 
 def _conll(file: Path) -> Iterator[tuple[int, Example]]:
     """CoNLL and UNER: a word a line with its label, blank lines between sentences, comments with "#".
 
-    The word is the first column, or the second if the first is its number; the label is the last column, or the third of
-    the five that UNER has. WikiANN's "en:" before a word is taken off.
+    The word is the first column and the label the last; of UNER's five columns with tabs they are the second and the third.
+    WikiANN's "en:" is taken off where every word of a sentence has it. CoNLL 2003's -DOCSTART- is no sentence.
     """
     words: list[str] = []
     labels: list[str] = []
     begun = 0
     for number, line in enumerate(lines(file), 1):
-        if not line.strip():
+        if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
-                yield begun, Example(tuple(words), tuple(labels))
+                yield begun, _sentence(words, labels)
             words, labels = [], []
             continue
+        columns = line.split("\t") if "\t" in line else line.split()
         if line.startswith("#") and "\t" not in line:
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
-        numbered = columns[0].isdigit() and len(columns) > 2
-        word = columns[1 if numbered else 0]
-        label = columns[2] if numbered else columns[-1]
+        uner = "\t" in line and len(columns) == 5 and columns[0].isdigit()
+        word, label = columns[1:3] if uner else (columns[0], columns[-1])
         if len(columns) < 2 or not word or not label:
             raise UserError("no word and label on this line", file=file, line=number)
         begun = begun if words else number
-        words.append(word.split(":", 1)[1] if len(word) > 3 and word[2] == ":" else word)
+        words.append(word)
         labels.append(label)
     if words:
-        yield begun, Example(tuple(words), tuple(labels))
+        yield begun, _sentence(words, labels)
+
+
+def _sentence(words: Sequence[str], labels: Sequence[str]) -> Example:
+    marks = [LANGUAGE_MARK.match(word) for word in words]
+    if all(marks) and len({mark[0] for mark in marks if mark}) == 1:  # a time such as 12:30 is no mark
+        words = [word[mark.end() :] for word, mark in zip(words, marks) if mark]
+    return Example(tuple(words), tuple(labels))

@@ -190,6 +190,33 @@ def test_words_with_labels(tmp_path):
     assert pair == (("A man", "A person"), ("entailment",))
 
 
+def test_words_that_look_like_numbers_or_marks_are_words(tmp_path):
+    def read(name, text):
+        (tmp_path / name).write_text(text)
+        return [*labelled.examples("ner", {"format": "conll", "language": "en", "train": str(tmp_path / name)}, "train")]
+
+    conll = "-DOCSTART- -X- O O\n\nThe DT I-NP O\n22 CD I-NP O\nmen NNS I-NP O\n"
+    assert read("conll2003.txt", conll) == [(("The", "22", "men"), ("O", "O", "O"))]
+    uner = "1\tat\tO\t-\t-\n2\t12:30\tO\t-\t-\n"
+    assert read("a.iob2", uner) == [(("at", "12:30"), ("O", "O"))]
+    assert read("time.conll", "10:45\tO\n") == [(("10:45",), ("O",))]
+    assert read("address.conll", "http://a.org\tO\n\nftp://a.org\tO\n") == [(("http://a.org",), ("O",)), (("ftp://a.org",), ("O",))]
+    assert read("wikiann.txt", "en:at O\nen:10:45 O\n") == [(("at", "10:45"), ("O", "O"))]
+
+
+def test_a_file_of_many_languages_gives_those_lines_that_are_asked_for(tmp_path):
+    file = tmp_path / "xnli.tsv"
+    entry = {"format": "xnli", "language": "de", "train": str(file)}
+    header = "language\tgold_label\tsentence1\tsentence2\n"
+    file.write_text(header + "ar\tneutral\ta\tb\nde\tentailment\tc\td\n")
+    assert [*labelled.examples("nli", entry, "train")] == [(("c", "d"), ("entailment",))]
+    with pytest.raises(UserError, match="no line is in 'fr', only ar, de"):
+        list(labelled.examples("nli", entry | {"language": "fr"}, "train"))
+    file.write_text(header + "de\tneutral\t\td\n")
+    with pytest.raises(UserError, match=r"xnli\.tsv:2: premise, hypothesis or label is empty"):
+        list(labelled.examples("nli", entry, "train"))
+
+
 # -------------------------------------------------------------------------------------------------- prepare
 
 
