@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mlm_jax import model as model_room
 from mlm_jax.batch import Batch, Rows
 from mlm_jax.data import curriculum
+from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective, create_objectives
 from mlm_jax.parallel.batches import batch_sharding
 from mlm_jax.parallel.flops import Flops, step_flops
@@ -66,3 +67,16 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
     batch = batch_shapes(program.config, program.mesh, phase)
     return step_flops(program.config, program.context, params, axes, batch, platform=platform, objectives=objectives)
+
+
+def parameters_by_group(program: Program) -> dict[str, int]:
+    """Return {group: number of parameters}; layers are named with what picks their weights, "decoder/0 by family"."""
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree.leaves_with_path(program.state.params):
+        name, *rest = [str(part.key) for part in path]
+        if name in ("encoder", "decoder"):
+            weights, adapters = indexes(program.config.model[name][int(rest[0])])
+            name, picked_by = (f"{name}/{rest[0]}", weights) if "adapter" not in rest else (f"{name}/{rest[0]} adapters", adapters)
+            name += "" if picked_by == "shared" else f" by {picked_by}"
+        counts[name] = counts.get(name, 0) + leaf.size
+    return counts

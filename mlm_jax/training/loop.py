@@ -28,7 +28,7 @@ from mlm_jax.report import write_report
 from mlm_jax.training import schedule
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
-from mlm_jax.training.cost import in_phase
+from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
@@ -93,6 +93,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         TrainingProgress(config.steps, start, first) as progress,
         StopSignal() as stop,
     ):
+        progress.say(parameters_line(program))
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
@@ -186,6 +187,14 @@ def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]
                             remedy="give them the same labels in config.data.labelled, or a task each")  # fmt: skip
         (names[task],) = found
     return names
+
+
+def parameters_line(program: Program) -> str:
+    """Return such as "2.2 M parameters: embedding 1.5 M, encoder/0 0.5 M, decoder/0 by family 0.2 M"."""
+    counts = parameters_by_group(program)
+    millions = lambda count: f"{count / 1e6:,.1f} M" if count >= 50_000 else f"{count:,}"  # noqa: E731
+    groups = (f"{name} {millions(count)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+    return f"{millions(sum(counts.values()))} parameters: {', '.join(groups)}"
 
 
 def compilation_cache(workdir: Path) -> None:
