@@ -15,7 +15,8 @@
 ``synthetic`` trains the layer, without pretraining, on sentences of an invented language word for word, in which every two
 neighbours have changed places: which word belongs to which is known, and the diagonal is always wrong.
 
-``python benchmarks/transfer.py attention`` runs 1, 2 and ``synthetic``; its numbers are in docs/methods.md.
+``python benchmarks/transfer.py attention`` runs 1, 2 and ``synthetic``. After the 300 steps of 2 the loss was 6.310 with the
+source and 6.314 without: too few to find the words that belong together.
 """
 
 import random
