@@ -97,7 +97,7 @@ class Registered:
       labels: names of the classes.
       rate: mixing rate that a user's mixture gives it.
       skipped: {reason: examples left out}, filled while the task is read.
-      failure: what the reader raised; TensorFlow hands on only its text.
+      examples: split → what the task's source yields, in plain Python; None for a user's task.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Registered:
     labels: tuple[str, ...] = ()
     rate: float | None = None
     skipped: Counter = field(default_factory=Counter)
-    failure: UserError | None = None
+    examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
 
 
 def run_languages(config: ConfigDict) -> tuple[str, ...]:
@@ -249,20 +249,13 @@ def _task(
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
 
     def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
-        for batch in _batches(noting_failure(read(split))):
+        for batch in _batches(read(split)):
             rows = {feature: [example[feature] for example in batch] for feature in features}
             yield (
                 {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
                 | {f"{feature}_lengths": np.array([*map(len, rows[feature])], np.int64) for feature in features}
                 | {size: np.array([example[size] for example in batch], np.int64) for size in SIZES}
             )
-
-    def noting_failure(examples: Iterator[dict]) -> Iterator[dict]:
-        try:
-            yield from examples
-        except UserError as error:
-            one.failure = error
-            raise
 
     def to_examples(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ragged = {
@@ -275,6 +268,7 @@ def _task(
         data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
         return data.map(to_examples).unbatch()
 
+    one.examples = read
     full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", one.name)  # seqio allows no hyphen
     seqio.TaskRegistry.remove(full_name)
     return seqio.TaskRegistry.add(

@@ -14,7 +14,7 @@ from mlm_jax.data import bible, corpora, labelled
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.store import Store
-from mlm_jax.data.tasks import SeqioVocabulary
+from mlm_jax.data.tasks import SeqioVocabulary, register
 from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
 from mlm_jax.errors import UserError
 
@@ -264,6 +264,22 @@ def test_the_store_holds_what_the_files_hold(prepared):
     assert store.stream("genre").split("train")["labels"].documents([0, 1])[0] == [1]
     sizes = store.stream("en").splits
     assert sum(split.characters for split in sizes.values()) == sum(map(len, sentences(WORDS, 120)))
+
+
+def test_the_store_holds_what_seqio_makes_of_the_tasks(prepared):
+    config, folder = prepared
+    store = Store.open(folder / "store")
+    for one in register(config, store.vocabulary):
+        for split in one.splits:
+            examples = list(one.task.get_dataset(sequence_length=None, split=split, shuffle=False).as_numpy_iterator())
+            assert (split in store.stream(one.name).splits) == bool(examples)
+            if not examples:
+                continue
+            found = store.stream(one.name).split(split)
+            assert found.documents == len(examples)
+            for feature in one.task.output_features:
+                for ours, theirs in zip(found[feature].documents(np.arange(found.documents)), examples):
+                    np.testing.assert_array_equal(ours, theirs[feature])
 
 
 def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
