@@ -23,6 +23,7 @@ CORE = [  # what training, evaluation and use need; a GPU host without TensorFlo
     "huggingface_hub>=1",
     "protobuf>=5",
     "tensorboardX>=2.6",
+    "pyyaml>=6",
 ]
 PREPARE = [  # what turns text into a token store
     "seqio>=0.0.20",
@@ -40,7 +41,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
+    "test": ["kubernetes-validate>=1.33", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
 EXTRAS["test"] += EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]
 

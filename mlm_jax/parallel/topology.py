@@ -7,11 +7,12 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from mlm_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:  # a launcher names topologies without JAX
+    import jax
 
 GIB, GB, TERA = 2**30, 1e9, 1e12
 CLOUD, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
@@ -145,6 +146,8 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
     """
     if topology.chip.platform == "tpu":
         return _tpu_devices(topology)
+    import jax
+
     found = jax.devices("cpu")
     if len(found) < topology.device_count:
         raise UserError(

@@ -1,0 +1,224 @@
+"""What is launched where: golden files of every command, the schemas of others, and a stand-in gcloud that fails on demand."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tpu import launch
+from tpu.cloud_tpu import CloudTpu
+from tpu.shell import Shell
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+COMMON = ["--config", "configs/mmbert_base.py", "--workdir", "mmbert", "--set", "steps=100"]
+CLOUD = ["--zone", "us-west4-a", "--project", "my-project", "--bucket", "my-runs"]
+LAUNCHES = {
+    "tpu_vm": [*CLOUD, "--topology", "v5e:4x4", "--spot"],
+    "queued": [*CLOUD, "--topology", "v5p:8x8x8", "--target", "queued"],
+    "gke": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "2xv6e:16x16", "--target", "gke", "--spot"],
+    "slurm": ["--topology", "H100:16", "--target", "slurm"],
+    "skypilot_tpu": ["--bucket", "my-runs", "--topology", "v5e:4x4", "--target", "skypilot", "--spot"],
+    "skypilot_gpu": ["--bucket", "my-runs", "--topology", "H100:16", "--target", "skypilot"],
+}
+
+# A gcloud that writes down its arguments, answers as the real one does, and fails where FAIL says: {words: [exit code,
+# what it prints, how many times]}.
+GCLOUD = """#!/usr/bin/env python3
+import json, os, sys
+folder = os.environ["GCLOUD_FOLDER"]
+words = " ".join(sys.argv[1:])
+with open(f"{folder}/calls", "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+with open(f"{folder}/fail.json") as file:
+    failures = json.load(file)
+for fragment, failure in failures.items():
+    if fragment in words and failure[2] > 0:
+        failure[2] -= 1
+        with open(f"{folder}/fail.json", "w") as file:
+            json.dump(failures, file)
+        print(failure[1], file=sys.stderr)
+        sys.exit(failure[0])
+if "describe" in words:
+    print(open(f"{folder}/state").read())
+"""
+
+
+@pytest.fixture
+def gcloud(tmp_path, monkeypatch):
+    """Put the stand-in on PATH; returns (fail, calls, set the state)."""
+    program = tmp_path / "bin" / "gcloud"
+    program.parent.mkdir()
+    program.write_text(GCLOUD)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("GCLOUD_FOLDER", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "fail.json").write_text("{}")
+    (tmp_path / "state").write_text("READY")
+
+    class Stand:
+        def fail(self, fragment, code, text, times=1):
+            (tmp_path / "fail.json").write_text(json.dumps({fragment: [code, text, times]}))
+
+        def state(self, state):
+            (tmp_path / "state").write_text(state)
+
+        def calls(self):
+            lines = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+            return [" ".join(json.loads(line)) for line in lines]
+
+        def verbs(self):
+            known = ("create", "scp", "ssh", "describe", "delete")
+            return [next(word for word in call.split() if word in known) for call in self.calls()]
+
+    return Stand()
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_every_command_and_file(name, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert launch.main([*COMMON, *LAUNCHES[name], "--dry-run"]) == 0
+    shown, golden = capsys.readouterr().out, GOLDEN / f"{name}.txt"
+    if "REWRITE_GOLDEN" in os.environ:
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(shown)
+    assert shown == golden.read_text(), "if this is meant, run REWRITE_GOLDEN=1 pytest tests/tpu"
+
+
+def test_jobsets_are_what_kubernetes_takes():
+    text = (GOLDEN / "gke.txt").read_text()
+    jobset = yaml.safe_load(text.partition("\n")[2].rpartition("\n$ kubectl")[0])
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 2 and set(replicated) == {"name", "replicas", "template"}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}, **replicated["template"]}
+    kubernetes_validate.validate(job, "1.33", strict=True)
+    assert job["spec"]["parallelism"] == job["spec"]["completions"] == 64  # hosts of 256 chips
+    job["spec"]["paralelism"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, "1.33", strict=True)
+
+
+def test_batch_scripts_are_shell():
+    script = (GOLDEN / "slurm.txt").read_text().partition("\n")[2].rpartition("\n$ sbatch")[0]
+    assert script.startswith("#!/bin/bash\n#SBATCH")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_neither_jax_nor_tensorflow_is_needed():
+    code = ("import sys; from tpu import launch; "
+            f"code = launch.main({[*COMMON, *LAUNCHES['tpu_vm'], '--dry-run']!r}); "
+            "assert not {'jax', 'tensorflow', 'seqio'} & {*sys.modules}, 'imported'; sys.exit(code)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_run_from_beginning_to_end(gcloud):
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 0
+    golden = [line for line in (GOLDEN / "tpu_vm.txt").read_text().splitlines() if line.startswith("$ ")]
+    assert len(gcloud.calls()) == len(golden)  # a dry run shows what a run does
+    assert gcloud.verbs()[0] == "create" and gcloud.verbs()[-1] == "delete"
+
+
+def test_a_slice_that_is_kept(gcloud):
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], "--keep"]) == 0
+    assert "delete" not in gcloud.verbs()
+
+
+@pytest.mark.parametrize("printed, said", [
+    ("ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.", "no quota for v5litepod-16 in us-west4-a"),
+    ("ERROR: There is no more capacity in the zone", "has no v5litepod-16 left"),
+    ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "of the name mmbert-base already"),
+    ("ERROR: something new", "cannot be had in us-west4-a: ERROR: something new"),
+])  # fmt: skip
+def test_no_slice_can_be_had(gcloud, capsys, printed, said):
+    gcloud.fail("tpu-vm create", 1, printed)
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 2
+    assert said in capsys.readouterr().err
+    assert gcloud.verbs() == ["create"]  # nothing was created, so nothing is left
+
+
+def test_preemption_begins_again_with_the_same_workdir(gcloud, capsys):
+    gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=2)
+    gcloud.state("PREEMPTED")
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 0
+    assert gcloud.verbs().count("create") == 3 and gcloud.verbs().count("delete") == 3
+    started = [call for call in gcloud.calls() if "mlm-jax train" in call]
+    assert len(started) == 3 and len(set(started)) == 1 and "/mnt/runs/mmbert" in started[0]
+    assert "preempted (2 of at most 11 times)" in capsys.readouterr().out
+
+
+def test_preempted_too_often(gcloud, capsys):
+    gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=9)
+    gcloud.state("PREEMPTED")
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], "--retries", "1"]) == 2
+    assert "was preempted 2 times" in capsys.readouterr().err
+    assert gcloud.verbs()[-1] == "delete" and gcloud.verbs().count("create") == 2
+
+
+def test_one_worker_down_is_named_and_the_slice_is_left(gcloud, capsys):
+    gcloud.fail("timeout 120", 1, "##### Command execution on worker 3 failed with exit status 2. Continuing.")
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 2
+    said = capsys.readouterr().err
+    assert "failed on worker 3 of mmbert-base" in said and "tpu-vm delete mmbert-base" in said
+    assert "delete" not in gcloud.verbs()
+
+
+def test_queued_until_there_is_a_slice(gcloud):
+    waits = []
+    gcloud.state("WAITING_FOR_RESOURCES")
+
+    def sleep(seconds):
+        waits.append(seconds)
+        gcloud.state("ACTIVE" if len(waits) == 2 else "PROVISIONING")
+
+    (job,) = launch.jobs(launch.parser().parse_args([*COMMON, *LAUNCHES["queued"]]))
+    CloudTpu(job, Shell(), queued=True).launch(retries=0, keep=False, sleep=sleep)
+    assert len(waits) == 2 and gcloud.verbs()[:4] == ["create", "describe", "describe", "describe"]
+    assert gcloud.calls()[-1].startswith("compute tpus queued-resources delete mmbert-base")
+
+
+def test_a_queue_that_gives_nothing_is_left(gcloud, capsys):
+    gcloud.state("FAILED")
+    assert launch.main([*COMMON, *LAUNCHES["queued"]]) == 2
+    assert "cannot be had" in capsys.readouterr().err and gcloud.verbs()[-1] == "delete"
+
+
+def test_the_terminal_may_be_closed(gcloud, capsys, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CloudTpu, "follow", interrupted)
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 130
+    said = capsys.readouterr().out
+    assert "the job goes on" in said and "tpu-vm delete mmbert-base" in said and "delete" not in gcloud.verbs()
+
+
+def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = ["--config", "configs/sweeps/alpha.py", "--workdir", "alpha", "--sweep", *LAUNCHES["slurm"], "--dry-run"]
+    assert launch.main(arguments) == 0
+    trains = [line for line in capsys.readouterr().out.splitlines() if "mlm-jax train" in line]
+    assert len(trains) == len(set(trains)) > 2 and all("--set mixing.alpha=" in line for line in trains)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
+    (["--topology", "v5e:4x4", "--bucket", "b"], "in which zone"),
+    (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
+    (["--topology", "2xv5e:4x4", *CLOUD], "several slices are launched on GKE"),
+    (["--topology", "H100:8", *CLOUD], "is not a Cloud TPU"),
+    (["--topology", "v5e:4x4", "--target", "slurm"], "is not a GPU topology"),
+    (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "a container runs"),
+    (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
+])  # fmt: skip
+def test_what_cannot_be_launched(arguments, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert launch.main([*COMMON, *arguments]) == 2
+    assert said in capsys.readouterr().err

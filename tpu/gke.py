@@ -1,0 +1,72 @@
+"""Google Kubernetes Engine: a JobSet with a Job for each slice and a pod for each of its hosts.
+
+https://jobset.sigs.k8s.io, https://docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from mlm_jax.errors import UserError
+from tpu.job import Job
+
+COORDINATOR_PORT = 8471  # JAX's own, on TPU pods
+
+
+def manifest(job: Job, *, retries: int) -> str:
+    """Return the JobSet as YAML, for ``kubectl apply``.
+
+    Args:
+      job: what to launch; ``job.image`` has mlm_jax and its configs in it.
+      retries: how often the whole set begins again after a preemption or a failure.
+
+    Raises:
+      UserError: there is no image, or no bucket to write to.
+    """
+    if not job.image:
+        raise UserError("on GKE a container runs", remedy="give --image with mlm_jax[tpu] installed and configs/ in it")
+    if not job.bucket:
+        raise UserError("a workdir in a pod is lost with it", remedy="give --bucket NAME to mount")
+    template = {"spec": {
+        "parallelism": job.hosts, "completions": job.hosts, "completionMode": "Indexed", "backoffLimit": 0,
+        "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": pod(job)},
+    }}  # fmt: skip
+    found: dict[str, Any] = {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        # Each slice has a node pool to itself.
+        "metadata": {"name": job.name, "annotations": {
+            "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
+        "spec": {
+            "failurePolicy": {"maxRestarts": retries},
+            "replicatedJobs": [{"name": "slice", "replicas": job.topology.slices, "template": template}],
+        },
+    }  # fmt: skip
+    return yaml.safe_dump(found, sort_keys=False, width=1000)
+
+
+def pod(job: Job) -> dict[str, Any]:
+    """Return the specification of one host's pod."""
+    container = {
+        "name": "train",
+        "image": job.image,
+        "command": ["sh", "-c", job.train()],
+        "ports": [{"containerPort": COORDINATOR_PORT}],
+        "resources": {limit: {"google.com/tpu": job.chips_per_host} for limit in ("requests", "limits")},
+        "volumeMounts": [{"name": "runs", "mountPath": job.mount}],
+    }
+    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io",
+                                      "volumeAttributes": {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}}}  # fmt: skip
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": job.offer.gke,
+        "cloud.google.com/gke-tpu-topology": "x".join(map(str, job.topology.shape)),
+    } | ({"cloud.google.com/gke-spot": "true"} if job.spot else {})
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 120,  # SIGTERM saves a checkpoint
+        "nodeSelector": selector,
+        "containers": [container],
+        "volumes": [volume],
+    }

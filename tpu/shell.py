@@ -1,0 +1,77 @@
+"""Commands that are printed or run, one after the other, with their output shown as it comes."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlm_jax.errors import UserError
+
+REMEMBERED = 200  # last lines of a command's output, to tell why it failed
+
+
+class CommandFailed(Exception):
+    """A command ended with another exit code than 0.
+
+    Attributes:
+      code: the exit code.
+      output: the end of what it printed.
+    """
+
+    def __init__(self, command: Sequence[str], code: int, output: str):
+        super().__init__(f"{shlex.join(command[:6])} … ended with exit code {code}")
+        self.code, self.output = code, output
+
+
+class Shell:
+    """Runs commands and writes files, or only shows them.
+
+    Args:
+      dry_run: whether to show them only.
+    """
+
+    def __init__(self, dry_run: bool = False):
+        self.dry_run = dry_run
+
+    def run(self, command: Sequence[str]) -> str:
+        """Run a command, show what it prints (both streams) line by line, and return the end of it; "" in a dry run.
+
+        Raises:
+          CommandFailed: its exit code is not 0.
+          UserError: there is no such program.
+        """
+        print(f"$ {shlex.join(command)}", flush=True)
+        if self.dry_run:
+            return ""
+        lines: deque[str] = deque(maxlen=REMEMBERED)
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        except FileNotFoundError as error:
+            raise UserError(f"{command[0]} is not installed", remedy="install it, or look with --dry-run") from error
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        if process.returncode:
+            raise CommandFailed(command, process.returncode, "".join(lines))
+        return "".join(lines)
+
+    def write(self, file: str | Path, text: str) -> None:
+        """Write a file that a command reads, whole or not at all, and say so.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        print(f"# {file}\n{text}" if self.dry_run else f"wrote {file}", flush=True)
+        if not self.dry_run:
+            scratch = Path(f"{file}.incomplete")
+            try:
+                scratch.parent.mkdir(parents=True, exist_ok=True)
+                scratch.write_text(text)
+                scratch.replace(file)
+            except OSError as error:
+                raise UserError(f"cannot write: {error.strerror}", file=file) from error
