@@ -63,6 +63,7 @@ def get_config(argument=""):
         config.data.corpora, config.data.labelled = {}, {}
         config.data.parallel = {SYNTHETIC: "configs.cross_attention:synthetic_pairs"}
         config.data.store = "runs/cross_attention/synthetic_store"
+        config.vocabulary.size = 2_000
         aligned = {"objective": "cross_attention_mlm", "mask_rate": 0.3} | pairs
         config.tasks = {"aligned": aligned | {"data": (SYNTHETIC,)}}
         return run_for(config, 500)
