@@ -30,6 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mlm_jax.config import import_config
 from mlm_jax.errors import UserError
 from mlm_jax.report.history import read_history
 
@@ -132,13 +133,13 @@ def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 def alignment_accuracy(workdir: Path) -> float:
     """Return the share of target words of held-out synthetic pairs that look most at the word they stand for."""
-    from configs.cross_attention import SYNTHETIC, gold_links, synthetic_pairs
     from mlm_jax.align import load_aligner
 
-    sources, targets = zip(*synthetic_pairs(SYNTHETIC, "validation"))
-    first, second = SYNTHETIC.split("-")
+    made_up = import_config("configs/cross_attention.py")
+    sources, targets = zip(*made_up.synthetic_pairs(made_up.SYNTHETIC, "validation"))
+    first, second = made_up.SYNTHETIC.split("-")
     found = load_aligner(workdir).align(sources, targets, source_language=first, target_language=second)
-    right = [len(set(one.links) & set(gold_links(len(one.target)))) for one in found]
+    right = [len(set(one.links) & set(made_up.gold_links(len(one.target)))) for one in found]
     return sum(right) / sum(len(one.target) for one in found)
 
 

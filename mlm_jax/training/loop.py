@@ -31,6 +31,7 @@ from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
+from mlm_jax.training.lift import lifts, warning
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.reporter import Reporter
 from mlm_jax.training.state import TrainState
@@ -94,6 +95,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         StopSignal() as stop,
     ):
         progress.say(parameters_line(program))
+        say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
@@ -187,6 +189,18 @@ def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]
                             remedy="give them the same labels in config.data.labelled, or a task each")  # fmt: skip
         (names[task],) = found
     return names
+
+
+def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
+    """Log how much sampling and weights lift each language together, and warn where both lift the same ones."""
+    if not config.training.normalize.startswith("per_language"):
+        return
+    for task in (task for task, kind in kinds(config.tasks).items() if kind == "text"):
+        found = lifts(loader, task, start)
+        if start == 0:
+            metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
+        if line := warning(found):
+            progress.say(f"{task}: {line}")
 
 
 def parameters_line(program: Program) -> str:
