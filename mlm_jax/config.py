@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from mlm_jax.config_check import BadValue, check_values
 from mlm_jax.errors import UserError, nearest
 
 
@@ -177,7 +178,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
       overrides: ``key.path=value`` strings; values are Python literals, anything else is a string.
 
     Raises:
-      UserError: the file is missing or fails, or a key does not exist; the message names file, line and nearest key.
+      UserError: the file is missing or fails, a key does not exist, or a value cannot work; the message names file,
+        line and nearest key.
     """
     name, _, argument = str(path).partition(".py:")
     file = Path(name + ".py") if argument else Path(path)
@@ -186,16 +188,31 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
         raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
     try:
         config = module.get_config(argument) if argument else module.get_config()
-        check_keys(config, default_config())
     except UserError:
         raise
     except Exception as error:
         raise UserError(_one_line(error), file=file, line=_line_in(error, file), remedy=_remedy(error)) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() returns {type(config).__name__} and not a config", file=file,
+                        line=module.get_config.__code__.co_firstlineno,
+                        remedy="begin with config = default_config(), end with return config")  # fmt: skip
+    try:
+        check_keys(config, default_config())
+    except UserError as error:
+        raise UserError(error.problem, file=file, remedy=error.remedy) from error
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"--set {override!r} has no '='", remedy="write --set key.path=value")
+        if not (key and equals):
+            raise UserError(f"--set {override!r} is not KEY=VALUE", remedy="write --set key.path=value")
         set_key(config, key, value)
+    try:
+        check_values(config)
+    except BadValue as error:
+        set_here = [override.partition("=")[0] for override in overrides]
+        if any(f"{error.key}.".startswith(f"{key}.") for key in set_here):
+            raise  # what is wrong came from the command line
+        line = _line_that_names(error.key, file)
+        raise UserError(error.problem, file=file, line=line, remedy=error.remedy) from error
     return config
 
 
@@ -203,17 +220,29 @@ def set_key(config: ConfigDict, key: str, value: str) -> None:
     """Set ``a.b.c`` in place; a key below a plain dictionary (``tasks.mlm.rows``) works too.
 
     Raises:
-      UserError: there is no such key; the message names the nearest one.
+      UserError: there is no such key (the message names the nearest one), or the value is of another type.
     """
     *parents, last = key.split(".")
     target = config
     for parent in parents:
-        if parent not in target:
-            raise UserError(f"unknown config key {key!r}{nearest(parent, target.keys())}")
+        if not isinstance(target, (ConfigDict, dict)) or parent not in target:
+            known = target.keys() if isinstance(target, (ConfigDict, dict)) else ()
+            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}")
         target = target[parent]
-    if isinstance(target, ConfigDict) and last not in target:
-        raise UserError(f"unknown config key {key!r}{nearest(last, target.keys())}")
-    target[last] = _literal(value)
+    if not isinstance(target, (ConfigDict, dict)) or (isinstance(target, ConfigDict) and last not in target):
+        known = target.keys() if isinstance(target, ConfigDict) else ()
+        raise UserError(f"unknown config key {key!r}{nearest(last, known)}")
+    literal = _literal(value)
+    if isinstance(target, ConfigDict):
+        if isinstance(target[last], bool) and isinstance(literal, str) and literal.lower() in ("true", "false"):
+            literal = literal.lower() == "true"  # as in YAML and JSON
+        if isinstance(target[last], ConfigDict):
+            raise UserError(f"config key {key!r} is a group of keys",
+                            remedy=f"set one of them, such as {key}.{next(iter(target[last]))}")  # fmt: skip
+        if not _same_kind(literal, target[last]):
+            raise UserError(f"config key {key!r} is {literal!r}, which is not of type {type(target[last]).__name__}",
+                            remedy=f"write a value such as {target[last]!r}")  # fmt: skip
+    target[last] = literal
 
 
 def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
@@ -258,6 +287,8 @@ def import_config(path: str | Path):
     file = Path(path)
     if not file.is_file():
         raise UserError("there is no such config file", file=file)
+    if file.suffix != ".py":
+        raise UserError("a config file is Python, and ends in .py", file=file, remedy="see configs/demo.py")
     spec = importlib.util.spec_from_file_location(f"mlm_jax_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -270,6 +301,14 @@ def import_config(path: str | Path):
     return module
 
 
+def _line_that_names(key: str, file: Path) -> int | None:
+    """Return the only line of a config file that names a key's last part; None where there is no such line, or several."""
+    word = re.compile(rf"\b{re.escape(key.rpartition('.')[2].partition('[')[0])}\b")
+    lines = [number for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+             if word.search(line.partition("#")[0])]  # fmt: skip
+    return lines[0] if len(lines) == 1 else None
+
+
 def _line_in(error: BaseException, file: Path) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
@@ -278,6 +317,9 @@ def _line_in(error: BaseException, file: Path) -> int | None:
 
 
 def _one_line(error: BaseException) -> str:
+    unknown = re.search(r"""'(\w+)\\?'\\nDid you mean "(\w+)" instead""", str(error))
+    if unknown:  # of reading a key that is not there
+        return f"unknown config key {unknown[1]!r}; did you mean {unknown[2]!r}?"
     locked = re.search(r'Key "(\w+)" does not exist.*?(Did you mean "(\w+)")?( instead of.*)?$', str(error), re.DOTALL)
     if locked:
         return f"unknown config key {locked[1]!r}" + (f"; did you mean {locked[3]!r}?" if locked[3] else "")

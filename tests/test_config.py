@@ -50,7 +50,7 @@ def test_overrides_and_arguments(tmp_path):
     assert (config.data.store, config.model.width, config.tasks["mlm"]["rows"], config.optimizer.name) == ("here", 64, 8, "lion")
     with pytest.raises(UserError, match="did you mean 'width'"):
         load_config(file, ("model.widht=64",))
-    with pytest.raises(UserError, match="has no '='"):
+    with pytest.raises(UserError, match="is not KEY=VALUE"):
         load_config(file, ("model.width",))
 
 
@@ -62,6 +62,45 @@ def test_overrides_and_arguments(tmp_path):
 def test_a_broken_file_names_its_line(tmp_path, body, message):
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, body))
+
+
+@pytest.mark.parametrize("override, message", [
+    ("steps=many", "'steps' is 'many', which is not of type int"),
+    ("model.tied_embeddings=no", "not of type bool"),
+    ("model=3", "'model' is a group of keys.* model.activation"),
+    ("model.width.x=3", "unknown config key 'model.width.x'"),
+    ("=3", "is not KEY=VALUE"),
+    ("steps=0", "steps is 0. Remedy: use a number from 1"),
+    ("mixing.alpha=1.5", "mixing.alpha is 1.5. Remedy: use a number from 0 to 1"),
+    ("mixing.strategy=aplha", "mixing.strategy is 'aplha'; did you mean 'alpha'?"),
+    ("optimizer.learning_rate=-1.0", "optimizer.learning_rate is -1.0"),
+    ("optimizer.betas=(0.9,)", "two numbers"),
+    ("tasks={}", "tasks is empty"),
+    ("tasks.mlm=3", "tasks.mlm is 3"),
+    ("tasks.mlm.rows=x", "tasks.mlm.rows is 'x'. Remedy: use a whole number from 1"),
+    ("tasks.mlm.mask_rate=0", "tasks.mlm.mask_rate is 0. Remedy: use a number above 0 to 1"),
+    ("tasks.mlm.mask_rate=1.5", "tasks.mlm.mask_rate is 1.5"),
+    ("tasks.mlm.weight=-1", "tasks.mlm.weight is -1"),
+    ("tasks.mlm.length=9000", "tasks.mlm.length is 9000, but the model takes rows of 8192"),
+    ("curriculum=({'steps': 5, 'alpha': 2},)", r"curriculum\[0\].alpha is 2"),
+])  # fmt: skip
+def test_a_value_that_cannot_work_is_named_before_anything_is_read(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, "    return c\n"), (override,))
+
+
+def test_a_value_of_the_file_that_cannot_work_is_found_in_its_line(tmp_path):
+    file = write(tmp_path, "    c.mixing.alpha = 0.3  # alpha\n    c.training.ema = 2.0\n    return c\n")
+    with pytest.raises(UserError, match=r"c\.py:5: training\.ema is 2\.0"):
+        load_config(file)
+    assert load_config(file, ("training.ema=0.9", "model.tied_embeddings=false")).model.tied_embeddings is False
+
+
+def test_what_get_config_returns_is_a_config(tmp_path):
+    with pytest.raises(UserError, match=r"c\.py:2: get_config\(\) returns NoneType"):
+        load_config(write(tmp_path, "    pass\n"))
+    with pytest.raises(UserError, match=r"c\.py:4: unknown config key 'optimiser'; did you mean 'optimizer'"):
+        load_config(write(tmp_path, "    c.optimiser.name = 'lion'\n    return c\n"))
 
 
 def test_missing_file_and_wrong_type(tmp_path):

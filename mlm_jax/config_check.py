@@ -1,0 +1,149 @@
+"""Whether a config's values can work: bounds, choices and tasks, found out before anything is read or written.
+
+What needs the model's code (``mlm_jax/model/check.py``), the devices or the data is checked where those are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.errors import UserError, nearest
+
+SMALL = 1e-30  # the least value of what must be above 0
+FOREVER = math.inf
+
+NUMBERS = {  # {key: (least, most)}
+    "steps": (1, FOREVER),
+    "data.validation_fraction": (0, 1),
+    "data.max_document_tokens": (1, FOREVER),
+    "data.workers": (0, FOREVER),
+    "vocabulary.size": (1, FOREVER),
+    "vocabulary.alpha": (0, 1),
+    "vocabulary.sentences": (1, FOREVER),
+    "vocabulary.character_coverage": (SMALL, 1),
+    "vocabulary.sentinels": (0, FOREVER),
+    "mixing.alpha": (0, 1),
+    "mixing.unimax_epochs": (SMALL, FOREVER),
+    "optimizer.learning_rate": (0, FOREVER),
+    "optimizer.warmup_steps": (0, FOREVER),
+    "optimizer.decay_steps": (0, FOREVER),
+    "optimizer.final_fraction": (0, 1),
+    "optimizer.epsilon": (SMALL, FOREVER),
+    "optimizer.clip": (0, FOREVER),
+    "optimizer.weight_decay": (0, FOREVER),
+    "training.microbatches": (1, FOREVER),
+    "training.z_loss": (0, FOREVER),
+    "training.ema": (0, 1),
+    "training.log_every": (1, FOREVER),
+    "checkpoint.every": (1, FOREVER),
+    "checkpoint.keep_last": (1, FOREVER),
+    "checkpoint.keep_every": (0, FOREVER),
+    "evaluation.every": (1, FOREVER),
+    "evaluation.rows": (1, FOREVER),
+    "evaluation.pairs": (1, FOREVER),
+}
+OPTIONS = {  # the same for what a task says, of any objective
+    "rows": (1, FOREVER),
+    "length": (2, FOREVER),
+    "weight": (0, FOREVER),
+    "mask_rate": (SMALL, 1),
+    "noise_density": (SMALL, 1),
+    "mean_span": (1, FOREVER),
+    "keep": (0, 1),
+    "replace": (0, 1),
+    "unplugged": (0, 1),
+    "queue": (0, FOREVER),
+    "smoothing": (0, 1),
+}
+WHOLE = ("rows", "length", "queue")
+CHOICES = {  # {key: the values there are}
+    "data.prefix": ("language", "bos", "none"),
+    "vocabulary.kind": ("unigram", "bpe", "bytes"),
+    "mixing.strategy": ("alpha", "unimax", "explicit", "mixture"),
+    "training.normalize": ("per_language", "per_language_mean", "token"),
+    "training.nonfinite": ("stop", "skip"),
+}
+
+
+class BadValue(UserError):
+    """A value that cannot work, with its dotted key, so that whoever read the config can tell where it was set."""
+
+    def __init__(self, key: str, problem: str, remedy: str = ""):
+        super().__init__(problem, remedy=remedy)
+        self.key = key
+
+
+def check_values(config: ConfigDict) -> None:
+    """Check the values of a config whose keys and types are right.
+
+    Raises:
+      BadValue: a number is out of its bounds, a choice does not exist, or a task cannot be.
+    """
+    for key, (least, most) in NUMBERS.items():
+        _check_number(key, _value(config, key), least, most, whole=False)
+    for key, known in CHOICES.items():
+        value = _value(config, key)
+        if value not in known:
+            raise BadValue(key, f"{key} is {value!r}{nearest(value, known)}", f"use one of {', '.join(known)}")
+    betas = config.optimizer.betas
+    if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+        raise BadValue("optimizer.betas", f"optimizer.betas is {betas!r}", "write two numbers from 0 to below 1")
+    profile = config.training.profile
+    if len(profile) not in (0, 2) or not all(isinstance(step, int) and step >= 0 for step in profile):
+        raise BadValue("training.profile", f"training.profile is {profile!r}", "write (first step, last step), or ()")
+    if not config.tasks:
+        raise BadValue("tasks", "tasks is empty, so there is nothing to train on",
+                       'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
+    for task, entry in config.tasks.items():
+        _check_task(task, entry)
+        _check_length(task, entry, config.model)
+    for index, entry in enumerate(config.curriculum):
+        key = f"curriculum[{index}]"
+        if not isinstance(entry, Mapping):
+            raise BadValue("curriculum", f"{key} is {entry!r}", 'write {"steps": n, "alpha": …}')
+        if "alpha" in entry:
+            _check_number(f"{key}.alpha", entry["alpha"], 0, 1, whole=False)
+
+
+def _check_task(task: str, entry: Any) -> None:
+    key = f"tasks.{task}"
+    if not isinstance(entry, Mapping):
+        raise BadValue(key, f"{key} is {entry!r}", 'write {"objective": "mlm", "rows": 64, "length": 512}')
+    for option in ("objective", "rows", "length"):
+        if option not in entry:
+            raise BadValue(key, f"{key} has no {option!r}", "every task has an objective, rows and a length")
+    for option, (least, most) in OPTIONS.items():
+        if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
+            _check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
+
+
+def _check_length(task: str, entry: Mapping[str, Any], model: ConfigDict) -> None:
+    longest = model.max_positions - (model.position_offset if model.position == "learned" else 0)
+    if entry["length"] > longest and entry["objective"] != "denoising":  # that takes the noise out of its rows
+        raise BadValue(f"tasks.{task}.length", f"tasks.{task}.length is {entry['length']}, but the model takes rows of {longest}",
+                       "shorten the task's rows, or raise model.max_positions")  # fmt: skip
+
+
+def _check_number(key: str, value: Any, least: float, most: float, *, whole: bool) -> None:
+    if (
+        not _is_number(value)
+        or not least <= value <= most
+        or math.isinf(value)
+        or (whole and not isinstance(value, int))
+    ):
+        bounds = "above 0" if least == SMALL else f"from {least}"
+        bounds += f" to {most}" if most != FOREVER else ""
+        raise BadValue(key, f"{key} is {value!r}", f"use a {'whole ' if whole else ''}number {bounds}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    room, _, name = key.rpartition(".")
+    return config[room][name] if room else config[name]
