@@ -168,10 +168,10 @@ def _train(options) -> None:
     from mlm_jax.parallel import multihost
 
     config = _config(options)
-    multihost.initialise(options.coordinator, options.process_count, options.process_index)
-    from mlm_jax.training.loop import train
+    with multihost.job(options.coordinator, options.process_count, options.process_index):
+        from mlm_jax.training.loop import train
 
-    train(config, options.workdir)
+        train(config, options.workdir)
 
 
 def _prepare(options) -> None:

@@ -1,18 +1,35 @@
-"""Joining the processes of a job: from the environment of Cloud TPU, GKE or Slurm, or from flags."""
+"""Joining the processes of a job: from flags, or from the environment of Cloud TPU, GKE or Slurm."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import jax
+from jax._src import cloud_tpu_init, distributed  # the client of the coordination service has no public name
 
 from mlm_jax.errors import UserError
+from mlm_jax.parallel.peers import Peers
 
-HEARTBEAT_SECONDS = 60  # a peer that is silent for so long is dead, and the job ends
+HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
+FLAGS = ("--coordinator", "--process-count", "--process-index")
+# What launchers without a cluster manager set. JAX itself reads the first one only.
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+MEGASCALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
 
 
-def initialise(coordinator: str | None = None, process_count: int | None = None, process_index: int | None = None) -> None:
-    """Join the job's other processes, if it has any.
+@contextmanager
+def job(
+    coordinator: str | None = None, process_count: int | None = None, process_index: int | None = None
+) -> Iterator[None]:
+    """Join the job's other processes, if it has any, for the length of a block, and end with them.
+
+    Where the block fails in one process, or a process dies, all of them end: with exit code 2 and the message of a
+    UserError, or with exit code 1 and a line that names the process (:mod:`mlm_jax.parallel.peers`).
 
     Args:
       coordinator: "host:port" of process 0; None asks the environment.
@@ -20,33 +37,126 @@ def initialise(coordinator: str | None = None, process_count: int | None = None,
       process_index: of this process.
 
     Raises:
-      UserError: the flags are incomplete, or the other processes cannot be reached.
+      UserError: flags or environment are incomplete, or the other processes cannot be reached.
     """
-    flags = (coordinator, process_count, process_index)
-    if any(flag is not None for flag in flags):
-        if any(flag is None for flag in flags):
-            raise UserError("--coordinator, --process-count and --process-index belong together")
-        _join(coordinator_address=coordinator, num_processes=process_count, process_id=process_index)
-    elif in_a_cluster():
-        _join()
+    initialise(coordinator, process_count, process_index)
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        yield
+        return
+    peers = Peers(distributed.global_state.client, jax.process_index(), jax.process_count())
+    peers.start()
+    try:
+        yield
+    except SystemExit:  # stopped by a signal, as every process is
+        peers.leave()
+        raise
+    except BaseException as error:
+        peers.fail(error)
+    peers.leave()
 
 
-def in_a_cluster() -> bool:
-    """Return whether the environment is that of one process of many."""
-    environment = os.environ
-    return (
-        int(environment.get("SLURM_NTASKS", 1)) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-        or "JAX_COORDINATOR_ADDRESS" in environment
-    )
+def initialise(
+    coordinator: str | None = None, process_count: int | None = None, process_index: int | None = None
+) -> None:
+    """Join the job's other processes, if it has any; arguments and errors as in :func:`job`."""
+    arguments = from_flags(coordinator, process_count, process_index)
+    if arguments is None:
+        arguments = from_environment(os.environ)
+    if arguments is not None:
+        _join(arguments)
 
 
-def _join(**arguments) -> None:
+def from_flags(coordinator: str | None, process_count: int | None, process_index: int | None) -> dict[str, Any] | None:
+    """Return what the flags tell ``jax.distributed.initialize``, or None if there are none.
+
+    Raises:
+      UserError: they are incomplete or cannot be.
+    """
+    given = dict(zip(FLAGS, (coordinator, process_count, process_index)))
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == len(FLAGS):
+        return None
+    if missing:
+        raise UserError(f"{' and '.join(FLAGS)} belong together; {' and '.join(missing)} is missing")
+    return _explicit(given)
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what to tell ``jax.distributed.initialize`` where the environment is that of one process of many, or None.
+
+    What is left out, JAX reads from the same variables, or from the metadata server of a Cloud TPU VM.
+
+    Raises:
+      UserError: the environment is set by half; the message names the variables.
+    """
+    if any(name in environment for name in VARIABLES[1:]):
+        values = dict(zip(VARIABLES, _complete(environment, VARIABLES, "export all three, or none")))
+        for name in VARIABLES[1:]:
+            _number(environment, name)
+        return _explicit({**values, **{name: int(values[name]) for name in VARIABLES[1:]}})
+    if "SLURM_NTASKS" in environment and _number(environment, "SLURM_NTASKS") > 1:
+        _complete(environment, SLURM, "start every process with srun")
+        return _slurm_devices(environment)
+    hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
+    if "," in hosts or any(name in environment for name in MEGASCALE):  # GKE
+        slices = MEGASCALE if any(name in environment for name in MEGASCALE) else ()
+        on_gke = ("TPU_WORKER_ID",) if hosts else ()  # a Cloud TPU VM knows its hosts from the metadata server
+        _complete(environment, (*on_gke, *slices), "GKE sets them where a JobSet asks for google.com/tpu")
+        for name in (*on_gke, *slices[1:]):
+            _number(environment, name)
+        if not cloud_tpu_init.running_in_cloud_tpu_vm:
+            raise UserError("the environment is that of a TPU job, but there is no TPU here, or no libtpu",
+                            remedy="pip install 'mlm_jax[tpu]' on a TPU host, or unset TPU_WORKER_HOSTNAMES")  # fmt: skip
+        return {}
+    if VARIABLES[0] in environment:
+        _complete(environment, VARIABLES, "export all three, or none")
+    platforms = environment.get("JAX_PLATFORMS", "tpu")
+    is_tpu_vm = cloud_tpu_init.running_in_cloud_tpu_vm and "TPU_SKIP_MDS_QUERY" not in environment
+    return {} if is_tpu_vm and "tpu" in platforms else None
+
+
+def _slurm_devices(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the GPUs of this process: JAX takes one for each task, even where a node has several and only one task."""
+    is_alone = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")) is not None
+    if is_alone and "SLURM_GPUS_ON_NODE" in environment and "JAX_LOCAL_DEVICE_IDS" not in environment:
+        return {"local_device_ids": list(range(_number(environment, "SLURM_GPUS_ON_NODE")))}
+    return {}
+
+
+def _explicit(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for {name: value} of coordinator, count and index, whatever their names."""
+    (address_name, address), (count_name, count), (index_name, index) = given.items()
+    if not re.fullmatch(r".+:\d+", address):
+        raise UserError(
+            f"{address_name} {address!r} is not HOST:PORT", remedy="the host of process 0, and a free port there"
+        )
+    if count < 1 or not 0 <= index < count:
+        raise UserError(f"{index_name} {index} is not one of {count_name} {count}, counted from 0")
+    return {"coordinator_address": address, "num_processes": count, "process_id": index}
+
+
+def _complete(environment: Mapping[str, str], names: tuple[str, ...], remedy: str) -> list[str]:
+    missing = [name for name in names if not environment.get(name)]
+    if missing:
+        present = [name for name in names if name not in missing]
+        raise UserError(
+            f"the job's environment is set by half: {', '.join(missing)} is missing beside {', '.join(present)}",
+            remedy=remedy,
+        )
+    return [environment[name] for name in names]
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    if not environment[name].isdecimal():
+        raise UserError(f"the environment variable {name} is {environment[name]!r}, which is not a number")
+    return int(environment[name])
+
+
+def _join(arguments: Mapping[str, Any]) -> None:
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"cannot join the job's other processes: {' '.join(str(error).split())[:300]}",
                         remedy="check that every process has started and can reach the coordinator") from error  # fmt: skip

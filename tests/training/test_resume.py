@@ -61,15 +61,41 @@ def test_fewer_devices_give_the_same_losses(store_folder, tmp_path, uninterrupte
         assert found[key] == pytest.approx(value, rel=1e-5), key
 
 
-@pytest.mark.slow
-def test_two_processes_of_two_devices_give_the_same_losses(store_folder, tmp_path, uninterrupted):
+def run_job(processes, **settings):
+    """Run a job of several processes on this machine; return their exit codes and what they printed, in order of index."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    job = [start(store=str(store_folder), workdir=str(tmp_path), devices=2, coordinator=f"127.0.0.1:{port}", processes=2, process=i)
-           for i in range(2)]  # fmt: skip
-    outputs = [process.communicate(timeout=400)[0] for process in job]
-    assert [process.returncode for process in job] == [0, 0], outputs
+    one_dies = settings.pop("one_dies", {})  # settings of the last process only
+    job = [start(coordinator=f"127.0.0.1:{port}", processes=processes, process=index, heartbeat=900, **settings,
+                 **(one_dies if index == processes - 1 else {})) for index in range(processes)]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in job]
+    finally:
+        for process in job:
+            process.kill()
+    return [process.returncode for process in job], outputs
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_half_as_many_continue_it(store_folder, tmp_path, uninterrupted):
+    common = {"store": str(store_folder), "workdir": str(tmp_path)}
+    dies = {"kill_at": 5, "kill_after": str(tmp_path / "checkpoints" / "4")}
+    # The heartbeat of JAX is out of the way: what ends the job is ours.
+    codes, outputs = run_job(4, **common, silence=12, one_dies=dies)
+    assert codes == [1, 1, 1, -signal.SIGKILL], outputs
+    for output in outputs[:3]:
+        assert "mlm-jax: error: process 3 of 4 died: not heard of for 12 s. Remedy: start the job again" in output, (
+            output
+        )
+    assert (6, "train/loss/mean") not in losses(tmp_path)
+
+    codes, outputs = run_job(2, **common, devices=2)
+    assert codes == [0, 0], outputs
+    assert "step 5/6" in outputs[0] and "step 4/6" not in outputs[0], outputs[
+        0
+    ]  # from the checkpoint, not from the start
+    assert "step" not in outputs[1]  # process 0 alone speaks
     found = losses(tmp_path)
     assert found.keys() == uninterrupted.keys()
     for key, value in uninterrupted.items():

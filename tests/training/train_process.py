@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 settings = json.loads(sys.argv[1])
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,10 +14,10 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 sys.path.insert(0, os.getcwd())
 
 from mlm_jax.errors import UserError  # noqa: E402
-from mlm_jax.parallel import multihost  # noqa: E402
+from mlm_jax.parallel import multihost, peers  # noqa: E402
 
-if "coordinator" in settings:
-    multihost.initialise(settings["coordinator"], settings["processes"], settings["process"])
+peers.SILENCE_SECONDS = settings.get("silence", peers.SILENCE_SECONDS)
+multihost.HEARTBEAT_SECONDS = settings.get("heartbeat", multihost.HEARTBEAT_SECONDS)
 
 from mlm_jax.config import set_key  # noqa: E402
 from mlm_jax.data.loader import Loader  # noqa: E402
@@ -31,6 +33,8 @@ kill_at, stop_at, read = settings.get("kill_at"), settings.get("stop_at"), Loade
 
 def batch(self, step):
     if step == kill_at:
+        while not Path(settings.get("kill_after", settings["store"])).exists():
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     if step == stop_at:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -39,7 +43,8 @@ def batch(self, step):
 
 Loader.batch = batch
 try:
-    train(config, settings["workdir"])
+    with multihost.job(settings.get("coordinator"), settings.get("processes"), settings.get("process")):
+        train(config, settings["workdir"])
 except UserError as error:
     print(f"mlm-jax: error: {error}", file=sys.stderr)
     sys.exit(2)

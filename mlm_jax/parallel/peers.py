@@ -1,0 +1,114 @@
+"""A job's processes end together: one that dies or fails ends the others, with a line that says which it was."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, NoReturn
+
+import jax
+
+from mlm_jax.errors import UserError
+
+PULSE_SECONDS = 3.0
+SILENCE_SECONDS = (
+    45.0  # a process without a pulse for so long is dead; less than the heartbeat of JAX, which names nobody
+)
+PULSES, VERDICTS = "mlm_jax/pulse", "mlm_jax/verdict"
+LEFT = "left"  # the pulse of a process that has done its work
+
+
+class Peers:
+    """Watches over the other processes of the job from a thread.
+
+    A collective that waits for a dead process cannot be interrupted, and on an accelerator it waits for ever. So every
+    process writes a pulse into the coordination service of ``jax.distributed``; process 0 reads them all and writes down
+    who is silent, and the others read that one verdict. Silence is counted in rounds of process 0, not by the clock: when
+    the whole job was suspended, nobody is to blame. If process 0 itself is killed, the service is gone with it, and JAX
+    ends the others at once.
+
+    Args:
+      client: of the coordination service.
+      index: of this process.
+      count: of processes.
+    """
+
+    def __init__(self, client: Any, index: int, count: int):
+        self.client, self.index, self.count = client, index, count
+        self._name = f"process {index} of {count} ({socket.gethostname()})"
+        self._leaving = threading.Event()
+        self._pulse = 0
+        self._heard: dict[int, str] = {}  # the last pulse of each process, for process 0
+        self._silent_rounds = [0] * count
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Stop watching: this process has done its work."""
+        self._leaving.set()
+        self._thread.join()
+        self.client.key_value_set(f"{PULSES}/{self.index}", LEFT, allow_overwrite=True)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """End this process because of an error, and the others by telling them of it."""
+        if isinstance(error, UserError):
+            code, problem = 2, str(error)
+            print(f"mlm-jax: error: {error}", file=sys.stderr, flush=True)
+        else:
+            code, problem = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            traceback.print_exception(error)
+            sys.stderr.flush()
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # Perhaps a collective that a dead process broke: the thread will name it and end this process.
+            self._thread.join(SILENCE_SECONDS + 2 * PULSE_SECONDS)
+        self._leaving.set()
+        self.client.key_value_set(
+            f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}", allow_overwrite=True
+        )
+        self._exit(code)
+
+    def _watch(self) -> None:
+        while not self._leaving.wait(PULSE_SECONDS):
+            try:
+                self._pulse += 1
+                self.client.key_value_set(f"{PULSES}/{self.index}", str(self._pulse), allow_overwrite=True)
+                if self.index == 0:
+                    self._judge()
+                verdicts = self.client.key_value_dir_get(VERDICTS)
+            except jax.errors.JaxRuntimeError as error:
+                verdicts = [("", f"1 process 0 of {self.count} does not answer: {' '.join(str(error).split())[:200]}")]
+            if verdicts and not self._leaving.is_set():
+                code, _, problem = verdicts[0][1].partition(" ")
+                remedy = "" if code == "2" else ". Remedy: start the job again; it continues from its last checkpoint"
+                print(f"mlm-jax: error: {problem}{remedy}", file=sys.stderr, flush=True)
+                self._exit(int(code))
+
+    def _judge(self) -> None:
+        """Count the rounds in which each process has been silent, and write down who is dead."""
+        pulses = {int(key.rsplit("/", 1)[1]): pulse for key, pulse in self.client.key_value_dir_get(PULSES)}
+        for peer in range(self.count):
+            is_silent = pulses.get(peer, "") == self._heard.get(peer, "") and pulses.get(peer) != LEFT
+            self._silent_rounds[peer] = self._silent_rounds[peer] + 1 if is_silent else 0
+        self._heard = pulses
+        dead = [peer for peer, rounds in enumerate(self._silent_rounds) if rounds * PULSE_SECONDS >= SILENCE_SECONDS]
+        if dead:
+            who = f"process {dead[0]}" if len(dead) == 1 else f"processes {', '.join(map(str, dead))}"
+            self.client.key_value_set(
+                f"{VERDICTS}/0",
+                f"1 {who} of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s",
+                allow_overwrite=True,
+            )
+
+    def _exit(self, code: int) -> NoReturn:
+        """End without the farewell of ``jax.distributed``, which would wait for the dead."""
+        if self.index == 0:  # the verdict is kept by this process: leave the others time to read it
+            time.sleep(2 * PULSE_SECONDS)
+        sys.stdout.flush()
+        os._exit(code)

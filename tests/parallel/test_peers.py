@@ -1,0 +1,107 @@
+"""A process that dies or fails ends the others with a line that names it."""
+
+import jax
+import pytest
+
+from mlm_jax.errors import UserError
+from mlm_jax.parallel import peers
+from mlm_jax.parallel.peers import Peers
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the exit, see quick
+
+
+class Service:
+    """The coordination service's key-value store, in this process."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value, allow_overwrite):
+        assert allow_overwrite
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder + "/")]
+
+
+class Gone:
+    """What the service looks like when process 0 is gone."""
+
+    def key_value_set(self, key, value, allow_overwrite):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Exit from the thread only, and fast."""
+    codes = []
+
+    def leave(code):
+        codes.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(peers.os, "_exit", leave)
+    monkeypatch.setattr(peers, "PULSE_SECONDS", 0.02)
+    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.4)
+    return codes
+
+
+def test_everyone_learns_who_is_silent(quick, capfd):
+    service = Service()
+    job = [Peers(service, index, 3) for index in range(3)]
+    for peer in job[:2]:  # process 2 never gives a sign
+        peer.start()
+    for peer in job[:2]:
+        peer._thread.join(30)
+        assert not peer._thread.is_alive()
+    assert quick == [1, 1]
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == 2 and all(
+        "mlm-jax: error: process 2 of 3 died: not heard of for" in line for line in errors
+    ), errors
+
+
+def test_who_has_done_its_work_is_not_dead(quick):
+    service = Service()
+    job = [Peers(service, index, 2) for index in range(2)]
+    for peer in job:
+        peer.start()
+    job[1].leave()
+    job[0]._thread.join(1)  # more than twice the silence
+    assert job[0]._thread.is_alive() and not quick
+    job[0].leave()
+    assert set(service.values.values()) == {peers.LEFT}
+
+
+def test_what_ends_one_process_ends_the_others_with_its_message_and_code(quick, capfd):
+    service = Service()
+    first, second = Peers(service, 0, 2), Peers(service, 1, 2)
+    first.start()
+    second.start()
+    with pytest.raises(SystemExit):
+        second.fail(UserError("the disk is full", remedy="make room"))
+    first._thread.join(30)
+    assert quick == [2, 2]
+    own, heard = capfd.readouterr().err.splitlines()
+    assert own == "mlm-jax: error: the disk is full. Remedy: make room"
+    assert heard.startswith("mlm-jax: error: process 1 of 2 (") and heard.endswith(
+        "failed: the disk is full. Remedy: make room"
+    )
+
+
+def test_a_collective_that_broke_is_told_as_the_death_that_broke_it(quick, capfd):
+    service = Service()
+    first = Peers(service, 0, 2)
+    first.start()
+    with pytest.raises(SystemExit):
+        first.fail(jax.errors.JaxRuntimeError("Gloo AllGather failed: Connection closed by peer"))
+    assert quick[0] == 1
+    assert "process 1 of 2 died" in capfd.readouterr().err
+
+
+def test_process_0_is_missed_too(quick, capfd):
+    peer = Peers(Gone(), 1, 2)
+    peer.start()
+    peer._thread.join(30)
+    assert quick == [1]
+    assert "process 0 of 2 does not answer: UNAVAILABLE: Socket closed. Remedy" in capfd.readouterr().err
