@@ -121,8 +121,13 @@ def _check_task(task: str, entry: Any) -> None:
             _check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
 
 
+def longest_row(model: ConfigDict) -> int:
+    """Return the most tokens of a row that ``config.model`` has positions for."""
+    return model.max_positions - (model.position_offset if model.position == "learned" else 0)
+
+
 def _check_length(task: str, entry: Mapping[str, Any], model: ConfigDict) -> None:
-    longest = model.max_positions - (model.position_offset if model.position == "learned" else 0)
+    longest = longest_row(model)
     if entry["length"] > longest and entry["objective"] != "denoising":  # that takes the noise out of its rows
         raise BadValue(f"tasks.{task}.length", f"tasks.{task}.length is {entry['length']}, but the model takes rows of {longest}",
                        "shorten the task's rows, or raise model.max_positions")  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
+from mlm_jax.console import table_console
 from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError, nearest
@@ -65,7 +65,7 @@ def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json:
       UserError: as :func:`measure`.
     """
     measured = []
-    console = Console(soft_wrap=True, highlight=False)
+    console = table_console(highlight=False)
     for place in places:
         found = measure(place, task)
         measured.append(found)
@@ -109,7 +109,7 @@ def gradients_command(place: str, between: str, *, task: str | None = None, para
         print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
     else:
         title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
-        Console(soft_wrap=True, highlight=False).print(cosine_table(found, title))
+        table_console(highlight=False).print(cosine_table(found, title))
 
 
 class Run(NamedTuple):

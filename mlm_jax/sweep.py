@@ -20,14 +20,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mlm_jax.config import default_config, import_config, load_config, set_key
+from mlm_jax.console import table_console
 from mlm_jax.errors import UserError
 
 Trial = dict[str, Any]  # config key → value
-COMPARISON = "comparison.json"
+COMPARISON, PLOT = "comparison.json", "comparison.html"
 METRICS = ("eval/loss", "eval/bits_per_byte", "eval/accuracy", "eval/retrieval_at_1")  # what trials are compared by
 
 
@@ -111,7 +111,7 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     Raises:
       UserError: the file or a trial cannot work.
     """
-    console, workdir = Console(width=None if sys.stdout.isatty() else 140), Path(workdir)
+    console, workdir = table_console(), Path(workdir)
     trials = read_trials(file)
     settings = {trial_name(trial): [*overrides, *(f"{key}={value!r}" for key, value in trial.items())] for trial in trials}
     configs = {name: load_config(file, tuple(sets)) for name, sets in settings.items()}
@@ -141,6 +141,8 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
             console.print(f"{name}: {'finished' if code == 0 else f'failed, see {workdir / name}/log.txt'}", highlight=False)
             failed += [name] if code else []
     results = compare(workdir, trials)
+    if results:
+        console.print(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}", highlight=False)
     for metric in METRICS:
         table = comparison_table(results, metric)
         if table.row_count:
@@ -159,6 +161,26 @@ def compare(workdir: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
             results.append({"trial": trial, "name": trial_name(trial), "step": last["step"], "metrics": metrics})
     (workdir / COMPARISON).write_text(json.dumps(results, indent=1, default=str))
     return results
+
+
+def plot(workdir: Path, names: Sequence[str]) -> Path:
+    """Write and return a page with a chart a language and metric, in which every trial is a curve.
+
+    Args:
+      workdir: of the sweep.
+      names: of the trials, each with a ``metrics.jsonl`` in its folder.
+    """
+    from mlm_jax.report.history import read_history, thin
+    from mlm_jax.report.page import write_page
+
+    histories = {name: read_history(workdir / name) for name in names}
+    keys = sorted({key for history in histories.values() for key in history if key.rpartition("/")[0] in METRICS})
+    curves = {}
+    for key in sorted(keys, key=lambda key: key.rpartition("/")[::-2]):  # by language, then by metric
+        metric, _, language = key.removeprefix("eval/").rpartition("/")
+        lines = {name: thin(history[key]) for name, history in histories.items() if key in history}
+        curves[f"{language}/{metric}"] = {"eval": lines}
+    return write_page(workdir / PLOT, title=f"{workdir.name}: {len(names)} trials", lines=names, curves=curves)
 
 
 def comparison_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlm_jax.errors import UserError
-from mlm_jax.sweep import chain, compare, is_finished, product, read_trials, run_sweep, trial_name, zipped
+from mlm_jax.sweep import chain, compare, is_finished, plot, product, read_trials, run_sweep, trial_name, zipped
 from tests.training.conftest import write_store
 
 CONFIG = """
@@ -49,6 +49,20 @@ def test_comparison_takes_the_last_evaluation(tmp_path):
     assert result["step"] == 4 and result["metrics"] == {"eval/loss/de": 2.0}
     assert is_finished(tmp_path / "seed=1", 4) and not is_finished(tmp_path / "seed=1", 5)
     assert not is_finished(tmp_path / "seed=2", 4)
+
+
+def test_the_plot_has_a_chart_a_language_with_a_curve_a_trial(tmp_path):
+    for name, start in (("alpha=0.3", 3.0), ("alpha=1.0", 4.0)):
+        (tmp_path / name).mkdir()
+        events = [{"step": step, "time": 0, "eval/loss/de": start - step, "eval/loss/sw": start, "train/loss/de": 9.0}
+                  for step in (0, 1, 2)]  # fmt: skip
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    page = plot(tmp_path, ["alpha=0.3", "alpha=1.0"]).read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert list(data["curves"]) == ["de/loss", "sw/loss"]
+    falling = {"alpha=0.3": [[0, 3.0], [1, 2.0], [2, 1.0]], "alpha=1.0": [[0, 4.0], [1, 3.0], [2, 2.0]]}
+    assert data["curves"]["de/loss"]["eval"] == falling
+    assert data["languages"] == ["alpha=0.3", "alpha=1.0"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from mlm_jax.console import table_console
 from mlm_jax.data import mixing
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.store import Store, Stream
@@ -25,7 +26,7 @@ def inspect(config: ConfigDict, folder: str | Path, console: Console | None = No
       folder: of the store.
       console: where to; standard output by default.
     """
-    console = console or Console()
+    console = console or table_console()
     store = Store.open(prepare(config, folder))
     for table in (counts_table(store), mix_table(store, config.mixing.alpha), samples_table(store)):
         if table.row_count:

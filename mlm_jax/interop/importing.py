@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.config import default_config
+from mlm_jax.config_check import longest_row
 from mlm_jax.errors import UserError
 from mlm_jax.interop.folder import local_folder, whole_folder
 from mlm_jax.interop.published_tokenizer import read_vocabulary, smallest_multiple
@@ -84,6 +85,8 @@ def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:
     config.vocabulary.path = str(out / VOCABULARY)
     config.vocabulary.size = vocabulary.size
     config.data.prefix = "bos" if vocabulary.bos_id >= 0 else "none"
+    room = longest_row(config.model)
+    config.tasks = {task: {**entry, "length": min(entry["length"], room)} for task, entry in config.tasks.items()}
     if config.model.decoder:
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
     return config

@@ -32,8 +32,27 @@ def write_report(workdir: str | Path) -> Path:
     """
     workdir = Path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
-    data = page_data(sections, history, name=workdir.resolve().name)
-    file = workdir / "report.html"
+    return _write(workdir / "report.html", page_data(sections, history, name=workdir.resolve().name))
+
+
+def write_page(file: Path, *, title: str, lines: Sequence[str], curves: Mapping[str, Any]) -> Path:
+    """Write a page of curves only, such as a sweep's, and return its path.
+
+    Args:
+      file: to write.
+      title: of the page.
+      lines: names of what is compared.
+      curves: {"de/loss": {"eval": {line: series}}}.
+    """
+    steps = max((points[-1][0] for splits in curves.values() for one in splits.values() for points in one.values()), default=0)
+    return _write(file, {
+        "title": title, "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()), "steps": steps,
+        "languages": list(lines), "facts": [], "curves": curves, "run": [], "shares": {"plan": {}, "realised": {}},
+        "table": [], "retrieval": None, "map": None, "samples": {}, "config": [],
+    })  # fmt: skip
+
+
+def _write(file: Path, data: Mapping[str, Any]) -> Path:
     scratch = file.with_suffix(".html.tmp")
     scratch.write_text(render(data), encoding="utf-8")
     os.replace(scratch, file)

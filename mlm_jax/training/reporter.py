@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
+from mlm_jax.console import table_console
 from mlm_jax.data.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.parallel.flops import mfu
@@ -84,7 +84,7 @@ class Reporter:
 
     def farewell(self, report: Path) -> None:
         """Say where the time went and where the report is, and print the table."""
-        console = Console(quiet=jax.process_index() != 0)
+        console = table_console(quiet=jax.process_index() != 0)
         console.print(language_table(self.rows))
         console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
