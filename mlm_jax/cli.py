@@ -9,6 +9,24 @@ from collections.abc import Sequence
 from mlm_jax import __version__
 from mlm_jax.errors import UserError
 
+EXAMPLES = {  # of each verb, shown by its --help
+    "train": "--config my_config.py --workdir runs/mine --set optimizer.learning_rate=1e-3",
+    "prepare": "--config my_config.py --workdir runs/mine",
+    "inspect": "--config my_config.py --workdir runs/mine",
+    "eval": "runs/mine",
+    "fill-mask": 'runs/mine "Habari za <mask>" --language sw',
+    "embed": "runs/mine --language sw --input sentences.txt --output vectors.npy",
+    "translate": "runs/mine --to de --from en < sentences.txt > translations.txt",
+    "align": "runs/mine source.txt target.txt --languages en-de --draw alignment.svg",
+    "grow": "runs/mine --language tl --text 'text/tl/*.txt' --out runs/mine_tl_vocabulary",
+    "mine": "runs/mine english.txt german.txt --languages en-de --output pairs.tsv",
+    "import-hf": "FacebookAI/xlm-roberta-base --out runs/xlmr --languages de,en",
+    "export-hf": "runs/mine --out published",
+    "sweep": "--config configs/sweeps/alpha.py --workdir runs/alpha --dry-run",
+    "plan": "--config configs/mmbert_base.py --topology v5e:4x4",
+    "report": "runs/mine",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, or 2 for what the user can mend."""
@@ -27,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
-        prog="mlm-jax", description="Train, measure and adapt multilingual Transformers on TPU and GPU meshes."
-    )
+        prog="mlm-jax", description="Train, measure and adapt multilingual Transformers, from one CPU to TPU and GPU meshes.",
+        epilog="mlm-jax VERB --help tells more of a verb. Begin with: mlm-jax train --config configs/demo.py --workdir runs/demo",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"mlm_jax {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     def verb(name: str, run, about: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=about, description=about)
+        added = verbs.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example:\n  mlm-jax {name} {EXAMPLES[name]}", formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         added.set_defaults(run=run)
         return added
 
@@ -154,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="estimate meshes, recomputation and microbatches, compile until N fit (3), and rank them")  # fmt: skip
 
     report = verb("report", _report, "write report.html again from a workdir's metrics")
-    report.add_argument("workdir")
+    report.add_argument("workdir", help="folder of a run")
     return parser
 
 

@@ -154,8 +154,10 @@ class Model:
         """Yield what :meth:`fill_mask` returns of each text of a stream, in order.
 
         Raises:
-          UserError: as :meth:`fill_mask`; the message tells which text.
+          UserError: as :meth:`fill_mask`; the message tells which text; or ``top_k`` is less than 1.
         """
+        if top_k < 1:
+            raise UserError(f"there are no {top_k} candidates to show", remedy="give top_k= or --top a number from 1")
         remaining, number = iter(texts), 0
         while window := list(itertools.islice(remaining, WINDOW)):
             documents, index = self._documents([encode_masked(self.vocabulary, text) for text in window], language)

@@ -168,6 +168,11 @@ def test_texts_that_cannot_be_filled_in_are_named(model, text, problem):
         list(model.fill_masks(["fine <mask>", text], language="en"))
 
 
+def test_no_candidates_is_no_question(model):
+    with pytest.raises(UserError, match="no 0 candidates.*--top"):
+        model.fill_mask("a <mask>", top_k=0, language="en")
+
+
 def test_compiled_shapes_are_few(run):
     model = mlm_jax.load(run[0])
     rng = np.random.default_rng(0)

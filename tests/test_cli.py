@@ -1,0 +1,42 @@
+"""The command line as a newcomer meets it: every verb's help is whole, and what cannot work is one line and exit code 2."""
+
+import argparse
+import shlex
+
+import pytest
+
+from mlm_jax.cli import EXAMPLES, build_parser, main
+
+
+def verbs():
+    (action,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return action.choices
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"mlm-jax {name} {EXAMPLES[name]}" in shown
+    assert all(action.help for action in verbs()[name]._actions)
+    arguments = shlex.split(EXAMPLES[name].partition(" < ")[0])
+    assert build_parser().parse_args([name, *arguments]).run
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["train"], ["train", "--config", "c.py"], ["embed"], ["translate", "runs/mine"]]
+)
+def test_a_command_that_is_not_whole_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: mlm-jax" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(workdir)]) == 2
+    assert capsys.readouterr().err == f"mlm-jax: error: {tmp_path / 'none.py'}: there is no such config file\n"
+    assert not workdir.exists()
