@@ -1,6 +1,7 @@
 """The table of docs/interchange.md: how far from transformers each family is, over three configurations of random weights.
 
     python -m benchmarks.interchange
+    python -m benchmarks.interchange --memory  # instead: peak memory of import-hf and export-hf, a ModernBERT of 1.2 GB
 
 Float32 on CPU, the models of tests/oracles; a few minutes. Differences are the largest of all positions, parameters and
 configurations: of logits as they are, of gradients relative to the largest gradient, of an AdamW step in learning rates.
@@ -8,7 +9,10 @@ configurations: of logits as they are, of gradients relative to the largest grad
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +24,25 @@ FAMILIES = {
 }  # fmt: skip
 
 
+MEASURED = """
+import re
+from pathlib import Path
+import jax, orbax.checkpoint
+from mlm_jax.interop.{0} import {1}
+jax.devices("cpu")
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+{1}({2!r}, {3!r}{4})
+print(before, peak())
+"""
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of differences")
+    if parser.parse_args().memory:
+        memory()
+        return
     print("| family | import | export | logits | packed logits | packed gradients | AdamW step | leak | generation |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, title in FAMILIES.items():
@@ -31,6 +53,30 @@ def main() -> None:
         agree = [row[6] for row in found if row[6] is not None]
         generation = f"{sum(a for a, _ in agree)} of {sum(n for _, n in agree)}" if agree else "–"
         print(f"| {title} | yes | same bytes | {numbers} | {generation} |", flush=True)
+
+
+def memory() -> None:
+    """Print peak memory of an import and an export, a process each, above what its libraries take."""
+    from tests.interop.published import published
+
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = published(folder / "one", "modernbert", **sizes)
+        total = 4 * sum(parameter.numel() for parameter in model.parameters())
+        published(folder / "shards", "modernbert", **sizes | {"num_hidden_layers": 1})  # for its tokenizer
+        (folder / "shards" / "model.safetensors").unlink()
+        model.save_pretrained(folder / "shards", max_shard_size="300MB")
+        print(f"The model takes {total / 1e9:.2f} GB.\n\n| | peak above libraries, GB | of the model |\n|---|---|---|")
+        for title, module, verb, source, out, options in (
+            ("import, one file", "importing", "import_hf", "one", "run", ""),
+            ("import, shards of 300 MB", "importing", "import_hf", "shards", "again", ""),
+            ("export, shards of 300 MB", "exporting", "export_hf", "run", "out", ", shard_bytes=300_000_000"),
+        ):
+            code = MEASURED.format(module, verb, str(folder / source), str(folder / out), options)
+            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+            before, peak = map(int, done.stdout.split())
+            print(f"| {title} | {(peak - before) / 1e9:.2f} | {(peak - before) / total:.2f} × |", flush=True)
 
 
 def measure(name: str, config: str) -> tuple:

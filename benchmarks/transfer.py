@@ -207,8 +207,10 @@ def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 def multitask(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """Held-out loss of each task and accuracy of genre in %: all in one run, then one task with the rest frozen."""
     folder = RUNS / "multitask"
+    entities = f",{Path(options.data).resolve()}" if options.data else ""
     together = {
-        kind: train(f"multitask.py:{kind}", folder / f"{kind}-{seed}", seed) for kind in ("fixed", "uncertainty")
+        kind: train(f"multitask.py:{kind}{entities}", folder / f"{kind}-{seed}", seed)
+        for kind in ("fixed", "uncertainty")
     }
     found = {}
     for kind, workdir in together.items():

@@ -57,7 +57,7 @@ def get_config(argument=""):
     english = {"objective": "mlm", "rows": 16, "length": 128, "data": ("en",), "mask_rate": 0.3}
     if stage == "source":
         config.tasks = {"mlm": english}
-        return run_for(config, 200)
+        return run_for(config, 1_000)
 
     config.model.cross_lingual = {"score": "bilinear", "fuse": "concat"}
     if stage == "synthetic":
@@ -72,7 +72,7 @@ def get_config(argument=""):
         aligned = {"objective": "cross_attention_mlm", "unplugged": 0.5, "mask_rate": 0.3} | pairs
         config.tasks = {"aligned": aligned, "mlm": english | {"rows": 4}}
         config.checkpoint.init = {"from": "runs/cross_attention/source"}
-        return run_for(config, 300)
+        return run_for(config, 2_000)
 
     config.checkpoint.init = {"from": "runs/cross_attention/attention"}
     if stage == "decoder":

@@ -225,8 +225,9 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
     sentence. Only counts are kept in memory.
 
     Raises:
-      UserError: a language has no text.
+      UserError: a language has no text, though the config names some to train on.
     """
+    languages = tuple(language for language in languages if not _only_tested(config, language))
     sentences: Counter[str] = Counter()
     characters: Counter[str] = Counter()
     for language in languages:
@@ -248,6 +249,14 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
                 if (i + 1) * this_pass // have > i * this_pass // have:
                     yield sentence
             given += this_pass
+
+
+def _only_tested(config: ConfigDict, language: str) -> bool:
+    """Return whether a language has labelled sets, none of them to train on, and no other text: zero-shot transfer."""
+    if language in config.data.corpora or any(language in pair.split("-") for pair in config.data.parallel):
+        return False
+    sets = [entry for entry in config.data.labelled.values() if entry["language"] == language]
+    return bool(sets) and not any("train" in entry for entry in sets)
 
 
 def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:

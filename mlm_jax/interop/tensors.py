@@ -1,7 +1,7 @@
 """Reading and writing safetensors folders tensor by tensor, in one file or in shards with an index.
 
-Nothing is held beside the tensor at hand (reading maps the files, writing keeps one shard), so that peak memory is the
-model plus about one shard.
+Nothing is held beside the tensor at hand (reading maps a little of the files, writing keeps one shard), so that peak
+memory is the model plus about one shard.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mlm_jax.errors import UserError, nearest
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+MAPPED_BYTES = 2 * 10**8  # of a file that may stay in memory after they were read
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -37,6 +38,7 @@ class TensorReader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.file_of: dict[str, str] = {}
         self.open: tuple[str, safe_open] | None = None
+        self.mapped = 0  # bytes of the open file that were read, and so lie in memory
         for name in self._files():
             file = self._opened(name)
             for tensor in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
@@ -64,6 +66,7 @@ class TensorReader:
 
     def _opened(self, name: str):
         if self.open is None or self.open[0] != name:
+            self.mapped = 0
             try:
                 self.open = (name, safe_open(self.folder / name, framework="np"))
             except SafetensorError as error:
@@ -90,6 +93,9 @@ class TensorReader:
         if name not in self.file_of:
             raise UserError(f"tensor {name!r} is missing{nearest(name, self.file_of)}", file=self.folder)
         tensor = self._opened(self.file_of[name]).get_tensor(name)
+        self.mapped += tensor.nbytes
+        if self.mapped > MAPPED_BYTES:  # opened anew for the next tensor, a file is out of memory
+            self.open = None
         if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype != ml_dtypes.bfloat16:
             raise UserError(
                 f"tensor {name!r} is of type {tensor.dtype}, which is not a floating-point type that is read",

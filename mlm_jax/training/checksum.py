@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.training.regex_table import path_name
 
+BLOCK = 2**22  # values
+
 
 def checksums(tree: Any) -> dict[str, int]:
     """Return {path: checksum} of every array: Σ_i bits_i · (2i + 1) modulo 2³², i the position in the whole array.
@@ -27,17 +29,38 @@ def checksums(tree: Any) -> dict[str, int]:
         (leaf.sharding.mesh for _, leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)), None
     )
     everywhere = None if mesh is None else NamedSharding(mesh, P())
-    numbers = jax.jit(_checksums, out_shardings=everywhere)([leaf for _, leaf in leaves])
+    add_up = jax.jit(_checksums, static_argnames="in_blocks", out_shardings=everywhere)
+    numbers = add_up([leaf for _, leaf in leaves], in_blocks=mesh is None)
     return {path_name(path): int(number) for (path, _), number in zip(leaves, jax.device_get(numbers))}
 
 
-def _checksums(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_checksum(leaf) for leaf in leaves])  # [leaves]
+def _checksums(leaves: list[jax.Array], in_blocks: bool) -> jax.Array:
+    return jnp.stack([_in_blocks(leaf) if in_blocks else _checksum(leaf) for leaf in leaves])  # [leaves]
 
 
-def _checksum(leaf: jax.Array) -> jax.Array:
+def _in_blocks(leaf: jax.Array) -> jax.Array:
+    """Return an array's checksum block by block along its first axis.
+
+    XLA's CPU compiler holds whole what it is about to add up, which would double the memory that a large model takes. An
+    array that is spread over a mesh is not cut: its first axis may be.
+    """
+    if leaf.ndim < 2 or leaf.size <= BLOCK:
+        return _checksum(leaf)
+    row = leaf.size // leaf.shape[0]
+    rows = max(n for n in range(1, max(BLOCK // row, 1) + 1) if leaf.shape[0] % n == 0)
+    blocks = leaf.reshape(-1, rows, *leaf.shape[1:])  # [blocks, rows, …]
+
+    def add(total: jax.Array, numbered: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        number, block = numbered
+        return total + _checksum(block, first=number * jnp.uint32(rows * row % 2**32)), None
+
+    return jax.lax.scan(add, jnp.uint32(0), (jnp.arange(len(blocks), dtype=jnp.uint32), blocks))[0]
+
+
+def _checksum(leaf: jax.Array, first: jax.Array | int = 0) -> jax.Array:
+    """Return the checksum of an array whose first value is at position ``first``."""
     bits = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
-    position = jnp.zeros(leaf.shape, jnp.uint32)
+    position = jnp.full(leaf.shape, first, jnp.uint32)
     for axis in range(leaf.ndim):
         stride = jnp.uint32(math.prod(leaf.shape[axis + 1 :]) % 2**32)
         position += stride * jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)

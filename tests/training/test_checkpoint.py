@@ -311,6 +311,9 @@ def test_checksums_are_of_the_bits_and_do_not_depend_on_the_mesh():
         other.view(np.uint32)[rng.randrange(5), rng.randrange(7)] ^= np.uint32(1 << rng.randrange(32))
         assert checksums({"w": jnp.asarray(other)}) != plain
     assert checksums({"w": jnp.asarray(value[::-1])}) != plain  # the order counts
+    large = np.random.default_rng(0).normal(size=(6, 1024, 1024)).astype(np.float32)  # read block by block
+    positions = 2 * np.arange(large.size, dtype=np.uint32) + 1
+    assert checksums({"w": jnp.asarray(large)}) == {"w": int((large.view(np.uint32).ravel() * positions).sum(dtype=np.uint32))}
     mixed = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.array([True, False]), "c": jnp.int32(-1), "d": jnp.int8([-1, 2])}
     assert checksums(mixed) == {"a": 0x3F80 * 9, "b": 1, "c": 2**32 - 1, "d": 255 + 6}
 
