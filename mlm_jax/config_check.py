@@ -56,10 +56,14 @@ OPTIONS = {  # the same for what a task says, of any objective
     "keep": (0, 1),
     "replace": (0, 1),
     "unplugged": (0, 1),
+    "margin": (0, FOREVER),
+    "scale": (SMALL, FOREVER),
+    "hardness": (0, FOREVER),
     "queue": (0, FOREVER),
     "smoothing": (0, 1),
 }
 WHOLE = ("rows", "length", "queue")
+UNITS = ("token", "word", "span")  # what masking hides together
 CHOICES = {  # {key: the values there are}
     "data.prefix": ("language", "bos", "none"),
     "vocabulary.kind": ("unigram", "bpe", "bytes"),
@@ -100,13 +104,24 @@ def check_values(config: ConfigDict) -> None:
                        'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
     for task, entry in config.tasks.items():
         _check_task(task, entry)
-        _check_length(task, entry, config.model)
+        _check_length(f"tasks.{task}.length", entry, entry["length"], config.model)
+        if entry["rows"] % config.training.microbatches:
+            raise BadValue(
+                "training.microbatches",
+                f"tasks.{task}.rows is {entry['rows']}, which {config.training.microbatches} microbatches cannot share",
+                "make it a multiple of training.microbatches",
+            )
     for index, entry in enumerate(config.curriculum):
         key = f"curriculum[{index}]"
         if not isinstance(entry, Mapping):
             raise BadValue("curriculum", f"{key} is {entry!r}", 'write {"steps": n, "alpha": …}')
         if "alpha" in entry:
             _check_number(f"{key}.alpha", entry["alpha"], 0, 1, whole=False)
+        lengths = entry.get("length", {})
+        for task, settings in config.tasks.items():
+            length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
+            if _is_number(length):
+                _check_length(f"{key}.length", settings, length, config.model)
 
 
 def _check_task(task: str, entry: Any) -> None:
@@ -119,6 +134,11 @@ def _check_task(task: str, entry: Any) -> None:
     for option, (least, most) in OPTIONS.items():
         if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
             _check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
+    unit = entry.get("unit", UNITS[0])
+    if unit not in UNITS:
+        raise BadValue(f"{key}.unit", f"{key}.unit is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")
+    if entry.get("keep", 0) + entry.get("replace", 0) > 1:
+        raise BadValue(f"{key}.keep", f"{key}.keep and replace are more than 1 together", "BERT has 0.1 and 0.1")
 
 
 def longest_row(model: ConfigDict) -> int:
@@ -126,10 +146,10 @@ def longest_row(model: ConfigDict) -> int:
     return model.max_positions - (model.position_offset if model.position == "learned" else 0)
 
 
-def _check_length(task: str, entry: Mapping[str, Any], model: ConfigDict) -> None:
+def _check_length(key: str, task: Mapping[str, Any], length: float, model: ConfigDict) -> None:
     longest = longest_row(model)
-    if entry["length"] > longest and entry["objective"] != "denoising":  # that takes the noise out of its rows
-        raise BadValue(f"tasks.{task}.length", f"tasks.{task}.length is {entry['length']}, but the model takes rows of {longest}",
+    if length > longest and task["objective"] != "denoising":  # that takes the noise out of its rows
+        raise BadValue(key, f"{key} is {length}, but the model takes rows of {longest}",
                        "shorten the task's rows, or raise model.max_positions")  # fmt: skip
 
 

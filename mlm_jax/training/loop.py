@@ -73,8 +73,6 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     context = make_context(store.vocabulary, loader.languages, config)
     program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
     held_out = HeldOut(program, loader, store)
-    if first:
-        claim_workdir(workdir, config)
 
     # 3. The state: resumed, begun from other weights, or fresh.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
@@ -86,6 +84,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
             state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
     start = int(state.step)
+    if first:
+        claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
 
     # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.
     goodput = Goodput(workdir, first)
