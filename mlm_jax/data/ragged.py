@@ -19,6 +19,7 @@ FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array 
 VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
 OFFSETS_BLOCK = 512
 UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
+MAKE_ANEW = "delete the store and run mlm-jax prepare"
 FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
 
 
@@ -218,8 +219,7 @@ def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -
 
 def corrupt(error: Exception, place: str) -> UserError:
     """Return the error that says that what is stored at ``place`` cannot be read."""
-    remedy = "delete the store and run mlm-jax prepare"
-    return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=remedy)
+    return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=MAKE_ANEW)
 
 
 def unwritten(error: Exception, place: str) -> UserError:
@@ -229,7 +229,7 @@ def unwritten(error: Exception, place: str) -> UserError:
     )
     problem = "the disk is full" if full else "cannot write the token store"
     remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
-    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)
+    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=MAKE_ANEW)
 
 
 def one_line(error: BaseException) -> str:

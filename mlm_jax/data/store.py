@@ -31,6 +31,7 @@ from mlm_jax.data.addresses import is_local, open_keys, quoted
 from mlm_jax.data.ragged import (
     FAILURES,
     FILE_VALUES,
+    MAKE_ANEW,
     OFFSETS_BLOCK,
     VALUES_BLOCK,
     Flat,
@@ -167,7 +168,7 @@ class Store:
                 raise UserError(
                     f"the token store is of format {manifest['format']}, this version reads {FORMAT}",
                     file=place,
-                    remedy="delete the store and run mlm-jax prepare",
+                    remedy=MAKE_ANEW,
                 )
             return cls(str(folder), keys, manifest, cache_bytes)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -185,12 +186,15 @@ class Store:
             files = self._keys / "vocabulary/"
             for name in files.list().result():
                 Path(local, name.decode()).write_bytes(files.read(name).result().value)
-            vocabulary = Vocabulary.load(local)
+            try:
+                vocabulary = Vocabulary.load(local)
+            except UserError as error:  # of the copy
+                raise UserError(error.problem, file=place, remedy=MAKE_ANEW) from error
         if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
             raise UserError(
                 "the vocabulary is not the one that the store was made with",
                 file=place,
-                remedy="delete the store and run mlm-jax prepare",
+                remedy=MAKE_ANEW,
             )
         return vocabulary
 

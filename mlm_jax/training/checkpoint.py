@@ -7,6 +7,8 @@ import errno
 import json
 import logging
 import math
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,13 +29,22 @@ from mlm_jax.training.state import TrainState
 from mlm_jax.training.workdir import config_from_json, config_json, differing_keys, may_change
 
 log = logging.getLogger(__name__)
-logging.getLogger("absl").setLevel(
-    logging.CRITICAL
-)  # Orbax logs a page for every checkpoint, and what it raises anyway
+for noisy in ("absl", "asyncio"):  # Orbax logs a page for every checkpoint, and what it raises anyway
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
 
 ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # parts of the names of such metrics
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _say_unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
+    """Keep quiet about arrays whose writing ends after that of another failed, which closed Orbax's event loop."""
+    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        say(found)
+
+
+sys.unraisablehook = _say_unraisable
 
 
 class Loaded(NamedTuple):
@@ -210,6 +221,9 @@ class Checkpoints:
         except Exception as error:
             reasons = [error, *causes(error)]
             if any(getattr(reason, "errno", None) in FULL or "No space left" in str(reason) for reason in reasons):
+                if jax.process_index() == 0:
+                    for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                        shutil.rmtree(unfinished, ignore_errors=True)
                 raise UserError("the disk is full; earlier checkpoints are whole", file=self.folder,
                                 remedy="free some space and run the same command again") from error  # fmt: skip
             raise
@@ -377,9 +391,13 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
     arrays = read_arrays(folder, {field: shapes})
     if problem := damage(arrays, facts["checksums"]):
         raise Damaged(problem)
+    try:
+        vocabulary = _unpack(facts["vocabulary"])
+    except (UserError, ValueError) as error:
+        raise Damaged(f"its vocabulary cannot be read: {getattr(error, 'problem', error)}") from error
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
-    return Loaded(step, config, _unpack(facts["vocabulary"]), tuple(facts["languages"]), labels, arrays[field])
+    return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
 
 
 def _pack(vocabulary: Vocabulary) -> dict[str, str]:

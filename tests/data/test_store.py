@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -227,6 +228,10 @@ def test_the_vocabulary_travels_with_the_store(tmp_path):
     manifest.write_text(manifest.read_text().replace(vocabulary.fingerprint, "other"))
     with pytest.raises(UserError, match="not the one that the store was made with"):
         Store.open(tmp_path / "s").vocabulary  # noqa: B018
+    facts = tmp_path / "s" / "vocabulary" / "vocabulary.json"
+    facts.write_text(facts.read_text()[:-9])
+    with pytest.raises(UserError, match=f"{re.escape(str(facts.parent))}: the vocabulary is damaged.*Remedy: delete the store"):
+        Store.open(tmp_path / "s").vocabulary  # noqa: B018
 
 
 BAD = [
@@ -344,7 +349,7 @@ def test_a_writer_holds_back_no_more_of_a_larger_corpus(tmp_path):
         tracemalloc.stop()
         return peak
 
-    assert peak(40) < 1.1 * peak(4)
+    assert peak(40) < 2 * peak(4)  # and not 10 times
 
 
 def test_reading_needs_no_tensorflow_and_no_jax():

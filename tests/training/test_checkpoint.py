@@ -289,8 +289,11 @@ def test_a_full_disk_is_an_error_and_leaves_earlier_checkpoints_whole(workdir, m
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
     monkeypatch.setattr(checkpoints.manager, "wait_until_finished", no_space)
+    half_written = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"
+    half_written.mkdir()
     with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
         checkpoints.save(3, make_state())
+    assert not half_written.exists()
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.wait()
     assert_same(open_run(workdir).restore(shapes(make_state())), make_state(seed=2, step=2))
