@@ -229,7 +229,7 @@ def unwritten(error: Exception, place: str) -> UserError:
     )
     problem = "the disk is full" if full else "cannot write the token store"
     remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
-    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=MAKE_ANEW)
+    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)
 
 
 def one_line(error: BaseException) -> str:
