@@ -8,7 +8,7 @@ import numpy as np
 
 from mlm_jax.data.loader import Loader
 
-NOTICEABLE = 1.05  # a lift that is worth a warning
+NOTICEABLE = 1.25  # a lift that is worth a warning
 
 
 def lifts(loader: Loader, task: str, step: int) -> dict[str, tuple[float, float]]:

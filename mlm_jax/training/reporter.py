@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from mlm_jax.console import table_console
 from mlm_jax.data.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
+from mlm_jax.objectives.multitask import uncertainty_weight
 from mlm_jax.parallel.flops import mfu
 from mlm_jax.parallel.topology import chip_of
 from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
@@ -53,7 +55,9 @@ class Reporter:
     def take(self, step: int, state: TrainState) -> None:
         """Keep the sums up to ``step``; :meth:`flush` reads them."""
         # The step will reuse the state's memory: keep copies of the small values.
-        self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (state.window, state.gradient_norm, state.skipped)))
+        self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (
+            state.window, state.gradient_norm, state.skipped, state.params.get("uncertainty", {}),
+        )))  # fmt: skip
 
     def flush(self) -> None:
         """Write the log line that is waiting, if any."""
@@ -61,11 +65,11 @@ class Reporter:
             return
         (step, values), self.pending = self.pending, None
         with self.goodput.span("step"):  # the host waits here for the device to finish the step
-            window, norm, skipped = jax.device_get(values)
+            window, norm, skipped, uncertainty = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
         line |= window_metrics(window, self.program.languages, self.first_task)
         line |= self._speed(step)
-        line |= self._shares(step)
+        line |= self._shares(step) | self._weights(step, uncertainty)
         if skipped:
             line["train/skipped_steps"] = int(skipped)
         self.metrics.write(step, line)
@@ -88,6 +92,14 @@ class Reporter:
         console.print(language_table(self.rows))
         console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+    def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
+        """Return what each task's loss was multiplied with in the last step, learned weights as they are after it."""
+        if len(self.program.config.tasks) == 1:
+            return {}
+        given = {task: weight(step - 1) for task, weight in self.program.task_weights.items()}
+        learned = {task: uncertainty_weight(value) for task, value in uncertainty.items()}
+        return {f"train/weight/{task}": float(weight) for task, weight in (given | learned).items()}
 
     def _speed(self, step: int) -> dict[str, float]:
         now = time.perf_counter()

@@ -14,6 +14,7 @@ from mlm_jax.training.step import build_program
 LANGUAGES = ("en", "ru", "hi")
 LETTERS = {"en": "aeioubdfgklmnprst", "ru": "аеиоубдфгклмнпрст", "hi": "कखगचजटडतदनपबमयरलस"}
 TAGS = ("O", "B-PER", "I-PER")
+GENRES = ("even", "odd")
 TASKS = {
     "mlm": {"objective": "mlm", "rows": 8, "length": 24},
     "ranking": {"objective": "ranking", "rows": 8, "length": 24},
@@ -33,7 +34,7 @@ def sentence(language, seed):
 
 
 def make_store(folder, sentences=30, prefix="language"):
-    """Text in three languages, parallel text en-ru and en-hi (not ru-hi), entities in en (train) and ru (held out)."""
+    """Text in three languages, parallel text en-ru and en-hi (not ru-hi), entities and genres in en (train) and ru (held out)."""
     config = default_config()
     config.vocabulary.size, config.vocabulary.sentinels = 420, 2
     text = {code: [sentence(code, seed) for seed in range(sentences)] for code in LANGUAGES}
@@ -55,7 +56,9 @@ def make_store(folder, sentences=30, prefix="language"):
                 inputs = documents(code, seeds)
                 labels = [np.where(np.arange(len(d)) % 4 == 0, -1, np.arange(len(d)) % 3) for d in inputs]
                 writer.add(f"ner-{code}", "labelled", (code,), split, {"inputs": inputs, "labels": labels})
-        writer.labels = {"ner-en": TAGS, "ner-ru": TAGS}
+                genres = [np.array([seed % 2]) for seed in seeds]
+                writer.add(f"genre-{code}", "labelled", (code,), split, {"inputs": inputs, "labels": genres})
+        writer.labels = {f"{name}-{code}": names for name, names in (("ner", TAGS), ("genre", GENRES)) for code in ("en", "ru")}
     return Store.open(folder)
 
 
