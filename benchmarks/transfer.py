@@ -2,10 +2,12 @@
 
     python benchmarks/transfer.py genre           # head on English labels: pretrained and aligned, by MLM alone, from scratch
     python benchmarks/transfer.py attention       # cross-lingual attention: source plugged in, unplugged; word alignments
+    python benchmarks/transfer.py sentences       # what aligns sentences: ranking, its options, tlm; retrieval and mining
     python benchmarks/transfer.py translation     # which weights languages share, in translation
     python benchmarks/transfer.py representation  # subwords, bytes, characters; what tells the language
     python benchmarks/transfer.py synthetic       # back-translation: real pairs against real and synthetic ones
     python benchmarks/transfer.py model_transfer  # German after English against German from scratch
+    python benchmarks/transfer.py new_language    # Korean added to five languages: its own adapters, or a new vocabulary
     python benchmarks/transfer.py adapters        # the genre head with adapters in a frozen encoder
     python benchmarks/transfer.py multitask       # four tasks at once; then the classifier or the decoder alone
     python benchmarks/transfer.py entities --data FOLDER  # Universal NER's files, with and without pretraining
@@ -57,14 +59,15 @@ def mlm_jax(*arguments: str) -> str:
     return done.stdout
 
 
-def train(config: str, workdir: Path, seed: int, after: Path | None = None) -> Path:
+def train(config: str, workdir: Path, seed: int, after: Path | None = None, **settings: object) -> Path:
     """Train one run to its end, from the weights of ``after``, and return its workdir.
 
     The report, which a run writes last, tells that it is there already.
     """
     if not (workdir / "report.html").is_file():
-        settings = ["--set", f"seed={seed}", *(["--set", f"checkpoint.init.from={after}"] if after else [])]
-        mlm_jax("train", "--config", f"configs/{config}", "--workdir", str(workdir), *settings)
+        keys = {"seed": seed} | ({"checkpoint.init.from": after} if after else {}) | settings
+        overrides = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+        mlm_jax("train", "--config", f"configs/{config}", "--workdir", str(workdir), *overrides)
     return workdir
 
 
@@ -143,6 +146,33 @@ def alignment_accuracy(workdir: Path) -> float:
     return sum(right) / sum(len(one.target) for one in found)
 
 
+def sentences(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Retrieval@1 (CSLS) among 200 held-out sentences, and F1 of mining de-en among 2,000 a side of which half have a partner."""
+    found = {}
+    for variant in ("aligned", "hard", "queue", "tlm", "mlm"):
+        workdir = train(f"transfer_demo.py:{variant}", RUNS / "transfer" / f"{variant}-{seed}", seed)
+        retrieval = last_metrics(workdir, "eval/retrieval_at_1/")["mean"]
+        found[variant] = {"retrieval@1 %": 100 * retrieval, "mining F1 %": 100 * mining(workdir)}
+    return found
+
+
+def mining(workdir: Path, sentences: int = 3_000) -> float:
+    """Return F1 of mined pairs: of three held-out verses one is there in both languages, one in German, one in English."""
+    from mlm_jax.data import bible
+    from mlm_jax.evaluation.bitext import best_threshold, mine, mining_scores
+    from mlm_jax.use import load
+
+    german, english = zip(*list(bible.unlabelled_pairs("de-en", "validation"))[:sentences])
+    left = [i for i in range(len(german)) if i % 3 != 1]
+    right = [i for i in range(len(english)) if i % 3 != 2]
+    model = load(workdir)
+    mined = mine(
+        model.embed([german[i] for i in left], language="de"), model.embed([english[i] for i in right], language="en")
+    )
+    gold = {(left.index(i), right.index(i)) for i in range(0, len(german), 3)}
+    return mining_scores(mined, gold, best_threshold(mined, gold)).f1
+
+
 def translation(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """chrF++ by target language of plans to share weights; the same data and steps. "hi" has a tenth of the others' text."""
     plans = ("shared", "decoders", "encoders", *options.plans)
@@ -204,6 +234,31 @@ def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     }  # fmt: skip
 
 
+def new_language(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Masked language modelling after Korean was added to five languages; bits per byte of Korean and of the five (mean)."""
+    folder = RUNS / "new_language"
+    old = train("new_language.py:old", folder / f"old-{seed}", seed)
+    vocabulary = folder / f"vocabulary-{seed}"
+    if not vocabulary.is_dir():
+        mlm_jax("grow", str(old), "--language", "ko", "--text", "mlm_jax.data.bible:unlabelled_text", "--pieces", "1000",
+                "--out", str(vocabulary))  # fmt: skip
+    grown = {"vocabulary.path": vocabulary}
+    runs = {
+        "five languages": old,
+        "its own adapters and pieces": train("new_language.py:new", folder / f"new-{seed}", seed, old, **grown),
+        "a new vocabulary": train("new_language.py:other-vocabulary", folder / f"other-{seed}", seed, old),
+        "from scratch": train("new_language.py:scratch", folder / f"scratch-{seed}", seed),
+    }
+    found = {}
+    for name, workdir in runs.items():
+        bits = {code: value for code, value in last_metrics(workdir, "eval/bits_per_byte/").items() if len(code) == 2}
+        others = [value for code, value in bits.items() if code != "ko"]
+        found[name] = ({"ko": bits["ko"]} if "ko" in bits else {}) | (
+            {"others": float(np.mean(others))} if others else {}
+        )
+    return found
+
+
 def multitask(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """Held-out loss of each task and accuracy of genre in %: all in one run, then one task with the rest frozen."""
     folder = RUNS / "multitask"
@@ -220,6 +275,13 @@ def multitask(seed: int, options: argparse.Namespace) -> dict[str, Values]:
         accuracy = last_metrics(workdir, "eval/genre/accuracy/")
         found[kind] = {"mlm": last_metrics(workdir, "eval/loss/")["mean"]} | losses
         found[kind] |= {f"genre {code} %": 100 * accuracy[code] for code in ("en", "de")}
+        if entities:
+            found[kind]["entities F1 %"] = 100 * last_metrics(workdir, "eval/entities/f1/")["en"]
+    compared = json.loads(
+        mlm_jax("eval", str(together["fixed"]), "--gradients", "tasks", "--parameters", "encoder/.*", "--json")
+    )
+    with_mlm = dict(zip(compared["names"], compared["cosines"][compared["names"].index("mlm")]))
+    found["cosine with the gradient of mlm"] = {task: cosine for task, cosine in with_mlm.items() if task != "mlm"}
     head, decoder = (
         train(f"multitask.py:{kind}", folder / f"{kind}-{seed}", seed, together["fixed"])
         for kind in ("head", "decoder")
@@ -249,7 +311,19 @@ def entities(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 COMPARISONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Values]]] = {
     one.__name__: one
-    for one in (genre, attention, translation, representation, synthetic, model_transfer, adapters, multitask, entities)
+    for one in (
+        genre,
+        attention,
+        sentences,
+        translation,
+        representation,
+        synthetic,
+        model_transfer,
+        new_language,
+        adapters,
+        multitask,
+        entities,
+    )  # fmt: skip
 }
 
 

@@ -8,13 +8,14 @@ r"""Adding a language to a trained model: Korean, whose script the vocabulary do
 ``old`` trains with an adapter for each language (X-MOD). ``new`` trains Korean's own adapters, its language token and its
 pieces, on Korean text alone, and nothing else: what the model says of the old languages stays as it is, bit for bit.
 ``other-vocabulary`` instead takes the embeddings into a new vocabulary of all six languages: pieces that both have are
-copied, new ones are made of the old pieces that spell them, and everything is trained.
+copied, new ones are made of the old pieces that spell them, and everything is trained. ``scratch`` is the same without
+the old model. ``python benchmarks/transfer.py new_language`` compares them; its numbers are in docs/methods.md.
 """
 
 from small import choose, run_for, small_config
 
 OLD, NEW = ("en", "de", "fr", "ru", "hi"), "ko"
-VARIANTS = ("old", "new", "other-vocabulary")
+VARIANTS = ("old", "new", "other-vocabulary", "scratch")
 
 
 def get_config(argument=""):
@@ -27,7 +28,8 @@ def get_config(argument=""):
     if variant == "old":
         return run_for(config, 400)
 
-    config.checkpoint.init = {"from": "runs/new_language/old"}
+    if variant != "scratch":
+        config.checkpoint.init = {"from": "runs/new_language/old"}
     if variant == "new":
         config.vocabulary.path = "runs/new_language/vocabulary"
         old_pieces, config.vocabulary.size = config.vocabulary.size, config.vocabulary.size + 1_001

@@ -4,8 +4,9 @@
     mlm-jax train --config configs/transfer_demo.py:genre-aligned --workdir runs/transfer/genre-aligned
 
 ``aligned`` pretrains with masked language modelling and translation ranking, ``mlm`` without the ranking, both for the
-same number of steps. ``genre-aligned``, ``genre-mlm`` and ``genre-scratch`` fine-tune on the English labels from there;
-``adapter-aligned`` trains bottleneck adapters and the classifier in the frozen encoder.
+same number of steps; ``hard`` lets similar negatives weigh more, ``queue`` ranks against earlier batches too, and ``tlm``
+hides words in both sentences of a pair instead of ranking. ``genre-aligned``, ``genre-mlm`` and ``genre-scratch`` fine-tune
+on the English labels from there; ``adapter-aligned`` trains bottleneck adapters and the classifier in the frozen encoder.
 ``python benchmarks/transfer.py genre`` runs them all with three seeds, which gave, as the mean of the five languages that have no
 labels to train on (chance is 16.7 %): aligned 43.8 ± 0.5 %, mlm 18.5 ± 0.7 %, scratch 19.8 ± 0.8 %.
 """
@@ -13,8 +14,15 @@ labels to train on (chance is 16.7 %): aligned 43.8 ± 0.5 %, mlm 18.5 ± 0.7 %,
 from small import choose, run_for, small_config
 
 LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi")
-PRETRAINING = ("aligned", "mlm")
-VARIANTS = (*PRETRAINING, "genre-aligned", "genre-mlm", "genre-scratch", "adapter-aligned")
+RANKING = {"objective": "ranking", "rows": 64, "length": 40}
+PAIRS = {  # what each way of pretraining does with pairs
+    "aligned": {"ranking": RANKING},
+    "hard": {"ranking": RANKING | {"hardness": 1.0}},
+    "queue": {"ranking": RANKING | {"queue": 256}},
+    "tlm": {"tlm": {"objective": "tlm", "rows": 64, "length": 80, "mask_rate": 0.3}},
+    "mlm": {},
+}
+VARIANTS = (*PAIRS, "genre-aligned", "genre-mlm", "genre-scratch", "adapter-aligned")
 
 
 def get_config(argument=""):
@@ -23,10 +31,8 @@ def get_config(argument=""):
     config = small_config(corpora=LANGUAGES, parallel=pairs, genre=LANGUAGES)
     config.data.store = "runs/transfer/store"  # one vocabulary and one store for all variants
 
-    if variant in PRETRAINING:
-        config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 96, "mask_rate": 0.3}}
-        if variant == "aligned":
-            config.tasks["ranking"] = {"objective": "ranking", "rows": 64, "length": 40}
+    if variant in PAIRS:
+        config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 96, "mask_rate": 0.3}, **PAIRS[variant]}
         return run_for(config, 250)
 
     kind, _, origin = variant.partition("-")
