@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except UserError as error:
+        if config := getattr(options, "config", None):
+            from mlm_jax.config import located
+
+            error = located(error, config, options.set)
         print(f"mlm-jax: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`

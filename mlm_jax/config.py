@@ -19,6 +19,7 @@ import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -181,8 +182,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
       UserError: the file is missing or fails, a key does not exist, or a value cannot work; the message names file,
         line and nearest key.
     """
-    name, _, argument = str(path).partition(".py:")
-    file = Path(name + ".py") if argument else Path(path)
+    file, argument = file_and_argument(path)
     module = import_config(file)
     if not hasattr(module, "get_config"):
         raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
@@ -208,12 +208,32 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
     try:
         check_values(config)
     except BadValue as error:
-        set_here = [override.partition("=")[0] for override in overrides]
-        if any(f"{error.key}.".startswith(f"{key}.") for key in set_here):
-            raise  # what is wrong came from the command line
-        line = _line_that_names(error.key, file)
-        raise UserError(error.problem, file=file, line=line, remedy=error.remedy) from error
+        raise located(error, path, overrides) from error
     return config
+
+
+def file_and_argument(path: str | Path) -> tuple[Path, str]:
+    """Return the file and the argument of ``file.py:argument``; the argument of ``file.py`` is ""."""
+    name, _, argument = str(path).partition(".py:")
+    return (Path(name + ".py"), argument) if argument else (Path(path), "")
+
+
+def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -> UserError:
+    """Return an error that names a config key but no file with the config file, and the line where that can be told.
+
+    Args:
+      error: of :class:`BadValue`, whose key is known, or one whose message has a key such as ``optimizer.decay_steps``.
+      path: of the config, as given to :func:`load_config`.
+      overrides: as given there; what they set is not the file's fault.
+    """
+    known = default_config()
+    named = [match for match in re.findall(r"(?=\b([a-z]+\.[a-z_]+))", error.problem) if match.partition(".")[0] in known]
+    key = error.key if isinstance(error, BadValue) else named[0] if named else ""
+    set_there = [override.partition("=")[0] for override in overrides]
+    if error.file or not key or any(f"{key}.".startswith(f"{other}.") for other in set_there):
+        return error
+    file, _ = file_and_argument(path)
+    return UserError(error.problem, file=file, line=_line_that_names(key, file), remedy=error.remedy)
 
 
 def set_key(config: ConfigDict, key: str, value: str) -> None:
@@ -302,11 +322,13 @@ def import_config(path: str | Path):
 
 
 def _line_that_names(key: str, file: Path) -> int | None:
-    """Return the only line of a config file that names a key's last part; None where there is no such line, or several."""
-    word = re.compile(rf"\b{re.escape(key.rpartition('.')[2].partition('[')[0])}\b")
-    lines = [number for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-             if word.search(line.partition("#")[0])]  # fmt: skip
-    return lines[0] if len(lines) == 1 else None
+    """Return the only line of a config file that names a key, or its last part; None where there is none, or several."""
+    code = [line.partition("#")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    for name in (key, key.rpartition(".")[2].partition("[")[0]):
+        lines = [number for number, line in enumerate(code, 1) if re.search(rf"\b{re.escape(name)}\b", line)]
+        if len(lines) == 1:
+            return lines[0]
+    return None
 
 
 def _line_in(error: BaseException, file: Path) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from mlm_jax.config import check_keys, default_config, load_config, set_key
+from mlm_jax.config import check_keys, default_config, load_config, located, set_key
 from mlm_jax.errors import UserError
 
 PACKAGE = Path(__file__).parents[1] / "mlm_jax"
@@ -98,6 +98,18 @@ def test_a_value_of_the_file_that_cannot_work_is_found_in_its_line(tmp_path):
     with pytest.raises(UserError, match=r"c\.py:5: training\.ema is 2\.0"):
         load_config(file)
     assert load_config(file, ("training.ema=0.9", "model.tied_embeddings=false")).model.tied_embeddings is False
+
+
+def test_an_error_of_any_room_that_names_a_key_names_the_line_that_set_it(tmp_path):
+    file = write(tmp_path, "    c.mesh = {'data': 3}\n    c.optimizer.warmup_steps = 9\n    return c\n")
+    found = UserError("config.optimizer.warmup_steps is more than steps", remedy="shorten it")
+    assert str(located(found, f"{file}:argument")) == (
+        f"{file}:5: config.optimizer.warmup_steps is more than steps. Remedy: shorten it"
+    )
+    assert str(located(found, file, ("optimizer.warmup_steps=9",))) == str(found)  # the command line did
+    elsewhere = UserError("training.ema is 2", file="other.py")
+    assert str(located(elsewhere, file)) == "other.py: training.ema is 2"
+    assert str(located(UserError("no files match 'text/de.txt'"), file)) == "no files match 'text/de.txt'"
 
 
 def test_what_get_config_returns_is_a_config(tmp_path):

@@ -24,12 +24,12 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
     shape = {axis: int(config_mesh[axis]) for axis in AXES}
     free = [axis for axis, size in shape.items() if size == -1]
     fixed = math.prod(size for size in shape.values() if size != -1)
-    wanted = " × ".join(f"{axis}={size}" for axis, size in shape.items())
+    wanted = " × ".join(f"mesh.{axis}={size}" for axis, size in shape.items())
     if len(free) > 1 or fixed < 1 or any(size < -1 for size in shape.values()):
-        raise UserError(f"mesh {wanted} is impossible", remedy="use positive sizes and at most one -1")
+        raise UserError(f"{wanted} is impossible", remedy="use positive sizes and at most one -1")
     if device_count % fixed or (not free and fixed != device_count):
         raise UserError(
-            f"mesh {wanted} does not fit {device_count} devices",
+            f"{wanted} does not fit {device_count} devices",
             remedy=f"choose sizes whose product {'divides' if free else 'is'} {device_count}",
         )
     for axis in free:
