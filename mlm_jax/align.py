@@ -124,7 +124,7 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
       UserError: a file cannot be read or written, the files are not equally long, or as :func:`load_aligner`.
     """
     if draw and Path(draw).suffix != ".svg":
-        raise UserError("alignments are drawn as .svg", file=draw)
+        raise UserError("alignments are drawn as .svg", file=draw, remedy="end --draw in .svg")
     model = load_aligner(place)
     codes = split_pair(languages, model.languages) if languages else (None, None)
     found: list[list[Link]] = []

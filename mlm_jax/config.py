@@ -306,7 +306,7 @@ def import_config(path: str | Path):
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError("there is no such config file", file=file)
+        raise UserError("there is no such config file", file=file, remedy="see the folder configs/ for examples")
     if file.suffix != ".py":
         raise UserError("a config file is Python, and ends in .py", file=file, remedy="see configs/demo.py")
     spec = importlib.util.spec_from_file_location(f"mlm_jax_config_{file.stem}", file)

@@ -95,7 +95,7 @@ def read_sentences(file: str) -> Sentences:
         if text.strip():
             found.setdefault(text.strip(), name)
     if not found:
-        raise UserError("there is no sentence in it", file=file)
+        raise UserError("there is no sentence in it", file=file, remedy="write a sentence a line")
     return Sentences(tuple(found.values()), tuple(found))
 
 
@@ -110,7 +110,8 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
     for number, line in enumerate(_read(file), start=1):
         names = line.split("\t")
         if len(names) != 2:
-            raise UserError("not two identifiers with a tab between them", file=file, line=number)
+            raise UserError("not two identifiers with a tab between them", file=file, line=number,
+                            remedy="write the source's identifier, a tab, and the target's")  # fmt: skip
         if names[0] in sources and names[1] in targets:  # a repeated sentence has lost its name, as in XTREME
             pairs.add((sources[names[0]], targets[names[1]]))
     if not pairs:
@@ -133,7 +134,7 @@ def _read(file: str) -> list[str]:
         raise UserError(f"cannot read: {error.strerror}", file=file) from error
     except UnicodeDecodeError as error:
         line = Path(file).read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError("not UTF-8", file=file, line=line) from error
+        raise UserError("not UTF-8", file=file, line=line, remedy="convert the file, for example with iconv") from error
 
 
 def _write(pairs: Sequence[MinedPair], source: Sentences, target: Sentences, file: IO[str]) -> None:

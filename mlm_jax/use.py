@@ -295,7 +295,7 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     """
     suffix = Path(output).suffix if output != "-" else ".jsonl"
     if suffix not in (".npy", ".jsonl"):
-        raise UserError("embeddings are written as .npy or .jsonl", file=output)
+        raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
     model = load(place)
     windows = model.embed_stream(read_lines(input), language=language)
     write = _write_npy if suffix == ".npy" else _write_json_lines
@@ -346,7 +346,8 @@ def read_lines(place: str) -> Iterator[str]:
                     yield line.decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     raise UserError(
-                        "not UTF-8", file="standard input" if place == "-" else place, line=number
+                        "not UTF-8", file="standard input" if place == "-" else place, line=number,
+                        remedy="convert the text, for example with iconv",
                     ) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read: {error.strerror}", file=place) from error

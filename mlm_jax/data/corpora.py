@@ -155,10 +155,11 @@ def _jsonl(file: Path) -> Iterator[str]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"this is not JSON: {error.msg}", file=file, line=number) from error
+            raise UserError(f"this is not JSON: {error.msg}", file=file, line=number,
+                            remedy="write one JSON object a line") from error  # fmt: skip
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             found = {key: type(value).__name__ for key, value in entry.items()} if isinstance(entry, dict) else type(entry).__name__
-            raise UserError(f'no string "text" here, only {found}', file=file, line=number)
+            raise UserError(f'no string "text" here, only {found}', file=file, line=number, remedy='name the field "text"')
         yield entry["text"]
 
 
@@ -172,13 +173,13 @@ def _parquet(file: Path) -> Iterator[str]:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
         if "text" not in names:
-            raise UserError(f'no column "text", only {", ".join(names)}', file=file)
+            raise UserError(f'no column "text", only {", ".join(names)}', file=file, remedy='name the column "text"')
         row = 0
         for batch in table.iter_batches(batch_size=1024, columns=["text"]):
             for value in batch.column(0).to_pylist():
                 row += 1
                 if not isinstance(value, str):
-                    raise UserError(f"row {row}: the text is {value!r}", file=file)
+                    raise UserError(f"row {row}: the text is {value!r}", file=file, remedy="leave such rows out")
                 yield value
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file,
@@ -234,7 +235,8 @@ def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
                     yield sides[first], sides[second]
                 unit.clear()
     except ElementTree.ParseError as error:
-        raise UserError(f"this is not TMX: {error.msg}", file=file, line=error.position[0]) from error
+        raise UserError(f"this is not TMX: {error.msg}", file=file, line=error.position[0],
+                        remedy="mend the file, for example with xmllint") from error  # fmt: skip
 
 
 def _from_library(source: str, name: str, split: str) -> Iterator[Any]:
@@ -286,7 +288,8 @@ def _datasets(folder: str, language: str, split: str) -> Iterator[Any]:
     try:
         data = datasets.load_from_disk(folder)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"no data set saved here: {' '.join(str(error).split())}", file=folder) from error
+        raise UserError(f"no data set saved here: {' '.join(str(error).split())}", file=folder,
+                        remedy="save it with datasets' save_to_disk") from error  # fmt: skip
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise UserError(f"the data set has no split {split!r}{nearest(split, data)}", file=folder)
@@ -303,7 +306,8 @@ def _entry(entry: dict, place: str, name: str) -> Any:
         first, second = name.split("-")
         if first in sides and second in sides:
             return to_text(sides[first]), to_text(sides[second])
-        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(sides)}", file=place)
+        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(sides)}", file=place,
+                        remedy="rename its languages to those of the pair")  # fmt: skip
     if "text" not in entry:
-        raise UserError(f'an example has no "text", only {", ".join(entry)}', file=place)
+        raise UserError(f'an example has no "text", only {", ".join(entry)}', file=place, remedy='rename its column to "text"')
     return to_text(entry["text"])

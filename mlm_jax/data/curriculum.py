@@ -68,7 +68,7 @@ class Phase:
         if self.strategy == "explicit":
             weights = np.array([self._rate(name) for name in sizes])
             if not weights.sum() > 0:
-                raise UserError(f"{self._name()}: the rates of {', '.join(sizes)} are all 0")
+                raise UserError(f"{self._name()}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate")
         elif self.strategy == "unimax":
             left = np.array([size * self.unimax_epochs - used.get(name, 0) for name, size in sizes.items()])
             weights = mixing.unimax(np.maximum(left, 0), budget, 1)

@@ -114,9 +114,9 @@ class ForeignVocabulary(Vocabulary):
             facts = json.loads((folder / FACTS).read_text())
             return cls((folder / TOKENIZER).read_text(encoding="utf-8"), facts["ids"], facts["languages"])
         except FileNotFoundError as error:
-            raise UserError("there is no vocabulary here", file=folder) from error
+            raise UserError("there is no vocabulary here", file=folder, remedy="mlm-jax import-hf writes one") from error
         except (ValueError, KeyError) as error:
-            raise UserError(f"the vocabulary is damaged: {error}", file=folder) from error
+            raise UserError(f"the vocabulary is damaged: {error}", file=folder, remedy="import the model again") from error
 
     @property
     def tokenizer_json(self) -> str:

@@ -85,7 +85,8 @@ def _tsv(file: Path) -> Iterator[tuple[int, Example]]:
             continue
         columns = line.split("\t")
         if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
-            raise UserError("not 'text<TAB>label' or 'text<TAB>text<TAB>label'", file=file, line=number)
+            raise UserError("not 'text<TAB>label' or 'text<TAB>text<TAB>label'", file=file, line=number,
+                            remedy="separate text and label by one tab")  # fmt: skip
         yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))
 
 
@@ -104,18 +105,20 @@ def _xnli(file: Path, language: str) -> Iterator[tuple[int, Example]]:
             wanted = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label"))
             names = [next((name for name in options if name in header), None) for options in wanted]
             if None in names:
-                raise UserError(f"the header has no premise, hypothesis and label, only {', '.join(header)}", file=file, line=1)
+                raise UserError(f"the header has no premise, hypothesis and label, only {', '.join(header)}", file=file, line=1,
+                                remedy="see XNLI's files")  # fmt: skip
             places = [header.index(name) for name in names if name]
             spoken = header.index("language") if "language" in header else None
             continue
         if len(columns) <= max(*places, spoken or 0):
-            raise UserError(f"{len(columns)} columns where the header has {len(header)}", file=file, line=number)
+            raise UserError(f"{len(columns)} columns where the header has {len(header)}", file=file, line=number,
+                            remedy="separate columns by one tab, without quotes")  # fmt: skip
         if spoken is not None and columns[spoken] != language:
             others[columns[spoken]] = None
             continue
         first, second, label = (columns[place] for place in places)
         if not (first.strip() and second.strip() and label.strip()):
-            raise UserError("premise, hypothesis or label is empty", file=file, line=number)
+            raise UserError("premise, hypothesis or label is empty", file=file, line=number, remedy="leave the line out")
         read += 1
         yield number, Example((first, second), (label,))
     if others and not read:
@@ -143,7 +146,8 @@ def _conll(file: Path) -> Iterator[tuple[int, Example]]:
         uner = "\t" in line and len(columns) == 5 and columns[0].isdigit()
         word, label = columns[1:3] if uner else (columns[0], columns[-1])
         if len(columns) < 2 or not word or not label:
-            raise UserError("no word and label on this line", file=file, line=number)
+            raise UserError("no word and label on this line", file=file, line=number,
+                            remedy="write the word first and its label last, with a space or tab between")  # fmt: skip
         begun = begun if words else number
         words.append(word)
         labels.append(label)

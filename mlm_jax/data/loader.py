@@ -269,9 +269,10 @@ class Loader:
         where = f"task {name!r}"
         rows, length = entry.get("rows"), entry.get("length")
         if not isinstance(rows, int) or rows < 1 or rows % self.process_count:
-            raise UserError(f"{where}: rows is {rows!r}, which is not a multiple of the {self.process_count} hosts")
+            raise UserError(f"{where}: rows is {rows!r}, which is not a multiple of the {self.process_count} hosts",
+                            remedy="choose a multiple")  # fmt: skip
         if not isinstance(length, int) or length < 2:
-            raise UserError(f"{where}: length is {length!r}, which is not a number of tokens from 2")
+            raise UserError(f"{where}: length is {length!r}, which is not a number of tokens from 2", remedy="write a whole number")
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
             raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")
@@ -337,7 +338,8 @@ def _weights(task: _Task, phase: Phase, units: int) -> np.ndarray:
     keys = ["-".join(stream.languages) for stream in task.streams]
     chosen = [set(stream.languages) <= set(phase.languages) for stream in task.streams]
     if not any(chosen):
-        raise UserError(f"curriculum phase {phase.index}: task {task.name!r} has no data in {phase.languages}")
+        raise UserError(f"curriculum phase {phase.index}: task {task.name!r} has no data in {phase.languages}",
+                        remedy="add one of its languages to the phase")  # fmt: skip
     if phase.strategy == "mixture":
         rates = [stream.rate for stream in task.streams]
         if None in rates:

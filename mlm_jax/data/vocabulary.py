@@ -96,7 +96,8 @@ class Vocabulary:
         except OSError as error:
             raise UserError(f"cannot read the vocabulary: {error.strerror}", file=path) from error
         except RuntimeError as error:
-            raise UserError("this is not a SentencePiece model", file=path) from error
+            raise UserError("this is not a SentencePiece model", file=path,
+                            remedy="give the .model file that spm_train wrote") from error  # fmt: skip
 
     @classmethod
     def train(cls, sentences: Iterable[str], config: ConfigDict, languages: Sequence[str]) -> Vocabulary:
@@ -257,9 +258,9 @@ class Vocabulary:
             model = None if facts["kind"] == "bytes" else (folder / MODEL).read_bytes()
             return cls(model, facts["languages"], facts["sentinels"])
         except FileNotFoundError as error:
-            raise UserError("there is no vocabulary here", file=folder) from error
+            raise UserError("there is no vocabulary here", file=folder, remedy="mlm-jax prepare or grow writes one") from error
         except (ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"the vocabulary is damaged: {error}", file=folder) from error
+            raise UserError(f"the vocabulary is damaged: {error}", file=folder, remedy="make or copy it again") from error
 
     # ------------------------------------------------------------------------------------------------ details
 

@@ -73,7 +73,8 @@ def _check_heads(config: ConfigDict) -> None:
         raise UserError(f"model.width {config.width} cannot be divided among {config.heads} heads",
                         remedy="choose a multiple of model.heads, or set model.head_width")  # fmt: skip
     if config.kv_heads and config.heads % config.kv_heads:
-        raise UserError(f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}")
+        raise UserError(f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}",
+                        remedy="choose a divisor, or 0 for as many")  # fmt: skip
     head_dim = config.head_width or config.width // config.heads
     if config.position == "rope" and head_dim % 2:
         raise UserError(f"heads of width {head_dim} cannot be turned in pairs by RoPE", remedy="make them even")

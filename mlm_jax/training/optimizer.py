@@ -87,7 +87,8 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
             raise UserError(f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary",
                             remedy="freeze it whole (True) or not at all (False)")  # fmt: skip
         if not 0 < value < leaf.shape[axes_of[name].index("vocabulary")]:
-            raise UserError(f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}")
+            raise UserError(f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}",
+                            remedy="name at most as many rows as there are")  # fmt: skip
         rows[name] = int(value)
     return rows
 

@@ -83,5 +83,5 @@ def piecewise_linear(points: str | float) -> Schedule:
             f"{points!r} is not a piecewise linear weight", remedy='write "step:value,step:value"'
         ) from error
     if list(steps) != sorted(set(steps)):
-        raise UserError(f"the steps of {points!r} do not increase")
+        raise UserError(f"the steps of {points!r} do not increase", remedy="write step:weight pairs in order, as in 0:0,1000:1")
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))
