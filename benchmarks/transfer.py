@@ -121,7 +121,7 @@ def zero_shot(workdir: Path) -> Values:
 
 
 def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """Cross-lingual attention: loss and accuracy of hidden German words, and alignment of synthetic word-for-word pairs."""
+    """Cross-lingual attention, all stages: hidden German words, decoding German, genre; alignment of synthetic pairs."""
     folder = RUNS / "cross_attention"
     source = train("cross_attention.py:source", folder / f"source-{seed}", seed)
     pairs = train("cross_attention.py:attention", folder / f"attention-{seed}", seed, source)
@@ -131,6 +131,12 @@ def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
         loss, accuracy = (last_metrics(pairs, f"eval/{metric}{ending}/")["de"] for metric in ("loss", "accuracy"))
         found[name] = {"loss": loss, "accuracy %": 100 * accuracy}
     found["synthetic pairs"] = {"alignment %": 100 * alignment_accuracy(synthetic)}
+    decoder, genre = (
+        train(f"cross_attention.py:{stage}", folder / f"{stage}-{seed}", seed, pairs) for stage in ("decoder", "genre")
+    )
+    found["German decoded"] = {"chrF++": evaluated(decoder, "eval/chrf/")["de"]}
+    accuracy = last_metrics(genre, "eval/accuracy/")
+    found["genre"] = {f"accuracy {code} %": 100 * accuracy[code] for code in ("en", "de")}
     return found
 
 
@@ -201,17 +207,16 @@ def bytes_a_token(store: Path) -> float:
 
 def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """chrF++ of English into German from 4,000 real pairs, and with back-translations of other German verses besides."""
-    from configs.back_translation import SYNTHETIC, german_alone
-
+    back_translation = import_config("configs/back_translation.py")
     folder = RUNS / "back"
     reverse = train("back_translation.py:reverse", folder / f"reverse-{seed}", seed)
     written = folder / f"synthetic-{seed}.tsv"
     if not written.is_file():
         german = folder / "german.txt"
-        german.write_text("".join(f"{verse}\n" for verse in german_alone(options.sentences)), encoding="utf-8")
+        german.write_text("".join(f"{verse}\n" for verse in back_translation.german_alone(options.sentences)), encoding="utf-8")
         mlm_jax("translate", str(reverse), "--from", "de", "--to", "en", "--synthetic", "back", "--margin", "1.0",
                 "--beams", "1", "--input", str(german), "--output", str(written))  # fmt: skip
-    shutil.copyfile(written, SYNTHETIC)  # the corpus that the config names
+    shutil.copyfile(written, back_translation.SYNTHETIC)  # the corpus that the config names
     kinds = {kind: train(f"back_translation.py:{kind}", folder / f"{kind}-{seed}", seed) for kind in ("real", "both")}
     lines = len(written.read_text(encoding="utf-8").splitlines())
     scores = {kind: {"chrF++ de": evaluated(workdir, "eval/chrf/")["de"]} for kind, workdir in kinds.items()}

@@ -105,14 +105,25 @@ def reference(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
     """Return softmax(query keyᵀ + bias) value over the keys in ``mask`` ``[rows, length, kv_length]``, written out."""
-    rows, length, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
-    grouped = query.reshape(rows, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("rqngd,rknd->rngqk", grouped, key, preferred_element_type=jnp.float32)
+    turned = lambda x: jnp.swapaxes(x, 1, 2)  # noqa: E731
+    return turned(reference_by_head(turned(query), turned(key), turned(value), mask, bias))
+
+
+def reference_by_head(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """Return :func:`reference` of arrays ``[rows, heads, length, head_dim]``, the order in which they are multiplied.
+
+    A cache of keys and values is kept so: in any other order XLA would turn all of it around for every token written.
+    """
+    rows, heads, length, head_dim = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(rows, kv_heads, heads // kv_heads, length, head_dim)
+    scores = jnp.einsum("rngqd,rnkd->rngqk", grouped, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias.reshape(-1, kv_heads, heads // kv_heads, *bias.shape[2:])
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, NEVER), axis=-1).astype(value.dtype)
-    return jnp.einsum("rngqk,rknd->rqngd", weights, value).reshape(query.shape)
+    return jnp.einsum("rngqk,rnkd->rngqd", weights, value).reshape(query.shape)
 
 
 def local(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, *, window: int, causal: bool,

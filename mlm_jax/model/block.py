@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import attention
+from mlm_jax.model.attention import attention, reference_by_head, seen
 from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotate
 from mlm_jax.model.sharing import Indexed
 from mlm_jax.parallel.rules import constrain
 
-KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_dim]
+KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_dim], or by head in a cache
 
 
 class Scope(NamedTuple):
@@ -41,6 +41,11 @@ class Scope(NamedTuple):
     memory_segment_ids: jax.Array | None = None
     layer_index: jax.Array | None = None
     adapter_index: jax.Array | None = None
+
+
+def by_head(both: KeysValues) -> KeysValues:
+    """Return keys and values ``[rows, kv_heads, length, head_dim]`` of ``[rows, length, kv_heads, head_dim]``."""
+    return jnp.swapaxes(both[0], 1, 2), jnp.swapaxes(both[1], 1, 2)
 
 
 class Attention(nnx.Module):
@@ -80,6 +85,21 @@ class Attention(nnx.Module):
         )
         mixed = attention(query, *seen, bias=bias, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
+
+    def of_cache(self, x: jax.Array, cached: KeysValues, mask: jax.Array, *, angles: Rotation | None = None,
+                 bias: jax.Array | None = None) -> jax.Array:  # fmt: skip
+        """Return ``[rows, 1, width]`` of one token a row that sees keys and values by head (:func:`by_head`).
+
+        Args:
+          x: ``[rows, 1, width]``.
+          cached: ``[rows, kv_heads, kv_length, head_dim]``.
+          mask: ``[rows, 1, kv_length]`` bool.
+          angles: of the token's position.
+          bias: ``[1, heads, 1, kv_length]``.
+        """
+        query = self.query(x) if angles is None else rotate(self.query(x), angles)
+        mixed = reference_by_head(jnp.swapaxes(query, 1, 2) * self.scale, *cached, mask, bias)
+        return self.output(jnp.swapaxes(mixed, 1, 2))
 
     def own_bias(self, shared: jax.Array | None, keys: int, position: jax.Array | None = None) -> jax.Array | None:
         """Return this layer's own bias of all ``keys`` queries or of the one at ``position``, or the shared one."""
@@ -153,8 +173,11 @@ class Block(nnx.Module):
 
         x = self._part(x, self.attention_norm, attend, keys[0], bare)
         if self.memory_attention is not None:
-            assert scope.memory is not None
-            x = self._recall(x, scope, self.remember(scope.memory), keys[1])
+            assert scope.memory is not None and self.memory_norm is not None
+            remembered = self.remember(scope.memory)
+            recall = lambda h: self.memory_attention(h, remembered, segment_ids=scope.segment_ids,  # noqa: E731
+                                                     kv_segment_ids=scope.memory_segment_ids)  # fmt: skip
+            x = self._part(x, self.memory_norm, recall, keys[1])
         return self._finish(x, scope, keys[2:])
 
     def remember(self, memory: jax.Array) -> KeysValues:
@@ -162,35 +185,34 @@ class Block(nnx.Module):
         assert self.memory_attention is not None
         return self.memory_attention.keys_values(memory)
 
-    def step(self, x: jax.Array, scope: Scope, position: jax.Array, written: KeysValues,
-             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
-        """Run a decoder layer on the token at one position, which sees itself and what was written before.
+    def step(self, x: jax.Array, scope: Scope, position: jax.Array, write: Callable[[KeysValues], KeysValues],
+             remembered: KeysValues) -> jax.Array:  # fmt: skip
+        """Return ``[rows, 1, width]`` of the token at one position, which sees itself and what was written before.
 
         Args:
           x: ``[rows, 1, width]``.
           scope: ``segment_ids`` are ``[rows, 1]``; angles and bias are those of the position.
           position: ``()`` int32.
-          written: keys and values ``[rows, capacity, kv_heads, head_dim]``, right before ``position``.
-          remembered: keys and values of the memory.
-
-        Returns:
-          ``[rows, 1, width]``, and the new key and value ``[rows, 1, kv_heads, head_dim]``.
+          write: puts this token's key and value ``[rows, kv_heads, 1, head_dim]`` into the cache, and returns all that this
+            layer wrote, ``[rows, kv_heads, capacity, head_dim]``, right up to ``position``.
+          remembered: keys and values of the memory, by head.
         """
-        capacity = written[0].shape[1]
-        until_here = jnp.broadcast_to((jnp.arange(capacity) <= position).astype(jnp.int32), (x.shape[0], capacity))
-        added: list[KeysValues] = []
 
         def attend(h: jax.Array) -> jax.Array:
-            added.append(self.attention.keys_values(h, scope.whole))
-            seen = [
-                jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1) for old, new in zip(written, added[0])
-            ]
+            written = write(by_head(self.attention.keys_values(h, scope.whole)))
+            capacity = written[0].shape[2]
+            until_here = jnp.broadcast_to(jnp.arange(capacity) <= position, (len(h), 1, capacity))
             bias = self.attention.own_bias(scope.bias, capacity, position)
-            return self.attention(h, (seen[0], seen[1]), angles=scope.whole, bias=bias, segment_ids=scope.segment_ids,
-                                  kv_segment_ids=until_here)  # fmt: skip
+            return self.attention.of_cache(h, written, until_here, angles=scope.whole, bias=bias)
 
+        def recall(h: jax.Array) -> jax.Array:
+            assert self.memory_attention is not None and scope.memory_segment_ids is not None
+            mask = seen(scope.segment_ids, scope.memory_segment_ids, window=0, causal=False)
+            return self.memory_attention.of_cache(h, remembered, mask)
+
+        assert self.memory_norm is not None
         x = self._part(x, self.attention_norm, attend, None)
-        return self._finish(self._recall(x, scope, remembered, None), scope, (None, None)), added[0]
+        return self._finish(self._part(x, self.memory_norm, recall, None), scope, (None, None))
 
     def _part(self, x: jax.Array, norm: Norm, layer: Callable[[jax.Array], jax.Array], key: jax.Array | None,
               bare: jax.Array | None = None) -> jax.Array:  # fmt: skip
@@ -199,12 +221,6 @@ class Block(nnx.Module):
             return norm(x + dropout(layer(x), self.rate, key))
         normed = norm(x) if bare is None else jnp.where(bare, x, norm(x))
         return x + dropout(layer(normed), self.rate, key)
-
-    def _recall(self, x: jax.Array, scope: Scope, remembered: KeysValues, key: jax.Array | None) -> jax.Array:
-        assert self.memory_attention is not None and self.memory_norm is not None
-        attend = lambda h: self.memory_attention(h, remembered, segment_ids=scope.segment_ids,  # noqa: E731
-                                                 kv_segment_ids=scope.memory_segment_ids)  # fmt: skip
-        return self._part(x, self.memory_norm, attend, key)
 
     def _finish(self, x: jax.Array, scope: Scope, keys: Any) -> jax.Array:
         x = self._part(x, self.mlp_norm, self.mlp, keys[0])

@@ -1,8 +1,8 @@
 """Which weights a row uses: one stacked array for all languages, families or tasks, of which a row takes its slice.
 
 Rows of different languages go through one program: their weights are gathered, ``[rows, …]``, and every layer takes
-weights with such an axis in front as well as weights without. Compiling does not depend on how many there are, and
-what no row of a batch uses gets a gradient of exactly zero.
+weights with such an axis in front as well as weights without, as where all rows are alike. Compiling does not depend on
+how many there are, and what no row of a batch uses gets a gradient of exactly zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 
 
 def take(weights: Any, index: jax.Array | None) -> Any:
-    """Return ``[rows, …]`` weights out of ``[groups, …]`` ones, by the ``[rows]`` index of each row."""
+    """Return ``[rows, …]`` weights out of ``[groups, …]`` ones, by the ``[rows]`` index of each row; ``[…]`` by a single one."""
     assert index is not None
     return jax.tree.map(lambda leaf: leaf[index], weights)
 
@@ -46,7 +46,7 @@ class Indexed(nnx.Module):
         self.weights = stack(make, groups, rngs)
 
     def pick(self, index: jax.Array | None) -> Any:
-        """Return the module with weights ``[rows, …]``: those of each row's index, which is ``[rows]``."""
+        """Return the module with weights as :func:`take` gives them."""
         graphdef, weights = nnx.split(self.weights)
         return nnx.merge(graphdef, take(weights, index))
 

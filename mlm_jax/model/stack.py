@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.block import Block, KeysValues, Scope
+from mlm_jax.model.block import Block, KeysValues, Scope, by_head
 from mlm_jax.model.positions import Relative
 from mlm_jax.model.sharing import stack, take
 
@@ -71,11 +71,11 @@ class LayerGroup(nnx.Module):
         return x
 
     def remember(self, memory: jax.Array, scope: Scope) -> KeysValues:
-        """Return each layer's keys and values of a memory, ``[rows, layers, memory length, kv_heads, head_dim]``."""
+        """Return each layer's keys and values of a memory, ``[rows, layers, kv_heads, memory length, head_dim]``."""
         graphdef, weights = nnx.split(self.layers)
 
         def layer(_: None, weights: Any) -> tuple[None, KeysValues]:
-            return None, self._block(graphdef, weights, scope).remember(memory)
+            return None, by_head(self._block(graphdef, weights, scope).remember(memory))
 
         _, (keys, values) = jax.lax.scan(layer, None, weights)
         return jnp.moveaxis(keys, 0, 1), jnp.moveaxis(values, 0, 1)
@@ -88,7 +88,7 @@ class LayerGroup(nnx.Module):
           x: ``[rows, 1, width]``.
           scope: as :meth:`Block.step` takes it.
           position: ``()`` int32.
-          written: keys and values ``[rows, layers, capacity, kv_heads, head_dim]``; the step's own are added.
+          written: keys and values ``[rows, layers, kv_heads, capacity, head_dim]``; the step's own are added.
           remembered: what :meth:`remember` returned.
         """
         graphdef, weights = nnx.split(self.layers)
@@ -97,9 +97,15 @@ class LayerGroup(nnx.Module):
             x, written = carry
             weights, number = part
             here = lambda both: tuple(jax.lax.dynamic_index_in_dim(a, number, axis=1, keepdims=False) for a in both)  # noqa: E731
-            x, new = self._block(graphdef, weights, scope).step(x, scope, position, here(written), here(remembered))
-            put = lambda old, one: jax.lax.dynamic_update_slice(old, one[:, None], (0, number, position, 0, 0))  # noqa: E731
-            return (x, (put(written[0], new[0]), put(written[1], new[1]))), None
+
+            def write(new: KeysValues) -> KeysValues:
+                nonlocal written
+                put = lambda old, one: jax.lax.dynamic_update_slice(old, one[:, None], (0, number, 0, position, 0))  # noqa: E731
+                written = put(written[0], new[0]), put(written[1], new[1])
+                return here(written)
+
+            x = self._block(graphdef, weights, scope).step(x, scope, position, write, here(remembered))
+            return (x, written), None
 
         (x, written), _ = jax.lax.scan(layer, (x, written), (weights, jnp.arange(self.count)))
         return x, written

@@ -29,8 +29,8 @@ class Cache(NamedTuple):
     """What a decoder keeps between tokens; rows are the first axis of every array.
 
     Attributes:
-      written: {group: keys and values ``[rows, layers, capacity, kv_heads, head_dim]``} of the tokens so far.
-      remembered: {group: keys and values ``[rows, layers, memory length, kv_heads, head_dim]``} of the memory. This and
+      written: {group: keys and values ``[rows, layers, kv_heads, capacity, head_dim]``} of the tokens so far.
+      remembered: {group: keys and values ``[rows, layers, kv_heads, memory length, head_dim]``} of the memory. This and
         what follows never changes: hypotheses of one source may change places without it.
       memory_segment_ids: ``[rows, memory length]``.
       language: ``[rows]`` of the target.
@@ -178,7 +178,7 @@ class Transformer(nnx.Module):
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
     def encode(self, rows: Rows, *, target_language: jax.Array | None = None, task: str = "",
-               key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+               key: jax.Array | None = None, alike: bool = False) -> jax.Array:  # fmt: skip
         """Return hidden states ``[rows, length, width]``; a token sees its own document only.
 
         Args:
@@ -186,12 +186,13 @@ class Transformer(nnx.Module):
           target_language: ``[rows]`` language that is to be written, for weights indexed by it; the rows' own if not given.
           task: whose weights to use, where they are indexed by the task.
           key: of dropout; None is none.
+          alike: all rows are of the same languages, whose weights are then taken once instead of for every row.
 
         Raises:
           UserError: rows are too long, or weights are indexed by the task and none of that name is known.
         """
         target = rows.language if target_language is None else target_language
-        index = self._index(rows.language, target, rows.language, task)
+        index = self._index(rows.language, target, rows.language, task, alike)
         keys = split_key(key, 3 + len(self.encoder.indexes))
         if self.characters is None:
             x = self._layers(self.embed(rows, keys[0]), rows.segment_ids, rows.positions, index, keys[3:])
@@ -281,7 +282,7 @@ class Transformer(nnx.Module):
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
     def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
-                       source_language: jax.Array | None = None, task: str = "") -> Cache:  # fmt: skip
+                       source_language: jax.Array | None = None, task: str = "", alike: bool = False) -> Cache:  # fmt: skip
         """Return what :meth:`decode_step` starts from; nothing is written yet.
 
         Args:
@@ -291,6 +292,7 @@ class Transformer(nnx.Module):
           capacity: most tokens that will be written.
           source_language: ``[rows]``, for weights indexed by it; ``language`` if not given.
           task: as in :meth:`encode`.
+          alike: as there.
 
         Raises:
           UserError: there is no decoder, or it cannot take ``capacity`` tokens.
@@ -298,16 +300,16 @@ class Transformer(nnx.Module):
         if capacity > self.longest:
             raise UserError(f"{capacity} tokens are more than the model can write, which takes rows of {self.longest}")
         source = language if source_language is None else source_language
-        index = self._index(source, language, language, task)
+        index = self._index(source, language, language, task, alike)
         written, remembered = {}, {}
         for name, group, scope in self._decoder().with_scopes(Scope(memory_segment_ids), index):
             keys, values = remembered[name] = group.remember(memory, scope)
-            empty = jnp.zeros((*keys.shape[:2], capacity, *keys.shape[3:]), keys.dtype)
+            empty = jnp.zeros((*keys.shape[:3], capacity, keys.shape[4]), keys.dtype)
             written[name] = (empty, jnp.zeros_like(empty, values.dtype))
         return Cache(written, remembered, memory_segment_ids, language, source)
 
     def decode_step(
-        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = ""
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", alike: bool = False
     ) -> tuple[jax.Array, Cache]:
         """Write one token of every row, as :meth:`decode` would have at that position.
 
@@ -316,6 +318,7 @@ class Transformer(nnx.Module):
           position: ``()`` int32, the same for all rows; earlier positions are in the cache.
           cache: of :meth:`start_decoding` or the last step.
           task: as given to :meth:`start_decoding`.
+          alike: as in :meth:`encode`.
 
         Returns:
           ``[rows, width]`` hidden states, and the cache with this token in it.
@@ -323,10 +326,10 @@ class Transformer(nnx.Module):
         decoder, position = self._decoder(), jnp.asarray(position, jnp.int32)
         here = jnp.broadcast_to(position, (tokens.shape[0], 1))
         rows = Rows(tokens[:, None], jnp.ones_like(here), here, cache.language)
-        capacity = jax.tree.leaves(cache.written)[0].shape[2]
+        capacity = jax.tree.leaves(cache.written)[0].shape[3]
         bias = decoder.bias(self.decoder_relative, capacity, position)
         scope = Scope(rows.segment_ids, self._angles(here, self.rope_theta), None, bias, None, cache.memory_segment_ids)
-        index = self._index(cache.source_language, cache.language, cache.language, task)
+        index = self._index(cache.source_language, cache.language, cache.language, task, alike)
         x, written = self.embed(rows), {}
         for name, group, scope_here in decoder.with_scopes(scope, index):
             x, written[name] = group.step(x, scope_here, position, cache.written[name], cache.remembered[name])
@@ -372,22 +375,19 @@ class Transformer(nnx.Module):
     def _angles(self, positions: jax.Array, theta: float | None) -> Rotation | None:
         return None if theta is None else rotation(positions, self.head_dim, theta)
 
-    def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str) -> dict[str, jax.Array | None]:
-        """Return what picks each row's weights, by the names that a layer group gives it."""
+    def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str,
+               alike: bool = False) -> dict[str, jax.Array | None]:  # fmt: skip
+        """Return what picks each row's weights, by the names that a layer group gives it; ``()`` where all rows' are the same."""
+        if alike:
+            source, target, own = source[0], target[0], own[0]
         index: dict[str, jax.Array | None] = {"shared": None, "source_language": source, "target_language": target}
         index["family"] = None if self.family_of is None else jnp.asarray(self.family_of)[own]
-        used = {
-            name
-            for groups in (self.encoder, self.decoder)
-            if groups is not None
-            for both in groups.indexes
-            for name in both
-        }
+        stacks = [groups for groups in (self.encoder, self.decoder) if groups is not None]
         index["task"] = None
-        if "task" in used:
+        if "task" in {name for groups in stacks for both in groups.indexes for name in both}:
             if task not in self.tasks:
                 raise UserError(f"weights are indexed by the task, and {task!r} is none of {', '.join(self.tasks)}")
-            index["task"] = jnp.full_like(own, self.tasks.index(task))
+            index["task"] = jnp.asarray(self.tasks.index(task))
         return index
 
 
