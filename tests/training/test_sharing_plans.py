@@ -120,6 +120,20 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), mixed_gradient, gradient)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_rows_that_are_alike_may_take_their_weights_once(plan):
+    program = make_program(make_config(*PLANS[plan]))
+    rows = batch(range(4))["translation"]["inputs"]
+    rows = rows._replace(language=np.full_like(rows.language, 2))
+    target = np.ones_like(rows.language)
+
+    def hidden(params, alike):
+        return program.model(params).encode(rows, target_language=target, alike=alike)
+
+    either = [jax.jit(hidden, static_argnums=1)(drawn(program), alike) for alike in (False, True)]
+    np.testing.assert_allclose(*either, atol=1e-5)
+
+
 def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are():
     config = make_config((ADAPTERS, FAMILY), (DECODERS,))
     program = make_program(config)
