@@ -35,9 +35,9 @@ def our_side(shape: dict, rows: int, steps: int) -> dict:
     from mlm_jax.batch import Rows
     from mlm_jax.config import default_config
     from mlm_jax.parallel.batches import to_devices
-    from mlm_jax.parallel.flops import step_flops
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context
+    from mlm_jax.training.flops import step_flops
     from mlm_jax.training.step import build_program, make_train_step
 
     config = default_config()

@@ -18,8 +18,8 @@ from rich.table import Table
 from mlm_jax.config import load_config
 from mlm_jax.errors import UserError
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.plan import Plan, plan
-from mlm_jax.plan_command import line, mesh_name
+from mlm_jax.planning.command import line, mesh_name
+from mlm_jax.planning.plan import Plan, plan
 
 
 def planned(config_file: str, overrides: list[str], topology_name: str, rows_per_chip: int) -> Plan:

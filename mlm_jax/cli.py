@@ -320,7 +320,7 @@ def _plan(options) -> int:
     import os
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
-    from mlm_jax.plan_command import plan_command
+    from mlm_jax.planning.command import plan_command
 
     return plan_command(_config(options), options.topology, as_json=options.json, confirm=options.search)
 

@@ -160,7 +160,7 @@ def default_config() -> ConfigDict:
     checkpoint.keep_every = 0  # steps whose multiples are kept for good; 0 is none
     # Start from other weights: {"from": workdir or checkpoint, "include": (regex, …), "exclude": (regex, …),
     # "rename": ((regex, replacement), …)}, matched against parameter paths, and "like": {new language: old language}
-    # whose weights it begins with; vocabulary and languages may differ (mlm_jax/grow.py). {} is a fresh start.
+    # whose weights it begins with; vocabulary and languages may differ (training/transplant.py). {} is a fresh start.
     checkpoint.init = {}
 
     config.evaluation = evaluation = ConfigDict(convert_dict=False)

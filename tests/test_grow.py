@@ -10,13 +10,14 @@ from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.embedding import DocumentBatch, document_rows
-from mlm_jax.grow import Facts, grow_vocabulary, row_sources, spelling, transplant
+from mlm_jax.grow import grow_vocabulary
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.step import build_program, make_train_step
+from mlm_jax.training.transplant import Facts, row_sources, spelling, transplant
 
 
 def texts(letters, seed=0):

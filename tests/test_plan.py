@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from mlm_jax import cli, plan, plan_search
+from mlm_jax import cli
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
-from mlm_jax.parallel import hlo, topology
+from mlm_jax.parallel import topology
+from mlm_jax.planning import hlo, plan, search
 
 # The extra [test] brings libtpu wherever it exists, which is Linux on x86-64.
 needs_libtpu = pytest.mark.skipif(not topology.libtpu_installed(), reason=f"no libtpu: {topology.INSTALL_TPU}")
@@ -86,7 +87,7 @@ def test_what_crosses_between_slices_is_told_apart(made, two_slices):
 @needs_libtpu
 def test_estimates_are_near_what_the_compiler_says(made):
     config = small()
-    found = plan_search.search(config, topology.parse("v5e:4x4"), confirm=0)
+    found = search.search(config, topology.parse("v5e:4x4"), confirm=0)
     assert not found.compiled and len(found.estimates) > 5 and found.tried > len(found.estimates)
     bounds = [one.roofline.seconds for one in found.estimates]
     assert bounds == sorted(bounds)
@@ -119,12 +120,12 @@ def test_a_search_compiles_the_most_promising(capsys, tmp_path):
 
 def test_meshes_split_rows_and_heads_evenly():
     config = small()
-    found = list(plan_search.meshes(config, topology.parse("v5e:4x4")))
+    found = list(search.meshes(config, topology.parse("v5e:4x4")))
     assert {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1} in found
     assert all(32 % (mesh["data"] * mesh["fsdp"]) == 0 and 4 % mesh["tensor"] == 0 for mesh in found)
     config.tasks["mlm"] |= {"rows": 2, "length": 1024}  # too few rows for 16 devices: rows are split along their length
-    assert {mesh["sequence"] for mesh in plan_search.meshes(config, topology.parse("v5e:4x4"))} >= {4, 8}
-    assert all(mesh["data"] % 2 == 0 for mesh in plan_search.meshes(small(), topology.parse("2xv5e:4x4")))
+    assert {mesh["sequence"] for mesh in search.meshes(config, topology.parse("v5e:4x4"))} >= {4, 8}
+    assert all(mesh["data"] % 2 == 0 for mesh in search.meshes(small(), topology.parse("2xv5e:4x4")))
 
 
 def test_simulated_devices_have_no_peak(capsys, tmp_path):

@@ -16,7 +16,7 @@ from mlm_jax.data import curriculum
 from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective, create_objectives
 from mlm_jax.parallel.batches import batch_sharding
-from mlm_jax.parallel.flops import Flops, step_flops
+from mlm_jax.training.flops import Flops, step_flops
 from mlm_jax.training.step import Program
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from mlm_jax.errors import UserError
-from mlm_jax.grow import Facts, transplant
 from mlm_jax.training.checkpoint import load_parameters
 from mlm_jax.training.regex_table import check_matches, compiled, path_name
+from mlm_jax.training.transplant import Facts, transplant
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ KEYS = ("from", "include", "exclude", "rename", "like")
 def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
     """Return ``params`` with what ``config.checkpoint.init`` takes from another run's weights.
 
-    The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.grow`).
+    The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.training.transplant`).
 
     Args:
       params: freshly initialised, on the mesh.

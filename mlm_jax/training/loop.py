@@ -20,7 +20,6 @@ from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.grow import Facts
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
@@ -37,6 +36,7 @@ from mlm_jax.training.reporter import Reporter
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 from mlm_jax.training.stop import StopSignal
+from mlm_jax.training.transplant import Facts
 from mlm_jax.training.workdir import check_workdir, claim_workdir, config_from_json, config_json
 
 

@@ -14,10 +14,10 @@ from mlm_jax.console import table_console
 from mlm_jax.data.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.objectives.multitask import uncertainty_weight
-from mlm_jax.parallel.flops import mfu
 from mlm_jax.parallel.topology import chip_of
 from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
 from mlm_jax.training.cost import phase_flops
+from mlm_jax.training.flops import mfu
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.state import TrainState

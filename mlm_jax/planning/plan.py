@@ -16,13 +16,13 @@ from mlm_jax.data import curriculum
 from mlm_jax.errors import UserError
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.flops import Flops
-from mlm_jax.parallel.hlo import Collective, Work, work
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.parallel.roofline import Roofline, roofline
 from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.hlo import Collective, Work, work
+from mlm_jax.planning.roofline import Roofline, roofline
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
+from mlm_jax.training.flops import Flops
 from mlm_jax.training.step import Program, build_program, make_train_step
 
 

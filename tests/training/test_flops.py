@@ -7,8 +7,8 @@ import pytest
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
-from mlm_jax.parallel.flops import keys_per_query, mfu, step_flops
 from mlm_jax.training.context import planned_context
+from mlm_jax.training.flops import keys_per_query, mfu, step_flops
 
 LANGUAGES = ("en", "de", "fr")
 

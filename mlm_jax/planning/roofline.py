@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from mlm_jax.parallel.flops import Flops, mfu
 from mlm_jax.parallel.topology import Topology
+from mlm_jax.training.flops import Flops, mfu
 
 KINDS = ("matmul", "hbm", "links", "network")
 

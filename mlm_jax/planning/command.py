@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.estimate import Estimate
-from mlm_jax.parallel.roofline import Roofline
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.plan import Plan, plan
-from mlm_jax.plan_search import Estimator, Found, search
+from mlm_jax.planning.estimate import Estimate
+from mlm_jax.planning.plan import Plan, plan
+from mlm_jax.planning.roofline import Roofline
+from mlm_jax.planning.search import Estimator, Found, search
 
 SHOWN = 10  # estimates that a search's table lists
 BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links in a slice", "network": "network between slices"}

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlm_jax.parallel.flops import Flops, Traffic
-from mlm_jax.parallel.roofline import Roofline, roofline
 from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.roofline import Roofline, roofline
+from mlm_jax.training.flops import Flops, Traffic
 
 # What a layer keeps for its backward pass besides the results of its matrix products, in widths of the residual stream: norms
 # and their float32 inputs, rotated queries and keys, gates, attention's transposed arguments. Of a compiled

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.errors import UserError
-from mlm_jax.parallel.estimate import Estimate, Sizes, estimate, sizes_on
-from mlm_jax.parallel.flops import Flops, traffic
 from mlm_jax.parallel.mesh import AXES
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.plan import Plan, for_platform, plan, planned_labels, prepare
+from mlm_jax.planning.estimate import Estimate, Sizes, estimate, sizes_on
+from mlm_jax.planning.plan import Plan, for_platform, plan, planned_labels, prepare
 from mlm_jax.training.cost import tokens_of
+from mlm_jax.training.flops import Flops, traffic
 from mlm_jax.training.optimizer import optimizer_state_shardings
 
 REMATS = ("none", "dots", "full")
