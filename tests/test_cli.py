@@ -38,5 +38,6 @@ def test_a_command_that_is_not_whole_exits_with_2(arguments, capsys):
 def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(workdir)]) == 2
-    assert capsys.readouterr().err == f"mlm-jax: error: {tmp_path / 'none.py'}: there is no such config file. Remedy: see the folder configs/ for examples\n"
+    said = f"{tmp_path / 'none.py'}: there is no such config file. Remedy: see the folder configs/ for examples"
+    assert capsys.readouterr().err == f"mlm-jax: error: {said}\n"
     assert not workdir.exists()
