@@ -1,5 +1,7 @@
 """The tests that T5, mT5 and umT5 go through; a module of a family gives configurations and a ``pair``."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,17 +91,48 @@ class EncoderDecoderChecks:
 
     @pytest.mark.parametrize("beams", [1, 4])
     def test_generation(self, pair, beams):
-        """Greedy and beam search write transformers' text, token for token, on 200 inputs."""
+        """Greedy and beam search write transformers' text, token for token, on 200 inputs, but for ties of float32."""
         ours, theirs = both_generate(*pair, beams)
         ended = (theirs == pair[0].config.eos_token_id).any(axis=1)
         assert len(theirs) == INPUTS and 0.02 < ended.mean() < 0.98 and len({tuple(row) for row in theirs}) > 20
-        np.testing.assert_array_equal(ours, theirs)
+        different = np.flatnonzero((ours != theirs).any(axis=1))
+        assert len(different) <= INPUTS // 100
+        for row in different:
+            gap = likelihood_gap(pair[0], row, ours[row], theirs[row], beams)
+            assert gap < 1e-5, f"input {row}: {ours[row]} is not {theirs[row]}, and {gap} nats apart"
+
+
+def likelihood_gap(model, row, ours, theirs, beams):
+    """How far apart, in nats of transformers in float64, two texts of an input are in what the search goes by.
+
+    Greedy search goes by the first token that differs, beam search by the mean over a text.
+    """
+    source, exact = sources(model), copy.deepcopy(model).double()
+
+    def log_likelihoods(text):
+        shifted = torch.tensor(np.r_[0, text[:-1]][None], dtype=torch.long)
+        asked = {"input_ids": torch.tensor(source.tokens[row : row + 1], dtype=torch.long), "decoder_input_ids": shifted}
+        logits = exact(attention_mask=torch.tensor(source.segment_ids[row : row + 1] > 0), **asked).logits[0]
+        written = torch.log_softmax(logits, dim=-1).detach().numpy()[np.arange(len(text)), text]
+        ends = np.flatnonzero(text == model.config.eos_token_id)
+        return written[: ends[0] + 1] if len(ends) else written
+
+    both = [log_likelihoods(text) for text in (ours, theirs)]
+    if beams > 1:
+        return abs(both[0].mean() - both[1].mean())
+    first = np.flatnonzero(ours != theirs)[0]
+    return abs(both[0][first] - both[1][first])
+
+
+def sources(model):
+    """Inputs of different lengths."""
+    lengths = np.random.default_rng(3).integers(3, parity.LENGTH + 1, INPUTS)
+    return parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
 
 
 def both_generate(model, imported, beams):
     """(ours, theirs) for the same inputs of different lengths: ``[200, written]``, padding after the end."""
-    lengths = np.random.default_rng(3).integers(3, parity.LENGTH + 1, INPUTS)
-    source = parity.random_rows(model.config.vocab_size, seed=4, documents=[(size,) for size in lengths])
+    source = sources(model)
     theirs = model.generate(
         input_ids=torch.tensor(source.tokens, dtype=torch.long),
         attention_mask=torch.tensor(source.segment_ids > 0),
