@@ -27,11 +27,10 @@ from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
-from mlm_jax.model.sharing import indexes
+from mlm_jax.model.sharing import by_language
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 WINDOW = 4096  # texts that are sorted by length at a time
-BY_LANGUAGE = ("source_language", "target_language", "family")  # what picks weights by the language of a row
 
 
 class Candidate(NamedTuple):
@@ -234,11 +233,10 @@ class Model:
     @property
     def needs_language(self) -> bool:
         """Whether texts of different languages are read differently: by a first token, an embedding, or weights."""
-        weights = {index for group in self.config.model.encoder for index in indexes(group)}
         return (
             self.config.data.prefix == "language"
             or self.config.model.language_embedding
-            or bool(weights & {*BY_LANGUAGE})
+            or by_language(self.config.model.encoder)
         )
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
+from mlm_jax.config_check import longest_row
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
-from mlm_jax.model.sharing import indexes
+from mlm_jax.model.sharing import by_language
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
-from mlm_jax.use import BY_LANGUAGE, Model
+from mlm_jax.use import Model
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
@@ -125,14 +126,13 @@ class Translator(Model):
                 file=place,
                 remedy="train one with layers in model.decoder and a task of objective translation",
             )
-        self.longest = model_room.longest_row(self.config.model)
+        self.longest = longest_row(self.config.model)
         self._context = make_context(self.vocabulary, self.languages, self.config)
         self._forbidden = self._context.special.copy()
         self._forbidden[self.vocabulary.eos_id] = False
         tasks = [name for name, entry in self.config.tasks.items() if entry["objective"] == "translation"]
         self._task = tasks[0] if tasks else ""
-        groups = (*self.config.model.encoder, *self.config.model.decoder)
-        self._indexed = any(name in BY_LANGUAGE for group in groups for name in indexes(group))
+        self._indexed = by_language((*self.config.model.encoder, *self.config.model.decoder))
         self._run = jax.jit(self._search, static_argnames=("length", "search", "alike"))
 
     def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],

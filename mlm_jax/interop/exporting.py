@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.config_check import longest_row
 from mlm_jax.data.foreign_vocabulary import TOKENIZER, ForeignVocabulary
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
@@ -16,7 +17,6 @@ from mlm_jax.interop.family import Contents, Facts
 from mlm_jax.interop.folder import whole_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, flatten, write_weights
-from mlm_jax.model import longest_row
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 log = logging.getLogger(__name__)

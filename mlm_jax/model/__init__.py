@@ -47,9 +47,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.errors import UserError
-from mlm_jax.model.transformer import Cache, Transformer, longest_row
+from mlm_jax.model.transformer import Cache, Transformer
 
-__all__ = ["Cache", "Transformer", "abstract", "create", "longest_row", "merge"]
+__all__ = ["Cache", "Transformer", "abstract", "create", "merge"]
 
 # Logical axes in front of those that a parameter was declared with, by how many there are.
 STACKED: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))

@@ -29,8 +29,8 @@ class Scope(NamedTuple):
       bias: attention bias ``[1, heads, length, length]`` of all layers, or None.
       memory: ``[rows, memory length, width]`` that a decoder attends to, or None.
       memory_segment_ids: ``[rows, memory length]``, or None.
-      layer_index: ``[rows]`` that picks language-indexed layers, or None.
-      adapter_index: ``[rows]`` that picks language-indexed adapters, or None.
+      layer_index: ``[rows]``, or ``()`` for all rows, that picks language-indexed layers, or None.
+      adapter_index: likewise, that picks language-indexed adapters, or None.
     """
 
     segment_ids: jax.Array

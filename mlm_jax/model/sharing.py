@@ -7,7 +7,7 @@ how many there are, and what no row of a batch uses gets a gradient of exactly z
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from flax import nnx
 
 from mlm_jax.errors import UserError, nearest
 
-INDEXES = ("shared", "source_language", "target_language", "family", "task")
+BY_LANGUAGE = ("source_language", "target_language", "family")
+INDEXES = ("shared", *BY_LANGUAGE, "task")
 ADAPTER_NORMS = ("own", "reused")
 GROUP_KEYS = ("layers", "weights", "adapter", "adapter_weights", "adapter_norm")
 
@@ -82,6 +83,11 @@ def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
             remedy="share the weights, or index both by the same",
         )
     return weights, adapter if entry.get("adapter") else "shared"
+
+
+def by_language(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether any of these layer groups has weights or adapters that depend on a row's language."""
+    return any(name in BY_LANGUAGE for entry in groups for name in indexes(entry))
 
 
 def family_table(languages: tuple[str, ...], families: Mapping[str, tuple[str, ...]]) -> tuple[int, ...]:

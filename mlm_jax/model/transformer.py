@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Rows
+from mlm_jax.config_check import longest_row
 from mlm_jax.errors import UserError
 from mlm_jax.model.attention import platform
 from mlm_jax.model.block import KeysValues, Scope
@@ -389,11 +390,6 @@ class Transformer(nnx.Module):
                 raise UserError(f"weights are indexed by the task, and {task!r} is none of {', '.join(self.tasks)}")
             index["task"] = jnp.asarray(self.tasks.index(task))
         return index
-
-
-def longest_row(config: ConfigDict) -> int:
-    """Return how many tokens a row may have under ``config.model``."""
-    return config.max_positions - (config.position_offset if config.position == "learned" else 0)
 
 
 def mean_of_tokens(hidden: jax.Array, segment_ids: jax.Array) -> jax.Array:
