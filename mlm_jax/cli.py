@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, or 2 for what the user can mend."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    if arguments is None and options.run is _train:  # this process is ours, and not a test's or a notebook's
+        from mlm_jax.parallel.huge_pages import restart_with_huge_pages
+
+        restart_with_huge_pages()
     try:
         return options.run(options) or 0
     except UserError as error:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mlm_jax.batch import Rows
 from mlm_jax.objectives.base import Context
@@ -55,7 +56,7 @@ def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float, un
     positions, chosen = choose_units(choose_key, eligible, boundaries, rate)  # [rows, capacity] both
     labels = jnp.take_along_axis(rows.tokens, positions, axis=1)  # [rows, capacity]
 
-    ordinary = jnp.flatnonzero(special == 0, size=int((~context.special).sum()))  # [ordinary pieces]
+    ordinary = jnp.asarray(np.flatnonzero(~context.special), jnp.int32)  # [ordinary pieces]
     drawn = ordinary[jax.random.randint(piece_key, labels.shape, 0, ordinary.size)]  # [rows, capacity]
     action = jax.random.uniform(action_key, labels.shape)
     corrupted = jnp.where(action < keep, labels, jnp.where(action < keep + replace, drawn, context.mask_id))

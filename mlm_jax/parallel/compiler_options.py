@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-TPU: dict[str, bool] = {
+Options = dict[str, bool | str]
+
+CPU: Options = {
+    # YNNPACK for matrix products only: its sums over rows, as in the gradients of biases and norms, take up to 20 times
+    # as long as XLA's own in jax 0.10 (docs/training.md).
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+}
+TPU: Options = {
     # libtpu overlaps collectives within a slice with matrix products by default; nothing to add.
 }
-TPU_SLICES: dict[str, bool] = {
+TPU_SLICES: Options = {
     # All-reduces of gradients between slices are slow: start each as soon as its gradient is there, whatever its size,
     # and wait for it only where it is used (AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py, DATA_PARALLEL_OVERLAP).
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
 }
-GPU: dict[str, bool] = {
+GPU: Options = {
     # Order the program so that collectives run while kernels compute (docs.jax.dev, "GPU performance tips").
     "xla_gpu_enable_latency_hiding_scheduler": True,
     # Gather the next layer's weights, and scatter the last one's gradients, one round of the scan ahead (same page).
@@ -27,11 +34,13 @@ GPU: dict[str, bool] = {
 }
 
 
-def compiler_options(mesh: Mesh) -> dict[str, bool]:
+def compiler_options(mesh: Mesh) -> Options:
     """Return the options for a program that runs on the devices of a mesh."""
     devices = list(mesh.devices.flat)
     platform = devices[0].platform
     if platform == "tpu":
         slices = {getattr(device, "slice_index", 0) for device in devices}
         return TPU | (TPU_SLICES if len(slices) > 1 else {})
-    return GPU if platform == "gpu" and len(devices) > 1 else {}  # all of them are about collectives
+    if platform == "gpu":
+        return GPU if len(devices) > 1 else {}  # all of them are about collectives
+    return CPU

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -5,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
-from mlm_jax.parallel import compiler_options
+from mlm_jax.parallel import compiler_options, huge_pages
 from mlm_jax.parallel.mesh import make_mesh, mesh_shape
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
@@ -49,8 +53,24 @@ def test_constrain_is_the_identity_without_a_mesh_and_shards_with_one():
 def test_compiler_options_are_known_and_by_platform():
     """XLA refuses names that it does not know; those for several TPU slices are compiled with in tests/test_plan.py."""
     mesh = make_mesh(shape())
-    assert compiler_options.compiler_options(mesh) == {}
+    assert compiler_options.compiler_options(mesh) == compiler_options.CPU
     double = jax.jit(lambda x: 2 * x).lower(1.0)
-    assert double.compile(compiler_options=compiler_options.GPU)(1.0) == 2
+    for options in (compiler_options.CPU, compiler_options.GPU):
+        assert double.compile(compiler_options=options)(1.0) == 2
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         double.compile(compiler_options={"xla_gpu_no_such_option": True})
+
+
+def test_training_starts_over_once_with_huge_pages():
+    """In a process of its own: one that asked for them already, or that said something else, goes on as it is."""
+    script = "from mlm_jax.parallel.huge_pages import restart_with_huge_pages as r; import os; print(os.getpid(), flush=True);"
+    script += "r(); print(os.environ['GLIBC_TUNABLES'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+
+    def lines(**more):
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True).stdout.split()
+
+    first, second, tunables = lines()
+    assert first == second and tunables == huge_pages.TUNABLE
+    assert lines(GLIBC_TUNABLES="glibc.malloc.arena_max=1")[1:] == ["glibc.malloc.arena_max=1"]
