@@ -2,24 +2,28 @@
 
     python benchmarks/train_step.py                     # CPU, float32, 11.6 M parameters, 8,192 pieces
     python benchmarks/train_step.py --size published    # the shapes of mmBERT-small and of multilingual MiniLM: 250,000 pieces
-    python benchmarks/train_step.py --rounds 5 --json out.json
+    python benchmarks/train_step.py --turns 9 --json out.json
 
-The same shapes, the same masked share, AdamW on both sides, float32. Steps of the two sides of a pair alternate, so that
-a change of the machine's speed meets both; medians are printed. Needs the extra [hf].
+The same shapes, the same masked share, AdamW on both sides, float32. Each side has a process of its own, and they take
+turns of a few steps on end, so that a change of the machine's speed meets both; medians are printed. Needs the extra [hf].
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 
 from mlm_jax.parallel.huge_pages import restart_with_huge_pages
+
+STEPS = 3  # of a turn that are measured, after one that is not
 
 
 class Shape(NamedTuple):
@@ -40,6 +44,9 @@ SIZES = {  # {size: (ModernBERT's, XLM-R's)}
     # jhu-clsp/mmBERT-small, and microsoft/Multilingual-MiniLM-L12-H384 in rows of XLM-R's 512 tokens
     "published": (Shape(2, 1024, 256_000, 0.3, 384, 22, 6, 1152), Shape(4, 512, 250_002, 0.15, 384, 12, 12, 1536)),
 }
+
+
+Side = Callable[[Shape, bool], Callable[[], None]]  # (shape, whether it is XLM-R's) → a function that does one step
 
 
 def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
@@ -122,36 +129,53 @@ def torch_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     return run
 
 
-def compare(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of each step of either side, which alternate."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for run in (ours, theirs, ours, theirs):  # compile and warm up
-        run()
-    for _ in range(rounds):
-        for taken, run in zip(seconds, (ours, theirs)):
-            begun = time.perf_counter()
+def steps(connection: Connection, side: Side, shape: Shape, xlmr: bool) -> None:
+    """Serve one side in a process of its own: send its parameters, then the mean seconds of as many steps as are asked for."""
+    run = side(shape, xlmr)
+    connection.send(run.parameters)  # type: ignore[attr-defined]
+    while count := connection.recv():
+        run()  # compiles; and where memory was given back while the other side had its turn, takes it again
+        begun = time.perf_counter()
+        for _ in range(count):
             run()
-            taken.append(time.perf_counter() - begun)
-    return seconds
+        connection.send((time.perf_counter() - begun) / count)
+
+
+def compare(shape: Shape, xlmr: bool, turns: int) -> tuple[list[int], list[list[float]]]:
+    """Return the parameters of each side, and its seconds a step in each turn; the sides take turns of ``STEPS`` steps."""
+    spawn = multiprocessing.get_context("spawn")
+    connections = []
+    for side in (our_step, torch_step):
+        here, there = spawn.Pipe()
+        spawn.Process(target=steps, args=(there, side, shape, xlmr), daemon=True).start()
+        connections.append(here)
+    parameters = [connection.recv() for connection in connections]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(turns):
+        for taken, connection in zip(seconds, connections):
+            connection.send(STEPS)
+            taken.append(connection.recv())
+    for connection in connections:
+        connection.send(0)
+    return parameters, seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", help="also write the result here")
     options = parser.parse_args()
     restart_with_huge_pages()  # as mlm-jax train does; torch has the gain too
     found = {}
     for name, xlmr, shape in zip(("ModernBERT, sparse prediction", "XLM-R"), (False, True), SIZES[options.size]):
-        sides = (our_step(shape, xlmr), torch_step(shape, xlmr))
-        taken = compare(*sides, options.rounds)
+        parameters, taken = compare(shape, xlmr, options.turns)
         speeds = [shape.rows * shape.length / statistics.median(seconds) for seconds in taken]
-        for who, run, speed in zip(("mlm_jax", "transformers"), sides, speeds):
-            print(f"{who:12s} {name:30s} {run.parameters / 1e6:6.1f} M parameters {speed:8.0f} tokens/s")  # type: ignore[attr-defined]
+        for who, count, speed in zip(("mlm_jax", "transformers"), parameters, speeds):
+            print(f"{who:12s} {name:30s} {count / 1e6:6.1f} M parameters {speed:8.0f} tokens/s")
         pairs = [b / a for a, b in zip(*taken)]
         ratio = statistics.median(pairs)
-        print(f"{ratio:.2f}x transformers {name} (median of {options.rounds} pairs, {min(pairs):.2f}–{max(pairs):.2f})", flush=True)
+        print(f"{ratio:.2f}x transformers {name} (median of {options.turns} turns, {min(pairs):.2f}–{max(pairs):.2f})", flush=True)
         found[name] = {"shape": shape._asdict(), "tokens_per_second": dict(zip(("ours", "theirs"), speeds)), "ratio": ratio}
     if options.json:
         with open(options.json, "w") as file:

@@ -10,9 +10,10 @@ import errno
 import itertools
 import multiprocessing
 import os
+import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -221,8 +222,8 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
 def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iterator[str]:
     """Yield at most ``vocabulary.sentences`` sentences, languages in the shares p^alpha of their characters.
 
-    A language whose share is more than its text gives its text again and again; one whose share is less gives every n-th
-    sentence. Only counts are kept in memory.
+    A language whose share is more than its text gives its text again and again; one whose share is less gives sentences
+    drawn at random, the same ones each time. Only counts are kept in memory.
 
     Raises:
       UserError: a language has no text, though the config names some to train on.
@@ -244,11 +245,20 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
         quota, have, given = int(proportion * total), sentences[language], 0
         while given < quota:
             this_pass = min(quota - given, have)
-            # Sentence i is taken where the count ⌊i · this_pass / have⌋ goes up: evenly spread, exactly this_pass of them.
-            for i, sentence in enumerate(_training_sentences(config, language)):
-                if (i + 1) * this_pass // have > i * this_pass // have:
-                    yield sentence
+            yield from drawn(_training_sentences(config, language), this_pass, have, seed=language)
             given += this_pass
+
+
+def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iterator[str]:
+    """Yield exactly ``count`` of ``have`` sentences in their order, every subset as likely (Knuth's algorithm S).
+
+    Every n-th sentence would do for prose, but not for text that repeats itself with a period of its own.
+    """
+    generator = random.Random(seed)
+    for left, sentence in zip(range(have, 0, -1), sentences):
+        if generator.random() * left < count:
+            count -= 1
+            yield sentence
 
 
 def _only_tested(config: ConfigDict, language: str) -> bool:
