@@ -6,6 +6,7 @@
     python benchmarks/transfer.py translation     # which weights languages share, in translation
     python benchmarks/transfer.py representation  # subwords, bytes, characters; what tells the language
     python benchmarks/transfer.py synthetic       # back-translation: real pairs against real and synthetic ones
+    python benchmarks/transfer.py translate_train # German labels by translation of English text that has some
     python benchmarks/transfer.py model_transfer  # German after English against German from scratch
     python benchmarks/transfer.py new_language    # Korean added to five languages: its own adapters, or a new vocabulary
     python benchmarks/transfer.py adapters        # the genre head with adapters in a frozen encoder
@@ -233,6 +234,25 @@ def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     return scores
 
 
+def translate_train(seed: int, options: argparse.Namespace) -> dict[str, Values]:
+    """Accuracy of genre in %, from scratch: English labels alone, and with their translations into German besides."""
+    config = import_config("configs/translate_train.py")
+    folder = RUNS / "translate_train"
+    translator = train("translate_train.py:translator", folder / f"translator-{seed}", seed)
+    written = folder / f"synthetic-{seed}.tsv"
+    if not written.is_file():
+        english = folder / "en.txt"
+        english.write_text("".join(f"{verse}\n" for verse in config.english_texts()), encoding="utf-8")
+        mlm_jax("translate", str(translator), "--from", "en", "--to", "de", "--synthetic", "forward", "--margin", "0",
+                "--beams", "1", "--input", str(english), "--output", str(written))  # fmt: skip
+    shutil.copyfile(written, config.SYNTHETIC)  # the corpus that the config names
+    found = {"translator": {"chrF++ de": evaluated(translator, "eval/chrf/")["de"]}}
+    for kind in ("english", "translated"):
+        accuracy = last_metrics(train(f"translate_train.py:{kind}", folder / f"{kind}-{seed}", seed), "eval/accuracy/")
+        found[kind] = {f"genre {code} %": 100 * accuracy[code] for code in ("en", "de")}
+    return found
+
+
 def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """Masked language modelling of German from little text: after English, or from scratch; bits per byte."""
     folder = RUNS / "model_transfer"
@@ -332,6 +352,7 @@ COMPARISONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Values]]] =
         translation,
         representation,
         synthetic,
+        translate_train,
         model_transfer,
         new_language,
         adapters,

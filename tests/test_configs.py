@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 FILES = {
     "transfer_demo": "VARIANTS", "sharing": "VARIANTS", "cross_attention": "STAGES", "back_translation": "VARIANTS",
     "new_language": "VARIANTS", "multitask": "VARIANTS", "representation": "VARIANTS",
-    "model_transfer": "VARIANTS", "entities": "VARIANTS",
+    "model_transfer": "VARIANTS", "entities": "VARIANTS", "translate_train": "VARIANTS",
 }  # fmt: skip
 
 
