@@ -1,6 +1,6 @@
 """Tokens per second of one training step: ours against Hugging Face ModernBERT and XLM-R in torch, side by side.
 
-    python benchmarks/train_step.py                     # CPU, float32, 11.6 M parameters, 8,192 pieces
+    python benchmarks/train_step.py                     # CPU, float32, 11–14 M parameters, 8,192 pieces
     python benchmarks/train_step.py --size published    # the shapes of mmBERT-small and of multilingual MiniLM: 250,000 pieces
     python benchmarks/train_step.py --turns 9 --json out.json
 
