@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 SIZES = {  # {size: (ModernBERT's, XLM-R's)}
     "small": (Shape(32, 128, 8192, 0.3, 384, 6, 6, 576), Shape(32, 128, 8192, 0.3, 384, 6, 6, 1536)),
-    # jhu-clsp/mmBERT-small, and microsoft/Multilingual-MiniLM-L12-H384 in rows of XLM-R's 512 tokens
+    # jhu-clsp/mmBERT-small, and microsoft/Multilingual-MiniLM-L12-H384 with XLM-R's vocabulary and its rows of 512 tokens
     "published": (Shape(2, 1024, 256_000, 0.3, 384, 22, 6, 1152), Shape(4, 512, 250_002, 0.15, 384, 12, 12, 1536)),
 }
 
@@ -144,10 +144,12 @@ def steps(connection: Connection, side: Side, shape: Shape, xlmr: bool) -> None:
 def compare(shape: Shape, xlmr: bool, turns: int) -> tuple[list[int], list[list[float]]]:
     """Return the parameters of each side, and its seconds a step in each turn; the sides take turns of ``STEPS`` steps."""
     spawn = multiprocessing.get_context("spawn")
-    connections = []
+    processes, connections = [], []
     for side in (our_step, torch_step):
         here, there = spawn.Pipe()
-        spawn.Process(target=steps, args=(there, side, shape, xlmr), daemon=True).start()
+        processes.append(spawn.Process(target=steps, args=(there, side, shape, xlmr), daemon=True))
+        processes[-1].start()
+        there.close()  # so that a side that dies ends this process too, instead of letting it wait
         connections.append(here)
     parameters = [connection.recv() for connection in connections]
     seconds: list[list[float]] = [[], []]
@@ -157,6 +159,8 @@ def compare(shape: Shape, xlmr: bool, turns: int) -> tuple[list[int], list[list[
             taken.append(connection.recv())
     for connection in connections:
         connection.send(0)
+    for process in processes:
+        process.join()
     return parameters, seconds
 
 

@@ -1,8 +1,9 @@
 r"""Back-translation: real pairs alone against real and synthetic ones.
 
     mlm-jax train --config configs/back_translation.py:reverse --workdir runs/back/reverse
-    PYTHONPATH=. python -c "from configs.back_translation import *; print(*german_alone(4000), sep='\n')" > runs/back/german.txt
-    mlm-jax translate runs/back/reverse --from de --to en --synthetic back --margin 1.0 \\
+    PYTHONPATH=.:configs python -c "from configs.back_translation import *; print(*german_alone(4000), sep='\n')" \
+      > runs/back/german.txt
+    mlm-jax translate runs/back/reverse --from de --to en --synthetic back --margin 1.0 \
       --input runs/back/german.txt --output runs/back/synthetic.tsv
     mlm-jax train --config configs/back_translation.py:real --workdir runs/back/real
     mlm-jax train --config configs/back_translation.py:both --workdir runs/back/both

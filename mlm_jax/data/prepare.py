@@ -256,6 +256,8 @@ def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iter
     """
     generator = random.Random(seed)
     for left, sentence in zip(range(have, 0, -1), sentences):
+        if not count:
+            return
         if generator.random() * left < count:
             count -= 1
             yield sentence

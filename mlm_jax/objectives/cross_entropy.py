@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from mlm_jax.parallel.rules import constrain, shards_of
 
-NEVER = -1e9  # logit of a row of the table that is no piece; finite, so that its gradient is zero and not NaN
+NEVER = -1e9  # logit of a row of the table that is no piece; its probability is zero, and no ∞ − ∞ comes near it
 
 
 def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,

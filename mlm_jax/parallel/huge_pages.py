@@ -11,9 +11,10 @@ TUNABLE = "glibc.malloc.hugetlb=1"  # ask the kernel for transparent huge pages 
 def restart_with_huge_pages() -> None:
     """Start this process over, once, with huge pages; glibc reads the wish for them only when a process begins.
 
-    Does nothing where the environment says something about glibc already, or on other systems than Linux. What a step on
-    CPUs gains is in docs/training.md.
+    Does nothing where the environment says something about glibc already, on other systems than Linux, and where Python does
+    not know how it was started or reads its program from standard input. What a step on CPUs gains is in docs/training.md.
     """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    can_restart = sys.platform == "linux" and bool(sys.executable) and sys.orig_argv[1:2] not in ([], ["-"])
+    if can_restart and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLE
         os.execv(sys.executable, sys.orig_argv)

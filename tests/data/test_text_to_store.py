@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlm_jax.config import default_config
 from mlm_jax.data import bible, corpora, labelled
 from mlm_jax.data.freshness import is_fresh
-from mlm_jax.data.prepare import prepare
+from mlm_jax.data.prepare import drawn, prepare
 from mlm_jax.data.store import Store
 from mlm_jax.data.tasks import SeqioVocabulary, register
 from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
@@ -357,3 +357,18 @@ def test_the_bible_is_aligned_and_held_out_by_books():
     assert {label for _, label in bible.genre("en", "train")} == set(bible.GENRES)
     with pytest.raises(UserError, match="no language 'xx'"):
         list(bible.text("xx", "train"))
+
+
+@given(have=st.integers(1, 60), share=st.floats(0, 1))
+def test_sentences_of_the_vocabulary_are_drawn_exactly_and_the_same_each_time(have, share):
+    count = int(share * have)
+    sentences = [str(i) for i in range(have)]
+    found = list(drawn(sentences, count, have, seed="de"))
+    assert len(found) == count and found == sorted(found, key=int) and set(found) <= set(sentences)
+    assert found == list(drawn(sentences, count, have, seed="de"))
+
+
+def test_a_text_with_a_period_gives_all_of_it_to_the_vocabulary():
+    """Every second sentence would be all odd or all even."""
+    found = list(drawn((str(i % 2) for i in range(2000)), 1000, 2000, seed="de"))
+    assert 400 < found.count("0") < 600

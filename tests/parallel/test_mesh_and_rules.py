@@ -61,6 +61,7 @@ def test_compiler_options_are_known_and_by_platform():
         double.compile(compiler_options={"xla_gpu_no_such_option": True})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux only")
 def test_training_starts_over_once_with_huge_pages():
     """In a process of its own: one that asked for them already, or that said something else, goes on as it is."""
     script = "from mlm_jax.parallel.huge_pages import restart_with_huge_pages as r; import os; print(os.getpid(), flush=True);"
