@@ -11,7 +11,7 @@ r"""Translate-train: German labels that nobody gave, by translating English text
 on are translated: about 900 to 1,100 of each genre. ``english`` trains the classifier on these English labels, ``translated``
 on their German translations as well, which its vocabulary is trained on too; both start from scratch, are trained for as
 many steps and are tested on verses of other books.
-``python benchmarks/transfer.py translate_train`` runs them all: German 49.5 % with the translations, 22.5 % without (chance 16.7 %).
+``python benchmarks/transfer.py translate_train`` runs them: German 49.5 % with the translations, 22.5 % without (chance 16.7 %).
 """
 
 from itertools import islice
