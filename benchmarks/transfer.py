@@ -220,17 +220,23 @@ def bytes_a_token(store: Path) -> float:
     return sum(split.bytes for split in splits) / sum(split.tokens for split in splits)
 
 
+def write_synthetic(written: Path, translator: Path, texts: Sequence[str], *recipe: str) -> None:
+    """Let a translator write a synthetic corpus, greedily, unless it is there already; ``recipe`` is what mlm-jax is told."""
+    if written.is_file():
+        return
+    source = written.with_suffix(".txt")
+    source.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    mlm_jax("translate", str(translator), *recipe, "--beams", "1", "--input", str(source), "--output", str(written))
+
+
 def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """chrF++ of English into German from 4,000 real pairs, and with back-translations of other German verses besides."""
     back_translation = import_config("configs/back_translation.py")
     folder = RUNS / "back"
     reverse = train("back_translation.py:reverse", folder / f"reverse-{seed}", seed)
     written = folder / f"synthetic-{seed}.tsv"
-    if not written.is_file():
-        german = folder / "german.txt"
-        german.write_text("".join(f"{verse}\n" for verse in back_translation.german_alone(options.sentences)), encoding="utf-8")
-        mlm_jax("translate", str(reverse), "--from", "de", "--to", "en", "--synthetic", "back", "--margin", "1.0",
-                "--beams", "1", "--input", str(german), "--output", str(written))  # fmt: skip
+    german = back_translation.german_alone(options.sentences)
+    write_synthetic(written, reverse, german, "--from", "de", "--to", "en", "--synthetic", "back", "--margin", "1.0")
     shutil.copyfile(written, back_translation.SYNTHETIC)  # the corpus that the config names
     kinds = {kind: train(f"back_translation.py:{kind}", folder / f"{kind}-{seed}", seed) for kind in ("real", "both")}
     lines = len(written.read_text(encoding="utf-8").splitlines())
@@ -245,11 +251,8 @@ def translate_train(seed: int, options: argparse.Namespace) -> dict[str, Values]
     folder = RUNS / "translate_train"
     translator = train("translate_train.py:translator", folder / f"translator-{seed}", seed)
     written = folder / f"synthetic-{seed}.tsv"
-    if not written.is_file():
-        english = folder / "en.txt"
-        english.write_text("".join(f"{verse}\n" for verse in config.english_texts()), encoding="utf-8")
-        mlm_jax("translate", str(translator), "--from", "en", "--to", "de", "--synthetic", "forward", "--margin", "0",
-                "--beams", "1", "--input", str(english), "--output", str(written))  # fmt: skip
+    english = config.english_texts()
+    write_synthetic(written, translator, english, "--from", "en", "--to", "de", "--synthetic", "forward", "--margin", "0")
     shutil.copyfile(written, config.SYNTHETIC)  # the corpus that the config names
     found = {"translator": {"chrF++ de": evaluated(translator, "eval/chrf/")["de"]}}
     for kind in ("english", "translated"):
