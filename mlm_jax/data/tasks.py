@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from mlm_jax.data.quiet import quiet_stderr
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 
+# Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
+# as soon as the same process (a notebook, a preprocessor of the user's) loads a transformers model.
+if importlib.util.find_spec("triton"):
+    importlib.import_module("triton")
 with quiet_stderr():
     import seqio
     import tensorflow as tf

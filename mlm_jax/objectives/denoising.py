@@ -19,7 +19,8 @@ class Denoising(Objective):
     """T5's span corruption, drawn on the device (Raffel et al. 2020, section 3.1.4).
 
     The number of noise tokens and spans follows from the row's length alone, so that all shapes are fixed: a row of
-    568 tokens becomes 512 for the encoder and 114 for the decoder. Rows are read as running text, as in T5.
+    568 tokens becomes 512 for the encoder and 114 for the decoder. Rows are read as running text, as in T5; padding behind
+    it is padding on both sides.
 
     Attributes:
       noise_density: share of tokens that are noise.
@@ -33,7 +34,7 @@ class Denoising(Objective):
     def lengths(self, length: int) -> tuple[int, int, int, int]:
         """Return (noise tokens, noise spans, encoder length, decoder length) for rows of ``length`` tokens."""
         noise = min(max(round(length * self.noise_density), 1), length - 1)
-        spans = max(round(noise / self.mean_span), 1)
+        spans = min(max(round(noise / self.mean_span), 1), noise, length - noise)  # as many texts in between
         return noise, spans, length - noise + spans + 1, noise + spans + 1
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
@@ -52,14 +53,19 @@ class Denoising(Objective):
                 remedy="raise vocabulary.sentinels or shorten the task's length",
             )
         is_noise = jax.vmap(lambda k: noise_mask(k, length, noise, spans))(jax.random.split(key, count))
-        corrupt = jax.vmap(replace_spans, in_axes=(0, 0, None, None))
-        eos = jnp.broadcast_to(jnp.asarray(context.eos_id, rows.tokens.dtype), (count, 1))
+        real = jnp.asarray(rows.segment_ids) > 0
+        # The decoder has nothing to write after the last span that is text.
+        asked = jax.lax.cummax((real & is_noise).astype(jnp.int32), axis=1, reverse=True) > 0  # [rows, length]
         sentinels = jnp.asarray(context.sentinels[: spans + 1])
-        source = jnp.concatenate([corrupt(rows.tokens, is_noise, sentinels, encoder_length - 1), eos], axis=1)
-        target = jnp.concatenate([corrupt(rows.tokens, ~is_noise, sentinels, decoder_length - 1), eos], axis=1)
-        return sequence_examples(
-            whole_rows(source, rows), whole_rows(target, rows), dataclasses.replace(context, prefixed=False)
-        )
+
+        def side(hidden: jax.Array, real: jax.Array, size: int) -> Rows:
+            corrupt = jax.vmap(replace_spans, in_axes=(0, 0, 0, None, None, None))
+            tokens, real = corrupt(rows.tokens, real, hidden, sentinels, size, context.eos_id)
+            positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
+            return Rows(tokens, real.astype(jnp.int32), positions, rows.language)
+
+        source, target = side(is_noise, real, encoder_length), side(~is_noise, asked, decoder_length)
+        return sequence_examples(source, target, dataclasses.replace(context, prefixed=False))
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the decoder's tokens, and loss and accuracy by language."""
@@ -84,15 +90,25 @@ def random_partition(key: jax.Array, items: int, parts: int) -> jax.Array:
     return jax.ops.segment_sum(jnp.ones(items, jnp.int32), part, parts)
 
 
-def replace_spans(tokens: jax.Array, hidden: jax.Array, sentinels: jax.Array, size: int) -> jax.Array:
-    """Put one sentinel for each run of hidden tokens, in order, and close the gaps: ``[size]`` tokens."""
+def replace_spans(tokens: jax.Array, real: jax.Array, hidden: jax.Array, sentinels: jax.Array, size: int,
+                  eos_id: int) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Put one sentinel for each run of hidden tokens, in order, close the gaps, and end with eos.
+
+    Args:
+      tokens: ``[length]``.
+      real: ``[length]`` bool; what is not is padding, and comes last in the result.
+      hidden: ``[length]`` bool.
+      sentinels: ids, at least one for each run.
+      size: of the result.
+      eos_id: the piece that ends it.
+
+    Returns:
+      ``[size]`` tokens, and ``[size]`` bool, which of them are real; none of a row that has nothing but padding.
+    """
     first = hidden & ~jnp.concatenate([jnp.zeros(1, bool), hidden[:-1]])
     replaced = jnp.where(first, sentinels[jnp.cumsum(first) - 1], tokens)
-    order = jnp.argsort(hidden & ~first)  # stable: what stays comes first, in order
-    return replaced[order][:size]
-
-
-def whole_rows(tokens: jax.Array, like: Rows) -> Rows:
-    """Make rows of one segment each."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return Rows(tokens, jnp.ones_like(tokens), positions, like.language)
+    order = jnp.argsort(hidden & ~first)[: size - 1]  # stable: what stays comes first, in order
+    replaced = jnp.append(replaced[order], jnp.asarray(eos_id, tokens.dtype))
+    real = jnp.append(real[order], real.any())
+    order = jnp.argsort(~real)
+    return replaced[order], real[order]

@@ -39,18 +39,47 @@ def test_nothing_is_lost_between_input_and_target():
     examples = Denoising().prepare({"inputs": rows}, jax.random.key(1), context)
     for row in range(4):
         source, target = list(np.asarray(examples.source.tokens)[row]), list(np.asarray(examples.labels)[row])
-        assert source[-1] == target[-1] == 1
-        spans, current = {}, None
-        for token in target[:-1]:
-            if token in sentinels:
-                current = spans.setdefault(token, [])
-            else:
-                current.append(token)
-        restored = []
-        for token in source[:-1]:
-            restored.extend(spans[token] if token in sentinels else [token])
-        assert restored == list(tokens[row])
+        assert restored(source, target, sentinels) == list(tokens[row])
         assert np.asarray(examples.decoder.tokens)[row][0] == 3
+
+
+def restored(source, target, sentinels):
+    """The text that a source and its target, both ending in eos, were made of."""
+    assert source[-1] == target[-1] == 1
+    spans, current = {}, None
+    for token in target[:-1]:
+        if token in sentinels:
+            current = spans.setdefault(token, [])
+        else:
+            current.append(token)
+    text = []
+    for token in source[:-1]:
+        text.extend(spans.pop(token) if token in sentinels else [token])
+    assert not spans  # the decoder is asked for nothing else
+    return text
+
+
+@pytest.mark.parametrize("options", [{}, {"noise_density": 0.5, "mean_span": 2.0}, {"noise_density": 0.9, "mean_span": 2.0}])
+def test_padding_is_no_text(options):
+    sentinels = np.arange(40, 50, dtype=np.int32)
+    length, sizes = 24, [24, 13, 3, 1, 0]
+    tokens = np.random.default_rng(0).integers(5, 40, (len(sizes), length)).astype(np.int32)
+    segments = (np.arange(length) < np.array(sizes)[:, None]).astype(np.int32)
+    rows = Rows(tokens * segments, segments, np.tile(np.arange(length), (len(sizes), 1)), np.array([1, 2, 1, 2, 0]))
+    objective, context = Denoising(**options), make_context(sentinels=sentinels)
+    for seed in range(5):
+        examples = jax.tree.map(np.asarray, objective.prepare({"inputs": rows}, jax.random.key(seed), context))
+        for row, size in enumerate(sizes):
+            source = list(examples.source.tokens[row][examples.source.segment_ids[row] > 0])
+            target = list(examples.labels[row][examples.decoder.segment_ids[row] > 0])
+            if target:
+                assert restored(source, target, sentinels) == list(tokens[row, :size])
+            else:  # too little text for a span
+                assert source == ([*tokens[row, :size], 1] if size else [])
+        assert not examples.weights[-1].any() and not examples.weights[examples.decoder.segment_ids == 0].any()
+        counted = (examples.decoder.segment_ids > 0).sum(axis=1)  # N_l is of text alone
+        totals = np.maximum(np.bincount(rows.language, counted, 3), 1)
+        np.testing.assert_allclose(examples.weights.sum(axis=1), counted / totals[rows.language], rtol=1e-6)
 
 
 def test_too_few_sentinels():
