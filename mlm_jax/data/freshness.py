@@ -39,8 +39,8 @@ def request(config: ConfigDict) -> dict[str, Any]:
 def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
     """Return whether ``folder`` holds the store that the config asks for.
 
-    A store whose sources are not here (it was prepared elsewhere), or that the config names without any source, is taken
-    as it is.
+    Where none of the sources is here, a store that was prepared elsewhere with the same config is fresh. A config that
+    names no source takes the store as it is.
     """
     from mlm_jax.data.store import Store
 
@@ -51,6 +51,7 @@ def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
         raise UserError(f"cannot look for a token store: {one_line(error)}", file=folder) from error
     made_of = Store.open(folder).manifest["facts"].get("request")
     asked = request(config)
-    if not any(asked["sources"]) and not config.data.mixture:  # no source is here, or none is named
-        return True
+    if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
+        written = ("data", "vocabulary", "languages")
+        return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
     return made_of == asked

@@ -300,6 +300,22 @@ def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
         config.data.max_document_tokens = 8192
 
 
+def test_a_store_whose_sources_are_elsewhere_is_fresh_for_its_own_config_only(tmp_path):
+    config = default_config()
+    config.data.corpora, config.vocabulary.kind = {"en": str(tmp_path / "en.txt")}, "bytes"
+    (tmp_path / "en.txt").write_text("\n".join(sentences(WORDS, 20)))
+    prepare(config, tmp_path / "store", progress=False)
+    (tmp_path / "en.txt").unlink()
+    assert is_fresh(config, tmp_path / "store")
+    for changes in ({"corpora": {"de": str(tmp_path / "absent.txt")}}, {"max_document_tokens": 9}):
+        other = config.copy_and_resolve_references()
+        other.data.update(changes)
+        with pytest.raises(UserError, match="no file matches"):
+            prepare(other, tmp_path / "store", progress=False)
+    config.data.corpora = {}
+    assert is_fresh(config, tmp_path / "store")
+
+
 def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
     config = text_config(tmp_path)
     (tmp_path / "empty.txt").write_text("\n  \n")
