@@ -6,6 +6,7 @@ with, and none depends on the environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`
 
 from __future__ import annotations
 
+import jaxlib.version
 from jax.sharding import Mesh
 
 Options = dict[str, bool | str]
@@ -27,11 +28,15 @@ TPU_SLICES: Options = {
 GPU: Options = {
     # Order the program so that collectives run while kernels compute (docs.jax.dev, "GPU performance tips").
     "xla_gpu_enable_latency_hiding_scheduler": True,
-    # Gather the next layer's weights, and scatter the last one's gradients, one round of the scan ahead (same page).
-    "xla_gpu_enable_pipelined_all_gather": True,
-    "xla_gpu_enable_pipelined_reduce_scatter": True,
     "xla_gpu_enable_while_loop_double_buffering": True,
 }
+# Gather the next layer's weights, and scatter the last one's gradients, one round of the scan ahead (same page).
+# XLA refuses the old names from jaxlib 0.11.1 on, and the new ones before.
+GPU |= (
+    {f"xla_gpu_pipeline_{what}": "COLLECTIVE_PIPELINING_MODE_ON" for what in ("all_gather", "reduce_scatter")}
+    if jaxlib.version.__version_info__ >= (0, 11, 1)
+    else {f"xla_gpu_enable_pipelined_{what}": True for what in ("all_gather", "reduce_scatter")}
+)
 
 
 def compiler_options(mesh: Mesh) -> Options:
