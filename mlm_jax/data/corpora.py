@@ -17,7 +17,7 @@ import importlib
 import io
 import json
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ from mlm_jax.errors import UserError, nearest
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
 PAIR_ENDINGS = (".tsv", ".tmx")
 PACKINGS = (".gz", ".zst")
+DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
 
 
 def documents(source: Any, language: str, split: str) -> Iterator[str]:
@@ -49,7 +50,8 @@ def documents(source: Any, language: str, split: str) -> Iterator[str]:
 
 
 def sentence_pairs(source: Any, pair: str, split: str) -> Iterator[tuple[str, str]]:
-    """Yield the sentence pairs of a parallel corpus; a pair with an empty side comes with it, for the caller to count.
+    """Yield the sentence pairs of a parallel corpus; an empty side comes as "", and so does one that a TMX unit lacks,
+    for the caller to count.
 
     Args:
       source: what the config says of the corpus.
@@ -119,7 +121,7 @@ def ending(file: Path) -> str:
 
 
 def lines(file: Path) -> Generator[str, None, None]:
-    """Yield a file's lines without their ends.
+    """Yield a file's lines without their ends, and without a byte order mark before the first.
 
     Raises:
       UserError: the file cannot be read or unpacked, or a line is not UTF-8.
@@ -129,13 +131,17 @@ def lines(file: Path) -> Generator[str, None, None]:
         with _open(file) as stream:
             for line in stream:
                 number += 1
-                yield line.decode("utf-8").rstrip("\r\n")
+                yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
                         remedy="convert the file, for example with iconv") from error  # fmt: skip
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read it: {' '.join(str(error).split())}", file=file, line=number + 1,
-                        remedy="fetch or pack the file again") from error  # fmt: skip
+    except DAMAGED as error:
+        raise _unreadable(error, file, number + 1) from error
+
+
+def _unreadable(error: Exception, file: Path, line: int | None = None) -> UserError:
+    problem = f"cannot read it: {' '.join(str(error).split())}"
+    return UserError(problem, file=file, line=line, remedy="fetch or pack the file again")
 
 
 def _open(file: Path) -> BinaryIO:
@@ -154,12 +160,17 @@ def _jsonl(file: Path) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"this is not JSON: {error.msg}", file=file, line=number,
+        except (ValueError, RecursionError) as error:  # an endless number is only a ValueError
+            raise UserError(f"this is not JSON: {getattr(error, 'msg', error)}", file=file, line=number,
                             remedy="write one JSON object a line") from error  # fmt: skip
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             found = {key: type(value).__name__ for key, value in entry.items()} if isinstance(entry, dict) else type(entry).__name__
             raise UserError(f'no string "text" here, only {found}', file=file, line=number, remedy='name the field "text"')
+        try:
+            entry["text"].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"character {error.start + 1} of the text is half of a surrogate pair", file=file, line=number,
+                            remedy="leave the line out, or mend what cut the text there") from error  # fmt: skip
         yield entry["text"]
 
 
@@ -181,7 +192,7 @@ def _parquet(file: Path) -> Iterator[str]:
                 if not isinstance(value, str):
                     raise UserError(f"row {row}: the text is {value!r}", file=file, remedy="leave such rows out")
                 yield value
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file,
                         remedy="fetch or write the file again") from error  # fmt: skip
 
@@ -219,24 +230,46 @@ def _aligned(first: Path, second: Path) -> Iterator[tuple[str, str]]:
 def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
     from xml.etree import ElementTree
 
-    first, second = pair.split("-")
+    plain = lambda code: code.casefold().replace("_", "-")  # noqa: E731
+    wanted = [plain(code) for code in pair.split("-")]
     lang = "{http://www.w3.org/XML/1998/namespace}lang"
+    found: dict[str, None] = {}
+    whole = 0
     try:
         with _open(file) as stream:
             for _, unit in ElementTree.iterparse(stream):
-                if unit.tag != "tu":
+                if unit.tag.rpartition("}")[2] != "tu":
                     continue
                 sides = {}
-                for variant in unit.iter("tuv"):
-                    code = (variant.get(lang) or variant.get("lang") or "").lower().split("-")[0]
-                    segment = variant.find("seg")
-                    sides[code] = " ".join("".join(segment.itertext()).split()) if segment is not None else ""
-                if first in sides and second in sides:
-                    yield sides[first], sides[second]
+                for variant in unit.iterfind("{*}tuv"):
+                    segment = variant.find("{*}seg")
+                    text = " ".join("".join(segment.itertext()).split()) if segment is not None else ""
+                    sides[plain(variant.get(lang) or variant.get("lang") or "")] = text
                 unit.clear()
+                found |= dict.fromkeys(sides)
+                sides[""] = ""  # of a language that the unit lacks
+                first, second = (_code_of(language, sides) for language in wanted)
+                second = "" if second == first else second  # a unit's only English is not both en-US and en-GB
+                whole += bool(first and second)
+                yield sides[first], sides[second]
     except ElementTree.ParseError as error:
         raise UserError(f"this is not TMX: {error.msg}", file=file, line=error.position[0],
                         remedy="mend the file, for example with xmllint") from error  # fmt: skip
+    except (LookupError, ValueError) as error:
+        raise UserError(f"this is not TMX: {error}", file=file, remedy="write it in UTF-8") from error
+    except DAMAGED as error:
+        raise _unreadable(error, file) from error
+    if found and not whole:
+        codes = ", ".join(map(repr, found))
+        raise UserError(f"no unit has both {wanted[0]!r} and {wanted[1]!r}, the file's codes are {codes}", file=file,
+                        remedy="name the pair by them in config.data.parallel")  # fmt: skip
+
+
+def _code_of(language: str, codes: Collection[str]) -> str:
+    """Return which code means a language: the same in full, else one where either is the other's primary subtag, or ""."""
+    primary = lambda code: code.partition("-")[0]  # noqa: E731
+    near = (code for code in codes if primary(code) == language or code == primary(language))
+    return language if language in codes else next(near, "")
 
 
 def _from_library(source: str, name: str, split: str) -> Iterator[Any]:

@@ -131,10 +131,64 @@ def test_every_kind_of_file(tmp_path):
     assert list(corpora.sentence_pairs(str(tmp_path / "p.tmx"), "de-en", "train")) == [("a", "b")]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name, text in (("a.txt", "eins"), ("a.jsonl", '{"text": "eins"}')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert list(corpora.documents(str(tmp_path / name), "de", "train")) == ["eins"]
+    header = "language\tgold_label\tsentence1\tsentence2\n"
+    (tmp_path / "xnli.tsv").write_text(header + "ar\tneutral\ta\tb\nde\tneutral\tc\td\n", encoding="utf-8-sig")
+    entry = {"format": "xnli", "language": "de", "train": str(tmp_path / "xnli.tsv")}
+    assert [example.texts for example in labelled.examples("nli", entry, "train")] == [("c", "d")]
+
+
+def tmx(*units, namespace=""):
+    """Return translation memory of units {code: text}."""
+    side = lambda code, text: f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>'  # noqa: E731
+    body = "".join(f"<tu>{''.join(side(*entry) for entry in unit.items())}</tu>" for unit in units)
+    return f"<tmx{namespace}><body>{body}</body></tmx>"
+
+
+@pytest.mark.parametrize("pair, unit, namespace", [
+    ("de-en", {"DE": "a", "EN": "b"}, ' xmlns="http://www.lisa.org/tmx14"'),
+    ("DE-en", {"de_DE": "a", "en-US": "b"}, ""),
+    ("pt_BR-en", {"pt-PT": "x", "pt-br": "a", "en": "b"}, ""),
+    ("pt_BR-en", {"pt": "a", "EN-gb": "b"}, ""),
+    ("en_GB-en_US", {"en-US": "b", "en-GB": "a"}, ""),
+])  # fmt: skip
+def test_languages_of_translation_memory_by_any_of_their_codes(tmp_path, pair, unit, namespace):
+    (tmp_path / "p.tmx").write_text(tmx(unit, namespace=namespace))
+    assert list(corpora.sentence_pairs(str(tmp_path / "p.tmx"), pair, "train")) == [("a", "b")]
+
+
+def test_units_without_a_language_are_pairs_with_an_empty_side(tmp_path):
+    file = tmp_path / "p.tmx"
+    file.write_text(tmx({"de": "a", "en": "b"}, {"de": "a", "": "b"}, {"en-US": "b"}))
+    assert list(corpora.sentence_pairs(str(file), "de-en", "train")) == [("a", "b"), ("a", ""), ("", "b")]
+    for pair in ("fr-en", "en_US-en_GB"):
+        with pytest.raises(UserError, match=r"no unit has both .* the file's codes are 'de', 'en', '', 'en-us'\. Remedy"):
+            list(corpora.sentence_pairs(str(file), pair, "train"))
+
+
+@pytest.mark.parametrize("name", ["p.tmx.gz", "p.tmx.zst", "p.tmx"])
+def test_translation_memory_that_is_damaged(tmp_path, name):
+    import pyarrow as pa
+
+    text = tmx(*({"de": f"{n} {n * n}", "en": f"{n}"} for n in range(2000))).encode()
+    packed = {".gz": gzip.compress(text), ".zst": pa.compress(text, codec="zstd", asbytes=True), ".tmx": text}
+    damaged = [b"neither", packed[(tmp_path / name).suffix][:-99], b'<?xml version="1.0" encoding="klingon"?>' + text]
+    for content in damaged:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"p\.tmx.*(cannot read it|not TMX)"):
+            list(corpora.sentence_pairs(str(tmp_path / name), "de-en", "train"))
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("a.txt", "gut\nschön\n".encode("latin-1"), r"a\.txt:2: this is not UTF-8"),
     ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl:2: this is not JSON"),
     ("a.jsonl", b'{"txt": "a"}\n', r'a\.jsonl:1: no string "text"'),
+    ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: this is not JSON: maximum recursion depth"),
+    ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl:1: this is not JSON: Exceeds"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "a\\ud83d"}\n', r"a\.jsonl:2: character 2 of the text is half of a surrogate"),
     ("a.txt.gz", b"not gzip", r"a\.txt\.gz:1: cannot read it"),
     ("a.txt.zst", b"not zstd", r"a\.txt\.zst"),
     ("a.parquet", b"not parquet", r"a\.parquet: this is not a whole Parquet file"),
@@ -144,6 +198,16 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(corpora.documents(str(tmp_path / name), "de", "train"))
+
+
+def test_parquet_that_is_not_utf8(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    latin = pa.array(["schön".encode("latin-1")]).view(pa.string())
+    pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: this is not a whole Parquet file: 'utf-8' codec can't decode"):
+        list(corpora.documents(str(tmp_path / "a.parquet"), "de", "train"))
 
 
 @pytest.mark.parametrize("packing", ["gz", "zst"])
