@@ -12,6 +12,7 @@ import sentencepiece
 from ml_collections import ConfigDict
 
 from mlm_jax.data.corpora import documents
+from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.vocabulary import MASK, Vocabulary, language_token
 from mlm_jax.errors import UserError
 from mlm_jax.model.sharing import indexes
@@ -35,11 +36,16 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
     Raises:
       UserError: the vocabulary is not of SentencePiece, has the language already, or protobuf is not installed.
     """
-    if vocabulary.model is None and pieces:
+    if isinstance(vocabulary, ForeignVocabulary):
+        raise UserError(
+            "a published model's vocabulary cannot be grown",
+            remedy="train a vocabulary for all languages, and take over the weights with checkpoint.init",
+        )
+    if vocabulary.is_bytes and pieces:
         raise UserError("a vocabulary of bytes needs no new pieces", remedy="grow it by 0 pieces")
     if language in vocabulary.languages:
         raise UserError(f"the vocabulary has language {language!r} already")
-    if vocabulary.model is None:
+    if vocabulary.model is None:  # bytes
         return Vocabulary.bytes((*vocabulary.languages, language), vocabulary.sentinels)
     model = _model_proto(vocabulary.model)
     known = {entry.piece for entry in model.pieces}

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax import model as model_room
+from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
@@ -143,7 +144,8 @@ class Model:
           a list of ``top_k`` candidates for each blank, in the order of the blanks.
 
         Raises:
-          UserError: there is no ``<mask>``, the text is too long, or the model needs a language.
+          UserError: there is no ``<mask>`` in the text or in the vocabulary, the text is too long, or the model needs a
+            language.
         """
         return next(self.fill_masks([text], top_k=top_k, language=language))
 
@@ -157,6 +159,10 @@ class Model:
         """
         if top_k < 1:
             raise UserError(f"there are no {top_k} candidates to show", remedy="give top_k= or --top a number from 1")
+        if self.vocabulary.mask_id < 0:
+            raise UserError(
+                "the vocabulary of this model has no mask to fill in", remedy="take a model of masked language modelling"
+            )
         remaining, number = iter(texts), 0
         while window := list(itertools.islice(remaining, WINDOW)):
             documents, index = self._documents([encode_masked(self.vocabulary, text) for text in window], language)
@@ -199,7 +205,7 @@ class Model:
         mask = self.vocabulary.mask_id
         edges = [-1, *np.flatnonzero(ids == mask).tolist(), len(ids)]
         parts = [self.vocabulary.decode(ids[start + 1 : stop].tolist()) for start, stop in zip(edges, edges[1:])]
-        text = f" {MASK} ".join(parts) if self.vocabulary.model is not None else MASK.join(parts)
+        text = MASK.join(parts) if self.vocabulary.is_bytes else f" {MASK} ".join(part.strip() for part in parts)
         return Candidate(piece_text(self.vocabulary, piece), float(probability), text.strip(), int(piece))
 
     def _documents(
@@ -244,13 +250,15 @@ def encode_masked(vocabulary: Vocabulary, text: str) -> list[int]:
     """Return token ids of a text in which ``<mask>`` is the mask piece.
 
     A mask stands for a piece with its leading space, as in training: the space before it goes, and what directly
-    follows it continues the word.
+    follows it continues the word. A published vocabulary has its own rules.
     """
+    if isinstance(vocabulary, ForeignVocabulary):
+        return vocabulary.encode_masked(text, MASK)
     ids: list[int] = []
     for number, part in enumerate(text.split(MASK)):
         if number:
             ids.append(vocabulary.mask_id)
-        encoded = vocabulary.encode(part if vocabulary.model is None else part.strip()) if part.strip() else []
+        encoded = vocabulary.encode(part if vocabulary.is_bytes else part.strip()) if part.strip() else []
         if number and encoded and not part[0].isspace() and vocabulary.pieces(encoded[:1]) == [WORD]:
             encoded = encoded[1:]
         ids += encoded

@@ -58,6 +58,11 @@ class ForeignVocabulary(Vocabulary):
         self.sentinel_ids = np.array([numbered[number] for number in sorted(numbered)], np.int32)
         self.sentinels = len(numbered)
 
+    @property
+    def is_bytes(self) -> bool:
+        """Never: what tokenizer.json holds are pieces."""
+        return False
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids of each text; nothing is put around them, and what looks like a special piece is text."""
         self._tokenizer.encode_special_tokens = True
@@ -67,6 +72,10 @@ class ForeignVocabulary(Vocabulary):
         """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves."""
         self._tokenizer.encode_special_tokens = False
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_masked(self, text: str, mask: str) -> list[int]:
+        """Return token ids of a text in which ``mask`` is the mask piece, with the spaces that this tokenizer takes for it."""
+        return self.encode_special(text.replace(mask, self._pieces[self.mask_id]))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special pieces are left out."""

@@ -150,6 +150,11 @@ class Vocabulary:
 
     # ------------------------------------------------------------------------------------------------ using it
 
+    @property
+    def is_bytes(self) -> bool:
+        """Whether ids are UTF-8 bytes, so that spaces are ids of their own."""
+        return self.model is None
+
     def encode(self, text: str) -> list[int]:
         """Return token ids of a text; nothing is put before or after them."""
         return self.encode_batch([text])[0]

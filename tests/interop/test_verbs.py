@@ -54,6 +54,31 @@ def test_an_imported_model_is_used_as_any_other(imported):
     np.testing.assert_allclose(used.embed(texts, language="de"), expected, atol=2e-5)
 
 
+def test_blanks_of_an_imported_model_are_filled_in_as_in_transformers(imported):
+    model, theirs, ours = imported
+    used = mlm_jax.load(ours)
+    tokenizer = AutoTokenizer.from_pretrained(theirs)
+    for text in ("Im Anfang war das <mask>.", "<mask> the earth", "God said<mask> be light and <mask>"):
+        found = used.fill_mask(text, top_k=4, language="de")
+        inputs = tokenizer(text.replace("<mask>", tokenizer.mask_token), return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[inputs["input_ids"] == tokenizer.mask_token_id]
+        logits[:, used.vocabulary.special_ids.tolist()] = -torch.inf
+        expected = torch.softmax(logits[:, : used.vocabulary.size], dim=-1).topk(4)
+        assert [[candidate.id for candidate in blank] for blank in found] == expected.indices.tolist()
+        probabilities = [[candidate.probability for candidate in blank] for blank in found]
+        np.testing.assert_allclose(probabilities, expected.values, rtol=1e-3)
+        assert found[0][0].text.count("<mask>") == text.count("<mask>") - 1 and "  " not in found[0][0].text
+
+
+def test_a_published_vocabulary_is_not_grown(imported, tmp_path, capsys):
+    (tmp_path / "el.txt").write_text("θεος ην ο λογος\n", encoding="utf-8")
+    arguments = ["grow", str(imported[2]), "--language", "el", "--text", str(tmp_path / "el.txt")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
+    assert "a published model's vocabulary cannot be grown. Remedy: " in capsys.readouterr().err
+    assert not (tmp_path / "grown").exists()
+
+
 def test_export_of_an_import_is_the_original(imported, tmp_path):
     model, theirs, ours = imported
     assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "again")]) == 0
@@ -92,6 +117,8 @@ def test_an_encoder_decoder(tmp_path):
     again = AutoModelForSeq2SeqLM.from_pretrained(out)
     assert again.generation_config.decoder_start_token_id == 0 and again.generation_config.eos_token_id == 1
     assert not (out / "modules.json").exists()
+    with pytest.raises(UserError, match="has no mask to fill in"):
+        mlm_jax.load(ours).fill_mask("Im <mask>")
 
 
 def our_workdir(folder, **settings):
