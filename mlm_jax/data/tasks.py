@@ -33,6 +33,7 @@ with quiet_stderr():
 
 BATCH = 512  # documents that are tokenised at once
 SIZES = ("characters", "bytes")  # of the text that an example was made of
+CUT = "cut: longer than data.max_document_tokens"
 
 
 class SeqioVocabulary(seqio.Vocabulary):
@@ -202,6 +203,7 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -
             one.skipped["a side is empty"] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
             for (a, b), ids_a, ids_b in zip(whole, first, second):
+                one.skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 yield {
                     "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
                     "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
@@ -234,7 +236,7 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             elif len(parts) == 2:  # premise </s> hypothesis
                 ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
             if len(ids) > content:
-                one.skipped["cut: longer than data.max_document_tokens"] += 1
+                one.skipped[CUT] += 1
                 ids = ids[:content]
             row = prefix + ids + [vocabulary.eos_id]
             text = " ".join(example.texts)

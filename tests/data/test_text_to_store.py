@@ -14,7 +14,7 @@ from mlm_jax.data import bible, corpora, labelled
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.prepare import drawn, prepare
 from mlm_jax.data.store import Store
-from mlm_jax.data.tasks import SeqioVocabulary, register
+from mlm_jax.data.tasks import CUT, SeqioVocabulary, register
 from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
 from mlm_jax.errors import UserError
 
@@ -359,7 +359,9 @@ def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
     try:
         assert not is_fresh(config, folder / "store")
         prepare(config, tmp_path / "short", progress=False)
-        assert Store.open(tmp_path / "short").stream("en").split("train").longest("inputs") == 5
+        short = Store.open(tmp_path / "short")
+        assert short.stream("en").split("train").longest("inputs") == 5
+        assert short.manifest["facts"]["skipped"]["de-en"] == {"a side is empty": 20, CUT: 40}
     finally:
         config.data.max_document_tokens = 8192
 
