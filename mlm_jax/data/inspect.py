@@ -12,7 +12,7 @@ from rich.table import Table
 from mlm_jax.console import table_console
 from mlm_jax.data import mixing
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.store import Store, Stream
+from mlm_jax.data.store import TOKENS, Split, Store
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
 SAMPLE_TOKENS = 24
@@ -37,28 +37,34 @@ def inspect(config: ConfigDict, folder: str | Path, console: Console | None = No
 
 
 def counts_table(store: Store) -> Table:
-    """Return streams with their documents, tokens, characters and bytes, and their fertility.
-
-    Fertility is tokens a word (of text that is written with spaces, else it says little) and tokens a character.
-    """
+    """Return streams with their documents, tokens, characters and bytes, and their fertility."""
     table = Table("stream", "kind", "split", title="What the store holds")
     for column in ("documents", "tokens", "characters", "bytes", "tokens/word", "tokens/character"):
         table.add_column(column, justify="right")
     for stream in store.streams.values():
         for name, split in stream.splits.items():
-            shown = f"{split.tokens / max(split.characters, 1):.3f}"
+            per_word, per_character = fertility(store, split)
             table.add_row(
                 stream.name, stream.kind, name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.characters:,}",
-                f"{split.bytes:,}", f"{tokens_per_word(store, stream, name):.2f}", shown,
+                f"{split.bytes:,}", f"{per_word:.2f}", f"{per_character:.3f}",
             )  # fmt: skip
     return table
 
 
-def tokens_per_word(store: Store, stream: Stream, split: str, documents: int = 200) -> float:
-    """Return tokens for each space-separated word in the first documents of a split."""
-    found = stream.split(split)["inputs"].documents(np.arange(min(stream.split(split).documents, documents)))
-    words = sum(len(store.vocabulary.decode(document.tolist()).split()) for document in found)
-    return sum(len(document) for document in found) / max(words, 1)
+def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, float]:
+    """Return the tokens of a word, where spaces are between words (else it says little), and those of a character.
+
+    Language tokens and ends, which stand around the text, are not counted. Words are those of the first documents.
+    """
+    around = np.setdiff1d(store.vocabulary.special_ids, store.vocabulary.unk_id)
+    first = np.arange(min(split.documents, documents))
+    found = [ids for feature in split.features if feature in TOKENS for ids in split[feature].documents(first)]
+    bounds = [np.flatnonzero(np.isin(ids, around)) for ids in found]
+    texts = [part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)]  # premise </s> hypothesis are two
+    words = sum(len(store.vocabulary.decode(part.tolist()).split()) for part in texts)
+    added = sum(map(len, bounds))
+    tokens = split.tokens - added / max(len(first), 1) * split.documents
+    return (sum(map(len, found)) - added) / max(words, 1), tokens / max(split.characters, 1)
 
 
 def mix_table(store: Store, alpha: float) -> Table:

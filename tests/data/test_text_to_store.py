@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlm_jax.config import default_config
 from mlm_jax.data import bible, corpora, labelled
 from mlm_jax.data.freshness import is_fresh
+from mlm_jax.data.inspect import fertility
 from mlm_jax.data.prepare import drawn, prepare
 from mlm_jax.data.store import Store
 from mlm_jax.data.tasks import CUT, SeqioVocabulary, register
@@ -344,6 +345,20 @@ def test_the_store_holds_what_seqio_makes_of_the_tasks(prepared):
             for feature in one.task.output_features:
                 for ours, theirs in zip(found[feature].documents(np.arange(found.documents)), examples):
                     np.testing.assert_array_equal(ours, theirs[feature])
+
+
+def test_fertility_is_of_the_text_alone(tmp_path):
+    """A byte is a token of a character of this text, and words are four letters long, with a space between."""
+    (tmp_path / "en.txt").write_text("word mark\n" * 30)
+    (tmp_path / "pairs.tsv").write_text("wort wort\tword mark\n" * 20)
+    (tmp_path / "nli.tsv").write_text("word mark\tmark word\tyes\n" * 20)
+    config = default_config()
+    config.data.corpora, config.data.parallel = {"en": str(tmp_path / "en.txt")}, {"de-en": str(tmp_path / "pairs.tsv")}
+    config.data.labelled = {"nli": {"format": "tsv", "language": "en", "train": str(tmp_path / "nli.tsv")}}
+    config.vocabulary.kind = "bytes"
+    store = Store.open(prepare(config, tmp_path / "store", progress=False))
+    for name, expected in {"en": (4.5, 1), "de-en": (4.5, 1), "nli": (4.5, 18 / 19)}.items():  # a pair's text has a space more
+        assert fertility(store, store.stream(name).split("train")) == pytest.approx(expected)
 
 
 def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
