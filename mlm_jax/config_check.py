@@ -64,6 +64,7 @@ OPTIONS = {  # the same for what a task says, of any objective
 }
 WHOLE = ("rows", "length", "queue")
 UNITS = ("token", "word", "span")  # what masking hides together
+LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
 CHOICES = {  # {key: the values there are}
     "data.prefix": ("language", "bos", "none"),
     "vocabulary.kind": ("unigram", "bpe", "bytes"),
@@ -85,7 +86,7 @@ def check_values(config: ConfigDict) -> None:
     """Check the values of a config whose keys and types are right.
 
     Raises:
-      BadValue: a number is out of its bounds, a choice does not exist, or a task cannot be.
+      BadValue: a number is out of its bounds, a choice does not exist, or a task or a labelled set cannot be.
     """
     for key, (least, most) in NUMBERS.items():
         _check_number(key, _value(config, key), least, most, whole=False)
@@ -99,6 +100,8 @@ def check_values(config: ConfigDict) -> None:
     profile = config.training.profile
     if len(profile) not in (0, 2) or not all(isinstance(step, int) and step >= 0 for step in profile):
         raise BadValue("training.profile", f"training.profile is {profile!r}", "write (first step, last step), or ()")
+    for name, entry in config.data.labelled.items():
+        _check_labelled(f"data.labelled.{name}", entry)
     if not config.tasks:
         raise BadValue("tasks", "tasks is empty, so there is nothing to train on",
                        'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
@@ -122,6 +125,21 @@ def check_values(config: ConfigDict) -> None:
             length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
             if _is_number(length):
                 _check_length(f"{key}.length", settings, length, config.model)
+
+
+def _check_labelled(key: str, entry: Any) -> None:
+    remedy = 'write {"format": "tsv", "language": "en", "train": "genre.tsv"}'
+    if not isinstance(entry, Mapping):
+        raise BadValue(key, f"{key} is {entry!r}", remedy)
+    for option in entry:
+        if option not in LABELLED:
+            raise BadValue(f"{key}.{option}", f"{key} has an unknown key {option!r}{nearest(option, LABELLED)}",
+                           f"its keys are {', '.join(LABELLED)}")  # fmt: skip
+    for option in ("format", "language"):
+        if option not in entry:
+            raise BadValue(key, f"{key} has no {option!r}", remedy)
+    if "train" not in entry and "validation" not in entry:
+        raise BadValue(key, f"{key} has neither 'train' nor 'validation'", remedy)
 
 
 def _check_task(task: str, entry: Any) -> None:
