@@ -9,14 +9,17 @@ model.embed(["Guten Morgen.", "Good morning."], language=["de", "en"])
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import itertools
 import json
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +35,7 @@ from mlm_jax.model.sharing import by_language
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 WINDOW = 4096  # texts that are sorted by length at a time
+CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
 
 
 class Candidate(NamedTuple):
@@ -107,30 +111,50 @@ class Model:
         """
         if isinstance(texts, str):
             raise TypeError("embed takes a sequence of texts; put a single one into a list")
+        counts: Counter[str] = Counter()
+        embedded = self._embed_window(texts, language, counts)
+        self._warn_of_cuts(counts)
+        return embedded
+
+    def _embed_window(
+        self, texts: Sequence[str], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> np.ndarray:
         if not len(texts):
             return np.zeros((0, self.width), np.float32)
         documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), language)
-        cut = sum(len(document) > self.longest for document in documents)
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {self.longest} tokens and were cut", stacklevel=2
-            )
+        counts[CUT] += sum(len(document) > self.longest for document in documents)
         return embed_documents(
             lambda rows: jax.device_get(self._embed(self.params, rows)),
             documents, index, longest=self.longest, pad_id=self.vocabulary.pad_id,
         )  # fmt: skip
 
     def embed_stream(
-        self, texts: Iterable[str], *, language: str | None = None
+        self, texts: Iterable[str], *, language: str | None = None, counts: Counter[str] | None = None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield (texts, embeddings) of a stream, some thousand texts at a time: memory does not grow with it.
+
+        Args:
+          texts: any number, of any length.
+          language: of all texts; None if the model makes no difference.
+          counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
 
         Raises:
           UserError: as :meth:`embed`.
         """
-        remaining = iter(texts)
+        remaining, counted = iter(texts), Counter() if counts is None else counts
         while window := list(itertools.islice(remaining, WINDOW)):
-            yield window, self.embed(window, language=language)
+            yield window, self._embed_window(window, language, counted)
+        if counts is None:
+            self._warn_of_cuts(counted)
+
+    def cut_notice(self, counts: Counter[str]) -> str:
+        """Return a sentence that says how many texts were cut."""
+        return f"{counts[CUT]:,} texts are longer than {self.longest} tokens and were cut"
+
+    def _warn_of_cuts(self, counts: Counter[str]) -> None:
+        """Warn the caller of whoever calls this."""
+        if counts[CUT]:
+            warnings.warn(self.cut_notice(counts), stacklevel=3)
 
     def fill_mask(self, text: str, *, top_k: int = 5, language: str | None = None) -> list[list[Candidate]]:
         """Return the likeliest pieces for each ``<mask>`` of a text, the likeliest first.
@@ -274,8 +298,14 @@ def fill_mask_command(
     """Print the likeliest pieces for each blank of each text, or of each line of standard input.
 
     Raises:
-      UserError: as :func:`load` and :meth:`Model.fill_mask`.
+      UserError: as :func:`load` and :meth:`Model.fill_mask`; or a text is not UTF-8.
     """
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()  # bytes of the command line that are not UTF-8 have become surrogates
+        except UnicodeEncodeError as error:
+            remedy = "convert the text, for example with iconv"
+            raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
     model = load(place)
     shown, filled = itertools.tee(texts or read_lines("-"))
     for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
@@ -302,21 +332,13 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     suffix = Path(output).suffix if output != "-" else ".jsonl"
     if suffix not in (".npy", ".jsonl"):
         raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
-    model = load(place)
-    windows = model.embed_stream(read_lines(input), language=language)
+    model, counts = load(place), Counter[str]()
+    windows = model.embed_stream(read_lines(input), language=language, counts=counts)
     write = _write_npy if suffix == ".npy" else _write_json_lines
-    if output == "-":
-        _write_json_lines(windows, sys.stdout.buffer, model.width)
-        return
-    scratch = Path(f"{output}.incomplete")
-    try:
-        with scratch.open("wb") as file:
-            write(windows, file, model.width)
-        os.replace(scratch, output)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=output) from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    with writing(output) as file:
+        write(windows, file.buffer, model.width)
+    if counts[CUT]:
+        print(model.cut_notice(counts), file=sys.stderr)
 
 
 def _write_json_lines(windows: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
@@ -339,21 +361,42 @@ def _write_npy(windows: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes],
     np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, width)})
 
 
+@contextlib.contextmanager
+def writing(output: str) -> Iterator[TextIO]:
+    """Open a text file that appears when it is whole, or standard output ("-").
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if output == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    scratch = Path(f"{output}.incomplete")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(scratch, output)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", file=output) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def read_lines(place: str) -> Iterator[str]:
-    """Yield the lines of a text file in UTF-8 without their ends; "-" is standard input.
+    """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
 
     Raises:
       UserError: the file cannot be read, or a line is not UTF-8.
     """
+    name = "standard input" if place == "-" else place
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield line.decode("utf-8").rstrip("\r\n")
+                    yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    raise UserError(
-                        "not UTF-8", file="standard input" if place == "-" else place, line=number,
-                        remedy="convert the text, for example with iconv",
-                    ) from error
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot read: {error.strerror}", file=place) from error
+                    remedy = "convert the text, for example with iconv"
+                    raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", file=name) from error

@@ -9,11 +9,14 @@ import pytest
 
 import mlm_jax
 from mlm_jax.batch import Rows
+from mlm_jax.cli import main
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.training.checkpoint import Checkpoints
-from mlm_jax.use import Model, embed_command, encode_masked, fill_mask_command
+from mlm_jax.use import Model, embed_command, encode_masked, fill_mask_command, read_lines
 from tests.evaluation import runs
+
+LONG = " ".join(runs.words("en")) + " end"  # than the model takes
 
 
 def save_run(folder, prefix="language"):
@@ -87,13 +90,24 @@ def test_no_text_gives_no_rows(model):
 
 
 def test_a_text_longer_than_the_model_is_cut_aloud(model):
-    long = " ".join(runs.words("en")) + " end"
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens"):
-        embedded = model.embed([long, "a"], language="en")
+    with pytest.warns(UserWarning, match="1 texts are longer than 32 tokens"):
+        embedded = model.embed([LONG, "a"], language="en")
     assert np.isfinite(embedded).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.embed(["a"], language="en")
+
+
+def test_cuts_of_a_stream_are_counted_to_its_end(run, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mlm_jax.use.WINDOW", 2)
+    lines = [LONG, "a", "b", LONG, LONG]
+    with pytest.warns(UserWarning, match="^3 texts are longer than 32 tokens") as warned:
+        assert len(list(model.embed_stream(lines, language="en"))) == 3
+    assert len(warned) == 1 and warned[0].filename == __file__
+    (tmp_path / "in.txt").write_text("\n".join(lines))
+    arguments = ["embed", str(run[0]), "--language", "en", "--input", str(tmp_path / "in.txt")]
+    assert main([*arguments, "--output", str(tmp_path / "out.npy")]) == 0
+    assert capsys.readouterr().err == "3 texts are longer than 32 tokens and were cut\n"
 
 
 def test_blanks_get_the_pieces_that_the_model_gives_most(run, model):
@@ -207,15 +221,27 @@ def test_embed_writes_json_lines(run, model, tmp_path):
         (b"fine\n\xff\xfe\n", "out.npy", "in.txt:2: not UTF-8"),
         (b"fine\n", "out.csv", "out.csv: embeddings are written as .npy or .jsonl"),
         (b"fine\n", "missing/out.npy", "out.npy: cannot write"),
+        ((), "out.npy", "in.txt/x: cannot read: Not a directory"),
     ],
 )
 def test_what_cannot_be_read_or_written_leaves_nothing_behind(run, tmp_path, content, output, problem):
+    file = tmp_path / "in.txt"
     if content is not None:
-        (tmp_path / "in.txt").write_bytes(content)
+        file.write_bytes(content or b"fine\n")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=problem):
-        embed_command(run[0], str(tmp_path / "in.txt"), str(tmp_path / output), language="en")
+        embed_command(run[0], str(file / "x" if content == () else file), str(tmp_path / output), language="en")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_lines_end_at_line_feeds_and_begin_without_a_byte_order_mark(tmp_path):
+    (tmp_path / "in.txt").write_bytes("\ufeffa\u2028b\x85\fc\r\n\ufeffd".encode())
+    assert list(read_lines(str(tmp_path / "in.txt"))) == ["a\u2028b\x85\fc", "\ufeffd"]
+
+
+def test_an_argument_that_is_not_utf8_is_named(run, capsys):
+    assert main(["fill-mask", str(run[0]), "fine <mask>", "a\udcff <mask>", "--language", "en"]) == 2
+    assert "error: text 2 is not UTF-8: 'a\\udcff <mask>'" in capsys.readouterr().err
 
 
 def test_fill_mask_prints_candidates_of_every_line(run, capsys):

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mlm_jax.errors import UserError
-from mlm_jax.generation.synthetic import Recipe, provenance, provenance_file, synthetic_pairs, write_provenance
+from mlm_jax.generation.synthetic import (
+    Recipe,
+    one_line,
+    provenance,
+    provenance_file,
+    synthetic_pairs,
+    write_provenance,
+)
 from mlm_jax.generation.translate import Search, load_translator
-from mlm_jax.use import load, read_lines
+from mlm_jax.use import load, read_lines, writing
 
 
 def translate_command(place: str | Path, *, target: str, source: str | None = None, input: str = "-",
                       output: str = "-", search: Search | None = None) -> None:  # fmt: skip
-    """Translate each line of a text, in order; an empty line stays empty.
+    """Translate each line of a text into a line, in order; an empty line stays empty.
 
     With ``search.count`` > 1 each translation is a line ``number TAB score TAB text``, numbers of input lines from 1.
     What was cut short or left empty is counted on standard error.
@@ -39,15 +44,15 @@ def translate_command(place: str | Path, *, target: str, source: str | None = No
     """
     search = search or Search()
     translator = load_translator(place)
-    counts: Counter[str] = Counter()
-    with _writing(output) as file, _counting("translating", read_lines(input)) as lines:
-        found = translator.stream(lines, target_language=target, source_language=source, search=search)
+    counts = Counter(lines=0)
+    with writing(output) as file, _counting("translating", read_lines(input)) as lines:
+        found = translator.stream(lines, target_language=target, source_language=source, search=search, counts=counts)
         for number, (_, translation) in enumerate(found, start=1):
             if search.count > 1:
                 for hypothesis in translation.hypotheses:
-                    print(number, f"{hypothesis.score:.4f}", hypothesis.text, sep="\t", file=file)
+                    print(number, f"{hypothesis.score:.4f}", one_line(hypothesis.text), sep="\t", file=file)
             else:
-                print(translation.text, file=file)
+                print(one_line(translation.text), file=file)
             counts["lines"] += 1
             counts["empty"] += not translation.hypotheses
             counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
@@ -72,8 +77,8 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
         raise UserError("a synthetic corpus is a .tsv file", remedy="give --output FILE.tsv")
     translator = load_translator(place)
     judge = translator if encoder is None else load(encoder)
-    counts: Counter[str] = Counter()
-    with _writing(output) as file, _counting("translating", read_lines(input)) as lines:
+    counts = Counter(texts=0)
+    with writing(output) as file, _counting("translating", read_lines(input)) as lines:
         for first, second in synthetic_pairs(translator, judge, lines, recipe, counts):
             print(first, second, sep="\t", file=file)
         if not counts["kept"]:
@@ -82,24 +87,6 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
         write_provenance(output, facts)
     _report(counts)
     print(f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made', file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _writing(output: str) -> Iterator[TextIO]:
-    """Open a text file that appears when it is whole, or standard output."""
-    if output == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    scratch = Path(f"{output}.incomplete")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(scratch, output)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=output) from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

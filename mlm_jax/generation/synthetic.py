@@ -73,14 +73,15 @@ def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str]
       encoder: judges them by its sentence embeddings; it may be the translator.
       texts: monolingual text, a sentence each.
       recipe: what to make.
-      counts: gets the number of texts, of pairs kept, and of those dropped for each reason.
+      counts: gets the number of texts, of those cut, of pairs kept, and of those dropped for each reason.
 
     Raises:
       UserError: a language is unknown to one of the models.
     """
     found = translator.stream(
-        texts, target_language=recipe.target_language, source_language=recipe.source_language, search=recipe.search
-    )
+        texts, target_language=recipe.target_language, source_language=recipe.source_language, search=recipe.search,
+        counts=counts,
+    )  # fmt: skip
     while window := list(itertools.islice(found, WINDOW)):
         candidates = []
         for text, translation in window:

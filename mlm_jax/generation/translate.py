@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_ro
 from mlm_jax.model.sharing import by_language
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
-from mlm_jax.use import Model
+from mlm_jax.use import CUT, Model
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
@@ -150,31 +150,42 @@ class Translator(Model):
         Raises:
           UserError: a language is unknown, or the encoder needs to be told the texts' language.
         """
-        return self._translate(texts, target_language, source_language, search, 0)
+        counts: Counter[str] = Counter()
+        translations = self._translate(texts, target_language, source_language, search, 0, counts)
+        self._warn_of_cuts(counts)
+        return translations
 
     def stream(self, texts: Iterable[str], *, target_language: str, source_language: str | None = None,
-               search: Search = Search()) -> Iterator[tuple[str, Translation]]:  # fmt: skip
+               search: Search = Search(), counts: Counter[str] | None = None) -> Iterator[tuple[str, Translation]]:  # fmt: skip
         """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
+
+        Args:
+          texts: what to translate.
+          target_language: of all translations.
+          source_language: of all texts; None if the encoder makes no difference.
+          search: how.
+          counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
 
         Raises:
           UserError: as :meth:`translate`.
         """
-        remaining, first = iter(texts), 0
+        remaining, first, counted = iter(texts), 0, Counter() if counts is None else counts
         while window := list(itertools.islice(remaining, WINDOW)):
-            yield from zip(window, self._translate(window, target_language, source_language, search, first))
+            yield from zip(window, self._translate(window, target_language, source_language, search, first, counted))
             first += len(window)
+        if counts is None:
+            self._warn_of_cuts(counted)
 
     def _translate(self, texts: Sequence[str], target_language: str | Sequence[str],
-                   source_language: str | Sequence[str] | None, search: Search, first: int) -> list[Translation]:  # fmt: skip
+                   source_language: str | Sequence[str] | None, search: Search, first: int,
+                   counts: Counter[str]) -> list[Translation]:  # fmt: skip
         """Translate a window of texts, of which the first is number ``first`` of its stream."""
         targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
         target_index = {code: self._language_index(code) for code in dict.fromkeys(targets)}
         documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language)
-        cut = sum(len(document) > self.longest for document in documents)
-        if cut:
-            warnings.warn(f"{cut} texts are longer than {self.longest} tokens and were cut", stacklevel=3)
+        counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
         for filled, alike in self._groups(texts, index, targets):
             lengths = [len(documents[number]) for number in filled]

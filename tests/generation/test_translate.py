@@ -1,3 +1,5 @@
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,18 @@ def test_greedy_is_one_beam_and_scores_alike(vocabulary):
     (drawn,) = ours.translate(TEXTS[:1], search=Search(temperature=1.0, top_k=1, length=5), **options)
     assert drawn.hypotheses[0].ids == greedy.hypotheses[0].ids
     np.testing.assert_allclose(drawn.hypotheses[0].score, greedy.hypotheses[0].score, rtol=1e-5)
+
+
+def test_cuts_of_a_stream_are_counted_to_its_end(vocabulary, monkeypatch):
+    monkeypatch.setattr("mlm_jax.generation.translate.WINDOW", 2)
+    ours = translator(vocabulary, **MODELS["a decoder for each language"])
+    long = " ".join(TEXTS * 3)
+    options = dict(target_language="ru", source_language="en", search=Search(beams=1, length=2))
+    with pytest.warns(UserWarning, match="^3 texts are longer than 64 tokens") as warned:
+        assert len(list(ours.stream([long, "a", "b", long, long], **options))) == 5
+    assert len(warned) == 1 and warned[0].filename == __file__
+    counts = Counter()
+    assert list(ours.stream([long], counts=counts, **options)) and counts == {"too long and cut": 1}
 
 
 def test_bad_input(vocabulary):
