@@ -151,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     mine = verb("mine", _mine, "find the sentences of two texts that translate each other")
     mine.add_argument("checkpoint", help="a workdir or one of its checkpoints")
-    mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC")
+    mine.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC; - is standard input")
     mine.add_argument("target", help="text file in the other language")
     mine.add_argument("--languages", metavar="SOURCE-TARGET", help="such as de-en, if the model is to be told")
     mine.add_argument("--gold", default="", help="file of ID<tab>ID lines to print precision, recall and F1 by")

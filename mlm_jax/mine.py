@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
 from mlm_jax.report.history import pair_languages
-from mlm_jax.use import load
+from mlm_jax.use import load, read_lines, writing
 
 
 class Sentences(NamedTuple):
-    """Distinct sentences and their names: BUCC's identifiers, or line numbers from 1."""
+    """Distinct sentences and their names: BUCC's identifiers, or line numbers from 1.
+
+    Attributes:
+      names: of each sentence where it stands first.
+      texts: the sentences.
+      index: {name: number of its sentence}, with the names of repeated sentences.
+    """
 
     names: tuple[str, ...]
     texts: tuple[str, ...]
+    index: Mapping[str, int]
 
 
 def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
@@ -30,7 +36,8 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
 
     Args:
       place: a workdir or one of its checkpoints.
-      source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once.
+      source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
+        "-" is standard input.
       target: likewise, in the other language.
       languages: of the two texts, such as "de-en"; None if the model makes no difference.
       gold: a file of ``source identifier TAB target identifier`` lines.
@@ -51,18 +58,8 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
     if pairs is not None:
         print(describe(mining_scores(mined, pairs, threshold)), file=sys.stderr)
     kept = [pair for pair in mined if pair.score >= threshold]
-    if output == "-":
-        _write(kept, *sides, sys.stdout)
-        return
-    scratch = Path(f"{output}.incomplete")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            _write(kept, *sides, file)
-        os.replace(scratch, output)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=output) from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    with writing(output) as file:
+        _write(kept, *sides, file)
 
 
 def split_pair(pair: str, known: Sequence[str]) -> tuple[str, str]:
@@ -83,41 +80,44 @@ def split_pair(pair: str, known: Sequence[str]) -> tuple[str, str]:
 def read_sentences(file: str) -> Sentences:
     """Read ``identifier TAB sentence`` lines, or sentences whose names are then their line numbers.
 
-    A sentence that occurs again, and empty lines, are passed over.
+    A sentence that occurs again is the same one under another name; empty lines are passed over.
 
     Raises:
       UserError: the file cannot be read, or has no sentence.
     """
-    found: dict[str, str] = {}  # sentence → name
-    for number, line in enumerate(_read(file), start=1):
+    found: dict[str, str] = {}  # sentence → its first name
+    text_of: dict[str, str] = {}
+    for number, line in enumerate(read_lines(file), start=1):
         name, tab, text = line.partition("\t")
-        text, name = (text, name) if tab else (line, str(number))
-        if text.strip():
-            found.setdefault(text.strip(), name)
+        text, name = (text.strip(), name) if tab else (line.strip(), str(number))
+        if text:
+            found.setdefault(text, name)
+            text_of[name] = text
     if not found:
         raise UserError("there is no sentence in it", file=file, remedy="write a sentence a line")
-    return Sentences(tuple(found.values()), tuple(found))
+    place = {text: index for index, text in enumerate(found)}
+    return Sentences(tuple(found.values()), tuple(found), {name: place[text] for name, text in text_of.items()})
 
 
 def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int, int]]:
     """Read gold pairs as indices of the sentences.
 
     Raises:
-      UserError: the file cannot be read, a line is malformed, or no pair is of these sentences.
+      UserError: the file cannot be read or is empty, a line is malformed, or names none of these sentences.
     """
-    sources, targets = ({name: index for index, name in enumerate(side.names)} for side in (source, target))
     pairs = set()
-    for number, line in enumerate(_read(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         names = line.split("\t")
         if len(names) != 2:
             raise UserError("not two identifiers with a tab between them", file=file, line=number,
                             remedy="write the source's identifier, a tab, and the target's")  # fmt: skip
-        if names[0] in sources and names[1] in targets:  # a repeated sentence has lost its name, as in XTREME
-            pairs.add((sources[names[0]], targets[names[1]]))
+        for name, side, what in zip(names, (source, target), ("source", "target")):
+            if name not in side.index:  # passed over, it would make recall look higher
+                raise UserError(f"the {what} has no sentence {name!r}", file=file, line=number,
+                                remedy="check that identifiers are the texts' own")  # fmt: skip
+        pairs.add((source.index[names[0]], target.index[names[1]]))
     if not pairs:
-        raise UserError(
-            "no gold pair is of the two texts", file=file, remedy="check that identifiers are the texts' own"
-        )
+        raise UserError("there is no pair in it", file=file, remedy="write a pair of identifiers a line")
     return pairs
 
 
@@ -125,16 +125,6 @@ def describe(scores: MiningScores) -> str:
     """Return the scores as one line, in percent."""
     shares = ((name, 100 * value) for name, value in zip(("precision", "recall", "F1"), scores[:3]))
     return ", ".join(f"{name} {value:.2f}" for name, value in shares) + f" at threshold {scores.threshold:.4f}"
-
-
-def _read(file: str) -> list[str]:
-    try:
-        return Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read: {error.strerror}", file=file) from error
-    except UnicodeDecodeError as error:
-        line = Path(file).read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError("not UTF-8", file=file, line=line, remedy="convert the file, for example with iconv") from error
 
 
 def _write(pairs: Sequence[MinedPair], source: Sentences, target: Sentences, file: IO[str]) -> None:

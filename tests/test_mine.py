@@ -56,8 +56,11 @@ def test_a_file_appears_whole(texts):
 
 
 def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_path):
-    (tmp_path / "text").write_text("one\n\ntwo\none\n")
-    assert mine.read_sentences(str(tmp_path / "text")) == mine.Sentences(("1", "3"), ("one", "two"))
+    (tmp_path / "text").write_text("\ufeffone\n\ntwo\u2028zwei\x0c\none\n", encoding="utf-8")
+    sentences = mine.read_sentences(str(tmp_path / "text"))
+    assert sentences == mine.Sentences(("1", "3"), ("one", "two\u2028zwei"), {"1": 0, "3": 1, "4": 0})
+    (tmp_path / "gold").write_text("4\t3\n")
+    assert mine.read_gold(str(tmp_path / "gold"), sentences, sentences) == {(0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,8 @@ def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_
         ("en", b"\n\n", "en: there is no sentence in it"),
         ("en", b"fine\n\xff\n", "en:2: not UTF-8"),
         ("gold", b"en-1\thi-1\nen-1 hi-1\n", "gold:2: not two identifiers"),
-        ("gold", b"x\ty\n", "gold: no gold pair is of the two texts"),
+        ("gold", b"en-1\thi-1\nen-1\thi-99\n", "gold:2: the target has no sentence 'hi-99'"),
+        ("gold", b"", "gold: there is no pair in it"),
     ],
 )
 def test_bad_files_are_named_with_their_line(texts, name, content, problem):
