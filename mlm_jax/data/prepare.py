@@ -171,7 +171,7 @@ def _write_store(
             shown = bar.add_task(one.name, total=None)
             for split in one.splits:
                 _write(writer, one, split, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
-            skipped[one.name] = {reason: count for reason, count in one.skipped.items() if count}
+            skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
                 writer.rates |= {one.name: one.rate} if one.rate is not None else {}

@@ -87,8 +87,9 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> dict[str,
     skipped: dict[str, dict[str, int]] = {}
     for shard in shards:
         for name, reasons in shard.manifest["facts"]["skipped"].items():
-            of_others = skipped.setdefault(name, {})
-            of_others |= {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
+            of_others = skipped.get(name, {})
+            sums = of_others | {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
+            skipped[name] = dict(sorted(sums.items()))  # as a single run writes them
     with StoreWriter(folder, shards[0].vocabulary, shards[0].languages) as writer:
         for name in order:
             for split in ("train", "validation"):
