@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.data.corpora import documents
 from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
+from mlm_jax.data.prepare import SENTENCE
 from mlm_jax.data.vocabulary import MASK, Vocabulary, language_token
 from mlm_jax.errors import UserError
 from mlm_jax.model.sharing import indexes
@@ -34,8 +35,11 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
       pieces: at most.
 
     Raises:
-      UserError: the vocabulary is not of SentencePiece, has the language already, or protobuf is not installed.
+      UserError: the vocabulary is not of SentencePiece, or has the language already; ``pieces`` is below 0, or the text
+        does not do to train them; or protobuf is not installed.
     """
+    if pieces < 0:
+        raise UserError(f"there cannot be {pieces} new pieces", remedy="give a number from 0")
     if isinstance(vocabulary, ForeignVocabulary):
         raise UserError(
             "a published model's vocabulary cannot be grown",
@@ -66,15 +70,22 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     old = _model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
-    text = [sentence for sentence in sentences if set(sentence) - characters]
-    if not any(character.isalpha() and character not in characters for sentence in text for character in sentence):
+    parts = (text[start : start + SENTENCE] for text in sentences for start in range(0, len(text), SENTENCE))
+    text = [part for part in parts if set(part) - characters]
+    alphabet = set().union(*text)
+    if not any(character.isalpha() for character in alphabet - characters):
         return []
     out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=out, model_type="bpe" if is_bpe else "unigram",
-        vocab_size=2 * count + 1000, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
-        normalization_rule_name="nmt_nfkc", max_sentence_length=1 << 16, minloglevel=2,
-    )  # fmt: skip
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text), model_writer=out, model_type="bpe" if is_bpe else "unigram",
+            # Every character has to be a piece; some fall apart into several in NFKC.
+            vocab_size=max(2 * count + 1000, 2 * len(alphabet)), hard_vocab_limit=False, character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc", max_sentence_length=1 << 16, minloglevel=2, num_threads=1,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise UserError(f"SentencePiece could not be trained: {' '.join(str(error).split())}",
+                        remedy="give more text of the new language") from error  # fmt: skip
     trained = _model_proto(out.getvalue())
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and set(p.piece) - characters]
     return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
@@ -106,7 +117,10 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
     loaded = load_parameters(place)
     old = loaded.vocabulary
     text = itertools.islice(documents(source, language, "train"), MOST_DOCUMENTS)
-    grown = grow_vocabulary(old, language, text, pieces)
+    first = next(text, None)
+    if first is None:
+        raise UserError("there is no text in it", file=source, remedy="give text of the new language")
+    grown = grow_vocabulary(old, language, itertools.chain([first], text), pieces)
     grown.save(out)
     own = [f'("{pattern}", False), ' for pattern in _own_of_a_language(loaded.config.model)]
     trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'

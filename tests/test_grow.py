@@ -99,6 +99,30 @@ def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces
         grow_vocabulary(grown, "el", GREEK, pieces=1)
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_more_characters_than_pieces_and_documents_of_any_length(kind):
+    """The commonest characters become pieces, of one document of 90,000 bytes."""
+    rng = np.random.default_rng(0)
+    signs = np.array([chr(0x4E00 + number) for number in range(3000)])
+    text = "".join(signs) + "".join(signs[rng.integers(0, 20, 27_000)])
+    grown = grow_vocabulary(vocabulary(kind=kind), "zh", [text], pieces=30)
+    assert set(signs[:20]) <= set(grown.pieces(range(grown.size)))
+    assert grown.size <= vocabulary(kind=kind).size + 31 and grown.decode(grown.encode(text)) == text
+
+
+def test_what_pieces_cannot_be_made_of_is_one_line(monkeypatch):
+    old = vocabulary()
+    with pytest.raises(UserError, match="there cannot be -5 new pieces"):
+        grow_vocabulary(old, "el", GREEK, pieces=-5)
+
+    def fails(**options):
+        raise RuntimeError("Internal: trainer_interface.cc(1) \n too much")
+
+    monkeypatch.setattr("sentencepiece.SentencePieceTrainer.train", fails)
+    with pytest.raises(UserError, match="SentencePiece could not be trained: Internal: .* too much. Remedy"):
+        grow_vocabulary(old, "el", GREEK, pieces=5)
+
+
 @pytest.mark.parametrize("piece, parts", [
     ("▁the", ["▁the"]),
     ("▁there", ["▁the", "re"]),  # two pieces rather than three
@@ -166,6 +190,20 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
         transplant(params, old, flat(create(wide)[1]), wide)
 
 
+def test_renamed_weights_are_told_apart_by_their_place_in_the_old_model():
+    shared, own = {"layers": 1, "weights": "shared"}, {"layers": 1, "weights": "source_language"}
+    old, new = facts(vocabulary(), ("en", "de"), shared, own), facts(vocabulary(), ("de", "en"), own, shared)
+    params, initial = flat(create(old, seed=1)[1]), flat(create(new)[1])
+    swapped = {name: name.replace("encoder/0/", "encoder/x/") for name in params}
+    swapped = {name: path.replace("encoder/1/", "encoder/0/").replace("encoder/x/", "encoder/1/") for name, path in swapped.items()}
+    renamed = {path: name for name, path in swapped.items()}
+    source = {path: params[name] for path, name in renamed.items()}
+    found = transplant(source, old, initial, new, renamed=renamed).params
+    ending = "/layers/attention/query/kernel"
+    np.testing.assert_array_equal(found["encoder/0" + ending][:, 0], params["encoder/1" + ending][:, 1])  # German's
+    np.testing.assert_array_equal(found["encoder/1" + ending], params["encoder/0" + ending])
+
+
 def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys):
     old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
     graphdef, params = create(old, seed=1)
@@ -206,6 +244,9 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
 
     assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
     assert "is there already" in capsys.readouterr().err
+    (tmp_path / "el.txt").write_text("\n")
+    assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 2
+    assert "el.txt: there is no text in it" in capsys.readouterr().err and not (tmp_path / "again").exists()
 
 
 def one_device(config):
