@@ -19,12 +19,12 @@ class Sentences(NamedTuple):
     Attributes:
       names: of each sentence where it stands first.
       texts: the sentences.
-      index: {name: number of its sentence}, with the names of repeated sentences.
+      place: {name: index of its sentence}, with the names of repeated sentences.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...]
-    index: Mapping[str, int]
+    place: Mapping[str, int]
 
 
 def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
@@ -112,10 +112,10 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
             raise UserError("not two identifiers with a tab between them", file=file, line=number,
                             remedy="write the source's identifier, a tab, and the target's")  # fmt: skip
         for name, side, what in zip(names, (source, target), ("source", "target")):
-            if name not in side.index:  # passed over, it would make recall look higher
+            if name not in side.place:  # passed over, it would make recall look higher
                 raise UserError(f"the {what} has no sentence {name!r}", file=file, line=number,
                                 remedy="check that identifiers are the texts' own")  # fmt: skip
-        pairs.add((source.index[names[0]], target.index[names[1]]))
+        pairs.add((source.place[names[0]], target.place[names[1]]))
     if not pairs:
         raise UserError("there is no pair in it", file=file, remedy="write a pair of identifiers a line")
     return pairs
