@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from mlm_jax.evaluation.alignment import (
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.mine import split_pair
 from mlm_jax.training.checkpoint import Loaded, load_parameters
-from mlm_jax.use import Model, read_lines
+from mlm_jax.use import CUT, Model, read_lines, writing
 
 DRAWN = 8  # sentence pairs in a drawing
 
@@ -72,6 +72,8 @@ class Aligner(Model):
               target_language: str | None = None) -> list[Alignment]:  # fmt: skip
         """Return how the words of each pair lie to each other; a model's words are what its vocabulary holds for words.
 
+        Texts of more than ``longest`` tokens are cut, with a warning.
+
         Args:
           sources: sentences.
           targets: their translations, whose words look at the source's.
@@ -81,6 +83,13 @@ class Aligner(Model):
         Raises:
           UserError: there are not as many of both, or a language is unknown or missing.
         """
+        counts: Counter[str] = Counter()
+        aligned = self._align_window(sources, targets, source_language, target_language, counts)
+        self._warn_of_cuts(counts)
+        return aligned
+
+    def _align_window(self, sources: Sequence[str], targets: Sequence[str], source_language: str | None,
+                      target_language: str | None, counts: Counter[str]) -> list[Alignment]:  # fmt: skip
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")
         encode = self.vocabulary.encode_batch
@@ -88,9 +97,7 @@ class Aligner(Model):
         right, target_index = self._documents(encode(list(targets)), target_language)
         aligned: list[Alignment | None] = [None] * len(sources)
         lengths = [max(len(a), len(b)) for a, b in zip(left, right)]
-        cut = sum(length > self.longest for length in lengths)
-        if cut:
-            warnings.warn(f"{cut} pairs are longer than {self.longest} tokens and were cut", stacklevel=2)
+        counts[CUT] += sum(len(document) > self.longest for document in (*left, *right))
         for batch in document_batches(lengths, self.longest):
             source = document_rows(left, source_index, batch, self.vocabulary.pad_id)
             target = document_rows(right, target_index, batch, self.vocabulary.pad_id)
@@ -121,36 +128,42 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
       draw: FILE.svg for a picture of the first pairs' attention.
 
     Raises:
-      UserError: a file cannot be read or written, the files are not equally long, or as :func:`load_aligner`.
+      UserError: a file cannot be read or written, the files (gold links too) are not equally long, or as :func:`load_aligner`.
     """
     if draw and Path(draw).suffix != ".svg":
         raise UserError("alignments are drawn as .svg", file=draw, remedy="end --draw in .svg")
-    model = load_aligner(place)
+    links = list(_gold(gold)) if gold else []
+    model, counts = load_aligner(place), Counter[str]()
     codes = split_pair(languages, model.languages) if languages else (None, None)
     found: list[list[Link]] = []
     drawn: list[Alignment] = []
-    for pairs in _windows(source, target):
-        first, second = zip(*pairs)
-        for alignment in model.align(first, second, source_language=codes[0], target_language=codes[1]):
+    sides = [(source, read_lines(source)), (target, read_lines(target)), *([(gold, links)] if gold else [])]
+    for lines in _windows(sides):
+        first, second = list(zip(*lines))[:2]
+        for alignment in model._align_window(first, second, codes[0], codes[1], counts):
             print(" ".join(f"{i}-{j}" for i, j in alignment.links))
             found.append(alignment.links)
             drawn += [alignment] if draw and len(drawn) < DRAWN else []
     if draw:
-        _write(draw, draw_alignments(drawn))
+        with writing(draw) as file:
+            file.write(draw_alignments(drawn))
+    if counts[CUT]:
+        print(model.cut_notice(counts), file=sys.stderr)
     if gold:
-        sure, possible = zip(*_gold(gold))
+        sure, possible = [entry[0] for entry in links], [entry[1] for entry in links]
         print(f"alignment error rate {100 * alignment_error_rate(found, sure, possible):.1f} %", file=sys.stderr)
 
 
-def _windows(source: str, target: str, size: int = 1024) -> Iterator[list[tuple[str, str]]]:
-    """Yield pairs of lines, some at a time."""
-    both = enumerate(itertools.zip_longest(read_lines(source), read_lines(target)), start=1)
-    while window := list(itertools.islice(both, size)):
-        for number, (first, second) in window:
-            if first is None or second is None:
-                shorter = source if first is None else target
-                raise UserError(f"the file ends before line {number}, which the other one has", file=shorter)
-        yield [pair for _, pair in window]
+def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield what stands at the same line of several (file, lines), some lines at a time."""
+    together = enumerate(itertools.zip_longest(*(lines for _, lines in sides)), start=1)
+    while window := list(itertools.islice(together, size)):
+        for number, entries in window:
+            for (file, _), entry in zip(sides, entries):
+                if entry is None:
+                    raise UserError(f"the file ends before line {number}, which another one has", file=file,
+                                    remedy="give files of as many lines")  # fmt: skip
+        yield [entries for _, entries in window]
 
 
 def _gold(file: str) -> Iterator[tuple[set[Link], set[Link]]]:
@@ -159,14 +172,3 @@ def _gold(file: str) -> Iterator[tuple[set[Link], set[Link]]]:
             yield read_links(line)
         except ValueError as error:
             raise UserError(str(error), file=file, line=number) from error
-
-
-def _write(file: str, text: str) -> None:
-    scratch = Path(f"{file}.incomplete")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, file)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=file) from error
-    finally:
-        scratch.unlink(missing_ok=True)

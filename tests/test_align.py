@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,25 @@ def test_links_of_lines_with_error_rate_and_drawing(run, tmp_path, capsys):
     files[1].write_text(f"{sentence('ru', 1)}\n\n{sentence('ru', 2)}\n")
     assert cli.main([*arguments, "--gold", str(files[2])]) == 2
     assert "gold.txt:2: '0:1' is not a link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gold, problem", [("", "before line 1,"), ("0-0\n", "before line 2,"), ("0-0\n" * 3, None)])
+def test_gold_links_of_another_length_are_found_before_anything_is_aligned(run, tmp_path, capsys, gold, problem):
+    files = [tmp_path / "en.txt", tmp_path / "ru.txt", tmp_path / "gold.txt"]
+    for file, text in zip(files, (sentence("en", 1) + "\nb\n", sentence("ru", 1) + "\nб\n", gold)):
+        file.write_text(text)
+    assert cli.main(["align", str(run), *map(str, files[:2]), "--languages", "en-ru", "--gold", str(files[2])]) == 2
+    out, err = capsys.readouterr()
+    assert not out and (f"gold.txt: the file ends {problem}" if problem else "en.txt: the file ends before line 3,") in err
+
+
+def test_cuts_are_counted_to_the_end(run, tmp_path, capsys):
+    for name in ("en", "ru"):
+        (tmp_path / name).write_text("".join(f"{sentence(name, 1)} " * 9 + "\n" for _ in range(3)) + "a\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cli.main(["align", str(run), str(tmp_path / "en"), str(tmp_path / "ru"), "--languages", "en-ru"]) == 0
+    assert capsys.readouterr().err == "6 texts are longer than 64 tokens and were cut\n"
 
 
 def test_a_model_without_the_layer_says_so(tmp_path, capsys):
