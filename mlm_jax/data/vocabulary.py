@@ -67,6 +67,9 @@ class Vocabulary:
         wanted = [MASK, *map(language_token, self.languages), *map(sentinel, range(sentinels))]
         if self.pad_id < 0:
             wanted.insert(0, PAD)
+        if model is not None:
+            matched = [ids[piece] for piece in wanted if piece in ids and not self.processor.is_control(ids[piece])]
+            self.processor = _with_control(model, matched) if matched else self.processor
         self._appended: list[str] = []
         for piece in wanted:
             if piece not in ids:
@@ -132,7 +135,7 @@ class Vocabulary:
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=noting_failures(), model_writer=out, model_type=config.kind, vocab_size=config.size,
-                character_coverage=config.character_coverage, byte_fallback=True, user_defined_symbols=symbols,
+                character_coverage=config.character_coverage, byte_fallback=True, control_symbols=symbols,
                 pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=EOS, unk_piece=UNK, bos_piece=BOS,
                 normalization_rule_name="nmt_nfkc", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
                 train_extremely_large_corpus=config.sentences > 10_000_000,
@@ -293,6 +296,16 @@ class Vocabulary:
 def bytes_to_text(values: Iterable[int]) -> str:
     """Return the text of UTF-8 bytes; sequences that are cut short become U+FFFD."""
     return bytes(values).decode(errors="replace")
+
+
+def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
+    """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    for index in ids:
+        proto.pieces[index].type = proto.SentencePiece.CONTROL
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
 def _training_error(message: str, config: ConfigDict) -> UserError:

@@ -8,6 +8,7 @@ import pytest
 import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from mlm_jax.config import default_config
 from mlm_jax.data import bible, corpora, labelled
@@ -63,6 +64,26 @@ def test_special_pieces_are_themselves_and_special(any_vocabulary):
     assert vocabulary.decode(vocabulary.encode_special("the <mask>")) == "the"
     ordinary = set(range(vocabulary.size)) - set(vocabulary.special_ids)
     assert set(vocabulary.encode("in the beginning")) <= ordinary
+
+
+def test_text_that_looks_like_a_special_piece_is_text(any_vocabulary):
+    text = "the <mask> light <2de> and <extra_id_0> </s>"
+    assert not set(any_vocabulary.encode(text)) & set(any_vocabulary.special_ids)
+    assert any_vocabulary.decode(any_vocabulary.encode(text)) == text
+
+
+def test_a_model_whose_special_pieces_are_user_defined_takes_them_for_text_too(tmp_path, vocabulary):
+    """As vocabularies of earlier versions had them."""
+    proto = ModelProto.FromString(vocabulary.model)
+    for index in (vocabulary.mask_id, *vocabulary.language_ids.values(), *vocabulary.sentinel_ids):
+        proto.pieces[index].type = ModelProto.SentencePiece.USER_DEFINED
+    older = Vocabulary(proto.SerializeToString(), LANGUAGES, 3)
+    assert older.size == vocabulary.size and older.pieces(range(older.size)) == vocabulary.pieces(range(older.size))
+    text = "the <mask> light <2de><extra_id_0>"
+    assert older.encode(text) == vocabulary.encode(text) and older.encode_special(text) == vocabulary.encode_special(text)
+    assert older.decode(older.encode(text)) == text
+    older.save(tmp_path)
+    assert Vocabulary.load(tmp_path).fingerprint == older.fingerprint != vocabulary.fingerprint
 
 
 def test_saved_and_loaded_and_trained_again_it_is_the_same(vocabulary, tmp_path):
