@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mlm_jax.config import default_config, import_config, load_config, set_key
+from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.console import table_console
 from mlm_jax.errors import UserError
 
@@ -40,9 +40,12 @@ def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
     """Return a trial for every position in value lists of the same length.
 
     Raises:
-      ValueError: the lists are not equally long.
+      UserError: the lists are not equally long.
     """
-    return [dict(zip(axes, values)) for values in zip(*axes.values(), strict=True)]
+    if len({len(values) for values in axes.values()}) > 1:
+        lengths = ", ".join(f"{len(values)} of {key}" for key, values in axes.items())
+        raise UserError(f"zipped value lists are not equally long: {lengths}", remedy="give each key as many values")
+    return [dict(zip(axes, values)) for values in zip(*axes.values())]
 
 
 def chain(*sweeps: Iterable[Trial]) -> list[Trial]:
@@ -59,15 +62,21 @@ def trial_name(trial: Trial) -> str:
 
 
 def read_trials(file: str) -> list[Trial]:
-    """Return the trials of a config file.
+    """Return the trials of a config file; an argument behind its name is for ``get_config`` only.
 
     Raises:
-      UserError: there is no ``sweep()``, it lists nothing or a trial twice, or a trial names an unknown key.
+      UserError: there is no ``sweep()``, it fails, lists nothing or a trial twice, or a trial names an unknown key.
     """
-    module = import_config(file)
+    module = import_config(file_and_argument(file)[0])
     if not hasattr(module, "sweep"):
         raise UserError("this config file has no sweep()", file=file, remedy="see configs/sweeps/alpha.py")
-    trials = [dict(trial) for trial in module.sweep()]
+    try:
+        trials = [dict(trial) for trial in module.sweep()]
+    except UserError as error:
+        raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
+    except Exception as error:  # it is the user's code
+        problem = " ".join(f"sweep() fails with {type(error).__name__}: {error}".split())
+        raise UserError(problem, file=file, remedy="let it return a list of {key: value}") from error
     if not trials:
         raise UserError("sweep() lists no trial", file=file)
     names = [trial_name(trial) for trial in trials]
@@ -111,6 +120,8 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     Raises:
       UserError: the file or a trial cannot work.
     """
+    if parallel < 1:
+        raise UserError(f"there cannot be {parallel} trials at a time", remedy="give --parallel a number from 1")
     console, workdir = table_console(), Path(workdir)
     trials = read_trials(file)
     settings = {trial_name(trial): [*overrides, *(f"{key}={value!r}" for key, value in trial.items())] for trial in trials}

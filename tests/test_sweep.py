@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mlm_jax import cli
 from mlm_jax.errors import UserError
 from mlm_jax.sweep import chain, compare, is_finished, plot, product, read_trials, run_sweep, trial_name, zipped
 from tests.training.conftest import write_store
@@ -23,7 +24,7 @@ def test_trials():
     assert chain(zipped({"a": (1, 2), "b": (3, 4)}), [{"a": 5}]) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}, {"a": 5}]
     assert trial_name({"mixing.alpha": 0.3, "seed": 1}) == "alpha=0.3,seed=1"
     assert trial_name({"a.x": 1, "b.x": 2}) == "a.x=1,b.x=2"
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="not equally long: 1 of a, 2 of b"):
         zipped({"a": (1,), "b": (1, 2)})
 
 
@@ -32,11 +33,24 @@ def test_trials():
     ("def sweep(): return []", "lists no trial"),
     ("def sweep(): return [{'seed': 1}, {'seed': 1}]", "'seed=1' twice"),
     ("def sweep(): return [{'model.widht': 1}]", "did you mean 'width'"),
+    ("from mlm_jax.sweep import zipped\ndef sweep(): return zipped({'seed': (1,), 'steps': ()})", "c.py: zipped .* 0 of steps"),
+    ("def sweep(): return [1]", "c.py: sweep.. fails with TypeError: 'int' object is not iterable"),
 ])  # fmt: skip
 def test_sweeps_that_cannot_be(tmp_path, body, message):
     (tmp_path / "c.py").write_text(body)
     with pytest.raises(UserError, match=message):
         read_trials(str(tmp_path / "c.py"))
+
+
+def test_an_argument_goes_to_every_trial(tmp_path, request, capsys):
+    config = CONFIG.replace("get_config()", "get_config(steps)").replace("steps=4", "steps=int(steps)")
+    (tmp_path / "c.py").write_text(config.format(root=str(request.config.rootpath), store=str(tmp_path / "store")))
+    file = f"{tmp_path / 'c.py'}:7"
+    assert cli.main(["sweep", "--config", file, "--workdir", str(tmp_path / "out"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 trials, 0 finished" in printed and printed.count(f"train --config {file} --workdir") == 2
+    assert cli.main(["sweep", "--config", file, "--workdir", str(tmp_path / "out"), "--parallel", "0"]) == 2
+    assert "there cannot be 0 trials at a time" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_comparison_takes_the_last_evaluation(tmp_path):
