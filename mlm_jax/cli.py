@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,13 +33,19 @@ EXAMPLES = {  # of each verb, shown by its --help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, or 2 for what the user can mend."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if options.run is _fill_mask and not any(argument.startswith("-") for argument in rest):
+        options.text += rest  # behind an option, which argparse does not look for
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments is None and options.run is _train:  # this process is ours, and not a test's or a notebook's
         from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
         restart_with_huge_pages()
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if config := getattr(options, "config", None):
             from mlm_jax.config import located
@@ -46,8 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mlm-jax: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _drop_output()
+        print(f"mlm-jax: error: cannot write: {error.strerror}. Remedy: free some space", file=sys.stderr)
+        return 2
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, so that Python does not try to write it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

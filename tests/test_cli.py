@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,31 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
     said = f"{tmp_path / 'none.py'}: there is no such config file. Remedy: see the folder configs/ for examples"
     assert capsys.readouterr().err == f"mlm-jax: error: {said}\n"
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("arguments", ["--language en a b", "a --language en b", "a b --language en"])
+def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr("mlm_jax.use.fill_mask_command", lambda *given, **options: found.append((given, options["language"])))
+    assert main(["fill-mask", "run", *arguments.split()]) == 0
+    assert found == [(("run", ["a", "b"]), "en")]
+    for wrong in (["fill-mask", "run", "a", "--langage", "en"], ["report", "run", "b"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert "unrecognized arguments: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output, code, said", [
+    ("open('/dev/full', 'w')", 2, "mlm-jax: error: cannot write: No space left on device. Remedy: free some space\n"),
+    ("os.fdopen(gone[1], 'w')", 0, ""),
+])  # fmt: skip
+def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):
+    script = f"""import os, sys
+from mlm_jax import cli
+gone = os.pipe()
+os.close(gone[0])
+sys.stdout = {output}
+cli._report = lambda options: print("line")
+sys.exit(cli.main(["report", "run"]))"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
