@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
       out: folder to make.
 
     Raises:
-      UserError: as :func:`grow_vocabulary`; there is no checkpoint or no text; the folder is there already.
+      UserError: as :func:`grow_vocabulary`; there is no checkpoint or no text; the folder is there already, or
+        cannot be written.
     """
     if Path(out).exists():
         raise UserError("is there already", file=out, remedy="name another folder")
@@ -121,7 +123,11 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
     if first is None:
         raise UserError("there is no text in it", file=source, remedy="give text of the new language")
     grown = grow_vocabulary(old, language, itertools.chain([first], text), pieces)
-    grown.save(out)
+    try:
+        grown.save(out)
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)  # it was not there before
+        raise UserError(f"cannot write: {error.strerror}", file=out) from error
     own = [f'("{pattern}", False), ' for pattern in _own_of_a_language(loaded.config.model)]
     trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'
     print(

@@ -244,6 +244,8 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
 
     assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
     assert "is there already" in capsys.readouterr().err
+    assert cli.main([*arguments, "--out", str(tmp_path / "el.txt" / "grown")]) == 2
+    assert "el.txt/grown: cannot write: Not a directory" in capsys.readouterr().err
     (tmp_path / "el.txt").write_text("\n")
     assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 2
     assert "el.txt: there is no text in it" in capsys.readouterr().err and not (tmp_path / "again").exists()
