@@ -25,6 +25,7 @@ from mlm_jax.evaluation.alignment import (
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.mine import split_pair
+from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.use import CUT, Model, read_lines, writing
 
@@ -59,8 +60,7 @@ class Aligner(Model):
                 file=place,
                 remedy="train one with model.cross_lingual and a task of objective cross_attention_mlm",
             )
-        tasks = [name for name, entry in self.config.tasks.items() if entry["objective"] == "cross_attention_mlm"]
-        task = tasks[0] if tasks else ""
+        task = first_task(self.config.tasks, "cross_attention_mlm")
         self._attend = jax.jit(
             lambda params, target, source: model_room.merge(self.graphdef, params).encode_with_source(
                 target, source, task=task

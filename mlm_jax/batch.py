@@ -8,13 +8,13 @@ Array = Any  # numpy.ndarray on the host, jax.Array on the device
 
 
 class Rows(NamedTuple):
-    """Rows of packed documents, each row of one language; a JAX pytree that needs no JAX to build.
+    """Rows of packed documents, a row of one language as a rule; a JAX pytree that needs no JAX to build.
 
     Attributes:
       tokens: ``[rows, length]`` int32 token ids.
       segment_ids: ``[rows, length]`` int32; 0 is padding, the documents of a row count from 1.
       positions: ``[rows, length]`` int32, restarting at 0 in every document.
-      language: ``[rows]`` int32 index into the run's languages.
+      language: ``[rows]`` int32 index into the run's languages; ``[rows, length]`` where a row holds several (``tlm``).
     """
 
     tokens: Array

@@ -32,6 +32,7 @@ from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
 from mlm_jax.model.sharing import by_language
+from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 WINDOW = 4096  # texts that are sorted by length at a time
@@ -89,10 +90,14 @@ class Model:
         )  # fmt: skip
         special = np.zeros(self.vocabulary.size, bool)
         special[self.vocabulary.special_ids] = True
-        self._embed = jax.jit(lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows))
+        by_sentence = first_task(self.config.tasks, "ranking")
+        by_piece = first_task(self.config.tasks, *MASKED)
+        self._embed = jax.jit(
+            lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows, task=by_sentence)
+        )
         self._predict = jax.jit(
             lambda params, rows, positions, top_k: predict_pieces(
-                model_room.merge(self.graphdef, params), rows, positions, jnp.asarray(special), top_k
+                model_room.merge(self.graphdef, params), rows, positions, jnp.asarray(special), top_k, by_piece
             ),
             static_argnums=3,
         )

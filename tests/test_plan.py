@@ -128,6 +128,15 @@ def test_meshes_split_rows_and_heads_evenly():
     assert all(mesh["data"] % 2 == 0 for mesh in search.meshes(small(), topology.parse("2xv5e:4x4")))
 
 
+def test_every_tasks_rows_are_shared_evenly():
+    config = small()
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 32}, "more": {"objective": "mlm", "rows": 12, "length": 32}}
+    found = search.search(config, topology.parse("cpu:2"), confirm=0)
+    assert found.tried
+    for one in found.estimates:
+        assert all(rows % (one.mesh["data"] * one.mesh["fsdp"] * one.microbatches) == 0 for rows in (8, 12))
+
+
 def test_simulated_devices_have_no_peak(capsys, tmp_path):
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")

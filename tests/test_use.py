@@ -19,9 +19,10 @@ from tests.evaluation import runs
 LONG = " ".join(runs.words("en")) + " end"  # than the model takes
 
 
-def save_run(folder, prefix="language"):
+def save_run(folder, prefix="language", weights="shared"):
     store = runs.make_store(folder / "store", prefix=prefix)
     config = runs.make_config()
+    config.model.encoder = ({"layers": 1, "weights": weights},)
     config.data.prefix = prefix
     _, program = runs.make_program(store, config)
     checkpoints = Checkpoints(folder, config, store.vocabulary, runs.LANGUAGES, {"entities": runs.TAGS})
@@ -160,6 +161,16 @@ def test_bytes_keep_their_spaces_around_a_mask():
     vocabulary = Vocabulary.bytes(("en",), 2)
     ids = encode_masked(vocabulary, "ab <mask>c")
     assert ids == [*vocabulary.encode("ab "), vocabulary.mask_id, *vocabulary.encode("c")]
+
+
+def test_weights_of_each_task_do_what_they_were_trained_for(tmp_path):
+    save_run(tmp_path / "run", weights="task")
+    model = mlm_jax.load(tmp_path / "run")
+    embedded, filled = model.embed(["bag"], language="en"), model.fill_mask("a <mask>", language="en")
+    number = list(model.config.tasks).index("ranking")
+    model.params["encoder"] = jax.tree.map(lambda leaf: leaf.at[:, number].multiply(2), model.params["encoder"])
+    assert (model.embed(["bag"], language="en") != embedded).any()
+    assert model.fill_mask("a <mask>", language="en") == filled
 
 
 def test_a_language_is_asked_for_only_where_it_matters(model, free_model):

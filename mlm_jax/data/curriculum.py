@@ -127,6 +127,16 @@ def at(phases: Sequence[Phase], step: int) -> Phase:
     return next((phase for phase in phases if step < phase.stop_step), phases[-1])
 
 
+def rope_theta(config: ConfigDict, steps: int) -> float:
+    """Return the base of the rotary positions that the weights after so many steps were last trained with."""
+    stop, theta = 0, config.model.rope_theta
+    for entry in config.curriculum:
+        stop, theta = stop + entry["steps"], entry.get("rope_theta", config.model.rope_theta)
+        if steps <= stop:
+            break
+    return theta
+
+
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
     name = f"curriculum phase {index}"
     for key in entry:

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.data import curriculum
 from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store, Stream
 from mlm_jax.evaluation import perplexity
@@ -21,6 +22,7 @@ from mlm_jax.evaluation.extras import metric_library
 from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retrieval_matrices, retrieval_metrics
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
+from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.objectives.classification import TokenClassification
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
 from mlm_jax.objectives.ranking import TranslationRanking
@@ -93,11 +95,21 @@ class HeldOut:
             task: perplexity.make_measure(program.model, objective, program.context, self.mesh)
             for task, objective in program.objectives.items()
         }
+        by_sentence = first_task(self.config.tasks, "ranking")
         self._encode = jax.jit(
-            lambda params, rows: program.model(params).sentence_embeddings(rows), out_shardings=whole
+            lambda params, rows: program.model(params).sentence_embeddings(rows, task=by_sentence), out_shardings=whole
         )
+        self._after: dict[float, HeldOut] = {}
         self._tag = jax.jit(self._tag_rows, static_argnums=0, out_shardings=whole)
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
+
+    def after(self, steps: int) -> HeldOut:
+        """Return the measure of weights after so many steps: a curriculum may have changed their rotary positions."""
+        theta = curriculum.rope_theta(self.config, steps)
+        if theta not in self._after:
+            program = self.program.with_rope_theta(theta)
+            self._after[theta] = self if program.rope_theta is None else HeldOut(program, self.loader, self.store)
+        return self._after[theta]
 
     def evaluate(self, params: Any, *, everything: bool = False, tasks: tuple[str, ...] = ()) -> Evaluation:
         """Measure all that can be measured.
@@ -264,9 +276,10 @@ class HeldOut:
 
     def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
         model, rows = self.program.model(params), batch["inputs"]
-        logits = model.classify(task, model.encode(rows), rows.segment_ids, pooled=False)  # [rows, length, labels]
+        logits = model.classify(task, model.encode(rows, task=task), rows.segment_ids, pooled=False)  # [rows, length, labels]
         return logits.argmax(axis=-1), batch["labels"]
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
         special = jnp.asarray(self.program.context.special)
-        return predict_pieces(self.program.model(params), *batch, special, GUESSES)
+        task = first_task(self.config.tasks, *MASKED)
+        return predict_pieces(self.program.model(params), *batch, special, GUESSES, task)

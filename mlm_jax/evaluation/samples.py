@@ -18,7 +18,7 @@ SHARE = 6  # one word of so many is hidden
 
 
 def predict_pieces(
-    model: Any, rows: Rows, positions: jax.Array, special: jax.Array, top_k: int
+    model: Any, rows: Rows, positions: jax.Array, special: jax.Array, top_k: int, task: str = ""
 ) -> tuple[jax.Array, jax.Array]:
     """Return the likeliest ordinary pieces at some positions of each row.
 
@@ -28,11 +28,12 @@ def predict_pieces(
       positions: ``[rows, blanks]``.
       special: ``[vocabulary]`` bool, pieces that are no answer.
       top_k: how many.
+      task: whose weights to use, where they are indexed by the task.
 
     Returns:
       pieces ``[rows, blanks, top_k]`` int32, the likeliest first, and their probabilities among ordinary pieces.
     """
-    hidden = model.encode(rows, key=None)  # [rows, length, width]
+    hidden = model.encode(rows, task=task)  # [rows, length, width]
     picked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [rows, blanks, width]
     table, bias = model.output_table()
     logits = jnp.einsum("rpd,vd->rpv", model.masked_head(picked), table, preferred_element_type=jnp.float32)

@@ -20,6 +20,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.model.sharing import by_language
+from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
 from mlm_jax.use import CUT, Model
@@ -130,8 +131,7 @@ class Translator(Model):
         self._context = make_context(self.vocabulary, self.languages, self.config)
         self._forbidden = self._context.special.copy()
         self._forbidden[self.vocabulary.eos_id] = False
-        tasks = [name for name, entry in self.config.tasks.items() if entry["objective"] == "translation"]
-        self._task = tasks[0] if tasks else ""
+        self._task = first_task(self.config.tasks, "translation")
         self._indexed = by_language((*self.config.model.encoder, *self.config.model.decoder))
         self._run = jax.jit(self._search, static_argnames=("length", "search", "alike"))
 

@@ -174,7 +174,8 @@ class Transformer(nnx.Module):
         if self.type_embedding is not None:
             x = x + self.type_embedding[...][0]
         if self.language_embedding is not None:
-            x = x + self.language_embedding[...][rows.language][:, None]
+            own = self.language_embedding[...][rows.language]  # [rows, width], or [rows, length, width]
+            x = x + (own if own.ndim == 3 else own[:, None])
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 

@@ -25,9 +25,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
 }
+MASKED = ("mlm", "tlm", "cross_attention_mlm")  # those that predict hidden pieces
 TASK_KEYS = ("objective", "rows", "length", "weight", "data", "packed", "directions")  # the rest are options
 
-__all__ = ["OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "create_objectives", "kinds"]
+__all__ = ["MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "create_objectives", "first_task", "kinds"]
 
 
 def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objective]:
@@ -47,6 +48,15 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
         objectives[task] = from_options(OBJECTIVES[name], options, task)
     return objectives
+
+
+def first_task(tasks: Mapping[str, Mapping[str, Any]], *objectives: str) -> str:
+    """Return the first task of the first of these objectives that a run has, or else its first task.
+
+    Whose weights to encode with where they are indexed by the task.
+    """
+    found = [task for name in objectives for task, entry in tasks.items() if entry.get("objective") == name]
+    return (found or list(tasks))[0]
 
 
 def kinds(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -18,8 +18,8 @@ from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, weig
 class TranslationLanguageModelling(MaskedLanguageModelling):
     """Masked language modelling over a sentence and its translation side by side (Lample & Conneau 2019).
 
-    Positions restart at 0 in the translation; hidden words can be found in the other language. The loss weighs each
-    side's tokens by 1/N_l of its own language.
+    Positions restart at 0 in the translation, and language embeddings are each side's own; hidden words can be found in
+    the other language. The loss weighs each side's tokens by 1/N_l of its own language.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -34,9 +34,9 @@ def side_by_side(stacked: MaskedExamples) -> MaskedExamples:
     """Turn ``[2 rows, length]`` (all first sides, then all second sides) into ``[rows, 2 · length]``."""
     masked, length = stacked.masked, stacked.masked.rows.tokens.shape[1]
     join = lambda x: jnp.concatenate(jnp.split(x, 2), axis=1)  # noqa: E731
-    first_language = jnp.split(masked.rows.language, 2)[0]
     given = masked.rows
-    rows = Rows(join(given.tokens), join(given.segment_ids), join(given.positions), first_language)
+    languages = jnp.repeat(jnp.stack(jnp.split(given.language, 2), axis=1), length, axis=1)  # [rows, 2 · length]
+    rows = Rows(join(given.tokens), join(given.segment_ids), join(given.positions), languages)
     shift = jnp.repeat(jnp.asarray([0, length]), len(masked.positions) // 2)[:, None]
     joined = Masked(rows, join(masked.positions + shift), join(masked.labels), join(masked.chosen))
     return MaskedExamples(joined, join(stacked.language), join(stacked.weights))

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from mlm_jax.errors import UserError
 from mlm_jax.parallel.rules import partition_spec
+
+log = logging.getLogger(__name__)
 
 
 def batch_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Return how an array ``[rows, …]`` or ``[rows, length, …]`` of a batch lies on the mesh."""
     return NamedSharding(mesh, partition_spec(("rows", "length")[: len(shape)], mesh, shape))
+
+
+@functools.lru_cache
+def row_group(mesh: Mesh) -> tuple[int, int]:
+    """Return which part of a batch's rows this process reads, of how many: those that its devices work on.
+
+    Processes whose devices share rows, as where ``tensor`` or ``sequence`` is larger than a host, read the same ones.
+
+    Raises:
+      UserError: the mesh does not give every process as many rows.
+    """
+    data, fsdp = mesh.devices.shape[:2]
+    part_of = np.broadcast_to(np.arange(data * fsdp).reshape(data, fsdp, 1, 1), mesh.devices.shape)
+    parts: dict[int, set[int]] = {}
+    for device, part in zip(mesh.devices.flat, part_of.flat):
+        parts.setdefault(device.process_index, set()).add(int(part))
+    groups = sorted({tuple(sorted(mine)) for mine in parts.values()})
+    if sum(map(len, groups)) != data * fsdp or len({len(group) for group in groups}) != 1:
+        raise UserError(f"a mesh with data={data} and fsdp={fsdp} gives the {len(parts)} processes unequal shares of the rows",
+                        remedy="make mesh.data · mesh.fsdp a multiple of the processes, or one of its divisors")  # fmt: skip
+    return groups.index(tuple(sorted(parts[jax.process_index()]))), len(groups)
+
+
+def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches: int) -> None:
+    """Say so where devices cannot share a task's rows evenly: each of them then computes all rows, or all of a microbatch.
+
+    Args:
+      tasks: ``config.tasks``.
+      mesh: the run's.
+      microbatches: ``config.training.microbatches``.
+
+    Raises:
+      UserError: the rows are read by several processes, which then cannot put them together.
+    """
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    for task, entry in tasks.items():
+        if entry["rows"] % shares and row_group(mesh)[1] > 1:
+            raise UserError(f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
+                            remedy="make them a multiple of it")  # fmt: skip
+        if shares > 1 and entry["rows"] % (shares * microbatches):
+            log.warning(
+                "task %s: %d rows in %d microbatches cannot be shared by mesh.data · mesh.fsdp = %d: every device computes all; "
+                "make the rows a multiple of %d", task, entry["rows"], microbatches, shares, shares * microbatches,
+            )  # fmt: skip
 
 
 def to_devices(batch: Any, mesh: Mesh) -> Any:
@@ -23,11 +73,11 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
       batch: a tree of arrays ``[rows of this process, …]``.
       mesh: devices of all processes.
     """
-    processes = jax.process_count()
+    _, groups = row_group(mesh)
 
     def place(leaf: np.ndarray) -> jax.Array:
         leaf = np.asarray(leaf)
-        shape = (leaf.shape[0] * processes, *leaf.shape[1:])
+        shape = (leaf.shape[0] * groups, *leaf.shape[1:])
         return jax.make_array_from_process_local_data(batch_sharding(shape, mesh), leaf, shape)
 
     return jax.tree.map(place, batch)

@@ -212,7 +212,8 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
     for task, kind in kinds(config.tasks).items():
         if kind != "labelled":
             continue
-        wanted = tuple(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
+        names = config.tasks[task].get("data", ())
+        wanted = ((names,) if isinstance(names, str) else tuple(names)) or tuple(config.data.labelled)
         labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
         if not labels or not labels[0]:
             raise UserError(f"task {task!r}: how many labels there are is only known from data, which a plan does not read",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -96,7 +97,7 @@ def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
     ``tensor`` stays within eight devices and divides heads and feed-forward width; ``sequence`` is used only where
     rows are too few for the devices.
     """
-    devices, rows = topology.device_count, min(entry["rows"] for entry in config.tasks.values())
+    devices, rows = topology.device_count, common_rows(config)
     longest = max(entry["length"] for entry in config.tasks.values())
     powers = [2**power for power in range(devices.bit_length()) if devices % 2**power == 0]
     for tensor in powers:
@@ -160,9 +161,14 @@ class Estimator:
         return self._sizes[key]
 
 
+def common_rows(config: ConfigDict) -> int:
+    """Return the greatest number that divides the rows of every task: what shares it evenly shares them all."""
+    return math.gcd(*(entry["rows"] for entry in config.tasks.values()))
+
+
 def _candidates(config: ConfigDict, topology: Topology) -> list[Estimate]:
     """Return the estimate of every combination."""
-    estimator, rows = Estimator(config, topology), min(entry["rows"] for entry in config.tasks.values())
+    estimator, rows = Estimator(config, topology), common_rows(config)
     return [
         estimator(mesh, remat, parts)
         for mesh in meshes(config, topology)

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from mlm_jax.data import curriculum
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.training.checksum import checksums
@@ -397,6 +398,7 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         raise Damaged(f"its vocabulary cannot be read: {getattr(error, 'problem', error)}") from error
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
+    config.model.rope_theta = curriculum.rope_theta(config, step)  # what these weights know
     return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
 
 

@@ -190,9 +190,9 @@ def own_axes(axes: Axes) -> tuple[int, ...]:
 
 
 def matrix_axes(axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the input and the output axes of a kernel or table; a vector has only inputs."""
+    """Return the input and the output axes of a kernel or table; a vector has only inputs, a scalar neither."""
     own = own_axes(axes)
-    inputs = own[:1] if axes[own[0]] == "embed" or len(own) == 1 else own[:-1]
+    inputs = own[:1] if len(own) < 2 or axes[own[0]] == "embed" else own[:-1]
     return inputs, own[len(inputs) :]
 
 

@@ -43,14 +43,16 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")
     exclude = _matching(settings.get("exclude", ()), list(leaves), "checkpoint.init 'exclude'")
     loaded = load_parameters(place, device=_host())
-    source = _renamed(loaded.params, settings.get("rename", ()))
+    arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params)}
+    renamed = _renamed(list(arrays), settings.get("rename", ()))
+    source = {name: arrays[there] for name, there in renamed.items()}
     taken = [name for name in leaves if name in source and name in include and name not in exclude]
     if not taken:
         raise UserError("checkpoint.init takes no parameter", file=place, remedy="check include, exclude and rename")
 
     found = transplant(
         source, Facts(loaded.config, loaded.vocabulary, loaded.languages),
-        {name: leaves[name] for name in taken}, facts, like=settings.get("like"),
+        {name: leaves[name] for name in taken}, facts, like=settings.get("like"), renamed=renamed,
     )  # fmt: skip
     fresh = [name for name in leaves if name not in taken]
     log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
@@ -77,13 +79,13 @@ def _matching(patterns: Sequence[str], names: Sequence[str], key: str) -> set[st
     return found
 
 
-def _renamed(params: Any, rename: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return {path: array} with every pattern replaced in every path, in order."""
+def _renamed(paths: Sequence[str], rename: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return {path with every pattern replaced in it, in order: path}."""
     key = "checkpoint.init 'rename'"
-    names = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    names = {path: path for path in paths}
     for pattern, replacement in rename:
         regex = compiled(pattern, key)
-        after = {regex.sub(replacement, name): leaf for name, leaf in names.items()}
+        after = {regex.sub(replacement, name): path for name, path in names.items()}
         if list(after) == list(names):
             raise UserError(f"{key}: {pattern!r} changes no path", remedy=f"paths are such as {list(names)[0]}")
         if len(after) < len(names):

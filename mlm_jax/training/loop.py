@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -21,7 +22,7 @@ from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.objectives import kinds
-from mlm_jax.parallel.batches import to_devices
+from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
 from mlm_jax.training import schedule
@@ -31,7 +32,7 @@ from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.lift import lifts, warning
-from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metrics
 from mlm_jax.training.reporter import Reporter
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
@@ -59,14 +60,15 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     # 0. What can be found out without the data is found out before anything is read or written.
     check_workdir(workdir, config)
     mesh = make_mesh(config.mesh)
+    check_rows(config.tasks, mesh, config.training.microbatches)
     task_kinds = kinds(config.tasks)
     schedule.learning_rate(config.optimizer, config.steps)
     compilation_cache(workdir)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
     store = Store.open(prepared(config, workdir))
-    loader = Loader(store, config, task_kinds,
-                    process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
+    group, groups = row_group(mesh)
+    loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
     labels = class_names(loader, config)
@@ -84,6 +86,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
             state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
     start = int(state.step)
+    state = state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
 
@@ -102,6 +105,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         profiler = Profiler(config.training.profile, workdir)
         if start == 0:
             checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
+        elif evaluation_is_missing(config, workdir, start):
+            reporter.evaluate(start, state)
         for step in range(start, config.steps):
             begun = time.perf_counter()
             _, batch = next(batches)
@@ -224,6 +229,15 @@ def stop_agreed(stop: StopSignal, step: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool:
+    """Return whether the run is to be measured where it goes on, because a signal stopped it there before it was."""
+    if start == config.steps or start % config.evaluation.every:
+        return False
+    logged = {key for event in read_metrics(workdir) if event["step"] == start for key in event}
+    missing = not any(key.startswith("eval/") for key in logged)
+    return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
+
+
 def check_finite(config: ConfigDict, state: TrainState) -> None:
     """Raise if a gradient was not finite and the config says to stop then.
 
@@ -252,8 +266,7 @@ class CompiledPhases:
         objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
         key = (tuple(objectives.items()), phase.rope_theta)
         if key not in self.compiled:
-            changes = {"rope_theta": phase.rope_theta} if phase.rope_theta != self.program.config.model.rope_theta else {}
-            self.compiled[key] = make_train_step(self.program, objectives=objectives, model_overrides=changes)
+            self.compiled[key] = make_train_step(self.program.with_rope_theta(phase.rope_theta), objectives=objectives)
         shapes = (key, tuple(sorted(phase.lengths.items())))
         is_new = shapes not in self.seen
         self.seen.add(shapes)

@@ -79,7 +79,7 @@ class Reporter:
         """Measure on held-out data, log it, keep what the report shows, and return what was logged."""
         with self.goodput.span("evaluation"):
             params = state.average if self.program.config.training.ema else state.params
-            found = self.held_out.evaluate(params)
+            found = self.held_out.after(step).evaluate(params)
             self.metrics.write(step, found.metrics)
             self._save_sections(step, found.metrics, found.retrieval, found.samples)
         if self.marked is not None:

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
         step wait and a resumed run logs the same numbers.
       gradient_norm: global norm before clipping, of the last step.
       skipped: int32, steps left out because a gradient was not finite.
-      first_skipped: int32, the first such step; -1 if there was none.
+      first_skipped: int32, the first such step since the run was last started; -1 if there was none.
     """
 
     step: jax.Array

@@ -41,6 +41,7 @@ class Program:
       task_weights: {task: step → weight in the total loss}, of those tasks whose weight is not learned.
       state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings, to initialise, restore or compile by.
       initialise: seeded, jitted: () → ``TrainState`` laid out on the mesh.
+      rope_theta: base of the rotary positions where a curriculum phase changes it; None is the config's.
     """
 
     config: ConfigDict
@@ -54,10 +55,19 @@ class Program:
     task_weights: dict[str, Callable[[Any], Any]]
     state: TrainState
     initialise: Callable[[], TrainState]
+    rope_theta: float | None = None
 
     def model(self, params: Any) -> Any:
         """Return the model with these parameters."""
-        return model_room.merge(self.graphdef, params)
+        return model_room.merge(self.graphdef, params, rope_theta=self.rope_theta)
+
+    def with_rope_theta(self, theta: float) -> Program:
+        """Return the program of a curriculum phase whose rotary positions have this base.
+
+        Raises:
+          UserError: when the model is put together, if it has no RoPE whose base could be changed.
+        """
+        return dataclasses.replace(self, rope_theta=None if theta == self.config.model.rope_theta else theta)
 
 
 def build_program(config: ConfigDict, context: Context, languages: tuple[str, ...], mesh: Mesh, *,
@@ -115,18 +125,17 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     )  # fmt: skip
 
 
-def make_train_step(program: Program, *, objectives: dict[str, Objective] | None = None,
-                    model_overrides: dict[str, Any] | None = None) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
+def make_train_step(program: Program, *, objectives: dict[str, Objective] | None = None
+                    ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
     """Return the jitted step; its first argument is donated.
 
     Args:
       program: what to compile.
       objectives: those of a curriculum phase, if they differ from the program's.
-      model_overrides: what a curriculum phase changes in the model (``rope_theta``).
     """
     config, mesh = program.config, program.mesh
     objectives = objectives or program.objectives
-    gradients = gradient_function(program, objectives, model_overrides or {})
+    gradients = gradient_function(program, objectives)
     frozen = jax.tree.leaves(optimizer_room.frozen_parameters(config.optimizer, program.state.params))
 
     def step(state: TrainState, batch: Batch) -> TrainState:
@@ -135,14 +144,16 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
         # What is frozen has no part in the norm, so that the compiler need not compute its gradient.
         norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
         finite = jnp.isfinite(norm)
-        updates, optimizer_state = program.transformation.update(grads, state.optimizer_state, state.params)
+        before = at_step(state.optimizer_state, state.step)
+        updates, optimizer_state = program.transformation.update(grads, before, state.params)
         params = optax.apply_updates(state.params, updates)
         # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
         params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
         extras = keep(extras, state.extras)
         decay = config.training.ema
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params) if decay else {}
+        # So written that a parameter which does not move has exactly itself for an average.
+        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params) if decay else {}
         average = keep(average, state.average)
         window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
         first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)
@@ -160,7 +171,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
     return run
 
 
-def gradient_function(program: Program, objectives: dict[str, Objective], model_overrides: dict[str, Any]) -> Callable:
+def gradient_function(program: Program, objectives: dict[str, Objective]) -> Callable:
     """Return a function (params, batch, key, step, extras) → (gradients, ({task: metrics}, extras)) of the global batch.
 
     Everything random and every weight 1/N_l is settled on the global batch first; then additive objectives go through
@@ -173,7 +184,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
 
     def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int,
                  first: bool):  # fmt: skip
-        model = model_room.merge(program.graphdef, params, **model_overrides)
+        model = program.model(params)
         total = uncertainty_penalty(params.get("uncertainty", {})) if first else jnp.zeros((), jnp.float32)
         metrics: dict[str, Any] = {}
         remembered: dict[str, Any] = {}
@@ -222,6 +233,12 @@ def gradient_function(program: Program, objectives: dict[str, Objective], model_
         return grads, (metrics | jax.tree.map(lambda x: x.sum(axis=0), stacked), remembered)
 
     return gradients
+
+
+def at_step(optimizer_state: Any, step: jax.Array) -> Any:
+    """Return the optimizer's state with the run's step as that of the learning rate: skipped steps count there too."""
+    is_schedule = lambda path, _: getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"  # noqa: E731
+    return optax.tree_utils.tree_set(optimizer_state, is_schedule, count=step)
 
 
 def empty_window(program: Program) -> Any:

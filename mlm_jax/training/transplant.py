@@ -51,15 +51,16 @@ class Transplanted(NamedTuple):
 
 
 def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any], new: Facts, *,
-               like: Mapping[str, str] | None = None) -> Transplanted:  # fmt: skip
+               like: Mapping[str, str] | None = None, renamed: Mapping[str, str] | None = None) -> Transplanted:  # fmt: skip
     """Fit another model's parameters to this one's shapes.
 
     Args:
-      source: {path: array} of the old model; paths may be renamed, and are those of the new one.
+      source: {path: array} of the old model, by the paths of the new one.
       old: what they belong to.
       initial: {path: array} of the new model, for the same paths: values of what the old one has nothing for.
       new: what those belong to.
       like: {new language: old language}, whose weights the new one begins with instead of initial ones.
+      renamed: {path in the new model: path in the old one}; the same if not given.
 
     Raises:
       UserError: a shape differs for another reason than vocabulary, languages, families or tasks; ``like`` names a
@@ -82,11 +83,12 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
     new_groups: dict[str, None] = {}
     for name, fresh in initial.items():
         value, axes = np.asarray(source[name]), new_axes.get(name, ())
+        there = (renamed or {}).get(name, name)
         if rows is not None and "vocabulary" in axes:
-            value = _take_rows(value, rows, _whole(fresh), old_axes.get(name, axes).index("vocabulary"))
+            value = _take_rows(value, rows, _whole(fresh), old_axes.get(there, axes).index("vocabulary"))
         if "groups" in axes:
-            members, theirs = _groups(name, new), _groups(name, old)
-            if "groups" not in old_axes.get(name, axes):  # one model's shared weights become everyone's own
+            members, theirs = _groups(name, new), _groups(there, old)
+            if "groups" not in old_axes.get(there, axes):  # one model's shared weights become everyone's own
                 value = np.repeat(np.expand_dims(value, axes.index("groups")), len(members), axes.index("groups"))
             elif members != theirs:
                 value, missing = _take_groups(value, theirs, members, like, _whole(fresh), axes.index("groups"))

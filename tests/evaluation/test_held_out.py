@@ -139,3 +139,33 @@ def test_an_evaluation_becomes_a_report(run, tmp_path):
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert retrieval.texts["hi"][0].split()[0] in page
     assert f"{100 * evaluation.metrics['eval/retrieval_at_1/mean']:.1f}" in page
+
+
+def test_a_phase_is_measured_with_the_rotary_positions_it_trains_with(store):
+    config = runs.make_config()
+    config.curriculum = ({"steps": 5}, {"steps": 15, "rope_theta": 2.0})
+    loader, program = runs.make_program(store, config)
+    params = program.initialise().params
+    held_out = HeldOut(program, loader, store)
+    assert held_out.after(0) is held_out.after(5) is held_out and held_out.after(6) is held_out.after(20)
+    other = runs.make_config(rope_theta=2.0)
+    other_loader, other_program = runs.make_program(store, other)
+    wanted = HeldOut(other_program, other_loader, store).evaluate(params, tasks=("mlm",)).metrics
+    assert held_out.after(6).evaluate(params, tasks=("mlm",)).metrics == wanted
+    assert held_out.evaluate(params, tasks=("mlm",)).metrics != wanted
+
+
+def test_weights_of_each_task_are_those_it_is_measured_with(store):
+    config = runs.make_config()
+    config.model.encoder = ({"layers": 1, "weights": "task"},)
+    loader, program = runs.make_program(store, config)
+    params = program.initialise().params
+    first = HeldOut(program, loader, store).evaluate(params)
+    assert first.retrieval is not None and first.samples
+    number = list(config.tasks).index("ranking")
+    changed = jax.tree.map(lambda leaf: leaf.at[:, number].multiply(1.5), params["encoder"])
+    second = HeldOut(program, loader, store).evaluate(params | {"encoder": changed})
+    moved = {key for key, value in first.metrics.items() if second.metrics[key] != value}
+    assert all("/ranking/" in key or "/retrieval" in key for key in moved) and any("/ranking/" in key for key in moved)
+    assert (first.retrieval.embeddings["en"] != second.retrieval.embeddings["en"]).any()
+    assert first.samples == second.samples

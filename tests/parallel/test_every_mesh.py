@@ -59,7 +59,7 @@ def program_on(config, devices):
 def losses(config, devices):
     program = program_on(config, devices)
     state = program.initialise()
-    function = gradient_function(program, program.objectives, {})
+    function = gradient_function(program, program.objectives)
 
     def measured(*args):  # without the gradients, which the compiler then leaves out
         return {task: values["loss"][0] for task, values in function(*args)[1][0].items()}
@@ -112,7 +112,7 @@ def test_every_parameter_is_matched_and_every_rule_is_used(monkeypatch):
     whole = batch() | {"topic": {"inputs": random_rows(4, rows=8, length=32), "labels": np.zeros(8, np.int32)}}
     state = program.state
     with jax.set_mesh(mesh):
-        jax.eval_shape(gradient_function(program, program.objectives, {}), state.params, to_devices(whole, mesh),
+        jax.eval_shape(gradient_function(program, program.objectives), state.params, to_devices(whole, mesh),
                        jax.eval_shape(lambda: jax.random.key(0)), state.step, state.extras)  # fmt: skip
     assert used == set(RULES)
 

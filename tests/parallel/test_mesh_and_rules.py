@@ -1,15 +1,18 @@
+import dataclasses
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
-from mlm_jax.parallel import compiler_options, huge_pages
+from mlm_jax.parallel import batches, compiler_options, huge_pages
 from mlm_jax.parallel.mesh import make_mesh, mesh_shape
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
@@ -59,6 +62,53 @@ def test_compiler_options_are_known_and_by_platform():
         assert double.compile(compiler_options=options)(1.0) == 2
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         double.compile(compiler_options={"xla_gpu_no_such_option": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    id: int
+    process_index: int
+
+
+class Layout(NamedTuple):
+    """As much of a mesh as tells who reads which rows."""
+
+    devices: np.ndarray
+
+
+def layout(processes, *sizes):
+    """A mesh of eight devices that belong to so many processes, in order."""
+    devices = [Device(number, number * processes // 8) for number in range(8)]
+    grid = np.empty(8, object)
+    grid[:] = devices
+    return Layout(grid.reshape(sizes))
+
+
+@pytest.mark.parametrize("processes, sizes, group, groups", [
+    (1, (2, 4, 1, 1), 0, 1),
+    (4, (2, 4, 1, 1), 2, 4),
+    (4, (1, 2, 4, 1), 1, 2),  # tensor is larger than a host: two processes read the same rows
+    (4, (1, 1, 1, 8), 0, 1),
+])  # fmt: skip
+def test_a_process_reads_the_rows_of_its_devices(monkeypatch, processes, sizes, group, groups):
+    monkeypatch.setattr(jax, "process_index", lambda: 2 if processes > 1 else 0)
+    assert batches.row_group.__wrapped__(layout(processes, *sizes)) == (group, groups)
+
+
+def test_unequal_shares_of_rows_are_refused():
+    with pytest.raises(UserError, match="unequal shares of the rows"):
+        batches.row_group.__wrapped__(layout(3, 8, 1, 1, 1))
+
+
+def test_rows_that_devices_cannot_share_are_said_or_refused(caplog, monkeypatch):
+    mesh = make_mesh(shape(data=2, fsdp=4))
+    batches.check_rows({"mlm": {"rows": 16}}, mesh, 2)
+    assert not caplog.records
+    batches.check_rows({"mlm": {"rows": 16}}, mesh, 4)
+    assert "task mlm: 16 rows in 4 microbatches cannot be shared by mesh.data · mesh.fsdp = 8" in caplog.text
+    monkeypatch.setattr(batches, "row_group", lambda mesh: (0, 2))
+    with pytest.raises(UserError, match="the 12 rows of task 'mlm' cannot be shared"):
+        batches.check_rows({"mlm": {"rows": 12}}, mesh, 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux only")

@@ -274,6 +274,15 @@ def test_a_checkpoint_alone_is_enough_to_use_the_model(workdir):
         load_parameters(workdir / "nowhere")
 
 
+def test_a_model_is_used_with_the_rotary_positions_of_its_last_phase(tmp_path):
+    config = make_config()
+    config.curriculum = ({"steps": 1}, {"steps": 2, "rope_theta": 7.0})
+    save(open_run(tmp_path, config), 1, 2)
+    for step, theta in ((1, config.model.rope_theta), (2, 7.0)):
+        assert load_parameters(tmp_path / "checkpoints" / str(step)).config.model.rope_theta == theta
+    assert open_run(tmp_path, config).restore(shapes(make_state())).step == 2  # the same run still
+
+
 def test_the_average_is_what_is_used_where_there_is_one(tmp_path):
     config, state = make_config(training__ema=0.9), make_state(seed=1)
     checkpoints = open_run(tmp_path, config)
@@ -334,7 +343,7 @@ class Grown:
 @pytest.fixture
 def same_shapes(monkeypatch):
     """Leave out what other vocabularies and sharing plans ask for, which has its own tests."""
-    monkeypatch.setattr(initialise, "transplant", lambda source, old, initial, new, like: Grown(
+    monkeypatch.setattr(initialise, "transplant", lambda source, old, initial, new, like, renamed: Grown(
         {name: np.asarray(source[name]) for name in initial}))  # fmt: skip
 
 

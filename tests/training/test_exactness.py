@@ -35,7 +35,7 @@ def loss_and_gradients(config, devices):
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
     program = build_program(config, planned_context(LANGUAGES, config), LANGUAGES, mesh)
     state = program.initialise()
-    function = jax.jit(gradient_function(program, program.objectives, {}))
+    function = jax.jit(gradient_function(program, program.objectives))
     with jax.set_mesh(mesh):
         gradients, (metrics, _) = function(state.params, to_devices(batch(), mesh), jax.random.key(3), state.step, state.extras)
     losses = {task: np.asarray(values["loss"][0]) for task, values in metrics.items()}

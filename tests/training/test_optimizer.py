@@ -22,6 +22,7 @@ SHAPES_AND_AXES = {
     "decoder/kernel": ((LAYERS, GROUPS, 4, 6), ("layers", "groups", "embed", "mlp")),
     "decoder/bias": ((LAYERS, GROUPS, 6), ("layers", "groups", "mlp")),
     "adapter/kernel": ((GROUPS, 4, 6), ("groups", "embed", "adapter")),
+    "uncertainty/task": ((), ()),
     "large/kernel": ((LAYERS, GROUPS, 128, 130), ("layers", "groups", "mlp", "embed")),  # Adafactor factors this one
 }
 INDEXED = [name for name, (_, axes) in SHAPES_AND_AXES.items() if "groups" in axes]

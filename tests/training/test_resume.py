@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from mlm_jax.training.loop import evaluation_is_missing
+from tests.training.conftest import tiny_config
+
 SCRIPT = Path(__file__).parent / "train_process.py"
 ROOT = Path(__file__).parents[2]
 
 
 def start(**settings):
+    settings["set"] = {"evaluation.every": 1} | settings.get("set", {})  # wherever a run stops, it is to be measured
     return subprocess.Popen([sys.executable, SCRIPT, json.dumps(settings)], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
@@ -47,6 +51,25 @@ def test_killed_and_stopped_runs_continue_bit_for_bit(store_folder, tmp_path, un
     code, output = run(**common)
     assert code == 0, output
     assert losses(tmp_path) == uninterrupted
+
+
+def test_a_run_is_measured_where_a_signal_stopped_it(tmp_path):
+    config = tiny_config("store", steps=6)
+    config.evaluation.every = 2
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 2, "eval/loss/de": 1}\n{"step": 4, "train/loss/de": 1}\n')
+    assert [evaluation_is_missing(config, tmp_path, step) for step in range(1, 7)] == [False] * 3 + [True] + [False] * 2
+
+
+@pytest.mark.slow
+def test_processes_whose_devices_share_rows_read_the_same_ones(store_folder, tmp_path, uninterrupted):
+    mesh = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1, "mesh.sequence": 4}
+    codes, outputs = run_job(2, store=str(store_folder), workdir=str(tmp_path), devices=2, set=mesh)
+    assert codes == [0, 0], outputs
+    found = losses(tmp_path)
+    assert found.keys() == uninterrupted.keys()
+    for key, value in uninterrupted.items():
+        assert found[key] == pytest.approx(value, rel=1e-5), key
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mlm_jax.errors import UserError
@@ -10,7 +11,7 @@ from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.loop import check_finite
-from mlm_jax.training.step import build_program, make_train_step
+from mlm_jax.training.step import at_step, build_program, make_train_step
 from tests.training.test_exactness import LANGUAGES, batch, small
 
 
@@ -42,6 +43,35 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     config.training.nonfinite = "stop"
     with pytest.raises(UserError, match="gradient of step 2 is not finite"):
         check_finite(config, after)
+
+
+def test_skipped_steps_count_in_the_schedule():
+    config = small()
+    config.optimizer.schedule, config.optimizer.warmup_steps = "linear", 4
+    config.steps = 20
+    program = make_program(config)
+    state = program.initialise()
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    update = lambda step: program.transformation.update(ones, at_step(state.optimizer_state, step), state.params)  # noqa: E731
+    (second, after), (twelfth, later) = update(1), update(12)
+    for ours, theirs in zip(jax.tree.leaves(twelfth), jax.tree.leaves(second)):
+        ratio = program.learning_rate(12) / program.learning_rate(1)
+        np.testing.assert_allclose(ours, ratio * theirs, rtol=1e-5)
+    counts = optax.tree_utils.tree_get_all_with_path
+    assert sorted(int(n) for _, n in counts(after, "count")) == [1, 2]  # Adam's own, and the schedule's
+    assert sorted(int(n) for _, n in counts(later, "count")) == [1, 13]
+
+
+def test_the_average_of_what_does_not_move_is_itself_bit_for_bit():
+    config = small()
+    config.training.ema, config.optimizer.freeze_table = 0.9999, (("encoder/.*", True), (".*", False))
+    program = make_program(config)
+    step, data = make_train_step(program), to_devices(batch(), program.mesh)
+    state = program.initialise()
+    for _ in range(3):
+        state = step(state, data)
+    jax.tree.map(np.testing.assert_array_equal, state.average["encoder"], state.params["encoder"])
+    assert (state.average["embedding"] != state.params["embedding"]).any()
 
 
 def test_frozen_parameters_cost_neither_memory_nor_a_backward_pass():
