@@ -237,15 +237,18 @@ def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
     whole = 0
     try:
         with _open(file) as stream:
-            for _, unit in ElementTree.iterparse(stream):
-                if unit.tag.rpartition("}")[2] != "tu":
+            above = None
+            for event, unit in ElementTree.iterparse(stream, ("start", "end")):
+                name = unit.tag.rpartition("}")[2]
+                above = unit if (event, name) == ("start", "body") else above
+                if (event, name) != ("end", "tu"):
                     continue
                 sides = {}
                 for variant in unit.iterfind("{*}tuv"):
                     segment = variant.find("{*}seg")
                     text = " ".join("".join(segment.itertext()).split()) if segment is not None else ""
                     sides[plain(variant.get(lang) or variant.get("lang") or "")] = text
-                unit.clear()
+                (unit if above is None else above).clear()  # and not only its parts: a million empty units are 100 MB
                 found |= dict.fromkeys(sides)
                 sides[""] = ""  # of a language that the unit lacks
                 first, second = (_code_of(language, sides) for language in wanted)

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mlm_jax.config_check import check_values
 from mlm_jax.data import corpora, mixing
 from mlm_jax.data.freshness import is_fresh, request
 from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
@@ -50,6 +51,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
       UserError: the data cannot be read, a language has no text, the vocabulary is too large for the text, or the disk
         is full.
     """
+    check_values(config)
     console = Console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
@@ -109,6 +111,7 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
     Raises:
       UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
     """
+    check_values(config)
     console = Console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")

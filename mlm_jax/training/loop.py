@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch
+from mlm_jax.config_check import check_values
 from mlm_jax.data import curriculum
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.loader import Loader
@@ -58,6 +59,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.
+    check_values(config)
     check_workdir(workdir, config)
     mesh = make_mesh(config.mesh)
     check_rows(config.tasks, mesh, config.training.microbatches)
