@@ -59,8 +59,8 @@ class Loader:
       config: the whole config.
       kinds: {task: text | pairs | labelled}, what its objective reads.
       split: of the streams.
-      process_index: of this host.
-      process_count: hosts; each gets a contiguous block of a step's rows and reads nothing else.
+      process_index: which part of a step's rows to read (:func:`mlm_jax.parallel.batches.row_group`).
+      process_count: parts; each is a contiguous block of rows, and nothing else is read.
 
     Attributes:
       languages: codes, that ``Rows.language`` counts.
@@ -269,7 +269,7 @@ class Loader:
         where = f"task {name!r}"
         rows, length = entry.get("rows"), entry.get("length")
         if not isinstance(rows, int) or rows < 1 or rows % self.process_count:
-            raise UserError(f"{where}: rows is {rows!r}, which is not a multiple of the {self.process_count} hosts",
+            raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share",
                             remedy="choose a multiple")  # fmt: skip
         if not isinstance(length, int) or length < 2:
             raise UserError(f"{where}: length is {length!r}, which is not a number of tokens from 2", remedy="write a whole number")

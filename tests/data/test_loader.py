@@ -445,7 +445,7 @@ BAD = [
     ({"mlm": {"rows": 0, "length": 8}}, {}, "rows is 0"),
     ({"mlm": {"length": 8}}, {}, "rows is None"),
     ({"mlm": {"rows": 4, "length": 1}}, {}, "length is 1"),
-    ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "not a multiple of the 2 hosts"),
+    ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),
     ({"genre": {"rows": 4, "length": 8}}, {}, "mixes labels of tokens with labels of whole documents"),
