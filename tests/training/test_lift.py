@@ -46,7 +46,7 @@ def test_lifts_are_shares_over_shares(store, alpha, sampling, weight):
 def test_a_run_says_so_and_logs_the_product(store, tmp_path, capsys, normalize):
     config = tiny_config(store, steps=3)
     config.tasks = {"mlm": {"objective": "mlm", "rows": 4, "length": 16, "mask_rate": 0.3}}
-    config.training.normalize, config.mixing.alpha, config.evaluation.pairs = normalize, 0.5, 0
+    config.training.normalize, config.mixing.alpha, config.evaluation.pairs = normalize, 0.5, 1
     train(config, tmp_path / "run")
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {key: value for event in events for key, value in event.items() if "/lift/" in key}
