@@ -47,4 +47,4 @@ def get_config(argument=""):
         "adapters": ((SHARED | {"adapter": 32, "adapter_weights": "source_language"},),
                      (SHARED | {"adapter": 32, "adapter_weights": "target_language"},)),
     }[variant]  # fmt: skip
-    return run_for(config, 500)
+    return run_for(config, 2_000)
