@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mlm_jax import __version__
-from mlm_jax.errors import UserError
+from mlm_jax.errors import FULL, UserError
 
 EXAMPLES = {  # of each verb, shown by its --help
     "train": "--config my_config.py --workdir runs/mine --set optimizer.learning_rate=1e-3",
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (*FULL, errno.EFBIG):
             raise
         _drop_output()
         print(f"mlm-jax: error: cannot write: {error.strerror}. Remedy: free some space", file=sys.stderr)

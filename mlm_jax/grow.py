@@ -7,7 +7,6 @@ import itertools
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from mlm_jax.data.corpora import documents
 from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.prepare import SENTENCE
-from mlm_jax.data.vocabulary import MASK, Vocabulary, language_token
+from mlm_jax.data.vocabulary import MASK, Vocabulary, language_token, model_proto
 from mlm_jax.errors import UserError
 from mlm_jax.model.sharing import indexes
 from mlm_jax.training.checkpoint import load_parameters
@@ -37,7 +36,7 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
 
     Raises:
       UserError: the vocabulary is not of SentencePiece, or has the language already; ``pieces`` is below 0, or the text
-        does not do to train them; or protobuf is not installed.
+        does not do to train them.
     """
     if pieces < 0:
         raise UserError(f"there cannot be {pieces} new pieces", remedy="give a number from 0")
@@ -52,7 +51,7 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
         raise UserError(f"the vocabulary has language {language!r} already")
     if vocabulary.model is None:  # bytes
         return Vocabulary.bytes((*vocabulary.languages, language), vocabulary.sentinels)
-    model = _model_proto(vocabulary.model)
+    model = model_proto(vocabulary.model)
     known = {entry.piece for entry in model.pieces}
     for piece in (MASK, *map(language_token, (*vocabulary.languages, language))):
         if piece not in known:  # so that it keeps its id when pieces follow
@@ -68,7 +67,7 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     They are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of them (of
     BPE, the first merges).
     """
-    old = _model_proto(serialised)
+    old = model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
     parts = (text[start : start + SENTENCE] for text in sentences for start in range(0, len(text), SENTENCE))
@@ -87,17 +86,9 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     except RuntimeError as error:
         raise UserError(f"SentencePiece could not be trained: {' '.join(str(error).split())}",
                         remedy="give more text of the new language") from error  # fmt: skip
-    trained = _model_proto(out.getvalue())
+    trained = model_proto(out.getvalue())
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and set(p.piece) - characters]
     return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
-
-
-def _model_proto(serialised: bytes) -> Any:
-    try:
-        from sentencepiece import sentencepiece_model_pb2
-    except ImportError as error:
-        raise UserError("growing a vocabulary needs protobuf", remedy="pip install protobuf") from error
-    return sentencepiece_model_pb2.ModelProto.FromString(serialised)  # type: ignore[attr-defined]
 
 
 def grow_command(place: str | Path, language: str, source: str, pieces: int, out: str | Path) -> None:

@@ -9,7 +9,6 @@ model.embed(["Guten Morgen.", "Good morning."], language=["de", "en"])
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import itertools
 import json
@@ -399,7 +398,7 @@ def read_lines(place: str) -> Iterator[str]:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8").rstrip("\r\n")
+                    yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     remedy = "convert the text, for example with iconv"
                     raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error

@@ -197,8 +197,7 @@ def test_renamed_weights_are_told_apart_by_their_place_in_the_old_model():
     swapped = {name: name.replace("encoder/0/", "encoder/x/") for name in params}
     swapped = {name: path.replace("encoder/1/", "encoder/0/").replace("encoder/x/", "encoder/1/") for name, path in swapped.items()}
     renamed = {path: name for name, path in swapped.items()}
-    source = {path: params[name] for path, name in renamed.items()}
-    found = transplant(source, old, initial, new, renamed=renamed).params
+    found = transplant(params, old, initial, new, renamed=renamed).params
     ending = "/layers/attention/query/kernel"
     np.testing.assert_array_equal(found["encoder/0" + ending][:, 0], params["encoder/1" + ending][:, 1])  # German's
     np.testing.assert_array_equal(found["encoder/1" + ending], params["encoder/0" + ending])

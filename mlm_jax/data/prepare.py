@@ -30,7 +30,7 @@ from mlm_jax.data.freshness import is_fresh, request
 from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
 from mlm_jax.data.store import StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.errors import FULL, UserError
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
 WRITE = 1024  # documents handed to the store at once
@@ -89,6 +89,7 @@ def prepare_shard(
     Raises:
       UserError: as :func:`prepare`.
     """
+    check_values(config)
     console, place = Console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
     if is_fresh(config, place):
         console.print(f"shard {place} is up to date")
@@ -111,7 +112,6 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
     Raises:
       UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
     """
-    check_values(config)
     console = Console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
@@ -196,7 +196,7 @@ def _disk_errors(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (*FULL, errno.EFBIG):
             raise UserError(
                 "the disk is full", file=folder, remedy="free some space; nothing half-written was left"
             ) from error

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -298,11 +299,16 @@ def bytes_to_text(values: Iterable[int]) -> str:
     return bytes(values).decode(errors="replace")
 
 
-def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
-    """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
+def model_proto(model: bytes) -> Any:
+    """Return what a ``.model`` of SentencePiece says, as a message that can be changed."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+
+
+def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
+    """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
+    proto = model_proto(model)
     for index in ids:
         proto.pieces[index].type = proto.SentencePiece.CONTROL
     return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())

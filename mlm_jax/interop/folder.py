@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mlm_jax.errors import UserError
+from mlm_jax.errors import FULL, UserError
 
 # What of a Hub repository is needed; weights in other formats can be many times the size.
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")
@@ -52,11 +51,10 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error, or what caused it, says that the disk or the quota is full."""
-    codes = (errno.ENOSPC, errno.EDQUOT)
-    if isinstance(error, OSError) and error.errno in codes:
+    if isinstance(error, OSError) and error.errno in FULL:
         return True
     # Rust's errors come as text: "I/O error: No space left on device (os error 28)".
-    return any(f"os error {code}" in str(error) for code in codes)
+    return any(f"os error {code}" in str(error) for code in FULL)
 
 
 def local_folder(source: str | Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import json
 import logging
 import math
@@ -23,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.data import curriculum
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import FULL, UserError, nearest
 from mlm_jax.training.checksum import checksums
 from mlm_jax.training.regex_table import path_name
 from mlm_jax.training.state import TrainState
@@ -36,7 +35,6 @@ for noisy in ("absl", "asyncio"):  # Orbax logs a page for every checkpoint, and
 
 ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # parts of the names of such metrics
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _say_unraisable(found: Any, say: Any = sys.unraisablehook) -> None:

@@ -45,18 +45,17 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     loaded = load_parameters(place, device=_host())
     arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params)}
     renamed = _renamed(list(arrays), settings.get("rename", ()))
-    source = {name: arrays[there] for name, there in renamed.items()}
-    taken = [name for name in leaves if name in source and name in include and name not in exclude]
+    taken = [name for name in leaves if name in renamed and name in include and name not in exclude]
     if not taken:
         raise UserError("checkpoint.init takes no parameter", file=place, remedy="check include, exclude and rename")
 
     found = transplant(
-        source, Facts(loaded.config, loaded.vocabulary, loaded.languages),
+        arrays, Facts(loaded.config, loaded.vocabulary, loaded.languages),
         {name: leaves[name] for name in taken}, facts, like=settings.get("like"), renamed=renamed,
     )  # fmt: skip
     fresh = [name for name in leaves if name not in taken]
     log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
-    unused = [name for name in source if name not in taken]
+    unused = [name for name in renamed if name not in taken]
     if unused:
         log.warning("parameters of %s that nothing takes: %s", place, ", ".join(unused))
     if found.composed or found.fresh or found.new_groups:

@@ -55,9 +55,9 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
     """Fit another model's parameters to this one's shapes.
 
     Args:
-      source: {path: array} of the old model, by the paths of the new one.
+      source: {path: array} of the old model.
       old: what they belong to.
-      initial: {path: array} of the new model, for the same paths: values of what the old one has nothing for.
+      initial: {path: array} of the new model, of what is taken: values of what the old one has nothing for.
       new: what those belong to.
       like: {new language: old language}, whose weights the new one begins with instead of initial ones.
       renamed: {path in the new model: path in the old one}; the same if not given.
@@ -82,8 +82,8 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
     params: dict[str, np.ndarray] = {}
     new_groups: dict[str, None] = {}
     for name, fresh in initial.items():
-        value, axes = np.asarray(source[name]), new_axes.get(name, ())
         there = (renamed or {}).get(name, name)
+        value, axes = np.asarray(source[there]), new_axes.get(name, ())
         if rows is not None and "vocabulary" in axes:
             value = _take_rows(value, rows, _whole(fresh), old_axes.get(there, axes).index("vocabulary"))
         if "groups" in axes:
@@ -95,7 +95,7 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
                 new_groups |= dict.fromkeys(missing)
         if value.shape != np.shape(fresh):
             raise UserError(
-                f"parameter {name!r} has shape {np.shape(source[name])} there and {np.shape(fresh)} here",
+                f"parameter {name!r} has shape {np.shape(source[there])} there and {np.shape(fresh)} here",
                 remedy="leave it out with checkpoint.init 'exclude'",
             )
         params[name] = value

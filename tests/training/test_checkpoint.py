@@ -344,7 +344,7 @@ class Grown:
 def same_shapes(monkeypatch):
     """Leave out what other vocabularies and sharing plans ask for, which has its own tests."""
     monkeypatch.setattr(initialise, "transplant", lambda source, old, initial, new, like, renamed: Grown(
-        {name: np.asarray(source[name]) for name in initial}))  # fmt: skip
+        {name: np.asarray(source[renamed[name]]) for name in initial}))  # fmt: skip
 
 
 def facts():
