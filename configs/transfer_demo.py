@@ -18,7 +18,7 @@ RANKING = {"objective": "ranking", "rows": 64, "length": 40}
 PAIRS = {  # what each way of pretraining does with pairs
     "aligned": {"ranking": RANKING},
     "hard": {"ranking": RANKING | {"hardness": 1.0}},
-    "queue": {"ranking": RANKING | {"queue": 256}},
+    "queue": {"ranking": RANKING | {"queue": 256, "queue_after": 125}},
     "tlm": {"tlm": {"objective": "tlm", "rows": 64, "length": 80, "mask_rate": 0.3}},
     "mlm": {},
 }

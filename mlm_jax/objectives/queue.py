@@ -8,37 +8,42 @@ import jax
 import jax.numpy as jnp
 
 
-class Past(NamedTuple):
-    """One side of the pairs of earlier batches, the latest first.
+class Queue(NamedTuple):
+    """The pairs of earlier batches, the latest first (cross-batch memory; Wang et al. 2020, section 3.2).
 
     Attributes:
-      embeddings: ``[size, width]`` float32 of length 1, as the model of their step saw them.
-      identity: ``[size]`` uint32, equal for equal sentences.
-      filled: ``[size]`` bool, False where there has been no sentence yet.
+      embeddings: ``[2, size, width]`` float32 of length 1, of both sides, as the model of their step saw them.
+      identity: ``[2, size]`` uint32, equal for equal sentences of a side.
+      filled: ``[size]`` bool, False where there has been no pair yet.
+      batches: ``()`` int32, how many batches have been seen.
     """
 
     embeddings: jax.Array
     identity: jax.Array
     filled: jax.Array
-
-
-class Queue(NamedTuple):
-    """Both sides of the pairs of earlier batches (cross-batch memory; Wang et al. 2020, section 3.2)."""
-
-    left: Past
-    right: Past
+    batches: jax.Array
 
 
 def empty_queue(size: int, width: int) -> Queue:
     """Return a queue for ``size`` pairs that holds none."""
-    past = lambda: Past(  # noqa: E731  two sides must not be one buffer, or they could not be donated
-        jnp.zeros((size, width), jnp.float32), jnp.zeros(size, jnp.uint32), jnp.zeros(size, bool)
+    vectors, identity = jnp.zeros((2, size, width), jnp.float32), jnp.zeros((2, size), jnp.uint32)
+    return Queue(vectors, identity, jnp.zeros(size, bool), jnp.zeros((), jnp.int32))
+
+
+def push(queue: Queue, embeddings: jax.Array, identity: jax.Array, after: int = 0) -> Queue:
+    """Put a batch in front, without its gradient, and drop as many pairs from the end.
+
+    Args:
+      queue: of earlier batches.
+      embeddings: ``[2, rows, width]``.
+      identity: ``[2, rows]``.
+      after: the first so many batches are left out: the model of the first steps changes too fast.
+    """
+    size, rows = len(queue.filled), embeddings.shape[1]
+    fresh = jax.lax.stop_gradient(embeddings.astype(jnp.float32))
+    return Queue(
+        jnp.concatenate([fresh, queue.embeddings], axis=1)[:, :size],
+        jnp.concatenate([identity, queue.identity], axis=1)[:, :size],
+        jnp.concatenate([jnp.broadcast_to(queue.batches >= after, rows), queue.filled])[:size],
+        queue.batches + 1,
     )
-    return Queue(past(), past())
-
-
-def push(past: Past, embeddings: jax.Array, identity: jax.Array) -> Past:
-    """Put a batch in front, without its gradient, and drop as many from the end."""
-    size = len(past.filled)
-    new = Past(jax.lax.stop_gradient(embeddings.astype(jnp.float32)), identity, jnp.ones(len(identity), bool))
-    return Past(*(jnp.concatenate([fresh, old])[:size] for fresh, old in zip(new, past)))

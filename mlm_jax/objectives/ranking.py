@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mlm_jax.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, sum_by_language
-from mlm_jax.objectives.queue import Past, Queue, empty_queue, push
+from mlm_jax.objectives.queue import Queue, empty_queue, push
 
 NEVER = -1e9  # logit of what is no negative; finite, so that gradients are
 
@@ -21,7 +21,8 @@ class TranslationRanking(Objective):
 
     L = −(1/N) Σ_i log e^{s(φ(x_i, y_i) − m)} / (e^{s(φ(x_i, y_i) − m)} + Σ_{j≠i} w_ij e^{s φ(x_i, y_j)}), φ the cosine,
     plus the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global
-    batch, on whatever device they are, and those of the queue; a sentence that equals the right answer is not one.
+    batch, on whatever device they are, and those of the queue. A pair that has either sentence in common with pair i
+    is not one: its other sentence is a right answer too, as where text is parallel in more than two languages.
 
     Attributes:
       margin: m, subtracted from the cosine of true pairs.
@@ -29,6 +30,7 @@ class TranslationRanking(Objective):
       hardness: β of w_ij = e^{β φ(x_i, y_j)} over its mean over j: similar negatives weigh more (Robinson et al. 2021);
         0 weighs all alike.
       queue: how many pairs of earlier batches are negatives too (Wang et al. 2020); 0 is none.
+      queue_after: batches before the first that the queue takes in: while the model changes fast, it does harm.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -37,6 +39,7 @@ class TranslationRanking(Objective):
     scale: float = 20.0
     hardness: float = 0.0
     queue: int = 0
+    queue_after: int = 0
 
     def initial_memory(self, width: int) -> Queue | None:
         """Return an empty queue, if there is to be one."""
@@ -58,11 +61,15 @@ class TranslationRanking(Objective):
         """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
         embeddings = normalize(embed_in_parts(model, both, key, parts, self.task))
-        left, right = jnp.split(embeddings, 2)  # [rows, width] each
-        left_identity, right_identity = sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])
-        past_left, past_right = memory if memory is not None else (None, None)
-        forward, forward_hits = self.rank(left, right, right_identity, past_right)
-        backward, backward_hits = self.rank(right, left, left_identity, past_left)
+        sides = jnp.stack(jnp.split(embeddings, 2))  # [2, rows, width]
+        identity = jnp.stack([sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])])  # [2, rows]
+        candidates, negative = sides, differ(identity, identity)  # [rows, rows]; never true on the diagonal
+        if memory is not None:
+            candidates = jnp.concatenate([sides, memory.embeddings], axis=1)  # [2, rows + queue, width]
+            earlier = differ(identity, memory.identity) & memory.filled
+            negative = jnp.concatenate([negative, earlier], axis=1)  # [rows, rows + queue]
+        forward, forward_hits = self.rank(sides[0], candidates[1], negative)
+        backward, backward_hits = self.rank(sides[1], candidates[0], negative)
         language = examples["inputs"].language
         count = sum_by_language(jnp.ones_like(language), language, context)
         metrics: Metrics = {
@@ -70,20 +77,19 @@ class TranslationRanking(Objective):
             "accuracy": (sum_by_language((forward_hits + backward_hits) / 2, language, context), count),
         }
         if memory is not None:
-            memory = Queue(push(memory.left, left, left_identity), push(memory.right, right, right_identity))
+            memory = push(memory, sides, identity, self.queue_after)
         return (forward + backward).mean(), metrics, memory
 
-    def rank(self, left: jax.Array, right: jax.Array, identity: jax.Array,
-             past: Past | None = None) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-        """Return −log P(right_i | left_i) and whether right_i came first, ``[rows]`` each."""
-        cosine = jnp.einsum("id,jd->ij", left, right, preferred_element_type=jnp.float32)
+    def rank(self, queries: jax.Array, candidates: jax.Array, negative: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return −log P(candidate_i | query_i) and whether candidate_i came first, ``[rows]`` each.
+
+        Args:
+          queries: ``[rows, width]`` of length 1.
+          candidates: ``[candidates, width]``, those of the rows first.
+          negative: ``[rows, candidates]`` bool.
+        """
+        cosine = jnp.einsum("id,jd->ij", queries, candidates, preferred_element_type=jnp.float32)
         true = jnp.diagonal(cosine)  # [rows]
-        negative = identity[:, None] != identity[None, :]  # [rows, rows]; never true on the diagonal
-        if past is not None:
-            earlier = jnp.einsum("id,jd->ij", left, past.embeddings, preferred_element_type=jnp.float32)
-            cosine = jnp.concatenate([cosine, earlier], axis=1)  # [rows, rows + queue]
-            new = past.filled & (identity[:, None] != past.identity[None, :])
-            negative = jnp.concatenate([negative, new], axis=1)
         logits = jnp.where(negative, self.scale * cosine + self.log_weights(cosine, negative), NEVER)
         true_logit = self.scale * (true - self.margin)
         losses = jax.nn.logsumexp(jnp.concatenate([true_logit[:, None], logits], axis=1), axis=1) - true_logit
@@ -117,6 +123,11 @@ def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, ta
 def normalize(vectors: jax.Array) -> jax.Array:
     """Scale vectors to length 1; a zero vector stays zero, with a finite gradient."""
     return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))
+
+
+def differ(identity: jax.Array, others: jax.Array) -> jax.Array:
+    """Return whether two pairs have no sentence in common, ``[rows, others]`` of ``[2, rows]`` and ``[2, others]``."""
+    return (identity[:, :, None] != others[:, None, :]).all(axis=0)
 
 
 def sentence_hash(rows: Rows) -> jax.Array:

@@ -7,7 +7,6 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.objectives.queue import Queue
 from mlm_jax.objectives.ranking import TranslationRanking
 from tests.objectives.helpers import make_context, random_rows
 
@@ -32,9 +31,10 @@ def table(seed=0):
 def batch(seed=0, rows=ROWS, duplicates=True):
     inputs = random_rows(2 * seed, rows=rows, documents=1, length=10)
     targets = random_rows(2 * seed + 1, rows=rows, documents=1, length=10)
-    if duplicates:  # rows 1 and 4 have the same translation: neither is a negative of the other
-        targets = targets._replace(tokens=targets.tokens.copy(), segment_ids=targets.segment_ids.copy())
-        targets.tokens[4], targets.segment_ids[4] = targets.tokens[1], targets.segment_ids[1]
+    if duplicates:  # rows 1 and 4 have the same translation, 2 and 7 are of the same text: neither is the other's negative
+        inputs, targets = (jax.tree.map(np.copy, side) for side in (inputs, targets))
+        for side, one, other in ((targets, 1, 4), (inputs, 2, 7)):
+            side.tokens[other], side.segment_ids[other] = side.tokens[one], side.segment_ids[one]
     return {"inputs": inputs, "targets": targets}
 
 
@@ -53,10 +53,10 @@ def closed_form(batches, weights, margin=0.3, scale=20.0, hardness=0.0):
     total = 0.0
     for own, other in ((0, 1), (1, 0)):
         candidates = np.concatenate([side[other] for side in sides])
-        names = [name for text in texts for name in text[other]]
+        names = [pair for text in texts for pair in zip(*text)]
         for i, query in enumerate(sides[0][own]):
             cosines = candidates @ query
-            negatives = [j for j in range(len(candidates)) if names[j] != names[i]]
+            negatives = [j for j in range(len(candidates)) if not any(a == b for a, b in zip(names[i], names[j]))]
             tilt = np.exp(hardness * cosines[negatives])
             mass = (tilt / tilt.mean() * np.exp(scale * cosines[negatives])).sum()
             true = np.exp(scale * (cosines[i] - margin))
@@ -120,7 +120,7 @@ def test_negatives_come_from_all_devices():
 
 def test_the_queue_gives_the_negatives_of_earlier_batches():
     objective = TranslationRanking(queue=2 * ROWS + 3, hardness=0.5)
-    memory: Queue = objective.initial_memory(WIDTH)
+    memory = objective.initial_memory(WIDTH)
     batches = [batch(seed, duplicates=seed == 0) for seed in range(4)]
     batches[2]["targets"] = batches[1]["targets"]  # sentences of the queue that equal right answers
     for number, examples in enumerate(batches):
@@ -130,7 +130,17 @@ def test_the_queue_gives_the_negatives_of_earlier_batches():
             oldest = {side: jax.tree.map(lambda x: x[:3], rows) for side, rows in batches[0].items()}
             seen.append(oldest)
         np.testing.assert_allclose(loss, closed_form(seen, table(), hardness=0.5), rtol=1e-5)
-    assert memory.left.filled.all()
+    assert memory.filled.all()
+
+
+def test_the_queue_takes_in_nothing_before_its_first_batch():
+    objective = TranslationRanking(queue=2 * ROWS, queue_after=2)
+    memory = objective.initial_memory(WIDTH)
+    batches = [batch(seed) for seed in range(4)]
+    for number, examples in enumerate(batches):
+        loss, _, memory = objective.whole_loss(BagOfWords(table()), examples, make_context(), None, 1, memory)
+        seen = [examples, *batches[2:number]]
+        np.testing.assert_allclose(loss, closed_form(seen, table()), rtol=1e-5)
 
 
 def test_no_gradient_flows_into_the_queue():
