@@ -60,10 +60,12 @@ OPTIONS = {  # the same for what a task says, of any objective
     "scale": (SMALL, FOREVER),
     "hardness": (0, FOREVER),
     "queue": (0, FOREVER),
+    "queue_after": (0, FOREVER),
     "smoothing": (0, 1),
 }
-WHOLE = ("rows", "length", "queue")
+WHOLE = ("rows", "length", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
+FORMATS = ("tsv", "xnli", "conll", "function")  # of labelled sets
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
 CHOICES = {  # {key: the values there are}
     "data.prefix": ("language", "bos", "none"),
@@ -138,6 +140,9 @@ def _check_labelled(key: str, entry: Any) -> None:
     for option in ("format", "language"):
         if option not in entry:
             raise BadValue(key, f"{key} has no {option!r}", remedy)
+    if entry["format"] not in FORMATS:
+        raise BadValue(f"{key}.format", f"{key}.format is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
+                       f"use one of {', '.join(FORMATS)}")  # fmt: skip
     if "train" not in entry and "validation" not in entry:
         raise BadValue(key, f"{key} has neither 'train' nor 'validation'", remedy)
 

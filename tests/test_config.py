@@ -87,6 +87,7 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("training.microbatches=3", "tasks.mlm.rows is 64, which 3 microbatches cannot share"),
     ("data.labelled={'genre': 'genre.tsv'}", "data.labelled.genre is 'genre.tsv'. Remedy: write {\"format\""),
     ("data.labelled={'genre': {'format': 'tsv', 'train': 'genre.tsv'}}", "data.labelled.genre has no 'language'"),
+    ("data.labelled={'genre': {'format': 'tvs', 'language': 'en', 'train': 'genre.tsv'}}", "'tvs'; did you mean 'tsv'?"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}", "data.labelled.genre has neither 'train' nor 'validation'"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}", "key 'trian'; did you mean 'train'?"),
     ("curriculum=({'steps': 5, 'length': 9000},)", r"curriculum\[0\].length is 9000"),

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from mlm_jax.data.corpora import corpus_function, files, lines
 from mlm_jax.errors import UserError, nearest
 
-FORMATS = ("tsv", "xnli", "conll", "function")
 LANGUAGE_MARK = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?!//)(?=.)")  # WikiANN's, before every word; an address has none
 
 
@@ -32,20 +31,16 @@ def is_per_word(entry: dict[str, Any]) -> bool:
     return entry["format"] == "conll"
 
 
-def examples(name: str, entry: dict[str, Any], split: str) -> Iterator[Example]:
-    """Yield the examples of one split of ``config.data.labelled[name]``.
+def examples(entry: dict[str, Any], split: str) -> Iterator[Example]:
+    """Yield the examples of one split of a labelled set, an entry of ``config.data.labelled``.
 
     Args:
-      name: of the set.
       entry: {"format", "language", "train", "validation", "labels"}.
       split: train | validation.
 
     Raises:
-      UserError: an unknown format, a malformed line (with its file and number), or a label that the set does not have.
+      UserError: a malformed line (with its file and number), or a label that the set does not have.
     """
-    if entry.get("format") not in FORMATS:
-        raise UserError(f"data.labelled[{name!r}]: no format {entry.get('format')!r}{nearest(entry.get('format', ''), FORMATS)}",
-                        remedy=f"use one of {', '.join(FORMATS)}")  # fmt: skip
     if split not in entry:
         return
     known = tuple(entry.get("labels", ()))
@@ -64,12 +59,12 @@ def examples(name: str, entry: dict[str, Any], split: str) -> Iterator[Example]:
             yield example
 
 
-def label_names(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
+def label_names(entry: dict[str, Any]) -> tuple[str, ...]:
     """Return the labels of a set: those the config lists, else those of its training split, sorted."""
     if entry.get("labels"):
         return tuple(entry["labels"])
     split = "train" if "train" in entry else "validation"
-    return tuple(sorted({label for example in examples(name, entry, split) for label in example.labels}))
+    return tuple(sorted({label for example in examples(entry, split) for label in example.labels}))
 
 
 def _check(known: Sequence[str], labels: Sequence[str], file: Any, number: int | None) -> None:

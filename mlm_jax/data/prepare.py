@@ -291,9 +291,9 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
             read = lambda s, split: corpora.sentence_pairs(s, pair, split)  # noqa: B023, E731
             found = tasks.split_of(config, pair, source, "train", read)
             yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
-    for name, entry in config.data.labelled.items():
+    for entry in config.data.labelled.values():
         if entry["language"] == language and language not in config.data.corpora:
-            yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(name, dict(entry), "train"))
+            yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
 
 
 def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:

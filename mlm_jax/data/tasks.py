@@ -216,7 +216,7 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -
 
 
 def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
-    names = labelled.label_names(name, entry)
+    names = labelled.label_names(entry)
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
     splits = tuple(split for split in ("train", "validation") if split in entry)
@@ -225,7 +225,7 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     per_word = labelled.is_per_word(entry)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        for example in labelled.examples(name, {**entry, "labels": names}, split):
+        for example in labelled.examples({**entry, "labels": names}, split):
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece

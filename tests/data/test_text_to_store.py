@@ -160,7 +160,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     header = "language\tgold_label\tsentence1\tsentence2\n"
     (tmp_path / "xnli.tsv").write_text(header + "ar\tneutral\ta\tb\nde\tneutral\tc\td\n", encoding="utf-8-sig")
     entry = {"format": "xnli", "language": "de", "train": str(tmp_path / "xnli.tsv")}
-    assert [example.texts for example in labelled.examples("nli", entry, "train")] == [("c", "d")]
+    assert [example.texts for example in labelled.examples(entry, "train")] == [("c", "d")]
 
 
 def tmx(*units, namespace=""):
@@ -265,21 +265,21 @@ def test_words_with_labels(tmp_path):
     (tmp_path / "a.iob2").write_text("# sent\n1\tAnna\tB-PER\t-\t-\n2\tsingt\tO\t-\t-\n\n1\tUlm\tB-LOC\t-\t-\n")
     (tmp_path / "wikiann.txt").write_text("en:Paris B-LOC\nen:shines O\n\n")
     entry = {"format": "conll", "language": "de", "train": str(tmp_path / "a.iob2")}
-    assert [*labelled.examples("ner", entry, "train")] == [(("Anna", "singt"), ("B-PER", "O")), (("Ulm",), ("B-LOC",))]
-    assert labelled.label_names("ner", entry) == ("B-LOC", "B-PER", "O")
-    (example,) = labelled.examples("ner", {**entry, "train": str(tmp_path / "wikiann.txt")}, "train")
+    assert [*labelled.examples(entry, "train")] == [(("Anna", "singt"), ("B-PER", "O")), (("Ulm",), ("B-LOC",))]
+    assert labelled.label_names(entry) == ("B-LOC", "B-PER", "O")
+    (example,) = labelled.examples({**entry, "train": str(tmp_path / "wikiann.txt")}, "train")
     assert example.texts == ("Paris", "shines")
     with pytest.raises(UserError, match=r"a\.iob2:2: label 'B-PER' is not one of"):
-        list(labelled.examples("ner", {**entry, "labels": ("O", "B-LOC")}, "train"))
+        list(labelled.examples({**entry, "labels": ("O", "B-LOC")}, "train"))
     (tmp_path / "x.tsv").write_text("sentence1\tsentence2\tgold_label\nA man\tA person\tentailment\n")
-    (pair,) = labelled.examples("xnli", {"format": "xnli", "language": "en", "train": str(tmp_path / "x.tsv")}, "train")
+    (pair,) = labelled.examples({"format": "xnli", "language": "en", "train": str(tmp_path / "x.tsv")}, "train")
     assert pair == (("A man", "A person"), ("entailment",))
 
 
 def test_words_that_look_like_numbers_or_marks_are_words(tmp_path):
     def read(name, text):
         (tmp_path / name).write_text(text)
-        return [*labelled.examples("ner", {"format": "conll", "language": "en", "train": str(tmp_path / name)}, "train")]
+        return [*labelled.examples({"format": "conll", "language": "en", "train": str(tmp_path / name)}, "train")]
 
     conll = "-DOCSTART- -X- O O\n\nThe DT I-NP O\n22 CD I-NP O\nmen NNS I-NP O\n"
     assert read("conll2003.txt", conll) == [(("The", "22", "men"), ("O", "O", "O"))]
@@ -295,12 +295,12 @@ def test_a_file_of_many_languages_gives_those_lines_that_are_asked_for(tmp_path)
     entry = {"format": "xnli", "language": "de", "train": str(file)}
     header = "language\tgold_label\tsentence1\tsentence2\n"
     file.write_text(header + "ar\tneutral\ta\tb\nde\tentailment\tc\td\n")
-    assert [*labelled.examples("nli", entry, "train")] == [(("c", "d"), ("entailment",))]
+    assert [*labelled.examples(entry, "train")] == [(("c", "d"), ("entailment",))]
     with pytest.raises(UserError, match="no line is in 'fr', only ar, de"):
-        list(labelled.examples("nli", entry | {"language": "fr"}, "train"))
+        list(labelled.examples(entry | {"language": "fr"}, "train"))
     file.write_text(header + "de\tneutral\t\td\n")
     with pytest.raises(UserError, match=r"xnli\.tsv:2: premise, hypothesis or label is empty"):
-        list(labelled.examples("nli", entry, "train"))
+        list(labelled.examples(entry, "train"))
 
 
 # -------------------------------------------------------------------------------------------------- prepare
