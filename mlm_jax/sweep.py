@@ -11,24 +11,30 @@ Beside ``get_config`` in the same file::
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import os
+import queue
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.console import table_console
 from mlm_jax.errors import UserError
+from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
 COMPARISON, PLOT = "comparison.json", "comparison.html"
-METRICS = ("eval/loss", "eval/bits_per_byte", "eval/accuracy", "eval/retrieval_at_1")  # what trials are compared by
+METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what trials are compared by, of every task
+LONGEST_NAME = 200  # bytes; file systems take 255
 
 
 def product(axes: Mapping[str, Iterable[Any]]) -> list[Trial]:
@@ -54,11 +60,15 @@ def chain(*sweeps: Iterable[Trial]) -> list[Trial]:
 
 
 def trial_name(trial: Trial) -> str:
-    """Return the trial's folder: "alpha=0.3,seed=1"."""
+    """Return the trial's folder: "alpha=0.3,seed=1"; a long name ends in a hash of what does not fit."""
     short = {key: key.rpartition(".")[2] for key in trial}
     doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
     parts = (f"{key if short[key] in doubled else short[key]}={value}" for key, value in trial.items())
-    return ",".join(parts).replace("/", "_").replace(" ", "")
+    name = ",".join(parts).replace("/", "_").replace(" ", "")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}…{digest}"
 
 
 def read_trials(file: str) -> list[Trial]:
@@ -71,7 +81,7 @@ def read_trials(file: str) -> list[Trial]:
     if not hasattr(module, "sweep"):
         raise UserError("this config file has no sweep()", file=file, remedy="see configs/sweeps/alpha.py")
     try:
-        trials = [dict(trial) for trial in module.sweep()]
+        trials = [{key: _plain(value) for key, value in dict(trial).items()} for trial in module.sweep()]
     except UserError as error:
         raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
     except Exception as error:  # it is the user's code
@@ -90,11 +100,20 @@ def read_trials(file: str) -> list[Trial]:
     return trials
 
 
-def trial_command(file: str, trial: Trial, workdir: Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the command of a trial."""
-    sets = [f"{key}={value!r}" for key, value in trial.items()]
-    pairs = itertools.chain.from_iterable(("--set", setting) for setting in [*overrides, *sets])
-    return [sys.executable, "-m", "mlm_jax.cli", "train", "--config", file, "--workdir", str(workdir), *pairs]
+def _plain(value: Any) -> Any:
+    """Return a value as Python writes it: NumPy's numbers, as of ``np.logspace``, become Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def trial_settings(trial: Trial, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the ``key=value`` settings of a trial, behind those of all trials."""
+    return (*overrides, *(f"{key}={value!r}" for key, value in trial.items()))
+
+
+def command(verb: str, file: str, workdir: Path, settings: Sequence[str]) -> list[str]:
+    """Return the command of a verb of mlm-jax for a trial."""
+    pairs = itertools.chain.from_iterable(("--set", setting) for setting in settings)
+    return [sys.executable, "-m", "mlm_jax.cli", verb, "--config", file, "--workdir", str(workdir), *pairs]
 
 
 def is_finished(workdir: Path, steps: int) -> bool:
@@ -102,10 +121,28 @@ def is_finished(workdir: Path, steps: int) -> bool:
     return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in _events(workdir))
 
 
+def devices(parallel: int) -> list[dict[str, str]]:
+    """Return environment variables that let a process see one accelerator, for ``parallel`` processes.
+
+    Raises:
+      UserError: ``CUDA_VISIBLE_DEVICES`` names fewer.
+    """
+    if parallel == 1:
+        return [{}]
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if given and len(given) < parallel:
+        raise UserError(f"CUDA_VISIBLE_DEVICES names {len(given)} devices, too few for {parallel} trials at a time",
+                        remedy=f"give --parallel {len(given)}")  # fmt: skip
+    gpus = given or [str(number) for number in range(parallel)]
+    one_chip = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    return [{"CUDA_VISIBLE_DEVICES": gpus[slot], "TPU_VISIBLE_CHIPS": str(slot), **one_chip} for slot in range(parallel)]
+
+
 def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: Sequence[str] = (), dry_run: bool = False) -> int:
     """Run the trials that are not finished, ``parallel`` at a time, and compare all of them.
 
-    Trials that were interrupted go on from their last checkpoint. Trial i of n at a time sees device i only.
+    Trials that were interrupted go on from their last checkpoint. Of several at a time each sees a device of its own. A
+    token store that trials share is prepared before the first of them begins.
 
     Args:
       file: config file with ``get_config`` and ``sweep``.
@@ -115,50 +152,68 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
       dry_run: print each trial's command instead of running it.
 
     Returns:
-      0, or 1 if a trial failed.
+      0, or 1 if a trial failed, or 130 after Ctrl-C: trials under way have saved, and the same command continues.
 
     Raises:
-      UserError: the file or a trial cannot work.
+      UserError: the file or a trial cannot work, or a trial's folder belongs to another config.
     """
     if parallel < 1:
         raise UserError(f"there cannot be {parallel} trials at a time", remedy="give --parallel a number from 1")
-    console, workdir = table_console(), Path(workdir)
-    trials = read_trials(file)
-    settings = {trial_name(trial): [*overrides, *(f"{key}={value!r}" for key, value in trial.items())] for trial in trials}
-    configs = {name: load_config(file, tuple(sets)) for name, sets in settings.items()}
-    waiting = [trial for trial in trials if not is_finished(workdir / trial_name(trial), configs[trial_name(trial)].steps)]
-    console.print(f"{len(trials)} trials, {len(trials) - len(waiting)} finished before", highlight=False)
+    console, workdir, slots = table_console(), Path(workdir), devices(parallel)
+    say = lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)  # noqa: E731
+    listed = read_trials(file)
+    trials = {trial_name(trial): trial_settings(trial, overrides) for trial in listed}
+    configs = {name: load_config(file, settings) for name, settings in trials.items()}
+    for name, config in configs.items():
+        check_workdir(workdir / name, config)
+    waiting = [name for name, config in configs.items() if not is_finished(workdir / name, config.steps)]
+    say(f"{len(trials)} trials, {len(trials) - len(waiting)} finished before")
     if dry_run:
-        for trial in waiting:
-            command = trial_command(file, trial, workdir / trial_name(trial), overrides)
-            console.print(" ".join(command), soft_wrap=True, highlight=False)
+        for name in waiting:
+            say(shlex.join(command("train", file, workdir / name, trials[name])))
         return 0
-    free = list(range(parallel))
+    shared = {configs[name].data.store: name for name in reversed(waiting) if configs[name].data.store}
+    for store, name in shared.items() if parallel > 1 else ():
+        say(f"preparing {store}")
+        if subprocess.run(command("prepare", file, workdir / name, trials[name]), check=False).returncode:
+            return 1  # it has said why
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for slot in slots:
+        free.put(slot)
 
-    def run(trial: Trial) -> tuple[str, int]:
-        folder, slot = workdir / trial_name(trial), free.pop()
+    def run(name: str) -> tuple[str, int]:
+        folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
-        one_device = {"CUDA_VISIBLE_DEVICES": str(slot), "TPU_VISIBLE_CHIPS": str(slot)} if parallel > 1 else {}
         with (folder / "log.txt").open("a") as log:
-            code = subprocess.run(trial_command(file, trial, folder, overrides), stdout=log, stderr=log,
+            code = subprocess.run(command("train", file, folder, trials[name]), stdout=log, stderr=log,
                                   env=os.environ | one_device, check=False).returncode  # fmt: skip
-        free.append(slot)
-        return folder.name, code
+        free.put(one_device)
+        return name, code
 
     failed = []
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(run, trial) for trial in waiting]):
-            name, code = done.result()
-            console.print(f"{name}: {'finished' if code == 0 else f'failed, see {workdir / name}/log.txt'}", highlight=False)
-            failed += [name] if code else []
-    results = compare(workdir, trials)
+        try:
+            for done in concurrent.futures.as_completed([pool.submit(run, name) for name in waiting]):
+                name, code = done.result()
+                is_done = code == 0 and is_finished(workdir / name, configs[name].steps)
+                failed += [name] if code else []
+                say(f"{name}: {'finished' if is_done else 'stopped' if code == 0 else f'failed, see {workdir / name}/log.txt'}")
+        except KeyboardInterrupt:  # the trials got it too: they save and end
+            pool.shutdown(cancel_futures=True)
+            say("interrupted; the same command continues")
+            return 130
+    results = compare(workdir, listed)
     if results:
-        console.print(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}", highlight=False)
-    for metric in METRICS:
-        table = comparison_table(results, metric)
-        if table.row_count:
-            console.print(table)
+        say(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}")
+    for metric in compared_metrics(key for result in results for key in result["metrics"]):
+        console.print(comparison_table(results, metric))
     return 1 if failed else 0
+
+
+def compared_metrics(keys: Iterable[str]) -> list[str]:
+    """Return what trials are compared by, ``eval/loss`` or ``eval/genre/accuracy``, of keys with a language behind it."""
+    metrics = dict.fromkeys(key.rpartition("/")[0] for key in keys)
+    return [metric for metric in metrics if metric.rpartition("/")[2] in METRICS]
 
 
 def compare(workdir: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -185,7 +240,8 @@ def plot(workdir: Path, names: Sequence[str]) -> Path:
     from mlm_jax.report.page import write_page
 
     histories = {name: read_history(workdir / name) for name in names}
-    keys = sorted({key for history in histories.values() for key in history if key.rpartition("/")[0] in METRICS})
+    metrics = compared_metrics(key for history in histories.values() for key in history if key.startswith("eval/"))
+    keys = {key for history in histories.values() for key in history if key.rpartition("/")[0] in metrics}
     curves = {}
     for key in sorted(keys, key=lambda key: key.rpartition("/")[::-2]):  # by language, then by metric
         metric, _, language = key.removeprefix("eval/").rpartition("/")
@@ -201,7 +257,7 @@ def comparison_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table
     table = Table("trial", "step", title=metric)
     for column in columns:
         table.add_column(column, justify="right")
-    for result in results if columns else ():
+    for result in results:
         values = (result["metrics"].get(f"{metric}/{column}") for column in columns)
         table.add_row(result["name"], str(result["step"]), *("" if value is None else f"{value:.3f}" for value in values))
     return table
