@@ -13,7 +13,7 @@ class Queue(NamedTuple):
 
     Attributes:
       embeddings: ``[2, size, width]`` float32 of length 1, of both sides, as the model of their step saw them.
-      identity: ``[2, size]`` uint32, equal for equal sentences of a side.
+      identity: ``[2, size]`` uint32, equal for equal sentences.
       filled: ``[size]`` bool, False where there has been no pair yet.
       batches: ``()`` int32, how many batches have been seen.
     """

@@ -21,8 +21,8 @@ class TranslationRanking(Objective):
 
     L = −(1/N) Σ_i log e^{s(φ(x_i, y_i) − m)} / (e^{s(φ(x_i, y_i) − m)} + Σ_{j≠i} w_ij e^{s φ(x_i, y_j)}), φ the cosine,
     plus the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global
-    batch, on whatever device they are, and those of the queue. A pair that has either sentence in common with pair i
-    is not one: its other sentence is a right answer too, as where text is parallel in more than two languages.
+    batch, on whatever device they are, and those of the queue. A pair that has a sentence in common with pair i, on
+    either side, is not one: its other sentence is a right answer too, as where text is parallel in several languages.
 
     Attributes:
       margin: m, subtracted from the cosine of true pairs.
@@ -127,7 +127,7 @@ def normalize(vectors: jax.Array) -> jax.Array:
 
 def differ(identity: jax.Array, others: jax.Array) -> jax.Array:
     """Return whether two pairs have no sentence in common, ``[rows, others]`` of ``[2, rows]`` and ``[2, others]``."""
-    return (identity[:, :, None] != others[:, None, :]).all(axis=0)
+    return (identity[:, None, :, None] != others[None, :, None, :]).all(axis=(0, 1))
 
 
 def sentence_hash(rows: Rows) -> jax.Array:

@@ -31,10 +31,10 @@ def table(seed=0):
 def batch(seed=0, rows=ROWS, duplicates=True):
     inputs = random_rows(2 * seed, rows=rows, documents=1, length=10)
     targets = random_rows(2 * seed + 1, rows=rows, documents=1, length=10)
-    if duplicates:  # rows 1 and 4 have the same translation, 2 and 7 are of the same text: neither is the other's negative
+    if duplicates:  # 1 and 4 have the same translation, 2 and 7 the same text, 9's text is 6's translation: no negatives
         inputs, targets = (jax.tree.map(np.copy, side) for side in (inputs, targets))
-        for side, one, other in ((targets, 1, 4), (inputs, 2, 7)):
-            side.tokens[other], side.segment_ids[other] = side.tokens[one], side.segment_ids[one]
+        for side, one, other_side, other in ((targets, 1, targets, 4), (inputs, 2, inputs, 7), (targets, 6, inputs, 9)):
+            other_side.tokens[other], other_side.segment_ids[other] = side.tokens[one], side.segment_ids[one]
     return {"inputs": inputs, "targets": targets}
 
 
@@ -56,7 +56,7 @@ def closed_form(batches, weights, margin=0.3, scale=20.0, hardness=0.0):
         names = [pair for text in texts for pair in zip(*text)]
         for i, query in enumerate(sides[0][own]):
             cosines = candidates @ query
-            negatives = [j for j in range(len(candidates)) if not any(a == b for a, b in zip(names[i], names[j]))]
+            negatives = [j for j in range(len(candidates)) if not {*names[i]} & {*names[j]}]
             tilt = np.exp(hardness * cosines[negatives])
             mass = (tilt / tilt.mean() * np.exp(scale * cosines[negatives])).sum()
             true = np.exp(scale * (cosines[i] - margin))

@@ -55,9 +55,9 @@ def loss_of(state, task):
 
 def test_the_step_fills_the_queue_of_a_ranking_task():
     queue = run(steps=2).extras["ranking"]
-    assert queue.left.filled.tolist() == [True] * 12 + [False] * 3
-    np.testing.assert_allclose(np.linalg.norm(queue.right.embeddings[:12], axis=1), 1, rtol=1e-5)
-    assert not queue.right.embeddings[12:].any()
+    assert queue.filled.tolist() == [True] * 12 + [False] * 3 and queue.batches == 2
+    np.testing.assert_allclose(np.linalg.norm(queue.embeddings[:, :12], axis=-1), 1, rtol=1e-5)
+    assert not queue.embeddings[:, 12:].any()
 
 
 def test_learned_weights_have_kendalls_gradient():
