@@ -63,6 +63,8 @@ def pod(job: Job) -> dict[str, Any]:
         "cloud.google.com/gke-tpu-accelerator": job.offer.gke,
         "cloud.google.com/gke-tpu-topology": "x".join(map(str, job.topology.shape)),
     } | ({"cloud.google.com/gke-spot": "true"} if job.spot else {})
+    if job.reservation:
+        selector["cloud.google.com/reservation-name"] = job.reservation
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 120,  # SIGTERM saves a checkpoint

@@ -47,7 +47,7 @@ class Job:
 
     Attributes:
       name: of the machines and of the job: small letters, digits and hyphens.
-      config: path in the checkout, perhaps with ``:argument``.
+      config: path in the checkout ``source``, perhaps with ``:argument``.
       workdir: path below ``mount``; the same one after every preemption, so that the run goes on.
       topology: what it runs on.
       overrides: ``key=value`` settings.
@@ -56,6 +56,7 @@ class Job:
       project: of Google Cloud; "" is gcloud's default.
       zone: of Google Cloud.
       spot: whether the machines may be taken back at any time, for less money.
+      reservation: of machines that are booked; "" is none.
       image: container image with mlm_jax, on GKE.
       source: checkout that is copied to the machines.
     """
@@ -70,12 +71,20 @@ class Job:
     project: str = ""
     zone: str = ""
     spot: bool = False
+    reservation: str = ""
     image: str = ""
     source: str = "."
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
             raise UserError(f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens")
+        chip, count = self.topology.chip, math.prod(self.topology.shape)
+        if chip.platform == "cpu":
+            raise UserError(f"{self.topology} is nowhere to be had", remedy="run mlm-jax train where the CPUs are")
+        if chip.platform == "gpu" and count > chip.chips_per_host and count % chip.chips_per_host:
+            whole = count // chip.chips_per_host * chip.chips_per_host
+            raise UserError(f"{self.topology} is no number of whole machines of {chip.chips_per_host}",
+                            remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + chip.chips_per_host}")  # fmt: skip
 
     @property
     def hosts(self) -> int:
@@ -104,6 +113,13 @@ class Job:
     def accelerator_type(self) -> str:
         """Return Cloud TPU's name of one slice, such as ``v5litepod-16`` or ``v5p-1024``."""
         return f"{self.offer.accelerator}-{math.prod(self.topology.shape) * self.offer.cores}"
+
+    @property
+    def accelerator(self) -> tuple[str, ...]:
+        """Return gcloud's options for one slice; a number of chips of v4 and v5p may have several shapes."""
+        if len(self.topology.shape) == 3:
+            return "--type", self.offer.accelerator, "--topology", "x".join(map(str, self.topology.shape))
+        return "--accelerator-type", self.accelerator_type
 
     def train(self) -> str:
         """Return the command that every host runs."""

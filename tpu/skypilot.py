@@ -24,7 +24,7 @@ def task(job: Job) -> str:
     if job.topology.slices > 1:
         raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
     chip = job.topology.chip
-    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": "FAILOVER"}
+    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": "FAILOVER"} | ({"zone": job.zone} if job.zone else {})
     if chip.platform == "tpu":
         resources |= {"accelerators": f"tpu-{job.accelerator_type}:1",
                       "accelerator_args": {"runtime_version": job.offer.runtime}}  # fmt: skip

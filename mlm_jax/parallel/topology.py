@@ -108,6 +108,11 @@ def parse(text: str) -> Topology:
     Raises:
       UserError: no such chip, or no such shape; or slices of what has none.
     """
+    if found := re.fullmatch(r"(v\d\w*?|v5litepod)-(\d+)", text):  # Cloud TPU's own names
+        name, number = found[1].replace("v5litepod", "v5e"), int(found[2])
+        chips = number // 2 if name in ("v4", "v5p") else number
+        raise UserError(f"topology {text!r} has no shape; {text} is {chips} chips",
+                        remedy=f"write {name}:{_example_shape(chips, 3 if name in ('v4', 'v5p') else 2)}")  # fmt: skip
     several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text).groups()  # type: ignore[union-attr]
     names = {known.lower(): known for known in CHIPS}
     if name.lower() not in names:
@@ -128,6 +133,16 @@ def parse(text: str) -> Topology:
         raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
                         remedy=f"write {text.split('x', 1)[1]}")  # fmt: skip
     return Topology(chip, sizes, slices)
+
+
+def _example_shape(chips: int, dimensions: int) -> str:
+    """Return the shape of so many chips that is nearest to a cube or a square, such as "4x8x8"."""
+    sizes = []
+    for left in range(dimensions, 0, -1):
+        root = round(chips ** (1 / left), 6)
+        sizes.append(max(size for size in range(1, int(root) + 1) if chips % size == 0))
+        chips //= sizes[-1]
+    return "x".join(map(str, sorted(sizes)))
 
 
 def chip_of(device: Any) -> Chip | None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.errors import UserError
-from mlm_jax.parallel.mesh import AXES
+from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.estimate import Estimate, Sizes, estimate, sizes_on

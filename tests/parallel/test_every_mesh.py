@@ -9,8 +9,9 @@ import pytest
 
 from mlm_jax import model as model_room
 from mlm_jax.config import default_config
+from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.batches import to_devices
-from mlm_jax.parallel.mesh import AXES, make_mesh
+from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.rules import RULES, parameter_shardings, partition_spec
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.step import build_program, gradient_function

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
 from mlm_jax.parallel import batches, compiler_options, huge_pages
-from mlm_jax.parallel.mesh import make_mesh, mesh_shape
+from mlm_jax.parallel.axes import mesh_shape
+from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
 
@@ -27,7 +28,21 @@ def test_minus_one_takes_what_remains():
     assert make_mesh(shape(slices=2, data=4, fsdp=2)).shape["data"] == 4
 
 
-@pytest.mark.parametrize("changes", [{"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}])
+def test_devices_of_several_tpu_slices_are_not_taken_for_one():
+    class Device(NamedTuple):
+        slice_index: int
+        platform: str
+
+    found = [Device(index // 4, "tpu") for index in range(8)]
+    with pytest.raises(UserError, match=r"mesh.slices=1, but the devices are of 2 slices. Remedy: set mesh.slices=2"):
+        make_mesh(shape(), found)
+    with pytest.raises(UserError, match="the devices are of 2 slices"):
+        make_mesh(shape(slices=4), found)
+
+
+@pytest.mark.parametrize("changes", [
+    {"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}, {"slices": 3},
+])  # fmt: skip
 def test_impossible_meshes(changes):
     with pytest.raises(UserError, match=r"mesh\.data="):
         mesh_shape(shape(**changes), 8)

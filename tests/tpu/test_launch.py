@@ -2,16 +2,22 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from mlm_jax.errors import UserError
+from mlm_jax.parallel.topology import parse
 from tpu import launch
 from tpu.cloud_tpu import CloudTpu
+from tpu.job import Job
 from tpu.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +27,9 @@ CLOUD = ["--zone", "us-west4-a", "--project", "my-project", "--bucket", "my-runs
 LAUNCHES = {
     "tpu_vm": [*CLOUD, "--topology", "v5e:4x4", "--spot"],
     "queued": [*CLOUD, "--topology", "v5p:8x8x8", "--target", "queued"],
-    "gke": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "2xv6e:16x16", "--target", "gke", "--spot"],
+    "gke": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "2xv6e:16x16", "--target", "gke", "--spot",
+            "--set", "mesh.slices=2"],
+    "reserved": [*CLOUD, "--topology", "v5p:4x4x16", "--target", "queued", "--reservation", "tuesday"],
     "slurm": ["--topology", "H100:16", "--target", "slurm"],
     "skypilot_tpu": ["--bucket", "my-runs", "--topology", "v5e:4x4", "--target", "skypilot", "--spot"],
     "skypilot_gpu": ["--bucket", "my-runs", "--topology", "H100:16", "--target", "skypilot"],
@@ -121,7 +129,7 @@ def test_neither_jax_nor_tensorflow_is_needed():
 
 def test_a_run_from_beginning_to_end(gcloud):
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 0
-    golden = [line for line in (GOLDEN / "tpu_vm.txt").read_text().splitlines() if line.startswith("$ ")]
+    golden = [line for line in (GOLDEN / "tpu_vm.txt").read_text().splitlines() if line.startswith("$ gcloud")]
     assert len(gcloud.calls()) == len(golden)  # a dry run shows what a run does
     assert gcloud.verbs()[0] == "create" and gcloud.verbs()[-1] == "delete"
 
@@ -133,7 +141,8 @@ def test_a_slice_that_is_kept(gcloud):
 
 @pytest.mark.parametrize("printed, said", [
     ("ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.", "no quota for v5litepod-16 in us-west4-a"),
-    ("ERROR: There is no more capacity in the zone", "has no v5litepod-16 left"),
+    ("ERROR: RESOURCE_EXHAUSTED: There is no more capacity in the zone", "has no v5litepod-16 left"),
+    ("ERROR: Insufficient reserved capacity.", "has no v5litepod-16 left"),
     ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "of the name mmbert-base already"),
     ("ERROR: something new", "cannot be had in us-west4-a: ERROR: something new"),
 ])  # fmt: skip
@@ -190,14 +199,106 @@ def test_a_queue_that_gives_nothing_is_left(gcloud, capsys):
     assert "cannot be had" in capsys.readouterr().err and gcloud.verbs()[-1] == "delete"
 
 
-def test_the_terminal_may_be_closed(gcloud, capsys, monkeypatch):
-    def interrupted(self):
-        raise KeyboardInterrupt
+def interrupt(*arguments):
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(CloudTpu, "follow", interrupted)
+
+def test_the_terminal_may_be_closed(gcloud, capsys, monkeypatch):
+    monkeypatch.setattr(CloudTpu, "follow", interrupt)
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 130
     said = capsys.readouterr().out
     assert "the job goes on" in said and "tpu-vm delete mmbert-base" in said and "delete" not in gcloud.verbs()
+
+
+def test_an_interrupt_in_the_queue_says_what_may_still_come(gcloud, capsys, monkeypatch):
+    monkeypatch.setattr(CloudTpu, "queue_state", interrupt)
+    assert launch.main([*COMMON, *LAUNCHES["queued"]]) == 130
+    said = capsys.readouterr().out
+    assert "mmbert-base may be there already, or still come, and cost money" in said and "follow it" not in said
+    assert "queued-resources delete mmbert-base" in said and gcloud.verbs() == ["create"]
+
+
+def cloud(gcloud, name, **options):
+    """Launch with a clock that does not wait; returns how often it was asked to."""
+    waits = []
+    (job,) = launch.jobs(launch.parser().parse_args([*COMMON, *LAUNCHES[name]]))
+    CloudTpu(job, Shell(), queued=name == "queued").launch(retries=0, keep=False, sleep=waits.append, **options)
+    return len(waits)
+
+
+def test_a_connection_that_breaks_is_made_anew(gcloud):
+    gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=3)
+    assert cloud(gcloud, "tpu_vm") == 3
+    assert gcloud.verbs().count("create") == 1 and gcloud.verbs()[-1] == "delete"
+
+
+def test_a_lost_connection_is_no_failed_run(gcloud):
+    gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=99)
+    with pytest.raises(UserError, match="the connection to mmbert-base is lost; what was begun there may go on. Remedy: follow it"):
+        cloud(gcloud, "tpu_vm")
+    assert "delete" not in gcloud.verbs()
+
+
+@pytest.mark.parametrize("times, verb", [(3, "ssh"), (99, "delete")])
+def test_a_queue_that_cannot_be_looked_at_is_asked_again_and_left_in_the_end(gcloud, times, verb):
+    gcloud.state("ACTIVE")
+    gcloud.fail("queued-resources describe", 1, "ERROR: UNAVAILABLE", times=times)
+    if times == 3:
+        assert cloud(gcloud, "queued") == 3
+    else:
+        with pytest.raises(UserError, match="v5p-1024 cannot be had in us-west4-a: ERROR: UNAVAILABLE"):
+            cloud(gcloud, "queued")
+    assert verb in gcloud.verbs() and gcloud.verbs()[-1] == "delete"
+
+
+def test_the_checkout_is_packed_without_what_git_ignores(tmp_path, monkeypatch):
+    source = tmp_path / "checkout"
+    source.mkdir()
+    for name, text in ((".gitignore", "runs/\n"), ("kept.py", ""), ("runs/large", ""), ("a b/new.py", "")):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    subprocess.run("git init -q . && git add kept.py", shell=True, cwd=source, check=True)
+    job = Job("packed", "c.py", "runs", parse("v5e:4x4"), bucket="b", zone="z", source=str(source))
+    one = CloudTpu(job, Shell(), queued=False)
+    one.pack()
+    with tarfile.open(one.archive) as archive:
+        assert sorted(archive.getnames()) == [".gitignore", "a b/new.py", "kept.py"]
+    (source / "kept.py").unlink()
+    with pytest.raises(UserError, match="cannot be packed: .*Remedy: give a git checkout as --source"):
+        one.pack()
+
+
+SRUN = """#!/usr/bin/env python3
+import os, signal, sys, time
+folder = os.environ["CLUSTER"]
+def stop(*_):
+    open(f"{folder}/saved", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+open(f"{folder}/began", "w").close()
+time.sleep(float(os.environ["SECONDS_OF_RUN"]))
+sys.exit(int(os.environ["CODE"]))
+"""
+
+
+@pytest.mark.parametrize("is_timed_out, code", [(True, 0), (False, 0), (False, 3)])
+def test_a_batch_job_whose_time_ends_is_requeued(tmp_path, monkeypatch, is_timed_out, code):
+    script = (GOLDEN / "slurm.txt").read_text().partition("\n")[2].rpartition("\n$ sbatch")[0]
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho \"$@\" > $CLUSTER/requeued\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CLUSTER": str(tmp_path), "SLURM_JOB_ID": "17",
+                                "SECONDS_OF_RUN": "60" if is_timed_out else "0.1", "CODE": str(code)}  # fmt: skip
+    process = subprocess.Popen(["bash", "-c", script], env=environment, cwd=tmp_path)
+    while is_timed_out and not (tmp_path / "began").exists():
+        time.sleep(0.02)
+    if is_timed_out:
+        process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == code
+    assert (tmp_path / "saved").exists() == is_timed_out
+    assert (tmp_path / "requeued").exists() == is_timed_out
+    if is_timed_out:
+        assert (tmp_path / "requeued").read_text() == "requeue 17\n"
 
 
 def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
@@ -212,8 +313,16 @@ def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
     (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
     (["--topology", "v5e:4x4", "--bucket", "b"], "in which zone"),
     (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
-    (["--topology", "2xv5e:4x4", *CLOUD], "several slices are launched on GKE"),
-    (["--topology", "H100:8", *CLOUD], "is not a Cloud TPU"),
+    (["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"], "several slices are launched on GKE"),
+    (["--topology", "2xv5e:4x4", *CLOUD], "mesh.slices is 1. Remedy: add --set mesh.slices=2"),
+    (["--topology", "v5e:2x4", *CLOUD], "mesh.fsdp=16 × mesh.tensor=1 × mesh.sequence=1 does not fit 8 devices"),
+    (["--topology", "H100:16", *CLOUD], "is not a Cloud TPU"),
+    (["--topology", "H100:20", "--target", "slurm", "--set", "mesh.fsdp=4"], "no number of whole machines of 8. Remedy: write"),
+    (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 is nowhere to be had"),
+    (["--topology", "v5p-512", *CLOUD], "v5p-512 is 256 chips"),
+    (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image means nothing to --target slurm"),
+    (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
+    (["--topology", "v5e:4x4", *CLOUD, "--source", "tests"], "configs/mmbert_base.py: the machines would not have this config"),
     (["--topology", "v5e:4x4", "--target", "slurm"], "is not a GPU topology"),
     (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "a container runs"),
     (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
