@@ -226,7 +226,7 @@ class CloudTpu:
         """Return the error that names the worker on which the run failed."""
         if failure.code == SSH_FAILED:
             return UserError(f"the connection to {self.job.name} is lost; what was begun there may go on",
-                             remedy=f"follow it: {self.line(self.following())}\n"
+                             remedy=f"follow it: {self.line(self.following())}; "
                                     f"delete it: {self.line(self.deleting())}")  # fmt: skip
         found = re.search(r"worker[ :]*(\d+)", failure.output)
         where = f"worker {found[1]} of {self.job.name}" if found else self.job.name
