@@ -72,7 +72,7 @@ def get_config(argument=""):
         aligned = {"objective": "cross_attention_mlm", "unplugged": 0.5, "mask_rate": 0.3} | pairs
         config.tasks = {"aligned": aligned, "mlm": english | {"rows": 4}}
         config.checkpoint.init = {"from": "runs/cross_attention/source"}
-        return run_for(config, 2_000)
+        return run_for(config, 4_000)
 
     config.checkpoint.init = {"from": "runs/cross_attention/attention"}
     if stage == "decoder":
