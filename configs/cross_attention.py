@@ -9,7 +9,8 @@
 2. ``attention``: German sentences with hidden words look at their English translations through a shared attention
    layer, whose output is fused into the German hidden states; the German sentence alone (the layer unplugged) and
    English go on being trained. ``eval/loss`` is with the source plugged in, ``eval/loss_unplugged`` without.
-3. ``decoder``: a decoder of German is put on the encoder and learns to translate.
+3. ``decoder``: a decoder of German is put on the encoder and learns to translate; what it writes is fused with the source by
+   the same layer.
 4. ``genre``: fine-tuning on English labels, with the layer unplugged; German is zero-shot.
 
 ``synthetic`` trains the layer, without pretraining, on sentences of an invented language word for word, in which every two

@@ -108,8 +108,8 @@ def default_config() -> ConfigDict:
     model.language_embedding = False  # add an embedding of the row's language to every position
     model.tied_embeddings = True  # the output layer reuses the token embeddings
     model.head_transform = True  # dense + activation + norm before the output layer of masked language modelling
-    # The attention layer between a target row and its aligned source: {"score": dot | scaled_dot | cosine | bilinear |
-    # additive, "fuse": residual | gate | concat}; {} is none.
+    # The attention layer between a target, a row or what a decoder writes, and its source: {"score": dot | scaled_dot |
+    # cosine | bilinear | additive, "fuse": residual | gate | concat}; {} is none.
     model.cross_lingual = {}
     model.dropout = 0.0  # on the residual branches, in training
     model.initializer_stddev = 0.02

@@ -36,6 +36,7 @@ class Cache(NamedTuple):
       memory_segment_ids: ``[rows, memory length]``.
       language: ``[rows]`` of the target.
       source_language: ``[rows]``.
+      memory: ``[rows, memory length, width]`` where the cross-lingual attention looks at it, or None.
     """
 
     written: dict[str, KeysValues]
@@ -43,6 +44,7 @@ class Cache(NamedTuple):
     memory_segment_ids: jax.Array
     language: jax.Array
     source_language: jax.Array
+    memory: jax.Array | None = None
 
 
 class Groups(nnx.Module):
@@ -258,6 +260,9 @@ class Transformer(nnx.Module):
                source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None) -> jax.Array:  # fmt: skip
         """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
 
+        Where the model has cross-lingual attention, they are fused at the end with what it takes from the memory: the layer
+        that was trained on hidden words of aligned sentences serves to write them (Luo et al. 2021, VECO).
+
         Args:
           rows: the target, shifted right; document i of a row sees document i of the memory.
           memory: ``[rows, memory length, width]``, what :meth:`encode` returned.
@@ -281,7 +286,7 @@ class Transformer(nnx.Module):
         )
         for (_, group, scope_here), group_key in zip(decoder.with_scopes(scope, index), keys[1:]):
             x = group(x, scope_here, key=group_key)
-        return x if self.decoder_norm is None else self.decoder_norm(x)
+        return self._fused(x if self.decoder_norm is None else self.decoder_norm(x), memory, rows.segment_ids, memory_segment_ids)
 
     def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
                        source_language: jax.Array | None = None, task: str = "", alike: bool = False) -> Cache:  # fmt: skip
@@ -308,7 +313,8 @@ class Transformer(nnx.Module):
             keys, values = remembered[name] = group.remember(memory, scope)
             empty = jnp.zeros((*keys.shape[:3], capacity, keys.shape[4]), keys.dtype)
             written[name] = (empty, jnp.zeros_like(empty, values.dtype))
-        return Cache(written, remembered, memory_segment_ids, language, source)
+        looked_at = None if self.cross_lingual is None else memory
+        return Cache(written, remembered, memory_segment_ids, language, source, looked_at)
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", alike: bool = False
@@ -336,6 +342,7 @@ class Transformer(nnx.Module):
         for name, group, scope_here in decoder.with_scopes(scope, index):
             x, written[name] = group.step(x, scope_here, position, cache.written[name], cache.remembered[name])
         x = x if self.decoder_norm is None else self.decoder_norm(x)
+        x = self._fused(x, cache.memory, rows.segment_ids, cache.memory_segment_ids)
         return x[:, 0], cache._replace(written=written)
 
     # ------------------------------------------------------------------------------------------------ heads
@@ -373,6 +380,13 @@ class Transformer(nnx.Module):
         if self.decoder is None:
             raise UserError("this model has no decoder", remedy="give it layers in model.decoder")
         return self.decoder
+
+    def _fused(self, x: jax.Array, memory: jax.Array | None, segment_ids: jax.Array, memory_segment_ids: jax.Array) -> jax.Array:
+        """Return a decoder's ``[rows, length, width]`` fused with what cross-lingual attention, if any, takes from the memory."""
+        if self.cross_lingual is None:
+            return x
+        assert memory is not None
+        return self.cross_lingual(x, memory, segment_ids, memory_segment_ids)[0]
 
     def _angles(self, positions: jax.Array, theta: float | None) -> Rotation | None:
         return None if theta is None else rotation(positions, self.head_dim, theta)

@@ -197,22 +197,26 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
         return keys_per_query(length, kv_length, window=0 if biased and chosen == "reference" else window, causal=causal,
                               implementation=chosen)  # fmt: skip
 
+    # Target positions that cross-lingual attention lets look at a source: of aligned rows, or of what a decoder writes.
+    looking_rows, lookers = (seen.aligned, seen.length) if seen.aligned else (seen.target_rows, seen.target_length)
+    looked_at = seen.length
     found = {"encoder": 0.0, "decoder": 0.0, "attention": 0.0, "cross_lingual": 0.0}
     for path, size in kernels.items():
         if path[0] == "encoder":
             found["encoder"] += 2 * size * tokens
         elif path[0] == "decoder" and targets:
             of_memory = "memory_attention" in path and path[-2] in ("key", "value")
-            found["decoder"] += 2 * size * (tokens if of_memory else targets)
+            found["decoder"] += 2 * size * (seen.rows * seen.length if of_memory else targets)
         elif path[0] == "characters":
             # The strided convolution's kernel covers the characters of one slot; everything else sees every character.
             found["encoder"] += 2 * size * (tokens if path[1] == "down" else seen.rows * seen.length)
         elif path[0] == "cross_lingual":
             # An additive score is a product for each pair of positions; all else is one for each position.
-            found["cross_lingual"] += 2 * size * seen.aligned * seen.length * (seen.length if path[1] == "additive" else 1)
-    if seen.aligned:  # scores, unless additive, and the sum of what is looked at
+            times = {"additive": lookers * looked_at, "source": looked_at}.get(path[1], lookers)
+            found["cross_lingual"] += 2 * size * looking_rows * times
+    if model.cross_lingual:  # scores, unless additive, and the sum of what is looked at
         products = 1 if model.cross_lingual["score"] == "additive" else 2
-        found["cross_lingual"] += products * 2 * seen.aligned * seen.length**2 * model.width
+        found["cross_lingual"] += products * 2 * looking_rows * lookers * looked_at * model.width
     layers = sum(entry["layers"] for entry in model.encoder)
     whole = -(-layers // max(1, model.global_every))
     everything, near = keys(slots, slots), keys(slots, slots, model.window)
@@ -222,7 +226,7 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
     if targets:
         layers = sum(entry["layers"] for entry in model.decoder)
         own = keys(seen.target_length, seen.target_length, causal=True)
-        memory = keys(seen.target_length, slots, biased=False)
+        memory = keys(seen.target_length, seen.length, biased=False)
         found["attention"] += layers * attend(seen.target_rows, seen.target_length, own + memory)
     return found
 

@@ -23,6 +23,9 @@ MODELS = {
     "encoders for each language, learned positions": {
         "encoder": ({"layers": 1, "weights": "source_language"},), "decoder": (SHARED,), "position": "learned",
     },
+    "a decoder fused with what cross-lingual attention finds": {
+        "decoder": (OWN,), "cross_lingual": {"score": "additive", "fuse": "gate"},
+    },
 }  # fmt: skip
 TEXTS = [sentence("en", 0), sentence("en", 1) + " " + sentence("en", 2), "", sentence("en", 3)]
 

@@ -96,3 +96,20 @@ def test_a_model_without_the_layer_is_an_error():
     examples = objective.prepare(batch(), jax.random.key(0), CONTEXT)
     with pytest.raises(UserError, match="'aligned' needs a model with cross-lingual attention"):
         objective.loss(model_room.merge(graphdef, params), examples, CONTEXT, None)
+
+
+def test_a_decoder_writes_from_what_the_same_layer_fuses():
+    decoder = {"decoder": ({"layers": 1, "weights": "shared"},)}
+    fused, weights = make_model(cross_lingual={"score": "bilinear", "fuse": "gate"}, **decoder)
+    plain, _ = make_model(**decoder)
+    rows, memory = random_rows(3, documents=1, length=8), random_rows(4, documents=1, length=10)
+    states = np.random.default_rng(1).normal(size=(6, 10, 16)).astype(np.float32)
+
+    def decode(graphdef, params):
+        return model_room.merge(graphdef, params).decode(rows, states, memory.segment_ids)
+
+    layer = model_room.merge(fused, weights).cross_lingual
+    alone = decode(plain, {name: part for name, part in weights.items() if name != "cross_lingual"})
+    expected, _ = layer(alone, states, rows.segment_ids, memory.segment_ids)
+    np.testing.assert_allclose(decode(fused, weights), expected, atol=1e-6)
+    assert np.abs(expected - alone).max() > 0.1

@@ -94,6 +94,15 @@ def test_cross_attention_counts_the_layer_between_the_sides(score, fuse, unplugg
     assert found.parts.get("measured", 0.0) == (0 if unplugged else output + 2 * masked * 64 * 64)
 
 
+def test_a_decoder_looks_through_the_cross_lingual_attention_too():
+    config = small(decoder=({"layers": 1, "weights": "shared"},), cross_lingual={"score": "additive", "fuse": "gate"})
+    config.tasks = {"translation": {"objective": "translation", "rows": 8, "length": 16}}
+    found = count(config, {"translation": {"inputs": shapes(8, 24), "targets": shapes(8, 16)}})
+    written, read, pairs = 8 * 16, 8 * 24, 8 * 16 * 24
+    projections = (written + read) * 64 * 16
+    assert found.parts["cross_lingual"] == 6 * (projections + pairs * 16 + pairs * 64 + written * 128 * 64)
+
+
 def test_ranking_compares_all_pairs_both_ways():
     config = small()
     config.tasks = {"ranking": {"objective": "ranking", "rows": 8, "length": 16}}
