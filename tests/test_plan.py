@@ -1,5 +1,6 @@
 """Plans: a small config compiled for TPUs that are not there, against numbers that may not grow."""
 
+import dataclasses
 import json
 
 import pytest
@@ -205,11 +206,30 @@ def test_every_chip_cites_its_source():
     assert str(several) == "2xv5e:4x4" and several.device_count == 32
 
 
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1"])
+def test_one_chip_is_a_topology(name):
+    (device,) = topology.devices(topology.parse(name))
+    assert topology.chip_of(device) is topology.CHIPS[name[:3]]
+
+
 def test_slices_of_mesh_and_topology_must_agree():
     with pytest.raises(UserError, match="1 slice.*mesh.slices is 2"):
         config = small()
         config.mesh.slices = 2
         plan.plan(config, topology.parse("v5e:4x4"))
+
+
+TWO_MACHINES = topology.Topology(dataclasses.replace(topology.CHIPS["H100"], chips_per_host=4), (8,))
+
+
+@pytest.mark.parametrize("where", [pytest.param(topology.parse("v5e:4x4"), marks=needs_libtpu), TWO_MACHINES], ids=str)
+def test_rows_that_training_would_refuse_are_refused(where):
+    """Several machines read the rows, and cannot put them together where the devices' shares are unequal."""
+    config = small()
+    config.tasks["mlm"]["rows"] = 6
+    with pytest.raises(UserError, match="the 6 rows of task 'mlm' cannot be shared by mesh.data · mesh.fsdp = "):
+        plan.plan(config, where)
 
 
 def test_labels_must_be_known_without_data():
