@@ -1,6 +1,8 @@
 """Plans: a small config compiled for TPUs that are not there, against numbers that may not grow."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
@@ -118,11 +120,27 @@ def test_a_search_compiles_the_most_promising(capsys, tmp_path):
     assert "estimated by formula for cpu:8" in capsys.readouterr().out
 
 
+def test_a_search_for_gpus_fits_by_formula(capsys, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("from tests.test_plan import small as get_config\n")
+    arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
+    assert cli.main([*arguments, "--search", "1"]) == 0
+    assert "1 of them compiled for simulated CPU devices" in capsys.readouterr().out
+    for least in ("0", "1"):
+        assert cli.main([*arguments, "--search", least, "--set", "model.mlp_width=2000000000"]) == 2
+        assert "no mesh, microbatches or recomputation make this step fit H100:8" in capsys.readouterr().err
+    assert cli.main([*arguments, "--search", "-1"]) == 2
+    assert "give 0 to estimate only" in capsys.readouterr().err
+
+
 def test_meshes_split_rows_and_heads_evenly():
     config = small()
     found = list(search.meshes(config, topology.parse("v5e:4x4")))
     assert {"data": 1, "fsdp": 16, "tensor": 1, "sequence": 1} in found
     assert all(32 % (mesh["data"] * mesh["fsdp"]) == 0 and 4 % mesh["tensor"] == 0 for mesh in found)
+    config.tasks["mlm"]["rows"] = 12
+    meshes = list(search.meshes(config, topology.parse("v5p:2x2x3")))
+    assert meshes and all(math.prod(mesh.values()) == 12 for mesh in meshes)
     config.tasks["mlm"] |= {"rows": 2, "length": 1024}  # too few rows for 16 devices: rows are split along their length
     assert {mesh["sequence"] for mesh in search.meshes(config, topology.parse("v5e:4x4"))} >= {4, 8}
     assert all(mesh["data"] % 2 == 0 for mesh in search.meshes(small(), topology.parse("2xv5e:4x4")))
@@ -205,11 +223,30 @@ def test_every_chip_cites_its_source():
     assert str(several) == "2xv5e:4x4" and several.device_count == 32
 
 
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1"])
+def test_one_chip_is_a_topology(name):
+    (device,) = topology.devices(topology.parse(name))
+    assert topology.chip_of(device) is topology.CHIPS[name[:3]]
+
+
 def test_slices_of_mesh_and_topology_must_agree():
     with pytest.raises(UserError, match="1 slice.*mesh.slices is 2"):
         config = small()
         config.mesh.slices = 2
         plan.plan(config, topology.parse("v5e:4x4"))
+
+
+TWO_MACHINES = topology.Topology(dataclasses.replace(topology.CHIPS["H100"], chips_per_host=4), (8,))
+
+
+@pytest.mark.parametrize("where", [pytest.param(topology.parse("v5e:4x4"), marks=needs_libtpu), TWO_MACHINES], ids=str)
+def test_rows_that_training_would_refuse_are_refused(where):
+    """Several machines read the rows, and cannot put them together where the devices' shares are unequal."""
+    config = small()
+    config.tasks["mlm"]["rows"] = 6
+    with pytest.raises(UserError, match="the 6 rows of task 'mlm' cannot be shared by mesh.data · mesh.fsdp = "):
+        plan.plan(config, where)
 
 
 def test_labels_must_be_known_without_data():

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
 from mlm_jax.config import default_config
 from mlm_jax.config_check import longest_row
 from mlm_jax.errors import UserError
 from mlm_jax.interop.folder import local_folder, whole_folder
-from mlm_jax.interop.published_tokenizer import read_vocabulary, smallest_multiple
+from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from mlm_jax.interop.weights import Foreign, flat_shapes, nest
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.workdir import claim_workdir
@@ -78,18 +79,39 @@ def save_weights(
 
 
 def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:
-    """Return the config of an imported model: ours but for the model, the vocabulary and what documents begin with."""
+    """Return the config of an imported model: ours but for the model, the vocabulary and what documents begin with.
+
+    Raises:
+      UserError: its decoder begins with another token than ours would.
+    """
+    before, _ = around(Tokenizer.from_str(vocabulary.tokenizer_json))
     config = default_config()
     config.model.update(foreign.settings)
     config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, foreign.facts.rows)
     config.vocabulary.path = str(out / VOCABULARY)
     config.vocabulary.size = vocabulary.size
-    config.data.prefix = "bos" if vocabulary.bos_id >= 0 else "none"
+    config.data.prefix = "bos" if before else "none"
     room = longest_row(config.model)
     config.tasks = {task: {**entry, "length": min(entry["length"], room)} for task, entry in config.tasks.items()}
     if config.model.decoder:
+        check_decoder_start(foreign, vocabulary, before)
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
     return config
+
+
+def check_decoder_start(foreign: Foreign, vocabulary: Any, before: list[int]) -> None:
+    """Check that their decoder begins as ours does: with what stands before a text, or with padding where nothing does.
+
+    Raises:
+      UserError: it begins with another token.
+    """
+    ours, theirs = before[0] if before else vocabulary.pad_id, foreign.config.get("decoder_start_token_id")
+    if ours != (vocabulary.pad_id if theirs is None else theirs):
+        raise UserError(
+            f"decoder_start_token_id is {theirs}, but a decoder here would begin with {ours}, "
+            + ("which the tokenizer writes before a text" if before else "which is padding"),
+            file=foreign.folder / "config.json",
+        )
 
 
 def recipe(config: ConfigDict, source: str, kind: str, out: Path) -> str:

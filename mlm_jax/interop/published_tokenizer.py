@@ -32,7 +32,8 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
       ids: special ids that config.json names.
 
     Raises:
-      UserError: there is no tokenizer, it cannot be read, or it is of another vocabulary than the weights.
+      UserError: there is no tokenizer, it cannot be read, it is of another vocabulary than the weights, or it puts around
+        a text what our documents cannot have there.
     """
     config = _json(folder / "tokenizer_config.json")
     config = {**_json(folder / "special_tokens_map.json"), **config}
@@ -52,13 +53,15 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
         elif usual:
             known.setdefault(role, usual[0])
     before, after = around(tokenizer)
+    if len(before) > 1 or len(after) != 1:
+        written = [" ".join(map(str, map(tokenizer.id_to_token, ids))) or "nothing" for ids in (before, after)]
+        raise UserError(
+            f"the tokenizer writes {written[0]} before a text and {written[1]} after it; here a document begins with one token "
+            "or none, and ends with one", file=folder, remedy="give it a template such as '$A </s>', if the model can do with it",
+        )  # fmt: skip
     if before:
         known["bos"] = before[0]
-    if after:
-        known["eos"] = after[-1]
-    if "eos" not in known:
-        raise UserError("the tokenizer has no token that ends a text", file=folder,
-                        remedy="name it as eos_token in tokenizer_config.json")  # fmt: skip
+    known["eos"] = after[0]
     return ForeignVocabulary(tokenizer.to_str(), known)
 
 
@@ -73,13 +76,14 @@ def smallest_multiple(size: int, rows: int) -> int:
 
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a text."""
-    marks = tokenizer.encode("a", add_special_tokens=True).special_tokens_mask
-    ids = tokenizer.encode("a", add_special_tokens=True).ids
-    text = [position for position, mark in enumerate(marks) if not mark]
-    if not text:  # "a" has no piece but the unknown one
-        text = [len(ids) // 2]
-    return ids[: text[0]], ids[text[-1] + 1 :]
+    """Return the ids that a tokenizer puts before and after a text, whatever special pieces it has a name for."""
+    # A vocabulary of another script has nothing for "a", and no unknown piece perhaps: then a text of one of its own.
+    for text in ("a", *map(tokenizer.decode, ([index] for index in tokenizer.get_vocab().values()))):
+        found = tokenizer.encode(text, add_special_tokens=True)
+        inside = [position for position, mark in enumerate(found.special_tokens_mask) if not mark]
+        if inside:
+            return found.ids[: inside[0]], found.ids[inside[-1] + 1 :]
+    return [], []
 
 
 def _json(file: Path) -> dict[str, Any]:

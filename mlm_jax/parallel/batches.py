@@ -43,20 +43,21 @@ def row_group(mesh: Mesh) -> tuple[int, int]:
     return groups.index(tuple(sorted(parts[jax.process_index()]))), len(groups)
 
 
-def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches: int) -> None:
+def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches: int, groups: int) -> None:
     """Say so where devices cannot share a task's rows evenly: each of them then computes all rows, or all of a microbatch.
 
     Args:
       tasks: ``config.tasks``.
       mesh: the run's.
       microbatches: ``config.training.microbatches``.
+      groups: how many parts of a batch's rows are read by different processes, as :func:`row_group` says.
 
     Raises:
       UserError: the rows are read by several processes, which then cannot put them together.
     """
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
     for task, entry in tasks.items():
-        if entry["rows"] % shares and row_group(mesh)[1] > 1:
+        if entry["rows"] % shares and groups > 1:
             raise UserError(f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
                             remedy="make them a multiple of it")  # fmt: skip
         if shares > 1 and entry["rows"] % (shares * microbatches):

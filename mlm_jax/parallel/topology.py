@@ -202,6 +202,6 @@ def _options(topology: Topology) -> dict[str, Any]:
     options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.chip.name == "v4":
         options["chip_config_name"] = "megacore"  # its two cores are one device
-    if topology.chip.name in ("v5e", "v6e") and math.prod(topology.shape) >= 4:
-        options["chips_per_host_bounds"] = (2, 2, 1)
+    if topology.chip.name in ("v5e", "v6e"):  # machines of four chips, or of one, as on Colab
+        options["chips_per_host_bounds"] = (1, 1, 1) if math.prod(topology.shape) == 1 else (2, 2, 1)
     return options

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.planning.estimate import Estimate
+from mlm_jax.planning.estimate import Estimate, fits
 from mlm_jax.planning.plan import Plan, plan
 from mlm_jax.planning.roofline import Roofline
 from mlm_jax.planning.search import Estimator, Found, search
@@ -51,16 +51,10 @@ def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = Fals
     # What simulated devices take is not what GPUs take: the verdict is the formula's.
     guess = Estimator(config, topology)(made.mesh, made.remat, made.microbatches) if made.simulated else None
     if as_json:
-        json.dump(made.as_json() | ({} if guess is None else {"estimate": estimate_json(guess)}), sys.stdout, indent=2)
+        json.dump(plan_json(made, guess), sys.stdout, indent=2)
     else:
         show(made, topology, console, guess)
     return 0 if (made.memory.fits if guess is None else fits(guess, topology)) else 1
-
-
-def fits(guess: Estimate, topology: Topology) -> bool:
-    """Return whether a step fits by formula."""
-    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
-    return not capacity or guess.peak <= capacity
 
 
 def show(made: Plan, topology: Topology, console: Console, guess: Estimate | None = None) -> None:
@@ -120,12 +114,12 @@ def show_search(found: Found, topology: Topology, console: Console) -> None:
     console.print(table)
     if not found.compiled:
         return
+    if topology.chip.platform != "tpu":
+        console.print(f"{len(found.compiled)} of them compiled for simulated CPU devices; what fits and how fast is the formula's")
+        return
     console.print(f"{len(found.compiled)} compiled, of which {len(found.plans)} fit:")
     table = _search_table("estimated GB")
-    fitting = found.plans
-    for one, made in sorted(
-        found.compiled, key=lambda pair: fitting.index(pair[1]) if pair[1] in fitting else len(fitting)
-    ):
+    for one, made in found.ranked:
         peak = _gb(made.memory.peak) + ("" if made.memory.fits else " does NOT fit")
         table.add_row(
             mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline), _gb(one.peak)
@@ -135,9 +129,13 @@ def show_search(found: Found, topology: Topology, console: Console) -> None:
 
 def search_json(found: Found) -> dict:
     """Return what a search found as JSON has it; plans that fit come first, the fastest bound first."""
-    misfits = [made.as_json() for _, made in found.compiled if not made.memory.fits]
-    plans = [made.as_json() for made in found.plans] + misfits
+    plans = [plan_json(made, one if made.simulated else None) for one, made in found.ranked]
     return {"tried": found.tried, "estimates": [estimate_json(one) for one in found.estimates], "plans": plans}
+
+
+def plan_json(made: Plan, guess: Estimate | None) -> dict:
+    """Return a plan as JSON has it, with the formula's estimate where it was compiled for simulated devices."""
+    return made.as_json() | ({} if guess is None else {"estimate": estimate_json(guess)})
 
 
 def estimate_json(one: Estimate) -> dict:

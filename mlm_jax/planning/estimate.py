@@ -50,6 +50,12 @@ class Estimate:
         return self.arguments + self.temporaries
 
 
+def fits(guess: Estimate, topology: Topology) -> bool:
+    """Return whether a step fits by formula."""
+    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
+    return not capacity or guess.peak <= capacity
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """Bytes of a run's parameters and state on each device of a mesh.

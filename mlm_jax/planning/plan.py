@@ -16,6 +16,7 @@ from mlm_jax.data import curriculum
 from mlm_jax.errors import UserError
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
+from mlm_jax.parallel.batches import check_rows, row_group
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.hlo import Collective, Work, work
@@ -152,6 +153,9 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
         raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
                         remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
     mesh = make_mesh(config.mesh, topologies.devices(topology))
+    # Simulated devices are all of this process; GPUs are of one a machine at least.
+    groups = row_group(mesh)[1] if chip.platform != "gpu" else -(-topology.chips // chip.chips_per_host)
+    check_rows(config.tasks, mesh, config.training.microbatches, groups)
     planned = prepare(config, topology, mesh)
     begin = time.perf_counter()
     memory, done = _compile(planned, topology)

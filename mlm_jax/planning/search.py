@@ -15,7 +15,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.planning.estimate import Estimate, Sizes, estimate, sizes_on
+from mlm_jax.planning.estimate import Estimate, Sizes, estimate, fits, sizes_on
 from mlm_jax.planning.plan import Plan, for_platform, plan, planned_labels, prepare
 from mlm_jax.training.cost import tokens_of
 from mlm_jax.training.flops import Flops, traffic
@@ -40,10 +40,15 @@ class Found:
     compiled: list[tuple[Estimate, Plan]]
 
     @property
+    def ranked(self) -> list[tuple[Estimate, Plan]]:
+        """Return what was compiled: plans that fit, the fastest bound first, and then the others."""
+        bound = lambda made: made.roofline.seconds if made.roofline else 0.0  # noqa: E731
+        return sorted(self.compiled, key=lambda pair: (not pair[1].memory.fits, bound(pair[1])))
+
+    @property
     def plans(self) -> list[Plan]:
         """Return the compiled plans that fit, the fastest bound first."""
-        fitting = [made for _, made in self.compiled if made.memory.fits]
-        return sorted(fitting, key=lambda made: made.roofline.seconds if made.roofline else 0.0)
+        return [made for _, made in self.ranked if made.memory.fits]
 
 
 def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
@@ -57,21 +62,22 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
       report: called with each compiled plan as it is made.
 
     Raises:
-      UserError: nothing fits.
+      UserError: nothing fits, or ``confirm`` is negative.
     """
+    if confirm < 0:
+        raise UserError(f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more")
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
     candidates = _candidates(config, topology)
-    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
-    hopeful = sorted((one for one in candidates if not capacity or one.peak <= capacity), key=_time)
+    hopeful = sorted((one for one in candidates if fits(one, topology)), key=_time)
     best: dict[tuple[int, ...], Estimate] = {}
     for one in hopeful:
         best.setdefault(_key(one), one)
     compiled: list[tuple[Estimate, Plan]] = []
     settled: set[tuple[int, ...]] = set()  # meshes of which one way fits
-    queue = (
-        hopeful or sorted(candidates, key=lambda one: one.peak)[:1]
-    )  # the formula may be wrong about what is too much
+    queue = hopeful
+    if not hopeful and topology.chip.platform == "tpu":  # where the compiler knows better than the formula
+        queue = sorted(candidates, key=lambda one: one.peak)[:1]
     while queue and len(settled) < confirm and len(compiled) < 2 * confirm:
         one = queue.pop(0)
         if _key(one) in settled:
@@ -92,10 +98,10 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
 
 
 def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
-    """Yield {axis: devices} of powers of two whose product is the topology's devices, and which split rows and heads evenly.
+    """Yield {axis: devices} whose product is the topology's devices, and which split rows and heads evenly.
 
-    ``tensor`` stays within eight devices and divides heads and feed-forward width; ``sequence`` is used only where
-    rows are too few for the devices.
+    All but ``data`` are powers of two. ``tensor`` stays within eight devices and divides heads and feed-forward width;
+    ``sequence`` is used only where rows are too few for the devices.
     """
     devices, rows = topology.device_count, common_rows(config)
     longest = max(entry["length"] for entry in config.tasks.values())
@@ -105,14 +111,13 @@ def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
             continue
         for sequence in powers:
             over_rows = devices // (tensor * sequence)
-            if not over_rows or longest % (128 * sequence) and sequence > 1:
+            if devices % (tensor * sequence) or longest % (128 * sequence) and sequence > 1:
                 continue
             if rows % over_rows or (sequence > 1 and rows % (2 * over_rows) == 0 and 2 * over_rows * tensor <= devices):
                 continue
             for fsdp in powers:
-                data = over_rows // fsdp
-                if data and data % topology.slices == 0:
-                    yield dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
+                if over_rows % (fsdp * topology.slices) == 0:
+                    yield dict(zip(AXES, (over_rows // fsdp, fsdp, tensor, sequence), strict=True))
 
 
 class Estimator:

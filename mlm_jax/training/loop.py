@@ -62,14 +62,14 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     check_values(config)
     check_workdir(workdir, config)
     mesh = make_mesh(config.mesh)
-    check_rows(config.tasks, mesh, config.training.microbatches)
+    group, groups = row_group(mesh)
+    check_rows(config.tasks, mesh, config.training.microbatches, groups)
     task_kinds = kinds(config.tasks)
     schedule.learning_rate(config.optimizer, config.steps)
     compilation_cache(workdir)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
     store = Store.open(prepared(config, workdir))
-    group, groups = row_group(mesh)
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.

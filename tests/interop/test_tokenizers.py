@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, processors
 from transformers import AutoTokenizer
 
 from mlm_jax.config import default_config
@@ -9,7 +10,7 @@ from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.interop.exporting import write_tokenizer
-from mlm_jax.interop.published_tokenizer import read_vocabulary, smallest_multiple
+from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from tests.interop.published import LANGUAGES, TOKENIZERS, sentences
 
 STEP = 36  # of 31,102 verses in twelve languages: 10,368 sentences
@@ -116,6 +117,17 @@ def test_facts_of_a_published_vocabulary(tmp_path):
     assert t5.sentinel_ids.tolist() == [t5.size - 1 - n for n in range(20)] and t5.mask_id == t5.bos_id == -1
     with pytest.raises(UserError, match="has no token for language 'de'"):
         t5.document_prefix("language", "de")
+
+
+@pytest.mark.parametrize("unknown", [None, "<unk>"])
+def test_what_stands_around_a_text_of_another_script(unknown):
+    """Where nothing stands for "a", a piece of the vocabulary tells it."""
+    tokenizer = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "<unk>": 2, "ქ": 3, "ა": 4}, [], unk_token=unknown))
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert around(tokenizer) == ([0], [1])
 
 
 def test_text_that_looks_special_is_text(tmp_path):

@@ -14,6 +14,7 @@ import safetensors
 import sentence_transformers
 import torch
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, processors
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import mlm_jax
@@ -52,6 +53,19 @@ def test_an_imported_model_is_used_as_any_other(imported):
     mask = inputs["attention_mask"][..., None]
     expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
     np.testing.assert_allclose(used.embed(texts, language="de"), expected, atol=2e-5)
+
+
+def test_documents_begin_as_the_tokenizer_begins_a_text(good, tmp_path):
+    """That it has a name for <bos> does not say that it writes one."""
+    shutil.copytree(good, tmp_path / "theirs")
+    template("$A eos", eos=1)(tmp_path / "theirs")
+    ours = mlm_jax.load(import_hf(tmp_path / "theirs", tmp_path / "ours"))
+    assert ours.config.data.prefix == "none" and ours.vocabulary.bos_id == 2
+    texts = sentences(3000)[:1]
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "theirs")(texts, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(tmp_path / "theirs").eval()(**inputs).last_hidden_state.mean(1).numpy()
+    np.testing.assert_allclose(ours.embed(texts), expected, atol=2e-5)
 
 
 def test_blanks_of_an_imported_model_are_filled_in_as_in_transformers(imported):
@@ -119,6 +133,9 @@ def test_an_encoder_decoder(tmp_path):
     assert not (out / "modules.json").exists()
     with pytest.raises(UserError, match="has no mask to fill in"):
         mlm_jax.load(ours).fill_mask("Im <mask>")
+    edit_json("config.json", decoder_start_token_id=5)(tmp_path / "theirs")
+    with pytest.raises(UserError, match="config.json: decoder_start_token_id is 5, but .* begin with 0, which is padding"):
+        import_hf(tmp_path / "theirs", tmp_path / "other")
 
 
 def our_workdir(folder, **settings):
@@ -271,6 +288,20 @@ def edit_json(name, **values):
     return edit
 
 
+def template(single, **pieces):
+    """An edit after which the tokenizer puts other pieces around a text, whatever special pieces it has names for."""
+
+    def edit(folder):
+        file = str(folder / "tokenizer.json")
+        tokenizer = Tokenizer.from_file(file)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[(piece, index) for piece, index in pieces.items() if piece in single]
+        )
+        tokenizer.save(file)
+
+    return edit
+
+
 def other_tokenizer(folder):
     from tests.interop.published import bert_tokenizer
 
@@ -320,6 +351,8 @@ BAD = {
     ),
     "no tokenizer": (without("tokenizer.json"), "there is no tokenizer"),
     "broken tokenizer": (text("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "nothing ends a text": (template("bos $A", bos=2), "writes <bos> before a text and nothing after it"),
+    "two tokens before a text": (template("bos mask $A eos", bos=2, mask=4, eos=1), "writes <bos> <mask> before a text"),
     "an activation that we lack": (
         edit_json("config.json", hidden_activation="quick_gelu"),
         "config.json: hidden_activation is 'quick_gelu'",

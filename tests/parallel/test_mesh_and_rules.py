@@ -115,15 +115,14 @@ def test_unequal_shares_of_rows_are_refused():
         batches.row_group.__wrapped__(layout(3, 8, 1, 1, 1))
 
 
-def test_rows_that_devices_cannot_share_are_said_or_refused(caplog, monkeypatch):
+def test_rows_that_devices_cannot_share_are_said_or_refused(caplog):
     mesh = make_mesh(shape(data=2, fsdp=4))
-    batches.check_rows({"mlm": {"rows": 16}}, mesh, 2)
+    batches.check_rows({"mlm": {"rows": 16}}, mesh, 2, 1)
     assert not caplog.records
-    batches.check_rows({"mlm": {"rows": 16}}, mesh, 4)
+    batches.check_rows({"mlm": {"rows": 16}}, mesh, 4, 1)
     assert "task mlm: 16 rows in 4 microbatches cannot be shared by mesh.data · mesh.fsdp = 8" in caplog.text
-    monkeypatch.setattr(batches, "row_group", lambda mesh: (0, 2))
     with pytest.raises(UserError, match="the 12 rows of task 'mlm' cannot be shared"):
-        batches.check_rows({"mlm": {"rows": 12}}, mesh, 1)
+        batches.check_rows({"mlm": {"rows": 12}}, mesh, 1, 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux only")
