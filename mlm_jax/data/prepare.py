@@ -173,7 +173,7 @@ def _write_store(
         for one in registered:
             shown = bar.add_task(one.name, total=None)
             for split in one.splits:
-                _write(writer, one, split, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
+                _write(writer, one, split, config, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
             skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
@@ -207,15 +207,20 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
     """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
 
     Raises:
-      UserError: see :class:`mlm_jax.data.vocabulary.Vocabulary`.
+      UserError: see :class:`mlm_jax.data.vocabulary.Vocabulary`, or it is not the one that ``data.mixture`` tokenises with.
     """
     from mlm_jax.data import tasks
 
     settings = config.vocabulary
-    if settings.path:
-        return Vocabulary.from_model(settings.path, languages, settings.sentinels)
-    if settings.kind == "bytes":
-        return Vocabulary.bytes(languages, settings.sentinels)
+    if settings.path or settings.kind == "bytes":
+        given = (
+            Vocabulary.from_model(settings.path, languages, settings.sentinels)
+            if settings.path
+            else Vocabulary.bytes(languages, settings.sentinels)
+        )
+        if config.data.mixture:
+            tasks.check_mixture_vocabulary(config, given)
+        return given
     if config.data.mixture:
         return tasks.mixture_vocabulary(config, languages)
     console.print(f"training a vocabulary of {settings.size:,} pieces ({settings.kind})")
@@ -296,35 +301,48 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
             yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
 
 
-def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:
+def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
     """Run one seqio task and append its examples to the store."""
     features = (
         ("inputs",) if one.kind == "text" else ("inputs", "targets") if one.kind == "pairs" else ("inputs", "labels")
     )
     text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
-    for batch in _read(one, split):
+    for batch in _read(one, split, config.data.max_document_tokens):
         rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
         if "bytes" in batch:
             characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
         else:  # a user's task hands over ids only: its text is what they decode to
             texts = [text_of(row) for feature in features if feature != "labels" for row in rows[feature]]
             characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
+            for feature, language in zip(features, one.languages):
+                prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
+                rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
         writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
         advance(sum(map(len, rows["inputs"])))
 
 
-def _read(one: Any, split: str) -> Iterator[dict[str, Any]]:
+def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
+    """Return an example of a user's task as every other document: with its prefix and its end, once each."""
+    if not len(row):
+        return row  # which the store refuses
+    before = [] if row[: len(prefix)].tolist() == prefix else prefix
+    return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
+
+
+def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     """Yield {feature: rows} of some examples at a time.
 
     Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
-    and out of TensorFlow an example. A user's task is run by seqio.
+    and out of TensorFlow an example. A user's task is run by seqio, and told the tokens that an example may have; what its
+    preprocessors leave longer is not cut.
     """
     if one.examples is not None:
         examples = one.examples(split)
         while batch := list(itertools.islice(examples, WRITE)):
             yield {key: [example[key] for example in batch] for key in batch[0]}
         return
-    data = one.task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    lengths = dict.fromkeys(one.task.output_features, most)
+    data = one.task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
     if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
         data = data.map(lambda example: {**example, "inputs": example["targets"]})
     yield from data.ragged_batch(WRITE).as_numpy_iterator()

@@ -33,6 +33,8 @@ with quiet_stderr():
 
 BATCH = 512  # documents that are tokenised at once
 SIZES = ("characters", "bytes")  # of the text that an example was made of
+FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
+PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
 CUT = "cut: longer than data.max_document_tokens"
 
 
@@ -153,10 +155,9 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     Raises:
       UserError: the mixture does not exist, or a task's language is not given.
     """
-    for module in config.data.modules:
-        importlib.import_module(module)
     if config.data.mixture:
         return _of_mixture(config)
+    _import_modules(config)
     registered = []
     for language, source in config.data.corpora.items():
         registered.append(_text(config, vocabulary, language, source))
@@ -286,7 +287,17 @@ def _task(
     )
 
 
+def _import_modules(config: ConfigDict) -> None:
+    for module in config.data.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"data.modules: cannot import {module!r}: {error}",
+                            remedy="name modules that stand beside the config or are installed") from error  # fmt: skip
+
+
 def _of_mixture(config: ConfigDict) -> list[Registered]:
+    _import_modules(config)
     names = seqio.MixtureRegistry.names()
     if config.data.mixture not in names:
         raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
@@ -312,8 +323,6 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
     Raises:
       UserError: its tasks disagree, or it is no SentencePiece vocabulary.
     """
-    for module in config.data.modules:
-        importlib.import_module(module)
     found = {}
     for one in _of_mixture(config):
         for feature in one.task.output_features.values():
@@ -324,9 +333,34 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
     if isinstance(vocabulary, SeqioVocabulary):
         return vocabulary.vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return Vocabulary.from_model(vocabulary.sentencepiece_model_file, languages, config.vocabulary.sentinels)
+        return Vocabulary(vocabulary.sp_model, languages, config.vocabulary.sentinels)  # with seqio's own extra ids
     raise UserError(f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
                     remedy="use a SentencePiece vocabulary")  # fmt: skip
+
+
+def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None:
+    """Check that a given vocabulary encodes the text of many of the pieces with which a user's mixture tokenises as that does.
+
+    Raises:
+      UserError: it does not; the message names the task, a text and both encodings.
+    """
+    special = {*vocabulary.special_ids.tolist()}
+    checked = []
+    for one in _of_mixture(config):
+        for theirs in (one.task.output_features[name].vocabulary for name in FEATURES if name in one.task.output_features):
+            if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
+                continue
+            checked.append(theirs)
+            for index in range(0, theirs.vocab_size, max(theirs.vocab_size // PROBES, 1)):
+                text = "" if index in special else theirs.decode([index])
+                wanted, found = list(theirs.encode(text)), vocabulary.encode(text)
+                if wanted != found:
+                    key = "vocabulary.path" if config.vocabulary.path else "vocabulary.kind"
+                    raise UserError(
+                        f"{key}={config.vocabulary[key.partition('.')[2]]!r} is not the vocabulary of the seqio task "
+                        f"{one.task.name!r}: {text!r} is {found} in it, {wanted} in the task",
+                        remedy="leave vocabulary.path and vocabulary.kind out, which takes the mixture's own",
+                    )
 
 
 def vocabulary_room(vocabulary: Vocabulary, config: ConfigDict, prefix: list[int]) -> int:

@@ -435,33 +435,6 @@ def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
     assert config.data.corpora["en"].endswith("en.txt")
 
 
-def test_a_registered_t5_style_mixture(tmp_path):
-    from importlib.resources import files
-
-    import tensorflow as tf
-
-    vocabulary = seqio.SentencePieceVocabulary(str(files("seqio") / "test_data" / "sentencepiece" / "sentencepiece.model"))
-    lines = ["this is a test", "that is good"] * 5
-    data = lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices({"text": lines})  # noqa: E731
-    seqio.TaskRegistry.add(
-        "test_text", source=seqio.FunctionDataSource(data, splits=("train", "validation")),
-        preprocessors=[
-            lambda ds: ds.map(lambda x: {"targets": x["text"]}),
-            seqio.preprocessors.tokenize,
-            seqio.preprocessors.append_eos,
-        ],
-        output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
-    )  # fmt: skip
-    seqio.MixtureRegistry.add("test_mixture", [("test_text", 2.0)])
-    config = default_config()
-    config.data.mixture, config.data.mixture_languages = "test_mixture", {"test_text": "en"}
-    config.vocabulary.sentinels = 2
-    store = Store.open(prepare(config, tmp_path / "store", progress=False))
-    document = store.stream("test_text").split("train")["inputs"].documents([0])[0].tolist()
-    assert document == [*vocabulary.encode("this is a test"), vocabulary.eos_id]
-    assert store.stream("test_text").rate == 2.0
-
-
 # -------------------------------------------------------------------------------------------------- the demo's corpus
 
 
