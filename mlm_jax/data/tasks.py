@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.data import corpora, labelled
+from mlm_jax.data.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.quiet import quiet_stderr
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
@@ -32,6 +33,7 @@ with quiet_stderr():
     import tensorflow as tf
 
 BATCH = 512  # documents that are tokenised at once
+SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
 FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
@@ -119,44 +121,19 @@ class Registered:
     examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
 
 
-def run_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
-
-    Raises:
-      UserError: there are none, a pair is not two languages, or data is of a language that ``config.languages`` lacks.
-    """
-    found: list[str] = [*config.data.corpora]
-    named = [*config.data.parallel, *config.data.mixture_languages.values()]
-    for name in named:
-        sides = name.split("-")
-        if name in config.data.parallel and (len(sides) != 2 or not all(sides)):
-            raise UserError(f"config.data.parallel: {name!r} is not two languages", remedy='write "de-en"')
-        found += sides
-    found += [entry["language"] for entry in config.data.labelled.values()]
-    found = list(dict.fromkeys(found))
-    if not found:
-        raise UserError(
-            "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
-        )
-    for language in found:
-        if config.languages and language not in config.languages:
-            raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
-    return tuple(config.languages) or tuple(found)
-
-
 def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     """Make the run's seqio tasks and their mixtures, in seqio's registries.
 
     Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
     mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
-    ``config.data.mixture`` a user's mixture
-    is taken instead.
+    ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
 
     Raises:
       UserError: the mixture does not exist, or a task's language is not given.
     """
+    held_out = [_held_out(config, vocabulary, name) for name in only_held_out(config)]
     if config.data.mixture:
-        return _of_mixture(config)
+        return [*_of_mixture(config), *held_out]
     _import_modules(config)
     registered = []
     for language, source in config.data.corpora.items():
@@ -165,6 +142,7 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
         registered.append(_pairs(config, vocabulary, pair, source))
     for name, entry in config.data.labelled.items():
         registered.append(_labelled(config, vocabulary, name, dict(entry)))
+    registered += held_out
     for kind in {one.kind for one in registered}:
         mixture = f"mlm_jax.{kind}"
         seqio.MixtureRegistry.remove(mixture)
@@ -172,9 +150,17 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     return registered
 
 
-def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any) -> Registered:
+def _held_out(config: ConfigDict, vocabulary: Vocabulary, name: str) -> Registered:
+    """Register text that is only measured on, never read in training."""
+    make = _pairs if len(languages_of(config, name)) == 2 else _text
+    return make(config, vocabulary, name, None, ("validation",))
+
+
+def _text(
+    config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
     prefix = vocabulary.document_prefix(config.data.prefix, language)
-    one = Registered(language, None, "text", (language,), ("train", "validation"))  # type: ignore[arg-type]
+    one = Registered(language, None, "text", (language,), splits)  # type: ignore[arg-type]
     content = vocabulary_room(vocabulary, config, prefix)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
@@ -191,14 +177,16 @@ def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any
     return one
 
 
-def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -> Registered:
-    sides = tuple(pair.split("-"))
+def _pairs(
+    config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
+    sides = split_pair(pair, named_languages(config))
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
-    one = Registered(pair, None, "pairs", sides, ("train", "validation"))  # type: ignore[arg-type]
+    one = Registered(pair, None, "pairs", sides, splits)  # type: ignore[arg-type]
     content = min(vocabulary_room(vocabulary, config, prefix) for prefix in prefixes)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split))
+        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
         for batch in _batches(found):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             one.skipped["a side is empty"] += len(batch) - len(whole)
@@ -220,7 +208,7 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     names = labelled.label_names(entry)
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
-    splits = tuple(split for split in ("train", "validation") if split in entry)
+    splits = tuple(split for split in SPLITS if split in entry)
     one = Registered(name, None, "labelled", (entry["language"],), splits, names)  # type: ignore[arg-type]
     content = vocabulary_room(vocabulary, config, prefix)
     per_word = labelled.is_per_word(entry)
@@ -281,7 +269,7 @@ def _task(
     seqio.TaskRegistry.remove(full_name)
     return seqio.TaskRegistry.add(
         full_name,
-        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
         preprocessors=[],
         output_features={feature: seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False) for feature in features},
     )
@@ -310,9 +298,9 @@ def _of_mixture(config: ConfigDict) -> list[Registered]:
             raise UserError(f"what language is the seqio task {task.name!r} of?",
                             remedy=f"set config.data.mixture_languages = {{{task.name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
         kind = "pairs" if {"inputs", "targets"} <= set(task.output_features) else "text"
-        languages = tuple(language.split("-")) if kind == "pairs" else (language,)
+        languages = languages_of(config, language) if kind == "pairs" else (language,)
         languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
-        splits = tuple(split for split in ("train", "validation") if split in task.splits)
+        splits = tuple(split for split in SPLITS if split in task.splits)
         registered.append(Registered(task.name, task, kind, languages, splits, rate=float(mixture.get_rate(task))))
     return registered
 
