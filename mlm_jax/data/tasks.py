@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from mlm_jax.data import corpora, labelled
 from mlm_jax.data.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.quiet import quiet_stderr
+from mlm_jax.data.rows import cut_longer
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 
@@ -222,11 +223,12 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
                     [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
                 )
                 labels = [*chain.from_iterable(marked)]
-            elif len(parts) == 2:  # premise </s> hypothesis
-                ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
-            if len(ids) > content:
-                one.skipped[CUT] += 1
-                ids = ids[:content]
+            pair = len(parts) == 2 and not per_word
+            one.skipped[CUT] += len(ids) + pair > content
+            if pair:  # premise </s> hypothesis
+                first, second = cut_longer(len(parts[0]), len(parts[1]), content - 1)
+                ids = parts[0][:first] + [vocabulary.eos_id] + parts[1][:second]
+            ids = ids[:content]
             row = prefix + ids + [vocabulary.eos_id]
             text = " ".join(example.texts)
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
