@@ -27,11 +27,12 @@ from mlm_jax.errors import UserError, nearest
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
 PAIR_ENDINGS = (".tsv", ".tmx")
 PACKINGS = (".gz", ".zst")
+BLANK = "a blank line, or no text"  # why a document is left out
 DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
 
 
 def documents(source: Any, language: str, split: str) -> Iterator[str]:
-    """Yield the documents of a corpus; lines of white space are passed over.
+    """Yield the documents of a corpus; those of nothing but white space too, for the caller to count.
 
     Args:
       source: what the config says of the corpus.
@@ -42,12 +43,12 @@ def documents(source: Any, language: str, split: str) -> Iterator[str]:
       UserError: a file is missing, of an unknown kind, not UTF-8 or malformed; the message has file and line.
     """
     if is_library(source):
-        yield from (document for document in _from_library(source, language, split) if document.strip())
+        yield from _from_library(source, language, split)
         return
     for file in files(source, TEXT_ENDINGS):
         kind = ending(file)
         reader = {".txt": lines, ".jsonl": _jsonl, ".parquet": _parquet}[kind]
-        yield from (document for document in reader(file) if document.strip())
+        yield from reader(file)
 
 
 def sentence_pairs(source: Any, pair: str, split: str, languages: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
@@ -165,6 +166,7 @@ def _open(file: Path) -> BinaryIO:
 def _jsonl(file: Path) -> Iterator[str]:
     for number, line in enumerate(lines(file), 1):
         if not line.strip():
+            yield ""
             continue
         try:
             entry = json.loads(line)
@@ -207,9 +209,7 @@ def _parquet(file: Path) -> Iterator[str]:
 
 def _tsv(file: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines(file), 1):
-        if not line:
-            continue
-        columns = line.split("\t")
+        columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise UserError(f"{len(columns)} columns where a pair has 2", file=file, line=number,
                             remedy="separate the two sides by one tab")  # fmt: skip

@@ -296,7 +296,8 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
         for document in tasks.split_of(
             config, language, source, "train", lambda s, split: corpora.documents(s, language, split)
         ):
-            yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
+            if document.strip():
+                yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
         return
     for pair, source in config.data.parallel.items():
         languages = split_pair(pair, named_languages(config))

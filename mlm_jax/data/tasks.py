@@ -38,6 +38,7 @@ SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
 FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
+PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
 CUT = "cut: longer than data.max_document_tokens"
 
 
@@ -167,7 +168,9 @@ def _text(
     def read(split: str) -> Iterator[dict[str, Any]]:
         texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
         for batch in _batches(texts):
-            for text, ids in zip(batch, vocabulary.encode_batch(batch)):
+            whole = [text for text in batch if text.strip()]
+            one.skipped[corpora.BLANK] += len(batch) - len(whole)
+            for text, ids in zip(whole, vocabulary.encode_batch(whole)):
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, max(len(ids), 1), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
@@ -215,10 +218,11 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     per_word = labelled.is_per_word(entry)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        for example in labelled.examples({**entry, "labels": names}, split):
+        for example in labelled.examples({**entry, "labels": names}, split, one.skipped):
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece
+                one.skipped[PIECELESS] += not all(parts)
                 marked = (
                     [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
                 )
