@@ -98,12 +98,12 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     """Do, in this process, what the memory of is asked for, and print the peak."""
     config, store = config_for(folder, model), folder / "memory_store"
     if part == "vocabulary":
-        from mlm_jax.data import tasks
+        from mlm_jax.data.languages import run_languages
         from mlm_jax.data.prepare import vocabulary_sentences
         from mlm_jax.data.vocabulary import Vocabulary
 
         config.vocabulary.update(path="", size=2000, sentences=10_000)
-        languages = tasks.run_languages(config)
+        languages = run_languages(config)
         Vocabulary.train(vocabulary_sentences(config, languages), config.vocabulary, languages)
     elif part == "prepare":
         from mlm_jax.data.prepare import prepare

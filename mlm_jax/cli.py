@@ -256,11 +256,15 @@ def _inspect(options) -> None:
 
 
 def _store_folder(config, workdir: str | None) -> str:
-    if config.data.store:
-        return config.data.store
-    if workdir is None:
+    """Return the folder of the store that may have to be made, if that takes nothing away from the workdir's checkpoints."""
+    if not config.data.store and workdir is None:
         raise UserError("where is the token store to be?", remedy="give --workdir, or set config.data.store")
-    return f"{workdir}/store"
+    folder = config.data.store or f"{workdir}/store"
+    if workdir is not None:
+        from mlm_jax.training.workdir import check_store
+
+        check_store(workdir, config, folder)
+    return folder
 
 
 def _evaluate(options) -> None:

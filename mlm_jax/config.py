@@ -40,8 +40,9 @@ def default_config() -> ConfigDict:
     data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl .parquet, plain, .gz or .zst
     data.parallel = {}  # parallel text, {"de-en": tsv or tmx glob, (file of one side, file of the other), or "module:function"}
     data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
-    data.validation = {}  # held-out text, {language or pair: what corpora and parallel take}; missing: validation_fraction
-    data.validation_fraction = 0.01  # share of documents held out where validation names nothing for a corpus
+    # Held-out text, {language or pair: what corpora and parallel take}, also of one without training text (a test set).
+    data.validation = {}
+    data.validation_fraction = 0.01  # share of documents held out of a corpus for which validation names nothing
     data.mixture = ""  # a registered seqio Mixture to use instead of corpora and parallel
     data.mixture_languages = {}  # {seqio task of that mixture: language or "de-en" pair}
     data.modules = ()  # Python modules to import first: they register seqio tasks or define corpus functions

@@ -109,7 +109,8 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
         raise UserError("is there already", file=out, remedy="name another folder")
     loaded = load_parameters(place)
     old = loaded.vocabulary
-    text = itertools.islice(documents(source, language, "train"), MOST_DOCUMENTS)
+    found = (document for document in documents(source, language, "train") if document.strip())
+    text = itertools.islice(found, MOST_DOCUMENTS)
     first = next(text, None)
     if first is None:
         raise UserError("there is no text in it", file=source, remedy="give text of the new language")

@@ -168,8 +168,9 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
     """
     run = open_run(place, task)
     loaded, config, loader = run.loaded, run.loaded.config, run.loader
-    found = HeldOut(run.program, loader, run.store).evaluate(run.params, everything=True, tasks=(task,) if task else ())
-    metrics = found.metrics | _translation(loaded, loader, task)
+    held_out = HeldOut(run.program, loader, run.store)
+    found = held_out.evaluate(run.params, everything=True, tasks=(task,) if task else ())
+    metrics = found.metrics | _translation(loaded, held_out, task)
     sources = {
         name: tuple(dict.fromkeys(stream.languages[0] for stream in loader.streams(name)))
         for name in loaded.labels
@@ -178,16 +179,15 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
     return Measured(str(place), loaded.step, config, loaded.languages, metrics, sources)
 
 
-def _translation(loaded: Loaded, loader: Loader, task: str | None) -> dict[str, float]:
+def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[str, float]:
     """Return chrF++ and BLEU of the translation tasks, by target language."""
     metrics: dict[str, float] = {}
     for number, (name, entry) in enumerate(loaded.config.tasks.items()):
         if entry["objective"] != "translation" or task not in (None, name):
             continue
-        streams = [stream for stream in loader.streams(name) if "validation" in stream.splits]
         both = entry.get("directions", "both") == "both"
         limit = loaded.config.evaluation.pairs
-        scores = translation_metrics(Translator(loaded), streams, limit=limit, reverse=both)
+        scores = translation_metrics(Translator(loaded), held_out.streams[name], limit=limit, reverse=both)
         metrics |= flatten(scores, "eval" if number == 0 else f"eval/{name}")
     return metrics
 

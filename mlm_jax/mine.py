@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from mlm_jax.data.languages import pair_languages
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
-from mlm_jax.report.history import pair_languages
 from mlm_jax.use import load, read_lines, writing
 
 

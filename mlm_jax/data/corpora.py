@@ -17,20 +17,22 @@ import importlib
 import io
 import json
 import zlib
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlm_jax.data.languages import split_pair
 from mlm_jax.errors import UserError, nearest
 
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
 PAIR_ENDINGS = (".tsv", ".tmx")
 PACKINGS = (".gz", ".zst")
+BLANK = "a blank line, or no text"  # why a document is left out
 DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
 
 
 def documents(source: Any, language: str, split: str) -> Iterator[str]:
-    """Yield the documents of a corpus; lines of white space are passed over.
+    """Yield the documents of a corpus; those of nothing but white space too, for the caller to count.
 
     Args:
       source: what the config says of the corpus.
@@ -41,15 +43,15 @@ def documents(source: Any, language: str, split: str) -> Iterator[str]:
       UserError: a file is missing, of an unknown kind, not UTF-8 or malformed; the message has file and line.
     """
     if is_library(source):
-        yield from (document for document in _from_library(source, language, split) if document.strip())
+        yield from _from_library(source, language, split)
         return
     for file in files(source, TEXT_ENDINGS):
         kind = ending(file)
         reader = {".txt": lines, ".jsonl": _jsonl, ".parquet": _parquet}[kind]
-        yield from (document for document in reader(file) if document.strip())
+        yield from reader(file)
 
 
-def sentence_pairs(source: Any, pair: str, split: str) -> Iterator[tuple[str, str]]:
+def sentence_pairs(source: Any, pair: str, split: str, languages: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Yield the sentence pairs of a parallel corpus; an empty side comes as "", and so does one that a TMX unit lacks,
     for the caller to count.
 
@@ -57,18 +59,20 @@ def sentence_pairs(source: Any, pair: str, split: str) -> Iterator[tuple[str, st
       source: what the config says of the corpus.
       pair: its languages, such as "de-en".
       split: train | validation.
+      languages: codes that the two may be, where some hold hyphens.
 
     Raises:
-      UserError: as :func:`documents`, or the two files of aligned lines are not equally long.
+      UserError: as :func:`documents`, the name is not two languages, or the two files of aligned lines are not equally long.
     """
+    sides = split_pair(pair, languages)
     if is_library(source):
-        yield from _from_library(source, pair, split)
+        yield from _from_library(source, pair, split, sides)
         return
     if is_aligned(source):
         yield from _aligned(Path(source[0]), Path(source[1]))
         return
     for file in files(source, PAIR_ENDINGS):
-        yield from _tsv(file) if ending(file) == ".tsv" else _tmx(file, pair)
+        yield from _tsv(file) if ending(file) == ".tsv" else _tmx(file, sides)
 
 
 def is_library(source: Any) -> bool:
@@ -114,6 +118,11 @@ def fingerprint(source: Any) -> list:
     return [[name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns] for name in names]
 
 
+def shown(source: Any) -> str | None:
+    """Return a source as a message names it: the function, or the globs one after another."""
+    return source if source is None or isinstance(source, str) else ", ".join(source)
+
+
 def ending(file: Path) -> str:
     """Return ".txt" for both ``a.txt`` and ``a.txt.gz``."""
     suffixes = file.suffixes
@@ -157,6 +166,7 @@ def _open(file: Path) -> BinaryIO:
 def _jsonl(file: Path) -> Iterator[str]:
     for number, line in enumerate(lines(file), 1):
         if not line.strip():
+            yield ""
             continue
         try:
             entry = json.loads(line)
@@ -199,9 +209,7 @@ def _parquet(file: Path) -> Iterator[str]:
 
 def _tsv(file: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines(file), 1):
-        if not line:
-            continue
-        columns = line.split("\t")
+        columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise UserError(f"{len(columns)} columns where a pair has 2", file=file, line=number,
                             remedy="separate the two sides by one tab")  # fmt: skip
@@ -227,11 +235,11 @@ def _aligned(first: Path, second: Path) -> Iterator[tuple[str, str]]:
             yield left, right  # type: ignore[misc]
 
 
-def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
+def _tmx(file: Path, sides: tuple[str, str]) -> Iterator[tuple[str, str]]:
     from xml.etree import ElementTree
 
     plain = lambda code: code.casefold().replace("_", "-")  # noqa: E731
-    wanted = [plain(code) for code in pair.split("-")]
+    wanted = [plain(code) for code in sides]
     lang = "{http://www.w3.org/XML/1998/namespace}lang"
     found: dict[str, None] = {}
     whole = 0
@@ -243,18 +251,18 @@ def _tmx(file: Path, pair: str) -> Iterator[tuple[str, str]]:
                 above = unit if (event, name) == ("start", "body") else above
                 if (event, name) != ("end", "tu"):
                     continue
-                sides = {}
+                texts = {}
                 for variant in unit.iterfind("{*}tuv"):
                     segment = variant.find("{*}seg")
                     text = " ".join("".join(segment.itertext()).split()) if segment is not None else ""
-                    sides[plain(variant.get(lang) or variant.get("lang") or "")] = text
+                    texts[plain(variant.get(lang) or variant.get("lang") or "")] = text
                 (unit if above is None else above).clear()  # and not only its parts: a million empty units are 100 MB
-                found |= dict.fromkeys(sides)
-                sides[""] = ""  # of a language that the unit lacks
-                first, second = (_code_of(language, sides) for language in wanted)
+                found |= dict.fromkeys(texts)
+                texts[""] = ""  # of a language that the unit lacks
+                first, second = (_code_of(language, texts) for language in wanted)
                 second = "" if second == first else second  # a unit's only English is not both en-US and en-GB
                 whole += bool(first and second)
-                yield sides[first], sides[second]
+                yield texts[first], texts[second]
     except ElementTree.ParseError as error:
         raise UserError(f"this is not TMX: {error.msg}", file=file, line=error.position[0],
                         remedy="mend the file, for example with xmllint") from error  # fmt: skip
@@ -275,12 +283,12 @@ def _code_of(language: str, codes: Collection[str]) -> str:
     return language if language in codes else next(near, "")
 
 
-def _from_library(source: str, name: str, split: str) -> Iterator[Any]:
+def _from_library(source: str, name: str, split: str, sides: tuple[str, ...] = ()) -> Iterator[Any]:
     scheme, _, rest = source.partition(":")
     if scheme == "tfds":
-        yield from _tfds(rest, name, split)
+        yield from _tfds(rest, sides, split)
     elif scheme == "datasets":
-        yield from _datasets(rest, name, split)
+        yield from _datasets(rest, sides, split)
     else:
         yield from corpus_function(source)(name, split)
 
@@ -303,7 +311,7 @@ def corpus_function(source: str) -> Any:
     return function
 
 
-def _tfds(name: str, language: str, split: str) -> Iterator[Any]:
+def _tfds(name: str, sides: tuple[str, ...], split: str) -> Iterator[Any]:
     import tensorflow_datasets as tfds
 
     try:
@@ -313,10 +321,10 @@ def _tfds(name: str, language: str, split: str) -> Iterator[Any]:
             f"tfds:{name}: {' '.join(str(error).split())[:200]}", remedy="prepare the set with tfds first"
         ) from error
     for entry in data:
-        yield _entry(entry, f"tfds:{name}", language)
+        yield _entry(entry, f"tfds:{name}", sides)
 
 
-def _datasets(folder: str, language: str, split: str) -> Iterator[Any]:
+def _datasets(folder: str, sides: tuple[str, ...], split: str) -> Iterator[Any]:
     try:
         import datasets
     except ImportError as error:
@@ -331,18 +339,18 @@ def _datasets(folder: str, language: str, split: str) -> Iterator[Any]:
             raise UserError(f"the data set has no split {split!r}{nearest(split, data)}", file=folder)
         data = data[split]
     for entry in data:
-        yield _entry(entry, folder, language)
+        yield _entry(entry, folder, sides)
 
 
-def _entry(entry: dict, place: str, name: str) -> Any:
-    """Return the text, or the two sides of a pair, of one example of a data set library."""
+def _entry(entry: dict, place: str, sides: tuple[str, ...]) -> Any:
+    """Return the text, or the two sides of a pair if it is to be one, of one example of a data set library."""
     to_text = lambda value: value.decode() if isinstance(value, bytes) else value  # noqa: E731
-    if "-" in name:
-        sides = entry.get("translation", entry)
-        first, second = name.split("-")
-        if first in sides and second in sides:
-            return to_text(sides[first]), to_text(sides[second])
-        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(sides)}", file=place,
+    if sides:
+        texts = entry.get("translation", entry)
+        first, second = sides
+        if first in texts and second in texts:
+            return to_text(texts[first]), to_text(texts[second])
+        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(texts)}", file=place,
                         remedy="rename its languages to those of the pair")  # fmt: skip
     if "text" not in entry:
         raise UserError(f'an example has no "text", only {", ".join(entry)}', file=place, remedy='rename its column to "text"')

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mlm_jax.data import corpora
 from mlm_jax.data.addresses import open_keys
 from mlm_jax.data.ragged import FAILURES, one_line
-from mlm_jax.data.store import MANIFEST
+from mlm_jax.data.store import MANIFEST, Store
 from mlm_jax.errors import UserError
 
 # Keys of config.data that change what the store holds.
@@ -42,16 +42,56 @@ def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
     Where none of the sources is here, a store that was prepared elsewhere with the same config is fresh. A config that
     names no source takes the store as it is.
     """
-    from mlm_jax.data.store import Store
-
-    try:
-        if open_keys(folder).read(MANIFEST).result().state != "value":
-            return False
-    except FAILURES as error:
-        raise UserError(f"cannot look for a token store: {one_line(error)}", file=folder) from error
-    made_of = Store.open(folder).manifest["facts"].get("request")
-    asked = request(config)
+    if not _exists(folder):
+        return False
+    made_of, asked = _made_of(folder), request(config)
     if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
         written = ("data", "vocabulary", "languages")
         return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
     return made_of == asked
+
+
+def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
+    """Check that ``folder``, if it holds a store, holds the one that the config asks for: a run was trained on it.
+
+    Raises:
+      UserError: it does not; the message names the file that has changed since it was made, or the keys that differ.
+    """
+    if not _exists(folder) or is_fresh(config, folder):
+        return
+    made_of, asked = _made_of(folder) or {}, request(config)
+    before, now = _files(made_of), _files(asked)
+    new_run = "use a new workdir, with checkpoint.init to start from these weights"
+    different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if different and before:
+        name, others = different[0], len(different) - 1
+        then, here = before.get(name), now.get(name)
+        size = f"{then[0]:,} bytes then, {here[0]:,} bytes now" if then and here else "it is new" if here else "it is gone"
+        remedy = f"restore it, or {new_run}"
+        if then and here and then[0] == here[0]:
+            size = f"{then[0]:,} bytes as then, but written anew"
+            remedy = f"if its text is still the same, delete {folder}, which is then made again; if not, restore it, or {new_run}"
+        more = f"; {others:,} more have changed" if others else ""
+        raise UserError(f"the text that this run was trained on has changed ({size}{more})", file=name, remedy=remedy)
+    keys = [f"data.{key}" for key in KEYS if made_of.get("data", {}).get(key) != asked["data"][key]]
+    keys += [key for key in ("vocabulary", "languages") if made_of.get(key) != asked[key]]
+    raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: "
+                    f"{', '.join(keys)}", file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
+
+
+def _exists(folder: str | Path) -> bool:
+    try:
+        return open_keys(folder).read(MANIFEST).result().state == "value"
+    except FAILURES as error:
+        raise UserError(f"cannot look for a token store: {one_line(error)}", file=folder) from error
+
+
+def _made_of(folder: str | Path) -> dict[str, Any] | None:
+    """Return the request that a store was made for; None where it was not made by ``prepare``."""
+    return Store.open(folder).manifest["facts"].get("request")
+
+
+def _files(asked: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return {file: (bytes, time of its last change)} of a request's sources and its vocabulary."""
+    found = [file for source in (*asked.get("sources", ()), asked.get("model", ())) for file in source]
+    return {file[0]: (file[1], file[2]) for file in found if isinstance(file, list)}  # a function is its name alone

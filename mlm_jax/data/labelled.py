@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlm_jax.data.corpora import corpus_function, files, lines
+from mlm_jax.data.corpora import BLANK, corpus_function, files, lines
 from mlm_jax.errors import UserError, nearest
 
-LANGUAGE_MARK = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?!//)(?=.)")  # WikiANN's, before every word; an address has none
+# WikiANN's, before every word ("simple" is its code of Simple English); an address has none.
+LANGUAGE_MARK = re.compile(r"([a-z]{2,3}(-[a-z]+)*|simple):(?!//)")
+CONTRADICTION = {"contradictory": "contradiction"}  # as XNLI's training file spells what its other files call otherwise
 
 
 class Example(NamedTuple):
@@ -31,12 +34,13 @@ def is_per_word(entry: dict[str, Any]) -> bool:
     return entry["format"] == "conll"
 
 
-def examples(entry: dict[str, Any], split: str) -> Iterator[Example]:
+def examples(entry: dict[str, Any], split: str, skipped: Counter[str] | None = None) -> Iterator[Example]:
     """Yield the examples of one split of a labelled set, an entry of ``config.data.labelled``.
 
     Args:
       entry: {"format", "language", "train", "validation", "labels"}.
       split: train | validation.
+      skipped: {reason: lines left out}, added to.
 
     Raises:
       UserError: a malformed line (with its file and number), or a label that the set does not have.
@@ -55,6 +59,10 @@ def examples(entry: dict[str, Any], split: str) -> Iterator[Example]:
     endings = {"tsv": (".tsv", ".txt"), "xnli": (".tsv", ".txt"), "conll": (".conll", ".iob2", ".txt", ".tsv")}[entry["format"]]
     for file in files(entry[split], endings):
         for number, example in readers[entry["format"]](file):
+            if not example.texts:
+                if skipped is not None:
+                    skipped[BLANK] += 1
+                continue
             _check(known, example.labels, file, number)
             yield example
 
@@ -76,7 +84,8 @@ def _check(known: Sequence[str], labels: Sequence[str], file: Any, number: int |
 
 def _tsv(file: Path) -> Iterator[tuple[int, Example]]:
     for number, line in enumerate(lines(file), 1):
-        if not line:
+        if not line.strip():
+            yield number, Example((), ())  # to be counted
             continue
         columns = line.split("\t")
         if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
@@ -115,16 +124,17 @@ def _xnli(file: Path, language: str) -> Iterator[tuple[int, Example]]:
         if not (first.strip() and second.strip() and label.strip()):
             raise UserError("premise, hypothesis or label is empty", file=file, line=number, remedy="leave the line out")
         read += 1
-        yield number, Example((first, second), (label,))
+        yield number, Example((first, second), (CONTRADICTION.get(label, label),))
     if others and not read:
         raise UserError(f"no line is in {language!r}, only {', '.join(others)}{nearest(language, [*others])}", file=file)
 
 
 def _conll(file: Path) -> Iterator[tuple[int, Example]]:
-    """CoNLL and UNER: a word a line with its label, blank lines between sentences, comments with "#".
+    """CoNLL and UNER: a word a line with its label, blank lines between sentences, before each of them comments with "# ".
 
     The word is the first column and the label the last; of UNER's five columns with tabs they are the second and the third.
-    WikiANN's "en:" is taken off where every word of a sentence has it. CoNLL 2003's -DOCSTART- is no sentence.
+    WikiANN's "en:" is taken off where every word of a sentence has it; a word that is nothing else becomes "". CoNLL 2003's
+    -DOCSTART- is no sentence.
     """
     words: list[str] = []
     labels: list[str] = []
@@ -136,7 +146,7 @@ def _conll(file: Path) -> Iterator[tuple[int, Example]]:
             words, labels = [], []
             continue
         columns = line.split("\t") if "\t" in line else line.split()
-        if line.startswith("#") and "\t" not in line:
+        if not words and "\t" not in line and (line.rstrip() == "#" or line.startswith("# ")):  # "#Obama B-PER" is a word
             continue
         uner = "\t" in line and len(columns) == 5 and columns[0].isdigit()
         word, label = columns[1:3] if uner else (columns[0], columns[-1])
@@ -152,6 +162,7 @@ def _conll(file: Path) -> Iterator[tuple[int, Example]]:
 
 def _sentence(words: Sequence[str], labels: Sequence[str]) -> Example:
     marks = [LANGUAGE_MARK.match(word) for word in words]
-    if all(marks) and len({mark[0] for mark in marks if mark}) == 1:  # a time such as 12:30 is no mark
+    one_code = all(marks) and len({mark[0] for mark in marks if mark}) == 1  # a time such as 12:30 is no mark
+    if one_code and any(mark.end() < len(word) for word, mark in zip(words, marks) if mark):
         words = [word[mark.end() :] for word, mark in zip(words, marks) if mark]
     return Example(tuple(words), tuple(labels))

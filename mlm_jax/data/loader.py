@@ -50,7 +50,8 @@ class Loader:
     many ``rows`` a step has over all processes and how many tokens (``length``) a row.
 
     - Rows of ``text`` are slices of packed documents, of one language each; ``"packed": False``: one document a row.
-    - Rows of ``pairs`` and ``labelled`` are one example each, padded, or cut to ``length`` (the last token stays).
+    - Rows of ``pairs`` and ``labelled`` are one example each, padded, or cut to ``length`` (the last token stays; of two
+      texts with one label the longer one is cut).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
       in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named.
 
@@ -88,6 +89,7 @@ class Loader:
         self.store, self.config, self.languages = store, config, store.languages
         self.process_index, self.process_count = process_index, process_count
         self._pad_id: int = store.manifest["vocabulary"]["pad_id"]
+        self._eos_id: int = store.manifest["vocabulary"]["eos_id"]
         pairs = ["-".join(stream.languages) for stream in store.streams.values() if stream.kind == "pairs"]
         self.phases = curriculum.resolve(config, self.languages, pairs)
         self._tasks = {name: self._task(name, dict(entry), kinds[name], split) for name, entry in config.tasks.items()}
@@ -251,7 +253,8 @@ class Loader:
     ) -> TaskBatch:
         sides = []
         for side, feature in enumerate(_token_features(task.kind)):
-            values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id)
+            separator = self._eos_id if task.kind == "labelled" else None  # premise </s> hypothesis </s>
+            values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id, separator)
             sides.append(whole_documents(values, counts, task.languages[stream, side]))
         if task.kind == "pairs":
             return {"inputs": _choose(reverse, sides[1], sides[0]), "targets": _choose(reverse, sides[0], sides[1])}

@@ -27,8 +27,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from mlm_jax.config_check import check_values
 from mlm_jax.data import corpora, mixing
 from mlm_jax.data.freshness import is_fresh, request
+from mlm_jax.data.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
-from mlm_jax.data.store import StoreWriter
+from mlm_jax.data.store import Store, StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import FULL, UserError
 
@@ -60,11 +61,12 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
 
     workers = config.data.workers or os.cpu_count() or 1
     with _disk_errors(folder):
-        vocabulary = make_vocabulary(config, tasks.run_languages(config), console)
+        vocabulary = make_vocabulary(config, run_languages(config), console)
         if workers > 1:
             _in_processes(config, folder, workers, vocabulary, console)
         else:
             _write_store(config, folder, vocabulary, tasks.register(config, vocabulary), console)
+    _say_what_lacks(config, folder, console)
     return str(folder)
 
 
@@ -98,10 +100,12 @@ def prepare_shard(
 
     with _disk_errors(place):
         made = Vocabulary.load(vocabulary) if vocabulary else vocabulary_of_shards(config, folder, count)
-        made = made or make_vocabulary(config, tasks.run_languages(config), console)
-        registered = tasks.register(share(config, index, count), made)
+        made = made or make_vocabulary(config, run_languages(config), console)
         if config.data.mixture:  # a user's tasks are not cut
+            registered = tasks.register(config, made)
             registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
+        else:
+            registered = tasks.register(share(config, index, count), made)
         _write_store(config, place, made, registered, console, whole=False)
     return place
 
@@ -117,7 +121,8 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
         console.print(f"token store {folder} is up to date")
         return str(folder)
     with _disk_errors(folder):
-        _say_skipped(join_shards(config, folder, count), console)
+        join_shards(config, folder, count)
+    _say_what_lacks(config, folder, console)
     return str(folder)
 
 
@@ -136,7 +141,7 @@ def _in_processes(
         try:
             for shard in shards:
                 shard.result()
-            skipped = join_shards(config, folder, workers)
+            join_shards(config, folder, workers)
         except BrokenProcessPool as error:
             raise UserError(
                 "a process of prepare was killed", remedy="lower config.data.workers if memory ran out"
@@ -144,7 +149,6 @@ def _in_processes(
         finally:
             pool.shutdown(cancel_futures=True)
             remove_shards(folder, workers)
-    _say_skipped(skipped, console)
 
 
 def _write_store(
@@ -156,8 +160,6 @@ def _write_store(
     whole: bool = True,
 ) -> None:
     """Run the seqio tasks and write their examples; of a shard (``whole=False``) a task may have none."""
-    from mlm_jax.data import tasks
-
     asked = request(config)
     columns = (
         TextColumn("{task.description}"),
@@ -167,28 +169,32 @@ def _write_store(
     )
     with (
         Progress(*columns, console=console) as bar,
-        StoreWriter(folder, vocabulary, tasks.run_languages(config)) as writer,
+        StoreWriter(folder, vocabulary, run_languages(config)) as writer,
     ):
         skipped = {}
         for one in registered:
             shown = bar.add_task(one.name, total=None)
             for split in one.splits:
-                _write(writer, one, split, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
+                _write(writer, one, split, config, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
             skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
                 writer.rates |= {one.name: one.rate} if one.rate is not None else {}
         if whole:
-            check_streams(writer, skipped)
+            check_streams(config, writer, skipped)
         writer.facts |= {"request": asked, "skipped": skipped}
-    if whole:
-        _say_skipped(skipped, console)
 
 
-def _say_skipped(skipped: dict[str, dict[str, int]], console: Console) -> None:
-    for name, reasons in skipped.items():
+def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) -> None:
+    """Print what of the text is not in a new store as it was, and what of the store will not be measured."""
+    store = Store.open(folder)
+    for name, reasons in store.manifest["facts"]["skipped"].items():
         for reason, count in reasons.items():
             console.print(f"[yellow]{name}: {count:,} examples left out or changed ({reason})")
+    for name, stream in store.streams.items():
+        if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
+            console.print(f"[yellow]{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
+                          "data.validation, or raise data.validation_fraction")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -207,15 +213,20 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
     """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
 
     Raises:
-      UserError: see :class:`mlm_jax.data.vocabulary.Vocabulary`.
+      UserError: see :class:`mlm_jax.data.vocabulary.Vocabulary`, or it is not the one that ``data.mixture`` tokenises with.
     """
     from mlm_jax.data import tasks
 
     settings = config.vocabulary
-    if settings.path:
-        return Vocabulary.from_model(settings.path, languages, settings.sentinels)
-    if settings.kind == "bytes":
-        return Vocabulary.bytes(languages, settings.sentinels)
+    if settings.path or settings.kind == "bytes":
+        given = (
+            Vocabulary.from_model(settings.path, languages, settings.sentinels)
+            if settings.path
+            else Vocabulary.bytes(languages, settings.sentinels)
+        )
+        if config.data.mixture:
+            tasks.check_mixture_vocabulary(config, given)
+        return given
     if config.data.mixture:
         return tasks.mixture_vocabulary(config, languages)
     console.print(f"training a vocabulary of {settings.size:,} pieces ({settings.kind})")
@@ -239,9 +250,10 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
             sentences[language] += 1
             characters[language] += len(sentence)
         if not sentences[language]:
-            raise UserError(
-                f"language {language!r} has no text after filtering", remedy="check its files in config.data"
-            )
+            pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
+            source = corpora.shown(config.data.corpora.get(language) or next(pairs, None))
+            raise UserError(f"language {language!r} has no text after filtering", file=source,
+                            remedy="check its files in config.data")  # fmt: skip
     shares = mixing.rates([characters[language] for language in languages], config.vocabulary.alpha)
     total = min(config.vocabulary.sentences, sum(sentences.values()))
     for language, proportion in zip(languages, shares):
@@ -267,11 +279,12 @@ def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iter
 
 
 def _only_tested(config: ConfigDict, language: str) -> bool:
-    """Return whether a language has labelled sets, none of them to train on, and no other text: zero-shot transfer."""
-    if language in config.data.corpora or any(language in pair.split("-") for pair in config.data.parallel):
+    """Return whether a language has text or labels to be measured on, and none to train on: zero-shot transfer."""
+    known, sets = named_languages(config), [entry for entry in config.data.labelled.values() if entry["language"] == language]
+    if language in config.data.corpora or any(language in split_pair(pair, known) for pair in config.data.parallel):
         return False
-    sets = [entry for entry in config.data.labelled.values() if entry["language"] == language]
-    return bool(sets) and not any("train" in entry for entry in sets)
+    measured = bool(sets) or any(language in languages_of(config, name) for name in only_held_out(config))
+    return measured and not any("train" in entry for entry in sets)
 
 
 def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
@@ -283,12 +296,14 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
         for document in tasks.split_of(
             config, language, source, "train", lambda s, split: corpora.documents(s, language, split)
         ):
-            yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
+            if document.strip():
+                yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
         return
     for pair, source in config.data.parallel.items():
-        if language in pair.split("-"):
-            side = pair.split("-").index(language)
-            read = lambda s, split: corpora.sentence_pairs(s, pair, split)  # noqa: B023, E731
+        languages = split_pair(pair, named_languages(config))
+        if language in languages:
+            side = languages.index(language)
+            read = lambda s, split: corpora.sentence_pairs(s, pair, split, languages)  # noqa: B023, E731
             found = tasks.split_of(config, pair, source, "train", read)
             yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
     for entry in config.data.labelled.values():
@@ -296,35 +311,48 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
             yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
 
 
-def _write(writer: StoreWriter, one: Any, split: str, advance: Any) -> None:
+def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
     """Run one seqio task and append its examples to the store."""
     features = (
         ("inputs",) if one.kind == "text" else ("inputs", "targets") if one.kind == "pairs" else ("inputs", "labels")
     )
     text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
-    for batch in _read(one, split):
+    for batch in _read(one, split, config.data.max_document_tokens):
         rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
         if "bytes" in batch:
             characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
         else:  # a user's task hands over ids only: its text is what they decode to
             texts = [text_of(row) for feature in features if feature != "labels" for row in rows[feature]]
             characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
+            for feature, language in zip(features, one.languages):
+                prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
+                rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
         writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
         advance(sum(map(len, rows["inputs"])))
 
 
-def _read(one: Any, split: str) -> Iterator[dict[str, Any]]:
+def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
+    """Return an example of a user's task as every other document: with its prefix and its end, once each."""
+    if not len(row):
+        return row  # which the store refuses
+    before = [] if row[: len(prefix)].tolist() == prefix else prefix
+    return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
+
+
+def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     """Yield {feature: rows} of some examples at a time.
 
     Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
-    and out of TensorFlow an example. A user's task is run by seqio.
+    and out of TensorFlow an example. A user's task is run by seqio, and told the tokens that an example may have; what its
+    preprocessors leave longer is not cut.
     """
     if one.examples is not None:
         examples = one.examples(split)
         while batch := list(itertools.islice(examples, WRITE)):
             yield {key: [example[key] for example in batch] for key in batch[0]}
         return
-    data = one.task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    lengths = dict.fromkeys(one.task.output_features, most)
+    data = one.task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
     if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
         data = data.map(lambda example: {**example, "inputs": example["targets"]})
     yield from data.ragged_batch(WRITE).as_numpy_iterator()

@@ -46,9 +46,11 @@ def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray
 
 
 def read_documents(
-    features: Sequence[Ragged], stream: np.ndarray, document: np.ndarray, length: int, pad: int
+    features: Sequence[Ragged], stream: np.ndarray, document: np.ndarray, length: int, pad: int, separator: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read one document a row; a longer one loses what stands before its last value, which closes it.
+
+    Of a document of two texts with a separator between, the longer text is cut, and both only where they are as long.
 
     Args:
       features: ``[streams]``, that ``stream`` counts.
@@ -56,6 +58,7 @@ def read_documents(
       document: ``[rows]`` index in its stream.
       length: values a row.
       pad: what fills up a row.
+      separator: what stands between two texts; None: there are no two.
 
     Returns:
       ``[rows, length]`` int32 values, and ``[rows]`` how many each has.
@@ -64,18 +67,38 @@ def read_documents(
     groups = list(_groups(stream))
     for which, result in [(w, features[s].offsets.request(document[w], document[w] + 2)) for s, w in groups]:
         bounds[which] = result()
-    counts = np.minimum(bounds[:, 1] - bounds[:, 0], length)
+    whole = bounds[:, 1] - bounds[:, 0]
+    counts = np.minimum(whole, length)
+    needed = counts if separator is None else whole  # of two texts, the end of the second
     values = np.full((len(stream), length), pad, np.int32)
     reading = []
     for number, which in groups:
         start, stop = bounds[which].T
         request = features[number].values.request
-        reading.append((which, request(start, start + counts[which]), request(stop - 1, stop)))
+        reading.append((which, request(start, start + needed[which]), request(stop - 1, stop)))
     for which, result, closing in reading:
         for row, document_values, last in zip(which.tolist(), result(), closing()):
+            if separator is not None and len(document_values) > length:
+                document_values = _shortened(document_values, length, separator)
             values[row, : counts[row]] = document_values
             values[row, counts[row] - 1] = last[0] if counts[row] > 1 else document_values[0]
     return values, counts
+
+
+def cut_longer(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return how much of two texts to keep so that both fit into ``room``: the longer one is cut first."""
+    kept = min(second, max(room // 2, room - first))
+    return min(first, room - kept), kept
+
+
+def _shortened(values: np.ndarray, length: int, separator: int) -> np.ndarray:
+    """Return the first ``length`` values of a document, or of two texts, their separator and their end what fits."""
+    between = np.flatnonzero(values[:-1] == separator)
+    if len(between) != 1:
+        return values[:length]
+    first, second = values[: between[0]], values[between[0] + 1 : -1]
+    keep = cut_longer(len(first), len(second), length - 2)
+    return np.concatenate([first[: keep[0]], [separator], second[: keep[1]], values[-1:]])
 
 
 def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray) -> Rows:

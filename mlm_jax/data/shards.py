@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mlm_jax.data import corpora
 from mlm_jax.data.addresses import is_local, remove
 from mlm_jax.data.freshness import is_fresh, request
+from mlm_jax.data.languages import only_held_out, run_languages
 from mlm_jax.data.store import MANIFEST, Store, StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
@@ -37,7 +38,7 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
     """Return the config with only the sources that shard ``index`` of ``count`` reads.
 
     Files are never cut; a function, a data set of a library, a labelled set and two aligned files are one piece each.
-    What ``data.validation`` names is read by the shard of the first piece.
+    What ``data.validation`` names for a corpus is read by the shard of its first piece; what it names besides is a piece.
 
     Raises:
       UserError: a source's files are missing.
@@ -47,13 +48,16 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
     typical = sum(known) // len(known) if known else 0  # for what has no size
     weights = [1 + (typical if size is None else size) for *_, size in pieces]
     mine = config.copy_and_resolve_references()
-    mine.data.update(corpora={}, parallel={}, labelled={})
+    mine.data.update(corpora={}, parallel={}, labelled={}, validation={})
+    mine.languages = run_languages(config)  # so that a pair's name says which it is of without the other corpora
     before, seen = 0, set[tuple[str, str]]()
     for (kind, name, part, _), weight in zip(pieces, weights):
         if (2 * before + weight) * count // (2 * sum(weights)) == index:
-            if name not in mine.data[kind] and (kind, name) in seen and name in config.data.validation:
-                mine.data.validation = {**mine.data.validation, name: ()}
-            joined = (*mine.data[kind].get(name, ()), *part) if isinstance(part, tuple) else part
+            if name not in mine.data[kind] and name in config.data.validation:
+                held_out = () if (kind, name) in seen else config.data.validation[name]
+                mine.data.validation = {**mine.data.validation, name: held_out}
+            is_files = isinstance(part, tuple) and kind != "validation"
+            joined = (*mine.data[kind].get(name, ()), *part) if is_files else part
             mine.data[kind] = {**mine.data[kind], name: joined}
         seen.add((kind, name))
         before += weight
@@ -68,8 +72,8 @@ def vocabulary_of_shards(config: ConfigDict, folder: str | Path, count: int) -> 
     return None
 
 
-def join_shards(config: ConfigDict, folder: str | Path, count: int) -> dict[str, dict[str, int]]:
-    """Write the store out of all its shards, remove them, and return what was skipped: {stream: {reason: examples}}.
+def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
+    """Write the store out of all its shards, and remove them.
 
     Raises:
       UserError: a shard is missing, or was made of other text or with another vocabulary; it is named.
@@ -100,10 +104,9 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> dict[str,
                 writer.labels[name] = streams[name].labels
             if (rate := streams[name].rate) is not None:
                 writer.rates[name] = rate
-        check_streams(writer, skipped)
+        check_streams(config, writer, skipped)
         writer.facts |= {"request": request(config), "skipped": skipped}
     remove_shards(folder, count)
-    return skipped
 
 
 def remove_shards(folder: str | Path, count: int) -> None:
@@ -115,11 +118,18 @@ def remove_shards(folder: str | Path, count: int) -> None:
         parent.rmdir()
 
 
-def check_streams(writer: StoreWriter, names: Iterable[str]) -> None:
-    """Raise a UserError where one of these streams has no examples."""
+def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str]) -> None:
+    """Raise a UserError where one of these streams has no examples, or no held-out ones though ``data.validation`` names some."""
+    data, streams = config.data, writer.streams
     for name in names:
-        if name not in writer.streams:
-            raise UserError(f"{name!r} has no examples after filtering", remedy="check its files in config.data")
+        if name not in streams:
+            labelled = data.labelled.get(name, {}).get("train")
+            source = data.corpora.get(name, data.parallel.get(name, data.validation.get(name, labelled)))
+            raise UserError(f"{name!r} has no examples after filtering", file=corpora.shown(source),
+                            remedy="check its files in config.data")  # fmt: skip
+        if name in data.validation and "validation" not in streams[name]:
+            raise UserError(f"data.validation[{name!r}] has no text after filtering", file=corpora.shown(data.validation[name]),
+                            remedy="check the file, or leave it out and let data.validation_fraction hold some back")  # fmt: skip
 
 
 def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
@@ -136,6 +146,8 @@ def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
                 pieces += [(kind, name, (glob.escape(str(file)),), file.stat().st_size) for file in files]
     for name, entry in config.data.labelled.items():
         pieces.append(("labelled", name, entry, None))
+    for name in only_held_out(config):
+        pieces.append(("validation", name, config.data.validation[name], None))
     return pieces
 
 

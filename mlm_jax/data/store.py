@@ -365,9 +365,9 @@ class StoreWriter:
             entry[size] += getattr(found, size)
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the streams begun so far."""
-        return tuple(self._streams)
+    def streams(self) -> dict[str, tuple[str, ...]]:
+        """{stream: splits} of those begun so far."""
+        return {name: tuple(begun["splits"]) for name, begun in self._streams.items()}
 
     def _entry(self, stream: str, kind: str, languages: tuple[str, ...], split: str) -> dict[str, Any]:
         """Return the manifest's part for a split, begun here if it is new."""

@@ -19,7 +19,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.data import corpora, labelled
+from mlm_jax.data.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.quiet import quiet_stderr
+from mlm_jax.data.rows import cut_longer
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 
@@ -32,7 +34,11 @@ with quiet_stderr():
     import tensorflow as tf
 
 BATCH = 512  # documents that are tokenised at once
+SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
+FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
+PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
+PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
 CUT = "cut: longer than data.max_document_tokens"
 
 
@@ -117,46 +123,20 @@ class Registered:
     examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
 
 
-def run_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
-
-    Raises:
-      UserError: there are none, a pair is not two languages, or data is of a language that ``config.languages`` lacks.
-    """
-    found: list[str] = [*config.data.corpora]
-    named = [*config.data.parallel, *config.data.mixture_languages.values()]
-    for name in named:
-        sides = name.split("-")
-        if name in config.data.parallel and (len(sides) != 2 or not all(sides)):
-            raise UserError(f"config.data.parallel: {name!r} is not two languages", remedy='write "de-en"')
-        found += sides
-    found += [entry["language"] for entry in config.data.labelled.values()]
-    found = list(dict.fromkeys(found))
-    if not found:
-        raise UserError(
-            "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
-        )
-    for language in found:
-        if config.languages and language not in config.languages:
-            raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
-    return tuple(config.languages) or tuple(found)
-
-
 def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     """Make the run's seqio tasks and their mixtures, in seqio's registries.
 
     Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
     mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
-    ``config.data.mixture`` a user's mixture
-    is taken instead.
+    ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
 
     Raises:
       UserError: the mixture does not exist, or a task's language is not given.
     """
-    for module in config.data.modules:
-        importlib.import_module(module)
+    held_out = [_held_out(config, vocabulary, name) for name in only_held_out(config)]
     if config.data.mixture:
-        return _of_mixture(config)
+        return [*_of_mixture(config), *held_out]
+    _import_modules(config)
     registered = []
     for language, source in config.data.corpora.items():
         registered.append(_text(config, vocabulary, language, source))
@@ -164,6 +144,7 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
         registered.append(_pairs(config, vocabulary, pair, source))
     for name, entry in config.data.labelled.items():
         registered.append(_labelled(config, vocabulary, name, dict(entry)))
+    registered += held_out
     for kind in {one.kind for one in registered}:
         mixture = f"mlm_jax.{kind}"
         seqio.MixtureRegistry.remove(mixture)
@@ -171,15 +152,25 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     return registered
 
 
-def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any) -> Registered:
+def _held_out(config: ConfigDict, vocabulary: Vocabulary, name: str) -> Registered:
+    """Register text that is only measured on, never read in training."""
+    make = _pairs if len(languages_of(config, name)) == 2 else _text
+    return make(config, vocabulary, name, None, ("validation",))
+
+
+def _text(
+    config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
     prefix = vocabulary.document_prefix(config.data.prefix, language)
-    one = Registered(language, None, "text", (language,), ("train", "validation"))  # type: ignore[arg-type]
+    one = Registered(language, None, "text", (language,), splits)  # type: ignore[arg-type]
     content = vocabulary_room(vocabulary, config, prefix)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
         texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
         for batch in _batches(texts):
-            for text, ids in zip(batch, vocabulary.encode_batch(batch)):
+            whole = [text for text in batch if text.strip()]
+            one.skipped[corpora.BLANK] += len(batch) - len(whole)
+            for text, ids in zip(whole, vocabulary.encode_batch(whole)):
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, max(len(ids), 1), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
@@ -190,14 +181,16 @@ def _text(config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any
     return one
 
 
-def _pairs(config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any) -> Registered:
-    sides = tuple(pair.split("-"))
+def _pairs(
+    config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
+    sides = split_pair(pair, named_languages(config))
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
-    one = Registered(pair, None, "pairs", sides, ("train", "validation"))  # type: ignore[arg-type]
+    one = Registered(pair, None, "pairs", sides, splits)  # type: ignore[arg-type]
     content = min(vocabulary_room(vocabulary, config, prefix) for prefix in prefixes)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split))
+        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
         for batch in _batches(found):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             one.skipped["a side is empty"] += len(batch) - len(whole)
@@ -219,25 +212,27 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     names = labelled.label_names(entry)
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
-    splits = tuple(split for split in ("train", "validation") if split in entry)
+    splits = tuple(split for split in SPLITS if split in entry)
     one = Registered(name, None, "labelled", (entry["language"],), splits, names)  # type: ignore[arg-type]
     content = vocabulary_room(vocabulary, config, prefix)
     per_word = labelled.is_per_word(entry)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        for example in labelled.examples({**entry, "labels": names}, split):
+        for example in labelled.examples({**entry, "labels": names}, split, one.skipped):
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece
+                one.skipped[PIECELESS] += not all(parts)
                 marked = (
                     [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
                 )
                 labels = [*chain.from_iterable(marked)]
-            elif len(parts) == 2:  # premise </s> hypothesis
-                ids = parts[0][: content // 2] + [vocabulary.eos_id] + parts[1]
-            if len(ids) > content:
-                one.skipped[CUT] += 1
-                ids = ids[:content]
+            pair = len(parts) == 2 and not per_word
+            one.skipped[CUT] += len(ids) + pair > content
+            if pair:  # premise </s> hypothesis
+                first, second = cut_longer(len(parts[0]), len(parts[1]), content - 1)
+                ids = parts[0][:first] + [vocabulary.eos_id] + parts[1][:second]
+            ids = ids[:content]
             row = prefix + ids + [vocabulary.eos_id]
             text = " ".join(example.texts)
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
@@ -280,13 +275,23 @@ def _task(
     seqio.TaskRegistry.remove(full_name)
     return seqio.TaskRegistry.add(
         full_name,
-        source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
         preprocessors=[],
         output_features={feature: seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False) for feature in features},
     )
 
 
+def _import_modules(config: ConfigDict) -> None:
+    for module in config.data.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"data.modules: cannot import {module!r}: {error}",
+                            remedy="name modules that stand beside the config or are installed") from error  # fmt: skip
+
+
 def _of_mixture(config: ConfigDict) -> list[Registered]:
+    _import_modules(config)
     names = seqio.MixtureRegistry.names()
     if config.data.mixture not in names:
         raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
@@ -299,9 +304,9 @@ def _of_mixture(config: ConfigDict) -> list[Registered]:
             raise UserError(f"what language is the seqio task {task.name!r} of?",
                             remedy=f"set config.data.mixture_languages = {{{task.name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
         kind = "pairs" if {"inputs", "targets"} <= set(task.output_features) else "text"
-        languages = tuple(language.split("-")) if kind == "pairs" else (language,)
+        languages = languages_of(config, language) if kind == "pairs" else (language,)
         languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
-        splits = tuple(split for split in ("train", "validation") if split in task.splits)
+        splits = tuple(split for split in SPLITS if split in task.splits)
         registered.append(Registered(task.name, task, kind, languages, splits, rate=float(mixture.get_rate(task))))
     return registered
 
@@ -312,8 +317,6 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
     Raises:
       UserError: its tasks disagree, or it is no SentencePiece vocabulary.
     """
-    for module in config.data.modules:
-        importlib.import_module(module)
     found = {}
     for one in _of_mixture(config):
         for feature in one.task.output_features.values():
@@ -324,9 +327,34 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
     if isinstance(vocabulary, SeqioVocabulary):
         return vocabulary.vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return Vocabulary.from_model(vocabulary.sentencepiece_model_file, languages, config.vocabulary.sentinels)
+        return Vocabulary(vocabulary.sp_model, languages, config.vocabulary.sentinels)  # with seqio's own extra ids
     raise UserError(f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
                     remedy="use a SentencePiece vocabulary")  # fmt: skip
+
+
+def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None:
+    """Check that a given vocabulary encodes the text of many of the pieces with which a user's mixture tokenises as that does.
+
+    Raises:
+      UserError: it does not; the message names the task, a text and both encodings.
+    """
+    special = {*vocabulary.special_ids.tolist()}
+    checked = []
+    for one in _of_mixture(config):
+        for theirs in (one.task.output_features[name].vocabulary for name in FEATURES if name in one.task.output_features):
+            if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
+                continue
+            checked.append(theirs)
+            for index in range(0, theirs.vocab_size, max(theirs.vocab_size // PROBES, 1)):
+                text = "" if index in special else theirs.decode([index])
+                wanted, found = list(theirs.encode(text)), vocabulary.encode(text)
+                if wanted != found:
+                    key = "vocabulary.path" if config.vocabulary.path else "vocabulary.kind"
+                    raise UserError(
+                        f"{key}={config.vocabulary[key.partition('.')[2]]!r} is not the vocabulary of the seqio task "
+                        f"{one.task.name!r}: {text!r} is {found} in it, {wanted} in the task",
+                        remedy="leave vocabulary.path and vocabulary.kind out, which takes the mixture's own",
+                    )
 
 
 def vocabulary_room(vocabulary: Vocabulary, config: ConfigDict, prefix: list[int]) -> int:

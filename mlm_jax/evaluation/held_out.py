@@ -181,17 +181,18 @@ class HeldOut:
         return itertools.islice(batches, max(wanted, 1) if rows else 0)
 
     def _held_out_streams(self, task: str) -> tuple[Stream, ...]:
-        """Return the streams to measure a task on: those it reads, and those with the same labels that it never reads.
+        """Return the streams to measure a task on: those it reads, and others of the kind that it never reads.
 
-        The latter are what zero-shot transfer is measured on: languages that have labels for validation only.
+        Of labelled text these are the ones with the same labels, which zero-shot transfer is measured on; of other text
+        the ones that nothing reads in training: test sets.
         """
         read = self.loader.streams(task)
-        labels = {stream.labels for stream in read}
+        kind, labels = read[0].kind, {stream.labels for stream in read}
         others = [
-            s for s in self.store.streams.values() if s.kind == "labelled" and s.labels in labels and s not in read
-        ]
-        streams = (*read, *others) if read[0].kind == "labelled" else read
-        return tuple(s for s in streams if "validation" in s.splits and s.split("validation").documents)
+            s for s in self.store.streams.values()
+            if s.kind == kind and s.labels in labels and s not in read and (kind == "labelled" or "train" not in s.splits)
+        ]  # fmt: skip
+        return tuple(s for s in (*read, *others) if "validation" in s.splits and s.split("validation").documents)
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""

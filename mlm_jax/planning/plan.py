@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch
 from mlm_jax.data import curriculum
+from mlm_jax.data.languages import run_languages
 from mlm_jax.errors import UserError
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
@@ -197,13 +198,7 @@ def planned_languages(config: ConfigDict) -> tuple[str, ...]:
     Raises:
       UserError: neither names any.
     """
-    named = [*config.data.corpora, *(side for pair in config.data.parallel for side in pair.split("-"))]
-    named += [side for name in config.data.mixture_languages.values() for side in name.split("-")]
-    named += [entry["language"] for entry in config.data.labelled.values()]
-    languages = tuple(config.languages) or tuple(dict.fromkeys(named))
-    if not languages:
-        raise UserError("the config names no languages", remedy="set config.languages or config.data.corpora")
-    return languages
+    return tuple(config.languages) or run_languages(config)
 
 
 def planned_labels(config: ConfigDict) -> dict[str, int]:

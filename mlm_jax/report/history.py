@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlm_jax.data.languages import pair_languages
 from mlm_jax.errors import UserError
 
 Series = list[tuple[int, float]]
@@ -108,11 +109,3 @@ def retrieval_curves(history: Mapping[str, Series], languages: Sequence[str]) ->
         if language in by_language
     }
     return {**curves, "mean": history[prefix + "mean"]} if prefix + "mean" in history else curves
-
-
-def pair_languages(pair: str, languages: Sequence[str]) -> tuple[str, ...]:
-    """Split "de-en" into its languages, where codes may hold hyphens themselves; () if it is no such pair."""
-    for first in languages:
-        if pair.startswith(f"{first}-") and pair[len(first) + 1 :] in languages:
-            return first, pair[len(first) + 1 :]
-    return ()

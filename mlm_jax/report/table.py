@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlm_jax.report.history import AVERAGES, curves_by_language, pair_languages, retrieval_curves
+from mlm_jax.data.languages import pair_languages
+from mlm_jax.report.history import AVERAGES, curves_by_language, retrieval_curves
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -39,7 +39,7 @@ from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 from mlm_jax.training.stop import StopSignal
 from mlm_jax.training.transplant import Facts
-from mlm_jax.training.workdir import check_workdir, claim_workdir, config_from_json, config_json
+from mlm_jax.training.workdir import check_store, check_workdir, claim_workdir, config_from_json, config_json
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Path:
@@ -160,13 +160,14 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
 def prepared(config: ConfigDict, workdir: Path) -> str:
     """Return the folder of the token store; it is made if it is missing or stale, by one process that ends thereafter.
 
-    So TensorFlow and seqio are never imported where training runs.
+    So TensorFlow and seqio are never imported where training runs. A store that a checkpoint was trained on is kept.
 
     Raises:
-      UserError: the data cannot be prepared.
+      UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
     """
     folder = config.data.store or str(workdir / "store")
     if jax.process_index() == 0 and not is_fresh(config, folder):
+        check_store(workdir, config, folder)
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             pool.submit(_prepare, config_json(config), folder).result()
     if jax.process_count() > 1:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.config import default_config
+from mlm_jax.data.freshness import check_unchanged
 from mlm_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,16 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
         if different:
             raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(different)}", file=file,
                             remedy="use a new workdir, with checkpoint.init to start from these weights")  # fmt: skip
+
+
+def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> None:
+    """Check that no store has to be made anew on which the checkpoints of a workdir were trained.
+
+    Raises:
+      UserError: the workdir has checkpoints, and the store is not, or no longer, what the config asks for.
+    """
+    if any(child.name.isdigit() for child in Path(workdir, "checkpoints").glob("*")):
+        check_unchanged(config, store)
 
 
 def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mlm_jax.data.store import Store
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.retrieval import accuracy_at_1
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences
@@ -40,6 +41,17 @@ def test_zero_shot_languages_are_measured_though_no_task_reads_them(run, store):
     for name in ("loss", "accuracy", "f1"):
         assert f"eval/entities/{name}/ru" in metrics
         assert f"eval/entities/{name}/hi" not in metrics
+
+
+def test_test_sets_without_training_text_are_measured(store):
+    without = Store.open(store.folder)
+    for name in ("hi", "en-hi"):
+        del without.streams[name].splits["train"]
+    held_out = HeldOut(*runs.make_program(without, runs.make_config())[::-1], without)
+    assert [stream.name for stream in held_out.loader.streams("ranking")] == ["en-ru"]
+    assert [stream.name for stream in held_out.streams["ranking"]] == ["en-ru", "en-hi"]
+    assert [stream.name for stream in held_out.streams["mlm"]] == ["en", "ru", "hi"]
+    assert ("en", "hi") in held_out.sentences.pairs
 
 
 def test_bits_per_byte_counts_ordinary_tokens_of_the_held_out_text(run, store):

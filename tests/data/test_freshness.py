@@ -1,0 +1,70 @@
+"""Whether a store is what the config asks for, and what becomes of one that a run was trained on."""
+
+import os
+import re
+
+import pytest
+
+from mlm_jax.cli import main
+from mlm_jax.config import load_config
+from mlm_jax.data.prepare import prepare
+
+CONFIG = """from mlm_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.data.corpora = {"en": "FOLDER/en*.txt"}
+    config.vocabulary.kind = "bytes"
+    return config
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A config, and the workdir of a run with a store and a checkpoint."""
+    (tmp_path / "en.txt").write_text("the word was light\n" * 30)
+    (tmp_path / "config.py").write_text(CONFIG.replace("FOLDER", str(tmp_path)))
+    workdir = tmp_path / "run"
+    prepare(load_config(tmp_path / "config.py"), workdir / "store", progress=False)
+    (workdir / "checkpoints" / "12").mkdir(parents=True)
+    return tmp_path / "config.py", workdir
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare", "inspect"])
+def test_text_that_changes_under_a_run_leaves_its_store_alone(run, verb, capsys):
+    config, workdir = run
+    before, text = contents(workdir), config.with_name("en.txt")
+    text.write_text("another text\n")
+    assert main([verb, "--config", str(config), "--workdir", str(workdir)]) == 2
+    said = capsys.readouterr().err
+    problem = "the text that this run was trained on has changed (570 bytes then, 13 bytes now)"
+    assert said.startswith(f"mlm-jax: error: {text}: {problem}. Remedy: ")
+    assert said.count("\n") == 1 and "Remedy: restore it, or use a new workdir, with checkpoint.init" in said
+    assert contents(workdir) == before
+    (workdir / "checkpoints" / "12").rmdir()
+    if verb == "prepare":
+        assert main([verb, "--config", str(config), "--workdir", str(workdir)]) == 0
+        assert contents(workdir) != before
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda folder: os.utime(folder / "en.txt", (1, 1)), "en.txt: .*570 bytes as then, but written anew.*delete .*store"),
+    (lambda folder: (folder / "en2.txt").write_text("more"), "en2.txt: .*it is new"),
+    (lambda folder: (folder / "en.txt").rename(folder / "en3.txt"), "en.txt: .*it is gone; 1 more"),
+])  # fmt: skip
+def test_what_has_changed_is_named(run, change, said, capsys):
+    config, workdir = run
+    change(config.parent)
+    assert main(["prepare", "--config", str(config), "--workdir", str(workdir)]) == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_store_of_another_config_names_the_keys(run, capsys):
+    config, workdir = run
+    command = ["prepare", "--config", str(config), "--workdir", str(workdir)]
+    assert main([*command, "--set", "data.max_document_tokens=9"]) == 2
+    assert "these keys differ: data.max_document_tokens." in capsys.readouterr().err

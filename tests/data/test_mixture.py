@@ -1,0 +1,117 @@
+"""A user's own seqio tasks and their mixture."""
+
+from importlib.resources import files
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from mlm_jax.config import default_config
+from mlm_jax.data.prepare import prepare
+from mlm_jax.data.store import Store
+from mlm_jax.data.tasks import SeqioVocabulary
+from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.errors import UserError
+
+MODEL = str(files("seqio") / "test_data" / "sentencepiece" / "sentencepiece.model")
+VOCABULARY = seqio.SentencePieceVocabulary(MODEL)
+LINES = ["this is a test", "that is good"] * 5
+
+
+def sources(split, shuffle_files=False, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"targets": LINES, "inputs": LINES[::-1]})
+
+
+def mixture(*preprocessors, features=("targets",), vocabulary=VOCABULARY, add_eos=True):
+    """Register a mixture of one task, and return the config of its run."""
+    seqio.TaskRegistry.remove("of_user")
+    seqio.MixtureRegistry.remove("mixture_of_user")
+    keep = lambda ds: ds.map(lambda x: {name: x[name] for name in features})  # noqa: E731
+    seqio.TaskRegistry.add(
+        "of_user", source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
+        preprocessors=[keep, seqio.preprocessors.tokenize, *preprocessors],
+        output_features={name: seqio.Feature(vocabulary, add_eos=add_eos) for name in features},
+    )  # fmt: skip
+    seqio.MixtureRegistry.add("mixture_of_user", [("of_user", 2.0)])
+    config = default_config()
+    config.data.mixture, config.data.mixture_languages = "mixture_of_user", {"of_user": "en" if len(features) == 1 else "en-de"}
+    config.vocabulary.sentinels = 2
+    return config
+
+
+def first(config, folder):
+    """Prepare the store and return the features of the first example, and the vocabulary."""
+    store = Store.open(prepare(config, folder, progress=False))
+    split = store.stream("of_user").split("train")
+    return [split[name].documents([0])[0].tolist() for name in split.features], store
+
+
+def test_examples_are_stored_with_the_prefix_and_the_end_of_every_document(tmp_path):
+    """Once: an example that has them already gets no second ones."""
+    text = VOCABULARY.encode("this is a test")
+    for name, preprocessors in (("end", [seqio.preprocessors.append_eos]), ("no end", [])):
+        (document,), store = first(mixture(*preprocessors), tmp_path / name)
+        assert document == [store.vocabulary.language_ids["en"], *text, VOCABULARY.eos_id]
+        assert store.stream("of_user").rate == 2.0
+        split = store.stream("of_user").split("train")
+        assert split.tokens == sum(len(VOCABULARY.encode(line)) + 2 for line in LINES)
+    begun = lambda ds: ds.map(lambda x: {"targets": tf.concat([[store.vocabulary.language_ids["en"]], x["targets"]], 0)})  # noqa: E731
+    assert first(mixture(begun), tmp_path / "begun")[0] == [document]
+    config = mixture(features=("inputs", "targets"))
+    sides, store = first(config, tmp_path / "pairs")
+    expected = {"en": VOCABULARY.encode("that is good"), "de": text}
+    assert sides == [[store.vocabulary.language_ids[side], *ids, VOCABULARY.eos_id] for side, ids in expected.items()]
+    config.data.prefix = "none"
+    assert first(config, tmp_path / "none")[0][1] == [*text, VOCABULARY.eos_id]
+
+
+def test_preprocessors_are_told_how_long_an_example_may_be(tmp_path):
+    def cut(ds, sequence_length):
+        return ds.map(lambda x: {"targets": x["targets"][: sequence_length["targets"] - 2]})
+
+    config = mixture(cut)
+    config.data.max_document_tokens = 4
+    (document,), _ = first(config, tmp_path / "store")
+    assert len(document) == 4
+    config = mixture()
+    config.data.max_document_tokens = 4  # but nothing is cut behind their backs
+    (document,), _ = first(config, tmp_path / "whole")
+    assert len(document) == len(VOCABULARY.encode(LINES[0])) + 2 > 4
+
+
+def test_a_vocabulary_that_is_not_the_tasks_is_refused(tmp_path):
+    config = mixture(vocabulary=seqio.ByteVocabulary())
+    config.vocabulary.kind = "bytes"
+    with pytest.raises(UserError, match=r"kind='bytes' is not the vocabulary of the seqio task 'of_user': .* in the task"):
+        prepare(config, tmp_path / "store", progress=False)
+    settings = default_config().vocabulary
+    settings.size, settings.sentinels = 276, 2
+    Vocabulary.train(LINES * 20, settings, ("en",)).save(tmp_path / "other")
+    config = mixture()
+    config.vocabulary.path = str(tmp_path / "other")
+    with pytest.raises(UserError, match=r"vocabulary.path='.*other' is not the vocabulary of the seqio task 'of_user'"):
+        prepare(config, tmp_path / "store", progress=False)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_vocabulary_that_is_the_tasks_is_taken(tmp_path):
+    config = mixture()
+    config.vocabulary.path = MODEL
+    assert first(config, tmp_path / "model")[0][0][1:-1] == VOCABULARY.encode(LINES[0])
+    ours = Vocabulary.bytes(("en",), 2)
+    config = mixture(vocabulary=SeqioVocabulary(ours))
+    config.vocabulary.kind = "bytes"
+    assert first(config, tmp_path / "bytes")[0][0][1:-1] == ours.encode(LINES[0])
+
+
+def test_the_tasks_own_extra_ids_keep_their_meaning(tmp_path):
+    config = mixture(vocabulary=seqio.SentencePieceVocabulary(MODEL, extra_ids=10))
+    _, store = first(config, tmp_path / "store")
+    assert store.vocabulary.mask_id >= VOCABULARY.vocab_size + 10
+
+
+def test_a_module_that_cannot_be_imported_is_named(tmp_path):
+    config = mixture()
+    config.data.modules = ("nonexist",)
+    with pytest.raises(UserError, match=r"data.modules: cannot import 'nonexist': No module named"):
+        prepare(config, tmp_path / "store", progress=False)
