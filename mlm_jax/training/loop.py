@@ -108,7 +108,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         if start == 0:
             checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
         elif evaluation_is_missing(config, workdir, start):
-            reporter.evaluate(start, state)
+            checkpoints.complete(start, reporter.evaluate(start, state))
         for step in range(start, config.steps):
             begun = time.perf_counter()
             _, batch = next(batches)
