@@ -142,7 +142,7 @@ def default_config() -> ConfigDict:
     training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
     training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
     training.ema = 0.0  # decay of an exponential moving average of the weights, used for evaluation; 0 is off
-    training.nonfinite = "stop"  # a gradient that is not finite: stop | skip (counted)
+    training.nonfinite = "stop"  # a gradient that is not finite: stop (by the next log line) | skip (counted)
     training.log_every = 10  # steps
     training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
     training.wandb = ""  # Weights & Biases project; "" is off

@@ -34,7 +34,7 @@ from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.lift import lifts, warning
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metrics
-from mlm_jax.training.reporter import Reporter
+from mlm_jax.training.reporter import Reporter, check_finite
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 from mlm_jax.training.stop import StopSignal
@@ -135,7 +135,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             if evaluating or saving:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
-                    check_finite(config, state)
+                    check_finite(config, int(state.first_skipped))
             measured = reporter.evaluate(done, state) if evaluating else None
             if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):
@@ -238,20 +238,6 @@ def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool
     logged = {key for event in read_metrics(workdir) if event["step"] == start for key in event}
     missing = not any(key.startswith("eval/") for key in logged)
     return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
-
-
-def check_finite(config: ConfigDict, state: TrainState) -> None:
-    """Raise if a gradient was not finite and the config says to stop then.
-
-    Raises:
-      UserError: names the step.
-    """
-    step = int(state.first_skipped)
-    if step >= 0 and config.training.nonfinite == "stop":
-        raise UserError(
-            f"the gradient of step {step} is not finite; the last checkpoint is from before it",
-            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out",
-        )
 
 
 class CompiledPhases:
