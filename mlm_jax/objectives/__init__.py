@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.config_check import BadValue
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import nearest
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
@@ -36,16 +36,14 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
     """Return {task: objective} for ``config.tasks``.
 
     Raises:
-      UserError: an objective or an option does not exist; the message names the nearest one.
+      BadValue: an objective or an option does not exist (the nearest one is named), or options cannot work together.
     """
     objectives = {}
     for task, entry in tasks.items():
         name = entry.get("objective", "")
         if name not in OBJECTIVES:
-            raise UserError(
-                f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
-                remedy=f"choose from {', '.join(OBJECTIVES)}",
-            )
+            raise BadValue(f"tasks.{task}.objective", f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
+                           f"choose from {', '.join(OBJECTIVES)}")  # fmt: skip
         if "test" in entry and OBJECTIVES[name].kind != "labelled":
             raise BadValue(f"tasks.{task}.test", f"tasks.{task}.test names labelled sets, which {name} reads none of")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}

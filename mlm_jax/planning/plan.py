@@ -20,7 +20,7 @@ from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.hlo import Collective, Work, work
 from mlm_jax.planning.roofline import Roofline, roofline
-from mlm_jax.training.context import planned_context
+from mlm_jax.training.context import named_languages, planned_context
 from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
 from mlm_jax.training.flops import Flops
 from mlm_jax.training.step import Program, build_program, make_train_step
@@ -126,7 +126,9 @@ def prepare(config: ConfigDict, topology: Topology, mesh: Any) -> Planned:
     Raises:
       UserError: the config cannot work, or says too little about its data.
     """
-    languages = planned_languages(config)
+    languages = named_languages(config)
+    if not languages:
+        raise UserError("the config names no languages", remedy="set config.languages or config.data.corpora")
     program = build_program(config, planned_context(languages, config), languages, mesh, labels=planned_labels(config))
     phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
     costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
@@ -185,21 +187,6 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
     if platform == "gpu" and simulated:
         config.model.attention = "reference"
     return config
-
-
-def planned_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the run's languages: ``config.languages``, or as its data names them.
-
-    Raises:
-      UserError: neither names any.
-    """
-    named = [*config.data.corpora, *(side for pair in config.data.parallel for side in pair.split("-"))]
-    named += [side for name in config.data.mixture_languages.values() for side in name.split("-")]
-    named += [entry["language"] for entry in config.data.labelled.values()]
-    languages = tuple(config.languages) or tuple(dict.fromkeys(named))
-    if not languages:
-        raise UserError("the config names no languages", remedy="set config.languages or config.data.corpora")
-    return languages
 
 
 def planned_labels(config: ConfigDict) -> dict[str, int]:

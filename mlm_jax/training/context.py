@@ -59,6 +59,14 @@ def planned_context(languages: tuple[str, ...], config: ConfigDict) -> Context:
     )
 
 
+def named_languages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the run's languages: ``config.languages``, or as its data names them; () where neither names any."""
+    named = [*config.data.corpora, *(side for pair in config.data.parallel for side in pair.split("-"))]
+    named += [side for name in config.data.mixture_languages.values() for side in name.split("-")]
+    named += [entry["language"] for entry in config.data.labelled.values()]
+    return tuple(config.languages) or tuple(dict.fromkeys(named))
+
+
 def _settings(languages: tuple[str, ...], config: ConfigDict) -> dict[str, Any]:
     return {
         "languages": len(languages),

@@ -15,7 +15,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch
-from mlm_jax.config_check import check_values
 from mlm_jax.data import curriculum
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.loader import Loader
@@ -26,7 +25,7 @@ from mlm_jax.objectives import kinds
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
-from mlm_jax.training import schedule
+from mlm_jax.training.check import check_config
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
@@ -59,12 +58,11 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.
-    check_values(config)
+    check_config(config)
     check_workdir(workdir, config)
     mesh = make_mesh(config.mesh)
     check_rows(config.tasks, mesh, config.training.microbatches)
     task_kinds = kinds(config.tasks)
-    schedule.learning_rate(config.optimizer, config.steps)
     compilation_cache(workdir)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
