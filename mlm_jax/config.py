@@ -74,7 +74,7 @@ def default_config() -> ConfigDict:
     # {name: {"objective": mlm | tlm | ranking | cross_attention_mlm | translation | denoising | classification |
     # token_classification, "rows": rows per step over all devices, "length": tokens a row, "weight": number,
     # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all
-    # that fit), and the objective's own options}}
+    # that fit), "test": labelled sets that it is measured on beside its own, and the objective's own options}}
     config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}}
 
     config.model = model = ConfigDict(convert_dict=False)
@@ -143,7 +143,7 @@ def default_config() -> ConfigDict:
     training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
     training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
     training.ema = 0.0  # decay of an exponential moving average of the weights, used for evaluation; 0 is off
-    training.nonfinite = "stop"  # a gradient that is not finite: stop | skip (counted)
+    training.nonfinite = "stop"  # a gradient that is not finite: stop (by the next log line) | skip (counted)
     training.log_every = 10  # steps
     training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
     training.wandb = ""  # Weights & Biases project; "" is off

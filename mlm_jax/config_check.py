@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mlm_jax.errors import UserError, nearest
 
 SMALL = 1e-30  # the least value of what must be above 0
+BELOW_ONE = math.nextafter(1, 0)  # the largest value of what must be below 1
 FOREVER = math.inf
 
 NUMBERS = {  # {key: (least, most)}
@@ -37,7 +38,7 @@ NUMBERS = {  # {key: (least, most)}
     "optimizer.weight_decay": (0, FOREVER),
     "training.microbatches": (1, FOREVER),
     "training.z_loss": (0, FOREVER),
-    "training.ema": (0, 1),
+    "training.ema": (0, BELOW_ONE),
     "training.log_every": (1, FOREVER),
     "checkpoint.every": (1, FOREVER),
     "checkpoint.keep_last": (1, FOREVER),
@@ -128,6 +129,9 @@ def check_values(config: ConfigDict) -> None:
             raise BadValue("curriculum", f"{key} is {entry!r}", 'write {"steps": n, "alpha": …}')
         if "alpha" in entry:
             _check_number(f"{key}.alpha", entry["alpha"], 0, 1, whole=False)
+        if "rope_theta" in entry and config.model.position != "rope":
+            raise BadValue(f"{key}.rope_theta", f"{key} has a rope_theta, but model.position is {config.model.position!r}",
+                           "leave it out, or set model.position='rope'")  # fmt: skip
         lengths = entry.get("length", {})
         for task, settings in config.tasks.items():
             length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
@@ -175,8 +179,6 @@ def _check_task(task: str, entry: Any) -> None:
     unit = entry.get("unit", UNITS[0])
     if unit not in UNITS:
         raise BadValue(f"{key}.unit", f"{key}.unit is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")
-    if entry.get("keep", 0) + entry.get("replace", 0) > 1:
-        raise BadValue(f"{key}.keep", f"{key}.keep and replace are more than 1 together", "BERT has 0.1 and 0.1")
 
 
 def longest_row(model: ConfigDict) -> int:
@@ -199,7 +201,7 @@ def _check_number(key: str, value: Any, least: float, most: float, *, whole: boo
         or (whole and not isinstance(value, int))
     ):
         bounds = "above 0" if least == SMALL else f"from {least}"
-        bounds += f" to {most}" if most != FOREVER else ""
+        bounds += " to below 1" if most == BELOW_ONE else f" to {most}" if most != FOREVER else ""
         raise BadValue(key, f"{key} is {value!r}", f"use a {'whole ' if whole else ''}number {bounds}")
 
 

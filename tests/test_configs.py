@@ -11,6 +11,7 @@ from mlm_jax.config import check_keys, default_config, load_config
 from mlm_jax.errors import UserError
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.training.check import check_config
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.step import build_program
 
@@ -37,6 +38,7 @@ def test_a_config_can_be_built(config_file, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
     config = load_config(FOLDER / config_file)
     check_keys(config, default_config())
+    check_config(config)
     languages = tuple(config.languages) or ("en", "de")
     labels = {
         name: len(config.data.labelled[entry["data"][0]]["labels"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +21,10 @@ from mlm_jax.data.store import Store, Stream
 from mlm_jax.evaluation import perplexity
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library
+from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
 from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retrieval_matrices, retrieval_metrics
-from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
+from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
 from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.objectives.classification import TokenClassification
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
@@ -31,6 +34,8 @@ from mlm_jax.parallel.batches import to_devices
 
 if TYPE_CHECKING:
     from mlm_jax.training.step import Program
+
+log = logging.getLogger(__name__)
 
 SYMMETRIC = (TranslationRanking, TranslationLanguageModelling)  # read a pair either way for the same loss
 SAMPLES = 2  # fill-in-the-blank samples a language
@@ -77,7 +82,8 @@ class HeldOut:
       store: the token store.
 
     Raises:
-      UserError: a task needs a metric whose library is not installed, or the store is corrupt.
+      UserError: a task needs a metric whose library is not installed, a labelled set does not fit the task that it would
+        be measured by, or the store is corrupt.
     """
 
     def __init__(self, program: Program, loader: Loader, store: Store):
@@ -86,10 +92,23 @@ class HeldOut:
         self.vocabulary = store.vocabulary
         self.longest = int(self.config.model.max_positions) - int(self.config.model.position_offset)
         self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        self.streams = {task: self._held_out_streams(task) for task in program.objectives}
+        labelled = {task: loader.streams(task) for task, objective in program.objectives.items() if objective.kind == "labelled"}
+        self.labels = {task: streams[0].labels for task, streams in labelled.items()}
+        unlabelled = {task: self._read_or_test(task) for task in program.objectives if task not in labelled}
+        streams = unlabelled | labelled_sets(store, self.config.tasks, labelled)
+        self.streams = {
+            task: tuple(s for s in found if "validation" in s.splits and s.split("validation").documents)
+            for task, found in streams.items()
+        }
+        self._say_cuts()
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
+        self._after: dict[float, HeldOut] = {}
+        self._compile(program)
         if any(self._has_entities(task) for task in program.objectives):
             metric_library("seqeval.metrics")  # missed now rather than after the first thousand steps
+
+    def _compile(self, program: Program) -> None:
+        self.program = program
         whole = NamedSharding(self.mesh, P())
         self._measures = {
             task: perplexity.make_measure(program.model, objective, program.context, self.mesh)
@@ -99,7 +118,6 @@ class HeldOut:
         self._encode = jax.jit(
             lambda params, rows: program.model(params).sentence_embeddings(rows, task=by_sentence), out_shardings=whole
         )
-        self._after: dict[float, HeldOut] = {}
         self._tag = jax.jit(self._tag_rows, static_argnums=0, out_shardings=whole)
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
@@ -108,7 +126,9 @@ class HeldOut:
         theta = curriculum.rope_theta(self.config, steps)
         if theta not in self._after:
             program = self.program.with_rope_theta(theta)
-            self._after[theta] = self if program.rope_theta is None else HeldOut(program, self.loader, self.store)
+            self._after[theta] = self if program.rope_theta is None else copy.copy(self)
+            if self._after[theta] is not self:
+                self._after[theta]._compile(program)
         return self._after[theta]
 
     def evaluate(self, params: Any, *, everything: bool = False, tasks: tuple[str, ...] = ()) -> Evaluation:
@@ -152,21 +172,33 @@ class HeldOut:
         return {name: values for name, values in metrics.items() if values}
 
     def _entity_f1(self, task: str, params: Any, everything: bool) -> dict[str, float]:
+        """Return F1 by language over all labelled words, of which those that a row has no place for are predicted "O"."""
+        names = self.labels[task]
         predicted: list[list[str]] = []
         gold: list[list[str]] = []
         languages: list[str] = []
         for stream in self.streams[task]:
+            split, first = stream.split("validation"), 0
+            total = split.documents if everything else min(split.documents, self.config.evaluation.rows)
             for batch in self._batches(task, stream, everything, False):
                 with jax.set_mesh(self.mesh):
-                    classes, labels = jax.device_get(self._tag(task, params, to_devices(batch, self.mesh)))
-                ours, right = tag_sentences(classes, labels, stream.labels)
-                predicted, gold = predicted + ours, gold + right
+                    classes = jax.device_get(self._tag(task, params, to_devices(batch, self.mesh)))  # [rows, length]
+                whole = split["labels"].documents(np.arange(first, min(first + len(classes), total)))
+                numbers = [in_task_order(labels, stream, names) for labels in whole]
+                found = [uncut(row, len(labels), names.index("O")) for row, labels in zip(classes, numbers)]
+                ours, right = tag_sentences(found, numbers, names)
+                predicted, gold, first = predicted + ours, gold + right, first + len(classes)
                 languages += [stream.languages[0]] * len(ours)
         values = {language: scores.f1 for language, scores in entity_scores(predicted, gold, languages).items()}
         return {**values, perplexity.MACRO: float(np.mean([*values.values()]))} if values else {}
 
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
-        """Yield this process's rows of batches of one shape, which the devices share evenly."""
+        """Yield this process's rows of batches of one shape, which the devices share evenly, labels as the task numbers them."""
+        for batch in self._stored_batches(task, stream, everything, reverse):
+            labels = {"labels": in_task_order(batch["labels"], stream, self.labels[task])} if "labels" in batch else {}
+            yield batch | labels
+
+    def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]
         limit = None if everything else self.config.evaluation.rows
         if objective.additive:  # the last batch is filled up with rows that change nothing
@@ -180,19 +212,21 @@ class HeldOut:
         wanted = min(documents, limit or documents) // rows if rows else 0
         return itertools.islice(batches, max(wanted, 1) if rows else 0)
 
-    def _held_out_streams(self, task: str) -> tuple[Stream, ...]:
-        """Return the streams to measure a task on: those it reads, and others of the kind that it never reads.
+    def _read_or_test(self, task: str) -> tuple[Stream, ...]:
+        """Return the streams that a task reads, and those of the kind that nothing reads in training: test sets."""
+        read, kind = self.loader.streams(task), self.program.objectives[task].kind
+        others = (s for s in self.store.streams.values() if s.kind == kind and s not in read and "train" not in s.splits)
+        return (*read, *others)
 
-        Of labelled text these are the ones with the same labels, which zero-shot transfer is measured on; of other text
-        the ones that nothing reads in training: test sets.
-        """
-        read = self.loader.streams(task)
-        kind, labels = read[0].kind, {stream.labels for stream in read}
-        others = [
-            s for s in self.store.streams.values()
-            if s.kind == kind and s.labels in labels and s not in read and (kind == "labelled" or "train" not in s.splits)
-        ]  # fmt: skip
-        return tuple(s for s in (*read, *others) if "validation" in s.splits and s.split("validation").documents)
+    def _say_cuts(self) -> None:
+        """Warn of held-out labelled examples that are longer than the task's rows."""
+        for task, names in self.labels.items():
+            for stream in self.streams[task]:
+                longest, length = stream.split("validation").longest("inputs"), self.config.tasks[task]["length"]
+                if longest > length:
+                    missed = ": entities beyond are missed, in F1" if is_entity_tags(names) else ""
+                    log.warning("task %s cuts held-out examples of %s, of up to %d tokens, to %d%s",
+                                task, stream.name, longest, length, missed)  # fmt: skip
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""
@@ -201,8 +235,7 @@ class HeldOut:
         return (False, True) if directed and entry.get("directions", "both") == "both" else (False,)
 
     def _has_entities(self, task: str) -> bool:
-        is_tagging = isinstance(self.program.objectives[task], TokenClassification)
-        return is_tagging and any(is_entity_tags(stream.labels) for stream in self.streams[task])
+        return isinstance(self.program.objectives[task], TokenClassification) and is_entity_tags(self.labels[task])
 
     def _text_sizes(self, task: str) -> dict[str, tuple[int, int]]:
         """Return {language: (ordinary tokens, UTF-8 bytes)} of a task's held-out text."""
@@ -275,10 +308,10 @@ class HeldOut:
         with jax.set_mesh(self.mesh):
             return jax.device_get(function(params, to_devices(mine, self.mesh)))
 
-    def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
+    def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> jax.Array:
         model, rows = self.program.model(params), batch["inputs"]
         logits = model.classify(task, model.encode(rows, task=task), rows.segment_ids, pooled=False)  # [rows, length, labels]
-        return logits.argmax(axis=-1), batch["labels"]
+        return logits.argmax(axis=-1)
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
         special = jnp.asarray(self.program.context.special)

@@ -54,22 +54,34 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
 
 
 def tag_sentences(
-    predicted: np.ndarray, gold: np.ndarray, names: Sequence[str]
+    predicted: Sequence[np.ndarray], gold: Sequence[np.ndarray], names: Sequence[str]
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Turn class numbers into the tags of each row's labelled tokens.
 
     Args:
-      predicted: ``[rows, length]`` class numbers.
-      gold: ``[rows, length]`` class numbers; −1 where a token has no label (not a word's first piece, or padding).
+      predicted: ``[tokens]`` class numbers of each row.
+      gold: likewise; −1 where a token has no label (not a word's first piece, or padding).
       names: tag of each class.
 
     Returns:
       predicted and right tags of each row.
     """
-    labelled = np.asarray(gold) >= 0
     name = np.asarray(names)
-    split = lambda classes: [name[row[mask]].tolist() for row, mask in zip(np.asarray(classes), labelled)]  # noqa: E731
+    split = lambda classes: [name[row[right >= 0]].tolist() for row, right in zip(classes, gold)]  # noqa: E731
     return split(predicted), split(gold)
+
+
+def uncut(row: np.ndarray, tokens: int, outside: int) -> np.ndarray:
+    """Return ``[tokens]`` classes of a whole document, whose row lost what stands before the last token if it was longer.
+
+    Args:
+      row: ``[length]`` class numbers.
+      tokens: of the document.
+      outside: class of the tokens that the row has no place for.
+    """
+    if tokens <= len(row):
+        return row[:tokens]
+    return np.concatenate([row[:-1], np.full(tokens - len(row), outside, row.dtype), row[-1:]])
 
 
 def is_entity_tags(names: Sequence[str]) -> bool:

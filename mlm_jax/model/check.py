@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from mlm_jax.config_check import BadValue
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.attention import IMPLEMENTATIONS
 from mlm_jax.model.characters import HASHES
@@ -35,22 +36,20 @@ def check_model(config: ConfigDict) -> None:
     """
     for key, known in CHOICES.items():
         if config[key] not in known:
-            raise UserError(
-                f"model.{key} is {config[key]!r}{nearest(config[key], known)}", remedy=f"use one of {', '.join(known)}"
-            )
+            raise BadValue(f"model.{key}", f"model.{key} is {config[key]!r}{nearest(config[key], known)}",
+                           f"use one of {', '.join(known)}")  # fmt: skip
     for key, known in PARTS.items():
         for name in config[key]:
             if name not in known:
-                raise UserError(
-                    f"model.{key} names {name!r}{nearest(name, known)}", remedy=f"name any of {', '.join(known)}"
-                )
+                raise BadValue(f"model.{key}", f"model.{key} names {name!r}{nearest(name, known)}",
+                               f"name any of {', '.join(known)}")  # fmt: skip
     for key in ("width", "heads", "mlp_width", "max_positions", "vocabulary_multiple", "global_every"):
         if config[key] < 1:
-            raise UserError(f"model.{key} is {config[key]}", remedy="use a positive number")
+            raise BadValue(f"model.{key}", f"model.{key} is {config[key]}", "use a positive number")
     if not 0 <= config.dropout < 1:
-        raise UserError(f"model.dropout is {config.dropout}", remedy="use a number from 0 to below 1")
+        raise BadValue("model.dropout", f"model.dropout is {config.dropout}", "use a number from 0 to below 1")
     if not config.encoder:
-        raise UserError("model.encoder has no layer group", remedy='write ({"layers": 12},)')
+        raise BadValue("model.encoder", "model.encoder has no layer group", 'write ({"layers": 12},)')
     _check_heads(config)
     for entry in (*config.encoder, *config.decoder):
         indexes(entry)
@@ -70,11 +69,11 @@ def check_model(config: ConfigDict) -> None:
 
 def _check_heads(config: ConfigDict) -> None:
     if not config.head_width and config.width % config.heads:
-        raise UserError(f"model.width {config.width} cannot be divided among {config.heads} heads",
-                        remedy="choose a multiple of model.heads, or set model.head_width")  # fmt: skip
+        raise BadValue("model.heads", f"model.width {config.width} cannot be divided among {config.heads} heads",
+                       "choose a divisor of model.width, or set model.head_width")  # fmt: skip
     if config.kv_heads and config.heads % config.kv_heads:
-        raise UserError(f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}",
-                        remedy="choose a divisor, or 0 for as many")  # fmt: skip
+        raise BadValue("model.kv_heads", f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}",
+                       "choose a divisor, or 0 for as many")  # fmt: skip
     head_dim = config.head_width or config.width // config.heads
     if config.position == "rope" and head_dim % 2:
         raise UserError(f"heads of width {head_dim} cannot be turned in pairs by RoPE", remedy="make them even")

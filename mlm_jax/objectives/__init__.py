@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.config_check import BadValue
+from mlm_jax.errors import nearest
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
@@ -26,7 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "token_classification": TokenClassification,
 }
 MASKED = ("mlm", "tlm", "cross_attention_mlm")  # those that predict hidden pieces
-TASK_KEYS = ("objective", "rows", "length", "weight", "data", "packed", "directions")  # the rest are options
+TASK_KEYS = ("objective", "rows", "length", "weight", "data", "test", "packed", "directions")  # the rest are options
 
 __all__ = ["MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "create_objectives", "first_task", "kinds"]
 
@@ -35,16 +36,16 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
     """Return {task: objective} for ``config.tasks``.
 
     Raises:
-      UserError: an objective or an option does not exist; the message names the nearest one.
+      BadValue: an objective or an option does not exist (the nearest one is named), or options cannot work together.
     """
     objectives = {}
     for task, entry in tasks.items():
         name = entry.get("objective", "")
         if name not in OBJECTIVES:
-            raise UserError(
-                f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
-                remedy=f"choose from {', '.join(OBJECTIVES)}",
-            )
+            raise BadValue(f"tasks.{task}.objective", f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
+                           f"choose from {', '.join(OBJECTIVES)}")  # fmt: skip
+        if "test" in entry and OBJECTIVES[name].kind != "labelled":
+            raise BadValue(f"tasks.{task}.test", f"tasks.{task}.test names labelled sets, which {name} reads none of")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
         objectives[task] = from_options(OBJECTIVES[name], options, task)
     return objectives

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax.batch import Rows, TaskBatch
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.config_check import BadValue
+from mlm_jax.errors import nearest
 
 # {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -102,15 +103,14 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str) -
     """Make an objective from a task's options.
 
     Raises:
-      UserError: an option does not exist; the message names the nearest one.
+      BadValue: an option does not exist; the message names the nearest one.
     """
     known = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
     for name in options:
         if name not in known:
-            raise UserError(
-                f"task {task!r}: objective {kind.__name__} has no option {name!r}{nearest(name, known)}",
-                remedy=f"its options are {', '.join(known) or 'none'}",
-            )
+            raise BadValue(f"tasks.{task}.{name}",
+                           f"task {task!r}: objective {kind.__name__} has no option {name!r}{nearest(name, known)}",
+                           f"its options are {', '.join(known) or 'none'}")  # fmt: skip
     return kind(task=task, **options)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.batch import TaskBatch
+from mlm_jax.config_check import BadValue
 from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 from mlm_jax.objectives.masking import Masked, mask_tokens
@@ -32,6 +33,9 @@ class MaskedLanguageModelling(Objective):
       mean_span: mean length of a span in tokens.
       keep: share of the chosen tokens that are left as they are.
       replace: share of the chosen tokens that become a random piece.
+
+    Raises:
+      BadValue: ``keep`` and ``replace`` are more than 1 together.
     """
 
     kind: ClassVar[str] = "text"
@@ -40,6 +44,11 @@ class MaskedLanguageModelling(Objective):
     mean_span: float = 3.0
     keep: float = 0.1
     replace: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.keep + self.replace > 1:
+            key = f"tasks.{self.task}.keep"
+            raise BadValue(key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1")
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
         """Hide tokens of the global batch and weigh each by 1/N_l."""

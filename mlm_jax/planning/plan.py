@@ -128,7 +128,7 @@ def prepare(config: ConfigDict, topology: Topology, mesh: Any) -> Planned:
     Raises:
       UserError: the config cannot work, or says too little about its data.
     """
-    languages = planned_languages(config)
+    languages = tuple(config.languages) or run_languages(config)
     program = build_program(config, planned_context(languages, config), languages, mesh, labels=planned_labels(config))
     phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
     costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
@@ -190,15 +190,6 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
     if platform == "gpu" and simulated:
         config.model.attention = "reference"
     return config
-
-
-def planned_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the run's languages: ``config.languages``, or as its data names them.
-
-    Raises:
-      UserError: neither names any.
-    """
-    return tuple(config.languages) or run_languages(config)
 
 
 def planned_labels(config: ConfigDict) -> dict[str, int]:

@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ for noisy in ("absl", "asyncio"):  # Orbax logs a page for every checkpoint, and
 
 
 ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
-LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # parts of the names of such metrics
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # what the names of such metrics begin with
+METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
 
 
 def _say_unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
@@ -107,6 +108,7 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=handlers if in_flight else None
         )
+        self.best = self._best_on_disk()  # kept here too, since what is being written cannot be read yet
 
     def save(
         self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
@@ -125,8 +127,9 @@ class Checkpoints:
             return
         facts = self.facts | {"checksums": checksums(state)}
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
-        selected = {self.select: float(self._selected(metrics))} if self.select and metrics is not None else None
+        selected = self._measured(metrics) if self.select and metrics is not None else None
         self._guarded(lambda: self.manager.save(step, args=arguments, metrics=selected, force=True))
+        self._take(selected)
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Return whether an evaluation is better than that of every checkpoint, by ``config.evaluation.select``.
@@ -136,9 +139,33 @@ class Checkpoints:
         """
         if not self.select:
             return False
-        best = self.manager.best_step()
-        here = self._score({self.select: self._selected(metrics)})
-        return best is None or here > self._score(self.manager.metrics(best))
+        here = self._score(self._measured(metrics))
+        return self.best is None or here > self.best
+
+    def complete(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Give a checkpoint that was saved without metrics those of an evaluation of its weights.
+
+        Args:
+          step: of the checkpoint.
+          metrics: as in :meth:`save`.
+
+        Raises:
+          UserError: the evaluation has no such metric.
+        """
+        if not self.select:
+            return
+        selected = self._measured(metrics)
+        if jax.process_index() == 0:
+            folder = self.folder / str(step)
+            with tempfile.TemporaryDirectory(dir=self.folder.parent) as temporary:
+                whole = Path(temporary) / METRICS
+                whole.mkdir()
+                (whole / METRICS).write_text(json.dumps(selected))
+                shutil.rmtree(folder / METRICS, ignore_errors=True)
+                whole.rename(folder / METRICS)
+        everyone(True)
+        self.manager.reload()
+        self._take(selected)
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -203,16 +230,28 @@ class Checkpoints:
                 (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
         everyone(True)
         self.manager.reload()
+        self.best = self._best_on_disk()
 
-    def _selected(self, metrics: Mapping[str, float]) -> float:
+    def _best_on_disk(self) -> float | None:
+        """Return the best score of the checkpoints; None if none has the metric."""
+        found = [self.manager.metrics(step) or {} for step in self.manager.all_steps()] if self.select else []
+        return max((self._score(metrics) for metrics in found if self.select in metrics), default=None)
+
+    def _take(self, metrics: Mapping[str, float] | None) -> None:
+        """Count in what a checkpoint was just saved with."""
+        if metrics is not None:
+            here = self._score(metrics)
+            self.best = here if self.best is None else max(self.best, here)
+
+    def _measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
         if self.select not in metrics:
             raise UserError(
                 f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}"
             )
-        return metrics[self.select]
+        return {self.select: float(metrics[self.select])}
 
     def _score(self, metrics: Mapping[str, float]) -> float:
-        return score(self.select, metrics[self.select])
+        return score(self.select, metrics)
 
     def _guarded(self, action: Any) -> None:
         try:
@@ -228,11 +267,13 @@ class Checkpoints:
             raise
 
 
-def score(metric: str, value: float) -> float:
-    """Return a metric's value so that more is better; one that is not a number is the worst."""
+def score(select: str, metrics: Mapping[str, float]) -> float:
+    """Return the value of a metric such as ``eval/loss/mean`` so that more is better; the worst if there is no such number."""
+    value = metrics.get(select, math.nan)
     if math.isnan(value):
         return -math.inf
-    return -value if any(part in LESS_IS_BETTER for part in metric.split("/")) else value
+    name = select.split("/")[-2:][0]
+    return -value if name.startswith(LESS_IS_BETTER) else value
 
 
 class Damaged(Exception):
@@ -322,21 +363,32 @@ def _candidates(place: str | Path) -> list[Path]:
             return [folder]
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "state").is_dir()]
         if steps:
-            return sorted(steps, key=lambda child: (_metric(child), int(child.name)), reverse=True)
+            steps.sort(key=lambda child: int(child.name), reverse=True)
+            select = _select(steps)
+            return sorted(steps, key=lambda child: _metric(child, select), reverse=True)  # stable
     raise UserError("there is no checkpoint here", file=place, remedy="name a workdir or one of its checkpoints")
 
 
-def _metric(folder: Path) -> float:
+def _select(folders: Sequence[Path]) -> str:
+    """Return the metric by which a run picks its best checkpoint, as the first of these that can be read says."""
+    for folder in folders:
+        try:
+            return load_facts(folder)["config"]["evaluation"]["select"]
+        except Damaged:
+            continue
+    return ""
+
+
+def _metric(folder: Path, select: str) -> float:
     """Return a checkpoint's selected metric so that more is better; -inf if it has none."""
-    file = folder / "metrics" / "metrics"
+    file = folder / METRICS / METRICS
     if not file.exists():
         return -math.inf
     try:
-        ((name, value),) = json.loads(file.read_text()).items()
-    except (OSError, ValueError) as error:
+        return score(select, json.loads(file.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
         log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
         return -math.inf
-    return score(name, value)
 
 
 def load_facts(folder: Path) -> dict[str, Any]:

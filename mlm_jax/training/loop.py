@@ -15,7 +15,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch
-from mlm_jax.config_check import check_values
 from mlm_jax.data import curriculum
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.loader import Loader
@@ -26,7 +25,7 @@ from mlm_jax.objectives import kinds
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
-from mlm_jax.training import schedule
+from mlm_jax.training.check import check_config
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
@@ -34,7 +33,7 @@ from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.lift import lifts, warning
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metrics
-from mlm_jax.training.reporter import Reporter
+from mlm_jax.training.reporter import Reporter, check_finite
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 from mlm_jax.training.stop import StopSignal
@@ -59,13 +58,12 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.
-    check_values(config)
+    check_config(config)
     check_workdir(workdir, config)
     mesh = make_mesh(config.mesh)
     group, groups = row_group(mesh)
     check_rows(config.tasks, mesh, config.training.microbatches, groups)
     task_kinds = kinds(config.tasks)
-    schedule.learning_rate(config.optimizer, config.steps)
     compilation_cache(workdir)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
@@ -108,7 +106,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         if start == 0:
             checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
         elif evaluation_is_missing(config, workdir, start):
-            reporter.evaluate(start, state)
+            checkpoints.complete(start, reporter.evaluate(start, state))
         for step in range(start, config.steps):
             begun = time.perf_counter()
             _, batch = next(batches)
@@ -135,7 +133,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             if evaluating or saving:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
-                    check_finite(config, state)
+                    check_finite(config, int(state.first_skipped))
             measured = reporter.evaluate(done, state) if evaluating else None
             if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):
@@ -239,20 +237,6 @@ def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool
     logged = {key for event in read_metrics(workdir) if event["step"] == start for key in event}
     missing = not any(key.startswith("eval/") for key in logged)
     return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
-
-
-def check_finite(config: ConfigDict, state: TrainState) -> None:
-    """Raise if a gradient was not finite and the config says to stop then.
-
-    Raises:
-      UserError: names the step.
-    """
-    step = int(state.first_skipped)
-    if step >= 0 and config.training.nonfinite == "stop":
-        raise UserError(
-            f"the gradient of step {step} is not finite; the last checkpoint is from before it",
-            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out",
-        )
 
 
 class CompiledPhases:

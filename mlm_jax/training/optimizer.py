@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from mlm_jax.config_check import BadValue
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.training.directions import DIRECTIONS, Axes, direction
 from mlm_jax.training.regex_table import apply_table, path_name
@@ -34,10 +35,8 @@ def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> op
       UserError: the optimizer does not exist, or a regex table does not fit the parameters.
     """
     if config.name not in DIRECTIONS:
-        raise UserError(
-            f"no optimizer {config.name!r}{nearest(config.name, DIRECTIONS)}",
-            remedy=f"use one of {', '.join(DIRECTIONS)}",
-        )
+        raise BadValue("optimizer.name", f"no optimizer {config.name!r}{nearest(config.name, DIRECTIONS)}",
+                       f"use one of {', '.join(DIRECTIONS)}")  # fmt: skip
     axes_of = _axes_by_path(logical_axes)
     decays = apply_table(config.decay_table, params, "optimizer.decay_table")
     rates = apply_table(config.rate_table, params, "optimizer.rate_table")

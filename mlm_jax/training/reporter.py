@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from mlm_jax.console import table_console
 from mlm_jax.data.loader import Loader
+from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.objectives.multitask import uncertainty_weight
 from mlm_jax.parallel.topology import chip_of
@@ -56,16 +58,20 @@ class Reporter:
         """Keep the sums up to ``step``; :meth:`flush` reads them."""
         # The step will reuse the state's memory: keep copies of the small values.
         self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (
-            state.window, state.gradient_norm, state.skipped, state.params.get("uncertainty", {}),
+            state.window, state.gradient_norm, state.skipped, state.first_skipped, state.params.get("uncertainty", {}),
         )))  # fmt: skip
 
     def flush(self) -> None:
-        """Write the log line that is waiting, if any."""
+        """Write the log line that is waiting, if any.
+
+        Raises:
+          UserError: by then a gradient was not finite and the config says to stop.
+        """
         if self.pending is None:
             return
         (step, values), self.pending = self.pending, None
         with self.goodput.span("step"):  # the host waits here for the device to finish the step
-            window, norm, skipped, uncertainty = jax.device_get(values)
+            window, norm, skipped, first_skipped, uncertainty = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
         line |= window_metrics(window, self.program.languages, self.first_task)
         line |= self._speed(step)
@@ -74,6 +80,7 @@ class Reporter:
             line["train/skipped_steps"] = int(skipped)
         self.metrics.write(step, line)
         self.progress.update(step, line)
+        check_finite(self.program.config, int(first_skipped))
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Measure on held-out data, log it, keep what the report shows, and return what was logged."""
@@ -155,6 +162,23 @@ class Reporter:
             if retrieval.embeddings and min(len(rows) for rows in retrieval.embeddings.values()) > 2:
                 sections["map"] = map_section(retrieval.embeddings, retrieval.texts, MAP_SENTENCES)
         save_sections(self.workdir, sections)
+
+
+def check_finite(config: ConfigDict, first_skipped: int) -> None:
+    """Raise if a gradient was not finite and the config says to stop then.
+
+    Args:
+      config: of the run.
+      first_skipped: the first step with such a gradient; −1 if there was none.
+
+    Raises:
+      UserError: names the step.
+    """
+    if first_skipped >= 0 and config.training.nonfinite == "stop":
+        raise UserError(
+            f"the gradient of step {first_skipped} is not finite; the last checkpoint is from before it",
+            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out",
+        )
 
 
 def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from mlm_jax.config_check import BadValue
 from mlm_jax.errors import UserError, nearest
+from mlm_jax.objectives.multitask import UNCERTAINTY
 
 Schedule = Callable[[Any], Any]  # step (int or traced) → float32
 
@@ -29,10 +32,8 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     """
     peak, warmup, floor = config.learning_rate, config.warmup_steps, config.final_fraction
     if config.schedule not in SHAPES:
-        raise UserError(
-            f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
-            remedy=f"use one of {', '.join(SHAPES)}",
-        )
+        raise BadValue("optimizer.schedule", f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
+                       f"use one of {', '.join(SHAPES)}")  # fmt: skip
     decay = config.decay_steps if config.schedule == "wsd" else 0
     if warmup + decay > steps:
         parts = f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "")
@@ -71,7 +72,7 @@ def piecewise_linear(points: str | float) -> Schedule:
     """Return step → value for ``"0:0,1000:0,2000:1"``, constant outside; a number is constant everywhere.
 
     Raises:
-      UserError: a point is not ``step:value``, or the steps do not increase.
+      UserError: a point is not ``step:value``, a number is negative or not finite, or the steps do not increase.
     """
     if isinstance(points, (int, float)):
         return lambda step: jnp.asarray(points, jnp.float32)
@@ -79,9 +80,10 @@ def piecewise_linear(points: str | float) -> Schedule:
         pairs = [tuple(map(float, point.split(":"))) for point in points.split(",")]
         steps, values = zip(*((step, value) for step, value in pairs))
     except ValueError as error:
-        raise UserError(
-            f"{points!r} is not a piecewise linear weight", remedy='write "step:value,step:value"'
-        ) from error
+        raise UserError(f"{points!r} is not a piecewise linear weight{nearest(points, (UNCERTAINTY,))}",
+                        remedy='write "step:value,step:value"') from error  # fmt: skip
+    if not all(0 <= number < math.inf for number in (*steps, *values)):
+        raise UserError(f"{points!r} has a number that is negative or not finite", remedy="write steps and weights from 0")
     if list(steps) != sorted(set(steps)):
         raise UserError(f"the steps of {points!r} do not increase", remedy="write step:weight pairs in order, as in 0:0,1000:1")
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from mlm_jax.data.store import Store
+from mlm_jax.data.store import Store, StoreWriter
+from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
 from mlm_jax.evaluation.retrieval import accuracy_at_1
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences
 from mlm_jax.report import language_rows, map_section, retrieval_section, save_sections, write_report
@@ -54,6 +57,101 @@ def test_test_sets_without_training_text_are_measured(store):
     assert ("en", "hi") in held_out.sentences.pairs
 
 
+def labelled_store(folder, **sets):
+    """A store of labelled sets: {name: (language, labels, {split: [labels of each document]})}."""
+    from tests.data.stores import Ids
+
+    with StoreWriter(folder, Ids(), ("en", "de")) as writer:
+        for name, (language, _, splits) in sets.items():
+            for split, documents in splits.items():
+                inputs = [np.arange(5, 6 + (len(labels) if len(labels) > 1 else 4)) for labels in documents]
+                labels = [np.array([*labels, -1] if len(labels) > 1 else labels) for labels in documents]
+                writer.add(name, "labelled", (language,), split, {"inputs": inputs, "labels": labels})
+        writer.labels = {name: labels for name, (_, labels, _) in sets.items()}
+    return Store.open(folder)
+
+
+NER = ("O", "B-PER", "B-ORG")
+TRAINED, HELD_OUT = {"train": [[0, 1, 2]], "validation": [[0, 1, 2]]}, {"validation": [[0, 1, 0]]}
+GENRE = {"train": [[0], [1]], "validation": [[0], [1]]}
+
+
+def sets_of(store, tasks):
+    read = {task: [store.stream(name) for name in entry["data"]] for task, entry in tasks.items()}
+    return {task: [s.name for s in found] for task, found in labelled_sets(store, tasks, read).items()}
+
+
+def test_a_set_that_nobody_reads_is_measured_by_the_task_that_knows_its_labels(tmp_path, caplog):
+    store = labelled_store(
+        tmp_path / "store", ner=("en", NER, TRAINED), fewer=("de", ("B-PER", "O"), HELD_OUT), other=("de", NER[::-1], HELD_OUT),
+        read=("de", NER, TRAINED), genre=("en", ("no", "yes"), GENRE), foreign=("de", ("a", "b"), {"validation": [[0], [1]]}),
+    )  # fmt: skip
+    tasks = {"entities": {"data": ("ner",)}, "more": {"data": ("read",), "test": ()}, "genre": {"data": ("genre",)}}
+    assert sets_of(store, tasks) == {"entities": ["ner", "fewer", "other"], "more": ["read"], "genre": ["genre"]}
+    assert "no task is measured on the labelled set foreign" in caplog.text
+    np.testing.assert_array_equal(in_task_order(np.array([[0, 1, -1]]), store.stream("fewer"), NER), [[1, 0, -1]])
+
+
+def test_labels_that_a_task_does_not_know_and_sets_of_two_tasks_are_errors(tmp_path):
+    yes, split = ("no", "yes"), {"validation": [[0], [1]]}
+    store = labelled_store(
+        tmp_path / "store", ner=("en", NER, TRAINED), wider=("de", (*NER, "B-LOC"), HELD_OUT), a=("en", yes, GENRE),
+        b=("en", yes, GENRE), c=("de", yes, split),
+    )  # fmt: skip
+    ner, a, b = ({"data": (name,)} for name in ("ner", "a", "b"))
+    with pytest.raises(UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not know.*labels"):
+        sets_of(store, {"entities": ner})
+    with pytest.raises(UserError, match="the labelled set 'c' has labels of the tasks 'a' and 'b'.*test"):
+        sets_of(store, {"a": a, "b": b})
+    assert sets_of(store, {"a": a, "b": b | {"test": "c"}}) == {"a": ["a"], "b": ["b", "c"]}
+    with pytest.raises(UserError, match="task 'a' cannot be tested on 'ner'"):
+        sets_of(store, {"a": a | {"test": ("ner",)}})
+    with pytest.raises(UserError, match="has no stream 'd'"):
+        sets_of(store, {"a": a | {"test": ("d",)}})
+
+
+def test_labels_of_a_test_set_are_measured_as_the_task_numbers_them(run, store, tmp_path):
+    held_out, params, first = run
+    russian = store.streams["ner-ru"]
+    other = dataclasses.replace(russian, labels=runs.TAGS[::-1])  # the same file, its classes in another order
+    split = dict(russian.splits)
+    held_out.streams["entities"] = (other,)
+    try:
+        turned = held_out.task_metrics("entities", params, everything=True)
+    finally:
+        held_out.streams["entities"] = (store.streams["ner-en"], russian)
+    assert split == russian.splits
+    straight = held_out.task_metrics("entities", params, everything=True)
+    batch = next(held_out._batches("entities", other, True, False))["labels"]
+    stored = next(held_out._batches("entities", russian, True, False))["labels"]
+    np.testing.assert_array_equal(np.asarray(batch), np.where(np.asarray(stored) < 0, -1, 2 - np.asarray(stored)))
+    assert turned["loss"]["ru"] != straight["loss"]["ru"]
+
+
+def test_words_beyond_a_rows_end_count_in_f1(store, caplog):
+    config = runs.make_config()
+    config.tasks = {"entities": runs.TASKS["entities"] | {"length": 6}}
+    loader, program = runs.make_program(store, config)
+    held_out = HeldOut(program, loader, store)
+    assert "cuts held-out examples of ner-ru" in caplog.text
+    seen = {}
+
+    def scores(predicted, gold, languages):
+        for ours, right, language in zip(predicted, gold, languages):
+            seen.setdefault(language, []).append((ours, right))
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlm_jax.evaluation.held_out.entity_scores", scores)
+        held_out.task_metrics("entities", program.initialise().params, everything=True)
+    for language, found in seen.items():
+        labels = store.streams[f"ner-{language}"].split("validation")["labels"].documents(range(30))
+        assert [right for _, right in found] == [[runs.TAGS[n] for n in row[row >= 0]] for row in labels]
+        for (ours, _), row in zip(found, labels):
+            places = np.flatnonzero(row >= 0)
+            assert all(tag == "O" for tag, place in zip(ours, places) if 5 <= place < len(row) - 1)
+
+
 def test_bits_per_byte_counts_ordinary_tokens_of_the_held_out_text(run, store):
     metrics, split = run[2].metrics, store.streams["ru"].split("validation")
     ordinary = split.tokens - 2 * split.documents  # a language token before and an end after each
@@ -98,7 +196,6 @@ def test_languages_without_parallel_text_are_joined_through_a_third(store):
 
 
 def test_sentences_that_occur_twice_are_sought_once(tmp_path):
-    from mlm_jax.data.store import Store, StoreWriter
     from tests.data.stores import Ids
 
     inputs = [np.array([5, 6, 1]), np.array([5, 6, 1]), np.array([7, 1])]

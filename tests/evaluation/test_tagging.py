@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import UserError
-from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences
+from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -13,6 +13,13 @@ def test_only_labelled_tokens_of_each_row_are_tagged():
     ours, right = tag_sentences(predicted, gold, NAMES)
     assert ours == [["B-PER", "O", "O"], ["B-LOC"]]
     assert right == [["B-PER", "I-PER", "O"], ["B-LOC"]]
+
+
+def test_what_a_row_has_no_place_for_is_outside():
+    row = np.array([1, 2, 3])
+    np.testing.assert_array_equal(uncut(row, 2, 0), [1, 2])
+    np.testing.assert_array_equal(uncut(row, 3, 0), [1, 2, 3])
+    np.testing.assert_array_equal(uncut(row, 5, 0), [1, 2, 0, 0, 3])
 
 
 def test_an_entity_counts_only_whole_and_languages_apart():

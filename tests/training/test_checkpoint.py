@@ -202,6 +202,7 @@ def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
 def test_what_may_change_does(workdir):
     config = make_config(mesh__fsdp=4, evaluation__every=7, checkpoint__keep_last=1, training__microbatches=2)
     config.steps = 99
+    config.tasks = {"mlm": {**config.tasks["mlm"], "test": ()}}  # what is measured, not what is trained
     assert open_run(workdir, config).restore(shapes(make_state())) is not None
 
 
@@ -261,6 +262,38 @@ def test_the_best_checkpoint_is_kept_and_used(tmp_path, metric, best):
     assert int(again.restore(shapes(make_state())).step) == 6  # a run goes on from its last one
     with pytest.raises(UserError, match="which no evaluation gives; did you mean 'eval/"):
         again.improves({metric.replace("mean", "de"): 1.0})
+
+
+def test_a_loss_of_any_name_is_better_when_it_is_less(tmp_path):
+    metric = "eval/aligned/loss_unplugged/mean"
+    save(open_run(tmp_path, make_config(evaluation__select=metric)), 1, 2, metrics=lambda step: {metric: float(step)})
+    assert find_checkpoint(tmp_path).name == "1"
+    assert checkpoint.score("eval/loss/accuracy/mean", {"eval/loss/accuracy/mean": 0.5}) == 0.5  # a task may be named so
+
+
+def test_scores_of_different_metrics_are_not_compared(tmp_path):
+    loss, accuracy = "eval/loss/mean", "eval/accuracy/mean"
+    save(open_run(tmp_path, make_config(evaluation__select=accuracy)), 1, 2, metrics=lambda step: {accuracy: 1 / step})
+    changed = open_run(tmp_path, make_config(evaluation__select=loss))
+    assert changed.improves({loss: 9.0})
+    changed.save(3, make_state(seed=3, step=3), {loss: 9.0})
+    save(changed, 4, metrics=lambda step: {loss: 10.0})
+    assert not changed.improves({loss: 9.5}) and find_checkpoint(tmp_path).name == "3"
+    save(open_run(tmp_path, make_config()), 5)
+    assert find_checkpoint(tmp_path).name == "5"  # no metric any more: the last
+
+
+def test_a_checkpoint_gets_the_metric_of_a_later_evaluation(tmp_path):
+    config = make_config(evaluation__select="eval/loss/mean", checkpoint__keep_last=1)
+    checkpoints = open_run(tmp_path, config)
+    save(checkpoints, 1, metrics=lambda step: {"eval/loss/mean": 2.0})
+    save(checkpoints, 2)
+    checkpoints = open_run(tmp_path, config)
+    checkpoints.complete(2, {"eval/loss/mean": 1.0, "other": 3.0})
+    assert find_checkpoint(tmp_path).name == "2" and not checkpoints.improves({"eval/loss/mean": 1.5})
+    save(checkpoints, 3, metrics=lambda step: {"eval/loss/mean": 1.5})
+    assert kept(tmp_path) == [2, 3]
+    assert_same(open_run(tmp_path, config).restore(shapes(make_state())), make_state(seed=3, step=3))
 
 
 def test_a_checkpoint_alone_is_enough_to_use_the_model(workdir):

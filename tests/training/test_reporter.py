@@ -1,8 +1,35 @@
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.training.reporter import window_metrics
+from mlm_jax.config import default_config
+from mlm_jax.errors import UserError
+from mlm_jax.training.goodput import Goodput
+from mlm_jax.training.reporter import Reporter, window_metrics
+
+
+def test_a_run_whose_gradient_is_not_finite_stops_at_the_next_log_line(tmp_path):
+    config, written = default_config(), []
+    program = SimpleNamespace(config=config, languages=("de",), learning_rate=lambda step: 0.1, task_weights={})
+    loader = SimpleNamespace(tokens_seen=lambda step: {}, planned_shares=lambda *_: {}, realised_shares=lambda *_: {})
+    metrics, progress = SimpleNamespace(write=lambda step, _: written.append(step)), SimpleNamespace(update=lambda *_: None)
+    reporter = Reporter(program, loader, None, tmp_path, metrics, progress, Goodput(tmp_path, False))
+
+    def line(step, first_skipped):
+        numbers = {"gradient_norm": np.nan, "skipped": int(first_skipped >= 0), "first_skipped": first_skipped}
+        state = SimpleNamespace(window={}, params={}, **{name: jnp.asarray(number) for name, number in numbers.items()})
+        reporter.take(step, state)
+        reporter.flush()
+
+    line(10, -1)
+    with pytest.raises(UserError, match="the gradient of step 13 is not finite"):
+        line(20, 13)
+    config.training.nonfinite = "skip"
+    line(30, 13)
+    assert written == [10, 20, 30]
 
 
 def test_the_first_task_is_the_configs_whatever_order_the_step_returns():

@@ -1,6 +1,7 @@
 """A run that was interrupted tells the same story as one that was not."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(**settings):
-    settings["set"] = {"evaluation.every": 1} | settings.get("set", {})  # wherever a run stops, it is to be measured
+    # Wherever a run stops, it is to be measured.
+    settings["set"] = {"evaluation.every": 1, "evaluation.select": "eval/loss/mean"} | settings.get("set", {})
     return subprocess.Popen([sys.executable, SCRIPT, json.dumps(settings)], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
@@ -48,9 +50,12 @@ def test_killed_and_stopped_runs_continue_bit_for_bit(store_folder, tmp_path, un
     code, output = run(**common, stop_at=5)
     assert code == 0 and "stopped by a signal" in output, output
     assert (6, "train/loss/mean") not in losses(tmp_path)
-    code, output = run(**common)
+    stopped = re.search(r"stopped by a signal after step (\d+)", output)[1]
+    code, output = run(**common, set={"checkpoint.keep_last": 9})
     assert code == 0, output
     assert losses(tmp_path) == uninterrupted
+    measured = json.loads((tmp_path / "checkpoints" / stopped / "metrics" / "metrics").read_text())
+    assert measured == {"eval/loss/mean": uninterrupted[int(stopped), "eval/loss/mean"]}  # so that it may be the best
 
 
 def test_a_run_is_measured_where_a_signal_stopped_it(tmp_path):

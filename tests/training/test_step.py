@@ -10,7 +10,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import planned_context
-from mlm_jax.training.loop import check_finite
+from mlm_jax.training.reporter import check_finite
 from mlm_jax.training.step import at_step, build_program, make_train_step
 from tests.training.test_exactness import LANGUAGES, batch, small
 
@@ -39,10 +39,10 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     for name in ("params", "optimizer_state", "average", "window", "extras"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
 
-    check_finite(config, after)
+    check_finite(config, int(after.first_skipped))
     config.training.nonfinite = "stop"
     with pytest.raises(UserError, match="gradient of step 2 is not finite"):
-        check_finite(config, after)
+        check_finite(config, int(after.first_skipped))
 
 
 def test_skipped_steps_count_in_the_schedule():

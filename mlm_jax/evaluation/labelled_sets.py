@@ -1,0 +1,84 @@
+"""Which labelled sets a task is measured on: those it reads, and those that nobody reads whose labels it knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.data.store import Store, Stream
+from mlm_jax.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
+
+
+def labelled_sets(
+    store: Store, tasks: Mapping[str, Mapping[str, Any]], read: Mapping[str, Sequence[Stream]]
+) -> dict[str, tuple[Stream, ...]]:
+    """Return {task: sets to measure it on} of the tasks that read labelled text.
+
+    They are the sets that a task reads, and those of its "test"; of a task without one, the sets that no task reads or
+    tests on and whose labels it all knows. That is what zero-shot transfer is measured on.
+
+    Args:
+      store: the token store.
+      tasks: ``config.tasks``.
+      read: {task: sets it reads}, of the tasks that read labelled text.
+
+    Raises:
+      UserError: a set has a label that its task does not know, could be that of several tasks, or cannot be tested on.
+    """
+    found = {task: [*streams] for task, streams in read.items()}
+    named = {task: _names(tasks[task]["test"]) for task in read if "test" in tasks[task]}
+    for task, names in named.items():
+        for stream in (store.stream(name) for name in names):
+            if not _is_held_out(stream) or _per_token(stream) != _per_token(read[task][0]):
+                raise UserError(f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
+                                remedy=f"mend its entry in config.data.labelled, or tasks.{task}.test")  # fmt: skip
+            _check_labels(stream, task, read[task][0].labels)
+            found[task] += [] if stream in found[task] else [stream]
+    taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())
+    for stream in store.streams.values():
+        if stream.kind != "labelled" or stream.name in taken or not _is_held_out(stream):
+            continue
+        others = [task for task in read if task not in named and _per_token(stream) == _per_token(read[task][0])]
+        knowing = [task for task in others if set(stream.labels) <= set(read[task][0].labels)]
+        near = [task for task in others if set(stream.labels) & set(read[task][0].labels)]
+        if len(knowing) > 1:
+            raise UserError(f"the labelled set {stream.name!r} has labels of the tasks {' and '.join(map(repr, knowing))}",
+                            remedy=f'say whose it is: "test": ({stream.name!r},) in the task')  # fmt: skip
+        if near and not knowing:
+            _check_labels(stream, near[0], read[near[0]][0].labels)
+        if knowing:
+            found[knowing[0]].append(stream)
+        else:
+            log.warning("no task is measured on the labelled set %s: none has its labels", stream.name)
+    return {task: tuple(streams) for task, streams in found.items()}
+
+
+def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> np.ndarray:
+    """Return a set's class numbers, of any shape, as those of a task whose classes have these names; −1 stays."""
+    return np.array([*(names.index(label) for label in stream.labels), -1], np.int32)[labels]
+
+
+def _check_labels(stream: Stream, task: str, names: Sequence[str]) -> None:
+    for label in stream.labels:
+        if label not in names:
+            raise UserError(f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not know"
+                            f"{nearest(label, names)}",
+                            remedy='list the same "labels" for both in config.data.labelled, '
+                                   f"or name the sets that it is tested on in tasks.{task}.test")  # fmt: skip
+
+
+def _is_held_out(stream: Stream) -> bool:
+    return stream.kind == "labelled" and "validation" in stream.splits and stream.split("validation").documents > 0
+
+
+def _per_token(stream: Stream) -> bool:
+    return next(iter(stream.splits.values()))["labels"].per_token
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

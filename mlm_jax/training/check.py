@@ -1,0 +1,48 @@
+"""What can be found out about a config without its data: all that makes a program, in shapes only."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from mlm_jax import model as model_room
+from mlm_jax.config_check import BadValue, check_values
+from mlm_jax.data import curriculum
+from mlm_jax.data.languages import run_languages
+from mlm_jax.errors import UserError
+from mlm_jax.objectives import create_objectives
+from mlm_jax.objectives.multitask import UNCERTAINTY
+from mlm_jax.training import optimizer, schedule
+
+MANY_PIECES = 1 << 24  # more than any vocabulary has: how large this one is may only be known from data
+
+
+def check_config(config: ConfigDict) -> None:
+    """Check values, objectives, schedules, curriculum, model and optimizer before hours go into preparing data.
+
+    Where the config names no languages, as with a store that is there already, the last three wait for it.
+
+    Raises:
+      UserError: something does not exist or cannot work together; a BadValue where one key is to blame.
+    """
+    check_values(config)
+    objectives = create_objectives(config.tasks)
+    schedule.learning_rate(config.optimizer, config.steps)
+    for task, entry in config.tasks.items():
+        if entry.get("weight") != UNCERTAINTY:
+            try:
+                schedule.piecewise_linear(entry.get("weight", 1.0))
+            except UserError as error:
+                raise BadValue(f"tasks.{task}.weight", f"tasks.{task}.weight: {error.problem}", error.remedy) from error
+    data = config.data
+    names_data = any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
+    languages = tuple(config.languages) or (run_languages(config) if names_data else ())
+    if not languages:
+        return
+    pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
+    try:
+        curriculum.resolve(config, languages, pairs)
+    except UserError as error:
+        raise BadValue("curriculum", error.problem, error.remedy) from error
+    labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
+    _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
+    optimizer.create(config.optimizer, config.steps, shapes, axes)

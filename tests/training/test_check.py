@@ -1,0 +1,76 @@
+"""What is wrong with a config is found before its data is prepared."""
+
+import pytest
+
+from mlm_jax.config import default_config, located, set_key
+from mlm_jax.config_check import BadValue
+from mlm_jax.errors import UserError
+from mlm_jax.training import loop
+from mlm_jax.training.check import check_config
+
+
+def make_config():
+    config = default_config()
+    config.data.corpora = {"en": "en.txt", "de": "de.txt"}
+    config.data.parallel = {"de-en": "de-en.tsv"}
+    config.steps = 10
+    config.optimizer.warmup_steps = config.optimizer.decay_steps = 2
+    config.tasks = {name: {"objective": name, "rows": 8, "length": 16} for name in ("mlm", "ranking")}
+    config.model.update(width=16, heads=2, mlp_width=16, encoder=({"layers": 1},))
+    return config
+
+
+def test_a_config_that_can_work_passes_with_or_without_languages():
+    config = make_config()
+    config.curriculum = ({"steps": 4, "rates": {"de": 1, "en": 2, "de-en": 1}}, {"steps": 6, "rope_theta": 5.0})
+    config.optimizer.freeze_table = (("embedding", 250_000), (".*", False))  # of a vocabulary that is yet to be read
+    check_config(config)
+    config.data.corpora, config.data.parallel = {}, {}
+    check_config(config)
+
+
+@pytest.mark.parametrize("override, key, message", [
+    ("optimizer.name=adamm", "optimizer.name", "no optimizer 'adamm'; did you mean 'adamw'"),
+    ("optimizer.schedule=cosin", "optimizer.schedule", "did you mean 'cosine'"),
+    ("model.heads=3", "model.heads", "cannot be divided among 3 heads"),
+    ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
+    ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
+    ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
+    ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
+    ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
+    ("tasks.mlm.test=('ner',)", "tasks.mlm.test", "which mlm reads none of"),
+    ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
+    ("tasks.mlm.weight='0:-1,4:1'", "tasks.mlm.weight", "negative or not finite"),
+    ("tasks.mlm.weight='0:nan'", "tasks.mlm.weight", "negative or not finite"),
+    ("tasks.mlm.weight=uncertanty", "tasks.mlm.weight", "did you mean 'uncertainty'"),
+    ("curriculum=({'steps': 9},)", "curriculum", "take 9 steps, but the run has 10"),
+    ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
+    ("optimizer.freeze_table=(('encodr/.*', True), ('.*', False))", "", "optimizer.freeze_table: no parameter matches"),
+    ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
+])  # fmt: skip
+def test_what_cannot_work_is_named_with_its_key(override, key, message):
+    config = make_config()
+    set_key(config, *override.split("=", 1))
+    with pytest.raises(UserError) as raised:
+        check_config(config)
+    assert message in str(raised.value)
+    assert getattr(raised.value, "key", "") == key
+
+
+def test_a_phase_cannot_change_rotary_positions_that_there_are_none_of():
+    config = make_config()
+    config.model.position, config.curriculum = "learned", ({"steps": 4}, {"steps": 6, "rope_theta": 5.0})
+    with pytest.raises(BadValue, match=r"curriculum\[1\] has a rope_theta, but model.position is 'learned'"):
+        check_config(config)
+
+
+def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, monkeypatch):
+    config = make_config()
+    config.optimizer.name = "adamm"
+    monkeypatch.setattr(loop, "prepared", lambda *_: pytest.fail("data was prepared"))
+    with pytest.raises(BadValue) as raised:
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    file = tmp_path / "config.py"
+    file.write_text("def get_config():\n    config.optimizer.name = 'adamm'\n")
+    assert str(located(raised.value, file)).startswith(f"{file}:2: ")
