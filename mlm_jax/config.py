@@ -228,12 +228,12 @@ def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -
     """
     known = default_config()
     named = [match for match in re.findall(r"(?=\b([a-z]+\.[a-z_]+))", error.problem) if match.partition(".")[0] in known]
-    key = error.key if isinstance(error, BadValue) else named[0] if named else ""
+    keys = [error.key] if isinstance(error, BadValue) else named
     set_there = [override.partition("=")[0] for override in overrides]
-    if error.file or not key or any(f"{key}.".startswith(f"{other}.") for other in set_there):
+    if error.file or not keys or any(f"{key}.".startswith(f"{other}.") for key in keys for other in set_there):
         return error
     file, _ = file_and_argument(path)
-    return UserError(error.problem, file=file, line=_line_that_names(key, file), remedy=error.remedy)
+    return UserError(error.problem, file=file, line=_line_that_names(keys[0], file), remedy=error.remedy)
 
 
 def set_key(config: ConfigDict, key: str, value: str) -> None:
@@ -334,7 +334,8 @@ def _line_that_names(key: str, file: Path) -> int | None:
 def _line_in(error: BaseException, file: Path) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return lines[-1] if lines else None
 
 
