@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mlm_jax import __version__
 from mlm_jax.errors import FULL, UserError
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         restart_with_huge_pages()
     try:
+        if workdir := getattr(options, "workdir", None):
+            _check_folder(workdir)
         code = options.run(options) or 0
         sys.stdout.flush()
         return code
@@ -93,6 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     train = verb("train", _train, "train a model: prepare the data if needed, resume if there is something to resume")
     takes_config(train)
     train.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and the report")
+    train.add_argument("--init-from", metavar="PLACE", help="workdir or checkpoint whose weights a new run begins with, as "
+                       'checkpoint.init["from"]; what it includes, excludes and renames is the config\'s')  # fmt: skip
     for flag, about in (
         ("--coordinator", "HOST:PORT of process 0, where no cluster environment tells it"),
         ("--process-count", "processes of the job"),
@@ -213,10 +218,19 @@ def _config(options):
     return load_config(options.config, tuple(options.set))
 
 
+def _check_folder(workdir: str) -> None:
+    """Refuse a workdir that is a file or lies below one, before anything is done for it."""
+    place = next((place for place in (Path(workdir), *Path(workdir).parents) if place.exists()), None)
+    if place and not place.is_dir():
+        raise UserError("this is a file, where the workdir is to be", file=place, remedy="give another --workdir")
+
+
 def _train(options) -> None:
     from mlm_jax.parallel import multihost
 
     config = _config(options)
+    if options.init_from:
+        config.checkpoint.init = {**config.checkpoint.init, "from": options.init_from}
     with multihost.job(options.coordinator, options.process_count, options.process_index):
         from mlm_jax.training.loop import train
 
