@@ -131,8 +131,8 @@ def default_config() -> ConfigDict:
     optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
     optimizer.weight_decay = 0.01
     # Regex tables over parameter paths such as "encoder/0/attention/query/kernel": the first match wins, and every
-    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen (a number:
-    # the rows of the vocabulary's first pieces are, as when pieces were added behind them).
+    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen (a number: the
+    # vocabulary's first pieces or the first languages' own weights are, as when others were added behind them).
     optimizer.decay_table = ((r"(.*(bias|scale|norm.*)|uncertainty/.*)", False), (r".*", True))
     optimizer.rate_table = ((r".*", 1.0),)
     optimizer.freeze_table = ((r".*", False),)
