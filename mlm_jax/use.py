@@ -237,13 +237,13 @@ class Model:
         return Candidate(piece_text(self.vocabulary, piece), float(probability), text.strip(), int(piece))
 
     def _documents(
-        self, encoded: list[list[int]], language: str | Sequence[str] | None
+        self, encoded: list[list[int]], language: str | Sequence[str] | None, option: str = "language= or --language"
     ) -> tuple[list[np.ndarray], list[int]]:
-        """Return documents as the model was trained on them, and the index of each one's language."""
+        """Return documents as the model was trained on them, and the index of each one's language; ``option`` names it."""
         codes = [language] * len(encoded) if language is None or isinstance(language, str) else list(language)
         if len(codes) != len(encoded):
             raise UserError(f"{len(codes)} languages were given for {len(encoded)} texts")
-        index = {code: self._language_index(code) for code in dict.fromkeys(codes)}
+        index = {code: self._language_index(code, option) for code in dict.fromkeys(codes)}
         prefixes = {
             code: self.vocabulary.document_prefix(self.config.data.prefix, self.languages[place])
             for code, place in index.items()
@@ -253,11 +253,11 @@ class Model:
         ]
         return documents, [index[code] for code in codes]
 
-    def _language_index(self, code: str | None) -> int:
+    def _language_index(self, code: str | None, option: str) -> int:
         if code is None:
             if len(self.languages) > 1 and self.needs_language:
                 raise UserError("this model reads every language in its own way, so it must be told which one this is",
-                                remedy=f"give language= or --language: one of {', '.join(self.languages)}")  # fmt: skip
+                                remedy=f"give {option}: one of {', '.join(self.languages)}")  # fmt: skip
             return 0
         if code not in self.languages:
             raise UserError(f"the model does not know the language {code!r}{nearest(code, self.languages)}",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
@@ -21,6 +22,7 @@ from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import first_task
+from mlm_jax.report.history import pair_languages
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
 from mlm_jax.use import CUT, Model
@@ -99,6 +101,27 @@ class Translation(NamedTuple):
         return self.hypotheses[0].text if self.hypotheses else ""
 
 
+def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the languages that a config's tasks train the decoder to write; () where it names no data, as an import.
+
+    Args:
+      config: of the run.
+      languages: its codes.
+    """
+    data, written = config.data, dict[str, None]()
+    streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
+    for entry in config.tasks.values():
+        named = entry.get("data", ())
+        for name in (named,) if isinstance(named, str) else named or streams:
+            code = streams.get(name, name)
+            pair = pair_languages(code, languages)
+            if entry["objective"] == "translation":
+                written |= dict.fromkeys(pair[1:] if entry.get("directions") == "forward" else pair)
+            elif entry["objective"] == "denoising" and code in languages:
+                written[code] = None
+    return tuple(code for code in languages if code in written)
+
+
 def load_translator(place: str | Path) -> Translator:
     """Load a model to translate with: a workdir (its last whole checkpoint) or one of its checkpoints.
 
@@ -148,7 +171,8 @@ class Translator(Model):
           search: how.
 
         Raises:
-          UserError: a language is unknown, or the encoder needs to be told the texts' language.
+          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs to be told the
+            texts' language.
         """
         counts: Counter[str] = Counter()
         translations = self._translate(texts, target_language, source_language, search, 0, counts)
@@ -183,8 +207,8 @@ class Translator(Model):
         targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
-        target_index = {code: self._language_index(code) for code in dict.fromkeys(targets)}
-        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language)
+        target_index = {code: self._target_index(code) for code in dict.fromkeys(targets)}
+        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language, "source_language= or --from")
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
         for filled, alike in self._groups(texts, index, targets):
@@ -204,6 +228,15 @@ class Translator(Model):
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row)
         return translations
+
+    def _target_index(self, code: str) -> int:
+        index = self._language_index(code, "target_language= or --to")
+        written = written_languages(self.config, self.languages)
+        # Weights that the run began with may have been trained on other data, which its config does not tell.
+        if written and code not in written and not self.config.checkpoint.init:
+            raise UserError(f"no task of this model has trained its decoder to write {code!r}",
+                            remedy=f"translate into {', '.join(written)}, or train on pairs with {code}")  # fmt: skip
+        return index
 
     def _groups(self, texts: Sequence[str], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], bool]]:
         """Return numbers of texts to share batches, and whether they are alike; empty texts are left out.

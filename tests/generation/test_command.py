@@ -81,7 +81,7 @@ def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsy
 
 @pytest.mark.parametrize("arguments, message", [
     (["--to", "fr"], "does not know the language 'fr'"),
-    (["--to", "ru"], "must be told which one"),
+    (["--to", "ru"], "must be told which one this is. Remedy: give source_language= or --from: one of en, ru, hi"),
     (["--to", "ru", "--from", "en", "--beams", "0"], "beams and n-best are numbers from 1"),
     (["--to", "ru", "--from", "en", "--synthetic", "back"], "is a .tsv file"),
     (["--to", "ru", "--synthetic", "back", "--output", "x.tsv"], "give --from"),

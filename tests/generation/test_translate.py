@@ -8,7 +8,7 @@ import pytest
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
 from mlm_jax.errors import UserError
-from mlm_jax.generation.translate import Search, Translator
+from mlm_jax.generation.translate import Search, Translator, written_languages
 from mlm_jax.training.checkpoint import Loaded
 from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
 
@@ -110,6 +110,32 @@ def test_cuts_of_a_stream_are_counted_to_its_end(vocabulary, monkeypatch):
     assert len(warned) == 1 and warned[0].filename == __file__
     counts = Counter()
     assert list(ours.stream([long], counts=counts, **options)) and counts == {"too long and cut": 1}
+
+
+@pytest.mark.parametrize("task, data, written", [
+    ({}, {"parallel": {"en-ru": ""}}, ("en", "ru")),
+    ({"directions": "forward"}, {"parallel": {"en-ru": ""}, "corpora": {"hi": ""}}, ("ru",)),
+    ({"data": "hi-en"}, {"parallel": {"en-ru": ""}}, ("en", "hi")),
+    ({"objective": "denoising"}, {"parallel": {"en-ru": ""}, "corpora": {"hi": ""}}, ("hi",)),
+    ({"directions": "forward"}, {"mixture_languages": {"opus": "en-hi", "wiki": "en"}}, ("hi",)),
+    ({}, {}, ()),
+])  # fmt: skip
+def test_which_languages_a_run_has_learned_to_write(vocabulary, task, data, written):
+    config = make_config()
+    config.data.update(data)
+    config.tasks = {"mlm": {"objective": "mlm"}, "write": {"objective": "translation", **task}}
+    assert written_languages(config, LANGUAGES) == written
+
+
+def test_a_decoder_that_was_never_trained_does_not_translate(vocabulary):
+    ours = translator(vocabulary, **MODELS["a decoder for each language"])
+    ours.config.data.parallel = {"en-ru": ""}
+    options = dict(source_language="en", search=Search(beams=1, length=2))
+    assert ours.translate(TEXTS[:1], target_language="ru", **options)
+    with pytest.raises(UserError, match="to write 'hi'. Remedy: translate into en, ru, or train on pairs with hi"):
+        ours.translate(TEXTS[:1], target_language="hi", **options)
+    ours.config.checkpoint.init = {"from": "another run"}
+    assert ours.translate(TEXTS[:1], target_language="hi", **options)
 
 
 def test_bad_input(vocabulary):
