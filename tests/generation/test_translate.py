@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import jax
@@ -91,6 +92,23 @@ def test_a_stream_gives_what_each_text_gives_alone(vocabulary, search):
         assert max(map(len, drawn)) == 2  # two draws, not one twice
 
 
+def test_several_languages_and_pieces_that_end_a_text(vocabulary):
+    ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
+    options = dict(source_language="en", search=Search(beams=1, length=6))
+    counts = Counter()
+    streamed = list(ours.stream(iter(TEXTS[:3]), target_language=("ru", "hi"), counts=counts, **options))
+    assert [text for text, _ in streamed] == [text for text in TEXTS[:3] for _ in range(2)]
+    for place, language in enumerate(("ru", "hi")):
+        alone = ours.translate(TEXTS[:3], target_language=language, **options)
+        assert [found for _, found in streamed[place::2]] == alone
+    (whole,) = streamed[0][1].hypotheses
+    assert not whole.ended  # so that it is the piece that ends it
+    stop = vocabulary.pieces(whole.ids[2:3])[0].removeprefix("▁")
+    (stopped,) = ours.translate(TEXTS[:1], target_language="ru", source_language="en",
+                                search=Search(beams=1, length=6, stop=(stop,)))  # fmt: skip
+    assert stopped.hypotheses[0].ended and stopped.hypotheses[0].ids == whole.ids[:3]
+
+
 def test_greedy_is_one_beam_and_scores_alike(vocabulary):
     ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
     options = dict(target_language="hi", source_language="en")
@@ -151,6 +169,11 @@ def test_bad_input(vocabulary):
                        search=Search(beams=1, length=2))  # fmt: skip
     with pytest.raises(UserError, match="no decoder, and cannot translate"):
         translator(vocabulary)
-    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"count": 5, "beams": 4}):
+    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"count": 5, "beams": 4}, {"temperature": math.nan}, {"length_penalty": math.nan},
+                  {"top_k": 5}, {"top_p": 0.5}):  # fmt: skip
         with pytest.raises(UserError):
             Search(**wrong)
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        ours.translate("abc", target_language="ru", source_language="en")
+    with pytest.raises(UserError, match="'zzzzz' is no piece of the vocabulary"):
+        ours.translate(["a"], target_language="ru", source_language="en", search=Search(stop=("zzzzz",)))
