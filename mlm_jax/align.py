@@ -24,7 +24,7 @@ from mlm_jax.evaluation.alignment import (
     words_of,
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
-from mlm_jax.mine import split_pair
+from mlm_jax.mine import pair_codes
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.use import CUT, Model, read_lines, writing
@@ -93,8 +93,8 @@ class Aligner(Model):
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")
         encode = self.vocabulary.encode_batch
-        left, source_index = self._documents(encode(list(sources)), source_language)
-        right, target_index = self._documents(encode(list(targets)), target_language)
+        left, source_index = self._documents(encode(list(sources)), source_language, "source_language=")
+        right, target_index = self._documents(encode(list(targets)), target_language, "target_language=")
         aligned: list[Alignment | None] = [None] * len(sources)
         lengths = [max(len(a), len(b)) for a, b in zip(left, right)]
         counts[CUT] += sum(len(document) > self.longest for document in (*left, *right))
@@ -134,7 +134,7 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
         raise UserError("alignments are drawn as .svg", file=draw, remedy="end --draw in .svg")
     links = list(_gold(gold)) if gold else []
     model, counts = load_aligner(place), Counter[str]()
-    codes = split_pair(languages, model.languages) if languages else (None, None)
+    codes = pair_codes(languages, model)
     found: list[list[Link]] = []
     drawn: list[Alignment] = []
     sides = [(source, read_lines(source)), (target, read_lines(target)), *([(gold, links)] if gold else [])]

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mlm_jax import __version__
 from mlm_jax.errors import FULL, UserError
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         restart_with_huge_pages()
     try:
+        if workdir := getattr(options, "workdir", None):
+            _check_folder(workdir)
         code = options.run(options) or 0
         sys.stdout.flush()
         return code
@@ -93,6 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     train = verb("train", _train, "train a model: prepare the data if needed, resume if there is something to resume")
     takes_config(train)
     train.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and the report")
+    train.add_argument("--init-from", metavar="PLACE", help="workdir or checkpoint whose weights a new run begins with, as "
+                       'checkpoint.init["from"]; what it includes, excludes and renames is the config\'s')  # fmt: skip
     for flag, about in (
         ("--coordinator", "HOST:PORT of process 0, where no cluster environment tells it"),
         ("--process-count", "processes of the job"),
@@ -135,17 +140,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     translate = verb("translate", _translate, "translate each line of text, or write a synthetic parallel corpus")
     translate.add_argument("checkpoint", help="a workdir or one of its checkpoints")
-    translate.add_argument("--to", required=True, metavar="LANGUAGE", help="language to translate into")
+    translate.add_argument("--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each")
     translate.add_argument("--from", dest="source", metavar="LANGUAGE", help="language of the text, if the model is to be told")
     translate.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
     translate.add_argument("--output", default="-", help="text file; standard output if not given")
-    translate.add_argument("--beams", type=int, default=4, help="hypotheses kept at each position; 1 is greedy")
+    translate.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
     translate.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
     translate.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
     translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; twice the text's if not given")
     translate.add_argument("--temperature", type=float, default=0.0, help="above 0: draw instead of search")
     translate.add_argument("--top-k", type=int, default=0, help="draw among the K likeliest pieces")
     translate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest pieces of this share")
+    translate.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                           help="piece of the vocabulary that ends a translation as well, and stays in it; repeatable")  # fmt: skip
     translate.add_argument("--seed", type=int, default=0, help="of the draws")
     translate.add_argument("--synthetic", choices=("back", "forward"),
                            help="write a parallel corpus: back puts the translation first and tags it")  # fmt: skip
@@ -213,10 +220,19 @@ def _config(options):
     return load_config(options.config, tuple(options.set))
 
 
+def _check_folder(workdir: str) -> None:
+    """Refuse a workdir that is a file or lies below one, before anything is done for it."""
+    place = next((place for place in (Path(workdir), *Path(workdir).parents) if place.exists()), None)
+    if place and not place.is_dir():
+        raise UserError("this is a file, where the workdir is to be", file=place, remedy="give another --workdir")
+
+
 def _train(options) -> None:
     from mlm_jax.parallel import multihost
 
     config = _config(options)
+    if options.init_from:
+        config.checkpoint.init = {**config.checkpoint.init, "from": options.init_from}
     with multihost.job(options.coordinator, options.process_count, options.process_index):
         from mlm_jax.training.loop import train
 
@@ -292,13 +308,18 @@ def _embed(options) -> None:
 def _translate(options) -> None:
     from mlm_jax.generation.command import Recipe, Search, synthesise_command, translate_command
 
-    search = Search(options.beams, options.n_best, options.length_penalty, options.temperature, options.top_k, options.top_p,
-                    options.seed, options.length)  # fmt: skip
+    if options.beams is not None and options.temperature:
+        raise UserError("a translation is drawn (--temperature) or searched for (--beams)", remedy="leave out one of them")
+    search = Search(4 if options.beams is None else options.beams, options.n_best, options.length_penalty, options.temperature,
+                    options.top_k, options.top_p, options.seed, options.length, tuple(options.stop))  # fmt: skip
+    targets = [code.strip() for code in options.to.split(",") if code.strip()]
     if options.synthetic:
-        recipe = Recipe(options.synthetic, options.source, options.to, search, options.margin, options.tag)
+        if len(targets) != 1:
+            raise UserError("a synthetic corpus is of one pair of languages", remedy="name one language after --to")
+        recipe = Recipe(options.synthetic, options.source, targets[0], search, options.margin, options.tag)
         synthesise_command(options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder)
     else:
-        translate_command(options.checkpoint, target=options.to, source=options.source, input=options.input,
+        translate_command(options.checkpoint, target=targets, source=options.source, input=options.input,
                           output=options.output, search=search)  # fmt: skip
 
 

@@ -132,8 +132,8 @@ def default_config() -> ConfigDict:
     optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
     optimizer.weight_decay = 0.01
     # Regex tables over parameter paths such as "encoder/0/attention/query/kernel": the first match wins, and every
-    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen (a number:
-    # the rows of the vocabulary's first pieces are, as when pieces were added behind them).
+    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen (a number: the
+    # vocabulary's first pieces or the first languages' own weights are, as when others were added behind them).
     optimizer.decay_table = ((r"(.*(bias|scale|norm.*)|uncertainty/.*)", False), (r".*", True))
     optimizer.rate_table = ((r".*", 1.0),)
     optimizer.freeze_table = ((r".*", False),)
@@ -229,12 +229,12 @@ def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -
     """
     known = default_config()
     named = [match for match in re.findall(r"(?=\b([a-z]+\.[a-z_]+))", error.problem) if match.partition(".")[0] in known]
-    key = error.key if isinstance(error, BadValue) else named[0] if named else ""
+    keys = [error.key] if isinstance(error, BadValue) else named
     set_there = [override.partition("=")[0] for override in overrides]
-    if error.file or not key or any(f"{key}.".startswith(f"{other}.") for other in set_there):
+    if error.file or not keys or any(f"{key}.".startswith(f"{other}.") for key in keys for other in set_there):
         return error
     file, _ = file_and_argument(path)
-    return UserError(error.problem, file=file, line=_line_that_names(key, file), remedy=error.remedy)
+    return UserError(error.problem, file=file, line=_line_that_names(keys[0], file), remedy=error.remedy)
 
 
 def set_key(config: ConfigDict, key: str, value: str) -> None:
@@ -335,7 +335,8 @@ def _line_that_names(key: str, file: Path) -> int | None:
 def _line_in(error: BaseException, file: Path) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return lines[-1] if lines else None
 
 

@@ -120,7 +120,7 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
     except OSError as error:
         shutil.rmtree(out, ignore_errors=True)  # it was not there before
         raise UserError(f"cannot write: {error.strerror}", file=out) from error
-    own = [f'("{pattern}", False), ' for pattern in _own_of_a_language(loaded.config.model)]
+    own = [f'("{pattern}", {len(loaded.languages)}), ' for pattern in _own_of_a_language(loaded.config.model)]
     trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'
     print(
         f"{grown.size - old.size:,} pieces added to {old.size:,}. "

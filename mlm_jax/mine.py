@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 from mlm_jax.data.languages import pair_languages
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
-from mlm_jax.use import load, read_lines, writing
+from mlm_jax.use import Model, load, read_lines, writing
 
 
 class Sentences(NamedTuple):
@@ -50,7 +50,7 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
     sides = read_sentences(source), read_sentences(target)
     pairs = read_gold(gold, *sides) if gold else None
     model = load(place)
-    codes = split_pair(languages, model.languages) if languages else (None, None)
+    codes = pair_codes(languages, model)
     left, right = (model.embed(side.texts, language=code) for side, code in zip(sides, codes))
     mined = mine(left, right)
     if threshold is None:
@@ -62,12 +62,18 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
         _write(kept, *sides, file)
 
 
-def split_pair(pair: str, known: Sequence[str]) -> tuple[str, str]:
-    """Return the two languages of a pair such as "de-en", whose codes may hold hyphens.
+def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, None]:
+    """Return the two languages of a pair such as "de-en", whose codes may hold hyphens; None if the model makes no difference.
 
     Raises:
-      UserError: it is no pair of languages that the model knows.
+      UserError: it is no pair of languages that the model knows, or none was given to a model that needs it.
     """
+    known = model.languages
+    if not pair:
+        if len(known) > 1 and model.needs_language:
+            raise UserError("this model reads every language in its own way, so it must be told which ones these are",
+                            remedy=f"give --languages SOURCE-TARGET, of {', '.join(known)}")  # fmt: skip
+        return None, None
     found = pair_languages(pair, known)
     if not found:
         raise UserError(

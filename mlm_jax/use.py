@@ -13,7 +13,11 @@ import contextlib
 import itertools
 import json
 import os
+import queue
+import stat
 import sys
+import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +39,7 @@ from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 
 WINDOW = 4096  # texts that are sorted by length at a time
+PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
 CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
 
 
@@ -138,15 +143,15 @@ class Model:
         """Yield (texts, embeddings) of a stream, some thousand texts at a time: memory does not grow with it.
 
         Args:
-          texts: any number, of any length.
+          texts: any number, of any length; of :func:`arriving` lines those that are there are not kept waiting.
           language: of all texts; None if the model makes no difference.
           counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
 
         Raises:
           UserError: as :meth:`embed`.
         """
-        remaining, counted = iter(texts), Counter() if counts is None else counts
-        while window := list(itertools.islice(remaining, WINDOW)):
+        counted = Counter[str]() if counts is None else counts
+        for window in windows(texts, WINDOW):
             yield window, self._embed_window(window, language, counted)
         if counts is None:
             self._warn_of_cuts(counted)
@@ -237,13 +242,13 @@ class Model:
         return Candidate(piece_text(self.vocabulary, piece), float(probability), text.strip(), int(piece))
 
     def _documents(
-        self, encoded: list[list[int]], language: str | Sequence[str] | None
+        self, encoded: list[list[int]], language: str | Sequence[str] | None, option: str = "language= or --language"
     ) -> tuple[list[np.ndarray], list[int]]:
-        """Return documents as the model was trained on them, and the index of each one's language."""
+        """Return documents as the model was trained on them, and the index of each one's language; ``option`` names it."""
         codes = [language] * len(encoded) if language is None or isinstance(language, str) else list(language)
         if len(codes) != len(encoded):
             raise UserError(f"{len(codes)} languages were given for {len(encoded)} texts")
-        index = {code: self._language_index(code) for code in dict.fromkeys(codes)}
+        index = {code: self._language_index(code, option) for code in dict.fromkeys(codes)}
         prefixes = {
             code: self.vocabulary.document_prefix(self.config.data.prefix, self.languages[place])
             for code, place in index.items()
@@ -253,11 +258,11 @@ class Model:
         ]
         return documents, [index[code] for code in codes]
 
-    def _language_index(self, code: str | None) -> int:
+    def _language_index(self, code: str | None, option: str) -> int:
         if code is None:
             if len(self.languages) > 1 and self.needs_language:
                 raise UserError("this model reads every language in its own way, so it must be told which one this is",
-                                remedy=f"give language= or --language: one of {', '.join(self.languages)}")  # fmt: skip
+                                remedy=f"give {option}: one of {', '.join(self.languages)}")  # fmt: skip
             return 0
         if code not in self.languages:
             raise UserError(f"the model does not know the language {code!r}{nearest(code, self.languages)}",
@@ -337,28 +342,28 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     if suffix not in (".npy", ".jsonl"):
         raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
     model, counts = load(place), Counter[str]()
-    windows = model.embed_stream(read_lines(input), language=language, counts=counts)
+    embedded = model.embed_stream(arriving(read_lines(input), input), language=language, counts=counts)
     write = _write_npy if suffix == ".npy" else _write_json_lines
     with writing(output) as file:
-        write(windows, file.buffer, model.width)
+        write(embedded, file.buffer, model.width)
     if counts[CUT]:
         print(model.cut_notice(counts), file=sys.stderr)
 
 
-def _write_json_lines(windows: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
-    for texts, embeddings in windows:
+def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+    for texts, embeddings in embedded:
         for text, vector in zip(texts, embeddings):
             line = {"text": text, "embedding": [float(f"{number:.7g}") for number in vector]}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         file.flush()
 
 
-def _write_npy(windows: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
     """Write an array whose length is known at the end only: NumPy leaves room in the header for it to grow."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}
     np.lib.format.write_array_header_1_0(file, header)
     rows = 0
-    for _, embeddings in windows:
+    for _, embeddings in embedded:
         file.write(np.ascontiguousarray(embeddings, "<f4").tobytes())
         rows += len(embeddings)
     file.seek(0)
@@ -404,3 +409,58 @@ def read_lines(place: str) -> Iterator[str]:
                     raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", file=name) from error
+
+
+class Arriving:
+    """Lines that come one by one, as they are typed or another program writes them; a thread reads ahead.
+
+    Args:
+      lines: as they are read, which may wait.
+    """
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def windows(self, size: int) -> Iterator[list[str]]:
+        """Yield the lines that are there, at least one and at most ``size``."""
+        read: queue.Queue[str | None | BaseException] = queue.Queue(size)
+
+        def reads_ahead() -> None:
+            try:
+                for line in self._lines:
+                    read.put(line)
+                read.put(None)
+            except BaseException as error:  # which whoever asked for the lines is to see
+                read.put(error)
+
+        threading.Thread(target=reads_ahead, daemon=True).start()
+        last: str | None | BaseException = ""
+        while isinstance(last, str):
+            window: list[str] = []
+            until: float | None = None
+            with contextlib.suppress(queue.Empty):
+                while len(window) < size and isinstance(last := read.get(timeout=until and max(until - time.monotonic(), 0)), str):
+                    window.append(last)
+                    until = until or time.monotonic() + PATIENCE
+            if window:
+                yield window
+        if last is not None:
+            raise last
+
+
+def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
+    """Return lines as :class:`Arriving` where ``place`` is standard input and no file; as they are otherwise."""
+    return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
+
+
+def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield ``size`` texts at a time, and of :class:`Arriving` ones those that are there."""
+    if isinstance(texts, Arriving):
+        yield from texts.windows(size)
+        return
+    remaining = iter(texts)
+    while window := list(itertools.islice(remaining, size)):
+        yield window

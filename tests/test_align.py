@@ -63,6 +63,8 @@ def test_links_of_lines_with_error_rate_and_drawing(run, tmp_path, capsys):
     lines = out.split("\n")
     assert len(lines) == 4 and not lines[1] and len(lines[0].split()) == len(sentence("ru", 1).split())
     assert "alignment error rate" in err and files[3].read_text().startswith("<svg")
+    assert cli.main(arguments[:-2]) == 2
+    assert "Remedy: give --languages SOURCE-TARGET, of en, ru, hi" in capsys.readouterr().err
     files[1].write_text(f"{sentence('ru', 1)}\n")
     assert cli.main(arguments) == 2
     assert "ru.txt: the file ends before line 2" in capsys.readouterr().err

@@ -45,6 +45,27 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_workdir_that_is_a_file_is_one_line(below, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for verb in ("train", "prepare", "sweep"):
+        assert main([verb, "--config", "configs/demo.py", "--workdir", str(file / below)]) == 2
+        assert capsys.readouterr().err == (
+            f"mlm-jax: error: {file}: this is a file, where the workdir is to be. Remedy: give another --workdir\n"
+        )
+
+
+def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("mlm_jax.training.loop.train", lambda config, workdir: given.append(config.checkpoint.init))
+    file = tmp_path / "c.py"
+    file.write_text("from mlm_jax.config import default_config\ndef get_config():\n    c = default_config()\n"
+                    "    c.checkpoint.init = {'from': 'old', 'exclude': ('decoder/.*',)}\n    return c\n")  # fmt: skip
+    assert main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--init-from", "runs/1"]) == 0
+    assert given == [{"from": "runs/1", "exclude": ("decoder/.*",)}]
+
+
 @pytest.mark.parametrize("arguments", ["--language en a b", "a --language en b", "a b --language en"])
 def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, capsys):
     found = []

@@ -44,6 +44,13 @@ def test_a_typo_names_file_line_and_neighbour(tmp_path):
         load_config(file)
 
 
+def test_a_relative_path_names_the_line_too(tmp_path, monkeypatch):
+    write(tmp_path, "    c.stepz = 3\n    return c\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^c\.py:4: unknown config key 'stepz'"):
+        load_config("c.py")
+
+
 def test_overrides_and_arguments(tmp_path):
     file = write(tmp_path, "    c.data.store = argument\n    return c\n")
     config = load_config(f"{file}:here", ("model.width=64", "tasks.mlm.rows=8", "optimizer.name=lion"))
@@ -116,6 +123,9 @@ def test_an_error_of_any_room_that_names_a_key_names_the_line_that_set_it(tmp_pa
         f"{file}:5: config.optimizer.warmup_steps is more than steps. Remedy: shorten it"
     )
     assert str(located(found, file, ("optimizer.warmup_steps=9",))) == str(found)  # the command line did
+    several = UserError("optimizer.warmup_steps=9 and optimizer.decay_steps=5 are more than steps")
+    assert str(located(several, file)).startswith(f"{file}:5: ")
+    assert str(located(several, file, ("optimizer.decay_steps=5",))) == str(several)  # one of several keys will do
     elsewhere = UserError("training.ema is 2", file="other.py")
     assert str(located(elsewhere, file)) == "other.py: training.ema is 2"
     assert str(located(UserError("no files match 'text/de.txt'"), file)) == "no files match 'text/de.txt'"

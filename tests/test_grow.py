@@ -203,22 +203,25 @@ def test_renamed_weights_are_told_apart_by_their_place_in_the_old_model():
     np.testing.assert_array_equal(found["encoder/1" + ending], params["encoder/0" + ending])
 
 
-def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys):
-    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
+def grow_and_train(old, tasks, make_batch, folder, capsys):
+    """Add Greek to a run with drawn weights, and train three steps by the config that ``mlm-jax grow`` prints.
+
+    Returns the arguments, the old run's model and parameters, the new facts and program, and parameters before and after.
+    """
     graphdef, params = create(old, seed=1)
-    checkpoints = Checkpoints(tmp_path / "run", old.config, old.vocabulary, old.languages, {})
+    checkpoints = Checkpoints(folder / "run", old.config, old.vocabulary, old.languages, {})
     checkpoints.save(3, {"params": jax.tree.map(jnp.asarray, params)})
     checkpoints.wait()
-    (tmp_path / "el.txt").write_text("\n".join(GREEK))
-    arguments = ["grow", str(tmp_path / "run"), "--language", "el", "--text", str(tmp_path / "el.txt")]
-    assert cli.main([*arguments, "--pieces", "40", "--out", str(tmp_path / "grown")]) == 0
-    grown = Vocabulary.load(tmp_path / "grown")
+    (folder / "el.txt").write_text("\n".join(GREEK))
+    arguments = ["grow", str(folder / "run"), "--language", "el", "--text", str(folder / "el.txt")]
+    assert cli.main([*arguments, "--pieces", "40", "--out", str(folder / "grown")]) == 0
+    grown = Vocabulary.load(folder / "grown")
 
     config = old.config
     scope = {"config": config}
     for line in capsys.readouterr().out.splitlines()[1:]:  # what it says to write into a config is what works
         exec(line.strip(), scope)
-    config.tasks = {"mlm": {"objective": "mlm", "rows": 4, "length": 16}}
+    config.tasks = tasks
     config.optimizer.warmup_steps, config.optimizer.decay_steps, config.optimizer.learning_rate = 0, 1, 0.1
     assert config.languages == ("en", "de", "el")
     program = build_program(config, make_context(grown, config.languages, config), config.languages, one_device(config))
@@ -226,11 +229,21 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
     before = initialise_from(program.initialise().params, config.checkpoint.init, new)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.state)._replace(params=before)
     start = jax.device_get(before)
-    step = make_train_step(program)
-    rows = document_rows([np.array(grown.encode(line)) for line in GREEK], [2] * 60, DocumentBatch(np.arange(4), 4, 16), 0)
+    step, batch = make_train_step(program), make_batch(grown)
     for _ in range(3):
-        state = step(state, to_devices({"mlm": {"inputs": rows}}, program.mesh))
-    after = jax.device_get(state.params)
+        state = step(state, to_devices(batch, program.mesh))
+    return arguments, graphdef, params, new, program, start, jax.device_get(state.params)
+
+
+def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys):
+    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
+
+    def batch(grown):
+        documents = [np.array(grown.encode(line)) for line in GREEK]
+        return {"mlm": {"inputs": document_rows(documents, [2] * 60, DocumentBatch(np.arange(4), 4, 16), 0)}}
+
+    tasks = {"mlm": {"objective": "mlm", "rows": 4, "length": 16}}
+    arguments, graphdef, params, new, program, start, after = grow_and_train(old, tasks, batch, tmp_path, capsys)
     for language in ("en", "de"):
         size = old.vocabulary.size
         kept = logits(new, program.graphdef, after, LATIN[:3], language, size)
@@ -248,6 +261,35 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
     (tmp_path / "el.txt").write_text("\n")
     assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 2
     assert "el.txt: there is no text in it" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
+def test_translating_in_both_directions_leaves_the_old_languages_decoders_as_they_are(tmp_path, capsys):
+    """English is written too, and German's weights are used by nothing: only Greek's move."""
+    own, shared = {"layers": 1, "weights": "target_language"}, {"layers": 1, "weights": "shared", "adapter": 4}
+    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "source_language"}, decoder=(own, shared))
+
+    def batch(grown):
+        lines, languages = [*LATIN[:4], *GREEK[:4]], [0] * 4 + [2] * 4
+        tokens = [grown.language_ids["en"], grown.language_ids["de"], grown.language_ids["el"]]
+        documents = [np.array([tokens[n], *grown.encode(line)]) for line, n in zip(lines, languages)]
+        rows = lambda order: document_rows([documents[n] for n in order], [languages[n] for n in order], whole, 0)  # noqa: E731
+        whole = DocumentBatch(np.arange(8), 8, 16)
+        return {"translation": {"inputs": rows(range(8)), "targets": rows((*range(4, 8), *range(4)))}}
+
+    tasks = {"translation": {"objective": "translation", "rows": 8, "length": 16}}
+    *_, new, _, start, after = grow_and_train(old, tasks, batch, tmp_path, capsys)
+    _, _, axes = model_room.abstract(new.config, vocabulary_size=new.vocabulary.size, languages=new.languages)
+    axes = {"/".join(entry.key for entry in path): names for path, names in jax.tree_util.tree_leaves_with_path(
+        axes, is_leaf=lambda node: isinstance(node, tuple))}  # fmt: skip
+    moved, start = set(), flat(start)
+    for name, leaf in flat(after).items():
+        of_old, by_language = ..., "groups" in axes[name]
+        if by_language or "vocabulary" in axes[name]:
+            at = axes[name].index("groups" if by_language else "vocabulary")
+            of_old = (*[slice(None)] * at, slice(2 if by_language else old.vocabulary.size))
+        np.testing.assert_array_equal(leaf[of_old], start[name][of_old], err_msg=name)
+        moved |= {name.partition("/layers")[0]} if (leaf != start[name]).any() else set()
+    assert moved == {"embedding", "output_bias", "encoder/0", "decoder/0", "decoder/1"}
 
 
 def one_device(config):

@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from mlm_jax.errors import UserError
 class Words:
     """A model that embeds a sentence of numbers as the bag of its numbers, whatever the digits are called."""
 
-    languages = ("en", "hi")
+    languages, needs_language = ("en", "hi"), True
 
     def __init__(self, place):
         pass
@@ -87,4 +89,11 @@ def test_a_missing_file_is_named(texts):
 def test_languages_are_a_pair_that_the_model_knows(texts):
     with pytest.raises(UserError, match="'en-de' is not a pair of the model's languages, en, hi"):
         mine.mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-de")
-    assert mine.split_pair("zh-Hans-de", ("de", "zh-Hans")) == ("zh-Hans", "de")
+    with pytest.raises(UserError, match="Remedy: give --languages SOURCE-TARGET, of en, hi"):
+        mine.mine_command("run", str(texts / "en"), str(texts / "hi"))
+
+
+def test_codes_of_a_pair_may_hold_hyphens():
+    model = types.SimpleNamespace(languages=("de", "zh-Hans"), needs_language=False)
+    assert mine.pair_codes("zh-Hans-de", model) == ("zh-Hans", "de")
+    assert mine.pair_codes(None, model) == (None, None)

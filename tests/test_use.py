@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 import warnings
 
 import jax
@@ -13,7 +14,7 @@ from mlm_jax.cli import main
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.training.checkpoint import Checkpoints
-from mlm_jax.use import Model, embed_command, encode_masked, fill_mask_command, read_lines
+from mlm_jax.use import Arriving, Model, arriving, embed_command, encode_masked, fill_mask_command, read_lines, windows
 from tests.evaluation import runs
 
 LONG = " ".join(runs.words("en")) + " end"  # than the model takes
@@ -274,3 +275,27 @@ def test_a_model_trained_elsewhere_uses_the_attention_of_this_machine(run):
     loaded = load_parameters(run[0])
     loaded.config.model.attention = "splash"
     assert Model(loaded).embed(["a"], language="en").shape == (1, 32)
+
+
+def test_lines_that_have_come_are_not_kept_waiting():
+    more = threading.Event()
+
+    def lines():
+        yield from ("a", "", "b")
+        assert more.wait(60)
+        yield "c"
+        raise UserError("not UTF-8")
+
+    found = windows(Arriving(lines()), 10)
+    seen = next(found)
+    assert seen  # before there is more
+    more.set()
+    with pytest.raises(UserError, match="not UTF-8"):
+        for window in found:
+            seen += window
+    assert seen == ["a", "", "b", "c"]
+    for source in (Arriving(iter("abcde")), iter("abcde")):
+        together = list(windows(source, 2))
+        assert "".join(map("".join, together)) == "abcde" and max(map(len, together)) == 2
+    lines = iter("ab")
+    assert arriving(lines, "file.txt") is lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,19 +21,20 @@ from mlm_jax.generation.synthetic import (
     write_provenance,
 )
 from mlm_jax.generation.translate import Search, load_translator
-from mlm_jax.use import load, read_lines, writing
+from mlm_jax.use import arriving, load, read_lines, writing
 
 
-def translate_command(place: str | Path, *, target: str, source: str | None = None, input: str = "-",
+def translate_command(place: str | Path, *, target: str | Sequence[str], source: str | None = None, input: str = "-",
                       output: str = "-", search: Search | None = None) -> None:  # fmt: skip
     """Translate each line of a text into a line, in order; an empty line stays empty.
 
-    With ``search.count`` > 1 each translation is a line ``number TAB score TAB text``, numbers of input lines from 1.
-    What was cut short or left empty is counted on standard error.
+    Several languages are as many columns with tabs between them. With ``search.count`` > 1 each translation is a line
+    ``number TAB score TAB text``, numbers of input lines from 1. Lines that are typed or piped in are answered as they
+    come. What was cut short or left empty is counted on standard error.
 
     Args:
       place: a workdir or one of its checkpoints.
-      target: language to translate into.
+      target: language to translate into, or several.
       source: language of the text; None if the encoder makes no difference.
       input: a text file in UTF-8, a sentence a line; "-" is standard input.
       output: a text file, which appears when it is whole, or "-".
@@ -43,19 +44,31 @@ def translate_command(place: str | Path, *, target: str, source: str | None = No
       UserError: the model has no decoder or does not know a language; a file cannot be read or written.
     """
     search = search or Search()
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    if not targets:
+        raise UserError("no language to translate into was named", remedy="give --to LANGUAGE")
+    if len(targets) > 1 and search.count > 1:
+        raise UserError("--n-best is for translations into one language", remedy="name one language, or leave out --n-best")
     translator = load_translator(place)
-    counts = Counter(lines=0)
+    counts, row = Counter(lines=0), list[str]()
     with writing(output) as file, _counting("translating", read_lines(input)) as lines:
-        found = translator.stream(lines, target_language=target, source_language=source, search=search, counts=counts)
-        for number, (_, translation) in enumerate(found, start=1):
+        found = translator.stream(arriving(lines, input), target_language=targets, source_language=source, search=search,
+                                  counts=counts)  # fmt: skip
+        for text, translation in found:
+            if len(row) == 0:
+                counts["lines"] += 1
+                counts["empty"] += not text.strip()
+            row.append(one_line(translation.text))
+            counts["with an empty translation"] += bool(text.strip()) and not row[-1]
+            counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
             if search.count > 1:
                 for hypothesis in translation.hypotheses:
-                    print(number, f"{hypothesis.score:.4f}", one_line(hypothesis.text), sep="\t", file=file)
-            else:
-                print(one_line(translation.text), file=file)
-            counts["lines"] += 1
-            counts["empty"] += not translation.hypotheses
-            counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
+                    print(counts["lines"], f"{hypothesis.score:.4f}", one_line(hypothesis.text), sep="\t", file=file)
+            elif len(row) == len(targets):
+                print(*row, sep="\t", file=file)
+            if len(row) == len(targets):
+                row.clear()
+                file.flush()  # for whoever waits at the other end of a pipe
     _report(counts)
 
 
@@ -83,8 +96,8 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
             print(first, second, sep="\t", file=file)
         if not counts["kept"]:
             raise UserError(f"no pair was kept ({_described(counts)})", remedy="lower --margin, or train the model longer")
-        facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
-        write_provenance(output, facts)
+    facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
+    write_provenance(output, facts)  # not sooner: it says how a corpus that is there was made
     _report(counts)
     print(f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made', file=sys.stderr)
 

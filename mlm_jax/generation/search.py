@@ -37,16 +37,16 @@ def take_rows(cache: Any, index: jax.Array) -> Any:
 
 
 def greedy(step: Step, cache: Any, starts: jax.Array, *, length: int, stop: tuple[int, ...], pad_id: int = 0,
-           forbidden: jax.Array | None = None) -> Hypotheses:  # fmt: skip
+           forbidden: jax.Array | None = None, active: jax.Array | None = None) -> Hypotheses:  # fmt: skip
     """Write the likeliest token at every position; arguments and scores as in :func:`sample`."""
     keys = jax.random.split(jax.random.key(0), starts.shape[0])  # drawn from by nothing at temperature 0
-    options: dict[str, Any] = {"length": length, "stop": stop, "pad_id": pad_id, "forbidden": forbidden}
+    options: dict[str, Any] = {"length": length, "stop": stop, "pad_id": pad_id, "forbidden": forbidden, "active": active}
     return sample(step, cache, starts, keys, temperature=0.0, **options)
 
 
 def sample(step: Step, cache: Any, starts: jax.Array, keys: jax.Array, *, length: int, stop: tuple[int, ...],
            pad_id: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-           forbidden: jax.Array | None = None) -> Hypotheses:  # fmt: skip
+           forbidden: jax.Array | None = None, active: jax.Array | None = None) -> Hypotheses:  # fmt: skip
     """Draw one text a row; what a row draws depends on its own key only, not on its neighbours.
 
     Args:
@@ -61,16 +61,18 @@ def sample(step: Step, cache: Any, starts: jax.Array, keys: jax.Array, *, length
       top_k: draw among the k likeliest tokens only (Fan et al. 2018); 0 is all.
       top_p: draw among the likeliest tokens that make up this share of the probability (Holtzman et al. 2020).
       forbidden: ``[vocabulary]`` bool, tokens that are never written.
+      active: ``[rows]`` bool, rows whose texts matter: the search ends when theirs have; None is all.
 
     Returns:
       one hypothesis a row; its score is Σ log P of the tokens under the model, at temperature 1.
     """
     rows = starts.shape[0]
     ends = jnp.asarray(stop, jnp.int32)
+    awaited = jnp.ones(rows, bool) if active is None else active
 
     def unfinished(state: tuple) -> jax.Array:
         position, _, _, _, lengths, _ = state
-        return (position < length) & (lengths == 0).any()
+        return (position < length) & ((lengths == 0) & awaited).any()
 
     def write(state: tuple) -> tuple:
         position, tokens, last, scores, lengths, cache = state
@@ -114,7 +116,7 @@ class Beams(NamedTuple):
 
 def beam_search(step: Step, cache: Any, starts: jax.Array, *, beams: int, length: int, stop: tuple[int, ...],
                 pad_id: int = 0, count: int = 1, length_penalty: float = 1.0, forbidden: jax.Array | None = None,
-                reorder: Callable[[Any, jax.Array], Any] = take_rows) -> Hypotheses:  # fmt: skip
+                active: jax.Array | None = None, reorder: Callable[[Any, jax.Array], Any] = take_rows) -> Hypotheses:  # fmt: skip
     """Keep the ``beams`` likeliest texts at every position and return the best that ended.
 
     A text that reaches ``length`` counts as ended. A row is done when no text that goes on can still beat its worst
@@ -131,6 +133,7 @@ def beam_search(step: Step, cache: Any, starts: jax.Array, *, beams: int, length
       count: texts to return of each row, at most ``beams``.
       length_penalty: α of the score Σ log P / lengthᵅ (the stop token counted); 0 prefers short texts.
       forbidden: ``[vocabulary]`` bool, tokens that are never written.
+      active: ``[rows]`` bool, rows whose texts matter: the search ends when theirs have; None is all.
       reorder: (cache, index ``[rows · beams]``) → cache whose row r is the given one's row ``index[r]``.
 
     Raises:
@@ -140,13 +143,14 @@ def beam_search(step: Step, cache: Any, starts: jax.Array, *, beams: int, length
         raise ValueError(f"{count} texts cannot be returned from {beams} beams")
     rows = starts.shape[0]
     ends = jnp.asarray(stop, jnp.int32)
+    awaited = jnp.ones(rows, bool) if active is None else active
     score = lambda log_probabilities, size: log_probabilities / jnp.asarray(size, jnp.float32) ** length_penalty  # noqa: E731
 
     def unfinished(state: Beams) -> jax.Array:
         # log P only falls: with α > 0 a text does best by being as long as it may, otherwise by ending at once.
         size = length if length_penalty > 0 else state.position + 1
         best_to_come = score(state.log_probabilities.max(axis=1), size)  # [rows]
-        return (state.position < length) & (best_to_come > state.finished.scores.min(axis=1)).any()
+        return (state.position < length) & ((best_to_come > state.finished.scores.min(axis=1)) & awaited).any()
 
     def write(state: Beams) -> Beams:
         last = jnp.where(state.position == 0, starts[:, None], state.tokens[:, :, state.position - 1])  # [rows, beams]

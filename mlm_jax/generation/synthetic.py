@@ -21,7 +21,7 @@ from mlm_jax import __version__
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.retrieval import NEIGHBOURS, nearest_neighbours, normalize, ratio_margin
 from mlm_jax.generation.translate import Search, Translator
-from mlm_jax.use import Model
+from mlm_jax.use import Model, writing
 
 KINDS = ("back", "forward")
 WINDOW = 4096  # pairs whose neighbourhoods are searched together
@@ -41,7 +41,7 @@ class Recipe:
       tag: put before back-translations, so that a model can tell them from real text.
 
     Raises:
-      UserError: the kind is unknown, or nothing names the text's language.
+      UserError: the kind is unknown, nothing names the text's language, or the search is for several translations.
     """
 
     kind: str
@@ -56,6 +56,8 @@ class Recipe:
             raise UserError(f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward")
         if self.source_language is None:
             raise UserError("a synthetic corpus needs to know the language of its text", remedy="give --from")
+        if self.search.count > 1:
+            raise UserError("a synthetic corpus takes the best translation of each text", remedy="leave out --n-best")
 
     @property
     def pair(self) -> str:
@@ -110,7 +112,7 @@ def pair_margins(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
     Args:
       sources: ``[pairs, width]`` embeddings.
-      targets: ``[pairs, width]``, row i that of the other side of pair i.
+      targets: ``[pairs, width]``, row i that of the other side of pair i; a single pair has no neighbours, and margin 1.
     """
     sources, targets = normalize(sources), normalize(targets)
     k = NEIGHBOURS["ratio_margin"]
@@ -152,7 +154,8 @@ def provenance_file(corpus: str | Path) -> Path:
 
 def write_provenance(corpus: str | Path, facts: dict[str, Any]) -> None:
     """Write a corpus's provenance beside it."""
-    provenance_file(corpus).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(str(provenance_file(corpus))) as file:
+        file.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def one_line(text: str) -> str:
@@ -164,6 +167,9 @@ def _near_enough(encoder: Model, pairs: list[tuple[str, str]], recipe: Recipe,
                  counts: Counter[str]) -> list[tuple[str, str]]:  # fmt: skip
     if not pairs or not recipe.margin:
         return pairs
+    if len(pairs) == 1:  # its margin would be 1, whatever it says
+        counts["dropped: without neighbours to be judged by"] += 1
+        return []
     languages = (recipe.source_language, recipe.target_language)
     sides = (encoder.embed(list(side), language=code) for side, code in zip(zip(*pairs), languages))
     margins = pair_margins(*sides)

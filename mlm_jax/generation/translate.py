@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
 from mlm_jax.config_check import longest_row
-from mlm_jax.errors import UserError
+from mlm_jax.data.languages import pair_languages
+from mlm_jax.data.vocabulary import WORD
+from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
-from mlm_jax.use import CUT, Model
+from mlm_jax.use import CUT, Model, windows
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
@@ -34,7 +37,7 @@ class Search:
     """How to search for a translation.
 
     Attributes:
-      beams: hypotheses that are kept at each position; 1 is greedy.
+      beams: hypotheses that are kept at each position; 1 is greedy; draws have none.
       count: translations of each text, at most ``beams`` unless they are drawn.
       length_penalty: α of the score Σ log P / lengthᵅ.
       temperature: above 0, translations are drawn instead of searched for.
@@ -42,6 +45,7 @@ class Search:
       top_p: draw among the likeliest pieces that make up this share of the probability.
       seed: of the draws.
       length: most tokens of a translation; 0 is twice those of the text's batch and 16 more.
+      stop: pieces of the vocabulary, with or without a space before them, that end a translation as well and stay in it.
 
     Raises:
       UserError: a value cannot be.
@@ -55,12 +59,19 @@ class Search:
     top_p: float = 1.0
     seed: int = 0
     length: int = 0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.beams < 1 or self.count < 1 or self.top_k < 0 or self.length < 0 or self.temperature < 0:
-            raise UserError("beams and n-best are numbers from 1, temperature, top-k and length from 0")
+        if self.beams < 1 or self.count < 1 or self.top_k < 0 or self.length < 0:
+            raise UserError("beams and n-best are numbers from 1, top-k and length from 0")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}, not a number from 0")
+        if not math.isfinite(self.length_penalty):
+            raise UserError(f"length-penalty is {self.length_penalty}, not a number")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}, not a share above 0 and at most 1")
+        if (self.top_k or self.top_p < 1) and not self.temperature:
+            raise UserError("top-k and top-p restrict draws, and nothing is drawn at temperature 0", remedy="add --temperature 1")
         if self.count > self.beams and not self.temperature:
             raise UserError(
                 f"{self.beams} beams cannot give {self.count} translations", remedy="raise --beams, or set --temperature"
@@ -99,6 +110,27 @@ class Translation(NamedTuple):
         return self.hypotheses[0].text if self.hypotheses else ""
 
 
+def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the languages that a config's tasks train the decoder to write; () where it names no data, as an import.
+
+    Args:
+      config: of the run.
+      languages: its codes.
+    """
+    data, written = config.data, dict[str, None]()
+    streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
+    for entry in config.tasks.values():
+        named = entry.get("data", ())
+        for name in (named,) if isinstance(named, str) else named or streams:
+            code = streams.get(name, name)
+            pair = pair_languages(code, languages)
+            if entry["objective"] == "translation":
+                written |= dict.fromkeys(pair[1:] if entry.get("directions") == "forward" else pair)
+            elif entry["objective"] == "denoising" and code in languages:
+                written[code] = None
+    return tuple(code for code in languages if code in written)
+
+
 def load_translator(place: str | Path) -> Translator:
     """Load a model to translate with: a workdir (its last whole checkpoint) or one of its checkpoints.
 
@@ -133,7 +165,7 @@ class Translator(Model):
         self._forbidden[self.vocabulary.eos_id] = False
         self._task = first_task(self.config.tasks, "translation")
         self._indexed = by_language((*self.config.model.encoder, *self.config.model.decoder))
-        self._run = jax.jit(self._search, static_argnames=("length", "search", "alike"))
+        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "alike"))
 
     def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],
                   source_language: str | Sequence[str] | None = None, search: Search = Search()) -> list[Translation]:  # fmt: skip
@@ -148,20 +180,23 @@ class Translator(Model):
           search: how.
 
         Raises:
-          UserError: a language is unknown, or the encoder needs to be told the texts' language.
+          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs to be told the
+            texts' language.
         """
         counts: Counter[str] = Counter()
+        if isinstance(texts, str):
+            raise TypeError("translate takes a sequence of texts; put a single one into a list")
         translations = self._translate(texts, target_language, source_language, search, 0, counts)
         self._warn_of_cuts(counts)
         return translations
 
-    def stream(self, texts: Iterable[str], *, target_language: str, source_language: str | None = None,
+    def stream(self, texts: Iterable[str], *, target_language: str | Sequence[str], source_language: str | None = None,
                search: Search = Search(), counts: Counter[str] | None = None) -> Iterator[tuple[str, Translation]]:  # fmt: skip
         """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
 
         Args:
-          texts: what to translate.
-          target_language: of all translations.
+          texts: what to translate; of :func:`~mlm_jax.use.arriving` lines those that are there are not kept waiting.
+          target_language: of all translations; of several languages, each text comes once with each, in their order.
           source_language: of all texts; None if the encoder makes no difference.
           search: how.
           counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
@@ -169,10 +204,13 @@ class Translator(Model):
         Raises:
           UserError: as :meth:`translate`.
         """
-        remaining, first, counted = iter(texts), 0, Counter() if counts is None else counts
-        while window := list(itertools.islice(remaining, WINDOW)):
-            yield from zip(window, self._translate(window, target_language, source_language, search, first, counted))
-            first += len(window)
+        languages = [target_language] if isinstance(target_language, str) else list(target_language)
+        first, counted = 0, Counter[str]() if counts is None else counts
+        for window in windows(texts, WINDOW):
+            repeated, cut = [text for text in window for _ in languages], Counter[str]()
+            yield from zip(repeated, self._translate(repeated, languages * len(window), source_language, search, first, cut))
+            first += len(repeated)
+            counted[CUT] += cut[CUT] // len(languages)
         if counts is None:
             self._warn_of_cuts(counted)
 
@@ -183,8 +221,9 @@ class Translator(Model):
         targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
-        target_index = {code: self._language_index(code) for code in dict.fromkeys(targets)}
-        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language)
+        target_index = {code: self._target_index(code) for code in dict.fromkeys(targets)}
+        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language, "source_language= or --from")
+        stop = (self.vocabulary.eos_id, *(piece for text in search.stop for piece in self._pieces_of(text)))
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
         for filled, alike in self._groups(texts, index, targets):
@@ -199,11 +238,21 @@ class Translator(Model):
                 places = np.zeros(batch.rows, np.int32)
                 places[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
-                found = self._run(self.params, rows, target, places, length=length, search=search, alike=alike)
+                found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop,
+                                  alike=alike)  # fmt: skip
                 found = jax.device_get(found)
                 for row, number in enumerate(numbers):
-                    translations[number] = self._texts(found, row)
+                    translations[number] = self._texts(found, row, stop)
         return translations
+
+    def _target_index(self, code: str) -> int:
+        index = self._language_index(code, "target_language= or --to")
+        written = written_languages(self.config, self.languages)
+        # Weights that the run began with may have been trained on other data, which its config does not tell.
+        if written and code not in written and not self.config.checkpoint.init:
+            raise UserError(f"no task of this model has trained its decoder to write {code!r}",
+                            remedy=f"translate into {', '.join(written)}, or train on pairs with {code}")  # fmt: skip
+        return index
 
     def _groups(self, texts: Sequence[str], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], bool]]:
         """Return numbers of texts to share batches, and whether they are alike; empty texts are left out.
@@ -219,20 +268,33 @@ class Translator(Model):
             groups.setdefault((int(index[number]), targets[number]), []).append(number)
         return [(numbers, True) for numbers in groups.values()]
 
-    def _texts(self, found: Hypotheses, row: int) -> Translation:
+    def _pieces_of(self, text: str) -> list[int]:
+        """Return the pieces that are this text, with or without a space before them.
+
+        Raises:
+          UserError: there is none.
+        """
+        pieces = self.vocabulary.pieces(range(self.vocabulary.size))
+        found = [index for index, piece in enumerate(pieces) if piece in (text, WORD + text)]
+        if not found:
+            raise UserError(f"{text!r} is no piece of the vocabulary, and cannot stop a translation{nearest(text, pieces)}",
+                            remedy="give a single piece, such as a full stop")  # fmt: skip
+        return found
+
+    def _texts(self, found: Hypotheses, row: int, stop: tuple[int, ...]) -> Translation:
         """Turn a row's hypotheses into text, the best first."""
         order = np.argsort(-found.scores[row], kind="stable")
         hypotheses = []
         for place in order:
             tokens = found.tokens[row, place, : found.lengths[row, place]].tolist()
             if tokens:  # fewer than ``count`` can be written in very few tokens
-                ended = tokens[-1] == self.vocabulary.eos_id
+                ended = tokens[-1] in stop
                 score = float(found.scores[row, place])
                 hypotheses.append(Hypothesis(self.vocabulary.decode(tokens), score, ended, tuple(tokens)))
         return Translation(tuple(hypotheses))
 
     def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int, search: Search,
-                alike: bool) -> Hypotheses:  # fmt: skip
+                stop: tuple[int, ...], alike: bool) -> Hypotheses:  # fmt: skip
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
         which: dict[str, Any] = {"task": self._task, "alike": alike}
@@ -246,12 +308,14 @@ class Translator(Model):
             return model.logits(model.decoder_head(hidden)), cache.written
 
         starts = jnp.asarray(self._context.language_starts)[target]
-        options: dict[str, Any] = {"length": length, "stop": (self.vocabulary.eos_id,), "pad_id": self.vocabulary.pad_id,
-                                   "forbidden": jnp.asarray(self._forbidden)}  # fmt: skip
+        forbidden = self._forbidden & ~np.isin(np.arange(self.vocabulary.size), stop)
+        active = (rows.segment_ids > 0).any(axis=1)  # rows that only fill the batch are not waited for
+        options: dict[str, Any] = {"length": length, "stop": stop, "pad_id": self.vocabulary.pad_id,
+                                   "forbidden": jnp.asarray(forbidden)}  # fmt: skip
         if search.beams > 1 and not search.temperature:
             return beam_search(step, start.written, starts, beams=search.beams, count=search.count,
-                               length_penalty=search.length_penalty, **options)  # fmt: skip
-        starts = jnp.repeat(starts, search.rows)
+                               length_penalty=search.length_penalty, active=active, **options)  # fmt: skip
+        starts, options["active"] = jnp.repeat(starts, search.rows), jnp.repeat(active, search.rows)
         if search.temperature:
             seed = jax.random.key(search.seed)
             keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(seed, place), search.count))(places)

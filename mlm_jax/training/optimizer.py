@@ -71,10 +71,10 @@ def frozen_parameters(config: ConfigDict, params: Any) -> Any:
 
 
 def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, int]:
-    """Return {parameter path: pieces} where ``config.optimizer`` freezes the rows of the vocabulary's first pieces only.
+    """Return {parameter path: rows} where ``config.optimizer`` freezes the first rows only: pieces, or languages' own weights.
 
     Raises:
-      UserError: such a parameter has no rows of the vocabulary, or not as many.
+      UserError: such a parameter is neither of the vocabulary nor indexed by language, or has not as many rows.
     """
     rows = {}
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
@@ -82,19 +82,25 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
         name = path_name(path)
         if isinstance(value, bool):
             continue
-        if "vocabulary" not in axes_of[name]:
-            raise UserError(f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary",
-                            remedy="freeze it whole (True) or not at all (False)")  # fmt: skip
-        if not 0 < value < leaf.shape[axes_of[name].index("vocabulary")]:
+        axis = _row_axis(axes_of[name])
+        if axis is None:
+            raise UserError(f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary or of "
+                            "languages", remedy="freeze it whole (True) or not at all (False)")  # fmt: skip
+        if not 0 < value < leaf.shape[axis]:
             raise UserError(f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}",
                             remedy="name at most as many rows as there are")  # fmt: skip
         rows[name] = int(value)
     return rows
 
 
+def _row_axis(axes: Axes) -> int | None:
+    """Return the axis of what can be frozen in part: the pieces of the vocabulary, or the slices of indexed weights."""
+    return next((axis for axis, name in enumerate(axes) if name in ("vocabulary", "groups")), None)
+
+
 def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
                     axes_of: dict[str, Axes]) -> optax.GradientTransformation:  # fmt: skip
-    """Leave the rows of the vocabulary's first pieces as they are, bit for bit, and out of the gradient's norm.
+    """Leave the first pieces' or languages' rows as they are, bit for bit, and out of the gradient's norm.
 
     Args:
       inner: the optimizer.
@@ -109,7 +115,8 @@ def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
             name = path_name(path)
             if name not in rows:
                 return leaf
-            axis = axes_of[name].index("vocabulary")
+            axis = _row_axis(axes_of[name])
+            assert axis is not None  # :func:`frozen_rows` has seen to it
             later = jnp.arange(leaf.shape[axis]) >= rows[name]
             return jnp.where(jnp.expand_dims(later, [a for a in range(leaf.ndim) if a != axis]), leaf, 0)
 

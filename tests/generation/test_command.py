@@ -1,4 +1,6 @@
+import io
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,11 @@ import pytest
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
+from mlm_jax.generation.command import translate_command
 from mlm_jax.generation.synthetic import one_line
 from mlm_jax.generation.translate import Search, load_translator
 from mlm_jax.training.checkpoint import Checkpoints
+from mlm_jax.use import Arriving
 from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
 
 
@@ -64,9 +68,44 @@ def test_a_translation_with_line_ends_is_one_line(run, text, tmp_path, monkeypat
         assert {line.partition(" ")[2] for line in written if line} == {"tokens"}
 
 
+def test_languages_are_columns_and_empty_translations_are_counted(run, text, monkeypatch, capsys):
+    monkeypatch.setattr("mlm_jax.data.vocabulary.Vocabulary.decode", lambda self, ids: "" if ids[0] % 2 else "x")
+    options = ["--from", "en", "--input", str(text), "--length", "4", "--beams", "1"]
+    columns = []
+    for to in ("ru", "hi", "ru,hi"):
+        assert cli.main(["translate", str(run), "--to", to, *options]) == 0
+        out, err = capsys.readouterr()
+        columns.append(out.split("\n")[:-1])
+        assert err.startswith("16 lines, 1 empty, ")
+        empty = sum(cell == "" for line in columns[-1] for cell in line.split("\t")) - to.count(",") - 1
+        assert f"{empty} with an empty translation" in err
+    assert columns[2] == ["\t".join(both) for both in zip(*columns[:2])]
+
+
+def test_a_line_is_answered_before_the_next_one_is_there(run, monkeypatch):
+    answered, waited = threading.Event(), []
+
+    class Out(io.StringIO):
+        def flush(self):
+            if self.getvalue():
+                answered.set()
+
+    def lines(place):
+        yield sentence("en", 0)
+        waited.append(answered.wait(120))
+        yield sentence("en", 1)
+
+    out = Out()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("mlm_jax.generation.command.read_lines", lines)
+    monkeypatch.setattr("mlm_jax.generation.command.arriving", lambda lines, place: Arriving(lines))
+    translate_command(run, target="ru", source="en", search=Search(beams=1, length=4))
+    assert waited == [True] and out.getvalue().count("\n") == 2
+
+
 def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsys):
     out = tmp_path / "back.tsv"
-    arguments = ["translate", str(run), "--to", "ru", "--input", str(text), "--length", "16", "--beams", "1"]
+    arguments = ["translate", str(run), "--to", "ru", "--input", str(text), "--length", "16"]
     synthetic = ["--synthetic", "back", "--from", "en", "--output", str(out)]
     assert cli.main([*arguments, *synthetic, "--margin", "9"]) == 2
     assert "no pair was kept" in capsys.readouterr().err and not list(tmp_path.glob("back*"))
@@ -81,10 +120,17 @@ def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsy
 
 @pytest.mark.parametrize("arguments, message", [
     (["--to", "fr"], "does not know the language 'fr'"),
-    (["--to", "ru"], "must be told which one"),
+    (["--to", "ru"], "must be told which one this is. Remedy: give source_language= or --from: one of en, ru, hi"),
     (["--to", "ru", "--from", "en", "--beams", "0"], "beams and n-best are numbers from 1"),
     (["--to", "ru", "--from", "en", "--synthetic", "back"], "is a .tsv file"),
     (["--to", "ru", "--synthetic", "back", "--output", "x.tsv"], "give --from"),
+    (["--to", "ru,hi", "--synthetic", "back", "--output", "x.tsv", "--from", "en"], "name one language after --to"),
+    (["--to", "ru", "--synthetic", "back", "--output", "x.tsv", "--from", "en", "--n-best", "2"], "leave out --n-best"),
+    (["--to", "ru,hi", "--n-best", "2"], "leave out --n-best"),
+    (["--to", ","], "no language to translate into"),
+    (["--to", "ru", "--top-k", "5"], "Remedy: add --temperature 1"),
+    (["--to", "ru", "--beams", "2", "--temperature", "1"], "leave out one of them"),
+    (["--to", "ru", "--temperature", "nan"], "temperature is nan"),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(run, text, capsys, arguments, message):
     assert cli.main(["translate", str(run), "--input", str(text), *arguments]) == 2

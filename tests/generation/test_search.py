@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.generation.search import restrict
+from mlm_jax.generation.search import beam_search, greedy, restrict
 from tests.generation.toy import Toy, texts_of
 
 ROWS = 3
@@ -98,6 +98,21 @@ def test_forbidden_tokens_and_the_tables_padding_are_never_written():
     options = dict(beams=3, length=6, stop=(1,), count=3, pad_id=1)
     beam = toy.run("beam_search", toy.begin, starts, forbidden=forbidden, **options)
     assert set(np.unique(beam.tokens)) <= {1, 2, 4, 5}
+
+
+@pytest.mark.parametrize("active, lengths", [(None, [1, 12]), ([True, False], [1, 0])])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_rows_that_only_fill_the_batch_are_not_waited_for(beams, active, lengths):
+    """The first row ends at once, the second one never by itself."""
+    logits = jnp.repeat(jnp.array([[0.0, 9.0, -9.0], [1.0, -1e9, 0.0]]), beams, axis=0)
+
+    def step(cache, tokens, position):
+        return logits, cache
+
+    options = {"length": 12, "stop": (1,), "active": None if active is None else jnp.array(active)}
+    starts, cache = jnp.zeros(2, jnp.int32), jnp.zeros(2 * beams)
+    found = beam_search(step, cache, starts, beams=2, **options) if beams == 2 else greedy(step, cache, starts, **options)
+    assert found.lengths[:, 0].tolist() == lengths
 
 
 def test_fewer_texts_than_beams_leave_empty_places():

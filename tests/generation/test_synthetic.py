@@ -6,7 +6,7 @@ import pytest
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.retrieval import match
 from mlm_jax.generation.synthetic import Recipe, pair_margins, synthetic_pairs
-from mlm_jax.generation.translate import Hypothesis, Translation
+from mlm_jax.generation.translate import Hypothesis, Search, Translation
 
 
 class Reader:
@@ -68,8 +68,16 @@ def test_margins_are_those_of_mining():
     assert (pair_margins(sources, np.roll(targets, 1, axis=0)) < 1).all()
 
 
+def test_a_pair_without_neighbours_is_not_kept_by_a_margin_that_says_nothing():
+    counts, reader = Counter(), Reader(TRANSLATIONS)
+    assert list(synthetic_pairs(reader, reader, ["F g"], Recipe("back", "de", "en"), counts)) == []
+    assert counts == {"texts": 1, "judged": 1, "dropped: without neighbours to be judged by": 1}
+
+
 def test_bad_recipes():
     with pytest.raises(UserError, match="did you mean 'back'"):
         Recipe("backward", "de", "en")
     with pytest.raises(UserError, match="give --from"):
         Recipe("back", None, "en")
+    with pytest.raises(UserError, match="leave out --n-best"):
+        Recipe("back", "de", "en", Search(count=2))

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
 from mlm_jax.errors import UserError
-from mlm_jax.generation.translate import Search, Translator
+from mlm_jax.generation.translate import Search, Translator, written_languages
 from mlm_jax.training.checkpoint import Loaded
 from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
 
@@ -94,6 +95,23 @@ def test_a_stream_gives_what_each_text_gives_alone(vocabulary, search):
         assert max(map(len, drawn)) == 2  # two draws, not one twice
 
 
+def test_several_languages_and_pieces_that_end_a_text(vocabulary):
+    ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
+    options = dict(source_language="en", search=Search(beams=1, length=6))
+    counts = Counter()
+    streamed = list(ours.stream(iter(TEXTS[:3]), target_language=("ru", "hi"), counts=counts, **options))
+    assert [text for text, _ in streamed] == [text for text in TEXTS[:3] for _ in range(2)]
+    for place, language in enumerate(("ru", "hi")):
+        alone = ours.translate(TEXTS[:3], target_language=language, **options)
+        assert [found for _, found in streamed[place::2]] == alone
+    (whole,) = streamed[0][1].hypotheses
+    assert not whole.ended  # so that it is the piece that ends it
+    stop = vocabulary.pieces(whole.ids[2:3])[0].removeprefix("▁")
+    (stopped,) = ours.translate(TEXTS[:1], target_language="ru", source_language="en",
+                                search=Search(beams=1, length=6, stop=(stop,)))  # fmt: skip
+    assert stopped.hypotheses[0].ended and stopped.hypotheses[0].ids == whole.ids[:3]
+
+
 def test_greedy_is_one_beam_and_scores_alike(vocabulary):
     ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
     options = dict(target_language="hi", source_language="en")
@@ -115,6 +133,32 @@ def test_cuts_of_a_stream_are_counted_to_its_end(vocabulary, monkeypatch):
     assert list(ours.stream([long], counts=counts, **options)) and counts == {"too long and cut": 1}
 
 
+@pytest.mark.parametrize("task, data, written", [
+    ({}, {"parallel": {"en-ru": ""}}, ("en", "ru")),
+    ({"directions": "forward"}, {"parallel": {"en-ru": ""}, "corpora": {"hi": ""}}, ("ru",)),
+    ({"data": "hi-en"}, {"parallel": {"en-ru": ""}}, ("en", "hi")),
+    ({"objective": "denoising"}, {"parallel": {"en-ru": ""}, "corpora": {"hi": ""}}, ("hi",)),
+    ({"directions": "forward"}, {"mixture_languages": {"opus": "en-hi", "wiki": "en"}}, ("hi",)),
+    ({}, {}, ()),
+])  # fmt: skip
+def test_which_languages_a_run_has_learned_to_write(vocabulary, task, data, written):
+    config = make_config()
+    config.data.update(data)
+    config.tasks = {"mlm": {"objective": "mlm"}, "write": {"objective": "translation", **task}}
+    assert written_languages(config, LANGUAGES) == written
+
+
+def test_a_decoder_that_was_never_trained_does_not_translate(vocabulary):
+    ours = translator(vocabulary, **MODELS["a decoder for each language"])
+    ours.config.data.parallel = {"en-ru": ""}
+    options = dict(source_language="en", search=Search(beams=1, length=2))
+    assert ours.translate(TEXTS[:1], target_language="ru", **options)
+    with pytest.raises(UserError, match="to write 'hi'. Remedy: translate into en, ru, or train on pairs with hi"):
+        ours.translate(TEXTS[:1], target_language="hi", **options)
+    ours.config.checkpoint.init = {"from": "another run"}
+    assert ours.translate(TEXTS[:1], target_language="hi", **options)
+
+
 def test_bad_input(vocabulary):
     ours = translator(vocabulary, **MODELS["a decoder for each language"])
     with pytest.raises(UserError, match="does not know the language 'rus'; did you mean 'ru'"):
@@ -128,6 +172,11 @@ def test_bad_input(vocabulary):
                        search=Search(beams=1, length=2))  # fmt: skip
     with pytest.raises(UserError, match="no decoder, and cannot translate"):
         translator(vocabulary)
-    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"count": 5, "beams": 4}):
+    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"count": 5, "beams": 4}, {"temperature": math.nan}, {"length_penalty": math.nan},
+                  {"top_k": 5}, {"top_p": 0.5}):  # fmt: skip
         with pytest.raises(UserError):
             Search(**wrong)
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        ours.translate("abc", target_language="ru", source_language="en")
+    with pytest.raises(UserError, match="'zzzzz' is no piece of the vocabulary"):
+        ours.translate(["a"], target_language="ru", source_language="en", search=Search(stop=("zzzzz",)))

@@ -241,8 +241,21 @@ def test_rows_of_the_first_pieces_stay_and_do_not_count_in_the_norm(name):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_the_first_languages_weights_stay(name):
+    table = ((".*/kernel|decoder/bias", 2), (".*", False))
+    table = (("encoder/kernel", False), *table)
+    params, _ = train(make_config(name, freeze_table=table), [draw(1), draw(2)])
+    for room, leaf in (("decoder", "kernel"), ("decoder", "bias"), ("adapter", "kernel"), ("large", "kernel")):
+        at = (slice(None),) * AXES[room][leaf].index("groups")
+        new, old = np.asarray(params[room][leaf]), draw(0)[room][leaf]
+        np.testing.assert_array_equal(new[(*at, slice(2))], old[(*at, slice(2))])
+        assert (new[(*at, 2)] != old[(*at, 2)]).any()
+
+
 def test_rows_that_cannot_be_frozen_are_an_error():
-    wrong = ((3, "encoder/kernel", "none of the vocabulary"), (9, "embedding", "shape"), (-1, "embedding", "shape"))
+    wrong = ((3, "encoder/kernel", "none of the vocabulary"), (3, "decoder/kernel", "shape"), (9, "embedding", "shape"),
+             (-1, "embedding", "shape"))  # fmt: skip
     for value, name, message in wrong:
         with pytest.raises(UserError, match=message):
             make(make_config(freeze_table=((name, value), (".*", False))))
