@@ -186,8 +186,17 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
     for language in range(3):
         np.testing.assert_array_equal(found[path][:, language], params[path])
     wide = facts(old.vocabulary, ("en", "de"), mlp_width=16)
-    with pytest.raises(UserError, match="mlp.* has shape"):
+    with pytest.raises(UserError, match="mlp.* has shape.*; model.mlp_width is .* there and 16 here. Remedy: make them alike"):
         transplant(params, old, flat(create(wide)[1]), wide)
+
+
+def test_another_width_is_told_where_vocabulary_or_languages_differ_too():
+    old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "source_language"})
+    wide = facts(grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40), ("en", "de", "el"), {"layers": 1, "weights": "source_language"}, width=16)
+    params, initial = flat(create(old)[1]), flat(create(wide)[1])
+    for name in ("embedding", "encoder/0/layers/mlp/up/kernel"):
+        with pytest.raises(UserError, match=f"'{name}' has shape .*; model.width is 8 there and 16 here"):
+            transplant(params, old, {name: initial[name]}, wide)
 
 
 def test_renamed_weights_are_told_apart_by_their_place_in_the_old_model():

@@ -21,6 +21,7 @@ from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.sharing import indexes
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
+SIZES = ("width", "heads", "kv_heads", "head_width", "mlp_width", "max_positions", "encoder", "decoder")  # keys of config.model
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 
 
@@ -85,19 +86,19 @@ def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any]
         there = (renamed or {}).get(name, name)
         value, axes = np.asarray(source[there]), new_axes.get(name, ())
         if rows is not None and "vocabulary" in axes:
-            value = _take_rows(value, rows, _whole(fresh), old_axes.get(there, axes).index("vocabulary"))
+            axis = old_axes.get(there, axes).index("vocabulary")
+            if not _alike_but_for(axis, value, fresh):
+                raise _other_shape(name, value, fresh, old, new)
+            value = _take_rows(value, rows, _whole(fresh), axis)
         if "groups" in axes:
             members, theirs = _groups(name, new), _groups(there, old)
             if "groups" not in old_axes.get(there, axes):  # one model's shared weights become everyone's own
                 value = np.repeat(np.expand_dims(value, axes.index("groups")), len(members), axes.index("groups"))
-            elif members != theirs:
+            elif members != theirs and _alike_but_for(axes.index("groups"), value, fresh):
                 value, missing = _take_groups(value, theirs, members, like, _whole(fresh), axes.index("groups"))
                 new_groups |= dict.fromkeys(missing)
         if value.shape != np.shape(fresh):
-            raise UserError(
-                f"parameter {name!r} has shape {np.shape(source[there])} there and {np.shape(fresh)} here",
-                remedy="leave it out with checkpoint.init 'exclude'",
-            )
+            raise _other_shape(name, np.asarray(source[there]), fresh, old, new)
         params[name] = value
     pieces = [len(parts) for parts in rows or ()]
     copied = new.vocabulary.size if rows is None else pieces.count(1)
@@ -189,6 +190,19 @@ def _take_groups(value: np.ndarray, old: Sequence[str], new: Sequence[str], like
         else:
             missing.append(member)
     return np.moveaxis(out, 0, axis), missing
+
+
+def _alike_but_for(axis: int, there: np.ndarray, here: Any) -> bool:
+    return np.delete(there.shape, axis).tolist() == np.delete(np.shape(here), axis).tolist()
+
+
+def _other_shape(name: str, there: np.ndarray, here: Any, old: Facts, new: Facts) -> UserError:
+    """Return the error of a parameter that cannot be fitted; it names the keys of ``config.model`` that differ, if any."""
+    sizes = [(key, old.config.model[key], new.config.model[key]) for key in SIZES]
+    keys = [f"model.{key} is {theirs} there and {ours} here" for key, theirs, ours in sizes if theirs != ours]
+    problem = f"parameter {name!r} has shape {there.shape} there and {np.shape(here)} here"
+    leave_out = "leave it out with checkpoint.init 'exclude'"
+    return UserError("; ".join([problem, *keys]), remedy=f"make them alike, or {leave_out}" if keys else leave_out)
 
 
 def _whole(array: Any) -> np.ndarray:
