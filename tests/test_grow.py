@@ -192,7 +192,8 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
 
 def test_another_width_is_told_where_vocabulary_or_languages_differ_too():
     old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "source_language"})
-    wide = facts(grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40), ("en", "de", "el"), {"layers": 1, "weights": "source_language"}, width=16)
+    grown = grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40)
+    wide = facts(grown, ("en", "de", "el"), {"layers": 1, "weights": "source_language"}, width=16)
     params, initial = flat(create(old)[1]), flat(create(wide)[1])
     for name in ("embedding", "encoder/0/layers/mlp/up/kernel"):
         with pytest.raises(UserError, match=f"'{name}' has shape .*; model.width is 8 there and 16 here"):

@@ -103,6 +103,7 @@ class HeldOut:
         self._say_cuts()
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
         self._after: dict[float, HeldOut] = {}
+        self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
         self._compile(program)
         if any(self._has_entities(task) for task in program.objectives):
             metric_library("seqeval.metrics")  # missed now rather than after the first thousand steps
@@ -195,6 +196,7 @@ class HeldOut:
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         """Yield this process's rows of batches of one shape, which the devices share evenly, labels as the task numbers them."""
         for batch in self._stored_batches(task, stream, everything, reverse):
+            self.between()
             labels = {"labels": in_task_order(batch["labels"], stream, self.labels[task])} if "labels" in batch else {}
             yield batch | labels
 
@@ -303,6 +305,7 @@ class HeldOut:
 
     def _run(self, function: Callable, params: Any, rows: Any) -> Any:
         """Run a compiled function of (parameters, rows) on rows that every process holds."""
+        self.between()
         count, index = self.loader.process_count, self.loader.process_index
         mine = jax.tree.map(lambda leaf: np.split(leaf, count)[index], rows)
         with jax.set_mesh(self.mesh):

@@ -7,7 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metri
 from mlm_jax.training.reporter import Reporter, check_finite
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
-from mlm_jax.training.stop import StopSignal
+from mlm_jax.training.stop import Stopped, StopSignal
 from mlm_jax.training.transplant import Facts
 from mlm_jax.training.workdir import check_store, check_workdir, claim_workdir, config_from_json, config_json
 
@@ -86,6 +86,9 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
             state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
     start = int(state.step)
+    if start > config.steps:
+        raise UserError(f"the workdir is at step {start:,} already, and steps is {config.steps:,}",
+                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
     state = state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
@@ -97,16 +100,24 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         TrainingProgress(config.steps, start, first) as progress,
         StopSignal() as stop,
     ):
+        held_out.between = stop.check
         progress.say(parameters_line(program))
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
         profiler = Profiler(config.training.profile, workdir)
-        if start == 0:
-            checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
-        elif evaluation_is_missing(config, workdir, start):
-            checkpoints.complete(start, reporter.evaluate(start, state))
+        try:
+            if start == 0:
+                progress.say("measuring held-out data before the first step")
+                checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
+            else:
+                left = config.steps - start
+                progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
+                if start == config.steps or evaluation_is_missing(config, workdir, start):
+                    checkpoints.complete(start, reporter.evaluate(start, state))
+        except Stopped:
+            say_stopped(progress, start)
         for step in range(start, config.steps):
             begun = time.perf_counter()
             _, batch = next(batches)
@@ -134,17 +145,19 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
                     check_finite(config, int(state.first_skipped))
-            measured = reporter.evaluate(done, state) if evaluating else None
+            measured = None
+            if evaluating:
+                try:
+                    measured = reporter.evaluate(done, state)
+                except Stopped:  # the weights are saved without it, and it is made when the run goes on
+                    stopping = saving = True
             if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):
                     checkpoints.save(done, state, measured)
                     goodput.write()
             if stopping:
                 checkpoints.wait()
-                progress.say(f"stopped by a signal after step {done}; the same command continues from there")
-                raise SystemExit(0)
-        if start == config.steps:  # nothing was left to do but to look
-            reporter.evaluate(start, state)
+                say_stopped(progress, done)
         with goodput.span("checkpoint"):
             checkpoints.wait()
         goodput.write()
@@ -228,6 +241,16 @@ def stop_agreed(stop: StopSignal, step: int) -> bool:
     if jax.process_count() == 1:
         return stop.received
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def say_stopped(progress: TrainingProgress, step: int) -> NoReturn:
+    """Say that a signal has stopped the run, and end the process as a whole one does.
+
+    Raises:
+      SystemExit: always.
+    """
+    progress.say(f"stopped by a signal after step {step}; the same command continues from there")
+    raise SystemExit(0)
 
 
 def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool:

@@ -8,6 +8,10 @@ from typing import Any
 import jax
 
 
+class Stopped(Exception):
+    """The run was asked to end, and what was under way is left undone."""
+
+
 class StopSignal:
     """Notes SIGTERM and SIGINT instead of dying of them; a second signal kills as ever.
 
@@ -20,6 +24,11 @@ class StopSignal:
         numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
+
+    def check(self) -> None:
+        """Raise :class:`Stopped` if a signal has come: called now and then by what takes long and can be done again."""
+        if self.received:
+            raise Stopped
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self._before.items():

@@ -22,6 +22,7 @@ multihost.HEARTBEAT_SECONDS = settings.get("heartbeat", multihost.HEARTBEAT_SECO
 from mlm_jax.config import set_key  # noqa: E402
 from mlm_jax.data.loader import Loader  # noqa: E402
 from mlm_jax.training.loop import train  # noqa: E402
+from mlm_jax.training.reporter import Reporter  # noqa: E402
 from tests.training.conftest import tiny_config  # noqa: E402
 
 config = tiny_config(settings["store"], settings.get("steps", 6))
@@ -42,6 +43,16 @@ def batch(self, step):
 
 
 Loader.batch = batch
+evaluate = Reporter.evaluate
+
+
+def evaluate_and_stop(self, step, state):
+    if step == settings.get("stop_evaluation"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(self, step, state)
+
+
+Reporter.evaluate = evaluate_and_stop
 try:
     with multihost.job(settings.get("coordinator"), settings.get("processes"), settings.get("process")):
         train(config, settings["workdir"])
