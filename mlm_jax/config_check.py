@@ -96,12 +96,18 @@ def check_values(config: ConfigDict) -> None:
         value = _value(config, key)
         if value not in known:
             raise BadValue(key, f"{key} is {value!r}{nearest(value, known)}", f"use one of {', '.join(known)}")
+    for module in config.data.modules:
+        if not isinstance(module, str):
+            raise BadValue("data.modules", f"data.modules names {module!r}", "write names of Python modules")
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise BadValue("optimizer.betas", f"optimizer.betas is {betas!r}", "write two numbers from 0 to below 1")
     profile = config.training.profile
     if len(profile) not in (0, 2) or not all(isinstance(step, int) and step >= 0 for step in profile):
         raise BadValue("training.profile", f"training.profile is {profile!r}", "write (first step, last step), or ()")
+    for kind in ("corpora", "parallel", "validation"):
+        for name, source in config.data[kind].items():
+            _check_source(f"data.{kind}.{name}", source)
     for name, entry in config.data.labelled.items():
         _check_labelled(f"data.labelled.{name}", entry)
     if not config.tasks:
@@ -129,6 +135,12 @@ def check_values(config: ConfigDict) -> None:
                 _check_length(f"{key}.length", settings, length, config.model)
 
 
+def _check_source(key: str, source: Any) -> None:
+    globs = [source] if isinstance(source, str) else source
+    if not (isinstance(globs, (tuple, list)) and globs and all(isinstance(entry, str) for entry in globs)):
+        raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
+
+
 def _check_labelled(key: str, entry: Any) -> None:
     remedy = 'write {"format": "tsv", "language": "en", "train": "genre.tsv"}'
     if not isinstance(entry, Mapping):
@@ -145,6 +157,9 @@ def _check_labelled(key: str, entry: Any) -> None:
                        f"use one of {', '.join(FORMATS)}")  # fmt: skip
     if "train" not in entry and "validation" not in entry:
         raise BadValue(key, f"{key} has neither 'train' nor 'validation'", remedy)
+    for split in ("train", "validation"):
+        if split in entry:
+            _check_source(f"{key}.{split}", entry[split])
 
 
 def _check_task(task: str, entry: Any) -> None:

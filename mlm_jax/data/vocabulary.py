@@ -316,7 +316,11 @@ def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePie
 
 def _training_error(message: str, config: ConfigDict) -> UserError:
     largest = re.search(r"<= (\d+)", message)
+    needed = re.search(r"smaller than required_chars\D*\d+ vs (\d+)", message)
+    if needed:
+        return UserError(f"vocabulary.size={config.size} is too small for the {needed[1]} pieces of single characters and bytes",
+                         remedy="raise vocabulary.size or lower vocabulary.character_coverage")  # fmt: skip
     if "Vocabulary size" in message or "vocab_size" in message:
         hint = f"set vocabulary.size to at most {largest[1]}" if largest else "lower vocabulary.size or give more text"
-        return UserError(f"the text does not support a vocabulary of {config.size} pieces", remedy=hint)
+        return UserError(f"vocabulary.size={config.size} is more than the text has pieces for", remedy=hint)
     return UserError(f"SentencePiece could not be trained: {' '.join(message.split())}")

@@ -113,11 +113,15 @@ def test_a_foreign_model_gets_the_missing_pieces_appended(tmp_path, vocabulary):
 def test_a_vocabulary_larger_than_the_text_names_the_largest(vocabulary):
     config = default_config().vocabulary
     config.size, config.sentinels = 5000, 3
-    with pytest.raises(UserError, match=r"5000 pieces.*at most \d+"):
+    with pytest.raises(UserError, match=r"vocabulary.size=5000 is more than the text has pieces for.*at most \d+"):
         Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
     config.size = 200
     with pytest.raises(UserError, match="no room"):
         Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
+    config.size, config.character_coverage = 300, 1.0
+    characters = [chr(0x4E00 + index) * 3 for index in range(200)]
+    with pytest.raises(UserError, match=r"size=300 is too small for the \d+ pieces.*raise vocabulary.size or lower vocab"):
+        Vocabulary.train(sentences(WORDS, 50) + characters, config, LANGUAGES)
 
 
 def test_ours_as_seqios(any_vocabulary):
@@ -423,7 +427,7 @@ def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
     config = text_config(tmp_path)
     (tmp_path / "empty.txt").write_text("\n  \n")
     for changes, message in (
-        ({"corpora": {"en": str(tmp_path / "empty.txt")}}, "language 'en' has no text"),
+        ({"corpora": {"en": str(tmp_path / "empty.txt")}}, r"empty\.txt: language 'en' has no text"),
         ({"parallel": {"deen": str(tmp_path / "pairs.tsv")}}, "not two languages"),
         ({"corpora": {}, "parallel": {}, "labelled": {}}, "names no data"),
         ({"mixture": "absent"}, "no seqio mixture 'absent'"),
