@@ -85,6 +85,8 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("tasks.mlm.unit=wrd", "tasks.mlm.unit is 'wrd'; did you mean 'word'"),
     ("tasks.mlm={'objective': 'mlm', 'rows': 8, 'length': 8, 'keep': 0.7, 'replace': 0.7}", "more than 1 together"),
     ("training.microbatches=3", "tasks.mlm.rows is 64, which 3 microbatches cannot share"),
+    ("mixing.rates={'en': 1}", "mixing.strategy is 'alpha', which has no use for it. Remedy: set mixing.strategy='explicit'"),
+    ("curriculum=({'steps': 9, 'languages': 'de'},)", r"languages is 'de'. Remedy: write a tuple: \('de',\)"),
     ("data.corpora={'en': 3}", "data.corpora.en is 3. Remedy: write a glob"),
     ("data.parallel={'de-en': ()}", r"data.parallel.de-en is \(\). Remedy: write a glob"),
     ("data.modules=(3,)", "data.modules names 3"),
