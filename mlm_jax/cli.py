@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--beam", type=int, metavar="N", help="N shards and their joining as an Apache Beam pipeline")
     prepare.add_argument("--beam-options", default="", metavar="'--runner=… …'", help="options of the pipeline, in one string")
 
-    inspect = verb("inspect", _inspect, "show what the data holds: counts, fertility, samples, the mix alpha would give")
+    inspect = verb("inspect", _inspect, "show what the data holds: counts, fertility, samples, the planned mix and alpha's")
     takes_config(inspect)
     inspect.add_argument("--workdir", help="folder of the token store")
 
@@ -266,9 +266,10 @@ def _prepare(options) -> None:
 
 def _inspect(options) -> None:
     from mlm_jax.data.inspect import inspect
+    from mlm_jax.objectives import kinds
 
     config = _config(options)
-    inspect(config, _store_folder(config, options.workdir))
+    inspect(config, _store_folder(config, options.workdir), kinds(config.tasks))
 
 
 def _store_folder(config, workdir: str | None) -> str:

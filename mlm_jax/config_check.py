@@ -127,6 +127,9 @@ def check_values(config: ConfigDict) -> None:
         key = f"curriculum[{index}]"
         if not isinstance(entry, Mapping):
             raise BadValue("curriculum", f"{key} is {entry!r}", 'write {"steps": n, "alpha": …}')
+        if isinstance(entry.get("languages"), str):
+            raise BadValue(f"{key}.languages", f"{key}.languages is {entry['languages']!r}",
+                           f"write a tuple: ({entry['languages']!r},)")  # fmt: skip
         if "alpha" in entry:
             _check_number(f"{key}.alpha", entry["alpha"], 0, 1, whole=False)
         if "rope_theta" in entry and config.model.position != "rope":
@@ -137,6 +140,20 @@ def check_values(config: ConfigDict) -> None:
             length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
             if _is_number(length):
                 _check_length(f"{key}.length", settings, length, config.model)
+    _check_rates(config)
+
+
+def _check_rates(config: ConfigDict) -> None:
+    explicit = any("rates" in entry or entry.get("strategy") == "explicit" for entry in config.curriculum)
+    if config.mixing.rates and config.mixing.strategy != "explicit" and not explicit:
+        raise BadValue("mixing.rates", f"mixing.rates is set, but mixing.strategy is {config.mixing.strategy!r}, which has no "
+                       "use for it", "set mixing.strategy='explicit', or leave mixing.rates out")  # fmt: skip
+
+
+def _check_source(key: str, source: Any) -> None:
+    globs = [source] if isinstance(source, str) else source
+    if not (isinstance(globs, (tuple, list)) and globs and all(isinstance(entry, str) for entry in globs)):
+        raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
 
 
 def _check_source(key: str, source: Any) -> None:

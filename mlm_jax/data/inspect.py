@@ -1,7 +1,8 @@
-"""What the data holds, for people: counts, fertility, samples, and the mix that alpha would give."""
+"""What the data holds, for people: counts, fertility, samples, and the mix: the config's, and what alpha would give."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from mlm_jax.console import table_console
 from mlm_jax.data import mixing
+from mlm_jax.data.loader import Loader
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.store import TOKENS, Split, Store
 
@@ -18,22 +20,29 @@ ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
 SAMPLE_TOKENS = 24
 
 
-def inspect(config: ConfigDict, folder: str | Path, console: Console | None = None) -> None:
+def inspect(
+    config: ConfigDict, folder: str | Path, kinds: Mapping[str, str], console: Console | None = None
+) -> None:
     """Print tables of a token store, which is prepared first if it is not up to date.
 
     Args:
       config: the run's config.
       folder: of the store.
+      kinds: {task: text | pairs | labelled}, what its objective reads.
       console: where to; standard output by default.
+
+    Raises:
+      UserError: the store cannot be prepared; or, after the tables that need no task, as :class:`mlm_jax.data.loader.Loader`.
     """
     console = console or table_console()
     store = Store.open(prepare(config, folder))
-    for table in (counts_table(store), mix_table(store, config.mixing.alpha), samples_table(store)):
+    for table in (counts_table(store), mix_table(store), samples_table(store)):
         if table.row_count:
             console.print(table)
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}", highlight=False)
+    console.print(plan_table(Loader(store, config, kinds)))
 
 
 def counts_table(store: Store) -> Table:
@@ -67,15 +76,28 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
     return (sum(map(len, found)) - added) / max(words, 1), tokens / max(split.characters, 1)
 
 
-def mix_table(store: Store, alpha: float) -> Table:
-    """Return the share that each language's text gets under several values of alpha; the config's own is among them."""
+def plan_table(loader: Loader) -> Table:
+    """Return the share of each task's rows that each language gets in each phase, as the config mixes them."""
+    table = Table("language", title="Planned share of each task's rows (a pair counts half for each side)")
+    shares = []
+    for task in loader.config.tasks:
+        for phase in loader.phases:
+            of_phase = f", phase {phase.index}" if len(loader.phases) > 1 else ""
+            table.add_column(f"{task}{of_phase} ({phase.strategy})", justify="right")
+            shares.append(loader.planned_shares(task, phase.start_step))
+    for language in loader.languages:
+        table.add_row(language, *(f"{share.get(language, 0):.2%}" for share in shares))
+    return table
+
+
+def mix_table(store: Store) -> Table:
+    """Return the share that each language's text would get under several values of alpha."""
     text = {name: stream.splits["train"].tokens for name, stream in store.streams.items()
             if stream.kind == "text" and "train" in stream.splits}  # fmt: skip
-    alphas = sorted({*ALPHAS, alpha}, reverse=True)
     table = Table("stream", title="Share of the text's rows by alpha (share of tokens to the power of alpha)")
-    for value in alphas:
-        table.add_column(f"{value:g}" + (" (config)" if value == alpha else ""), justify="right")
-    shares = [mixing.rates([*text.values()], value) for value in alphas] if text else []
+    for value in ALPHAS:
+        table.add_column(f"{value:g}", justify="right")
+    shares = [mixing.rates([*text.values()], value) for value in ALPHAS] if text else []
     for index, name in enumerate(text):
         table.add_row(name, *(f"{share[index]:.2%}" for share in shares))
     return table
