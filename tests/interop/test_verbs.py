@@ -109,13 +109,18 @@ def test_export_of_an_import_is_the_original(imported, tmp_path):
     assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
 
 
-def test_the_recipe_is_a_config_that_fits(imported):
+def test_the_recipe_is_a_config_that_fits(imported, tmp_path):
     _, _, ours = imported
     config = load_config(ours / "config.py")
     assert config.checkpoint.init == {"from": str(ours)}
     settings = json.loads((ours / "config.json").read_text())["model"]
     assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
     assert Vocabulary.from_model(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
+    assert f"train --config {ours}/config.py --workdir" in (ours / "config.py").read_text()
+    shutil.copytree(ours, tmp_path / "moved")
+    moved = load_config(tmp_path / "moved" / "config.py")
+    assert moved.checkpoint.init == {"from": str(tmp_path / "moved")}
+    assert moved.vocabulary.path == str(tmp_path / "moved" / "vocabulary")
 
 
 def test_an_encoder_decoder(tmp_path):
@@ -427,6 +432,8 @@ def test_other_refusals(good, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     fails("import-hf", "nobody/nothing", "--out", tmp_path / "out", match="the Hugging Face Hub cannot be reached")
+    fails("import-hf", good, "--out", tmp_path / "out", "--languages", "de,en,de", match="'de' is named twice")
+    fails("import-hf", good, "--out", tmp_path / "out", "--languages", "de,e n", match="'e n' has white space")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     fails("import-hf", good, "--out", tmp_path / "taken", match="already exists and is not an empty folder")
