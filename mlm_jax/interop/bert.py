@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, token_ids
-from mlm_jax.interop.xlm_roberta import EMBEDDINGS, IGNORED, LAYER, describe
-from mlm_jax.interop.xlm_roberta import settings as roberta_settings
+from mlm_jax.interop.family import Entry, Facts, Family, token_ids
+from mlm_jax.interop.xlm_roberta import EMBEDDINGS, IGNORED, LAYER, describe, settings
 
 HEAD = (
     Entry("cls.predictions.transform.dense.weight", ("head/dense/kernel",)),
@@ -19,11 +15,6 @@ HEAD = (
     Entry("cls.predictions.decoder.bias", ("output_bias",), only="output"),
     Entry("cls.predictions.bias", ("output_bias",), only="output", copy=True),  # there, but unused by an untied head
 )
-
-
-def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a BERT config.json stands for: positions begin at row 0."""
-    return roberta_settings(config, contents) | {"position_offset": 0}
 
 
 FAMILY = Family(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.errors import UserError
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, require, reverse, token_ids
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, optional, require, reverse, token_ids
 
 ACTIVATIONS = {
     "silu": "swiglu",
@@ -52,8 +52,8 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
         "decoder": (),
         "width": width,
         "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_width": config.get("head_dim") or width // heads,
+        "kv_heads": optional(config, "num_key_value_heads", heads),
+        "head_width": optional(config, "head_dim", width // heads),
         "mlp_width": config.get("intermediate_size", 3072),
         "activation": lookup(ACTIVATIONS, "hidden_act", config, "silu"),
         "norm": "rms",
@@ -81,7 +81,7 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     """
     if config.get("rope_scaling"):
         raise UserError(f"rope_scaling is {config['rope_scaling']!r}, which has no counterpart here")
-    rope = config.get("rope_parameters") or {}
+    rope = optional(config, "rope_parameters", {})
     if rope.get("rope_type", "default") != "default":
         raise UserError(f"rope_parameters.rope_type is {rope['rope_type']!r}, which has no counterpart here")
     return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))

@@ -8,6 +8,7 @@ where our model has its parameters, so that one table serves models with and wit
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -297,6 +298,38 @@ def differences(family: Family, model: Any, facts: Facts, default: Callable[[], 
     ]
 
 
+class ForeignConfig(dict):
+    """A JSON file of theirs: a value is of the kind of the default that it is asked for with, or an error."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value, or the default where the file says nothing.
+
+        Raises:
+          UserError: the value is of another kind than the default, or ``null``; the message names the key.
+        """
+        value = super().get(key, default)
+        if default is not None:
+            kind, belongs = KINDS[type(default)]
+            if not belongs(value):
+                raise UserError(f"{key} is {json.dumps(value)}, where {kind} belongs")
+        return value
+
+
+KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number from 1", lambda value: type(value) is int and value > 0),  # all of them count something
+    float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
+    str: ("a text", lambda value: isinstance(value, str)),
+    tuple: ("a list of texts", lambda value: isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)),
+    dict: ("an object", lambda value: isinstance(value, dict)),
+}
+
+
+def optional(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return a value, or the default where the file says nothing or ``null``."""
+    return default if config.get(key) is None else config.get(key, default)
+
+
 def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Check that a configuration has the only values that we have a counterpart of, where it says anything.
 
@@ -326,14 +359,21 @@ def reverse(table: Mapping[str, str], value: str) -> str:
 
 
 def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, int]:
-    """Return the special ids that a config.json names, with the family's own defaults for what it leaves out."""
+    """Return the special ids that a config.json names, with the family's own defaults for what it leaves out.
+
+    Raises:
+      UserError: one of them is no number.
+    """
     found = {}
     for name in ("pad", "bos", "eos", "unk", "mask"):
-        value = config.get(f"{name}_token_id", defaults.get(name))
+        key = f"{name}_token_id"
+        value = config[key] if key in config else defaults.get(name)
         if isinstance(value, list):  # several tokens may end a text; the first is the one that is written
             value = value[0] if value else None
         if value is not None:
-            found[name] = int(value)
+            if type(value) is not int or value < 0:
+                raise UserError(f"{key} is {json.dumps(value)}, where a token's number belongs")
+            found[name] = value
     return found
 
 

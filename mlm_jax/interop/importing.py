@@ -43,20 +43,24 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
       UserError: something in ``source`` is missing, damaged, contradictory or without counterpart; the message names
         it, and nothing is written.
     """
-    out = Path(out).resolve()
+    shown, out = Path(out), Path(out).resolve()
     foreign = Foreign(local_folder(source))
     facts, kind = foreign.facts, foreign.family.model_type
     if languages and facts.languages:
         raise UserError(
             f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
         )
+    for code in languages:
+        if languages.count(code) > 1 or code.split() != [code]:
+            problem = "is named twice" if languages.count(code) > 1 else "has white space"
+            raise UserError(f"language {code!r} {problem}", remedy="give --languages codes such as de,en")
     languages = facts.languages or languages or UNDETERMINED
     vocabulary = read_vocabulary(foreign.folder, kind, facts.rows, facts.ids)
     config = imported_config(foreign, vocabulary, out)
     with whole_folder(out) as scratch:
         flat = foreign.params(flat_shapes(config, vocabulary.size, languages), config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
-        (scratch / RECIPE).write_text(recipe(config, str(source), kind, out), encoding="utf-8")
+        (scratch / RECIPE).write_text(recipe(config, str(source), kind, shown), encoding="utf-8")
         claim_workdir(scratch, config)
         save_weights(scratch, config, vocabulary, languages, flat)
     return out
@@ -115,18 +119,27 @@ def check_decoder_start(foreign: Foreign, vocabulary: Any, before: list[int]) ->
 
 
 def recipe(config: ConfigDict, source: str, kind: str, out: Path) -> str:
-    """Return the text of a config file that goes on with an imported model."""
+    """Return the text of a config file that goes on with an imported model.
+
+    Args:
+      config: of the model.
+      source: what it was imported from.
+      kind: its ``model_type``.
+      out: the folder that the file will lie in, as the user wrote it.
+    """
     default = default_config().model
     changed = {key: value for key, value in config.model.items() if value != default[key]}
     settings = "".join(f"        {key}={_literal(value)},\n" for key, value in changed.items())
     return f'''"""Goes on with the training of {source} ({kind}), once config.data says on which text.
 
-    mlm-jax train --config {out.name}/{RECIPE} --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
+    mlm-jax train --config {out / RECIPE} --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
 """
+
+from pathlib import Path
 
 from mlm_jax.config import default_config
 
-IMPORTED = {str(out)!r}
+IMPORTED = str(Path(__file__).resolve().parent)  # this folder may be moved
 
 
 def get_config():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.errors import UserError
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, require, reverse, token_ids
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, optional, require, reverse, token_ids
 
 ACTIVATIONS = {"gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh", "silu": "swiglu"}
 PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # what the head's dense layer uses
@@ -88,11 +88,10 @@ def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
         ("full_attention", "global_rope_theta", 160_000.0),
         ("sliding_attention", "local_rope_theta", 10_000.0),
     ):
-        rope = (config.get("rope_parameters") or {}).get(kind) or {}
+        rope = optional(optional(config, "rope_parameters", {}), kind, {})
         if rope.get("rope_type", "default") != "default":
             raise UserError(f"rope_parameters.{kind}.rope_type is {rope['rope_type']!r}, which has no counterpart here")
-        theta = rope.get("rope_theta", config.get(old, default))
-        found.append(float(default if theta is None else theta))
+        found.append(float(optional(rope, "rope_theta", optional(config, old, default))))
     return found[0], found[1]
 
 
@@ -102,9 +101,9 @@ def global_every(config: Mapping[str, Any], layers: int) -> int:
     Raises:
       UserError: the layers that see everything are not spaced evenly.
     """
-    kinds = config.get("layer_types")
-    if kinds is None:
+    if config.get("layer_types") is None:
         return config.get("global_attn_every_n_layers", 3)
+    kinds = config.get("layer_types", ())
     whole = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
     every = whole[1] if len(whole) > 1 else max(layers, 1)
     if len(kinds) != layers or whole != list(range(0, layers, every)):

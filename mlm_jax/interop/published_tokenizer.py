@@ -42,10 +42,9 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
     if size > rows or smallest_multiple(size, rows) > LARGEST_MULTIPLE:
         problem = f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows"
         raise UserError(problem, file=folder, remedy="use the tokenizer that the model was trained with")
-    known = {role: index for role, index in ids.items() if tokenizer.id_to_token(index) is not None}
+    known = {role: index for role, index in ids.items() if index < size and tokenizer.id_to_token(index)}
     for role, names in ROLES.items():
-        named = [config.get(name) for name in names]
-        pieces = [str(piece["content"] if isinstance(piece, dict) else piece) for piece in named if piece]
+        pieces = [config[name] for name in names if config.get(name)]
         found = [index for piece in pieces if (index := tokenizer.token_to_id(piece)) is not None]
         usual = [index for piece in USUAL.get(role, ()) if (index := tokenizer.token_to_id(piece)) is not None]
         if found:
@@ -87,12 +86,21 @@ def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """Return what a file says, special pieces as texts; {} where there is none."""
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"this is not JSON: {error}", file=file, remedy="download it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"this is no JSON object, but begins with {str(found)[:20]}", file=file, remedy="download it again")
+    for name in [name for names in ROLES.values() for name in names if found.get(name)]:
+        piece = found[name]["content"] if isinstance(found[name], dict) and "content" in found[name] else found[name]
+        if not isinstance(piece, str):
+            raise UserError(f"{name} is {json.dumps(piece)}, where a piece belongs", file=file)
+        found[name] = piece
+    return found
 
 
 def _read(folder: Path, model_type: str, config: Mapping[str, Any]) -> Tokenizer:

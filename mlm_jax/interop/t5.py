@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, reverse, token_ids
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, optional, reverse, token_ids
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -68,10 +68,9 @@ def settings(
       scaled: whether the decoder's output is divided by √d_model before the output layer.
     """
     layers = config.get("num_layers", 6)
-    decoder_layers = config.get("num_decoder_layers")
     return {
         "encoder": ({"layers": layers, "weights": "shared"},),
-        "decoder": ({"layers": layers if decoder_layers is None else decoder_layers, "weights": "shared"},)
+        "decoder": ({"layers": optional(config, "num_decoder_layers", layers), "weights": "shared"},)
         if contents.decoder
         else (),
         "width": config.get("d_model", 512),

@@ -7,6 +7,7 @@ memory is the model plus about one shard.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class TensorReader:
         index = self.folder / INDEX
         if index.is_file():
             try:
-                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                files = sorted(set(map(os.fspath, json.loads(index.read_text())["weight_map"].values())))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise UserError("not an index of safetensors files", file=index, remedy="download it again") from error
         else:

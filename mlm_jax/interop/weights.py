@@ -16,7 +16,7 @@ from mlm_jax import model as model_room
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
-from mlm_jax.interop.family import Bound, Contents, Facts, Family, bind, differences, matches
+from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ FAMILIES: dict[str, Family] = {
 EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "umt5", "xmod")
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder: str | Path) -> ForeignConfig:
     """Return a foreign config.json.
 
     Raises:
@@ -37,7 +37,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"), object_hook=ForeignConfig)
         kind = config["model_type"]
     except FileNotFoundError as error:
         raise UserError(
@@ -45,7 +45,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("this is not the configuration of a model: it has no model_type", file=file) from error
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"model_type {kind!r} is unknown here{nearest(kind, FAMILIES)}", file=file,
                         remedy=f"one of {', '.join(FAMILIES)} can be read")  # fmt: skip
     return config
@@ -73,12 +73,12 @@ class Foreign:
         self.tensors = TensorReader(folder)
         self.names = {self._renamed(name): name for name in self.tensors}  # our table's spelling → the file's
         self.base = self.family.base if any(name.startswith(self.family.base) for name in self.names) else ""
-        self.facts = self.family.facts(self.config)
-        self.contents = self._contents()
         try:
+            self.facts = self.family.facts(self.config)
+            self.contents = self._contents()
             self.settings = self.family.settings(self.config, self.contents)
         except UserError as error:
-            raise UserError(error.problem, file=self.folder / "config.json", remedy=error.remedy) from error
+            raise UserError(error.problem, file=error.file or self.folder / "config.json", remedy=error.remedy) from error
 
     def _renamed(self, name: str) -> str:
         for pattern, replacement in self.family.renamed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlm_jax.errors import UserError
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, require, reverse, token_ids
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -58,7 +59,7 @@ IGNORED = {
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a config.json of this kind stands for."""
+    """Return the settings of ``config.model`` that a config.json of this kind stands for, positions from row 0."""
     require(config, {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"})
     return {
         "encoder": ({"layers": config.get("num_hidden_layers", 12), "weights": "shared"},),
@@ -73,7 +74,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
         "biases": ("norm", "attention", "mlp") + (("head",) if contents.head else ()),
         "position": "learned",
         "max_positions": config.get("max_position_embeddings", 512),
-        "position_offset": config.get("pad_token_id", 1) + 1,
+        "position_offset": 0,
         "global_every": 1,
         "embedding_types": config.get("type_vocab_size", 2),
         "norms": ("embedding",),
@@ -105,10 +106,13 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
 
 
 def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings; the head's activation is GELU whatever the layers' is."""
+    """Return the settings: positions begin behind the padding's, and the head's activation is GELU whatever the layers' is."""
     if contents.head:
         require(config, {"hidden_act": "gelu"})
-    return settings(config, contents)
+    pad = token_ids(config, pad=1).get("pad")
+    if pad is None:
+        raise UserError("pad_token_id is null, but positions are counted from it")
+    return settings(config, contents) | {"position_offset": pad + 1}
 
 
 def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
     group = {
         "layers": config.get("num_hidden_layers", 12),
         "weights": "shared",
-        "adapter": int(width // config.get("adapter_reduction_factor", 2)),
+        "adapter": width // config.get("adapter_reduction_factor", 2),
         "adapter_weights": "source_language",
         "adapter_norm": "reused",
     }

@@ -24,7 +24,9 @@ from mlm_jax.config import default_config, load_config
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.interop.exporting import export_hf
+from mlm_jax.interop.family import Contents, ForeignConfig
 from mlm_jax.interop.importing import import_hf
+from mlm_jax.interop.weights import FAMILIES
 from mlm_jax.training.checkpoint import Checkpoints
 from tests.interop import parity
 from tests.interop.published import LANGUAGES, published, sentences
@@ -107,13 +109,18 @@ def test_export_of_an_import_is_the_original(imported, tmp_path):
     assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
 
 
-def test_the_recipe_is_a_config_that_fits(imported):
+def test_the_recipe_is_a_config_that_fits(imported, tmp_path):
     _, _, ours = imported
     config = load_config(ours / "config.py")
     assert config.checkpoint.init == {"from": str(ours)}
     settings = json.loads((ours / "config.json").read_text())["model"]
     assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
     assert Vocabulary.from_model(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
+    assert f"train --config {ours}/config.py --workdir" in (ours / "config.py").read_text()
+    shutil.copytree(ours, tmp_path / "moved")
+    moved = load_config(tmp_path / "moved" / "config.py")
+    assert moved.checkpoint.init == {"from": str(tmp_path / "moved")}
+    assert moved.vocabulary.path == str(tmp_path / "moved" / "vocabulary")
 
 
 def test_an_encoder_decoder(tmp_path):
@@ -353,6 +360,18 @@ BAD = {
     "broken tokenizer": (text("tokenizer.json", "{"), "the tokenizer cannot be read"),
     "nothing ends a text": (template("bos $A", bos=2), "writes <bos> before a text and nothing after it"),
     "two tokens before a text": (template("bos mask $A eos", bos=2, mask=4, eos=1), "writes <bos> <mask> before a text"),
+    "a null that is counted with": (
+        edit_json("config.json", local_attention=None),
+        "config.json: local_attention is null, where a whole number from 1 belongs",
+    ),
+    "a number in quotes": (edit_json("config.json", num_attention_heads="2"), 'num_attention_heads is "2", where a whole'),
+    "a yes in quotes": (edit_json("config.json", attention_bias="false"), 'attention_bias is "false", where true or false'),
+    "no heads": (edit_json("config.json", num_attention_heads=0), "num_attention_heads is 0, where"),
+    "a list of frequencies": (edit_json("config.json", rope_parameters=[1]), "rope_parameters is .1., where an object"),
+    "a token that is no number": (edit_json("config.json", pad_token_id="0"), 'pad_token_id is "0", where a token'),
+    "a tokenizer's settings that are a list": (text("tokenizer_config.json", "[1]"), "tokenizer_config.json: this is no JSON obj"),
+    "a piece that is none": (edit_json("tokenizer_config.json", mask_token={"a": 1}), "tokenizer_config.json: mask_token is"),
+    "a shard without a name": (text("model.safetensors.index.json", '{"weight_map": {"a": 1}}'), "index.json: not an index"),
     "an activation that we lack": (
         edit_json("config.json", hidden_activation="quick_gelu"),
         "config.json: hidden_activation is 'quick_gelu'",
@@ -386,6 +405,23 @@ def test_bad_input_is_one_line_and_nothing_is_written(fault, good, tmp_path, cap
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("xlm-roberta", "pad_token_id", None),
+        ("bert", "hidden_dropout_prob", None),
+        ("eurobert", "vocab_size", None),
+        ("xmod", "languages", None),
+        ("xmod", "adapter_reduction_factor", 0),
+    ],
+)
+def test_damaged_values_are_named(kind, key, value):
+    config = ForeignConfig({key: value})
+    with pytest.raises(UserError, match=f"{key} is {json.dumps(value)}, "):
+        FAMILIES[kind].facts(config)
+        FAMILIES[kind].settings(config, Contents())
+
+
 def test_other_refusals(good, tmp_path, monkeypatch, capsys):
     def fails(*arguments, match):
         assert cli.main([*map(str, arguments)]) == 2
@@ -396,6 +432,8 @@ def test_other_refusals(good, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     fails("import-hf", "nobody/nothing", "--out", tmp_path / "out", match="the Hugging Face Hub cannot be reached")
+    fails("import-hf", good, "--out", tmp_path / "out", "--languages", "de,en,de", match="'de' is named twice")
+    fails("import-hf", good, "--out", tmp_path / "out", "--languages", "de,e n", match="'e n' has white space")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     fails("import-hf", good, "--out", tmp_path / "taken", match="already exists and is not an empty folder")
