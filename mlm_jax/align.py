@@ -29,6 +29,7 @@ from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.use import CUT, Model, read_lines, writing
 
+EMPTY = "pairs have a side without words, and no links"
 DRAWN = 8  # sentence pairs in a drawing
 
 
@@ -128,7 +129,8 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
       draw: FILE.svg for a picture of the first pairs' attention.
 
     Raises:
-      UserError: a file cannot be read or written, the files (gold links too) are not equally long, or as :func:`load_aligner`.
+      UserError: a file cannot be read or written, the files (gold links too) are not equally long, a gold link is of words that
+        are not there, or as :func:`load_aligner`.
     """
     if draw and Path(draw).suffix != ".svg":
         raise UserError("alignments are drawn as .svg", file=draw, remedy="end --draw in .svg")
@@ -140,7 +142,11 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
     sides = [(source, read_lines(source)), (target, read_lines(target)), *([(gold, links)] if gold else [])]
     for lines in _windows(sides):
         first, second = list(zip(*lines))[:2]
-        for alignment in model._align_window(first, second, codes[0], codes[1], counts):
+        aligned = model._align_window(first, second, codes[0], codes[1], counts)
+        if gold:
+            _check_links(gold, len(found) + 1, lines, aligned)
+        for alignment in aligned:
+            counts[EMPTY] += not (alignment.source and alignment.target)
             print(" ".join(f"{i}-{j}" for i, j in alignment.links))
             found.append(alignment.links)
             drawn += [alignment] if draw and len(drawn) < DRAWN else []
@@ -149,6 +155,8 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
             file.write(draw_alignments(drawn))
     if counts[CUT]:
         print(model.cut_notice(counts), file=sys.stderr)
+    if counts[EMPTY]:
+        print(f"{counts[EMPTY]:,} {EMPTY}", file=sys.stderr)
     if gold:
         sure, possible = [entry[0] for entry in links], [entry[1] for entry in links]
         print(f"alignment error rate {100 * alignment_error_rate(found, sure, possible):.1f} %", file=sys.stderr)
@@ -164,6 +172,17 @@ def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> It
                     raise UserError(f"the file ends before line {number}, which another one has", file=file,
                                     remedy="give files of as many lines")  # fmt: skip
         yield [entries for _, entries in window]
+
+
+def _check_links(gold: str, first: int, lines: Sequence[tuple[Any, ...]], aligned: Sequence[Alignment]) -> None:
+    """Refuse gold links of words that are not there, however words are counted; ``first`` is the number of the first line."""
+    for number, ((*texts, (_, possible)), alignment) in enumerate(zip(lines, aligned), start=first):
+        # A text that was cut has fewer words to the model, and one without spaces between words has more.
+        sizes = [max(len(text.split()), len(words)) for text, words in zip(texts, alignment[:2])]
+        for i, j in sorted(possible):
+            if i >= sizes[0] or j >= sizes[1]:
+                raise UserError(f"the link {i}-{j} is of words that are not there: there are {sizes[0]} and {sizes[1]}", file=gold,
+                                line=number, remedy="count words from 0")  # fmt: skip
 
 
 def _gold(file: str) -> Iterator[tuple[set[Link], set[Link]]]:

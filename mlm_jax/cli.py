@@ -34,11 +34,15 @@ EXAMPLES = {  # of each verb, shown by its --help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, or 2 for what the user can mend."""
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    given, texts = list(sys.argv[1:] if arguments is None else arguments), []
+    if given[:1] == ["fill-mask"] and "--" in given:  # argparse knows no texts behind both an option and --
+        given, texts = given[: given.index("--")], given[given.index("--") + 1 :]
+    options, rest = parser.parse_known_args(given)
     if options.run is _fill_mask and not any(argument.startswith("-") for argument in rest):
-        options.text += rest  # behind an option, which argparse does not look for
+        options.text += [*rest, *texts]  # behind an option, which argparse does not look for
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = "; text that begins with a dash goes behind --" if options.run is _fill_mask else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if arguments is None and options.run is _train:  # this process is ours, and not a test's or a notebook's
         from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
@@ -128,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     fill = verb("fill-mask", _fill_mask, "fill in the <mask> of each line of text")
     fill.add_argument("checkpoint", help="a workdir or one of its checkpoints")
-    fill.add_argument("text", nargs="*", help="text with <mask>; standard input if none")
+    fill.add_argument("text", nargs="*", help="text with <mask>, behind -- if it begins with a dash; standard input if none")
     fill.add_argument("--top", type=int, default=5, help="candidates a mask")
     fill.add_argument("--language", help="language of the text")
 

@@ -195,7 +195,8 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[st
 def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
     """Return the source × target matrix of a labelled task; None if no checkpoint was trained on a single language.
 
-    Scores are F1 where the labels are of entities, else accuracy. Checkpoints of the same source (seeds) are averaged.
+    Scores are F1 where the labels are of entities, else accuracy. Checkpoints of the same source (seeds) are averaged;
+    those of several sources have no row, which the log says.
 
     Args:
       measured: checkpoints.
@@ -205,9 +206,13 @@ def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix 
     chosen: dict[str, str] = {}
     metric = "accuracy"
     for found in measured:
-        if len(found.sources.get(task, ())) != 1:
+        sources = found.sources.get(task, ())
+        if len(sources) > 1:
+            log.warning("%s learned %s in %s: it has no row in the matrix of transfer from one language", found.place, task,
+                        ", ".join(sources))  # fmt: skip
+        if len(sources) != 1:
             continue
-        (source,) = found.sources[task]
+        (source,) = sources
         prefix = "eval" if next(iter(found.config.tasks)) == task else f"eval/{task}"
         metric = "f1" if any(key.startswith(f"{prefix}/f1/") for key in found.metrics) else "accuracy"
         chosen[source] = found.config.evaluation.select

@@ -20,11 +20,15 @@ class Sentences(NamedTuple):
       names: of each sentence where it stands first.
       texts: the sentences.
       place: {name: index of its sentence}, with the names of repeated sentences.
+      empty: lines without a sentence.
+      repeated: lines whose sentence stood before.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...]
     place: Mapping[str, int]
+    empty: int
+    repeated: int
 
 
 def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
@@ -32,7 +36,8 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
     """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
 
     Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to
-    standard error; without a threshold the best one for these gold pairs is taken, and said.
+    standard error, as do the numbers of empty and of repeated lines; without a threshold the best one for these gold
+    pairs is taken, and said.
 
     Args:
       place: a workdir or one of its checkpoints.
@@ -48,6 +53,10 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
       UserError: a file cannot be read or written, or is empty, or the model does not know a language.
     """
     sides = read_sentences(source), read_sentences(target)
+    for name, side in zip((source, target), sides):
+        if side.empty or side.repeated:
+            left_out = f"{side.empty:,} lines without one, {side.repeated:,} repeat an earlier one"
+            print(f"{name}: {len(side.texts):,} sentences; {left_out}", file=sys.stderr)
     pairs = read_gold(gold, *sides) if gold else None
     model = load(place)
     codes = pair_codes(languages, model)
@@ -86,23 +95,29 @@ def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, 
 def read_sentences(file: str) -> Sentences:
     """Read ``identifier TAB sentence`` lines, or sentences whose names are then their line numbers.
 
-    A sentence that occurs again is the same one under another name; empty lines are passed over.
+    A sentence that occurs again is the same one under another name; empty lines are passed over. Both are counted.
 
     Raises:
-      UserError: the file cannot be read, or has no sentence.
+      UserError: the file cannot be read, has no sentence, or an identifier twice.
     """
     found: dict[str, str] = {}  # sentence → its first name
     text_of: dict[str, str] = {}
+    empty = 0
     for number, line in enumerate(read_lines(file), start=1):
         name, tab, text = line.partition("\t")
         text, name = (text.strip(), name) if tab else (line.strip(), str(number))
+        if name in text_of:
+            raise UserError(f"the identifier {name!r} is that of an earlier line", file=file, line=number,
+                            remedy="give each sentence an identifier of its own")  # fmt: skip
         if text:
             found.setdefault(text, name)
             text_of[name] = text
+        empty += not text
     if not found:
         raise UserError("there is no sentence in it", file=file, remedy="write a sentence a line")
     place = {text: index for index, text in enumerate(found)}
-    return Sentences(tuple(found.values()), tuple(found), {name: place[text] for name, text in text_of.items()})
+    names = {name: place[text] for name, text in text_of.items()}
+    return Sentences(tuple(found.values()), tuple(found), names, empty, len(text_of) - len(found))
 
 
 def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int, int]]:

@@ -84,6 +84,23 @@ def test_gold_links_of_another_length_are_found_before_anything_is_aligned(run, 
     assert not out and (f"gold.txt: the file ends {problem}" if problem else "en.txt: the file ends before line 3,") in err
 
 
+def test_a_gold_link_of_words_that_are_not_there_is_named_and_empty_sides_are_counted(run, tmp_path, capsys):
+    files = [tmp_path / "en.txt", tmp_path / "ru.txt", tmp_path / "gold.txt"]
+    lines = f"{sentence('en', 1)}\n\n", f"{sentence('ru', 1)}\nи\n"
+    words = len(sentence("en", 1).split()), len(sentence("ru", 1).split())
+    for file, text in zip(files, (*lines, f"0-0 {words[0] - 1}p{words[1] - 1}\n\n")):
+        file.write_text(text)
+    arguments = ["align", str(run), *map(str, files[:2]), "--languages", "en-ru", "--gold", str(files[2])]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 2 and err.startswith("1 pairs have a side without words, and no links\n")
+    for link in (f"{words[0]}-0", f"0p{words[1]}"):
+        files[2].write_text(f"0-0 {link}\n\n")
+        assert cli.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert not out and f"gold.txt:1: the link {link.replace('p', '-')} is of words that are not there" in err
+
+
 def test_cuts_are_counted_to_the_end(run, tmp_path, capsys):
     for name in ("en", "ru"):
         (tmp_path / name).write_text("".join(f"{sentence(name, 1)} " * 9 + "\n" for _ in range(3)) + "a\n")

@@ -78,6 +78,20 @@ def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, caps
         assert "unrecognized arguments: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments, texts", [
+    ("-- -a", ["-a"]), ("--language en -- -a b", ["-a", "b"]), ("a --language en -- -b", ["a", "-b"]),
+    ("--language en b -- --language", ["b", "--language"]),
+])  # fmt: skip
+def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr("mlm_jax.use.fill_mask_command", lambda place, given, **options: found.append(given))
+    assert main(["fill-mask", "run", *arguments.split()]) == 0
+    assert found == [texts]
+    with pytest.raises(SystemExit):
+        main(["fill-mask", "run", "--language", "en", "-a"])
+    assert "unrecognized arguments: -a; text that begins with a dash goes behind --" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("output, code, said", [
     ("open('/dev/full', 'w')", 2, "mlm-jax: error: cannot write: No space left on device. Remedy: free some space\n"),
     ("os.fdopen(gone[1], 'w')", 0, ""),

@@ -58,7 +58,7 @@ def test_a_task_that_does_not_exist_is_named(run):
         measure(run[0], "entity")
 
 
-def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged():
+def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(caplog):
     config = runs.make_config()
     languages = ("en", "ru", "hi")
 
@@ -76,6 +76,7 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged():
         "entities",
     )
     np.testing.assert_allclose(matrix.scores, [[0.8, 0.4], [0.4, 0.8]])
+    assert caplog.messages == ["run learned entities in en, ru: it has no row in the matrix of transfer from one language"]
     assert matrix.gap("en") == pytest.approx(0.4)
     assert transfer_between([trained_on(("en", "ru"), {})], "entities") is None
 

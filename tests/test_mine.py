@@ -60,7 +60,7 @@ def test_a_file_appears_whole(texts):
 def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_path):
     (tmp_path / "text").write_text("\ufeffone\n\ntwo\u2028zwei\x0c\none\n", encoding="utf-8")
     sentences = mine.read_sentences(str(tmp_path / "text"))
-    assert sentences == mine.Sentences(("1", "3"), ("one", "two\u2028zwei"), {"1": 0, "3": 1, "4": 0})
+    assert sentences == mine.Sentences(("1", "3"), ("one", "two\u2028zwei"), {"1": 0, "3": 1, "4": 0}, 1, 1)
     (tmp_path / "gold").write_text("4\t3\n")
     assert mine.read_gold(str(tmp_path / "gold"), sentences, sentences) == {(0, 1)}
 
@@ -70,6 +70,7 @@ def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_
     [
         ("en", b"\n\n", "en: there is no sentence in it"),
         ("en", b"fine\n\xff\n", "en:2: not UTF-8"),
+        ("en", b"en-1\tone\nen-2\ttwo\nen-1\tthree\n", "en:3: the identifier 'en-1' is that of an earlier line"),
         ("gold", b"en-1\thi-1\nen-1 hi-1\n", "gold:2: not two identifiers"),
         ("gold", b"en-1\thi-1\nen-1\thi-99\n", "gold:2: the target has no sentence 'hi-99'"),
         ("gold", b"", "gold: there is no pair in it"),
@@ -79,6 +80,13 @@ def test_bad_files_are_named_with_their_line(texts, name, content, problem):
     (texts / name).write_bytes(content)
     with pytest.raises(UserError, match=problem):
         run(texts, gold=str(texts / "gold"))
+
+
+def test_what_is_left_out_is_counted(texts, capsys):
+    with (texts / "en").open("a") as file:
+        file.write("\nen-98\t\nen-99\t" + (texts / "en").read_text().split("\n")[0].partition("\t")[2] + "\n")
+    run(texts)
+    assert capsys.readouterr().err == f"{texts / 'en'}: 40 sentences; 2 lines without one, 1 repeat an earlier one\n"
 
 
 def test_a_missing_file_is_named(texts):

@@ -2,7 +2,7 @@
 
 from mlm_jax.report.page import write_report
 from mlm_jax.report.sections import map_section, retrieval_section, save_sections
-from mlm_jax.report.table import LanguageRow, language_rows, language_table, transfer_table
+from mlm_jax.report.table import LanguageRow, language_rows, language_table, task_tables, transfer_table
 
 __all__ = [
     "LanguageRow",
@@ -11,6 +11,7 @@ __all__ = [
     "map_section",
     "retrieval_section",
     "save_sections",
+    "task_tables",
     "transfer_table",
     "write_report",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +128,22 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
                 table.add_section()
             table.add_row(code, *cells, style="bold" if code in AVERAGES else None)
     return table
+
+
+def task_tables(metrics: Mapping[str, float], tasks: Iterable[str], languages: Sequence[str]) -> list[Table]:
+    """Lay out what was measured of each task but the first, which :func:`language_table` shows: a table a task.
+
+    Args:
+      metrics: flat, ``eval/ranking/loss/de`` and the like.
+      tasks: names in the config's order.
+      languages: codes in index order.
+    """
+    tables = []
+    for task in itertools.islice(tasks, 1, None):
+        prefix = f"eval/{task}/"
+        own = {f"eval/{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)}
+        tables += [metrics_table(own, languages, task)] if own else []
+    return tables
 
 
 def cosine_table(found: GradientCosines, title: str = "") -> Table:

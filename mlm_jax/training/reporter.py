@@ -17,7 +17,15 @@ from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.objectives.multitask import uncertainty_weight
 from mlm_jax.parallel.topology import chip_of
-from mlm_jax.report import LanguageRow, language_rows, language_table, map_section, retrieval_section, save_sections
+from mlm_jax.report import (
+    LanguageRow,
+    language_rows,
+    language_table,
+    map_section,
+    retrieval_section,
+    save_sections,
+    task_tables,
+)
 from mlm_jax.training.cost import phase_flops
 from mlm_jax.training.flops import mfu
 from mlm_jax.training.goodput import Goodput
@@ -52,6 +60,7 @@ class Reporter:
         self.pending: tuple[int, Any] | None = None
         self.marked: tuple[int, float] | None = None  # step and time of the last log line, for the speed
         self.rows: list[LanguageRow] = []
+        self.found: dict[str, float] = {}  # by the last evaluation
         self.flops: dict[int, float] = {}  # of a step of each curriculum phase
 
     def take(self, step: int, state: TrainState) -> None:
@@ -88,15 +97,18 @@ class Reporter:
             params = state.average if self.program.config.training.ema else state.params
             found = self.held_out.after(step).evaluate(params)
             self.metrics.write(step, found.metrics)
+            self.found = found.metrics
             self._save_sections(step, found.metrics, found.retrieval, found.samples)
         if self.marked is not None:
             self.marked = (step, time.perf_counter())  # the pause is not the steps' time
         return found.metrics
 
     def farewell(self, report: Path) -> None:
-        """Say where the time went and where the report is, and print the table."""
+        """Say where the time went and where the report is, and print the tables."""
         console = table_console(quiet=jax.process_index() != 0)
         console.print(language_table(self.rows))
+        for table in task_tables(self.found, self.program.config.tasks, self.program.languages):
+            console.print(table)
         console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
 

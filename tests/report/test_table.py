@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from mlm_jax.evaluation.classification import transfer_matrix
-from mlm_jax.report import LanguageRow, language_rows, language_table, transfer_table
+from mlm_jax.report import LanguageRow, language_rows, language_table, task_tables, transfer_table
 from mlm_jax.report.table import mean_row
 
 METRICS = {
@@ -38,6 +38,17 @@ def test_the_table_leaves_out_what_was_not_measured():
     assert "bits" not in printed
     assert "planned" not in printed
     assert "…" not in printed
+
+
+def test_each_task_but_the_first_has_a_table_of_its_own():
+    metrics = METRICS | {
+        "eval/ranking/loss/de": 1.25, "eval/ranking/accuracy/de": 0.5, "eval/ranking/loss/mean": 1.25,
+        "eval/entities/f1/hi": 0.75, "eval/entities/f1/mean": 0.75,
+    }  # fmt: skip
+    ranking, entities = map(text, task_tables(metrics, ("mlm", "ranking", "unmeasured", "entities"), ["de", "hi"]))
+    assert ranking.split()[0] == "ranking" and "1.250" in ranking and "50.0" in ranking and "3.000" not in ranking
+    assert entities.split()[0] == "entities" and "F1" in entities and "75.0" in entities and "loss" not in entities
+    assert task_tables(METRICS, ("mlm",), ["de", "hi"]) == []
 
 
 def test_every_column_fits_a_terminal():

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -40,3 +41,13 @@ def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
     assert line == pytest.approx(
         {"train/loss/de": 3.0, "train/loss/mean": 3.0, "train/mlm/loss/de": 3.0, "train/mlm/loss/mean": 3.0}
     )
+
+
+def test_a_run_ends_with_a_table_of_every_task(capsys):
+    program = SimpleNamespace(config=SimpleNamespace(tasks=("mlm", "ranking")), languages=("de",))
+    goodput = SimpleNamespace(summary=lambda: "")
+    reporter = Reporter(program, None, None, Path("run"), None, None, goodput)
+    reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25}
+    reporter.farewell(Path("report.html"))
+    printed = capsys.readouterr().out
+    assert "ranking" in printed and "25.0" in printed
