@@ -152,7 +152,7 @@ class HeldOut:
             return Evaluation(metrics, None, {})
         retrieval = self.retrieval(params) if self.sentences.pairs else None
         if retrieval is not None:
-            metrics |= retrieval_metrics(retrieval.matrices, retrieval.languages)
+            metrics |= retrieval_metrics(retrieval.matrices, self.sentences)
         return Evaluation(metrics, retrieval, self.samples(params))
 
     # ------------------------------------------------------------------------------------------------ tasks

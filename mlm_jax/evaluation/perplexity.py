@@ -1,6 +1,7 @@
 """Held-out loss, accuracy and bits per byte, per language and averaged.
 
-Masks are drawn from a key that depends on the batch's number only: every evaluation of a run hides the same tokens.
+Masks of a row are drawn from a key that depends on the row's number only: every evaluation of a run hides the same tokens,
+however many rows a batch has.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -34,9 +36,15 @@ def make_measure(model_of: Callable[[Any], Any], objective: Objective, context: 
       mesh: where parameters and batches lie; metrics come out whole on every device of it.
     """
 
+    def prepare(batch: TaskBatch, number: jax.Array) -> Any:
+        row = jnp.arange(len(batch["inputs"].language))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), number * len(row) + row)
+        alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], batch)  # [rows, 1, …]
+        examples = jax.vmap(lambda one, key: objective.prepare(one, key, context))(alone, keys)
+        return jax.tree.map(lambda leaf: leaf[:, 0], examples)
+
     def measure(params: Any, batch: TaskBatch, number: jax.Array) -> Metrics:
-        key = jax.random.fold_in(jax.random.key(SEED), number)
-        examples = objective.prepare(batch, key, context)
+        examples = prepare(batch, number)  # weights count single rows then, but metrics have none
         return objective.loss(model_of(params), examples, context, None)[1]
 
     if mesh is None:

@@ -92,13 +92,17 @@ def retrieval_matrices(sentences: ParallelSentences, embeddings: Mapping[str, np
     return matrices
 
 
-def retrieval_metrics(matrices: Mapping[str, np.ndarray], languages: Sequence[str]) -> dict[str, float]:
-    """Return ``eval/retrieval_at_1/de-en`` (CSLS) of each measured direction and means of every score.
+def retrieval_metrics(matrices: Mapping[str, np.ndarray], sentences: ParallelSentences) -> dict[str, float]:
+    """Return ``eval/retrieval_at_1/de-en`` (CSLS) of each measured direction and averages of every score.
 
-    The mean of CSLS is ``eval/retrieval_at_1/mean``; those of the others are ``eval/retrieval_at_1_cosine/mean`` and
-    ``eval/retrieval_at_1_ratio_margin/mean``.
+    Those of CSLS are ``eval/retrieval_at_1/mean`` (over directions) and ``eval/retrieval_at_1/micro`` (over sentences);
+    those of the others begin with ``eval/retrieval_at_1_cosine`` and ``eval/retrieval_at_1_ratio_margin``.
     """
-    csls = matrices["csls"]
+    csls, languages = matrices["csls"], sentences.languages
+    index = {language: position for position, language in enumerate(languages)}
+    counts = np.zeros_like(csls)  # sentences sought
+    for (a, b), rows in sentences.pairs.items():
+        counts[index[a], index[b]] = counts[index[b], index[a]] = len(rows)
     metrics = {
         f"eval/retrieval_at_1/{languages[i]}-{languages[j]}": float(csls[i, j])
         for i, j in np.argwhere(np.isfinite(csls))
@@ -107,6 +111,7 @@ def retrieval_metrics(matrices: Mapping[str, np.ndarray], languages: Sequence[st
         if np.isfinite(matrix).any():
             name = "retrieval_at_1" if score == "csls" else f"retrieval_at_1_{score}"
             metrics[f"eval/{name}/mean"] = float(mean_accuracy(matrix))
+            metrics[f"eval/{name}/micro"] = float(np.nansum(matrix * counts) / counts[np.isfinite(matrix)].sum())
     return metrics
 
 

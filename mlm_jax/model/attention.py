@@ -72,14 +72,14 @@ def choose(implementation: str, query: jax.Array, key: jax.Array, bias: jax.Arra
     if implementation in obstacles:
         if query.shape[1] == 1:  # one step of decoding: a kernel for long rows has nothing to do here
             return "reference"
-        obstacle = obstacles[implementation](here, query, bias)
+        obstacle = obstacles[implementation](here, query, key, bias)
         if obstacle:
             raise UserError(f"model.attention={implementation!r}: {obstacle}", remedy="set model.attention='auto'")
         return implementation
     if implementation == "reference":
         return "reference"
     for name, obstacle_of in obstacles.items():
-        if not obstacle_of(here, query, bias) and min(query.shape[1], key.shape[1]) >= kernels.LANES:
+        if not obstacle_of(here, query, key, bias) and min(query.shape[1], key.shape[1]) >= kernels.LANES:
             return name
     return "reference"
 

@@ -21,8 +21,8 @@ LANES = 128  # the smallest block of splash attention
 LARGEST_BLOCK = 512
 
 
-def cudnn_obstacle(platform: str, query: jax.Array, bias: Any) -> str:
-    """Return why cuDNN cannot attend with this query, or an empty string."""
+def cudnn_obstacle(platform: str, query: jax.Array, key: jax.Array, bias: Any) -> str:
+    """Return why cuDNN cannot attend with this query and these keys, or an empty string."""
     if platform != "gpu":
         return f"cuDNN runs on GPUs, not on {platform.upper()}s"
     if query.dtype not in (jnp.bfloat16, jnp.float16):
@@ -31,13 +31,14 @@ def cudnn_obstacle(platform: str, query: jax.Array, bias: Any) -> str:
         return "cuDNN gives no gradient for a position bias beside a mask (model.position='relative')"
     if query.shape[-1] % 8 or query.shape[-1] > 128:
         return f"cuDNN takes heads of a width that is a multiple of 8 up to 128, not of {query.shape[-1]}"
-    if query.shape[1] % 2:
-        return f"cuDNN takes rows of even length, not of {query.shape[1]}"
+    odd = [length for length in (query.shape[1], key.shape[1]) if length % 2]
+    if odd:
+        return f"cuDNN takes rows of even length, not of {odd[0]}"
     return ""
 
 
-def splash_obstacle(platform: str, query: jax.Array, bias: Any) -> str:
-    """Return why splash attention cannot attend with this query, or an empty string."""
+def splash_obstacle(platform: str, query: jax.Array, key: jax.Array, bias: Any) -> str:
+    """Return why splash attention cannot attend with this query and these keys, or an empty string."""
     if platform != "tpu":
         return f"splash attention runs on TPUs, not on {platform.upper()}s"
     if bias is not None:

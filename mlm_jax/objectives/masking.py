@@ -1,6 +1,6 @@
 """Dynamic masking on the device: which tokens are hidden, and by what.
 
-Every row hides exactly ⌊rate · eligible⌋ tokens (whole units permitting), so that a gather of fixed capacity never
+Every row hides exactly ⌊rate · eligible⌋ tokens (of whole words as many as fit into that), so that a gather of fixed capacity never
 overflows, and the choice is made on the global batch, so that it does not depend on devices or microbatches.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from mlm_jax.batch import Rows
 from mlm_jax.objectives.base import Context
 
-LONGEST_UNIT = 10  # tokens; scripts without spaces would otherwise have sentences for words
+LONGEST_WORD = 10  # tokens; scripts without spaces would otherwise have sentences for words
 
 
 class Masked(NamedTuple):
@@ -44,7 +44,8 @@ def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float, un
       rows: the global batch.
       context: names the special tokens, which are never chosen and never drawn.
       rate: share of each row's ordinary tokens to predict.
-      unit: ``token`` | ``word`` (all pieces of a word together) | ``span`` (geometric lengths; Joshi et al. 2020).
+      unit: ``token`` | ``word`` (all pieces of a word together) | ``span`` (geometric lengths; Joshi et al. 2020; the last
+        span of a row is cut where its budget ends).
       mean_span: mean length of a span, in tokens.
       keep: share of chosen tokens that stay as they are.
       replace: share of chosen tokens that become a random ordinary piece, drawn from the whole vocabulary.
@@ -53,7 +54,7 @@ def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float, un
     special = jnp.asarray(context.special)
     eligible = (rows.segment_ids > 0) & ~special[rows.tokens]  # [rows, length]
     boundaries = unit_boundaries(choose_key, rows, context, unit=unit, mean_span=mean_span)
-    positions, chosen = choose_units(choose_key, eligible, boundaries, rate)  # [rows, capacity] both
+    positions, chosen = choose_units(choose_key, eligible, boundaries, rate, whole=unit == "word")  # [rows, capacity] both
     labels = jnp.take_along_axis(rows.tokens, positions, axis=1)  # [rows, capacity]
 
     ordinary = jnp.asarray(np.flatnonzero(~context.special), jnp.int32)  # [ordinary pieces]
@@ -86,20 +87,23 @@ def unit_boundaries(key: jax.Array, rows: Rows, context: Context, *, unit: str, 
     else:
         raise ValueError(f"unit must be token, word or span, not {unit!r}")
     starts = starts | new_segment
+    if unit == "span":
+        return starts
     index = jnp.arange(shape[1])
-    begun = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)  # [rows, length] where the current unit began
-    return starts | ((index - begun) % LONGEST_UNIT == 0)
+    begun = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)  # [rows, length] where the current word began
+    return starts | ((index - begun) % LONGEST_WORD == 0)
 
 
-def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array,
-                 rate: float) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Choose whole units at random until a row's budget ⌊rate · eligible⌋ is used up.
+def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float, *,
+                 whole: bool) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Choose units in random order until a row's budget ⌊rate · eligible⌋ is used up.
 
     Args:
       key: a PRNG key.
       eligible: ``[rows, length]`` bool, tokens that may be chosen.
       boundaries: ``[rows, length]`` bool, where a unit begins.
       rate: share of the eligible tokens to choose.
+      whole: a unit that does not fit into what is left of the budget is passed over; else it is cut.
 
     Returns:
       positions and chosen, both ``[rows, ⌈rate · length⌉]``; positions are distinct within a row.
@@ -109,11 +113,43 @@ def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array,
     unit = jnp.cumsum(boundaries, axis=1) - 1  # [rows, length] index of each token's unit
     score = jnp.take_along_axis(jax.random.uniform(key, eligible.shape), unit, axis=1)  # one draw a unit
     order = jnp.argsort(jnp.where(eligible, score, 2.0), axis=1)  # [rows, length]; stable: units stay together
-    ordered_unit = jnp.take_along_axis(jnp.where(eligible, unit, -1), order, axis=1)
-    rank = jnp.arange(length)
-    last_of_unit = jnp.diff(ordered_unit, axis=1, append=-2) != 0
-    end = jax.lax.cummin(jnp.where(last_of_unit, rank, length), axis=1, reverse=True)  # rank of the unit's last token
     # A float32 product such as 0.3 · 10 may fall just short of a whole number: nudge it before the floor.
-    budget = jnp.floor(rate * eligible.sum(axis=1, keepdims=True) + 1e-4)
-    chosen = (end < budget) & (ordered_unit >= 0)
+    budget = jnp.floor(rate * eligible.sum(axis=1, keepdims=True) + 1e-4).astype(jnp.int32)
+    rank = jnp.arange(length)
+    if whole:
+        ordered_unit = jnp.take_along_axis(jnp.where(eligible, unit, -1), order, axis=1)
+        chosen = fitting(ordered_unit, budget)
+        first = jnp.argsort(~chosen, axis=1)  # stable: what was chosen comes first
+        order, chosen = jnp.take_along_axis(order, first, axis=1), rank < chosen.sum(axis=1, keepdims=True)
+    else:
+        chosen = rank < budget
     return order[:, :capacity].astype(jnp.int32), chosen[:, :capacity]
+
+
+def fitting(unit: jax.Array, budget: jax.Array) -> jax.Array:
+    """Return which tokens are taken where each unit is, in order, that fits into what the units before it left.
+
+    Args:
+      unit: ``[rows, length]`` each token's unit, whose tokens stand together; −1 is never taken.
+      budget: ``[rows, 1]`` tokens.
+
+    Returns:
+      ``[rows, length]`` bool.
+    """
+    rank = jnp.arange(unit.shape[1])
+    first_of_unit = jnp.diff(unit, axis=1, prepend=-2) != 0
+    last_of_unit = jnp.diff(unit, axis=1, append=-2) != 0
+    begin = jax.lax.cummax(jnp.where(first_of_unit, rank, 0), axis=1)
+    end = jax.lax.cummin(jnp.where(last_of_unit, rank, unit.shape[1]), axis=1, reverse=True)
+    size = end - begin + 1  # [rows, length] tokens of each token's unit
+    left = lambda taken: budget - taken.sum(axis=1, keepdims=True)  # noqa: E731
+    open_after = lambda taken: ~taken & (unit >= 0) & (size <= left(taken))  # noqa: E731  what could be taken still
+
+    # Each round takes all that fits at a stretch, and one unit at least: after the first, fewer tokens are left than the
+    # unit has that came next, so that there are LONGEST_WORD rounds at most.
+    def one_round(taken: jax.Array) -> jax.Array:
+        candidate = open_after(taken)
+        total = jnp.cumsum(candidate, axis=1) + end - rank  # up to the last token of the unit
+        return taken | (candidate & (total <= left(taken)))
+
+    return jax.lax.while_loop(lambda taken: open_after(taken).any(), one_round, jnp.zeros(unit.shape, bool))

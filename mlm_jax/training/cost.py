@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mlm_jax import model as model_room
 from mlm_jax.batch import Batch, Rows
 from mlm_jax.data import curriculum
 from mlm_jax.model.sharing import indexes
@@ -60,13 +59,10 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
       phase: of its curriculum.
       platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
     """
-    params = program.state.params
-    labels = {task: layer["kernel"].shape[-1] for task, layer in params.get("classifiers", {}).items()}
-    axes = model_room.abstract(program.config, vocabulary_size=program.context.vocabulary_size,
-                               languages=program.languages, labels=labels)[2]  # fmt: skip
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
     batch = batch_shapes(program.config, program.mesh, phase)
-    return step_flops(program.config, program.context, params, axes, batch, platform=platform, objectives=objectives)
+    params = program.state.params
+    return step_flops(program.config, program.context, params, program.axes, batch, platform=platform, objectives=objectives)
 
 
 def parameters_by_group(program: Program) -> dict[str, int]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from mlm_jax.batch import Batch, Rows, TaskBatch
 from mlm_jax.errors import UserError, nearest
+from mlm_jax.objectives.tlm import TranslationLanguageModelling
+from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.regex_table import parameter_names
 from mlm_jax.training.step import Program
 
@@ -23,7 +25,8 @@ class GradientCosines(NamedTuple):
 
     Attributes:
       names: tasks or language codes.
-      cosines: ``[names, names]`` over the parameters that both gradients move; NaN where there are none.
+      cosines: ``[names, names]`` over the parameters that both gradients move, of indexed ones the slices of those
+        languages or tasks that both do; NaN where there are none.
       norms: ``[names]`` of the gradients over the chosen parameters.
     """
 
@@ -51,7 +54,7 @@ def between_tasks(program: Program, params: Any, batch: Batch, *, parameters: st
     for task in program.objectives:
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
         found.append(_gradient(program, task)(params, batch[task], key))
-    return _compare(tuple(program.objectives), found, chosen)
+    return _compare(program, tuple(program.objectives), found, chosen)
 
 
 def between_languages(program: Program, params: Any, batch: Batch, *, task: str, parameters: str = ".*",
@@ -67,18 +70,22 @@ def between_languages(program: Program, params: Any, batch: Batch, *, task: str,
       seed: of the masks.
 
     Raises:
-      UserError: there is no such task, its loss is not a sum over rows, or the regex matches no parameter.
+      UserError: there is no such task, its loss is not a sum over rows of one language each, or the regex matches no
+        parameter.
     """
     if task not in program.objectives:
         raise UserError(f"no task {task!r}{nearest(task, program.objectives)}")
     if not program.objectives[task].additive:
         raise UserError(f"the loss of task {task!r} compares rows of all languages and has no part of one language")
+    if isinstance(program.objectives[task], TranslationLanguageModelling):
+        raise UserError(f"the rows of task {task!r} hold two languages and predict pieces of both",
+                        remedy="compare languages by a task whose rows are of one, such as mlm")  # fmt: skip
     chosen = _chosen(params, parameters)
     rows = _texts(batch[task])
     present = np.unique(np.asarray(rows.language)[np.asarray(rows.segment_ids).any(axis=1)])
     gradient = _gradient(program, task)
     found = [gradient(params, only_language(batch[task], language), jax.random.key(seed)) for language in present]
-    return _compare(tuple(program.languages[language] for language in present), found, chosen)
+    return _compare(program, tuple(program.languages[language] for language in present), found, chosen)
 
 
 def only_language(batch: TaskBatch, language: int) -> TaskBatch:
@@ -117,17 +124,22 @@ def _chosen(params: Any, parameters: str) -> list[int]:
     return chosen
 
 
-def _compare(names: tuple[str, ...], gradients: list[Any], chosen: list[int]) -> GradientCosines:
+def _compare(program: Program, names: tuple[str, ...], gradients: list[Any], chosen: list[int]) -> GradientCosines:
     flat = [jax.tree.leaves(gradient) for gradient in gradients]
+    axes = list(axes_by_path(program.axes).values())
 
-    def products(leaves: list[jax.Array]) -> jax.Array:
-        vectors = jnp.stack([leaf.ravel() for leaf in leaves])
-        return jnp.einsum("ip,jp->ij", vectors, vectors, precision="highest")
+    def products(leaves: list[jax.Array], axes: tuple[str, ...]) -> jax.Array:
+        stacked = jnp.stack(leaves)  # [names, …]
+        slices = jnp.moveaxis(stacked, axes.index("groups") + 1, 0) if "groups" in axes else stacked[None]
+        vectors = slices.reshape(*slices.shape[:2], -1)  # [groups or 1, names, …]
+        return jnp.einsum("gip,gjp->gij", vectors, vectors, precision="highest")
 
-    # One leaf at a time: its products [names, names], by which shared parameters are told from a task's own.
-    grams = np.stack([np.asarray(products([leaves[i] for leaves in flat]), np.float64) for i in chosen])
-    squares = np.diagonal(grams, axis1=1, axis2=2)  # [leaves, names]
-    shared = (squares[:, :, None] > 0) & (squares[:, None, :] > 0)  # [leaves, names, names]
+    # One leaf at a time: the products of its slices, by which shared parameters are told from a task's or language's own.
+    grams = np.concatenate(
+        [np.asarray(products([leaves[i] for leaves in flat], axes[i]), np.float64) for i in chosen]
+    )  # [slices, names, names]
+    squares = np.diagonal(grams, axis1=1, axis2=2)  # [slices, names]
+    shared = (squares[:, :, None] > 0) & (squares[:, None, :] > 0)  # [slices, names, names]
     own = np.where(shared, squares[:, :, None], 0.0).sum(axis=0)
     lengths = np.sqrt(own * own.T)
     dots = np.where(shared, grams, 0.0).sum(axis=0)

@@ -35,6 +35,7 @@ class Program:
       languages: language codes in index order.
       mesh: devices.
       graphdef: the model without its parameters.
+      axes: of its parameters, a like tree of tuples of logical axes.
       objectives: {task: objective}.
       transformation: the optimizer.
       learning_rate: step → learning rate.
@@ -49,6 +50,7 @@ class Program:
     languages: tuple[str, ...]
     mesh: Mesh
     graphdef: Any
+    axes: Any
     objectives: dict[str, Objective]
     transformation: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
@@ -115,7 +117,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     ))  # fmt: skip
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Program(
-        config, context, languages, mesh, graphdef, objectives, transformation,
+        config, context, languages, mesh, graphdef, axes, objectives, transformation,
         schedule.learning_rate(config.optimizer, config.steps),
         {
             task: schedule.piecewise_linear(entry.get("weight", 1.0))
@@ -136,6 +138,7 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
     config, mesh = program.config, program.mesh
     objectives = objectives or program.objectives
     gradients = gradient_function(program, objectives)
+    axes_of = optimizer_room.axes_by_path(program.axes)
     frozen = jax.tree.leaves(optimizer_room.frozen_parameters(config.optimizer, program.state.params))
 
     def step(state: TrainState, batch: Batch) -> TrainState:
@@ -152,8 +155,11 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
         params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
         extras = keep(extras, state.extras)
         decay = config.training.ema
-        # So written that a parameter which does not move has exactly itself for an average.
-        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params) if decay else {}
+        # So written that a parameter which does not move has exactly itself for an average. That of a language which is
+        # absent stays, as its weights do.
+        follow = lambda a, p, here: jnp.where(optimizer_room.spread(here, a), a + (1 - decay) * (p - a), a)  # noqa: E731
+        present = optimizer_room.present_groups(grads, axes_of)
+        average = jax.tree.map(follow, state.average, params, present) if decay else {}
         average = keep(average, state.average)
         window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
         first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)

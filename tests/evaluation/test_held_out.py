@@ -10,7 +10,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
 from mlm_jax.evaluation.retrieval import accuracy_at_1
-from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences
+from mlm_jax.evaluation.sentences import ParallelSentences, aligned_rows, held_out_sentences, retrieval_metrics
 from mlm_jax.report import language_rows, map_section, retrieval_section, save_sections, write_report
 from tests.evaluation import runs
 
@@ -217,6 +217,15 @@ def test_the_retrieval_matrix_is_that_of_the_aligned_embeddings(run):
     metrics = run[2].metrics
     assert metrics["eval/retrieval_at_1/ru-hi"] == retrieval.matrices["csls"][1, 2]
     assert metrics["eval/retrieval_at_1/mean"] == pytest.approx(np.nanmean(retrieval.matrices["csls"]))
+
+
+def test_the_micro_average_of_retrieval_is_over_sentences():
+    rows = {("a", "b"): np.zeros((30, 2), int), ("a", "c"): np.zeros((10, 2), int)}
+    sentences = ParallelSentences({code: [] for code in "abc"}, rows)
+    csls = np.array([[np.nan, 1.0, 0.0], [0.5, np.nan, np.nan], [0.2, np.nan, np.nan]])
+    metrics = retrieval_metrics({"csls": csls}, sentences)
+    assert metrics["eval/retrieval_at_1/mean"] == pytest.approx((1.0 + 0.0 + 0.5 + 0.2) / 4)
+    assert metrics["eval/retrieval_at_1/micro"] == pytest.approx((30 + 0 + 15 + 2) / 80)
 
 
 def test_samples_put_text_and_blanks_together_again(run, store):

@@ -52,6 +52,17 @@ def with_language(rows, language):
     return {"inputs": rows._replace(language=np.full(len(rows.tokens), language, np.int32))}
 
 
+def test_masks_of_a_row_depend_on_the_row_only():
+    rows, measure = random_rows(1), measure_of()
+    count = len(rows.tokens) // 2 * 2
+    whole = rows._replace(**{name: value[:count] for name, value in rows._asdict().items()})
+    cut = [{"inputs": jax.tree.map(lambda leaf, at=at: leaf[at : at + 2], whole)} for at in range(0, count, 2)]
+    together, apart = (evaluate_task(measure, unigram(), batches) for batches in ([{"inputs": whole}], cut))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), together, apart)
+    other = {"inputs": jax.tree.map(lambda leaf: leaf[::-1], whole)}  # the same rows with other numbers
+    assert (evaluate_task(measure, unigram(), [other])["loss"][0] != together["loss"][0]).any()
+
+
 def test_loss_is_the_mean_over_the_hidden_tokens_of_each_language():
     """Every ordinary token is hidden, so the oracle needs no knowledge of the masks."""
     log_p = unigram()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mlm_jax.model.attention import attention, local, reference, seen
+from mlm_jax.model.kernels import cudnn_obstacle
 from mlm_jax.model.positions import Relative, rotate, rotation
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 2, 200, 4, 8
@@ -102,3 +103,10 @@ def test_buckets_of_distances_are_t5s(bidirectional, buckets, farthest):
     ahead = torch.arange(150)[None, :] - torch.arange(150)[:, None]
     theirs = T5Attention._relative_position_bucket(ahead, bidirectional, buckets, farthest).numpy()
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_cudnn_takes_rows_of_even_length_on_both_sides():
+    shape = lambda length: jax.ShapeDtypeStruct((ROWS, length, HEADS, 64), jnp.bfloat16)  # noqa: E731
+    assert cudnn_obstacle("gpu", shape(128), shape(130), None) == ""
+    assert "not of 129" in cudnn_obstacle("gpu", shape(129), shape(128), None)
+    assert "not of 131" in cudnn_obstacle("gpu", shape(128), shape(131), None)

@@ -4,7 +4,10 @@ import pytest
 
 from mlm_jax.errors import UserError
 from mlm_jax.training.gradient_cosine import between_languages, between_tasks, only_language
+from tests.training.test_exactness import batch as small_batch
+from tests.training.test_exactness import small
 from tests.training.test_multitask import LANGUAGES, batch, compiled
+from tests.training.test_step import make_program
 
 
 def flat(tree):
@@ -51,6 +54,33 @@ def test_between_languages_takes_the_sum_of_the_loss_apart(start):
     np.testing.assert_allclose(sum(parts), whole, atol=1e-6)
     np.testing.assert_allclose(found.cosines[0, 1], cosine(parts[0], parts[1]), atol=1e-5)
     np.testing.assert_allclose(found.norms, [np.linalg.norm(part) for part in parts], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def indexed():
+    """A program whose encoder is indexed by language, its parameters and a batch."""
+    config = small()
+    config.tasks, config.model.language_embedding = {"mlm": config.tasks["mlm"]}, True
+    config.model.encoder = ({"layers": 1, "weights": "source_language"}, {"layers": 1, "weights": "shared"})
+    program = make_program(config)
+    return program, program.initialise().params, small_batch()
+
+
+def test_slices_of_different_languages_are_not_shared(indexed):
+    program, params, rows = indexed
+    measure = lambda parameters: between_languages(program, params, rows, task="mlm", parameters=parameters)  # noqa: E731
+    own, shared, everything = measure("encoder/0/.*"), measure("(?!encoder/0/|language_).*"), measure(".*")
+    different = ~np.eye(len(own.names), dtype=bool)
+    assert len(own.names) > 1 and np.isnan(own.cosines[different]).all()
+    np.testing.assert_allclose(np.diagonal(own.cosines), 1, rtol=1e-6)
+    np.testing.assert_allclose(everything.cosines[different], shared.cosines[different], atol=1e-6)
+
+
+def test_rows_of_two_languages_are_not_taken_apart():
+    config = small()
+    config.tasks = {"both": {"objective": "tlm", "rows": 8, "length": 16}}
+    with pytest.raises(UserError, match="rows of task 'both' hold two languages"):
+        between_languages(make_program(config), {}, {"both": small_batch()["ranking"]}, task="both")
 
 
 def test_bad_input(start):

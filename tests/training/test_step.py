@@ -24,6 +24,7 @@ def make_program(config):
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     config = small()
     config.training.ema, config.training.nonfinite = 0.9, "skip"
+    config.tasks["ranking"] |= {"queue": 8}  # something that is remembered
     program = make_program(config)
     step, data = make_train_step(program), to_devices(batch(), program.mesh)
     whole = step(program.initialise(), data)
@@ -36,6 +37,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     assert (after.step, after.skipped, after.first_skipped) == (2, 1, 2)
     assert np.isnan(after.params["encoder_norm"]["scale"][0])
     after.params["encoder_norm"]["scale"] = before.params["encoder_norm"]["scale"]
+    assert before.extras["ranking"].filled.all() and len(jax.tree.leaves(after.extras)) == 4
     for name in ("params", "optimizer_state", "average", "window", "extras"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
 
@@ -72,6 +74,27 @@ def test_the_average_of_what_does_not_move_is_itself_bit_for_bit():
         state = step(state, data)
     jax.tree.map(np.testing.assert_array_equal, state.average["encoder"], state.params["encoder"])
     assert (state.average["embedding"] != state.params["embedding"]).any()
+
+
+def test_the_average_of_an_absent_language_stays_as_its_weights_do():
+    config = small()
+    config.training.ema, config.model.encoder = 0.9, ({"layers": 1, "weights": "source_language"},)
+    config.tasks = {"mlm": config.tasks["mlm"]}
+    program = make_program(config)
+    step, rows = make_train_step(program), batch()["mlm"]["inputs"]
+
+    def of(*languages):
+        language = np.resize(np.array(languages, np.int32), len(rows.language))
+        return to_devices({"mlm": {"inputs": rows._replace(language=language)}}, program.mesh)
+
+    kernel = lambda tree: np.asarray(tree["encoder"]["0"]["layers"]["mlp"]["up"]["kernel"])[0]  # noqa: E731  [languages, …]
+    state = step(program.initialise(), of(0, 1, 2))
+    before = jax.device_get((state.params, state.average))
+    state = step(state, of(0, 1))
+    for old, new in zip(map(kernel, before), map(kernel, (state.params, state.average))):
+        np.testing.assert_array_equal(new[2], old[2])
+        assert (new[:2] != old[:2]).any(axis=(1, 2)).all()
+    assert (kernel(state.average)[2] != kernel(state.params)[2]).any()  # it has not caught up
 
 
 def test_frozen_parameters_cost_neither_memory_nor_a_backward_pass():
