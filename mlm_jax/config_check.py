@@ -156,12 +156,6 @@ def _check_source(key: str, source: Any) -> None:
         raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
 
 
-def _check_source(key: str, source: Any) -> None:
-    globs = [source] if isinstance(source, str) else source
-    if not (isinstance(globs, (tuple, list)) and globs and all(isinstance(entry, str) for entry in globs)):
-        raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
-
-
 def _check_labelled(key: str, entry: Any) -> None:
     remedy = 'write {"format": "tsv", "language": "en", "train": "genre.tsv"}'
     if not isinstance(entry, Mapping):
