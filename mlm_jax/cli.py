@@ -32,7 +32,7 @@ EXAMPLES = {  # of each verb, shown by its --help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code: 0, or 2 for what the user can mend."""
+    """Run one verb and return its exit code: 0, or 2 for what the user can mend, or 130 after Ctrl-C."""
     parser = build_parser()
     given, texts = list(sys.argv[1:] if arguments is None else arguments), []
     if given[:1] == ["fill-mask"] and "--" in given:  # argparse knows no texts behind both an option and --
@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error = located(error, config, options.set)
         print(f"mlm-jax: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mlm-jax: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         _drop_output()
         return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlm_jax
 
 ROOMS = (
-    "__version__", "errors", "batch", "config_check", "config", "console", "data", "parallel", "model", "objectives",
+    "__version__", "errors", "batch", "config_check", "config", "console", "processes", "data", "parallel", "model", "objectives",
     "evaluation", "report", "training", "use", "generation", "interop", "planning", "grow", "mine", "align", "measure",
     "sweep", "cli",
 )  # fmt: skip

@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import multiprocessing
 import os
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard
 from mlm_jax.data.store import Store, StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import FULL, UserError
+from mlm_jax.processes import fresh_processes
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
 WRITE = 1024  # documents handed to the store at once
@@ -131,8 +130,7 @@ def _in_processes(
 ) -> None:
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
-    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    with tempfile.TemporaryDirectory() as saved, ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with tempfile.TemporaryDirectory() as saved, fresh_processes(workers) as pool:
         vocabulary.save(saved)
         shards = [
             pool.submit(prepare_shard, config, folder, i, workers, vocabulary=saved, progress=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.processes import fresh_processes
 from mlm_jax.report import write_report
 from mlm_jax.training.check import check_config
 from mlm_jax.training.checkpoint import Checkpoints
@@ -179,7 +178,7 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
     folder = config.data.store or str(workdir / "store")
     if jax.process_index() == 0 and not is_fresh(config, folder):
         check_store(workdir, config, folder)
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with fresh_processes(1) as pool:
             pool.submit(_prepare, config_json(config), folder).result()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the token store is prepared")
