@@ -19,6 +19,7 @@ EXAMPLES = {  # of each verb, shown by its --help
     "eval": "runs/mine",
     "fill-mask": 'runs/mine "Habari za <mask>" --language sw',
     "embed": "runs/mine --language sw --input sentences.txt --output vectors.npy",
+    "classify": "runs/mine --language sw --input sentences.txt --output classes.tsv",
     "translate": "runs/mine --to de --from en < sentences.txt > translations.txt",
     "align": "runs/mine source.txt target.txt --languages en-de --draw alignment.svg",
     "grow": "runs/mine --language tl --text 'text/tl/*.txt' --out runs/mine_tl_vocabulary",
@@ -144,6 +145,13 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
     embed.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
     embed.add_argument("--language", help="language of the text")
+
+    classify = verb("classify", _classify, "tell the class of each line of text, or of each of its words")
+    classify.add_argument("checkpoint", help="a workdir or one of its checkpoints")
+    classify.add_argument("--task", default="", help="whose classifier to use, if there are several")
+    classify.add_argument("--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input")
+    classify.add_argument("--output", default="-", help="CLASS<tab>PROBABILITY<tab>LINE, or WORD<tab>TAG a line; - is standard output")
+    classify.add_argument("--language", help="language of the text")
 
     translate = verb("translate", _translate, "translate each line of text, or write a synthetic parallel corpus")
     translate.add_argument("checkpoint", help="a workdir or one of its checkpoints")
@@ -311,6 +319,12 @@ def _embed(options) -> None:
     from mlm_jax.use import embed_command
 
     embed_command(options.checkpoint, options.input, options.output, language=options.language)
+
+
+def _classify(options) -> None:
+    from mlm_jax.classify import classify_command
+
+    classify_command(options.checkpoint, options.task, options.input, options.output, language=options.language)
 
 
 def _translate(options) -> None:

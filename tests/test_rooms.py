@@ -7,7 +7,7 @@ import mlm_jax
 
 ROOMS = (
     "__version__", "errors", "batch", "config_check", "config", "console", "processes", "data", "parallel", "model", "objectives",
-    "evaluation", "report", "training", "use", "generation", "interop", "planning", "grow", "mine", "align", "measure",
+    "evaluation", "report", "training", "use", "classify", "generation", "interop", "planning", "grow", "mine", "align", "measure",
     "sweep", "cli",
 )  # fmt: skip
 
