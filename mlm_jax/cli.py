@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     classify.add_argument("checkpoint", help="a workdir or one of its checkpoints")
     classify.add_argument("--task", default="", help="whose classifier to use, if there are several")
     classify.add_argument("--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input")
-    classify.add_argument("--output", default="-", help="CLASS<tab>PROBABILITY<tab>LINE, or WORD<tab>TAG a line; - is standard output")
+    classify.add_argument("--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, or WORD<tab>TAG, a line")
     classify.add_argument("--language", help="language of the text")
 
     translate = verb("translate", _translate, "translate each line of text, or write a synthetic parallel corpus")
@@ -197,7 +197,7 @@ def build_parser() -> argparse.ArgumentParser:
     mine.add_argument("--languages", metavar="SOURCE-TARGET", help="such as de-en, if the model is to be told")
     mine.add_argument("--gold", default="", help="file of ID<tab>ID lines to print precision, recall and F1 by")
     mine.add_argument("--threshold", type=float, help="least ratio margin of a pair; the best for --gold, or 1")
-    mine.add_argument("--output", default="-", help="FILE.tsv; standard output if not given")
+    mine.add_argument("--output", default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output")
 
     take = verb("import-hf", _import_hf, "turn a model of Hugging Face transformers into a checkpoint to go on with")
     take.add_argument("source", help="folder with config.json, safetensors and a tokenizer, or a name on the Hub")

@@ -69,6 +69,7 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
     kept = [pair for pair in mined if pair.score >= threshold]
     with writing(output) as file:
         _write(kept, *sides, file)
+    print(f"{len(kept):,} pairs with a ratio margin of at least {threshold:.4g}", file=sys.stderr)
 
 
 def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, None]:

@@ -93,19 +93,30 @@ def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
     """Return the files of a glob or of several, sorted.
 
     Raises:
-      UserError: nothing matches, or a file is of an unknown kind.
+      UserError: nothing matches, or a file is of an unknown kind or a folder.
     """
-    patterns = [source] if isinstance(source, str) else list(source)
-    found: list[Path] = []
-    for pattern in patterns:
-        matches = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
-        if not matches:
-            raise UserError(f"no file matches {pattern!r}", remedy="check the path in config.data")
-        found.extend(matches)
+    found = matches(source)
     for file in found:
+        if file.is_dir():
+            raise UserError("this is a folder", file=file, remedy=f"write {file}/*{endings[0]}")
         if ending(file) not in endings:
             raise UserError(f"cannot read a file that ends in {''.join(file.suffixes[-2:])!r}", file=file,
                             remedy=f"use {', '.join(endings)}, plain or with {' or '.join(PACKINGS)}")  # fmt: skip
+    return found
+
+
+def matches(source: Any) -> list[Path]:
+    """Return what a glob, or each of several in turn, matches, sorted.
+
+    Raises:
+      UserError: one matches nothing.
+    """
+    found: list[Path] = []
+    for pattern in [source] if isinstance(source, str) else source:
+        names = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+        if not names:
+            raise UserError(f"no file matches {pattern!r}", remedy=f"check the path in config.data, which begins at {Path.cwd()}")
+        found += sorted(map(Path, names))
     return found
 
 

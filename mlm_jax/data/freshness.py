@@ -19,17 +19,20 @@ KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", 
         "prefix", "max_document_tokens")  # fmt: skip
 
 
+def sources(config: ConfigDict) -> list[Any]:
+    """Return every source that ``config.data`` names."""
+    found = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
+    labelled = config.data.labelled.values()
+    return found + [entry[split] for entry in labelled for split in ("train", "validation") if split in entry]
+
+
 def request(config: ConfigDict) -> dict[str, Any]:
     """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
-    sources = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
-    sources += [
-        entry[split] for entry in config.data.labelled.values() for split in ("train", "validation") if split in entry
-    ]
     asked = {
         "data": {key: config.data[key] for key in KEYS},
         "vocabulary": config.vocabulary.to_dict(),
         "languages": config.languages,
-        "sources": [corpora.fingerprint(source) for source in sources],
+        "sources": [corpora.fingerprint(source) for source in sources(config)],
     }
     if config.vocabulary.path:
         asked["model"] = corpora.fingerprint(config.vocabulary.path)

@@ -161,7 +161,7 @@ class Store:
         except FAILURES as error:
             raise UserError(f"cannot read the token store: {one_line(error)}", file=place) from error
         if found.state != "value":
-            raise UserError("there is no token store here", file=folder, remedy="run mlm-jax prepare")
+            raise UserError("there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir")
         try:
             manifest = json.loads(found.value)
             if manifest["format"] != FORMAT:

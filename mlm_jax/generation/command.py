@@ -95,7 +95,8 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
         for first, second in synthetic_pairs(translator, judge, lines, recipe, counts):
             print(first, second, sep="\t", file=file)
         if not counts["kept"]:
-            raise UserError(f"no pair was kept ({_described(counts)})", remedy="lower --margin, or train the model longer")
+            raise UserError(f"no pair was kept ({_described(counts)})",
+                            remedy="lower --margin, raise --length, or train the model longer")  # fmt: skip
     facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
     write_provenance(output, facts)  # not sooner: it says how a corpus that is there was made
     _report(counts)
