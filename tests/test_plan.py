@@ -155,6 +155,13 @@ def test_every_tasks_rows_are_shared_evenly():
         assert all(rows % (one.mesh["data"] * one.mesh["fsdp"] * one.microbatches) == 0 for rows in (8, 12))
 
 
+def test_rows_that_no_mesh_shares_are_told_from_a_step_that_is_too_large():
+    config = small()
+    config.tasks["mlm"]["rows"] = 5
+    with pytest.raises(UserError, match="no mesh of the 8 devices of cpu:8 shares the rows .* multiple of the devices"):
+        search.search(config, topology.parse("cpu:8"), confirm=0)
+
+
 def test_simulated_devices_have_no_peak(capsys, tmp_path):
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")

@@ -17,6 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -28,6 +29,7 @@ import numpy as np
 import tensorstore as ts
 
 from mlm_jax.data.addresses import is_local, open_keys, quoted
+from mlm_jax.data.lock import only_writer
 from mlm_jax.data.ragged import (
     FAILURES,
     FILE_VALUES,
@@ -223,7 +225,7 @@ class Store:
 class StoreWriter:
     """Writes a store; as a context manager, so that a folder is either a whole store or not there.
 
-    A local store grows in ``FOLDER.incomplete``, which is renamed at the end; in a bucket the manifest comes last.
+    A local store grows in ``FOLDER.incomplete``, which has one writer and is renamed at the end; in a bucket the manifest is last.
     Memory is bounded by the streams: at most one file's values (1 Mi) of each array wait, and one file is in flight.
 
     Args:
@@ -242,6 +244,7 @@ class StoreWriter:
         self.labels: dict[str, tuple[str, ...]] = {}
         self.rates: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
+        self._held = ExitStack()
         self._streams: dict[str, dict[str, Any]] = {}
         self._arrays: dict[str, Growing] = {}
         self._dtype = np.dtype(np.int16 if vocabulary.size <= 1 << 15 else np.int32)
@@ -254,8 +257,10 @@ class StoreWriter:
             if local:
                 final = Path(self.folder)
                 foreign = final.exists() and not (final / MANIFEST).exists() and _holds_something(final)
-                shutil.rmtree(self._place, ignore_errors=True)
-                self._keys = open_keys(self._place)
+                if not foreign:
+                    self._held.enter_context(only_writer(self._place))
+                    shutil.rmtree(self._place, ignore_errors=True)
+                    self._keys = open_keys(self._place)
             else:
                 self._keys = open_keys(self._place)
                 ours = any(self._keys.read(name).result().state == "value" for name in (MANIFEST, UNFINISHED))
@@ -287,6 +292,7 @@ class StoreWriter:
                 array.abandon()
             if is_local(self.folder):
                 shutil.rmtree(self._place, ignore_errors=True)  # gone already where it was renamed
+            self._held.close()
 
     def add(
         self,

@@ -38,6 +38,8 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
     config = _json(folder / "tokenizer_config.json")
     config = {**_json(folder / "special_tokens_map.json"), **config}
     tokenizer = _read(folder, model_type, config)
+    tokenizer.no_padding()  # what a file says of batches is not part of a text
+    tokenizer.no_truncation()
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size > rows or smallest_multiple(size, rows) > LARGEST_MULTIPLE:
         problem = f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows"

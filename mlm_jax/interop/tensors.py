@@ -153,7 +153,10 @@ class TensorWriter:
 
     def _flush(self) -> None:
         if self.pending or not self.shards:
-            save_file(self.pending, self._temporary(len(self.shards)), metadata={"format": "pt"})
+            file = self._temporary(len(self.shards))
+            save_file(self.pending, file, metadata={"format": "pt"})
+            os.umask(mask := os.umask(0))
+            file.chmod(0o666 & ~mask)  # safetensors keeps its files from everybody else
             self.shards.append(list(self.pending))
             self.pending, self.pending_bytes = {}, 0
 

@@ -62,13 +62,16 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
       report: called with each compiled plan as it is made.
 
     Raises:
-      UserError: nothing fits, or ``confirm`` is negative.
+      UserError: nothing fits, no mesh shares the rows evenly, or ``confirm`` is negative.
     """
     if confirm < 0:
         raise UserError(f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more")
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
     candidates = _candidates(config, topology)
+    if not candidates:
+        raise UserError(f"no mesh of the {topology.device_count} devices of {topology} shares the rows of every task evenly",
+                        remedy="make the rows a multiple of the devices")  # fmt: skip
     hopeful = sorted((one for one in candidates if fits(one, topology)), key=_time)
     best: dict[tuple[int, ...], Estimate] = {}
     for one in hopeful:

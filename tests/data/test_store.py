@@ -157,6 +157,21 @@ def test_a_writer_that_fails_leaves_nothing_and_the_old_store_whole(tmp_path):
         assert write(folder, streams, ["de"]).stream("de").split("train").tokens == 2
 
 
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
+    folder = tmp_path / "s"
+    second = (
+        "import sys\nfrom mlm_jax.data.store import StoreWriter\nfrom tests.data.stores import Ids\n"
+        'StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()'
+    )
+    with StoreWriter(folder, Ids(), ["de"]) as writer:
+        writer.add("de", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})
+        error = subprocess.run([sys.executable, "-c", second, folder], capture_output=True, text=True).stderr
+        assert "another process is writing here" in error
+        writer.add("de", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})
+    assert Store.open(folder).stream("de").split("train").tokens == 2_400_000
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+
 def test_what_a_killed_writer_left_is_no_store_and_in_nobodys_way(tmp_path):
     killed = """
 import os, signal, sys

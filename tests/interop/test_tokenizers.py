@@ -130,6 +130,17 @@ def test_what_stands_around_a_text_of_another_script(unknown):
     assert around(tokenizer) == ([0], [1])
 
 
+def test_padding_and_truncation_of_the_file_are_no_part_of_a_text(tmp_path):
+    rows = TOKENIZERS["modernbert"](tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ours = read_vocabulary(tmp_path, "modernbert", rows, {})
+    assert (ours.pad_id, ours.eos_id, ours.bos_id) == (0, 1, 2)
+    assert around(Tokenizer.from_str(ours.tokenizer_json)) == ([2], [1])
+
+
 def test_text_that_looks_special_is_text(tmp_path):
     gemma = read_vocabulary(tmp_path, "modernbert", TOKENIZERS["modernbert"](tmp_path), {})
     assert gemma.mask_id not in gemma.encode("a <mask> b") and gemma.mask_id in gemma.encode_special("a <mask> b")
