@@ -53,12 +53,31 @@ def reference():
 def test_the_same_on_every_mesh_and_for_any_microbatches(reference, devices, mesh, microbatches):
     config = small(**mesh)
     config.training.microbatches = microbatches
-    losses, gradients = loss_and_gradients(config, devices)
-    for task, wanted in reference[0].items():
-        np.testing.assert_allclose(losses[task], wanted, rtol=2e-6)
-    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(reference[1]))
-    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(reference[1])):
-        np.testing.assert_allclose(one, other, atol=1e-6 * scale, rtol=0)
+    assert_same(loss_and_gradients(config, devices), reference)
+
+
+def assert_same(found, wanted):
+    for task, loss in wanted[0].items():
+        np.testing.assert_allclose(found[0][task], loss, rtol=2e-6)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted[1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * scale, rtol=0), found[1], wanted[1])
+
+
+def remembering(remat, dropout=0.0):
+    config = small()
+    config.model.remat, config.model.dropout = remat, dropout
+    return loss_and_gradients(config, 1)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_recomputed_changes_nothing(reference, remat):
+    assert_same(remembering(remat), reference)
+
+
+def test_dropout_is_recomputed_as_it_was(reference):
+    dropped = remembering("none", dropout=0.3)
+    assert any((dropped[0][task] != reference[0][task]).any() for task in reference[0])
+    assert_same(remembering("full", dropout=0.3), dropped)
 
 
 def unpack(rows, masked):

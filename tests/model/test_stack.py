@@ -1,0 +1,40 @@
+"""Groups of layers, and what is dropped in them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.config import default_config
+from mlm_jax.model.layers import dropout
+from tests.objectives.helpers import random_rows
+
+FACTS = {"vocabulary_size": 50, "languages": ("en", "de", "fr")}
+
+
+def test_groups_one_after_the_other_are_one_group():
+    def config(*counts):
+        config = default_config()
+        config.model.update(width=16, heads=2, mlp_width=16, max_positions=32, window=4, global_every=3)
+        config.model.encoder = tuple({"layers": count, "weights": "shared"} for count in counts)
+        return config
+
+    graphdef, params = model_room.create(config(5), **FACTS)
+    parted = model_room.create(config(1, 3, 1), **FACTS)[0]
+    whole, encoder = params["encoder"]["0"], {}
+    for name, (start, stop) in {"0": (0, 1), "1": (1, 4), "2": (4, 5)}.items():
+        encoder[name] = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], whole)
+    rows = random_rows(0)
+    encode = lambda graphdef, params: np.asarray(model_room.merge(graphdef, params).encode(rows))  # noqa: E731
+    wanted = encode(graphdef, params)
+    np.testing.assert_allclose(encode(parted, params | {"encoder": encoder}), wanted, atol=1e-5)
+    config_all = config(5)
+    config_all.model.global_every = 1  # which layers see everything matters here
+    assert np.abs(encode(model_room.create(config_all, **FACTS)[0], params) - wanted).max() > 1e-3
+
+
+def test_dropout_keeps_the_mean_and_sets_its_share_to_zero():
+    dropped = np.asarray(dropout(jnp.ones((200, 200)), 0.3, jax.random.key(0)))
+    assert abs((dropped == 0).mean() - 0.3) < 0.01 and abs(dropped.mean() - 1) < 0.02
+    np.testing.assert_allclose(dropped[dropped > 0], 1 / 0.7, rtol=1e-6)
+    np.testing.assert_array_equal(dropout(jnp.ones(5), 0.3, None), np.ones(5))
