@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -78,6 +79,8 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
             "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
         )
     for language in found:
+        if not re.fullmatch(r"[\w-]+", language):
+            raise UserError(f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn")
         if config.languages and language not in config.languages:
             raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
     languages = tuple(config.languages) or tuple(found)

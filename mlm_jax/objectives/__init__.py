@@ -47,7 +47,7 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
         if "test" in entry and OBJECTIVES[name].kind != "labelled":
             raise BadValue(f"tasks.{task}.test", f"tasks.{task}.test names labelled sets, which {name} reads none of")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-        objectives[task] = from_options(OBJECTIVES[name], options, task)
+        objectives[task] = from_options(OBJECTIVES[name], options, task, TASK_KEYS)
     return objectives
 
 

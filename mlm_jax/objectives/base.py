@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -99,8 +99,14 @@ class Objective:
         raise NotImplementedError
 
 
-def from_options(kind: type[Objective], options: Mapping[str, Any], task: str) -> Objective:
+def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, others: Sequence[str]) -> Objective:
     """Make an objective from a task's options.
+
+    Args:
+      kind: of objective.
+      options: of the task that are the objective's own.
+      task: its name.
+      others: options that every task has.
 
     Raises:
       BadValue: an option does not exist; the message names the nearest one.
@@ -108,9 +114,8 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str) -
     known = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
     for name in options:
         if name not in known:
-            raise BadValue(f"tasks.{task}.{name}",
-                           f"task {task!r}: objective {kind.__name__} has no option {name!r}{nearest(name, known)}",
-                           f"its options are {', '.join(known) or 'none'}")  # fmt: skip
+            raise BadValue(f"tasks.{task}.{name}", f"tasks.{task} has no option {name!r}{nearest(name, [*known, *others])}",
+                           f"its options are {', '.join([*others, *known])}")  # fmt: skip
     return kind(task=task, **options)
 
 

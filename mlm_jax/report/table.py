@@ -119,7 +119,7 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
     table.add_column("language")
     for name in columns:
         task, _, metric = name.rpartition("/")
-        heading = COLUMNS.get(metric) or SHARES.get(metric, metric)
+        heading = COLUMNS.get(metric) or SHARES.get(metric) or SCORES.get(metric, metric)
         table.add_column(f"{task}\n{heading}".strip(), justify="right")
     for code in (*languages, *AVERAGES):
         cells = [format_cell(name.rpartition("/")[2], values.get(code)) for name, values in columns.items()]
@@ -194,6 +194,8 @@ SHARES = {  # shown in percent
     "retrieval_at_1_cosine": "by cosine\n%",
     "retrieval_at_1_ratio_margin": "by margin\n%",
 }
+
+SCORES = {"chrf": "chrF++", "bleu": "BLEU"}  # from 0 to 100
 
 
 def format_cell(name: str, value: float | None) -> str:

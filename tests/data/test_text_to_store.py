@@ -262,6 +262,8 @@ def test_pairs_that_do_not_fit(tmp_path):
         list(corpora.sentence_pairs(str(tmp_path / "c.tsv"), "de-en", "train"))
     with pytest.raises(UserError, match="no file matches"):
         list(corpora.documents(str(tmp_path / "absent*.txt"), "de", "train"))
+    with pytest.raises(UserError, match=r"this is a folder. Remedy: write .*/\*.txt"):
+        list(corpora.documents(str(tmp_path), "de", "train"))
     with pytest.raises(UserError, match="has no function 'txt'; did you mean 'text'"):
         list(corpora.documents("mlm_jax.data.bible:txt", "de", "train"))
 

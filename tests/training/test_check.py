@@ -37,6 +37,8 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
     ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
     ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
+    ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
+    ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be a language's code"),
     ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
     ("tasks.mlm.test=('ner',)", "tasks.mlm.test", "which mlm reads none of"),
     ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
