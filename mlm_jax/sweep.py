@@ -19,6 +19,7 @@ import queue
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from mlm_jax.training.workdir import check_workdir
 Trial = dict[str, Any]  # config key → value
 COMPARISON, PLOT = "comparison.json", "comparison.html"
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what trials are compared by, of every task
+INTERRUPTED = 130  # exit code after Ctrl-C
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
@@ -152,7 +154,8 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
       dry_run: print each trial's command instead of running it.
 
     Returns:
-      0, or 1 if a trial failed, or 130 after Ctrl-C: trials under way have saved, and the same command continues.
+      0, or 1 if a trial failed, or 130 after Ctrl-C or where a signal stopped a trial: those under way have saved, and the
+      same command continues.
 
     Raises:
       UserError: the file or a trial cannot work, or a trial's folder belongs to another config.
@@ -181,13 +184,19 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     for slot in slots:
         free.put(slot)
 
-    def run(name: str) -> tuple[str, int]:
+    stopped = threading.Event()  # a signal that has reached a trial is meant for the sweep
+
+    def run(name: str) -> tuple[str, int | None]:
+        if stopped.is_set():
+            return name, None
         folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a") as log:
             code = subprocess.run(command("train", file, folder, trials[name]), stdout=log, stderr=log,
                                   env=os.environ | one_device, check=False).returncode  # fmt: skip
         free.put(one_device)
+        if code in (0, INTERRUPTED) and not is_finished(folder, configs[name].steps):
+            stopped.set()
         return name, code
 
     failed = []
@@ -195,13 +204,15 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
         try:
             for done in concurrent.futures.as_completed([pool.submit(run, name) for name in waiting]):
                 name, code = done.result()
-                is_done = code == 0 and is_finished(workdir / name, configs[name].steps)
-                failed += [name] if code else []
-                say(f"{name}: {'finished' if is_done else 'stopped' if code == 0 else f'failed, see {workdir / name}/log.txt'}")
+                if code is not None and not stopped.is_set():
+                    failed += [name] if code else []
+                    say(f"{name}: {f'failed, see {workdir / name}/log.txt' if code else 'finished'}")
         except KeyboardInterrupt:  # the trials got it too: they save and end
+            stopped.set()
             pool.shutdown(cancel_futures=True)
-            say("interrupted; the same command continues")
-            return 130
+    if stopped.is_set():
+        say("interrupted; the same command continues")
+        return INTERRUPTED
     results = compare(workdir, listed)
     if results:
         say(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}")
