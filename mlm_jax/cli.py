@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.text += [*rest, *texts]  # behind an option, which argparse does not look for
     elif rest:
         hint = "; text that begins with a dash goes behind --" if options.run is _fill_mask else ""
+        hint += "; text comes from --input or standard input" if options.run in (_translate, _embed, _classify) else ""
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if arguments is None and options.run is _train:  # this process is ours, and not a test's or a notebook's
         from mlm_jax.parallel.huge_pages import restart_with_huge_pages
