@@ -104,10 +104,15 @@ class Reporter:
         return found.metrics
 
     def farewell(self, report: Path) -> None:
-        """Say where the time went and where the report is, and print the tables."""
+        """Say where the time went and where the report is, and print a table of each task.
+
+        What ranking is for, retrieval, stands in the first one.
+        """
         console = table_console(quiet=jax.process_index() != 0)
         console.print(language_table(self.rows))
-        for table in task_tables(self.found, self.program.config.tasks, self.program.languages):
+        tasks = self.program.config.tasks
+        shown = [task for number, task in enumerate(tasks) if number == 0 or tasks[task]["objective"] != "ranking"]
+        for table in task_tables(self.found, shown, self.program.languages):
             console.print(table)
         console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

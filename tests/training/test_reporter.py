@@ -43,11 +43,12 @@ def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
     )
 
 
-def test_a_run_ends_with_a_table_of_every_task(capsys):
-    program = SimpleNamespace(config=SimpleNamespace(tasks=("mlm", "ranking")), languages=("de",))
+def test_a_run_ends_with_a_table_of_every_task_but_ranking(capsys):
+    tasks = {task: {"objective": task} for task in ("mlm", "ranking", "denoising")}
+    program = SimpleNamespace(config=SimpleNamespace(tasks=tasks), languages=("de",))
     goodput = SimpleNamespace(summary=lambda: "")
     reporter = Reporter(program, None, None, Path("run"), None, None, goodput)
-    reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25}
+    reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25, "eval/denoising/accuracy/de": 0.35}
     reporter.farewell(Path("report.html"))
     printed = capsys.readouterr().out
-    assert "ranking" in printed and "25.0" in printed
+    assert "denoising" in printed and "35.0" in printed and "25.0" not in printed
