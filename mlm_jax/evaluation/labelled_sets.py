@@ -40,6 +40,7 @@ def labelled_sets(
             _check_labels(stream, task, read[task][0].labels)
             found[task] += [] if stream in found[task] else [stream]
     taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())
+    left = []
     for stream in store.streams.values():
         if stream.kind != "labelled" or stream.name in taken or not _is_held_out(stream):
             continue
@@ -54,7 +55,9 @@ def labelled_sets(
         if knowing:
             found[knowing[0]].append(stream)
         else:
-            log.warning("no task is measured on the labelled set %s: none has its labels", stream.name)
+            left.append(stream.name)
+    if read and left:  # a run without such tasks shares its store with those that have some
+        log.warning("no task is measured on the labelled sets %s: none has their labels", ", ".join(left))
     return {task: tuple(streams) for task, streams in found.items()}
 
 
