@@ -135,7 +135,9 @@ def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     decoder, genre = (
         train(f"cross_attention.py:{stage}", folder / f"{stage}-{seed}", seed, pairs) for stage in ("decoder", "genre")
     )
-    found["German decoded"] = {"chrF++": evaluated(decoder, "eval/chrf/")["de"]}
+    plain = train("cross_attention.py:decoder", folder / f"plain-{seed}", seed, pairs, **{"model.cross_lingual": {}})
+    for name, workdir in (("German decoded", decoder), ("the same without the layer", plain)):
+        found[name] = {"chrF++": evaluated(workdir, "eval/chrf/")["de"]}
     accuracy = last_metrics(genre, "eval/accuracy/")
     found["genre"] = {f"accuracy {code} %": 100 * accuracy[code] for code in ("en", "de")}
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
-from mlm_jax.data.rows import cut_longer
+from mlm_jax.data.rows import joined
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.training.checkpoint import Loaded, load_parameters
@@ -154,10 +154,9 @@ class Classifier(Model):
         """Return the ids of a text, or of two with the end of the first between them; of two the longer one is cut."""
         if len(parts) == 1:
             return parts[0]
-        room = self.longest - 2 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
-        counts[CUT] += sum(map(len, parts)) > room
-        first, second = cut_longer(len(parts[0]), len(parts[1]), room)
-        return [*parts[0][:first], self.vocabulary.eos_id, *parts[1][:second]]
+        room = self.longest - 1 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
+        counts[CUT] += sum(map(len, parts)) + 1 > room
+        return joined(parts[0], parts[1], self.vocabulary.eos_id, room)
 
     def _predictions(
         self, encoded: list[list[int]], language: str | Sequence[str] | None

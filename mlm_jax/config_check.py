@@ -6,7 +6,7 @@ What needs the model's code (``mlm_jax/model/check.py``), the devices or the dat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -175,6 +175,11 @@ def _check_labelled(key: str, entry: Any) -> None:
     for split in ("train", "validation"):
         if split in entry:
             _check_source(f"{key}.{split}", entry[split])
+
+
+def several(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return what a key names, where a single name may stand for a tuple of one."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _check_task(task: str, entry: Any) -> None:

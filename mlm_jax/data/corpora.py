@@ -21,6 +21,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlm_jax.config_check import several
 from mlm_jax.data.languages import split_pair
 from mlm_jax.errors import UserError, nearest
 
@@ -112,20 +113,23 @@ def matches(source: Any) -> list[Path]:
       UserError: one matches nothing.
     """
     found: list[Path] = []
-    for pattern in [source] if isinstance(source, str) else source:
-        names = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    for pattern in several(source):
+        names = _names(pattern)
         if not names:
             raise UserError(f"no file matches {pattern!r}", remedy=f"check the path in config.data, which begins at {Path.cwd()}")
         found += sorted(map(Path, names))
     return found
 
 
+def _names(pattern: str) -> list[str]:
+    return glob.glob(str(Path(pattern).expanduser()), recursive=True)
+
+
 def fingerprint(source: Any) -> list:
     """Return what changes when a corpus changes: path, size and time of each file, or the function's name."""
     if is_library(source):
         return [source]
-    patterns = [source] if isinstance(source, str) else list(source)
-    names = sorted(name for pattern in patterns for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    names = sorted(name for pattern in several(source) for name in _names(pattern))
     return [[name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns] for name in names]
 
 

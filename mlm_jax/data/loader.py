@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch, Rows, TaskBatch
+from mlm_jax.config_check import several
 from mlm_jax.data import curriculum
 from mlm_jax.data.curriculum import Phase
 from mlm_jax.data.order import Order, Slices
@@ -295,7 +296,7 @@ class Loader:
 
     def _streams(self, where: str, names: str | tuple[str, ...], kind: str, split: str) -> tuple[Stream, ...]:
         """Return the streams of these names, or all of the kind that have something in the split."""
-        named = (names,) if isinstance(names, str) else tuple(names)
+        named = several(names)
         for name in named:
             stream = self.store.stream(name)
             if stream.kind != kind or not stream.split(split).documents:

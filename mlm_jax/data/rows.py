@@ -91,14 +91,19 @@ def cut_longer(first: int, second: int, room: int) -> tuple[int, int]:
     return min(first, room - kept), kept
 
 
+def joined(first: Sequence[int], second: Sequence[int], separator: int, room: int) -> list[int]:
+    """Return two texts with a separator between, the longer one cut so that all fits into ``room``."""
+    kept, other = cut_longer(len(first), len(second), room - 1)
+    return [*first[:kept], separator, *second[:other]]
+
+
 def _shortened(values: np.ndarray, length: int, separator: int) -> np.ndarray:
     """Return the first ``length`` values of a document, or of two texts, their separator and their end what fits."""
     between = np.flatnonzero(values[:-1] == separator)
     if len(between) != 1:
         return values[:length]
-    first, second = values[: between[0]], values[between[0] + 1 : -1]
-    keep = cut_longer(len(first), len(second), length - 2)
-    return np.concatenate([first[: keep[0]], [separator], second[: keep[1]], values[-1:]])
+    first, second = values[: between[0]].tolist(), values[between[0] + 1 : -1].tolist()
+    return np.array([*joined(first, second, separator, length - 1), values[-1]])
 
 
 def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray) -> Rows:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mlm_jax.data import corpora, labelled
 from mlm_jax.data.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.quiet import quiet_stderr
-from mlm_jax.data.rows import cut_longer
+from mlm_jax.data.rows import joined
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 
@@ -229,10 +229,7 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
                 labels = [*chain.from_iterable(marked)]
             pair = len(parts) == 2 and not per_word
             one.skipped[CUT] += len(ids) + pair > content
-            if pair:  # premise </s> hypothesis
-                first, second = cut_longer(len(parts[0]), len(parts[1]), content - 1)
-                ids = parts[0][:first] + [vocabulary.eos_id] + parts[1][:second]
-            ids = ids[:content]
+            ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
             row = prefix + ids + [vocabulary.eos_id]
             text = " ".join(example.texts)
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.config_check import several
 from mlm_jax.data.store import Store, Stream
 from mlm_jax.errors import UserError, nearest
 
@@ -31,7 +32,7 @@ def labelled_sets(
       UserError: a set has a label that its task does not know, could be that of several tasks, or cannot be tested on.
     """
     found = {task: [*streams] for task, streams in read.items()}
-    named = {task: _names(tasks[task]["test"]) for task in read if "test" in tasks[task]}
+    named = {task: several(tasks[task]["test"]) for task in read if "test" in tasks[task]}
     for task, names in named.items():
         for stream in (store.stream(name) for name in names):
             if not _is_held_out(stream) or _per_token(stream) != _per_token(read[task][0]):
@@ -81,7 +82,3 @@ def _is_held_out(stream: Stream) -> bool:
 
 def _per_token(stream: Stream) -> bool:
     return next(iter(stream.splits.values()))["labels"].per_token
-
-
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)

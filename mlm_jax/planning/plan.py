@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.batch import Batch
+from mlm_jax.config_check import several
 from mlm_jax.data import curriculum
 from mlm_jax.data.languages import run_languages
 from mlm_jax.errors import UserError
@@ -202,8 +203,7 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
     for task, kind in kinds(config.tasks).items():
         if kind != "labelled":
             continue
-        names = config.tasks[task].get("data", ())
-        wanted = ((names,) if isinstance(names, str) else tuple(names)) or tuple(config.data.labelled)
+        wanted = several(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
         labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
         if not labels or not labels[0]:
             raise UserError(f"task {task!r}: how many labels there are is only known from data, which a plan does not read",

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from mlm_jax.config_check import several
 from mlm_jax.errors import UserError
 from mlm_jax.training.checkpoint import load_parameters
 from mlm_jax.training.regex_table import check_matches, compiled, path_name
@@ -72,7 +73,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
 def _matching(patterns: Sequence[str], names: Sequence[str], key: str) -> set[str]:
     """Return the names that some pattern matches."""
     found = set()
-    for pattern in (compiled(pattern, key) for pattern in ((patterns,) if isinstance(patterns, str) else patterns)):
+    for pattern in (compiled(pattern, key) for pattern in several(patterns)):
         check_matches(pattern, names, key)
         found |= {name for name in names if pattern.fullmatch(name)}
     return found

@@ -1,4 +1,4 @@
-"""Checkpoints: other meshes, damage, contradictions, what is kept, and starting from another run's weights."""
+"""Checkpoints: other meshes, damage, contradictions, and starting from another run's weights."""
 
 import json
 import logging
@@ -14,70 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
-from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training import checkpoint, initialise
-from mlm_jax.training.checkpoint import Checkpoints, find_checkpoint, load_parameters
+from mlm_jax.training.checkpoint import load_parameters
 from mlm_jax.training.checksum import checksums
 from mlm_jax.training.initialise import initialise_from
-from mlm_jax.training.state import TrainState
 from mlm_jax.training.stop import StopSignal
 from mlm_jax.training.workdir import check_workdir, claim_workdir
-
-LANGUAGES = ("en", "de")
-VOCABULARY = Vocabulary.bytes(LANGUAGES, 4)
-
-
-def make_config(**changes):
-    config = default_config()
-    config.languages = LANGUAGES
-    for key, value in changes.items():
-        room, _, name = key.partition("__")
-        config[room][name] = value
-    return config
-
-
-def make_state(devices=8, seed=0, step=0):
-    """A state whose kernel is split over the mesh; large enough for its bytes to lie in a file of their own."""
-    mesh = make_mesh({"data": 1, "fsdp": devices, "tensor": 1, "sequence": 1}, jax.devices()[:devices])
-    rng = np.random.default_rng(seed)
-
-    def put(value, *spec):
-        return jax.device_put(value, NamedSharding(mesh, P(*spec)))
-
-    def kernel():
-        return put(rng.normal(size=(64, 80)).astype(np.float32), "fsdp")
-
-    params = {"encoder": {"kernel": kernel(), "bias": put(rng.normal(size=80).astype(np.float32))}}
-    return TrainState(
-        step=put(np.int32(step)), params=params, optimizer_state=({"mu": kernel()}, put(np.int32(step))), average={},
-        extras={}, window={"mlm": {"loss": (put(np.ones(2, np.float32)), put(np.ones(2, np.float32)))}},
-        gradient_norm=put(np.float32(1)), skipped=put(np.int32(0)), first_skipped=put(np.int32(-1)),
-    )  # fmt: skip
-
-
-def shapes(state):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-
-
-def open_run(folder, config=None, vocabulary=VOCABULARY, languages=LANGUAGES, labels=None):
-    return Checkpoints(folder, config or make_config(), vocabulary, languages, labels or {})
-
-
-def save(checkpoints, *steps, metrics=None):
-    for step in steps:
-        checkpoints.save(step, make_state(seed=step, step=step), metrics=metrics and metrics(step))
-    checkpoints.wait()
-
-
-def assert_same(state, wanted):
-    assert jax.tree.structure(state) == jax.tree.structure(wanted)
-    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+from tests.training.checkpoints import (
+    LANGUAGES,
+    VOCABULARY,
+    assert_same,
+    make_config,
+    make_state,
+    open_run,
+    save,
+    shapes,
+)
 
 
 def files_of(folder):
@@ -236,66 +191,6 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
         check_workdir(tmp_path, make_config())
 
 
-def kept(folder):
-    return sorted(int(child.name) for child in (folder / "checkpoints").iterdir() if child.is_dir())
-
-
-def test_the_last_and_every_so_many_are_kept(tmp_path):
-    save(open_run(tmp_path, make_config(checkpoint__keep_last=2, checkpoint__keep_every=4)), *range(1, 8))
-    assert kept(tmp_path) == [4, 6, 7]
-    with pytest.raises(UserError, match="keep_last=0"):
-        open_run(tmp_path, make_config(checkpoint__keep_last=0))
-
-
-@pytest.mark.parametrize("metric, best", [("eval/loss/mean", 2), ("eval/retrieval_at_1/mean", 3)])
-def test_the_best_checkpoint_is_kept_and_used(tmp_path, metric, best):
-    values = {1: 0.5, 2: 0.1, 3: 0.9, 4: float("nan"), 5: 0.4, 6: 0.6}
-    config = make_config(evaluation__select=metric, checkpoint__keep_last=1)
-    checkpoints = open_run(tmp_path, config)
-    assert checkpoints.improves({metric: float("nan")})  # better than nothing
-    save(checkpoints, *values, metrics=lambda step: {metric: values[step], "other": 1.0})
-    assert kept(tmp_path) == [best, 6]
-    again = open_run(tmp_path, config)
-    assert not again.improves({metric: 0.2}) and not again.improves({metric: float("nan")})
-    assert again.improves({metric: 0.05 if "loss" in metric else 0.95})
-    assert find_checkpoint(tmp_path).name == str(best) and load_parameters(tmp_path).step == best
-    assert int(again.restore(shapes(make_state())).step) == 6  # a run goes on from its last one
-    with pytest.raises(UserError, match="which no evaluation gives; did you mean 'eval/"):
-        again.improves({metric.replace("mean", "de"): 1.0})
-
-
-def test_a_loss_of_any_name_is_better_when_it_is_less(tmp_path):
-    metric = "eval/aligned/loss_unplugged/mean"
-    save(open_run(tmp_path, make_config(evaluation__select=metric)), 1, 2, metrics=lambda step: {metric: float(step)})
-    assert find_checkpoint(tmp_path).name == "1"
-    assert checkpoint.score("eval/loss/accuracy/mean", {"eval/loss/accuracy/mean": 0.5}) == 0.5  # a task may be named so
-
-
-def test_scores_of_different_metrics_are_not_compared(tmp_path):
-    loss, accuracy = "eval/loss/mean", "eval/accuracy/mean"
-    save(open_run(tmp_path, make_config(evaluation__select=accuracy)), 1, 2, metrics=lambda step: {accuracy: 1 / step})
-    changed = open_run(tmp_path, make_config(evaluation__select=loss))
-    assert changed.improves({loss: 9.0})
-    changed.save(3, make_state(seed=3, step=3), {loss: 9.0})
-    save(changed, 4, metrics=lambda step: {loss: 10.0})
-    assert not changed.improves({loss: 9.5}) and find_checkpoint(tmp_path).name == "3"
-    save(open_run(tmp_path, make_config()), 5)
-    assert find_checkpoint(tmp_path).name == "5"  # no metric any more: the last
-
-
-def test_a_checkpoint_gets_the_metric_of_a_later_evaluation(tmp_path):
-    config = make_config(evaluation__select="eval/loss/mean", checkpoint__keep_last=1)
-    checkpoints = open_run(tmp_path, config)
-    save(checkpoints, 1, metrics=lambda step: {"eval/loss/mean": 2.0})
-    save(checkpoints, 2)
-    checkpoints = open_run(tmp_path, config)
-    checkpoints.complete(2, {"eval/loss/mean": 1.0, "other": 3.0})
-    assert find_checkpoint(tmp_path).name == "2" and not checkpoints.improves({"eval/loss/mean": 1.5})
-    save(checkpoints, 3, metrics=lambda step: {"eval/loss/mean": 1.5})
-    assert kept(tmp_path) == [2, 3]
-    assert_same(open_run(tmp_path, config).restore(shapes(make_state())), make_state(seed=3, step=3))
-
-
 def test_a_checkpoint_alone_is_enough_to_use_the_model(workdir):
     (workdir / "checkpoints" / "2").rename(workdir / "elsewhere")
     loaded = load_parameters(workdir / "elsewhere")
@@ -434,7 +329,7 @@ def test_a_signal_is_noted_once_and_kills_the_second_time():
 
 KILLED = """
 import sys
-from tests.training.test_checkpoint import *
+from tests.training.checkpoints import *
 checkpoints = open_run(sys.argv[1])
 for step in range(1, 1000):
     checkpoints.save(step, make_state(1, seed=step, step=step))
@@ -461,7 +356,7 @@ import jax
 from mlm_jax.parallel import multihost
 place, port, index = sys.argv[1:]
 multihost.initialise(f"127.0.0.1:{port}", 2, int(index))
-from tests.training.test_checkpoint import *
+from tests.training.checkpoints import *
 checkpoints = open_run(place)
 state = checkpoints.restore(shapes(make_state(4)))
 print("restored", None if state is None else int(state.step), flush=True)
