@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlm_jax.classify import load_classifier
+    from mlm_jax.generation.translate import load_translator
     from mlm_jax.use import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "load_classifier", "load_translator"]
+
+_HOMES = {"load": "mlm_jax.use", "load_classifier": "mlm_jax.classify", "load_translator": "mlm_jax.generation.translate"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs JAX only when it is used."""
-    if name == "load":
-        from mlm_jax.use import load
-
-        return load
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

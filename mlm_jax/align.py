@@ -24,10 +24,11 @@ from mlm_jax.evaluation.alignment import (
     words_of,
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
+from mlm_jax.lines import read_lines, writing
 from mlm_jax.mine import pair_codes
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
-from mlm_jax.use import CUT, Model, read_lines, writing
+from mlm_jax.use import CUT, Model
 
 EMPTY = "pairs have a side without words, and no links"
 DRAWN = 8  # sentence pairs in a drawing

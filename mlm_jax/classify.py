@@ -17,8 +17,9 @@ from mlm_jax.batch import Rows
 from mlm_jax.data.rows import joined
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
+from mlm_jax.lines import arriving, read_lines, windows, writing
 from mlm_jax.training.checkpoint import Loaded, load_parameters
-from mlm_jax.use import CUT, WINDOW, Model, arriving, read_lines, windows, writing
+from mlm_jax.use import CUT, WINDOW, Model
 
 CUT_WORD = ""  # label of a word that did not fit into the model
 

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import threading
 import warnings
 
 import jax
@@ -14,7 +13,7 @@ from mlm_jax.cli import main
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.training.checkpoint import Checkpoints
-from mlm_jax.use import Arriving, Model, arriving, embed_command, encode_masked, fill_mask_command, read_lines, windows
+from mlm_jax.use import Model, embed_command, encode_masked, fill_mask_command
 from tests.evaluation import runs
 
 LONG = " ".join(runs.words("en")) + " end"  # than the model takes
@@ -62,6 +61,7 @@ def test_importing_the_package_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         mlm_jax.lod  # noqa: B018
+    assert all(callable(getattr(mlm_jax, name)) for name in mlm_jax.__all__ if name.startswith("load"))
 
 
 def test_embeddings_are_the_models_whatever_their_batch(run, model):
@@ -246,11 +246,6 @@ def test_what_cannot_be_read_or_written_leaves_nothing_behind(run, tmp_path, con
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_lines_end_at_line_feeds_and_begin_without_a_byte_order_mark(tmp_path):
-    (tmp_path / "in.txt").write_bytes("\ufeffa\u2028b\x85\fc\r\n\ufeffd".encode())
-    assert list(read_lines(str(tmp_path / "in.txt"))) == ["a\u2028b\x85\fc", "\ufeffd"]
-
-
 def test_an_argument_that_is_not_utf8_is_named(run, capsys):
     assert main(["fill-mask", str(run[0]), "fine <mask>", "a\udcff <mask>", "--language", "en"]) == 2
     assert "error: text 2 is not UTF-8: 'a\\udcff <mask>'" in capsys.readouterr().err
@@ -275,27 +270,3 @@ def test_a_model_trained_elsewhere_uses_the_attention_of_this_machine(run):
     loaded = load_parameters(run[0])
     loaded.config.model.attention = "splash"
     assert Model(loaded).embed(["a"], language="en").shape == (1, 32)
-
-
-def test_lines_that_have_come_are_not_kept_waiting():
-    more = threading.Event()
-
-    def lines():
-        yield from ("a", "", "b")
-        assert more.wait(60)
-        yield "c"
-        raise UserError("not UTF-8")
-
-    found = windows(Arriving(lines()), 10)
-    seen = next(found)
-    assert seen  # before there is more
-    more.set()
-    with pytest.raises(UserError, match="not UTF-8"):
-        for window in found:
-            seen += window
-    assert seen == ["a", "", "b", "c"]
-    for source in (Arriving(iter("abcde")), iter("abcde")):
-        together = list(windows(source, 2))
-        assert "".join(map("".join, together)) == "abcde" and max(map(len, together)) == 2
-    lines = iter("ab")
-    assert arriving(lines, "file.txt") is lines

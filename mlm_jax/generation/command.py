@@ -21,7 +21,8 @@ from mlm_jax.generation.synthetic import (
     write_provenance,
 )
 from mlm_jax.generation.translate import Search, load_translator
-from mlm_jax.use import arriving, load, read_lines, writing
+from mlm_jax.lines import arriving, read_lines, writing
+from mlm_jax.use import load
 
 
 def translate_command(place: str | Path, *, target: str | Sequence[str], source: str | None = None, input: str = "-",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from mlm_jax.data.store import Stream
 from mlm_jax.evaluation.translation import translation_scores
@@ -44,7 +46,9 @@ def translation_metrics(translator: Translator, streams: Sequence[Stream], *, li
             sources.setdefault(target, []).extend((source, text) for text in texts)
             references.setdefault(target, []).extend(translations)
     chrf, bleu = {}, {}
-    for target, given in sources.items():
+    console = Console(stderr=True)
+    for target, given in track(sources.items(), "translating, language by language", console=console, transient=True,
+                               disable=not console.is_terminal):  # fmt: skip
         found = translator.translate(
             [text for _, text in given], target_language=target, source_language=[code for code, _ in given],
             search=search or Search(),

@@ -21,7 +21,8 @@ from mlm_jax import __version__
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.retrieval import NEIGHBOURS, nearest_neighbours, normalize, ratio_margin
 from mlm_jax.generation.translate import Search, Translator
-from mlm_jax.use import Model, writing
+from mlm_jax.lines import writing
+from mlm_jax.use import Model
 
 KINDS = ("back", "forward")
 WINDOW = 4096  # pairs whose neighbourhoods are searched together

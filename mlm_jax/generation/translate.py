@@ -22,11 +22,12 @@ from mlm_jax.data.vocabulary import WORD
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
+from mlm_jax.lines import windows
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
-from mlm_jax.use import CUT, Model, windows
+from mlm_jax.use import CUT, Model
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
@@ -195,7 +196,7 @@ class Translator(Model):
         """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
 
         Args:
-          texts: what to translate; of :func:`~mlm_jax.use.arriving` lines those that are there are not kept waiting.
+          texts: what to translate; of :func:`~mlm_jax.lines.arriving` lines those that are there are not kept waiting.
           target_language: of all translations; of several languages, each text comes once with each, in their order.
           source_language: of all texts; None if the encoder makes no difference.
           search: how.

@@ -122,6 +122,13 @@ def _whole_lines(path: Path) -> list[str]:
     return lines
 
 
+def shown_loss(key: str) -> str:
+    """Return what a loss is called on the terminal: "de" or "mean" of the first task, the task's name of others; else ""."""
+    if key.startswith(LOSS):
+        return key.removeprefix(LOSS)
+    return key.removeprefix("train/").removesuffix("/loss/mean") if key.endswith("/loss/mean") else ""
+
+
 class TrainingProgress:
     """What the terminal shows: step, speed, time left, loss of each language; plain lines where it is not a terminal.
 
@@ -154,7 +161,7 @@ class TrainingProgress:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a log line."""
-        self.losses = [f"{key.removeprefix(LOSS)} {value:.2f}" for key, value in values.items() if key.startswith(LOSS)]
+        self.losses = [f"{name} {value:.2f}" for key, value in values.items() if (name := shown_loss(key))]
         speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
         shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # it takes two lines to know
         self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")

@@ -12,8 +12,8 @@ from mlm_jax import model as model_room
 from mlm_jax.generation.command import translate_command
 from mlm_jax.generation.synthetic import one_line
 from mlm_jax.generation.translate import Search, load_translator
+from mlm_jax.lines import Arriving
 from mlm_jax.training.checkpoint import Checkpoints
-from mlm_jax.use import Arriving
 from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence
 
 

@@ -120,7 +120,8 @@ def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeyp
 
 
 LINE = {"train/loss/de": 2.5, "train/loss/mean": 3.25, "train/accuracy/de": 0.5, "train/tokens_per_second": 12345.6,
-        "train/seconds_left": 90.0}  # fmt: skip
+        "train/seconds_left": 90.0, "train/ranking/loss/mean": 4.5, "train/ranking/loss/de": 4.0,
+        "train/learning_rate": 1e-3}  # fmt: skip
 
 
 def test_where_no_terminal_is_progress_is_plain_lines(capsys):
@@ -128,7 +129,7 @@ def test_where_no_terminal_is_progress_is_plain_lines(capsys):
         progress.update(10, LINE)
         progress.say("[de] is no markup")
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["step 10/100  12,346 tokens/s  1.5 min left  de 2.50 mean 3.25", "[de] is no markup"]
+    assert lines == ["step 10/100  12,346 tokens/s  1.5 min left  de 2.50 mean 3.25 ranking 4.50", "[de] is no markup"]
 
 
 @pytest.mark.parametrize("languages, last", [(6, "l5"), (300, "+")])
