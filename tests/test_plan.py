@@ -212,6 +212,21 @@ ENTRY %main (a: f32[2]) -> f32[8] {
     assert found.unknown_loops == 0
 
 
+def test_what_is_moved_asynchronously_is_written_where_it_goes_only():
+    text = """HloModule step
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %c = (f32[8,4]{1,0}, f32[8,4]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %n = ((f32[8,4]{1,0}), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:4]}
+  %h = ((f32[8,4]{1,0}), f32[2,4]{1,0}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:4]}
+  %p = (f32[2,4]{1,0}, f32[2,4]{1,0}, u32[], u32[]) collective-permute-start(%h), channel_id=1, source_target_pairs={{0,1}}
+  ROOT %d = f32[8,4]{1,0} copy-done(%c)
+}
+"""
+    assert hlo.work(text).written == 8 * 4 * 4 + 2 * (2 * 4 * 4)  # nothing for the slice that goes to a core's own memory
+
+
 WRONG = [("v5x:4x4", "no chip"), ("v5e", "no shape"), ("v5e:4", "2 dimension"), ("H100:2x2", "1 dimension"),
          ("2xH100:8", "several slices")]  # fmt: skip
 

@@ -17,7 +17,10 @@ CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
 TPU: Options = {
-    # libtpu overlaps collectives within a slice with matrix products by default; nothing to add.
+    # Gather a layer's weights, and multiply then. From this many MiB of global operands on (256 by default) XLA would
+    # multiply shard by shard as they come in: of width 768 over 16 devices these are products over 48 dimensions, which
+    # fill a third of the matrix unit (docs/scale.md).
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
 }
 TPU_SLICES: Options = {
     # All-reduces of gradients between slices are slow: start each as soon as its gradient is there, whatever its size,

@@ -94,7 +94,7 @@ def work(text: str, slices: int = 1) -> Work:
                 kind, size = transfer[1].lower().replace("_", "-"), shape_bytes(instruction.shape.split(", u32")[0])
                 _add(between, kind, times, _ring(kind, size, slices))
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
-                written += times * _written(instruction, computations)
+                written += times * _written(instruction, computations, channels)
             rounds = times
             if instruction.opcode == "while":
                 trips = _trips(instruction, computations)
@@ -193,21 +193,43 @@ def _ring(kind: str, size: float, group: int) -> float:
     return (2 if kind == "all-reduce" else 1) * size * (group - 1) / group
 
 
-def _written(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> float:
-    """Return the bytes that an instruction writes to HBM; an update in place writes the update only."""
+def _written(instruction: _Instruction, computations: dict[str, list[_Instruction]], channels: set[str]) -> float:
+    """Return the bytes that an instruction writes to HBM; an update in place writes the update only.
+
+    ``channels`` are those of the collectives that have begun: what only passes through a fusion is written by them.
+    """
     if instruction.opcode == "fusion":
         for name in _called(instruction):
             inner = {one.name: one for one in computations.get(name, [])}
             root = next((one for one in inner.values() if one.root), None)
             if root is not None and root.opcode == "dynamic-update-slice":
                 return _update_bytes(root, inner)
+            if root is not None and root.opcode == "tuple":
+                results = [inner[name] for name in _operands(root) if name in inner]
+                return sum(_result_bytes(one, inner, channels) for one in results)
     if instruction.opcode == "dynamic-update-slice" or '="AllocateBuffer"' in instruction.rest:
         return 0.0  # an update was written by what made it
     if instruction.opcode == "copy-start":  # its shape is of what it writes, of what it reads, and of a counter
         return shape_bytes(_SHAPE.search(instruction.shape)[0], hbm_only=True)  # type: ignore[index]
+    if instruction.opcode in ("slice-start", "collective-permute-start"):  # of what it reads, of what it writes, and of counters
+        return shape_bytes(list(_SHAPE.finditer(instruction.shape))[1][0], hbm_only=True)
     return shape_bytes(instruction.shape, hbm_only=True)
 
 
+def _result_bytes(result: _Instruction, inner: dict[str, _Instruction], channels: set[str]) -> float:
+    """Return the bytes that a fusion of several results writes for one of them."""
+    channel = re.search(r"channel_id=(\d+)", result.rest)
+    if result.opcode == "parameter" or (channel is not None and channel[1] in channels):
+        return 0.0
+    if result.opcode == "dynamic-update-slice":
+        return _update_bytes(result, inner)
+    return shape_bytes(result.shape, hbm_only=True)
+
+
+def _operands(instruction: _Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
+
+
 def _update_bytes(update: _Instruction, inner: dict[str, _Instruction]) -> float:
-    names = re.findall(r"%([\w.\-]+)", update.rest.split(")")[0])
+    names = _operands(update)
     return shape_bytes(inner[names[1]].shape) if len(names) > 1 and names[1] in inner else 0.0

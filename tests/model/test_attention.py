@@ -90,6 +90,9 @@ def test_rotary_positions(rng):
         for p in (jnp.zeros((ROWS, LENGTH), int), jnp.full((ROWS, LENGTH), 40))
     ]
     np.testing.assert_allclose(products[0], products[1], atol=2e-5)
+    # A turn keeps products, so the gradient of ⟨turned x, y⟩ is y turned back.
+    gradient = jax.grad(lambda x: jnp.vdot(rotate(x, rotation(positions, HEAD_DIM, 100.0)), y))(x)
+    np.testing.assert_allclose(rotate(gradient, rotation(positions, HEAD_DIM, 100.0)), y, atol=2e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
