@@ -317,11 +317,14 @@ class Loader:
         for feature in FEATURES[task.kind]:
             levels = {ragged.per_token for ragged in task.features(feature)}
             if len(levels) > 1:
-                raise UserError(f"task {task.name!r} mixes labels of tokens with labels of whole documents")
+                raise UserError(f"task {task.name!r} mixes labels of tokens with labels of whole documents",
+                                remedy=f"name the sets of one kind in tasks.{task.name}.data")  # fmt: skip
             longest = max(longest, *(split.longest(feature) for split in task.splits))
         if len({stream.labels for stream in task.streams}) > 1:
             names = ", ".join(f"{stream.name}: {'/'.join(stream.labels)}" for stream in task.streams)
-            raise UserError(f"task {task.name!r} mixes streams whose labels differ ({names})")
+            raise UserError(f"task {task.name!r} mixes streams whose labels differ ({names})",
+                            remedy='list the same "labels" for all of them in config.data.labelled, or name those it is to read in '
+                                   f"tasks.{task.name}.data")  # fmt: skip
         if not task.packed and longest > task.length:
             log.warning("task %s cuts examples of up to %d tokens to %d", task.name, longest, task.length)
 
