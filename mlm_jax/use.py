@@ -41,6 +41,7 @@ from mlm_jax.training.checkpoint import Loaded, load_parameters
 WINDOW = 4096  # texts that are sorted by length at a time
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
 CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
+EMPTY = "empty"  # and lines without any text
 
 
 class Candidate(NamedTuple):
@@ -155,6 +156,13 @@ class Model:
             yield window, self._embed_window(window, language, counted)
         if counts is None:
             self._warn_of_cuts(counted)
+
+    def say_counts(self, counts: Counter[str]) -> None:
+        """Say on standard error how many texts were cut and how many lines empty, if any."""
+        if counts[CUT]:
+            print(self.cut_notice(counts), file=sys.stderr)
+        if counts[EMPTY]:
+            print(f"{counts[EMPTY]:,} lines are empty", file=sys.stderr)
 
     def cut_notice(self, counts: Counter[str]) -> str:
         """Return a sentence that says how many texts were cut."""
@@ -329,6 +337,8 @@ def fill_mask_command(
 def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
     """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
 
+    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
+
     Args:
       place: a workdir or one of its checkpoints.
       input: a text file in UTF-8, a text a line; "-" is standard input.
@@ -342,12 +352,12 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     if suffix not in (".npy", ".jsonl"):
         raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
     model, counts = load(place), Counter[str]()
-    embedded = model.embed_stream(arriving(read_lines(input), input), language=language, counts=counts)
+    lines = arriving(counting_empty(read_lines(input), counts), input)
+    embedded = model.embed_stream(lines, language=language, counts=counts)
     write = _write_npy if suffix == ".npy" else _write_json_lines
     with writing(output) as file:
         write(embedded, file.buffer, model.width)
-    if counts[CUT]:
-        print(model.cut_notice(counts), file=sys.stderr)
+    model.say_counts(counts)
 
 
 def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
@@ -398,7 +408,7 @@ def read_lines(place: str) -> Iterator[str]:
     Raises:
       UserError: the file cannot be read, or a line is not UTF-8.
     """
-    name = "standard input" if place == "-" else place
+    name = place_of(place)
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
             for number, line in enumerate(file, start=1):
@@ -409,6 +419,18 @@ def read_lines(place: str) -> Iterator[str]:
                     raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", file=name) from error
+
+
+def place_of(input: str) -> str:
+    """Return what messages call a text file, or standard input ("-")."""
+    return "standard input" if input == "-" else input
+
+
+def counting_empty(lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Yield lines, and count those without text as ``EMPTY``."""
+    for line in lines:
+        counts[EMPTY] += not line.strip()
+        yield line
 
 
 class Arriving:
