@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.batch import Rows, TaskBatch
 from mlm_jax.data import curriculum
-from mlm_jax.data.loader import Loader
+from mlm_jax.data.loader import Loader, cuts
 from mlm_jax.data.store import Store, Stream
 from mlm_jax.evaluation import perplexity
 from mlm_jax.evaluation.embedding import embed_documents
@@ -221,14 +221,12 @@ class HeldOut:
         return (*read, *others)
 
     def _say_cuts(self) -> None:
-        """Warn of held-out labelled examples that are longer than the task's rows."""
-        for task, names in self.labels.items():
-            for stream in self.streams[task]:
-                longest, length = stream.split("validation").longest("inputs"), self.config.tasks[task]["length"]
-                if longest > length:
-                    missed = ": entities beyond are missed, in F1" if is_entity_tags(names) else ""
-                    log.warning("task %s cuts held-out examples of %s, of up to %d tokens, to %d%s",
-                                task, stream.name, longest, length, missed)  # fmt: skip
+        """Warn of held-out examples that are longer than the task's rows."""
+        for task, objective in self.program.objectives.items():
+            for stream in self.streams[task] if objective.kind != "text" else ():
+                if cut := cuts([stream.split("validation")], self.config.tasks[task]["length"]):
+                    missed = ": entities beyond are missed, in F1" if self._has_entities(task) else ""
+                    log.warning("task %s, held-out %s: cuts %s%s", task, stream.name, cut, missed)
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""

@@ -282,7 +282,7 @@ def test_pairs_forward_and_their_shares(store):
 
 def test_long_examples_are_cut_but_closed_and_it_is_said(store, caplog):
     data = loader(store, {"genre": {"rows": 5, "length": 6, "data": ("genre",)}})
-    assert "genre cuts examples of up to 30 tokens to 6" in caplog.text
+    assert "genre cuts 2 of 5 texts, of up to 30 tokens, to 6" in caplog.text
     rows = data.batch(0)["genre"]["inputs"]
     for _, segment in segments(rows):
         assert segment[-1] == EOS and len(segment) <= 6
