@@ -136,6 +136,31 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
 
 
 @pytest.mark.parametrize("plan", PLANS)
+def test_a_batch_of_many_languages_is_written_with_a_cache_as_without_one(plan):
+    program = make_program(make_config(*PLANS[plan]))
+    examples = program.objectives["translation"].prepare(batch(range(4))["translation"], jax.random.key(1), program.context)
+    source, decoder = examples.source, examples.decoder
+    assert len(set(zip(source.language.tolist(), decoder.language.tolist()))) == 4
+
+    @jax.jit
+    def both(params):
+        model = program.model(params)
+        memory = model.encode(source, target_language=decoder.language)
+        whole = model.decode(decoder, memory, source.segment_ids, source_language=source.language)  # [rows, length, width]
+        cache = model.start_decoding(memory, source.segment_ids, language=decoder.language, capacity=whole.shape[1],
+                                     source_language=source.language)  # fmt: skip
+        steps = []
+        for position in range(whole.shape[1]):
+            hidden, cache = model.decode_step(decoder.tokens[:, position], position, cache)
+            steps.append(hidden)
+        return whole, jnp.stack(steps, axis=1)
+
+    real = np.asarray(decoder.segment_ids) > 0
+    without, with_cache = (np.asarray(hidden)[real] for hidden in both(drawn(program)))
+    np.testing.assert_allclose(with_cache, without, atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", PLANS)
 def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are(plan):
     config = make_config(*PLANS[plan])
     config.model.language_embedding = True
