@@ -101,7 +101,7 @@ class Hypothesis(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """A text's translations, the best first; none of an empty text."""
+    """A text's translations, the best first; none of an empty text, or one that has no pieces."""
 
     hypotheses: tuple[Hypothesis, ...]
 
@@ -229,14 +229,17 @@ class Translator(Model):
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
         target_index = {code: self._target_index(code) for code in dict.fromkeys(targets)}
-        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language, "source_language= or --from")
+        encoded = self.vocabulary.encode_batch(list(texts))
+        documents, index = self._documents(encoded, source_language, "source_language= or --from")
+        # U+200B alone, for one, has no pieces, and a space has some of bytes.
+        filled = [number for number, (text, ids) in enumerate(zip(texts, encoded)) if text.strip() and ids]
         stop = (self.vocabulary.eos_id, *(piece for text in search.stop for piece in self._pieces_of(text)))
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
-        for filled, task, alike in self._groups(texts, index, targets):
-            lengths = [len(documents[number]) for number in filled]
+        for group, task, alike in self._groups(filled, index, targets):
+            lengths = [len(documents[number]) for number in group]
             for batch in document_batches(lengths, self.longest, tokens=max(TOKENS // search.rows, 1)):
-                numbers = np.array(filled)[batch.indices]
+                numbers = np.array(group)[batch.indices]
                 batch = batch._replace(indices=numbers)
                 target = np.zeros(batch.rows, np.int32)
                 target[: len(numbers)] = [target_index[targets[number]] for number in numbers]
@@ -260,18 +263,16 @@ class Translator(Model):
                             remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}")  # fmt: skip
         return index
 
-    def _groups(self, texts: Sequence[str], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, bool]]:
-        """Return numbers of texts to share batches, whose task's weights to use, and whether they are alike; empty texts are left
-        out.
+    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, bool]]:
+        """Return which of the texts share batches, whose task's weights to use, and whether the texts are alike.
 
         Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
         every row cost far more than fuller batches save.
         """
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for number, text in enumerate(texts):
-            if text.strip():
-                languages = (int(index[number]), targets[number]) if self._indexed else ()
-                groups.setdefault((self._task_of[targets[number]], *languages), []).append(number)
+        for number in filled:
+            languages = (int(index[number]), targets[number]) if self._indexed else ()
+            groups.setdefault((self._task_of[targets[number]], *languages), []).append(number)
         return [(numbers, task, self._indexed) for (task, *_), numbers in groups.items()]
 
     def _pieces_of(self, text: str) -> list[int]:
