@@ -100,8 +100,8 @@ class HeldOut:
             task: tuple(s for s in found if "validation" in s.splits and s.split("validation").documents)
             for task, found in streams.items()
         }
-        self._say_cuts()
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
+        self._say_cuts()
         self._after: dict[float, HeldOut] = {}
         self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
         self._compile(program)
@@ -227,6 +227,10 @@ class HeldOut:
                 if cut := cuts([stream.split("validation")], self.config.tasks[task]["length"]):
                     missed = ": entities beyond are missed, in F1" if self._has_entities(task) else ""
                     log.warning("task %s, held-out %s: cuts %s%s", task, stream.name, cut, missed)
+        sentences = [document for documents in self.sentences.documents.values() for document in documents]
+        if longer := sum(len(document) > self.longest for document in sentences):
+            log.warning("retrieval cuts %d of %d held-out sentences to %d tokens, which the model takes",
+                        longer, len(sentences), self.longest)  # fmt: skip
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""

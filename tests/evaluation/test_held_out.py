@@ -132,8 +132,11 @@ def test_labels_of_a_test_set_are_measured_as_the_task_numbers_them(run, store, 
 def test_held_out_pairs_that_are_cut_are_counted(store, caplog):
     config = runs.make_config()
     config.tasks = {"ranking": runs.TASKS["ranking"] | {"length": 12}}
+    config.model.max_positions = 12
     loader, program = runs.make_program(store, config)
-    HeldOut(program, loader, store)
+    sentences = [d for documents in HeldOut(program, loader, store).sentences.documents.values() for d in documents]
+    cut = sum(len(document) > 12 for document in sentences)
+    assert 0 < cut < 90 and f"retrieval cuts {cut} of {len(sentences)} held-out sentences to 12 tokens" in caplog.text
     split = store.stream("en-hi").split("validation")
     sides = [[len(document) for document in split[side].documents(np.arange(30))] for side in ("inputs", "targets")]
     longer = sum(size > 12 for side in sides for size in side)
