@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mlm_jax.batch import Rows
 from mlm_jax.data.rows import joined
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
-from mlm_jax.lines import arriving, read_lines, windows, writing
+from mlm_jax.lines import arriving, counting_empty, place_of, read_lines, windows, writing
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.use import CUT, WINDOW, Model
 
@@ -180,6 +179,8 @@ def classify_command(
 ) -> None:
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
 
+    An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
+
     Args:
       place: a workdir or one of its checkpoints.
       task: whose head to use; "" where there is one only.
@@ -188,29 +189,46 @@ def classify_command(
       language: of the text.
 
     Raises:
-      UserError: as :func:`load_classifier` and :meth:`Classifier.classify`; or a file cannot be read or written.
+      UserError: as :func:`load_classifier` and :meth:`Classifier.classify`; a line is neither a text nor two; or a file cannot
+        be read or written.
     """
-    model, counts = load_classifier(place, task), Counter[str]()
+    model, counts, read = load_classifier(place, task), Counter[str](), 0
     with writing(output) as file:
-        for lines in windows(arriving(read_lines(input), input), WINDOW):
-            file.writelines(_written(model, lines, language, counts))
+        for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
+            file.writelines(_tagged(model, lines, language, counts) if model.by_word else
+                            _classified(model, lines, language, counts, place_of(input), read + 1))  # fmt: skip
             file.flush()
-    if counts[CUT]:
-        print(model.cut_notice(counts), file=sys.stderr)
+            read += len(lines)
+    model.say_counts(counts)
 
 
-def _written(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
-    if model.by_word:
-        sentences = [line.split() for line in lines]
-        for words, found in zip(sentences, model._tag(sentences, language, counts)):
-            yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
+def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
+    sentences = [line.split() for line in lines]
+    for words, found in zip(sentences, model._tag(sentences, language, counts)):
+        yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
+        yield "\n"
+
+
+def _classified(
+    model: Classifier, lines: list[str], language: str | None, counts: Counter[str], file: str, first: int
+) -> Iterator[str]:
+    """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
+    texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
+    found = iter(model._classify(texts, language, counts))
+    for line in lines:
+        if line.strip():
+            one = next(found)
+            yield f"{one.label}\t{one.probability:.4f}\t{line}\n"
+        else:
             yield "\n"
-        return
-    pairs: list[str | tuple[str, str]] = []
-    for number, line in enumerate(lines, 1):
-        first, *others = line.split("\t")
-        if len(others) > 1:
-            raise UserError(f"{len(others) + 1} columns where a text has 1 and a pair 2", line=number, remedy="take out the tabs")
-        pairs.append((first, others[0]) if others else first)
-    for line, one in zip(lines, model._classify(pairs, language, counts)):
-        yield f"{one.label}\t{one.probability:.4f}\t{line}\n"
+
+
+def _text(line: str, file: str, number: int) -> str | tuple[str, str]:
+    """Return the text on a line, or the two."""
+    first, *others = line.split("\t")
+    if len(others) > 1:
+        raise UserError(f"{len(others) + 1} columns where a text has 1 and a pair 2", file=file, line=number,
+                        remedy="take out the tabs")  # fmt: skip
+    if others and not (first.strip() and others[0].strip()):
+        raise UserError("a side of the pair is empty", file=file, line=number, remedy="leave the line out, or the tab")
+    return (first, others[0]) if others else first

@@ -203,9 +203,10 @@ def longest_row(model: ConfigDict) -> int:
 
 
 def _check_length(key: str, task: Mapping[str, Any], length: float, model: ConfigDict) -> None:
-    longest = longest_row(model)
-    if length > longest and task["objective"] != "denoising":  # that takes the noise out of its rows
-        raise BadValue(key, f"{key} is {length}, but the model takes rows of {longest}",
+    longest, both = longest_row(model), task["objective"] == "tlm"
+    if length * (1 + both) > longest and task["objective"] != "denoising":  # that takes the noise out of its rows
+        sides = " for each side of a pair" if both else ""
+        raise BadValue(key, f"{key} is {length}{sides}, but the model takes rows of {longest}",
                        "shorten the task's rows, or raise model.max_positions")  # fmt: skip
 
 

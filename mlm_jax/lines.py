@@ -10,12 +10,14 @@ import stat
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from mlm_jax.errors import UserError
 
+EMPTY = "empty"  # what lines without any text are counted as
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
 
 
@@ -47,7 +49,7 @@ def read_lines(place: str) -> Iterator[str]:
     Raises:
       UserError: the file cannot be read, or a line is not UTF-8.
     """
-    name = "standard input" if place == "-" else place
+    name = place_of(place)
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
             for number, line in enumerate(file, start=1):
@@ -58,6 +60,18 @@ def read_lines(place: str) -> Iterator[str]:
                     raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", file=name) from error
+
+
+def place_of(input: str) -> str:
+    """Return what messages call a text file, or standard input ("-")."""
+    return "standard input" if input == "-" else input
+
+
+def counting_empty(lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Yield lines, and count those without text as ``EMPTY``."""
+    for line in lines:
+        counts[EMPTY] += not line.strip()
+        yield line
 
 
 class Arriving:

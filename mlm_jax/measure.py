@@ -189,7 +189,7 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[st
         both = entry.get("directions", "both") == "both"
         limit = loaded.config.evaluation.pairs
         print(f"translating held-out pairs, at most {limit:,} of each stream and direction", file=sys.stderr)
-        scores = translation_metrics(Translator(loaded), held_out.streams[name], limit=limit, reverse=both)
+        scores = translation_metrics(Translator(loaded, task=name), held_out.streams[name], limit=limit, reverse=both)
         metrics |= flatten(scores, "eval" if number == 0 else f"eval/{name}")
     return metrics
 

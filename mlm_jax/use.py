@@ -28,7 +28,7 @@ from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
-from mlm_jax.lines import arriving, read_lines, windows, writing
+from mlm_jax.lines import EMPTY, arriving, counting_empty, read_lines, windows, writing
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
@@ -149,6 +149,13 @@ class Model:
             yield window, self._embed_window(window, language, counted)
         if counts is None:
             self._warn_of_cuts(counted)
+
+    def say_counts(self, counts: Counter[str]) -> None:
+        """Say on standard error how many texts were cut and how many lines empty, if any."""
+        if counts[CUT]:
+            print(self.cut_notice(counts), file=sys.stderr)
+        if counts[EMPTY]:
+            print(f"{counts[EMPTY]:,} lines are empty", file=sys.stderr)
 
     def cut_notice(self, counts: Counter[str]) -> str:
         """Return a sentence that says how many texts were cut."""
@@ -323,6 +330,8 @@ def fill_mask_command(
 def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
     """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
 
+    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
+
     Args:
       place: a workdir or one of its checkpoints.
       input: a text file in UTF-8, a text a line; "-" is standard input.
@@ -336,12 +345,12 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
     if suffix not in (".npy", ".jsonl"):
         raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
     model, counts = load(place), Counter[str]()
-    embedded = model.embed_stream(arriving(read_lines(input), input), language=language, counts=counts)
+    lines = arriving(counting_empty(read_lines(input), counts), input)
+    embedded = model.embed_stream(lines, language=language, counts=counts)
     write = _write_npy if suffix == ".npy" else _write_json_lines
     with writing(output) as file:
         write(embedded, file.buffer, model.width)
-    if counts[CUT]:
-        print(model.cut_notice(counts), file=sys.stderr)
+    model.say_counts(counts)
 
 
 def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:

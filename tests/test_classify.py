@@ -99,6 +99,27 @@ def test_the_command_writes_a_line_a_text_or_a_word(loaded, tmp_path, monkeypatc
     assert [line.split("\t")[0] for line in blocks[0].splitlines()] == TEXTS[0].split()
 
 
+def test_empty_lines_stay_empty_and_are_counted(loaded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mlm_jax.classify.load_parameters", lambda place: loaded)
+    (tmp_path / "in.txt").write_text(f"{TEXTS[0]}\n\n \t \n{TEXTS[3]}\n")
+    for task, blank in (("genre", ["", ""]), ("entities", ["", "", ""])):
+        classify_command("run", task, str(tmp_path / "in.txt"), str(tmp_path / "out.tsv"), language="en")
+        lines = (tmp_path / "out.tsv").read_text().split("\n")
+        first = len(TEXTS[0].split()) if task == "entities" else 1
+        assert lines[first : first + len(blank)] == blank and all(lines[:first])
+        assert capsys.readouterr().err == "2 lines are empty\n"
+
+
+@pytest.mark.parametrize("line, message", [("a\tb\tc", "3 columns where a text"), ("a\t ", "a side of the pair is empty")])
+def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_path, monkeypatch, line, message):
+    monkeypatch.setattr("mlm_jax.classify.load_parameters", lambda place: loaded)
+    monkeypatch.setattr("mlm_jax.classify.WINDOW", 2)
+    (tmp_path / "in.txt").write_text(f"{TEXTS[0]}\n{TEXTS[3]}\n{TEXTS[0]}\n{line}\n")
+    with pytest.raises(UserError, match=f"in.txt:4: {message}"):
+        classify_command("run", "genre", str(tmp_path / "in.txt"), str(tmp_path / "out.tsv"), language="en")
+    assert not list(tmp_path.glob("out*"))
+
+
 @pytest.mark.parametrize("task, message", [("", "several classifiers.*one of genre, entities"), ("gener", "did you mean 'genre'")])
 def test_which_classifier(loaded, task, message):
     with pytest.raises(UserError, match=message):

@@ -216,11 +216,12 @@ def test_embed_writes_an_array_of_every_line(run, model, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
 
 
-def test_embed_writes_json_lines(run, model, tmp_path):
+def test_embed_writes_json_lines(run, model, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("а б\n\nв\n", encoding="utf-8")
     embed_command(run[0], str(tmp_path / "in.txt"), str(tmp_path / "out.jsonl"), language="ru")
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in written] == ["а б", "", "в"]
+    assert capsys.readouterr().err == "1 lines are empty\n"
     np.testing.assert_allclose(
         [line["embedding"] for line in written], model.embed(["а б", "", "в"], language="ru"), atol=1e-5
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -313,17 +313,18 @@ class Loader:
 
     def _check(self, task: _Task) -> None:
         """Open every array, so that a store that is not whole fails now; warn of what will be cut."""
-        longest = 0
         for feature in FEATURES[task.kind]:
             levels = {ragged.per_token for ragged in task.features(feature)}
             if len(levels) > 1:
-                raise UserError(f"task {task.name!r} mixes labels of tokens with labels of whole documents")
-            longest = max(longest, *(split.longest(feature) for split in task.splits))
+                raise UserError(f"task {task.name!r} mixes labels of tokens with labels of whole documents",
+                                remedy=f"name the sets of one kind in tasks.{task.name}.data")  # fmt: skip
         if len({stream.labels for stream in task.streams}) > 1:
             names = ", ".join(f"{stream.name}: {'/'.join(stream.labels)}" for stream in task.streams)
-            raise UserError(f"task {task.name!r} mixes streams whose labels differ ({names})")
-        if not task.packed and longest > task.length:
-            log.warning("task %s cuts examples of up to %d tokens to %d", task.name, longest, task.length)
+            raise UserError(f"task {task.name!r} mixes streams whose labels differ ({names})",
+                            remedy='list the same "labels" for all of them in config.data.labelled, or name those it is to read in '
+                                   f"tasks.{task.name}.data")  # fmt: skip
+        if not task.packed and (cut := cuts(task.splits, task.length)):
+            log.warning("task %s cuts %s", task.name, cut)
 
     def _indices(self, streams: tuple[Stream, ...]) -> np.ndarray:
         return np.array([[self.languages.index(code) for code in stream.languages] for stream in streams], np.int32)
@@ -331,6 +332,18 @@ class Loader:
     def _block(self, rows: int) -> tuple[int, int]:
         """Return where this process's rows of ``rows`` begin and end."""
         return rows * self.process_index // self.process_count, rows * (self.process_index + 1) // self.process_count
+
+
+def cuts(splits: Sequence[Split], length: int) -> str:
+    """Return such as "3 of 40 texts, of up to 54 tokens, to 24" of examples whose rows are cut; "" if none is."""
+    features = [split[name] for split in splits for name in split.features if name in TOKENS]
+    longest = max(feature.longest for feature in features)
+    if longest <= length:
+        return ""
+    counts = np.array([feature.count_longer(length) for feature in features])
+    longer, looked_at = counts.sum(axis=0).tolist()
+    first = "the first " if looked_at < sum(map(len, features)) else ""
+    return f"{longer:,} of {first}{looked_at:,} texts, of up to {longest:,} tokens, to {length:,}"
 
 
 def _weights(task: _Task, phase: Phase, units: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from mlm_jax.errors import UserError
 FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
 VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
 OFFSETS_BLOCK = 512
+LOOKED_AT = 1 << 20  # documents whose lengths are counted: 8 MiB of offsets
 UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
 MAKE_ANEW = "delete the store and run mlm-jax prepare"
 FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
@@ -99,6 +100,11 @@ class Ragged:
         """Return stored numbers as int32 values: tokens lose the complement that marks a document's start."""
         values = stored.astype(np.int32)
         return np.where(values < 0, ~values, values) if self.complemented else values
+
+    def count_longer(self, length: int) -> tuple[int, int]:
+        """Return how many documents have more values than ``length``, and of how many: of the first ``LOOKED_AT`` at most."""
+        looked_at = min(len(self), LOOKED_AT)
+        return int((np.diff(self.offsets.read(0, looked_at + 1)) > length).sum()), looked_at
 
     def documents(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Return the documents of these indices, each an int32 array."""

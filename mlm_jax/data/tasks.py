@@ -39,6 +39,7 @@ SIZES = ("characters", "bytes")  # of the text that an example was made of
 FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
 PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
+EMPTY_SIDE = "a side is empty"
 CUT = "cut: longer than data.max_document_tokens"
 
 
@@ -171,8 +172,9 @@ def _text(
             whole = [text for text in batch if text.strip()]
             one.skipped[corpora.BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
+                one.skipped[corpora.BLANK] += not ids  # of U+200B alone, for one, there are no pieces
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
-                for start in range(0, max(len(ids), 1), content):
+                for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
                     yield {"inputs": piece, **sizes}
                     sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
@@ -193,9 +195,12 @@ def _pairs(
         found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
         for batch in _batches(found):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
-            one.skipped["a side is empty"] += len(batch) - len(whole)
+            one.skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
             for (a, b), ids_a, ids_b in zip(whole, first, second):
+                if not (ids_a and ids_b):
+                    one.skipped[EMPTY_SIDE] += 1
+                    continue
                 one.skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 yield {
                     "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
@@ -228,6 +233,9 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
                 )
                 labels = [*chain.from_iterable(marked)]
             pair = len(parts) == 2 and not per_word
+            if not (all(parts) if pair else ids):
+                one.skipped[EMPTY_SIDE if pair else corpora.BLANK] += 1
+                continue
             one.skipped[CUT] += len(ids) + pair > content
             ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
             row = prefix + ids + [vocabulary.eos_id]

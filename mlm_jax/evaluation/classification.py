@@ -1,31 +1,13 @@
-"""Classification: accuracy per language, and what is lost from a source language to a target (zero-shot transfer)."""
+"""Classification: what is lost from a source language to a target (zero-shot transfer)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from mlm_jax.errors import UserError, nearest
-
-
-def accuracy_by_language(predicted: np.ndarray, gold: np.ndarray, languages: Sequence[str]) -> dict[str, float]:
-    """Return {language: share of right classes}.
-
-    Args:
-      predicted: ``[texts]`` class numbers.
-      gold: ``[texts]`` the right ones; −1 = not labelled, passed over.
-      languages: of each text.
-
-    Raises:
-      UserError: lengths differ.
-    """
-    predicted, gold, codes = np.asarray(predicted), np.asarray(gold), np.asarray(languages)
-    if not len(predicted) == len(gold) == len(codes):
-        raise UserError(f"{len(predicted)} predicted classes, {len(gold)} right ones, {len(codes)} languages")
-    labelled = {code: (codes == code) & (gold >= 0) for code in dict.fromkeys(languages)}
-    return {code: float((predicted == gold)[mask].mean()) for code, mask in labelled.items() if mask.any()}
 
 
 class TransferMatrix(NamedTuple):

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.batch import Rows, TaskBatch
 from mlm_jax.data import curriculum
-from mlm_jax.data.loader import Loader
+from mlm_jax.data.loader import Loader, cuts
 from mlm_jax.data.store import Store, Stream
 from mlm_jax.evaluation import perplexity
 from mlm_jax.evaluation.embedding import embed_documents
@@ -100,8 +100,8 @@ class HeldOut:
             task: tuple(s for s in found if "validation" in s.splits and s.split("validation").documents)
             for task, found in streams.items()
         }
-        self._say_cuts()
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
+        self._say_cuts()
         self._after: dict[float, HeldOut] = {}
         self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
         self._compile(program)
@@ -221,14 +221,16 @@ class HeldOut:
         return (*read, *others)
 
     def _say_cuts(self) -> None:
-        """Warn of held-out labelled examples that are longer than the task's rows."""
-        for task, names in self.labels.items():
-            for stream in self.streams[task]:
-                longest, length = stream.split("validation").longest("inputs"), self.config.tasks[task]["length"]
-                if longest > length:
-                    missed = ": entities beyond are missed, in F1" if is_entity_tags(names) else ""
-                    log.warning("task %s cuts held-out examples of %s, of up to %d tokens, to %d%s",
-                                task, stream.name, longest, length, missed)  # fmt: skip
+        """Warn of held-out examples that are longer than the task's rows."""
+        for task, objective in self.program.objectives.items():
+            for stream in self.streams[task] if objective.kind != "text" else ():
+                if cut := cuts([stream.split("validation")], self.config.tasks[task]["length"]):
+                    missed = ": entities beyond are missed, in F1" if self._has_entities(task) else ""
+                    log.warning("task %s, held-out %s: cuts %s%s", task, stream.name, cut, missed)
+        sentences = [document for documents in self.sentences.documents.values() for document in documents]
+        if longer := sum(len(document) > self.longest for document in sentences):
+            log.warning("retrieval cuts %d of %d held-out sentences to %d tokens, which the model takes",
+                        longer, len(sentences), self.longest)  # fmt: skip
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""

@@ -35,7 +35,7 @@ def labelled_sets(
     named = {task: several(tasks[task]["test"]) for task in read if "test" in tasks[task]}
     for task, names in named.items():
         for stream in (store.stream(name) for name in names):
-            if not _is_held_out(stream) or _per_token(stream) != _per_token(read[task][0]):
+            if not _is_held_out(stream) or per_token(stream) != per_token(read[task][0]):
                 raise UserError(f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
                                 remedy=f"mend its entry in config.data.labelled, or tasks.{task}.test")  # fmt: skip
             _check_labels(stream, task, read[task][0].labels)
@@ -45,7 +45,7 @@ def labelled_sets(
     for stream in store.streams.values():
         if stream.kind != "labelled" or stream.name in taken or not _is_held_out(stream):
             continue
-        others = [task for task in read if task not in named and _per_token(stream) == _per_token(read[task][0])]
+        others = [task for task in read if task not in named and per_token(stream) == per_token(read[task][0])]
         knowing = [task for task in others if set(stream.labels) <= set(read[task][0].labels)]
         near = [task for task in others if set(stream.labels) & set(read[task][0].labels)]
         if len(knowing) > 1:
@@ -80,5 +80,6 @@ def _is_held_out(stream: Stream) -> bool:
     return stream.kind == "labelled" and "validation" in stream.splits and stream.split("validation").documents > 0
 
 
-def _per_token(stream: Stream) -> bool:
+def per_token(stream: Stream) -> bool:
+    """Return whether a labelled set has labels of words, at their first pieces, and not of whole texts."""
     return next(iter(stream.splits.values()))["labels"].per_token

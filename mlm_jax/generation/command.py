@@ -55,12 +55,12 @@ def translate_command(place: str | Path, *, target: str | Sequence[str], source:
     with writing(output) as file, _counting("translating", read_lines(input)) as lines:
         found = translator.stream(arriving(lines, input), target_language=targets, source_language=source, search=search,
                                   counts=counts)  # fmt: skip
-        for text, translation in found:
+        for _, translation in found:
             if len(row) == 0:
                 counts["lines"] += 1
-                counts["empty"] += not text.strip()
+                counts["empty"] += not translation.hypotheses
             row.append(one_line(translation.text))
-            counts["with an empty translation"] += bool(text.strip()) and not row[-1]
+            counts["with an empty translation"] += bool(translation.hypotheses) and not row[-1]
             counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
             if search.count > 1:
                 for hypothesis in translation.hypotheses:

@@ -90,7 +90,7 @@ def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str]
         for text, translation in window:
             written = one_line(translation.text)
             reason = (
-                "empty text" if not text.strip()
+                "empty text" if not translation.hypotheses
                 else "empty translation" if not written
                 else "translation does not end" if not translation.hypotheses[0].ended
                 else "translation is the text" if written == one_line(text)

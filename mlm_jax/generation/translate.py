@@ -16,19 +16,20 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
-from mlm_jax.config_check import longest_row
+from mlm_jax.config_check import longest_row, several
 from mlm_jax.data.languages import pair_languages
 from mlm_jax.data.vocabulary import WORD
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.generation.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.lines import windows
-from mlm_jax.model.sharing import by_language
+from mlm_jax.model.sharing import by_language, indexes
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.context import make_context
 from mlm_jax.use import CUT, Model
 
+WRITE = ("translation", "denoising")  # objectives that train a decoder
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
 
@@ -101,7 +102,7 @@ class Hypothesis(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """A text's translations, the best first; none of an empty text."""
+    """A text's translations, the best first; none of an empty text, or one that has no pieces."""
 
     hypotheses: tuple[Hypothesis, ...]
 
@@ -111,25 +112,25 @@ class Translation(NamedTuple):
         return self.hypotheses[0].text if self.hypotheses else ""
 
 
-def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the languages that a config's tasks train the decoder to write; () where it names no data, as an import.
+def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return {language: tasks that train the decoder to write it}, translation first; {} where a config names no data, as an
+    import's.
 
     Args:
       config: of the run.
       languages: its codes.
     """
-    data, written = config.data, dict[str, None]()
+    data, written = config.data, {code: dict[str, None]() for code in languages}
     streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
-    for entry in config.tasks.values():
-        named = entry.get("data", ())
-        for name in (named,) if isinstance(named, str) else named or streams:
-            code = streams.get(name, name)
-            pair = pair_languages(code, languages)
-            if entry["objective"] == "translation":
-                written |= dict.fromkeys(pair[1:] if entry.get("directions") == "forward" else pair)
-            elif entry["objective"] == "denoising" and code in languages:
-                written[code] = None
-    return tuple(code for code in languages if code in written)
+    for objective in WRITE:
+        for task, entry in config.tasks.items():
+            for name in several(entry.get("data", ())) or streams:
+                code = streams.get(name, name)
+                pair = pair_languages(code, languages)[1 if entry.get("directions") == "forward" else 0 :]
+                codes = pair if objective == "translation" else {code} & written.keys()
+                for one in codes if entry["objective"] == objective else ():
+                    written[one][task] = None
+    return {code: [*tasks] for code, tasks in written.items() if tasks}
 
 
 def load_translator(place: str | Path) -> Translator:
@@ -147,12 +148,14 @@ class Translator(Model):
     Args:
       loaded: a checkpoint.
       place: where it was, for messages.
+      task: whose weights to use, where they are indexed by the task; "" is, for each language, the first task that has learned
+        to write it.
 
     Raises:
       UserError: the model has no decoder.
     """
 
-    def __init__(self, loaded: Loaded, place: str | Path | None = None):
+    def __init__(self, loaded: Loaded, place: str | Path | None = None, task: str = ""):
         super().__init__(loaded)
         if not self.config.model.decoder:
             raise UserError(
@@ -164,9 +167,13 @@ class Translator(Model):
         self._context = make_context(self.vocabulary, self.languages, self.config)
         self._forbidden = self._context.special.copy()
         self._forbidden[self.vocabulary.eos_id] = False
-        self._task = first_task(self.config.tasks, "translation")
-        self._indexed = by_language((*self.config.model.encoder, *self.config.model.decoder))
-        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "alike"))
+        self._written = written_languages(self.config, self.languages)
+        groups = (*self.config.model.encoder, *self.config.model.decoder)
+        first = first_task(self.config.tasks, *WRITE)
+        by_task = not task and any("task" in indexes(entry) for entry in groups)
+        self._task_of = {code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages}
+        self._indexed = by_language(groups)
+        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "alike", "task"))
 
     def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],
                   source_language: str | Sequence[str] | None = None, search: Search = Search()) -> list[Translation]:  # fmt: skip
@@ -223,14 +230,17 @@ class Translator(Model):
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
         target_index = {code: self._target_index(code) for code in dict.fromkeys(targets)}
-        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), source_language, "source_language= or --from")
+        encoded = self.vocabulary.encode_batch(list(texts))
+        documents, index = self._documents(encoded, source_language, "source_language= or --from")
+        # U+200B alone, for one, has no pieces, and a space has some of bytes.
+        filled = [number for number, (text, ids) in enumerate(zip(texts, encoded)) if text.strip() and ids]
         stop = (self.vocabulary.eos_id, *(piece for text in search.stop for piece in self._pieces_of(text)))
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
-        for filled, alike in self._groups(texts, index, targets):
-            lengths = [len(documents[number]) for number in filled]
+        for group, task, alike in self._groups(filled, index, targets):
+            lengths = [len(documents[number]) for number in group]
             for batch in document_batches(lengths, self.longest, tokens=max(TOKENS // search.rows, 1)):
-                numbers = np.array(filled)[batch.indices]
+                numbers = np.array(group)[batch.indices]
                 batch = batch._replace(indices=numbers)
                 target = np.zeros(batch.rows, np.int32)
                 target[: len(numbers)] = [target_index[targets[number]] for number in numbers]
@@ -240,7 +250,7 @@ class Translator(Model):
                 places[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
                 found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop,
-                                  alike=alike)  # fmt: skip
+                                  alike=alike, task=task)  # fmt: skip
                 found = jax.device_get(found)
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row, stop)
@@ -248,26 +258,23 @@ class Translator(Model):
 
     def _target_index(self, code: str) -> int:
         index = self._language_index(code, "target_language= or --to")
-        written = written_languages(self.config, self.languages)
         # Weights that the run began with may have been trained on other data, which its config does not tell.
-        if written and code not in written and not self.config.checkpoint.init:
+        if self._written and code not in self._written and not self.config.checkpoint.init:
             raise UserError(f"no task of this model has trained its decoder to write {code!r}",
-                            remedy=f"translate into {', '.join(written)}, or train on pairs with {code}")  # fmt: skip
+                            remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}")  # fmt: skip
         return index
 
-    def _groups(self, texts: Sequence[str], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], bool]]:
-        """Return numbers of texts to share batches, and whether they are alike; empty texts are left out.
+    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, bool]]:
+        """Return which of the texts share batches, whose task's weights to use, and whether the texts are alike.
 
         Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
         every row cost far more than fuller batches save.
         """
-        filled = [number for number, text in enumerate(texts) if text.strip()]
-        if not self._indexed:
-            return [(filled, False)]
-        groups: dict[tuple[int, str], list[int]] = {}
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for number in filled:
-            groups.setdefault((int(index[number]), targets[number]), []).append(number)
-        return [(numbers, True) for numbers in groups.values()]
+            languages = (int(index[number]), targets[number]) if self._indexed else ()
+            groups.setdefault((self._task_of[targets[number]], *languages), []).append(number)
+        return [(numbers, task, self._indexed) for (task, *_), numbers in groups.items()]
 
     def _pieces_of(self, text: str) -> list[int]:
         """Return the pieces that are this text, with or without a space before them.
@@ -295,10 +302,10 @@ class Translator(Model):
         return Translation(tuple(hypotheses))
 
     def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int, search: Search,
-                stop: tuple[int, ...], alike: bool) -> Hypotheses:  # fmt: skip
+                stop: tuple[int, ...], alike: bool, task: str) -> Hypotheses:  # fmt: skip
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
-        which: dict[str, Any] = {"task": self._task, "alike": alike}
+        which: dict[str, Any] = {"task": task, "alike": alike}
         memory = model.encode(rows, target_language=target, **which)  # [rows, source length, width]
         start = model.start_decoding(memory, rows.segment_ids, language=target, capacity=length,
                                      source_language=rows.language, **which)  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from mlm_jax.config_check import BadValue
 from mlm_jax.errors import nearest
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
@@ -27,9 +29,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "token_classification": TokenClassification,
 }
 MASKED = ("mlm", "tlm", "cross_attention_mlm")  # those that predict hidden pieces
+PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
+    "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),
+    "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
+}
 TASK_KEYS = ("objective", "rows", "length", "weight", "data", "test", "packed", "directions")  # the rest are options
 
-__all__ = ["MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "create_objectives", "first_task", "kinds"]
+__all__ = [
+    "MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "check_parts", "create_objectives",
+    "first_task", "kinds",
+]  # fmt: skip
 
 
 def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objective]:
@@ -49,6 +58,22 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
         objectives[task] = from_options(OBJECTIVES[name], options, task, TASK_KEYS)
     return objectives
+
+
+def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
+    """Check that a model has what each task needs of it.
+
+    Args:
+      objectives: of each task.
+      model: ``config.model``.
+
+    Raises:
+      BadValue: it has not.
+    """
+    for task, objective in objectives.items():
+        if objective.needs and not model[objective.needs]:
+            name, remedy = PARTS[objective.needs]
+            raise BadValue(f"model.{objective.needs}", f"task {task!r} needs a model with {name}", remedy)
 
 
 def first_task(tasks: Mapping[str, Mapping[str, Any]], *objectives: str) -> str:

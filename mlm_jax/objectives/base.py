@@ -65,6 +65,7 @@ class Objective:
     """
 
     kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
+    needs: ClassVar[str] = ""  # part of the model that it cannot do without: decoder | cross_lingual
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     task: str = ""

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mlm_jax.batch import Rows, TaskBatch
-from mlm_jax.errors import UserError
 from mlm_jax.objectives.base import Context, Metrics, concatenate_rows
 from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, predict_masked, weigh
 
@@ -35,6 +34,7 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
     """
 
     kind: ClassVar[str] = "pairs"
+    needs: ClassVar[str] = "cross_lingual"
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "loss_unplugged", "accuracy_unplugged")
     unplugged: float = 0.0
 
@@ -44,11 +44,6 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
 
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
-        if model.cross_lingual is None:
-            raise UserError(
-                f"task {self.task!r} needs a model with cross-lingual attention",
-                remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}',
-            )
         source, target = examples.source, examples.target.masked.rows
         both = model.encode(concatenate_rows(target, source), task=self.task, key=key)  # [2 rows, length, width]
         alone, memory = jnp.split(both, 2)

@@ -28,6 +28,7 @@ class Denoising(Objective):
     """
 
     kind: ClassVar[str] = "text"
+    needs: ClassVar[str] = "decoder"
     noise_density: float = 0.15
     mean_span: float = 3.0
 

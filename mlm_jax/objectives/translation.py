@@ -34,6 +34,7 @@ class Translation(Objective):
     """
 
     kind: ClassVar[str] = "pairs"
+    needs: ClassVar[str] = "decoder"
     smoothing: float = 0.0
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:

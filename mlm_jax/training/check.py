@@ -5,11 +5,11 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
-from mlm_jax.config_check import BadValue, check_values
+from mlm_jax.config_check import BadValue, check_values, several
 from mlm_jax.data import curriculum
 from mlm_jax.data.languages import run_languages
-from mlm_jax.errors import UserError
-from mlm_jax.objectives import create_objectives
+from mlm_jax.errors import UserError, nearest
+from mlm_jax.objectives import check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule
 
@@ -26,6 +26,7 @@ def check_config(config: ConfigDict) -> None:
     """
     check_values(config)
     objectives = create_objectives(config.tasks)
+    check_parts(objectives, config.model)
     schedule.learning_rate(config.optimizer, config.steps)
     for task, entry in config.tasks.items():
         if entry.get("weight") != UNCERTAINTY:
@@ -38,6 +39,8 @@ def check_config(config: ConfigDict) -> None:
     languages = tuple(config.languages) or (run_languages(config) if names_data else ())
     if not languages:
         return
+    if names_data:  # otherwise of a store that is there already
+        _check_names(config)
     pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
     try:
         curriculum.resolve(config, languages, pairs)
@@ -46,3 +49,15 @@ def check_config(config: ConfigDict) -> None:
     labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes)
+
+
+def _check_names(config: ConfigDict) -> None:
+    """Check that config.data has the streams that tasks name."""
+    data = config.data
+    known = (*data.corpora, *data.parallel, *data.labelled, *data.mixture_languages, *data.validation)
+    for task, entry in config.tasks.items():
+        for key in ("data", "test"):
+            for name in several(entry.get(key, ())):
+                if name not in known:
+                    problem = f"tasks.{task}.{key} names {name!r}, of which config.data has nothing{nearest(name, known)}"
+                    raise BadValue(f"tasks.{task}.{key}", problem, "name keys of data.corpora, data.parallel or data.labelled")

@@ -19,7 +19,9 @@ from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.objectives import kinds
+from mlm_jax.evaluation.labelled_sets import per_token
+from mlm_jax.objectives import create_objectives, kinds
+from mlm_jax.objectives.classification import Classification
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.processes import fresh_processes
@@ -195,17 +197,17 @@ def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]
     """Return {task: names of its classes} of the tasks that read labelled text.
 
     Raises:
-      UserError: the streams of a task have different classes.
+      UserError: a task of whole texts reads a set that labels words, or the other way round.
     """
     names = {}
-    for task, kind in kinds(config.tasks).items():
-        if kind != "labelled":
-            continue
-        found = {stream.labels: stream.name for stream in loader.streams(task)}
-        if len(found) > 1:
-            raise UserError(f"task {task!r} reads sets with different labels: {', '.join(found.values())}",
-                            remedy="give them the same labels in config.data.labelled, or a task each")  # fmt: skip
-        (names[task],) = found
+    for task, objective in create_objectives(config.tasks).items():
+        if isinstance(objective, Classification):
+            stream = loader.streams(task)[0]
+            if per_token(stream) == objective.pooled:
+                what, wanted = ("words", "token_classification") if objective.pooled else ("whole texts", "classification")
+                raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
+                                remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
+            names[task] = stream.labels
     return names
 
 

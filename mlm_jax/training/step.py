@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Batch
-from mlm_jax.objectives import Context, Objective, create_objectives
+from mlm_jax.objectives import Context, Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
 from mlm_jax.parallel.compiler_options import compiler_options
 from mlm_jax.parallel.rules import parameter_shardings
@@ -87,6 +87,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
       UserError: the config names something that does not exist or cannot work together.
     """
     objectives = create_objectives(config.tasks)
+    check_parts(objectives, config.model)
     create = lambda: model_room.create(  # noqa: E731
         config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=config.seed
     )

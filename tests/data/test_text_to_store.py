@@ -375,6 +375,24 @@ def test_the_store_holds_what_seqio_makes_of_the_tasks(prepared):
                     np.testing.assert_array_equal(ours, theirs[feature])
 
 
+def test_text_without_pieces_is_left_out_and_counted(tmp_path, vocabulary):
+    config, nothing = text_config(tmp_path), "\u200b"
+    (tmp_path / "en.txt").write_text(f"the light\n{nothing}\n \n")
+    (tmp_path / "pairs.tsv").write_text(f"das wort\tthe word\n{nothing}\tthe light\nlicht\t{nothing}{nothing}\n")
+    (tmp_path / "genre.tsv").write_text(f"the light\tgood\n{nothing}\tbad\n")
+    (tmp_path / "nli.tsv").write_text(f"the light\t{nothing}\tgood\nthe light\tthe word\tbad\n")
+    (tmp_path / "ner.conll").write_text(f"{nothing} O\n\nlight O\n")
+    for name, form in (("genre", "tsv"), ("nli", "tsv"), ("ner", "conll")):
+        config.data.labelled[name] = {"format": form, "language": "en", "train": str(tmp_path / f"{name}.{form}")}
+    config.data.validation_fraction = 0.0
+    wanted = {"en": "a blank line, or no text", "de-en": "a side is empty", "genre": "a blank line, or no text",
+              "nli": "a side is empty", "ner": "a blank line, or no text"}  # fmt: skip
+    for one in register(config, vocabulary):
+        if one.name in wanted:
+            assert len([*one.examples("train")]) == 1
+            assert one.skipped[wanted[one.name]] == (2 if one.kind != "labelled" else 1)
+
+
 def test_fertility_is_of_the_text_alone(tmp_path):
     """A byte is a token of a character of this text, and words are four letters long, with a space between."""
     (tmp_path / "en.txt").write_text("word mark\n" * 30)

@@ -2,16 +2,9 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import UserError
-from mlm_jax.evaluation.classification import accuracy_by_language, transfer_matrix
+from mlm_jax.evaluation.classification import transfer_matrix
 
 SCORES = {"en": {"en": 0.9, "de": 0.7, "hi": 0.5}, "de": {"en": 0.6, "de": 0.8}}
-
-
-def test_accuracy_of_each_language_passes_over_what_is_not_labelled():
-    accuracy = accuracy_by_language(np.array([0, 1, 2, 2]), np.array([0, 1, 1, -1]), ["en", "en", "de", "fr"])
-    assert accuracy == {"en": 1.0, "de": 0.0}
-    with pytest.raises(UserError, match="3 right ones"):
-        accuracy_by_language(np.zeros(2), np.zeros(3), ["en", "en"])
 
 
 def test_matrix_keeps_every_pair_and_marks_what_was_not_measured():

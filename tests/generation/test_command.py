@@ -68,6 +68,14 @@ def test_a_translation_with_line_ends_is_one_line(run, text, tmp_path, monkeypat
         assert {line.partition(" ")[2] for line in written if line} == {"tokens"}
 
 
+def test_a_line_without_pieces_is_an_empty_one(run, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(f"{sentence('en', 0)}\n\u200b\n", encoding="utf-8")
+    arguments = ["translate", str(run), "--to", "ru", "--from", "en", "--input", str(tmp_path / "in.txt"), "--length", "4"]
+    assert cli.main([*arguments, "--beams", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split("\n")[1:] == ["", ""] and err.startswith("2 lines, 1 empty")
+
+
 def test_languages_are_columns_and_empty_translations_are_counted(run, text, monkeypatch, capsys):
     monkeypatch.setattr("mlm_jax.data.vocabulary.Vocabulary.decode", lambda self, ids: "" if ids[0] % 2 else "x")
     options = ["--from", "en", "--input", str(text), "--length", "4", "--beams", "1"]

@@ -133,6 +133,25 @@ def test_cuts_of_a_stream_are_counted_to_its_end(vocabulary, monkeypatch):
     assert list(ours.stream([long], counts=counts, **options)) and counts == {"too long and cut": 1}
 
 
+def test_each_language_is_written_by_the_weights_of_a_task_that_learned_to(vocabulary):
+    """Of a decoder each for two tasks of translation and one of denoising."""
+    write = {"objective": "translation", "directions": "forward", "rows": 8, "length": 24}
+    ours = translator(vocabulary, decoder=(OWN | {"weights": "task"},))
+    tasks = {"denoise": write | {"objective": "denoising"}, "to_ru": write | {"data": "en-ru"}, "to_hi": write | {"data": "en-hi"}}
+    ours.config.tasks, ours.config.data.parallel = tasks, {"en-ru": "", "en-hi": ""}
+    ours.config.data.corpora = {"en": "", "ru": ""}
+    _, shapes, _ = model_room.abstract(ours.config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
+    loaded = Loaded(0, ours.config, vocabulary, LANGUAGES, {}, params)
+    options = dict(target_language=("ru", "hi", "en"), source_language="en", search=Search(beams=1, length=5))
+    found = [one for _, one in Translator(loaded).stream(TEXTS[:1], **options)]
+    for one, language, task in zip(found, ("ru", "hi", "en"), ("to_ru", "to_hi", "denoise")):
+        options["target_language"] = language
+        by = {name: Translator(loaded, task=name).translate(TEXTS[:1], **options)[0] for name in tasks}
+        assert one == by[task] and len({translation.hypotheses[0].ids for translation in by.values()}) == 3
+
+
 @pytest.mark.parametrize("task, data, written", [
     ({}, {"parallel": {"en-ru": ""}}, ("en", "ru")),
     ({"directions": "forward"}, {"parallel": {"en-ru": ""}, "corpora": {"hi": ""}}, ("ru",)),
@@ -145,12 +164,13 @@ def test_which_languages_a_run_has_learned_to_write(vocabulary, task, data, writ
     config = make_config()
     config.data.update(data)
     config.tasks = {"mlm": {"objective": "mlm"}, "write": {"objective": "translation", **task}}
-    assert written_languages(config, LANGUAGES) == written
+    assert written_languages(config, LANGUAGES) == {code: ["write"] for code in written}
 
 
 def test_a_decoder_that_was_never_trained_does_not_translate(vocabulary):
     ours = translator(vocabulary, **MODELS["a decoder for each language"])
     ours.config.data.parallel = {"en-ru": ""}
+    ours = Translator(Loaded(0, ours.config, vocabulary, LANGUAGES, {}, ours.params))
     options = dict(source_language="en", search=Search(beams=1, length=2))
     assert ours.translate(TEXTS[:1], target_language="ru", **options)
     with pytest.raises(UserError, match="to write 'hi'. Remedy: translate into en, ru, or train on pairs with hi"):

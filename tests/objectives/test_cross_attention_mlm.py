@@ -5,7 +5,6 @@ import pytest
 
 from mlm_jax import model as model_room
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
 from tests.objectives.helpers import make_context, random_rows
@@ -88,14 +87,6 @@ def test_the_loss_of_parts_adds_up(found):
     of = results[0.5][1]
     parts = [of(params, jax.tree.map(lambda leaf, r=r: leaf[r::2], examples))[0][0] for r in range(2)]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
-
-
-def test_a_model_without_the_layer_is_an_error():
-    graphdef, params = make_model()
-    objective = CrossAttentionMaskedLanguageModelling(task="aligned")
-    examples = objective.prepare(batch(), jax.random.key(0), CONTEXT)
-    with pytest.raises(UserError, match="'aligned' needs a model with cross-lingual attention"):
-        objective.loss(model_room.merge(graphdef, params), examples, CONTEXT, None)
 
 
 def test_a_decoder_writes_from_what_the_same_layer_fuses():

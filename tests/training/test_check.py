@@ -4,9 +4,12 @@ import pytest
 
 from mlm_jax.config import default_config, located, set_key
 from mlm_jax.config_check import BadValue
+from mlm_jax.data.loader import Loader
 from mlm_jax.errors import UserError
+from mlm_jax.objectives import kinds
 from mlm_jax.training import loop
 from mlm_jax.training.check import check_config
+from tests.evaluation import runs
 
 
 def make_config():
@@ -33,6 +36,13 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("optimizer.name=adamm", "optimizer.name", "no optimizer 'adamm'; did you mean 'adamw'"),
     ("optimizer.schedule=cosin", "optimizer.schedule", "did you mean 'cosine'"),
     ("model.heads=3", "model.heads", "cannot be divided among 3 heads"),
+    ("tasks.ranking.objective=translation", "model.decoder", "task 'ranking' needs a model with a decoder. Remedy: set"),
+    ("tasks.mlm.objective=denoising", "model.decoder", "task 'mlm' needs a model with a decoder"),
+    ("tasks.ranking.objective=cross_attention_mlm", "model.cross_lingual", "'ranking' needs a model with cross-lingual attention"),
+    ("tasks.ranking={'objective': 'tlm', 'rows': 8, 'length': 5000}", "tasks.ranking.length",
+     "tasks.ranking.length is 5000 for each side of a pair, but the model takes rows of 8192"),
+    ("tasks.mlm.data='dee'", "tasks.mlm.data", "tasks.mlm.data names 'dee', of which config.data has nothing; did you mean 'de'"),
+    ("tasks.ranking.data=('de-en', 'de-fr')", "tasks.ranking.data", "names 'de-fr', of which config.data has nothing"),
     ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
     ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
     ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
@@ -76,3 +86,16 @@ def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, 
     file = tmp_path / "config.py"
     file.write_text("def get_config():\n    config.optimizer.name = 'adamm'\n")
     assert str(located(raised.value, file)).startswith(f"{file}:2: ")
+
+
+@pytest.mark.parametrize("objective, name, message", [
+    ("classification", "ner-en", "labels of words. Remedy: make it a task of objective token_classification"),
+    ("token_classification", "genre-en", "labels of whole texts. Remedy: make it a task of objective classification"),
+])  # fmt: skip
+def test_a_task_of_texts_reads_no_labels_of_words(tmp_path, objective, name, message):
+    store, config = runs.make_store(tmp_path / "store"), runs.make_config()
+    config.tasks = {"task": {"objective": objective, "rows": 2, "length": 8, "data": name}}
+    with pytest.raises(UserError, match=f"task 'task' reads the labelled set {name!r}, which has {message}"):
+        loop.class_names(Loader(store, config, kinds(config.tasks)), config)
+    config.tasks["task"]["data"] = "ner-en" if name == "genre-en" else "genre-en"
+    assert list(loop.class_names(Loader(store, config, kinds(config.tasks)), config)) == ["task"]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mlm_jax import model as model_room
@@ -39,9 +40,9 @@ def make_config(encoder, decoder):
     return config
 
 
-def make_program(config, languages=LANGUAGES):
+def make_program(config, languages=LANGUAGES, families=FAMILIES):
     context = make_context(languages=len(languages), language_starts=np.full(len(languages), 3), prefixed=False)
-    config.families = {family: members for family, members in FAMILIES.items() if set(members) <= set(languages)}
+    config.families = families
     return build_program(config, context, languages, make_mesh(config.mesh, jax.devices()[:1]))
 
 
@@ -134,43 +135,76 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
     np.testing.assert_allclose(*either, atol=1e-5)
 
 
-def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are():
-    config = make_config((ADAPTERS, FAMILY), (DECODERS,))
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_batch_of_many_languages_is_written_with_a_cache_as_without_one(plan):
+    program = make_program(make_config(*PLANS[plan]))
+    examples = program.objectives["translation"].prepare(batch(range(4))["translation"], jax.random.key(1), program.context)
+    source, decoder = examples.source, examples.decoder
+    assert len(set(zip(source.language.tolist(), decoder.language.tolist()))) == 4
+
+    @jax.jit
+    def both(params):
+        model = program.model(params)
+        memory = model.encode(source, target_language=decoder.language)
+        whole = model.decode(decoder, memory, source.segment_ids, source_language=source.language)  # [rows, length, width]
+        cache = model.start_decoding(memory, source.segment_ids, language=decoder.language, capacity=whole.shape[1],
+                                     source_language=source.language)  # fmt: skip
+        steps = []
+        for position in range(whole.shape[1]):
+            hidden, cache = model.decode_step(decoder.tokens[:, position], position, cache)
+            steps.append(hidden)
+        return whole, jnp.stack(steps, axis=1)
+
+    real = np.asarray(decoder.segment_ids) > 0
+    without, with_cache = (np.asarray(hidden)[real] for hidden in both(drawn(program)))
+    np.testing.assert_allclose(with_cache, without, atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are(plan):
+    config = make_config(*PLANS[plan])
+    config.model.language_embedding = True
     program = make_program(config)
     step, axes = make_train_step(program), axes_of(config, program)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.state)
     state = state._replace(params=jax.tree.map(jnp.asarray, drawn(program)))
     state = step(state, to_devices(batch(range(4)), program.mesh))  # all have momentum now
     before = jax.device_get(state)
-    after = jax.device_get(step(state, to_devices(batch((0, 1), seed=1), program.mesh)))
-    present = {"family": (0,)}  # germanic; languages otherwise
-    moved = []
+    after = jax.device_get(step(state, to_devices(batch((0, 1), seed=1), program.mesh)))  # en and de
+    moved, kept = set(), 0
 
     def check(path, names, old, new):
+        nonlocal kept
         if "groups" not in names:
             return
-        entry = config.model[path[0].key][int(path[1].key)]
-        count = old.shape[names.index("groups")]
-        for group in range(count):
+        stack, *rest = (entry.key for entry in path)
+        by_family = rest and config.model[stack][int(rest[0])]["weights"] == "family"
+        present = (0,) if by_family else (0, 1)  # germanic
+        for group in range(old.shape[names.index("groups")]):
             a, b = (np.take(leaf, group, names.index("groups")) for leaf in (old, new))
-            if group in present.get(entry["weights"], (0, 1)):
-                moved.append((a != b).any())
-            else:
-                np.testing.assert_array_equal(a, b)
+            if group not in present:
+                np.testing.assert_array_equal(a, b, err_msg=str(path))
+                kept += 1
+            elif (a != b).any():
+                moved.add((stack, *rest[:1], group))
 
     is_names = lambda node: isinstance(node, tuple)  # noqa: E731
-    jax.tree_util.tree_map_with_path(check, axes, before.params, after.params, is_leaf=is_names)
-    assert moved and np.mean(moved) > 0.9
-    moments = [leaf for leaf in jax.tree.leaves(after.optimizer_state) if leaf.ndim]
-    assert len(moments) == 2 * len(jax.tree.leaves(after.params))
+    moments = [[optax.tree_utils.tree_get(state.optimizer_state, name) for state in (before, after)] for name in ("mu", "nu")]
+    for old, new in ((before.params, after.params), *moments):
+        jax.tree_util.tree_map_with_path(check, axes, old, new, is_leaf=is_names)
+    indexed = {(stack, str(number), group) for stack, entries in zip(("encoder", "decoder"), PLANS[plan])
+               for number, entry in enumerate(entries) if {entry["weights"], entry.get("adapter_weights", "shared")} != {"shared"}
+               for group in ((0,) if entry["weights"] == "family" else (0, 1))}  # fmt: skip
+    assert moved == indexed | {("language_embedding", 0), ("language_embedding", 1)} and kept
 
 
-def test_a_program_does_not_grow_with_the_number_of_languages():
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_program_does_not_grow_with_the_number_of_languages(plan):
     lengths = []
     for count in (4, 64):
         languages = tuple(f"l{index}" for index in range(count))
-        config = make_config(*PLANS["shared encoder, a decoder for each language"])
-        program = make_program(config, languages)
+        config = make_config(*PLANS[plan])
+        program = make_program(config, languages, {language: (language,) for language in languages})
         step = make_train_step(program)
         lowered = step.lower(program.state, jax.eval_shape(lambda: batch(range(4))))
         lengths.append(len(lowered.as_text().splitlines()))
