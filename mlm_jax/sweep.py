@@ -29,7 +29,7 @@ from rich.table import Table
 
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.console import table_console
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
@@ -87,7 +87,7 @@ def read_trials(file: str) -> list[Trial]:
     except UserError as error:
         raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
     except Exception as error:  # it is the user's code
-        problem = " ".join(f"sweep() fails with {type(error).__name__}: {error}".split())
+        problem = f"sweep() fails with {type(error).__name__}: {one_line(error)}"
         raise UserError(problem, file=file, remedy="let it return a list of {key: value}") from error
     if not trials:
         raise UserError("sweep() lists no trial", file=file)

@@ -41,12 +41,11 @@ from mlm_jax.data.ragged import (
     Ragged,
     corrupt,
     create,
-    one_line,
     open_flat,
     unwritten,
 )
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 from ml_collections import ConfigDict
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
@@ -324,4 +324,4 @@ def _training_error(message: str, config: ConfigDict) -> UserError:
     if "Vocabulary size" in message or "vocab_size" in message:
         hint = f"set vocabulary.size to at most {largest[1]}" if largest else "lower vocabulary.size or give more text"
         return UserError(f"vocabulary.size={config.size} is more than the text has pieces for", remedy=hint)
-    return UserError(f"SentencePiece could not be trained: {' '.join(message.split())}")
+    return UserError(f"SentencePiece could not be trained: {one_line(message)}")

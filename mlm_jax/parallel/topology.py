@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:  # a launcher names topologies without JAX
     import jax
@@ -182,12 +182,11 @@ def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
         name = str(dataclasses.replace(topology, slices=1))
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        message = " ".join(str(error).split())
         if not libtpu_installed():
             raise UserError(
                 f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
             ) from error
-        raise UserError(f"libtpu does not know the topology {topology}: {message[:200]}",
+        raise UserError(f"libtpu does not know the topology {topology}: {one_line(error)}",
                         remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
 
 
