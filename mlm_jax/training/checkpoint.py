@@ -22,9 +22,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.data import curriculum
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import FULL, UserError, nearest
+from mlm_jax.errors import FULL, UserError, nearest, one_line
 from mlm_jax.training.checksum import checksums
-from mlm_jax.training.regex_table import path_name
+from mlm_jax.training.paths import by_path
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.workdir import config_from_json, config_json, differing_keys, may_change
 
@@ -291,9 +291,9 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
       Damaged: they cannot be read.
       UserError: the checkpoint has other arrays than ``abstract``.
     """
-    wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    wanted = by_path(abstract)
     try:
-        there = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(_described(folder))}
+        there = by_path(_described(folder))
     except Exception as error:  # Orbax raises many kinds for damaged files
         raise Damaged(_brief(error)) from error
     rooms = {name.partition("/")[0] for name in wanted}
@@ -343,7 +343,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).partition("See full TensorStore")[0].split())[:200] or type(error).__name__
+    return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
 
 
 def find_checkpoint(place: str | Path) -> Path:
