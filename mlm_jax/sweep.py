@@ -30,6 +30,9 @@ from rich.table import Table
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.console import table_console
 from mlm_jax.errors import UserError, one_line
+from mlm_jax.files import write_whole
+from mlm_jax.report.history import read_events, read_history, thin
+from mlm_jax.report.page import write_page
 from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
@@ -120,7 +123,7 @@ def command(verb: str, file: str, workdir: Path, settings: Sequence[str]) -> lis
 
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated."""
-    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in _events(workdir))
+    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir))
 
 
 def devices(parallel: int) -> list[dict[str, str]]:
@@ -231,12 +234,12 @@ def compare(workdir: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Write and return the last evaluation of every trial: [{"trial", "step", "metrics"}]."""
     results = []
     for trial in trials:
-        evaluations = [event for event in _events(workdir / trial_name(trial)) if any(key.startswith("eval/") for key in event)]
+        evaluations = [event for event in read_events(workdir / trial_name(trial)) if any(key.startswith("eval/") for key in event)]
         if evaluations:
             last = evaluations[-1]
             metrics = {key: value for key, value in last.items() if key.startswith("eval/")}
             results.append({"trial": trial, "name": trial_name(trial), "step": last["step"], "metrics": metrics})
-    (workdir / COMPARISON).write_text(json.dumps(results, indent=1, default=str))
+    write_whole(workdir / COMPARISON, json.dumps(results, indent=1, default=str))
     return results
 
 
@@ -247,9 +250,6 @@ def plot(workdir: Path, names: Sequence[str]) -> Path:
       workdir: of the sweep.
       names: of the trials, each with a ``metrics.jsonl`` in its folder.
     """
-    from mlm_jax.report.history import read_history, thin
-    from mlm_jax.report.page import write_page
-
     histories = {name: read_history(workdir / name) for name in names}
     metrics = compared_metrics(key for history in histories.values() for key in history if key.startswith("eval/"))
     keys = {key for history in histories.values() for key in history if key.rpartition("/")[0] in metrics}
@@ -272,9 +272,3 @@ def comparison_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table
         values = (result["metrics"].get(f"{metric}/{column}") for column in columns)
         table.add_row(result["name"], str(result["step"]), *("" if value is None else f"{value:.3f}" for value in values))
     return table
-
-
-def _events(workdir: Path) -> list[dict[str, Any]]:
-    from mlm_jax.training.metrics import read_metrics
-
-    return read_metrics(workdir)

@@ -24,6 +24,7 @@ from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.processes import fresh_processes
 from mlm_jax.report import write_report
+from mlm_jax.report.history import read_events
 from mlm_jax.training.check import check_config
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
@@ -31,7 +32,7 @@ from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.lift import lifts, warning
-from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metrics
+from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.reporter import Reporter, check_finite
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
@@ -256,7 +257,7 @@ def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool
     """Return whether the run is to be measured where it goes on, because a signal stopped it there before it was."""
     if start == config.steps or start % config.evaluation.every:
         return False
-    logged = {key for event in read_metrics(workdir) if event["step"] == start for key in event}
+    logged = {key for event in read_events(workdir) if event["step"] == start for key in event}
     missing = not any(key.startswith("eval/") for key in logged)
     return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
 
