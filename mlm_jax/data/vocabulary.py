@@ -114,10 +114,8 @@ class Vocabulary:
           languages: that get a language token.
 
         Raises:
-          UserError: the text does not support a vocabulary of this size, or the kind is unknown.
+          UserError: the text does not support a vocabulary of this size.
         """
-        if config.kind not in ("unigram", "bpe"):
-            raise UserError(f"no vocabulary kind {config.kind!r}{nearest(config.kind, ('unigram', 'bpe', 'bytes'))}")
         symbols = [MASK, *map(language_token, languages), *map(sentinel, range(config.sentinels))]
         least = 4 + BYTES + len(symbols) + 1
         if config.size <= least:
@@ -199,10 +197,10 @@ class Vocabulary:
         return [self._piece(int(index)) for index in ids]
 
     def document_prefix(self, prefix: str, language: str) -> list[int]:
-        """Return what stands before a document: its language token, ``<s>``, or nothing.
+        """Return what stands before a document: its language token, ``<s>``, or nothing, as ``config.data.prefix`` says.
 
         Raises:
-          UserError: the vocabulary has no such piece, or ``prefix`` is unknown.
+          UserError: the vocabulary has no such piece.
         """
         if prefix == "none":
             return []
@@ -210,8 +208,6 @@ class Vocabulary:
             if self.bos_id < 0:
                 raise UserError("data.prefix='bos', but the vocabulary has no <s>", remedy="use 'language' or 'none'")
             return [self.bos_id]
-        if prefix != "language":
-            raise UserError(f"data.prefix={prefix!r} is unknown{nearest(prefix, ('language', 'bos', 'none'))}")
         if language not in self.language_ids:
             raise UserError(f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}")
         return [self.language_ids[language]]

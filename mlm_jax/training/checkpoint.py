@@ -78,15 +78,10 @@ class Checkpoints:
       labels: {task: names of its classes}.
       in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
         least the largest array. None writes in the background, for which everything is copied.
-
-    Raises:
-      UserError: ``config.checkpoint`` would keep none.
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
                  labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
-        if config.checkpoint.keep_last < 1:
-            raise UserError(f"checkpoint.keep_last={config.checkpoint.keep_last} keeps no checkpoint to go on from")
         self.select = config.evaluation.select
         self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
                       "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip

@@ -71,7 +71,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
-    labels = class_names(loader, config)
+    labels = loader.labels()
     context = make_context(store.vocabulary, loader.languages, config)
     program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
     held_out = HeldOut(program, loader, store)
@@ -190,24 +190,6 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
     from mlm_jax.data.prepare import prepare
 
     prepare(config_from_json(config), folder)
-
-
-def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """Return {task: names of its classes} of the tasks that read labelled text.
-
-    Raises:
-      UserError: the streams of a task have different classes.
-    """
-    names = {}
-    for task, kind in kinds(config.tasks).items():
-        if kind != "labelled":
-            continue
-        found = {stream.labels: stream.name for stream in loader.streams(task)}
-        if len(found) > 1:
-            raise UserError(f"task {task!r} reads sets with different labels: {', '.join(found.values())}",
-                            remedy="give them the same labels in config.data.labelled, or a task each")  # fmt: skip
-        (names[task],) = found
-    return names
 
 
 def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
