@@ -17,6 +17,7 @@ from mlm_jax.data import curriculum
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
+from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.objectives import kinds
@@ -78,18 +79,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
 
     # 3. The state: resumed, begun from other weights, or fresh.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
-    state = checkpoints.restore(program.state)
-    if state is None:
-        state = program.initialise()
-        if config.checkpoint.init:
-            facts = Facts(config, store.vocabulary, loader.languages)
-            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
-            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+    state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
-    if start > config.steps:
-        raise UserError(f"the workdir is at step {start:,} already, and steps is {config.steps:,}",
-                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
-    state = state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
 
@@ -108,14 +99,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
         profiler = Profiler(config.training.profile, workdir)
         try:
-            if start == 0:
-                progress.say("measuring held-out data before the first step")
-                checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
-            else:
-                left = config.steps - start
-                progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
-                if start == config.steps or evaluation_is_missing(config, workdir, start):
-                    checkpoints.complete(start, reporter.evaluate(start, state))
+            measure_at_start(state, reporter, checkpoints)
         except Stopped:
             say_stopped(progress, start)
         for step in range(start, config.steps):
@@ -190,6 +174,40 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
     from mlm_jax.data.prepare import prepare
 
     prepare(config_from_json(config), folder)
+
+
+def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
+    """Return the state that a run goes on from: of its last whole checkpoint, or new, perhaps with another run's weights.
+
+    Raises:
+      UserError: the last checkpoint is of a later step than the run has, or as :meth:`Checkpoints.restore` and
+        :func:`initialise_from`.
+    """
+    config = program.config
+    state = checkpoints.restore(program.state)
+    if state is None:
+        state = program.initialise()
+        if config.checkpoint.init:
+            facts = Facts(config, vocabulary, program.languages)
+            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
+            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+    if int(state.step) > config.steps:
+        raise UserError(f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
+                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
+    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
+
+
+def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpoints) -> None:
+    """Evaluate before the first step, or what an earlier start of the run left unmeasured."""
+    config, progress, start = reporter.program.config, reporter.progress, int(state.step)
+    if start == 0:
+        progress.say("measuring held-out data before the first step")
+        checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
+        return
+    left = config.steps - start
+    progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
+    if not left or evaluation_is_missing(config, reporter.workdir, start):
+        checkpoints.complete(start, reporter.evaluate(start, state))
 
 
 def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
