@@ -67,7 +67,6 @@ class Aligner(Model):
                 target, source, task=task
             )[1]
         )
-        self._special = np.isin(np.arange(self.vocabulary.size), self.vocabulary.special_ids)
 
     def align(self, sources: Sequence[str], targets: Sequence[str], *, source_language: str | None = None,
               target_language: str | None = None) -> list[Alignment]:  # fmt: skip
@@ -108,7 +107,7 @@ class Aligner(Model):
         return [alignment for alignment in aligned if alignment is not None]
 
     def _words(self, source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignment:
-        numbers = [words_of(ids, self.vocabulary.word_starts, self._special) for ids in (source, target)]
+        numbers = [words_of(ids, self.vocabulary.word_starts, self.vocabulary.is_special) for ids in (source, target)]
         words = [
             tuple(self.vocabulary.decode(ids[number == word].tolist()) for word in range(number.max(initial=-1) + 1))
             for ids, number in zip((source, target), numbers)

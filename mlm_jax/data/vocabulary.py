@@ -183,7 +183,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special pieces are left out."""
-        ordinary = [int(i) for i in ids if i < self._base and not self._is_special[i]]
+        ordinary = [int(i) for i in ids if i < self._base and not self.is_special[i]]
         if self.model is None:
             return bytes_to_text(i - 4 for i in ordinary)
         return self.processor.decode(ordinary)
@@ -213,14 +213,26 @@ class Vocabulary:
         return [self.language_ids[language]]
 
     @cached_property
+    def is_special(self) -> np.ndarray:
+        """``[size]`` bool: pieces that are never masked and never drawn: control pieces, languages, mask and sentinels."""
+        special = np.zeros(self.size, bool)
+        special[self._base :] = True
+        special[list(self._special_pieces.values())] = True
+        special[[index for index in (self.pad_id, self.eos_id, self.unk_id, self.bos_id) if index >= 0]] = True
+        if self.model is not None:
+            for index in range(self._base):
+                special[index] |= self.processor.is_control(index) or self.processor.is_unused(index)
+        return special
+
+    @cached_property
     def special_ids(self) -> np.ndarray:
-        """Ids that are never masked and never drawn as replacements: control pieces, languages, mask and sentinels."""
-        return np.flatnonzero(self._is_special).astype(np.int32)
+        """Ids of the special pieces, in order."""
+        return np.flatnonzero(self.is_special).astype(np.int32)
 
     @cached_property
     def word_starts(self) -> np.ndarray:
         """``[size]`` bool: pieces that begin a word (a leading ▁, a byte after which none is known to belong)."""
-        starts = self._is_special.copy()
+        starts = self.is_special.copy()
         if self.model is None:
             starts[4 + ord(" ")] = True
         else:
@@ -269,17 +281,6 @@ class Vocabulary:
             raise UserError(f"the vocabulary is damaged: {error}", file=folder, remedy="make or copy it again") from error
 
     # ------------------------------------------------------------------------------------------------ details
-
-    @cached_property
-    def _is_special(self) -> np.ndarray:
-        special = np.zeros(self.size, bool)
-        special[self._base :] = True
-        special[list(self._special_pieces.values())] = True
-        special[[index for index in (self.pad_id, self.eos_id, self.unk_id, self.bos_id) if index >= 0]] = True
-        if self.model is not None:
-            for index in range(self._base):
-                special[index] |= self.processor.is_control(index) or self.processor.is_unused(index)
-        return special
 
     def _piece(self, index: int) -> str:
         if not 0 <= index < self.size:
