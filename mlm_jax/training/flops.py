@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import SMALLEST_BLOCK
-from mlm_jax.model.kernels import LANES, LARGEST_BLOCK
+from mlm_jax.model.kernels import LANES, block_size
 from mlm_jax.objectives import Context, Objective, create_objectives
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
@@ -166,8 +166,7 @@ def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, im
     """Return how many keys a query is computed against, on average, as :mod:`mlm_jax.model.attention` does it."""
     if implementation == "splash":
         padded, kv_padded = (-(-size // LANES) * LANES for size in (length, kv_length))
-        block, kv_block = (max(s for s in range(LANES, LARGEST_BLOCK + 1, LANES) if size % s == 0)
-                           for size in (padded, kv_padded))  # fmt: skip
+        block, kv_block = block_size(padded), block_size(kv_padded)
         reach = window // 2 if window else kv_padded
         visited = 0
         for first in range(0, padded, block):
