@@ -35,6 +35,7 @@ from rich.table import Table
 
 from mlm_jax.config import import_config
 from mlm_jax.errors import UserError
+from mlm_jax.files import write_whole
 from mlm_jax.report.history import read_history
 
 RUNS = Path("runs")
@@ -82,9 +83,7 @@ def evaluated(workdir: Path, prefix: str) -> Values:
     """Return {what follows the prefix: value} of what ``mlm-jax eval`` measures; measured once and kept in the workdir."""
     kept = workdir / "eval.json"
     if not kept.is_file():
-        found = mlm_jax("eval", str(workdir), "--json")
-        kept.with_suffix(".part").write_text(found)
-        kept.with_suffix(".part").rename(kept)
+        write_whole(kept, mlm_jax("eval", str(workdir), "--json"))
     metrics = json.loads(kept.read_text())
     return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
 

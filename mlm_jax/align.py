@@ -24,7 +24,8 @@ from mlm_jax.evaluation.alignment import (
     words_of,
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
-from mlm_jax.lines import read_lines, writing
+from mlm_jax.files import writing
+from mlm_jax.lines import read_lines
 from mlm_jax.mine import pair_codes
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
@@ -68,7 +69,6 @@ class Aligner(Model):
                 target, source, task=task
             )[1]
         )
-        self._special = np.isin(np.arange(self.vocabulary.size), self.vocabulary.special_ids)
 
     def align(self, sources: Sequence[str], targets: Sequence[str], *, source_language: str | None = None,
               target_language: str | None = None) -> list[Alignment]:  # fmt: skip
@@ -109,7 +109,7 @@ class Aligner(Model):
         return [alignment for alignment in aligned if alignment is not None]
 
     def _words(self, source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignment:
-        numbers = [words_of(ids, self.vocabulary.word_starts, self._special) for ids in (source, target)]
+        numbers = [words_of(ids, self.vocabulary.word_starts, self.vocabulary.is_special) for ids in (source, target)]
         words = [
             tuple(self.vocabulary.decode(ids[number == word].tolist()) for word in range(number.max(initial=-1) + 1))
             for ids, number in zip((source, target), numbers)

@@ -16,7 +16,8 @@ from mlm_jax.batch import Rows
 from mlm_jax.data.rows import joined
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows
-from mlm_jax.lines import arriving, counting_empty, place_of, read_lines, windows, writing
+from mlm_jax.files import writing
+from mlm_jax.lines import arriving, counting_empty, place_of, read_lines, windows
 from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.use import CUT, WINDOW, Model
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mlm_jax.config_check import BadValue, check_values
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 
 def default_config() -> ConfigDict:
@@ -192,7 +192,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_one_line(error), file=file, line=_line_in(error, file), remedy=_remedy(error)) from error
+        raise UserError(_problem(error), file=file, line=_line_in(error, file), remedy=_remedy(error)) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() returns {type(config).__name__} and not a config", file=file,
                         line=module.get_config.__code__.co_firstlineno,
@@ -318,7 +318,7 @@ def import_config(path: str | Path):
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(_one_line(error), file=file, line=_line_in(error, file)) from error
+        raise UserError(_problem(error), file=file, line=_line_in(error, file)) from error
     return module
 
 
@@ -340,14 +340,14 @@ def _line_in(error: BaseException, file: Path) -> int | None:
     return lines[-1] if lines else None
 
 
-def _one_line(error: BaseException) -> str:
+def _problem(error: BaseException) -> str:
     unknown = re.search(r"""'(\w+)\\?'\\nDid you mean "(\w+)" instead""", str(error))
     if unknown:  # of reading a key that is not there
         return f"unknown config key {unknown[1]!r}; did you mean {unknown[2]!r}?"
     locked = re.search(r'Key "(\w+)" does not exist.*?(Did you mean "(\w+)")?( instead of.*)?$', str(error), re.DOTALL)
     if locked:
         return f"unknown config key {locked[1]!r}" + (f"; did you mean {locked[3]!r}?" if locked[3] else "")
-    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return one_line(error) or type(error).__name__
 
 
 def _remedy(error: BaseException) -> str:

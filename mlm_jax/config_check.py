@@ -92,7 +92,7 @@ def check_values(config: ConfigDict) -> None:
       BadValue: a number is out of its bounds, a choice does not exist, or a task or a labelled set cannot be.
     """
     for key, (least, most) in NUMBERS.items():
-        _check_number(key, _value(config, key), least, most, whole=False)
+        check_number(key, _value(config, key), least, most)
     for key, known in CHOICES.items():
         value = _value(config, key)
         if value not in known:
@@ -131,7 +131,7 @@ def check_values(config: ConfigDict) -> None:
             raise BadValue(f"{key}.languages", f"{key}.languages is {entry['languages']!r}",
                            f"write a tuple: ({entry['languages']!r},)")  # fmt: skip
         if "alpha" in entry:
-            _check_number(f"{key}.alpha", entry["alpha"], 0, 1, whole=False)
+            check_number(f"{key}.alpha", entry["alpha"], 0, 1)
         if "rope_theta" in entry and config.model.position != "rope":
             raise BadValue(f"{key}.rope_theta", f"{key} has a rope_theta, but model.position is {config.model.position!r}",
                            "leave it out, or set model.position='rope'")  # fmt: skip
@@ -191,7 +191,7 @@ def _check_task(task: str, entry: Any) -> None:
             raise BadValue(key, f"{key} has no {option!r}", "every task has an objective, rows and a length")
     for option, (least, most) in OPTIONS.items():
         if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
-            _check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
+            check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
     unit = entry.get("unit", UNITS[0])
     if unit not in UNITS:
         raise BadValue(f"{key}.unit", f"{key}.unit is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")
@@ -210,7 +210,12 @@ def _check_length(key: str, task: Mapping[str, Any], length: float, model: Confi
                        "shorten the task's rows, or raise model.max_positions")  # fmt: skip
 
 
-def _check_number(key: str, value: Any, least: float, most: float, *, whole: bool) -> None:
+def check_number(key: str, value: Any, least: float, most: float = FOREVER, *, whole: bool = False) -> None:
+    """Check that a value is a finite number from ``least`` (above 0 if that is ``SMALL``) to ``most``, and perhaps whole.
+
+    Raises:
+      BadValue: it is not.
+    """
     if (
         not _is_number(value)
         or not least <= value <= most

@@ -31,6 +31,11 @@ def _rebuild(problem: str, file: str | Path | None, line: int | None, remedy: st
     return UserError(problem, file=file, line=line, remedy=remedy)
 
 
+def one_line(message: object) -> str:
+    """Return a message, such as an exception, without line breaks, and no longer than is read."""
+    return " ".join(str(message).split())[:300]
+
+
 def nearest(name: str, candidates) -> str:
     """Return ``"; did you mean 'x'?"`` for the candidate that looks most like ``name``, or an empty string."""
     import difflib

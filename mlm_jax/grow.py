@@ -15,7 +15,7 @@ from mlm_jax.data.corpora import documents
 from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.prepare import SENTENCE
 from mlm_jax.data.vocabulary import MASK, Vocabulary, language_token, model_proto
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 from mlm_jax.model.sharing import indexes
 from mlm_jax.training.checkpoint import load_parameters
 
@@ -84,7 +84,7 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
             normalization_rule_name="nmt_nfkc", max_sentence_length=1 << 16, minloglevel=2, num_threads=1,
         )  # fmt: skip
     except RuntimeError as error:
-        raise UserError(f"SentencePiece could not be trained: {' '.join(str(error).split())}",
+        raise UserError(f"SentencePiece could not be trained: {one_line(error)}",
                         remedy="give more text of the new language") from error  # fmt: skip
     trained = model_proto(out.getvalue())
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and set(p.piece) - characters]

@@ -1,4 +1,4 @@
-"""Lines of text in and out: files, pipes and what is typed, as streams whose memory does not grow."""
+"""Lines of text from files, pipes and keyboards, as streams whose memory does not grow."""
 
 from __future__ import annotations
 
@@ -7,40 +7,15 @@ import itertools
 import os
 import queue
 import stat
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TextIO
 
 from mlm_jax.errors import UserError
 
 EMPTY = "empty"  # what lines without any text are counted as
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
-
-
-@contextlib.contextmanager
-def writing(output: str) -> Iterator[TextIO]:
-    """Open a text file that appears when it is whole, or standard output ("-").
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    if output == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    scratch = Path(f"{output}.incomplete")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(scratch, output)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=output) from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def read_lines(place: str) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import IO, NamedTuple
 from mlm_jax.data.languages import pair_languages
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
-from mlm_jax.lines import read_lines, writing
+from mlm_jax.files import writing
+from mlm_jax.lines import read_lines
 from mlm_jax.use import Model, load
 
 

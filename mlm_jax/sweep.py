@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ from rich.table import Table
 
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.console import table_console
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
+from mlm_jax.files import write_whole
+from mlm_jax.report.history import read_events, read_history, thin
+from mlm_jax.report.page import write_page
 from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
@@ -87,7 +90,7 @@ def read_trials(file: str) -> list[Trial]:
     except UserError as error:
         raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
     except Exception as error:  # it is the user's code
-        problem = " ".join(f"sweep() fails with {type(error).__name__}: {error}".split())
+        problem = f"sweep() fails with {type(error).__name__}: {one_line(error)}"
         raise UserError(problem, file=file, remedy="let it return a list of {key: value}") from error
     if not trials:
         raise UserError("sweep() lists no trial", file=file)
@@ -120,7 +123,7 @@ def command(verb: str, file: str, workdir: Path, settings: Sequence[str]) -> lis
 
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated."""
-    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in _events(workdir))
+    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir))
 
 
 def devices(parallel: int) -> list[dict[str, str]]:
@@ -171,19 +174,42 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
         check_workdir(workdir / name, config)
     waiting = [name for name, config in configs.items() if not is_finished(workdir / name, config.steps)]
     say(f"{len(trials)} trials, {len(trials) - len(waiting)} finished before")
+    commands = {name: command("train", file, workdir / name, trials[name]) for name in waiting}
     if dry_run:
-        for name in waiting:
-            say(shlex.join(command("train", file, workdir / name, trials[name])))
+        for train in commands.values():
+            say(shlex.join(train))
         return 0
     shared = {configs[name].data.store: name for name in reversed(waiting) if configs[name].data.store}
     for store, name in shared.items() if parallel > 1 else ():
         say(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, trials[name]), check=False).returncode:
             return 1  # it has said why
+    code = _run_trials(commands, workdir, {name: config.steps for name, config in configs.items()}, slots, say)
+    if code == INTERRUPTED:
+        say("interrupted; the same command continues")
+        return code
+    results = compare(workdir, listed)
+    if results:
+        say(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}")
+    for metric in compared_metrics(key for result in results for key in result["metrics"]):
+        console.print(comparison_table(results, metric))
+    return code
+
+
+def _run_trials(commands: Mapping[str, Sequence[str]], workdir: Path, steps: Mapping[str, int], slots: Sequence[dict[str, str]],
+                say: Callable[[str], None]) -> int:  # fmt: skip
+    """Run trials, as many at a time as there are slots, and return 0, 1 if one failed, or 130 where a signal stopped one.
+
+    Args:
+      commands: {trial: command}.
+      workdir: of the sweep; what a trial prints goes into its folder's log.txt.
+      steps: {trial: steps}.
+      slots: environment variables that give a process its device.
+      say: prints a line.
+    """
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)
-
     stopped = threading.Event()  # a signal that has reached a trial is meant for the sweep
 
     def run(name: str) -> tuple[str, int | None]:
@@ -192,33 +218,25 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
         folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a") as log:
-            code = subprocess.run(command("train", file, folder, trials[name]), stdout=log, stderr=log,
-                                  env=os.environ | one_device, check=False).returncode  # fmt: skip
+            environment = os.environ | one_device
+            code = subprocess.run(commands[name], stdout=log, stderr=log, env=environment, check=False).returncode
         free.put(one_device)
-        if code in (0, INTERRUPTED) and not is_finished(folder, configs[name].steps):
+        if code in (0, INTERRUPTED) and not is_finished(folder, steps[name]):
             stopped.set()
         return name, code
 
-    failed = []
-    with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+    failed = False
+    with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
         try:
-            for done in concurrent.futures.as_completed([pool.submit(run, name) for name in waiting]):
+            for done in concurrent.futures.as_completed([pool.submit(run, name) for name in commands]):
                 name, code = done.result()
                 if code is not None and not stopped.is_set():
-                    failed += [name] if code else []
+                    failed |= code != 0
                     say(f"{name}: {f'failed, see {workdir / name}/log.txt' if code else 'finished'}")
         except KeyboardInterrupt:  # the trials got it too: they save and end
             stopped.set()
             pool.shutdown(cancel_futures=True)
-    if stopped.is_set():
-        say("interrupted; the same command continues")
-        return INTERRUPTED
-    results = compare(workdir, listed)
-    if results:
-        say(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}")
-    for metric in compared_metrics(key for result in results for key in result["metrics"]):
-        console.print(comparison_table(results, metric))
-    return 1 if failed else 0
+    return INTERRUPTED if stopped.is_set() else int(failed)
 
 
 def compared_metrics(keys: Iterable[str]) -> list[str]:
@@ -231,12 +249,12 @@ def compare(workdir: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Write and return the last evaluation of every trial: [{"trial", "step", "metrics"}]."""
     results = []
     for trial in trials:
-        evaluations = [event for event in _events(workdir / trial_name(trial)) if any(key.startswith("eval/") for key in event)]
+        evaluations = [event for event in read_events(workdir / trial_name(trial)) if any(key.startswith("eval/") for key in event)]
         if evaluations:
             last = evaluations[-1]
             metrics = {key: value for key, value in last.items() if key.startswith("eval/")}
             results.append({"trial": trial, "name": trial_name(trial), "step": last["step"], "metrics": metrics})
-    (workdir / COMPARISON).write_text(json.dumps(results, indent=1, default=str))
+    write_whole(workdir / COMPARISON, json.dumps(results, indent=1, default=str))
     return results
 
 
@@ -247,9 +265,6 @@ def plot(workdir: Path, names: Sequence[str]) -> Path:
       workdir: of the sweep.
       names: of the trials, each with a ``metrics.jsonl`` in its folder.
     """
-    from mlm_jax.report.history import read_history, thin
-    from mlm_jax.report.page import write_page
-
     histories = {name: read_history(workdir / name) for name in names}
     metrics = compared_metrics(key for history in histories.values() for key in history if key.startswith("eval/"))
     keys = {key for history in histories.values() for key in history if key.rpartition("/")[0] in metrics}
@@ -272,9 +287,3 @@ def comparison_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table
         values = (result["metrics"].get(f"{metric}/{column}") for column in columns)
         table.add_row(result["name"], str(result["step"]), *("" if value is None else f"{value:.3f}" for value in values))
     return table
-
-
-def _events(workdir: Path) -> list[dict[str, Any]]:
-    from mlm_jax.training.metrics import read_metrics
-
-    return read_metrics(workdir)

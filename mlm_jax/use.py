@@ -28,7 +28,8 @@ from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
-from mlm_jax.lines import EMPTY, arriving, counting_empty, read_lines, windows, writing
+from mlm_jax.files import writing
+from mlm_jax.lines import EMPTY, arriving, counting_empty, read_lines, windows
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import MASKED, first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters

@@ -6,9 +6,9 @@ from pathlib import Path
 import mlm_jax
 
 ROOMS = (
-    "__version__", "errors", "batch", "config_check", "config", "console", "processes", "lines", "data", "parallel", "model",
-    "objectives", "evaluation", "report", "training", "use", "classify", "generation", "interop", "planning", "grow", "mine",
-    "align", "measure", "sweep", "cli",
+    "__version__", "errors", "files", "batch", "config_check", "config", "console", "processes", "lines", "data", "parallel",
+    "model", "objectives", "evaluation", "report", "training", "use", "classify", "generation", "interop", "planning", "grow",
+    "mine", "align", "measure", "sweep", "cli",
 )  # fmt: skip
 
 

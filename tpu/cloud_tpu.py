@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.errors import UserError
-from tpu.job import Job, install
+from tpu.job import Job, install_command
 from tpu.shell import CommandFailed, Shell
 
 TPUS = ("gcloud", "compute", "tpus")
@@ -51,12 +51,10 @@ class CloudTpu:
     """
 
     def __init__(self, job: Job, shell: Shell, *, queued: bool):
-        if job.topology.slices > 1:
-            raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
+        job.check_one_slice()
         if not job.zone:
             raise UserError("in which zone?", remedy="give --zone, such as --zone us-west4-a")
-        if not job.bucket:
-            raise UserError("a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount")
+        job.check_bucket()
         self.job, self.shell, self.queued = job, shell, queued
         self.archive = f"/tmp/{job.name}.tar.gz"
         self.started = False  # whether the run has begun
@@ -88,9 +86,9 @@ class CloudTpu:
                 self.delete()
                 continue
             except KeyboardInterrupt:
-                print(f"\nthe job goes on without this terminal\nfollow it: {self.line(self.following())}" if self.started else
+                print(f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}" if self.started else
                       f"\n{self.job.name} may be there already, or still come, and cost money", flush=True)  # fmt: skip
-                print(f"delete it: {self.line(self.deleting())}", flush=True)
+                print(f"delete it: {shlex.join(self.deleting())}", flush=True)
                 raise
             if not keep:
                 self.delete()
@@ -165,7 +163,7 @@ class CloudTpu:
         job, bucket = self.job, shlex.quote(self.job.bucket)
         self.shell.run((*TPUS, "tpu-vm", "scp", self.archive, f"{job.name}:", *self.place, "--worker", "all"))
         self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {Path(self.archive).name}")
-        self.on("all", install("'./mlm_jax[tpu]'"))
+        self.on("all", install_command("'./mlm_jax[tpu]'"))
         self.on("all", INSTALL_GCSFUSE)
         self.on("all", f"sudo mkdir -p {job.mount} && sudo chown $USER {job.mount} && "
                        f"(mountpoint -q {job.mount} || gcsfuse --implicit-dirs {bucket} {job.mount})")  # fmt: skip
@@ -208,7 +206,7 @@ class CloudTpu:
             self.shell.run(self.deleting())
         except CommandFailed as failure:
             raise UserError(f"{self.job.name} could not be deleted and may go on costing money",
-                            remedy=self.line(self.deleting())) from failure  # fmt: skip
+                            remedy=shlex.join(self.deleting())) from failure  # fmt: skip
 
     def is_lost(self) -> bool:
         """Return whether the slice was taken back."""
@@ -226,28 +224,23 @@ class CloudTpu:
         """Return the error that names the worker on which the run failed."""
         if failure.code == SSH_FAILED:
             return UserError(f"the connection to {self.job.name} is lost; what was begun there may go on",
-                             remedy=f"follow it: {self.line(self.following())}; "
-                                    f"delete it: {self.line(self.deleting())}")  # fmt: skip
+                             remedy=f"follow it: {shlex.join(self.following())}; "
+                                    f"delete it: {shlex.join(self.deleting())}")  # fmt: skip
         found = re.search(r"worker[ :]*(\d+)", failure.output)
         where = f"worker {found[1]} of {self.job.name}" if found else self.job.name
         last = next((line.strip() for line in reversed(failure.output.splitlines()) if "error" in line.lower()), "")
         return UserError(f"the run failed on {where}{': ' + last if last else ''}",
-                         remedy=f"the slice is still there; delete it: {self.line(self.deleting())}")  # fmt: skip
+                         remedy=f"the slice is still there; delete it: {shlex.join(self.deleting())}")  # fmt: skip
 
     def refused(self, output: str, failure: CommandFailed | None) -> UserError:
         """Return the error that says why no slice can be had."""
         facts = {"type": self.job.accelerator_type, "zone": self.job.zone, "name": self.job.name,
-                 "delete": self.line(self.deleting())}  # fmt: skip
+                 "delete": shlex.join(self.deleting())}  # fmt: skip
         for pattern, problem, remedy in REASONS:
             if re.search(pattern, output):
                 return UserError(problem.format(**facts), remedy=remedy.format(**facts))
         last = output.strip().splitlines()[-1] if output.strip() else str(failure)
         return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {last}")
-
-    @staticmethod
-    def line(command: tuple[str, ...]) -> str:
-        """Return a command as it is typed."""
-        return shlex.join(command)
 
     def _ssh(self, worker: str, command: str) -> tuple[str, ...]:
         return (*TPUS, "tpu-vm", "ssh", self.job.name, *self.place, "--worker", worker, "--command", command)

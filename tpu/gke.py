@@ -27,8 +27,7 @@ def manifest(job: Job, *, retries: int) -> str:
     """
     if not job.image:
         raise UserError("on GKE a container runs", remedy="give --image with mlm_jax[tpu] installed and configs/ in it")
-    if not job.bucket:
-        raise UserError("a workdir in a pod is lost with it", remedy="give --bucket NAME to mount")
+    job.check_bucket()
     template = {"spec": {
         "parallelism": job.hosts, "completions": job.hosts, "completionMode": "Indexed", "backoffLimit": 0,
         "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": pod(job)},

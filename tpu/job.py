@@ -121,6 +121,16 @@ class Job:
             return "--type", self.offer.accelerator, "--topology", "x".join(map(str, self.topology.shape))
         return "--accelerator-type", self.accelerator_type
 
+    def check_bucket(self) -> None:
+        """Raise a UserError where nothing would outlive the machines."""
+        if not self.bucket:
+            raise UserError("a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount")
+
+    def check_one_slice(self) -> None:
+        """Raise a UserError where there are several slices."""
+        if self.topology.slices > 1:
+            raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
+
     def train(self) -> str:
         """Return the command that every host runs."""
         place = f"{self.mount}/{self.workdir}" if self.bucket else self.workdir
@@ -128,7 +138,7 @@ class Job:
         return shlex.join(["mlm-jax", "train", "--config", self.config, "--workdir", place, *settings])
 
 
-def install(packages: str) -> str:
+def install_command(packages: str) -> str:
     """Return the shell command that makes ~/venv with ``packages`` in it; machines' own Python may be too old for JAX."""
     return ("curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv -q --clear --python 3.12 ~/venv && "
             f"~/.local/bin/uv pip install -q --python ~/venv {packages}")  # fmt: skip

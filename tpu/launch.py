@@ -79,12 +79,9 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     topology = parse(options.topology)
     settings: dict[str, tuple[str, ...]] = {"": tuple(options.set)}
     if options.sweep:
-        from mlm_jax.sweep import read_trials, trial_name
+        from mlm_jax.sweep import read_trials, trial_name, trial_settings
 
-        settings = {
-            trial_name(trial): (*options.set, *(f"{key}={value!r}" for key, value in trial.items()))
-            for trial in read_trials(options.config)
-        }
+        settings = {trial_name(trial): trial_settings(trial, options.set) for trial in read_trials(options.config)}
     base = options.name or Path(options.config.partition(".py")[0]).name
     found = []
     for number, (trial, overrides) in enumerate(settings.items()):

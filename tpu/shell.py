@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlm_jax.errors import UserError
+from mlm_jax.files import write_whole
 
 REMEMBERED = 200  # last lines of a command's output, to tell why it failed
 
@@ -68,10 +69,8 @@ class Shell:
         """
         print(f"# {file}\n{text}" if self.dry_run else f"wrote {file}", flush=True)
         if not self.dry_run:
-            scratch = Path(f"{file}.incomplete")
             try:
-                scratch.parent.mkdir(parents=True, exist_ok=True)
-                scratch.write_text(text)
-                scratch.replace(file)
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(file, text)
             except OSError as error:
                 raise UserError(f"cannot write: {error.strerror}", file=file) from error

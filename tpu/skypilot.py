@@ -9,20 +9,17 @@ from typing import Any
 
 import yaml
 
-from mlm_jax.errors import UserError
-from tpu.job import Job, install
+from tpu.job import Job, install_command
 
 
 def task(job: Job) -> str:
     """Return the task as YAML.
 
     Raises:
-      UserError: there is no bucket, so that the workdir would be lost with the machines.
+      UserError: there is no bucket, so that the workdir would be lost with the machines, or there are several slices.
     """
-    if not job.bucket:
-        raise UserError("a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount")
-    if job.topology.slices > 1:
-        raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
+    job.check_bucket()
+    job.check_one_slice()
     chip = job.topology.chip
     resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": "FAILOVER"} | ({"zone": job.zone} if job.zone else {})
     if chip.platform == "tpu":
@@ -40,7 +37,7 @@ def task(job: Job) -> str:
         "num_nodes": nodes,
         "resources": resources,
         "file_mounts": {job.mount: {"source": f"gs://{job.bucket}", "mode": "MOUNT"}},
-        "setup": install(packages),
+        "setup": install_command(packages),
         "run": f"export PATH=~/venv/bin:$PATH\n{job.train()}{joined}\n",
     }
     return yaml.safe_dump(found, sort_keys=False, width=1000)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import tensorstore as ts
 
-from mlm_jax.data.ragged import FAILURES, one_line
-from mlm_jax.errors import UserError
+from mlm_jax.data.ragged import FAILURES
+from mlm_jax.errors import UserError, one_line
 
 
 def is_local(folder: str | Path) -> bool:

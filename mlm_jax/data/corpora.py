@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from mlm_jax.config_check import several
 from mlm_jax.data.languages import split_pair
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")
 PAIR_ENDINGS = (".tsv", ".tmx")
@@ -164,7 +164,7 @@ def lines(file: Path) -> Generator[str, None, None]:
 
 
 def _unreadable(error: Exception, file: Path, line: int | None = None) -> UserError:
-    problem = f"cannot read it: {' '.join(str(error).split())}"
+    problem = f"cannot read it: {one_line(error)}"
     return UserError(problem, file=file, line=line, remedy="fetch or pack the file again")
 
 
@@ -218,7 +218,7 @@ def _parquet(file: Path) -> Iterator[str]:
                     raise UserError(f"row {row}: the text is {value!r}", file=file, remedy="leave such rows out")
                 yield value
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"this is not a whole Parquet file: {' '.join(str(error).split())}", file=file,
+        raise UserError(f"this is not a whole Parquet file: {one_line(error)}", file=file,
                         remedy="fetch or write the file again") from error  # fmt: skip
 
 
@@ -333,7 +333,7 @@ def _tfds(name: str, sides: tuple[str, ...], split: str) -> Iterator[Any]:
         data = tfds.data_source(name, split=split, download=False)
     except Exception as error:  # the library raises many kinds, all of them about what the user named
         raise UserError(
-            f"tfds:{name}: {' '.join(str(error).split())[:200]}", remedy="prepare the set with tfds first"
+            f"tfds:{name}: {one_line(error)}", remedy="prepare the set with tfds first"
         ) from error
     for entry in data:
         yield _entry(entry, f"tfds:{name}", sides)
@@ -347,7 +347,7 @@ def _datasets(folder: str, sides: tuple[str, ...], split: str) -> Iterator[Any]:
     try:
         data = datasets.load_from_disk(folder)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"no data set saved here: {' '.join(str(error).split())}", file=folder,
+        raise UserError(f"no data set saved here: {one_line(error)}", file=folder,
                         remedy="save it with datasets' save_to_disk") from error  # fmt: skip
     if isinstance(data, datasets.DatasetDict):
         if split not in data:

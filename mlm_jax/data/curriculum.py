@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax.config_check import CHOICES, SMALL, check_number
 from mlm_jax.data import mixing
 from mlm_jax.errors import UserError, nearest
 
-STRATEGIES = ("alpha", "unimax", "explicit", "mixture")
+STRATEGIES = CHOICES["mixing.strategy"]
 DECIDED_BY = {"alpha": "alpha", "unimax_epochs": "unimax", "rates": "explicit"}  # {key of a phase: strategy it is of}
-SMALL = float(np.finfo(np.float32).tiny)  # "above 0"
 KEYS = ("steps", "languages", "strategy", *DECIDED_BY, "mask_rate", "length", "rope_theta")
 
 
@@ -138,7 +139,7 @@ def rope_theta(config: ConfigDict, steps: int) -> float:
 
 
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
-    name = f"curriculum phase {index}"
+    name, where = f"curriculum phase {index}", f"curriculum[{index}]"
     for key in entry:
         if key not in KEYS:
             raise UserError(f"{name} has an unknown key {key!r}{nearest(key, KEYS)}")
@@ -154,15 +155,15 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
     return Phase(
         index=index,
         start_step=start,
-        stop_step=start + int(_number(f"{name}: steps", entry.get("steps"), 1, whole=True)),
+        stop_step=start + int(_number(f"{where}.steps", entry.get("steps"), 1, whole=True)),
         languages=tuple(language for language in languages if language in chosen),
         strategy=strategy,
-        alpha=_number(f"{name}: alpha", entry.get("alpha", config.mixing.alpha), 0),
-        unimax_epochs=_number(f"{name}: unimax_epochs", entry.get("unimax_epochs", config.mixing.unimax_epochs), SMALL),
-        rates={key: _number(f"{name}: the rate of {key}", rate, 0) for key, rate in rates.items()},
-        mask_rates=_by_task(f"{name}: mask_rate", entry.get("mask_rate", {}), config.tasks, SMALL, 1.0),
-        lengths=_by_task(f"{name}: length", entry.get("length", {}), config.tasks, 2, whole=True),
-        rope_theta=_number(f"{name}: rope_theta", entry.get("rope_theta", config.model.rope_theta), SMALL),
+        alpha=_number(f"{where}.alpha", entry.get("alpha", config.mixing.alpha), 0),
+        unimax_epochs=_number(f"{where}.unimax_epochs", entry.get("unimax_epochs", config.mixing.unimax_epochs), SMALL),
+        rates={key: _number(f"{where}.rates.{key}", rate, 0) for key, rate in rates.items()},
+        mask_rates=_by_task(f"{where}.mask_rate", entry.get("mask_rate", {}), config.tasks, SMALL, 1.0),
+        lengths=_by_task(f"{where}.length", entry.get("length", {}), config.tasks, 2, whole=True),
+        rope_theta=_number(f"{where}.rope_theta", entry.get("rope_theta", config.model.rope_theta), SMALL),
     )
 
 
@@ -178,20 +179,17 @@ def _strategy(name: str, entry: dict, default: str) -> str:
     return strategy
 
 
-def _by_task(what: str, value: Any, tasks: Mapping, least: float, most: float = np.inf, whole: bool = False) -> dict:
+def _by_task(
+    key: str, value: Any, tasks: Mapping, least: float, most: float = math.inf, *, whole: bool = False
+) -> dict[str, Any]:
     """Return {task: value}, with the key "" for a plain number, which holds for every task that has such a thing."""
     entries = dict(value) if isinstance(value, Mapping) else {"": value}
     for task in entries:
         if task and task not in tasks:
-            raise UserError(f"{what} names task {task!r}, which there is not{nearest(task, tasks)}")
-    return {task: _number(what, entry, least, most, whole) for task, entry in entries.items()}
+            raise UserError(f"{key} names task {task!r}, which there is not{nearest(task, tasks)}")
+    return {task: _number(key, entry, least, most, whole=whole) for task, entry in entries.items()}
 
 
-def _number(what: str, value: Any, least: float, most: float = np.inf, whole: bool = False) -> Any:
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most or value == np.inf:
-        kind = "whole number" if whole else "number"
-        bounds = "above 0" if least == SMALL else f"from {least}"
-        bounds += f" to {most}" if most < np.inf else ""
-        raise UserError(f"{what} is {value!r}, which is not a {kind} {bounds}")
+def _number(key: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False) -> Any:
+    check_number(key, value, least, most, whole=whole)
     return value if whole else float(value)

@@ -79,13 +79,25 @@ class ForeignVocabulary(Vocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special pieces are left out."""
-        ordinary = [int(index) for index in ids if index < self.size and not self._is_special[index]]
+        ordinary = [int(index) for index in ids if index < self.size and not self.is_special[index]]
         return self._tokenizer.decode(ordinary, skip_special_tokens=True)
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """``[size]`` bool: pieces that are never masked and never drawn, those that are kept for later among them."""
+        special = np.ones(self.size, bool)  # an id that no piece has is never drawn either
+        special[list(self._pieces)] = False
+        added = json.loads(self._text).get("added_tokens") or []
+        special[[token["id"] for token in added if token["special"]]] = True
+        special[[index for index in self._ids.values() if 0 <= index < self.size]] = True
+        special[[*self.language_ids.values(), *self.sentinel_ids]] = True
+        special[[index for index, piece in self._pieces.items() if RESERVED.fullmatch(piece)]] = True
+        return special
 
     @cached_property
     def word_starts(self) -> np.ndarray:
         """``[size]`` bool: pieces that begin a word, by the mark that this kind of tokenizer puts on them."""
-        starts = self._is_special.copy()
+        starts = self.is_special.copy()
         described = json.loads(self._text)
         if described["model"]["type"] == "WordPiece":
             inside = described["model"]["continuing_subword_prefix"]
@@ -136,17 +148,6 @@ class ForeignVocabulary(Vocabulary):
     def ids(self) -> dict[str, int]:
         """{"pad" | "eos" | "unk" | "bos" | "mask": id} of what the vocabulary has."""
         return dict(self._ids)
-
-    @cached_property
-    def _is_special(self) -> np.ndarray:
-        special = np.ones(self.size, bool)  # an id that no piece has is never drawn either
-        special[list(self._pieces)] = False
-        added = json.loads(self._text).get("added_tokens") or []
-        special[[token["id"] for token in added if token["special"]]] = True
-        special[[index for index in self._ids.values() if 0 <= index < self.size]] = True
-        special[[*self.language_ids.values(), *self.sentinel_ids]] = True
-        special[[index for index, piece in self._pieces.items() if RESERVED.fullmatch(piece)]] = True
-        return special
 
     def _piece(self, index: int) -> str:
         if not 0 <= index < self.size:

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from mlm_jax.data import corpora
 from mlm_jax.data.addresses import open_keys
-from mlm_jax.data.ragged import FAILURES, one_line
+from mlm_jax.data.ragged import FAILURES
 from mlm_jax.data.store import MANIFEST, Store
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 
 # Keys of config.data that change what the store holds.
 KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",

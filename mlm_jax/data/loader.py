@@ -206,6 +206,10 @@ class Loader:
         """Return the streams that a task reads."""
         return self._tasks[task].streams
 
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Return {task: names of its classes} of the tasks that read labelled text."""
+        return {name: task.streams[0].labels for name, task in self._tasks.items() if task.kind == "labelled"}
+
     def planned_shares(self, task: str, step: int) -> dict[str, float]:
         """Return {language: share of the task's rows} that is planned for a step; a pair counts half for each side."""
         return self._by_language(self._tasks[task], self._tasks[task].order.shares(step))
@@ -271,12 +275,10 @@ class Loader:
     def _task(self, name: str, entry: dict, kind: str, split: str) -> _Task:
         """Return a task with its streams and the order of its rows in every phase."""
         where = f"task {name!r}"
-        rows, length = entry.get("rows"), entry.get("length")
-        if not isinstance(rows, int) or rows < 1 or rows % self.process_count:
+        rows, length = entry["rows"], entry["length"]
+        if rows % self.process_count:
             raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share",
                             remedy="choose a multiple")  # fmt: skip
-        if not isinstance(length, int) or length < 2:
-            raise UserError(f"{where}: length is {length!r}, which is not a number of tokens from 2", remedy="write a whole number")
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
             raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")

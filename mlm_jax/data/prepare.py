@@ -27,7 +27,7 @@ from mlm_jax.data import corpora, mixing
 from mlm_jax.data.freshness import is_fresh, request, sources
 from mlm_jax.data.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
-from mlm_jax.data.store import Store, StoreWriter
+from mlm_jax.data.store import FEATURES, TOKENS, Store, StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import FULL, UserError
 from mlm_jax.processes import fresh_processes
@@ -293,10 +293,8 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
     from mlm_jax.data import labelled, tasks
 
     if language in config.data.corpora:
-        source = config.data.corpora[language]
-        for document in tasks.split_of(
-            config, language, source, "train", lambda s, split: corpora.documents(s, language, split)
-        ):
+        read = lambda source, split: corpora.documents(source, language, split)  # noqa: E731
+        for document in tasks.split_of(config, language, config.data.corpora[language], "train", read):
             if document.strip():
                 yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
         return
@@ -304,26 +302,24 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
         languages = split_pair(pair, named_languages(config))
         if language in languages:
             side = languages.index(language)
-            read = lambda s, split: corpora.sentence_pairs(s, pair, split, languages)  # noqa: B023, E731
-            found = tasks.split_of(config, pair, source, "train", read)
+            both = lambda source, split: corpora.sentence_pairs(source, pair, split, languages)  # noqa: B023, E731
+            found = tasks.split_of(config, pair, source, "train", both)
             yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
     for entry in config.data.labelled.values():
-        if entry["language"] == language and language not in config.data.corpora:
+        if entry["language"] == language:
             yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
 
 
 def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
     """Run one seqio task and append its examples to the store."""
-    features = (
-        ("inputs",) if one.kind == "text" else ("inputs", "targets") if one.kind == "pairs" else ("inputs", "labels")
-    )
+    features = FEATURES[one.kind]
     text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
     for batch in _read(one, split, config.data.max_document_tokens):
         rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
         if "bytes" in batch:
             characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
         else:  # a user's task hands over ids only: its text is what they decode to
-            texts = [text_of(row) for feature in features if feature != "labels" for row in rows[feature]]
+            texts = [text_of(row) for feature in features if feature in TOKENS for row in rows[feature]]
             characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
             for feature, language in zip(features, one.languages):
                 prefix = writer.vocabulary.document_prefix(config.data.prefix, language)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 
 FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
 VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
@@ -236,8 +236,3 @@ def unwritten(error: Exception, place: str) -> UserError:
     problem = "the disk is full" if full else "cannot write the token store"
     remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
     return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error without line breaks, TensorStore's long ones cut short."""
-    return " ".join(str(error).split())[:300]

@@ -41,12 +41,11 @@ from mlm_jax.data.ragged import (
     Ragged,
     corrupt,
     create,
-    one_line,
     open_flat,
     unwritten,
 )
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -351,10 +350,8 @@ class StoreWriter:
                     f"stream {stream.name!r} has labels one a token in one store, one a document in another"
                 )
             try:
-                values, offsets = (
-                    self._growing(f"{path}/values", self._dtype_of(name), VALUES_BLOCK),
-                    self._growing_offsets(path),
-                )
+                values = self._growing(f"{path}/values", self._dtype_of(name), VALUES_BLOCK)
+                offsets = self._growing_offsets(path)
                 base = values.size
                 for start in range(1, len(part.offsets), FILE_VALUES):
                     offsets.append(base + part.offsets.read(start, min(start + FILE_VALUES, len(part.offsets))))
@@ -362,11 +359,7 @@ class StoreWriter:
                     values.append(part.values.read(start, min(start + FILE_VALUES, len(part.values))))
             except FAILURES as error:
                 raise unwritten(error, f"{self.folder}/{path}") from error
-            facts |= {
-                "values": values.size,
-                "longest": max(facts["longest"], part.longest),
-                "per_token": part.per_token,
-            }
+            facts |= {"values": values.size, "longest": max(facts["longest"], part.longest), "per_token": part.per_token}
         for size in ("documents", "tokens", "characters", "bytes"):
             entry[size] += getattr(found, size)
 

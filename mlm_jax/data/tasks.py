@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mlm_jax.data import corpora, labelled
 from mlm_jax.data.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.quiet import quiet_stderr
 from mlm_jax.data.rows import joined
+from mlm_jax.data.store import FEATURES, TOKENS
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
 
@@ -36,7 +37,6 @@ with quiet_stderr():
 BATCH = 512  # documents that are tokenised at once
 SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
-FEATURES = ("inputs", "targets")  # of a user's tasks, those that the store holds
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
 PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
 EMPTY_SIDE = "a side is empty"
@@ -97,7 +97,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         return isinstance(other, SeqioVocabulary) and other.vocabulary.fingerprint == self.vocabulary.fingerprint
 
 
-@dataclass
+@dataclass(frozen=True)
 class Registered:
     """A seqio task and what the store has to know of it.
 
@@ -163,24 +163,24 @@ def _text(
     config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any, splits: tuple[str, ...] = SPLITS
 ) -> Registered:
     prefix = vocabulary.document_prefix(config.data.prefix, language)
-    one = Registered(language, None, "text", (language,), splits)  # type: ignore[arg-type]
-    content = vocabulary_room(vocabulary, config, prefix)
+    content = room_for_text(config, prefix)
+    skipped: Counter[str] = Counter()
 
     def read(split: str) -> Iterator[dict[str, Any]]:
         texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
         for batch in _batches(texts):
             whole = [text for text in batch if text.strip()]
-            one.skipped[corpora.BLANK] += len(batch) - len(whole)
+            skipped[corpora.BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
-                one.skipped[corpora.BLANK] += not ids  # of U+200B alone, for one, there are no pieces
+                skipped[corpora.BLANK] += not ids  # of U+200B alone, for one, there are no pieces
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
                     yield {"inputs": piece, **sizes}
                     sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
 
-    one.task = _task(one, read, ("inputs",), vocabulary)
-    return one
+    task = _task(language, "text", read, vocabulary)
+    return Registered(language, task, "text", (language,), splits, skipped=skipped, examples=read)
 
 
 def _pairs(
@@ -188,20 +188,20 @@ def _pairs(
 ) -> Registered:
     sides = split_pair(pair, named_languages(config))
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
-    one = Registered(pair, None, "pairs", sides, splits)  # type: ignore[arg-type]
-    content = min(vocabulary_room(vocabulary, config, prefix) for prefix in prefixes)
+    content = min(room_for_text(config, prefix) for prefix in prefixes)
+    skipped: Counter[str] = Counter()
 
     def read(split: str) -> Iterator[dict[str, Any]]:
         found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
         for batch in _batches(found):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
-            one.skipped[EMPTY_SIDE] += len(batch) - len(whole)
+            skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
             for (a, b), ids_a, ids_b in zip(whole, first, second):
                 if not (ids_a and ids_b):
-                    one.skipped[EMPTY_SIDE] += 1
+                    skipped[EMPTY_SIDE] += 1
                     continue
-                one.skipped[CUT] += max(len(ids_a), len(ids_b)) > content
+                skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 yield {
                     "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
                     "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
@@ -209,8 +209,7 @@ def _pairs(
                     "bytes": len(a.encode()) + len(b.encode()),
                 }
 
-    one.task = _task(one, read, ("inputs", "targets"), vocabulary)
-    return one
+    return Registered(pair, _task(pair, "pairs", read, vocabulary), "pairs", sides, splits, skipped=skipped, examples=read)
 
 
 def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
@@ -218,39 +217,38 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
     splits = tuple(split for split in SPLITS if split in entry)
-    one = Registered(name, None, "labelled", (entry["language"],), splits, names)  # type: ignore[arg-type]
-    content = vocabulary_room(vocabulary, config, prefix)
+    content = room_for_text(config, prefix)
+    skipped: Counter[str] = Counter()
     per_word = labelled.is_per_word(entry)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        for example in labelled.examples({**entry, "labels": names}, split, one.skipped):
+        for example in labelled.examples({**entry, "labels": names}, split, skipped):
             parts = vocabulary.encode_batch([*example.texts])
             ids = [token for part in parts for token in part]
             if per_word:  # the label stands at a word's first piece
-                one.skipped[PIECELESS] += not all(parts)
+                skipped[PIECELESS] += not all(parts)
                 marked = (
                     [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
                 )
                 labels = [*chain.from_iterable(marked)]
             pair = len(parts) == 2 and not per_word
             if not (all(parts) if pair else ids):
-                one.skipped[EMPTY_SIDE if pair else corpora.BLANK] += 1
+                skipped[EMPTY_SIDE if pair else corpora.BLANK] += 1
                 continue
-            one.skipped[CUT] += len(ids) + pair > content
+            skipped[CUT] += len(ids) + pair > content
             ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
             row = prefix + ids + [vocabulary.eos_id]
             text = " ".join(example.texts)
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
             yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
 
-    one.task = _task(one, read, ("inputs", "labels"), vocabulary)
-    return one
+    task = _task(name, "labelled", read, vocabulary)
+    return Registered(name, task, "labelled", (entry["language"],), splits, names, skipped=skipped, examples=read)
 
 
-def _task(
-    one: Registered, read: Callable[[str], Iterator[dict]], features: tuple[str, ...], vocabulary: Vocabulary
-) -> seqio.Task:
+def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]], vocabulary: Vocabulary) -> seqio.Task:
     """Register a seqio task over a Python generator of examples."""
+    features = FEATURES[kind]
     flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
     lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
@@ -275,8 +273,7 @@ def _task(
         data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
         return data.map(to_examples).unbatch()
 
-    one.examples = read
-    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", one.name)  # seqio allows no hyphen
+    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", name)  # seqio allows no hyphen
     seqio.TaskRegistry.remove(full_name)
     return seqio.TaskRegistry.add(
         full_name,
@@ -346,7 +343,7 @@ def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None
     special = {*vocabulary.special_ids.tolist()}
     checked = []
     for one in _of_mixture(config):
-        for theirs in (one.task.output_features[name].vocabulary for name in FEATURES if name in one.task.output_features):
+        for theirs in (one.task.output_features[name].vocabulary for name in TOKENS if name in one.task.output_features):
             if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
                 continue
             checked.append(theirs)
@@ -362,7 +359,7 @@ def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None
                     )
 
 
-def vocabulary_room(vocabulary: Vocabulary, config: ConfigDict, prefix: list[int]) -> int:
+def room_for_text(config: ConfigDict, prefix: list[int]) -> int:
     """Return how many tokens of text fit into a document beside its prefix and its end.
 
     Raises:
@@ -397,11 +394,5 @@ def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Calla
 
 
 def _batches(examples: Iterator) -> Iterator[list]:
-    batch: list = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
+    while batch := list(islice(examples, BATCH)):
         yield batch

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 from ml_collections import ConfigDict
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
@@ -114,10 +114,8 @@ class Vocabulary:
           languages: that get a language token.
 
         Raises:
-          UserError: the text does not support a vocabulary of this size, or the kind is unknown.
+          UserError: the text does not support a vocabulary of this size.
         """
-        if config.kind not in ("unigram", "bpe"):
-            raise UserError(f"no vocabulary kind {config.kind!r}{nearest(config.kind, ('unigram', 'bpe', 'bytes'))}")
         symbols = [MASK, *map(language_token, languages), *map(sentinel, range(config.sentinels))]
         least = 4 + BYTES + len(symbols) + 1
         if config.size <= least:
@@ -185,7 +183,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special pieces are left out."""
-        ordinary = [int(i) for i in ids if i < self._base and not self._is_special[i]]
+        ordinary = [int(i) for i in ids if i < self._base and not self.is_special[i]]
         if self.model is None:
             return bytes_to_text(i - 4 for i in ordinary)
         return self.processor.decode(ordinary)
@@ -199,10 +197,10 @@ class Vocabulary:
         return [self._piece(int(index)) for index in ids]
 
     def document_prefix(self, prefix: str, language: str) -> list[int]:
-        """Return what stands before a document: its language token, ``<s>``, or nothing.
+        """Return what stands before a document: its language token, ``<s>``, or nothing, as ``config.data.prefix`` says.
 
         Raises:
-          UserError: the vocabulary has no such piece, or ``prefix`` is unknown.
+          UserError: the vocabulary has no such piece.
         """
         if prefix == "none":
             return []
@@ -210,21 +208,31 @@ class Vocabulary:
             if self.bos_id < 0:
                 raise UserError("data.prefix='bos', but the vocabulary has no <s>", remedy="use 'language' or 'none'")
             return [self.bos_id]
-        if prefix != "language":
-            raise UserError(f"data.prefix={prefix!r} is unknown{nearest(prefix, ('language', 'bos', 'none'))}")
         if language not in self.language_ids:
             raise UserError(f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}")
         return [self.language_ids[language]]
 
     @cached_property
+    def is_special(self) -> np.ndarray:
+        """``[size]`` bool: pieces that are never masked and never drawn: control pieces, languages, mask and sentinels."""
+        special = np.zeros(self.size, bool)
+        special[self._base :] = True
+        special[list(self._special_pieces.values())] = True
+        special[[index for index in (self.pad_id, self.eos_id, self.unk_id, self.bos_id) if index >= 0]] = True
+        if self.model is not None:
+            for index in range(self._base):
+                special[index] |= self.processor.is_control(index) or self.processor.is_unused(index)
+        return special
+
+    @cached_property
     def special_ids(self) -> np.ndarray:
-        """Ids that are never masked and never drawn as replacements: control pieces, languages, mask and sentinels."""
-        return np.flatnonzero(self._is_special).astype(np.int32)
+        """Ids of the special pieces, in order."""
+        return np.flatnonzero(self.is_special).astype(np.int32)
 
     @cached_property
     def word_starts(self) -> np.ndarray:
         """``[size]`` bool: pieces that begin a word (a leading ▁, a byte after which none is known to belong)."""
-        starts = self._is_special.copy()
+        starts = self.is_special.copy()
         if self.model is None:
             starts[4 + ord(" ")] = True
         else:
@@ -274,17 +282,6 @@ class Vocabulary:
 
     # ------------------------------------------------------------------------------------------------ details
 
-    @cached_property
-    def _is_special(self) -> np.ndarray:
-        special = np.zeros(self.size, bool)
-        special[self._base :] = True
-        special[list(self._special_pieces.values())] = True
-        special[[index for index in (self.pad_id, self.eos_id, self.unk_id, self.bos_id) if index >= 0]] = True
-        if self.model is not None:
-            for index in range(self._base):
-                special[index] |= self.processor.is_control(index) or self.processor.is_unused(index)
-        return special
-
     def _piece(self, index: int) -> str:
         if not 0 <= index < self.size:
             raise UserError(f"token id {index} is outside the vocabulary of {self.size} pieces")
@@ -324,4 +321,4 @@ def _training_error(message: str, config: ConfigDict) -> UserError:
     if "Vocabulary size" in message or "vocab_size" in message:
         hint = f"set vocabulary.size to at most {largest[1]}" if largest else "lower vocabulary.size or give more text"
         return UserError(f"vocabulary.size={config.size} is more than the text has pieces for", remedy=hint)
-    return UserError(f"SentencePiece could not be trained: {' '.join(message.split())}")
+    return UserError(f"SentencePiece could not be trained: {one_line(message)}")

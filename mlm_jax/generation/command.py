@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mlm_jax.errors import UserError
+from mlm_jax.files import writing
 from mlm_jax.generation.synthetic import (
     Recipe,
     one_line,
@@ -21,7 +22,7 @@ from mlm_jax.generation.synthetic import (
     write_provenance,
 )
 from mlm_jax.generation.translate import Search, load_translator
-from mlm_jax.lines import arriving, read_lines, writing
+from mlm_jax.lines import arriving, read_lines
 from mlm_jax.use import load
 
 

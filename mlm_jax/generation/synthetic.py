@@ -20,8 +20,8 @@ import numpy as np
 from mlm_jax import __version__
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.retrieval import NEIGHBOURS, nearest_neighbours, normalize, ratio_margin
+from mlm_jax.files import writing
 from mlm_jax.generation.translate import Search, Translator
-from mlm_jax.lines import writing
 from mlm_jax.use import Model
 
 KINDS = ("back", "forward")

@@ -16,8 +16,9 @@ from mlm_jax.errors import UserError, nearest
 from mlm_jax.interop.family import Contents, Facts
 from mlm_jax.interop.folder import whole_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
-from mlm_jax.interop.weights import choose_family, flatten, write_weights
+from mlm_jax.interop.weights import choose_family, write_weights
 from mlm_jax.training.checkpoint import Loaded, load_parameters
+from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def export_hf(
     loaded = load_parameters(checkpoint)
     model, vocabulary = loaded.config.model, loaded.vocabulary
     prefix = document_prefix(loaded, language)
-    flat = {path: np.asarray(value) for path, value in flatten(loaded.params).items()}
+    flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     heads = sorted({path.split("/")[1] for path in flat if path.startswith(TASK_HEADS)})
     if heads:
         log.warning("left out: the heads of the tasks %s", ", ".join(heads))

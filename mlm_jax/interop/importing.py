@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
@@ -16,7 +17,7 @@ from mlm_jax.config_check import longest_row
 from mlm_jax.errors import UserError
 from mlm_jax.interop.folder import local_folder, whole_folder
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
-from mlm_jax.interop.weights import Foreign, flat_shapes, nest
+from mlm_jax.interop.weights import Foreign, flat_shapes
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.workdir import claim_workdir
 
@@ -77,7 +78,7 @@ def save_weights(
     checkpoints = Checkpoints(
         workdir, config, vocabulary, languages, labels={}, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
     )
-    checkpoints.save(0, {"params": nest(held)})
+    checkpoints.save(0, {"params": unflatten_dict(held, sep="/")})
     checkpoints.wait()
     checkpoints.manager.close()
 

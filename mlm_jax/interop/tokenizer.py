@@ -29,11 +29,10 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
       UserError: the SentencePiece model is of a kind that has no counterpart.
     """
     tokenizer = _bytes(vocabulary) if vocabulary.model is None else from_sentencepiece(vocabulary.model)
-    special = set(vocabulary.special_ids.tolist())
     tokenizer.add_tokens([
         # Spaces around a special piece are not part of the text beside it.
         AddedToken(piece, special=True, normalized=False, lstrip=True, rstrip=True)
-        for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size))) if index in special
+        for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size))) if vocabulary.is_special[index]
     ])  # fmt: skip
     tokenizer.post_processor = template(tokenizer, prefix, suffix)
     return tokenizer

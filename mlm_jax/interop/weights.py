@@ -18,6 +18,7 @@ from mlm_jax.errors import UserError, nearest
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
 from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
+from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
 
@@ -168,27 +169,7 @@ class Foreign:
 def flat_shapes(config: ConfigDict, rows: int, languages: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return {path: shape} of the parameters of a model without task heads."""
     _, shapes, _ = model_room.abstract(config, vocabulary_size=rows, languages=tuple(languages), labels={})
-    return {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"a/b/c": leaf} of a nested dictionary."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nested dictionary of {"a/b/c": leaf}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = value
-    return tree
+    return {path: tuple(leaf.shape) for path, leaf in by_path(shapes).items()}
 
 
 def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlm_jax.errors import UserError
 from mlm_jax.model import kernels
+from mlm_jax.model.layers import pad_length
 
 IMPLEMENTATIONS = ("auto", "reference", "cudnn", "splash")
 NEVER = -1e30  # score of a key that is not seen; finite, so that a query which sees nothing stays finite
@@ -141,12 +142,11 @@ def local(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.A
     """
     length = query.shape[1]
     count = -(-length // block)
-    pad = lambda x, before, after: jnp.pad(x, ((0, 0), (before, after)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
     fold = lambda x: x.reshape(x.shape[0], -1, block, *x.shape[2:])  # noqa: E731
-    blocks = lambda x: fold(pad(x, 0, count * block - length))  # noqa: E731
+    blocks = lambda x: fold(pad_length(x, 0, count * block - length))  # noqa: E731
 
     def neighbourhoods(x: jax.Array) -> jax.Array:
-        folded = fold(pad(x, block, (count + 1) * block - length))  # [rows, count + 2, block, …]
+        folded = fold(pad_length(x, block, (count + 1) * block - length))  # [rows, count + 2, block, …]
         return jnp.concatenate([folded[:, :-2], folded[:, 1:-1], folded[:, 2:]], axis=2)  # [rows, count, 3 block, …]
 
     own, near = blocks(segment_ids), neighbourhoods(segment_ids)

@@ -54,10 +54,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ConfigDict, *, relative: Relative | None, rngs: nnx.Rngs):
         heads, kv_heads = config.heads, config.kv_heads or config.heads
         head_dim = config.head_width or config.width // config.heads
-        width, options = (
-            {"embed": config.width},
-            {"bias": "attention" in config.biases, "stddev": config.initializer_stddev},
-        )
+        width, options = {"embed": config.width}, {"bias": "attention" in config.biases, "stddev": config.initializer_stddev}
         self.query = Dense(width, {"heads": heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.key = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.value = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
@@ -72,17 +69,14 @@ class Attention(nnx.Module):
         """Return keys and values of ``[rows, length, width]``; every query sees all of them, wherever it is computed."""
         key, value = self.key(x), self.value(x)
         key = key if angles is None else rotate(key, angles)
-        return constrain(key, "rows", None, "activation_heads", None), constrain(
-            value, "rows", None, "activation_heads", None
-        )
+        axes = ("rows", None, "activation_heads", None)
+        return constrain(key, *axes), constrain(value, *axes)
 
     def __call__(self, x: jax.Array, seen: KeysValues, *, angles: Rotation | None = None, bias: jax.Array | None = None,
                  **mask: Any) -> jax.Array:  # fmt: skip
         """Return ``[rows, length, width]``; ``mask`` is what :func:`attention` takes."""
-        query = self.query(x)
-        query = constrain(
-            query if angles is None else rotate(query, angles), "rows", "length", "activation_heads", None
-        )
+        query = self.query(x) if angles is None else rotate(self.query(x), angles)
+        query = constrain(query, "rows", "length", "activation_heads", None)
         mixed = attention(query, *seen, bias=bias, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
 

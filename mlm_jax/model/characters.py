@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.batch import Rows
 from mlm_jax.model.block import Block, Scope
-from mlm_jax.model.layers import Norm, activation_of, parameter
+from mlm_jax.model.layers import Norm, activation_of, pad_length, parameter
 from mlm_jax.model.stack import rematerialise
 
 HASHES, BUCKETS = 8, 2**14  # of CANINE
@@ -98,7 +98,7 @@ class CharacterEncoder(nnx.Module):
         """
         length, segments = fine.shape[1], scope.segment_ids
         spread = lambda leaf: jnp.repeat(leaf, self.rate, axis=1)[:, :length]  # noqa: E731
-        earlier = lambda leaf: jnp.pad(leaf[:, :-1], ((0, 0), (1, 0)) + ((0, 0),) * (leaf.ndim - 2))  # noqa: E731
+        earlier = lambda leaf: shift(leaf, -1)  # noqa: E731
         in_own = (segments == spread(slots.segment_ids))[..., None]
         in_last = (segments == spread(earlier(slots.segment_ids)))[..., None]
         coarse = jnp.where(in_last, spread(earlier(slots.hidden)), 0)
@@ -157,11 +157,10 @@ def n_gram_buckets(tokens: jax.Array, segment_ids: jax.Array) -> list[jax.Array]
 
 def shift(x: jax.Array, ahead: int) -> jax.Array:
     """Return ``x[:, i + ahead]`` at each i, and zeros (a segment of padding) where that is outside."""
-    pads = ((0, 0), (max(-ahead, 0), max(ahead, 0))) + ((0, 0),) * (x.ndim - 2)
-    return jnp.pad(x, pads)[:, max(ahead, 0) :][:, : x.shape[1]]
+    before, after = max(-ahead, 0), max(ahead, 0)
+    return pad_length(x, before, after)[:, after : after + x.shape[1]]
 
 
 def _fold(x: jax.Array, size: int) -> jax.Array:
     """Return ``[rows, slots, size, …]`` of ``[rows, length, …]``, padded with zeros."""
-    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
-    return padded.reshape(x.shape[0], -1, size, *x.shape[2:])
+    return pad_length(x, 0, -x.shape[1] % size).reshape(x.shape[0], -1, size, *x.shape[2:])

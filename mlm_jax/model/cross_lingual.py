@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import NEVER
-from mlm_jax.model.layers import Dense, parameter
+from mlm_jax.model.attention import NEVER, seen
+from mlm_jax.model.layers import Dense, parameter, unit
 from mlm_jax.parallel.rules import constrain
 
 SCORES = ("dot", "scaled_dot", "cosine", "bilinear", "additive")
@@ -52,7 +52,7 @@ class CrossLingualAttention(nnx.Module):
           segment_ids: ``[rows, length]``; document i of the target sees document i of the source.
           source_segment_ids: ``[rows, source length]``; 0 is never seen.
         """
-        mask = (segment_ids[:, :, None] == source_segment_ids[:, None, :]) & (source_segment_ids > 0)[:, None, :]
+        mask = seen(segment_ids, source_segment_ids, window=0, causal=False)
         scores = constrain(self.scores(x, y), "rows", "length", None)
         weights = jax.nn.softmax(jnp.where(mask, scores, NEVER), axis=-1)  # [rows, length, source length]
         context = jnp.einsum("rij,rjw->riw", weights.astype(y.dtype), y)
@@ -79,9 +79,3 @@ class CrossLingualAttention(nnx.Module):
         if self.scale is not None:
             return COSINE_SCALE * self.scale[...] * products
         return products / x.shape[-1] ** 0.5 if self.score == "scaled_dot" else products
-
-
-def unit(vectors: jax.Array) -> jax.Array:
-    """Scale vectors to length 1 in float32; a zero vector stays zero."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.parallel.rules import partition_spec
+from mlm_jax.model.layers import pad_length
+from mlm_jax.parallel.rules import partition_spec, split_by
 
 LANES = 128  # the smallest block of splash attention
 LARGEST_BLOCK = 512
@@ -81,8 +82,8 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
 
     length, heads = query.shape[1], query.shape[2]
     mesh, q_spec, kv_spec = specs(query, key)
-    length_shards, head_shards = (1, 1) if mesh is None else (_shards(mesh, q_spec[1]), _shards(mesh, q_spec[2]))
-    pad = lambda x, multiple: jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
+    length_shards, head_shards = (1, 1) if mesh is None else (split_by(mesh, q_spec[1]), split_by(mesh, q_spec[2]))
+    pad = lambda x, multiple: pad_length(x, 0, -x.shape[1] % multiple)  # noqa: E731
     query, segment_ids = pad(query, LANES * length_shards), pad(segment_ids, LANES * length_shards)
     key, value, kv_segment_ids = pad(key, LANES), pad(value, LANES), pad(kv_segment_ids, LANES)
 
@@ -94,7 +95,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     # cannot split a mask of which every block is whole.
     part = (shape[0] // length_shards, shape[1])
     mask: masks.Mask = masks.FullMask(part) if everything else masks.LocalMask(shape, sides, offset=0)
-    q_block, kv_block = _block(shape[0] // length_shards), _block(shape[1])
+    q_block, kv_block = block_size(shape[0] // length_shards), block_size(shape[1])
     attend = kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * heads), head_shards=head_shards, interpret=interpret,
         q_seq_shards=1 if everything else length_shards,
@@ -134,10 +135,6 @@ def _on_shards(function: Callable, mesh: Any, in_specs: Any, out_specs: Any) -> 
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _shards(mesh: Any, axes: Any) -> int:
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
-
-
-def _block(length: int) -> int:
+def block_size(length: int) -> int:
     """Return the largest block up to ``LARGEST_BLOCK`` that divides a length, which is a multiple of ``LANES``."""
     return max(size for size in range(LANES, LARGEST_BLOCK + 1, LANES) if length % size == 0)

@@ -54,6 +54,12 @@ class Dense(nnx.Module):
         return y if self.bias is None else y + per_row(self.bias[...].astype(x.dtype), self.outputs, y)
 
 
+def unit(vectors: jax.Array) -> jax.Array:
+    """Scale vectors to length 1 in float32; a zero vector stays zero, with a finite gradient."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))
+
+
 class Norm(nnx.Module):
     """LayerNorm or RMSNorm over the last axis, computed in float32 (Ba et al. 2016; Zhang & Sennrich 2019)."""
 
@@ -101,6 +107,11 @@ class FeedForward(nnx.Module):
         """Return ``[rows, length, width]``."""
         hidden = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
         return self.down(constrain(hidden, "rows", "length", "activation_mlp"))
+
+
+def pad_length(x: jax.Array, before: int, after: int) -> jax.Array:
+    """Return ``[rows, before + length + after, …]`` of ``[rows, length, …]``, with zeros (segments of padding) around it."""
+    return jnp.pad(x, ((0, 0), (before, after)) + ((0, 0),) * (x.ndim - 2))
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -19,7 +19,7 @@ from mlm_jax.model.characters import CharacterEncoder
 from mlm_jax.model.check import check_model
 from mlm_jax.model.cross_lingual import CrossLingualAttention
 from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
-from mlm_jax.model.layers import Norm, dropout, parameter, split_key
+from mlm_jax.model.layers import Norm, dropout, pad_length, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotation
 from mlm_jax.model.sharing import family_table, indexes
 from mlm_jax.model.stack import LayerGroup
@@ -245,7 +245,7 @@ class Transformer(nnx.Module):
             raise UserError("this model has no cross-lingual attention",
                             remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}')  # fmt: skip
         lengths = [side.tokens.shape[1] for side in (target, source)]
-        pad = lambda x: jnp.pad(x, ((0, 0), (0, max(lengths) - x.shape[1])))  # noqa: E731
+        pad = lambda x: pad_length(x, 0, max(lengths) - x.shape[1])  # noqa: E731
         sides = [
             Rows(pad(side.tokens), pad(side.segment_ids), pad(side.positions), side.language)
             for side in (target, source)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mlm_jax.model.layers import pad_length
 from mlm_jax.parallel.rules import constrain, shards_of
 
 NEVER = -1e9  # logit of a row of the table that is no piece; its probability is zero, and no ∞ − ∞ comes near it
@@ -83,10 +84,8 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     # meet once, at the end, instead of once a chunk.
     shards = shards_of("rows", rows)
     split = lambda x: jnp.moveaxis(  # noqa: E731  [rows, positions, …] → [chunks, shards, rows / shards, chunk, …]
-        jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(
-            shards, rows // shards, count, chunk, *x.shape[2:]
-        ), 2, 0
-    )  # fmt: skip
+        pad_length(x, 0, pad).reshape(shards, rows // shards, count, chunk, *x.shape[2:]), 2, 0
+    )
     # Devices that share the table's width gather it here, once, and not in every chunk.
     table = constrain(table, "activation_vocabulary", "activation_embed")
     columns = jnp.arange(table.shape[0])

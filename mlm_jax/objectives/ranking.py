@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.model.layers import unit
 from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, sum_by_language
 from mlm_jax.objectives.queue import Queue, empty_queue, push
 
@@ -60,7 +61,7 @@ class TranslationRanking(Objective):
         The batch is encoded in ``parts`` that the backward pass recomputes.
         """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
-        embeddings = normalize(embed_in_parts(model, both, key, parts, self.task))
+        embeddings = unit(embed_in_parts(model, both, key, parts, self.task))
         sides = jnp.stack(jnp.split(embeddings, 2))  # [2, rows, width]
         identity = jnp.stack([sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])])  # [2, rows]
         candidates, negative = sides, differ(identity, identity)  # [rows, rows]; never true on the diagonal
@@ -118,11 +119,6 @@ def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, ta
     encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], task=task, key=part[1]))
     embeddings = jax.lax.map(encode, (split, keys))  # [parts, rows / parts, width]
     return jnp.moveaxis(embeddings, 0, 1).reshape(rows.tokens.shape[0], -1)
-
-
-def normalize(vectors: jax.Array) -> jax.Array:
-    """Scale vectors to length 1; a zero vector stays zero, with a finite gradient."""
-    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))
 
 
 def differ(identity: jax.Array, others: jax.Array) -> jax.Array:

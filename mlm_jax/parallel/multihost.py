@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax._src import cloud_tpu_init, distributed  # the client of the coordination service has no public name
 
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
@@ -158,5 +158,5 @@ def _join(arguments: Mapping[str, Any]) -> None:
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"cannot join the job's other processes: {' '.join(str(error).split())[:300]}",
+        raise UserError(f"cannot join the job's other processes: {one_line(error)}",
                         remedy="check that every process has started and can reach the coordinator") from error  # fmt: skip

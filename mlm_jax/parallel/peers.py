@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, one_line
 
 PULSE_SECONDS = 3.0
 SILENCE_SECONDS = (
@@ -62,7 +62,7 @@ class Peers:
             code, problem = 2, str(error)
             print(f"mlm-jax: error: {error}", file=sys.stderr, flush=True)
         else:
-            code, problem = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            code, problem = 1, f"{type(error).__name__}: {one_line(error)}"
             traceback.print_exception(error)
             sys.stderr.flush()
         if isinstance(error, jax.errors.JaxRuntimeError):
@@ -83,7 +83,7 @@ class Peers:
                     self._judge()
                 verdicts = self.client.key_value_dir_get(VERDICTS)
             except jax.errors.JaxRuntimeError as error:
-                verdicts = [("", f"1 process 0 of {self.count} does not answer: {' '.join(str(error).split())[:200]}")]
+                verdicts = [("", f"1 process 0 of {self.count} does not answer: {one_line(error)}")]
             if verdicts and not self._leaving.is_set():
                 code, _, problem = verdicts[0][1].partition(" ")
                 remedy = "" if code == "2" else ". Remedy: start the job again; it continues from its last checkpoint"

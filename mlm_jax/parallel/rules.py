@@ -91,5 +91,9 @@ def shards_of(axis: str, size: int) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
-    axes = (*partition_spec((axis,), mesh, (size,)), None)[0] or ()
-    return math.prod(mesh.shape[name] for name in ((axes,) if isinstance(axes, str) else axes))
+    return split_by(mesh, (*partition_spec((axis,), mesh, (size,)), None)[0])
+
+
+def split_by(mesh: Any, entry: Any) -> int:
+    """Return in how many parts an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
+    return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))

@@ -9,13 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:  # a launcher names topologies without JAX
     import jax
 
 GIB, GB, TERA = 2**30, 1e9, 1e12
 CLOUD, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
+DIMENSIONS = {"v4": 3, "v5p": 3, "tpu7x": 3, "v5e": 2, "v6e": 2}  # of a slice's torus; other chips are counted only
 INSTALL_TPU = "pip install 'mlm_jax[tpu]'"
 
 
@@ -112,7 +113,7 @@ def parse(text: str) -> Topology:
         name, number = found[1].replace("v5litepod", "v5e"), int(found[2])
         chips = number // 2 if name in ("v4", "v5p") else number
         raise UserError(f"topology {text!r} has no shape; {text} is {chips} chips",
-                        remedy=f"write {name}:{_example_shape(chips, 3 if name in ('v4', 'v5p') else 2)}")  # fmt: skip
+                        remedy=f"write {name}:{_example_shape(chips, DIMENSIONS.get(name, 2))}")  # fmt: skip
     several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text).groups()  # type: ignore[union-attr]
     names = {known.lower(): known for known in CHIPS}
     if name.lower() not in names:
@@ -123,11 +124,10 @@ def parse(text: str) -> Topology:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise UserError(f"topology {text!r} has no shape", remedy="write v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
     sizes = tuple(int(size) for size in shape.split("x"))
-    dimensions = {"v4": (3,), "v5p": (3,), "tpu7x": (3,), "v5e": (2,), "v6e": (2,)}.get(chip.name, (1,))
-    if len(sizes) not in dimensions:
-        example = "x".join("4" * dimensions[0])
-        raise UserError(f"topology {text!r}: {chip.name} has shapes of {dimensions[0]} dimension(s)",
-                        remedy=f"write {chip.name}:{example}")  # fmt: skip
+    dimensions = DIMENSIONS.get(chip.name, 1)
+    if len(sizes) != dimensions:
+        raise UserError(f"topology {text!r}: {chip.name} has shapes of {dimensions} dimension(s)",
+                        remedy=f"write {chip.name}:{'x'.join('4' * dimensions)}")  # fmt: skip
     slices = int(several or 1)
     if slices > 1 and not chip.network_bandwidth:
         raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
@@ -182,12 +182,11 @@ def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
         name = str(dataclasses.replace(topology, slices=1))
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        message = " ".join(str(error).split())
         if not libtpu_installed():
             raise UserError(
                 f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
             ) from error
-        raise UserError(f"libtpu does not know the topology {topology}: {message[:200]}",
+        raise UserError(f"libtpu does not know the topology {topology}: {one_line(error)}",
                         remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
 
 

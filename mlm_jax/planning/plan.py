@@ -26,6 +26,7 @@ from mlm_jax.planning.roofline import Roofline, roofline
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
 from mlm_jax.training.flops import Flops
+from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program, build_program, make_train_step
 
 
@@ -244,9 +245,8 @@ def _by_group(program: Program) -> tuple[dict[str, tuple[int, int]], dict[str, t
     found: list[dict[str, tuple[int, int]]] = []
     for tree in (program.state.params, program.state.optimizer_state):
         sums: dict[str, tuple[int, int]] = {}
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            names = [str(getattr(entry, "key", getattr(entry, "name", ""))) for entry in path]
-            group = next((name for name in names if name in groups), "counters")
+        for path, leaf in by_path(tree).items():
+            group = next((name for name in path.split("/") if name in groups), "counters")
             total, each = sums.get(group, (0, 0))
             more = _bytes(leaf)
             sums[group] = (total + more[0], each + more[1])

@@ -6,40 +6,55 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlm_jax.data.languages import pair_languages
 from mlm_jax.errors import UserError
 
+METRICS = "metrics.jsonl"
 Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
+
+
+def read_events(workdir: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's ``metrics.jsonl``, in order; [] where there is none yet.
+
+    A last line that a crash cut short is no event. A value that was not finite is None.
+
+    Raises:
+      UserError: a line is not a JSON object with a step.
+    """
+    file = Path(workdir) / METRICS
+    *lines, _ = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]  # the last one has no end
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            int(event["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError("this is not a JSON object with a step", file=file, line=number, remedy="delete the line") from error
+        events.append(event)
+    return events
 
 
 def read_history(workdir: str | Path) -> dict[str, Series]:
     """Return {key: [(step, value), …]} in the order of steps, of everything in ``metrics.jsonl`` that is a number.
 
-    A step that was run again after a crash counts as it was run last. A last line that a crash cut short is no event.
+    A step that was run again after a crash counts as it was run last.
 
     Raises:
-      UserError: there is no such file, it has no event, or a line other than the last is not a JSON object with a step.
+      UserError: there is no such file, it has no event, or as :func:`read_events`.
     """
-    file = Path(workdir) / "metrics.jsonl"
+    file = Path(workdir) / METRICS
     if not file.is_file():
         raise UserError("there are no metrics here", file=file, remedy="name the --workdir of a training run")
     values: dict[str, dict[int, float]] = {}
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                event = json.loads(line)
-                step = int(event["step"])
-            except (ValueError, KeyError, TypeError) as error:
-                if not line.endswith("\n"):
-                    break
-                raise UserError("not a JSON object with a step", file=file, line=number) from error
-            for key, value in event.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                    values.setdefault(key, {})[step] = float(value)
+    for event in read_events(workdir):
+        for key, value in event.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                values.setdefault(key, {})[event["step"]] = float(value)
     if not values:
         raise UserError("the run has not logged anything yet", file=file, remedy="wait for its first log line")
     return {key: sorted(series.items()) for key, series in values.items() if key not in ("step", "time")}

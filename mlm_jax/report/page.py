@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import default_config
+from mlm_jax.files import write_whole
 from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
@@ -53,9 +53,7 @@ def write_page(file: Path, *, title: str, lines: Sequence[str], curves: Mapping[
 
 
 def _write(file: Path, data: Mapping[str, Any]) -> Path:
-    scratch = file.with_suffix(".html.tmp")
-    scratch.write_text(render(data), encoding="utf-8")
-    os.replace(scratch, file)
+    write_whole(file, render(data))
     return file
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.retrieval import normalize
+from mlm_jax.files import write_whole
 from mlm_jax.report.table import LanguageRow
 
 FILE = "report.json"
@@ -38,9 +38,7 @@ def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
     if unknown or "languages" not in sections:
         raise ValueError(f"a report has the sections {SECTIONS} and needs languages; got {sorted(sections)}")
     file = Path(workdir) / FILE
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(json.dumps(plain(sections), ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    os.replace(scratch, file)
+    write_whole(file, json.dumps(plain(sections), ensure_ascii=False, allow_nan=False))
     return file
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlm_jax.data.languages import pair_languages
 from mlm_jax.report.history import AVERAGES, curves_by_language, retrieval_curves
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens
       planned: {language: share of the first task's rows that the mixture gives it}.
       realised: {language: share of them that it got}.
     """
-    retrieval: dict[str, list[float]] = {}
-    for key, value in metrics.items():
-        if key.startswith("eval/retrieval_at_1/"):
-            for language in pair_languages(key.rpartition("/")[2], languages):
-                retrieval.setdefault(language, []).append(value)
+    retrieval = _retrieval(metrics, languages)
     rows = [
         LanguageRow(
             code,
@@ -69,7 +64,7 @@ def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens
             metrics.get(f"eval/loss/{code}"),
             metrics.get(f"eval/accuracy/{code}"),
             metrics.get(f"eval/bits_per_byte/{code}"),
-            float(np.mean(retrieval[code])) if code in retrieval else None,
+            retrieval.get(code),
         )
         for code in languages
     ]
@@ -113,8 +108,8 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
     """
     curves = curves_by_language({key: [(0, value)] for key, value in metrics.items()}, languages)
     columns = {name: {code: series[0][1] for code, series in lines["eval"].items()} for name, lines in curves.items()}
-    retrieval = retrieval_curves({key: [(0, value)] for key, value in metrics.items()}, languages)
-    columns |= {"retrieval_at_1": {code: series[0][1] for code, series in retrieval.items()}} if retrieval else {}
+    retrieval = _retrieval(metrics, languages)
+    columns |= {"retrieval_at_1": retrieval} if retrieval else {}
     table = _table(title)
     table.add_column("language")
     for name in columns:
@@ -209,6 +204,12 @@ def format_cell(name: str, value: float | None) -> str:
     if name in SHARES:
         return f"{100 * value:.1f}"
     return f"{value:.3f}"
+
+
+def _retrieval(metrics: Mapping[str, float], languages: Sequence[str]) -> dict[str, float]:
+    """Return {language or "mean": accuracy@1} of one evaluation, as :func:`retrieval_curves` averages it."""
+    curves = retrieval_curves({key: [(0, value)] for key, value in metrics.items()}, languages)
+    return {code: value for code, ((_, value),) in curves.items()}
 
 
 def _table(title: str) -> Table:

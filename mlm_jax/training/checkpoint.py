@@ -22,9 +22,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.data import curriculum
 from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import FULL, UserError, nearest
+from mlm_jax.errors import FULL, UserError, nearest, one_line
 from mlm_jax.training.checksum import checksums
-from mlm_jax.training.regex_table import path_name
+from mlm_jax.training.paths import by_path
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.workdir import config_from_json, config_json, differing_keys, may_change
 
@@ -78,15 +78,10 @@ class Checkpoints:
       labels: {task: names of its classes}.
       in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
         least the largest array. None writes in the background, for which everything is copied.
-
-    Raises:
-      UserError: ``config.checkpoint`` would keep none.
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
                  labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
-        if config.checkpoint.keep_last < 1:
-            raise UserError(f"checkpoint.keep_last={config.checkpoint.keep_last} keeps no checkpoint to go on from")
         self.select = config.evaluation.select
         self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
                       "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip
@@ -291,9 +286,9 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
       Damaged: they cannot be read.
       UserError: the checkpoint has other arrays than ``abstract``.
     """
-    wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    wanted = by_path(abstract)
     try:
-        there = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(_described(folder))}
+        there = by_path(_described(folder))
     except Exception as error:  # Orbax raises many kinds for damaged files
         raise Damaged(_brief(error)) from error
     rooms = {name.partition("/")[0] for name in wanted}
@@ -343,7 +338,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).partition("See full TensorStore")[0].split())[:200] or type(error).__name__
+    return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
 
 
 def find_checkpoint(place: str | Path) -> Path:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.training.regex_table import path_name
+from mlm_jax.training.paths import by_path
 
 BLOCK = 2**22  # values
 
@@ -24,14 +24,13 @@ def checksums(tree: Any) -> dict[str, int]:
     Args:
       tree: arrays of at most 32 bits a value.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    mesh = next(
-        (leaf.sharding.mesh for _, leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)), None
-    )
+    leaves = by_path(tree)
+    shardings = (getattr(leaf, "sharding", None) for leaf in leaves.values())
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
     everywhere = None if mesh is None else NamedSharding(mesh, P())
     add_up = jax.jit(_checksums, static_argnames="in_blocks", out_shardings=everywhere)
-    numbers = add_up([leaf for _, leaf in leaves], in_blocks=mesh is None)
-    return {path_name(path): int(number) for (path, _), number in zip(leaves, jax.device_get(numbers))}
+    numbers = add_up(list(leaves.values()), in_blocks=mesh is None)
+    return dict(zip(leaves, jax.device_get(numbers).tolist()))
 
 
 def _checksums(leaves: list[jax.Array], in_blocks: bool) -> jax.Array:

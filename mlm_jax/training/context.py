@@ -7,30 +7,29 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.objectives import Context
 
 
-def make_context(vocabulary: Any, languages: tuple[str, ...], config: ConfigDict) -> Context:
+def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: ConfigDict) -> Context:
     """Return the context of a run.
 
     Args:
-      vocabulary: a :class:`mlm_jax.data.vocabulary.Vocabulary`.
+      vocabulary: of the run's text.
       languages: language codes in index order.
       config: the run's config.
     """
-    special = np.zeros(vocabulary.size, bool)
-    special[np.asarray(vocabulary.special_ids, int)] = True
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in languages]
     # Without a stored prefix a decoder starts with padding, as T5's does.
     starts = np.array([prefix[0] if prefix else vocabulary.pad_id for prefix in prefixes], np.int32)
     return Context(
         vocabulary_size=vocabulary.size,
-        special=special,
-        word_starts=np.asarray(vocabulary.word_starts, bool),
+        special=vocabulary.is_special,
+        word_starts=vocabulary.word_starts,
         mask_id=vocabulary.mask_id,
         pad_id=vocabulary.pad_id,
         eos_id=vocabulary.eos_id,
-        sentinels=np.asarray(vocabulary.sentinel_ids, np.int32),
+        sentinels=vocabulary.sentinel_ids,
         language_starts=starts,
         prefixed=config.data.prefix != "none",
         **_settings(languages, config),

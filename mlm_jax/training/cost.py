@@ -16,6 +16,7 @@ from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective, create_objectives
 from mlm_jax.parallel.batches import batch_sharding
 from mlm_jax.training.flops import Flops, step_flops
+from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program
 
 
@@ -68,8 +69,8 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
 def parameters_by_group(program: Program) -> dict[str, int]:
     """Return {group: number of parameters}; layers are named with what picks their weights, "decoder/0 by family"."""
     counts: dict[str, int] = {}
-    for path, leaf in jax.tree.leaves_with_path(program.state.params):
-        name, *rest = [str(part.key) for part in path]
+    for path, leaf in by_path(program.state.params).items():
+        name, *rest = path.split("/")
         if name in ("encoder", "decoder"):
             weights, adapters = indexes(program.config.model[name][int(rest[0])])
             name, picked_by = (f"{name}/{rest[0]}", weights) if "adapter" not in rest else (f"{name}/{rest[0]} adapters", adapters)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from mlm_jax.training.regex_table import path_name
+from mlm_jax.training.paths import map_by_path
 
 Axes = tuple[str, ...]  # logical axes of one parameter
 AxesOf = Mapping[str, Axes]  # by parameter path
@@ -75,14 +75,14 @@ def scale_by_stable_adamw(beta1: float, beta2: float, epsilon: float, decay: opt
         mu = jax.tree.map(lambda m, g: debiased[0] * m + (1 - debiased[0]) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: debiased[1] * v + (1 - debiased[1]) * g * g, state.nu, gradients)
 
-        def stabilise(path: Any, direction: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
-            own = own_axes(axes_of[path_name(path)])
+        def stabilise(name: str, direction: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
+            own = own_axes(axes_of[name])
             rms = jnp.sqrt((g * g / jnp.maximum(v, epsilon**2)).mean(own, keepdims=True))  # [layers, groups, 1, …]
             return direction / jnp.maximum(rms, 1.0)
 
         directions = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
         directions, _ = decay.update(directions, decay.init(params), params)
-        stable = jax.tree_util.tree_map_with_path(stabilise, directions, nu, gradients)
+        stable = map_by_path(stabilise, directions, nu, gradients)
         return stable, StableAdamState(steps, mu, nu)
 
     return optax.GradientTransformation(init, update)
@@ -110,18 +110,18 @@ def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: fl
       largest_rms: of a tensor's direction; a larger one is scaled down (section 6).
     """
 
-    def is_factored(path: Any, leaf: Any) -> bool:
-        return all(_size(leaf, axes) >= SMALLEST_FACTORED for axes in matrix_axes(axes_of[path_name(path)]))
+    def is_factored(name: str, leaf: Any) -> bool:
+        return all(_size(leaf, axes) >= SMALLEST_FACTORED for axes in matrix_axes(axes_of[name]))
 
     def init(params: Any) -> FactoredState:
         def zeros(side: int | None) -> Any:
-            def moment(path: Any, leaf: Any) -> jax.Array:
-                if is_factored(path, leaf) == (side is None):
+            def moment(name: str, leaf: Any) -> jax.Array:
+                if is_factored(name, leaf) == (side is None):
                     return jnp.zeros((1,), leaf.dtype)
-                reduced = () if side is None else matrix_axes(axes_of[path_name(path)])[side]
+                reduced = () if side is None else matrix_axes(axes_of[name])[side]
                 return jnp.zeros([1 if axis in reduced else size for axis, size in enumerate(leaf.shape)], leaf.dtype)
 
-            return jax.tree_util.tree_map_with_path(moment, params)
+            return map_by_path(moment, params)
 
         return FactoredState(jnp.zeros((), jnp.int32), zeros(1), zeros(0), zeros(None))
 
@@ -129,10 +129,10 @@ def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: fl
         steps = state.steps + 1
         kept = 1 - steps.astype(jnp.float32) ** -exponent
 
-        def one(path: Any, g: jax.Array, rows: jax.Array, columns: jax.Array, whole: jax.Array) -> tuple:
-            axes = axes_of[path_name(path)]
+        def one(name: str, g: jax.Array, rows: jax.Array, columns: jax.Array, whole: jax.Array) -> tuple:
+            axes = axes_of[name]
             squares = g * g + epsilon
-            if is_factored(path, g):
+            if is_factored(name, g):
                 inputs, outputs = matrix_axes(axes)
                 rows = kept * rows + (1 - kept) * squares.mean(outputs, keepdims=True)  # [layers, groups, inputs, 1]
                 columns = kept * columns + (1 - kept) * squares.mean(inputs, keepdims=True)
@@ -143,7 +143,7 @@ def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: fl
             rms = jnp.sqrt((scaled * scaled).mean(own_axes(axes), keepdims=True))
             return scaled / jnp.maximum(1.0, rms / largest_rms), rows, columns, whole
 
-        found = jax.tree_util.tree_map_with_path(one, gradients, state.rows, state.columns, state.whole)
+        found = map_by_path(one, gradients, state.rows, state.columns, state.whole)
         scaled, *moments = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0, 0, 0, 0)), found)
         return scaled, FactoredState(steps, *moments)
 
@@ -164,22 +164,18 @@ def scale_by_muon(beta1: float, beta2: float, epsilon: float, axes_of: AxesOf) -
     """
 
     def label(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "muon" if is_hidden_kernel(path_name(path), axes_of[path_name(path)]) else "adam", tree
-        )
+        return map_by_path(lambda name, _: "muon" if is_hidden_kernel(name, axes_of[name]) else "adam", tree)
 
     def dimensions(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: optax.contrib.MuonDimensionNumbers(*matrix_axes(axes_of[path_name(path)])), tree
-        )
+        return map_by_path(lambda name, _: optax.contrib.MuonDimensionNumbers(*matrix_axes(axes_of[name])), tree)
 
-    def scale(path: Any, update: jax.Array) -> jax.Array:
-        inputs, outputs = matrix_axes(axes_of[path_name(path)])
+    def scale(name: str, update: jax.Array) -> jax.Array:
+        inputs, outputs = matrix_axes(axes_of[name])
         return update * (MUON_RMS * math.sqrt(max(_size(update, inputs), _size(update, outputs))))
 
     muon = optax.chain(
         optax.contrib.scale_by_muon(beta=beta1, weight_dimension_numbers=dimensions),
-        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates)),
+        optax.stateless(lambda updates, _: map_by_path(scale, updates)),
     )
     return optax.partition({"muon": muon, "adam": optax.scale_by_adam(beta1, beta2, epsilon)}, label)
 

@@ -16,8 +16,10 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import SMALLEST_BLOCK
-from mlm_jax.model.kernels import LANES, LARGEST_BLOCK
+from mlm_jax.model.kernels import LANES, block_size
 from mlm_jax.objectives import Context, Objective, create_objectives
+from mlm_jax.training.optimizer import axes_by_path
+from mlm_jax.training.paths import by_path
 
 TRAINING = 3  # a matrix product forward is two backward, one for each of its arguments
 
@@ -164,8 +166,7 @@ def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, im
     """Return how many keys a query is computed against, on average, as :mod:`mlm_jax.model.attention` does it."""
     if implementation == "splash":
         padded, kv_padded = (-(-size // LANES) * LANES for size in (length, kv_length))
-        block, kv_block = (max(s for s in range(LANES, LARGEST_BLOCK + 1, LANES) if size % s == 0)
-                           for size in (padded, kv_padded))  # fmt: skip
+        block, kv_block = block_size(padded), block_size(kv_padded)
         reach = window // 2 if window else kv_padded
         visited = 0
         for first in range(0, padded, block):
@@ -233,11 +234,8 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
 
 def _kernels(params: Any, axes: Any) -> dict[tuple[str, ...], int]:
     """Return {path: elements that one token meets} of the kernels: all layers', but one group's only."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    names = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
-    found = {}
-    for (path, leaf), logical in zip(leaves, names, strict=True):
-        keys = tuple(str(entry.key) for entry in path)
-        if keys[-1] == "kernel":
-            found[keys] = math.prod(size for size, axis in zip(leaf.shape, logical, strict=True) if axis != "groups")
-    return found
+    axes_of = axes_by_path(axes)
+    return {
+        tuple(path.split("/")): math.prod(n for n, axis in zip(leaf.shape, axes_of[path], strict=True) if axis != "groups")
+        for path, leaf in by_path(params).items() if path.endswith("/kernel")
+    }  # fmt: skip

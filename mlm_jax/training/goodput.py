@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlm_jax.errors import UserError
+from mlm_jax.files import write_whole
 
 GOODPUT = "goodput.json"
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
@@ -66,9 +67,7 @@ class Goodput:
     def write(self) -> None:
         """Keep the totals for the next start of the run."""
         if self.writes:
-            temporary = self.file.with_suffix(".new")
-            temporary.write_text(json.dumps(self.totals(), indent=1))
-            temporary.replace(self.file)
+            write_whole(self.file, json.dumps(self.totals(), indent=1))
 
     def summary(self) -> str:
         """Return a line such as "goodput: step 91.2 %, compile 4.0 %, …"."""

@@ -16,7 +16,7 @@ from mlm_jax.batch import Batch, Rows, TaskBatch
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.training.optimizer import axes_by_path
-from mlm_jax.training.regex_table import parameter_names
+from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program
 
 
@@ -117,7 +117,7 @@ def _texts(batch: TaskBatch) -> Rows:
 
 def _chosen(params: Any, parameters: str) -> list[int]:
     """Return which leaves of the parameters a regex matches."""
-    names = parameter_names(params)
+    names = list(by_path(params))
     chosen = [index for index, name in enumerate(names) if re.fullmatch(parameters, name)]
     if not chosen:
         raise UserError(f"no parameter matches {parameters!r}{nearest(parameters, names)}")

@@ -11,7 +11,8 @@ import jax
 from mlm_jax.config_check import several
 from mlm_jax.errors import UserError
 from mlm_jax.training.checkpoint import load_parameters
-from mlm_jax.training.regex_table import check_matches, compiled, path_name
+from mlm_jax.training.paths import by_path, map_by_path
+from mlm_jax.training.regex_table import check_matches, compiled
 from mlm_jax.training.transplant import Facts, transplant
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     if "from" not in settings:
         raise UserError("checkpoint.init does not say from where", remedy='add "from": a workdir or a checkpoint')
     place = settings["from"]
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = by_path(params)
     include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")
     exclude = _matching(settings.get("exclude", ()), list(leaves), "checkpoint.init 'exclude'")
     loaded = load_parameters(place, device=_host())
-    arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params)}
+    arrays = by_path(loaded.params)
     renamed = _renamed(list(arrays), settings.get("rename", ()))
     taken = [name for name in leaves if name in renamed and name in include and name not in exclude]
     if not taken:
@@ -63,11 +64,10 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
         log.warning("pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
                     found.copied, found.composed, found.fresh, ", ".join(found.new_groups) or "nothing")  # fmt: skip
 
-    def choose(path: Any, leaf: jax.Array) -> jax.Array:
-        name = path_name(path)
+    def choose(name: str, leaf: jax.Array) -> jax.Array:
         return leaf if name not in taken else jax.device_put(found.params[name].astype(leaf.dtype), leaf.sharding)
 
-    return jax.tree_util.tree_map_with_path(choose, params)
+    return map_by_path(choose, params)
 
 
 def _matching(patterns: Sequence[str], names: Sequence[str], key: str) -> set[str]:

@@ -17,6 +17,7 @@ from mlm_jax.data import curriculum
 from mlm_jax.data.freshness import is_fresh
 from mlm_jax.data.loader import Loader
 from mlm_jax.data.store import Store
+from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
@@ -26,6 +27,7 @@ from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.processes import fresh_processes
 from mlm_jax.report import write_report
+from mlm_jax.report.history import read_events
 from mlm_jax.training.check import check_config
 from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
@@ -33,7 +35,7 @@ from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
 from mlm_jax.training.initialise import initialise_from
 from mlm_jax.training.lift import lifts, warning
-from mlm_jax.training.metrics import MetricsWriter, TrainingProgress, read_metrics
+from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.reporter import Reporter, check_finite
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
@@ -72,25 +74,16 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
-    labels = class_names(loader, config)
+    check_labels(loader, config)
+    labels = loader.labels()
     context = make_context(store.vocabulary, loader.languages, config)
     program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
     held_out = HeldOut(program, loader, store)
 
     # 3. The state: resumed, begun from other weights, or fresh.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
-    state = checkpoints.restore(program.state)
-    if state is None:
-        state = program.initialise()
-        if config.checkpoint.init:
-            facts = Facts(config, store.vocabulary, loader.languages)
-            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
-            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+    state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
-    if start > config.steps:
-        raise UserError(f"the workdir is at step {start:,} already, and steps is {config.steps:,}",
-                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
-    state = state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
 
@@ -109,14 +102,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
         profiler = Profiler(config.training.profile, workdir)
         try:
-            if start == 0:
-                progress.say("measuring held-out data before the first step")
-                checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
-            else:
-                left = config.steps - start
-                progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
-                if start == config.steps or evaluation_is_missing(config, workdir, start):
-                    checkpoints.complete(start, reporter.evaluate(start, state))
+            measure_at_start(state, reporter, checkpoints)
         except Stopped:
             say_stopped(progress, start)
         for step in range(start, config.steps):
@@ -193,22 +179,52 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
     prepare(config_from_json(config), folder)
 
 
-def class_names(loader: Loader, config: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """Return {task: names of its classes} of the tasks that read labelled text.
+def check_labels(loader: Loader, config: ConfigDict) -> None:
+    """Check that tasks of whole texts read labels of whole texts, and taggers those of words.
 
     Raises:
-      UserError: a task of whole texts reads a set that labels words, or the other way round.
+      UserError: one does not.
     """
-    names = {}
     for task, objective in create_objectives(config.tasks).items():
-        if isinstance(objective, Classification):
-            stream = loader.streams(task)[0]
-            if per_token(stream) == objective.pooled:
-                what, wanted = ("words", "token_classification") if objective.pooled else ("whole texts", "classification")
-                raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
-                                remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
-            names[task] = stream.labels
-    return names
+        stream = loader.streams(task)[0]
+        if isinstance(objective, Classification) and per_token(stream) == objective.pooled:
+            what, wanted = ("words", "token_classification") if objective.pooled else ("whole texts", "classification")
+            raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
+                            remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
+
+
+def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
+    """Return the state that a run goes on from: of its last whole checkpoint, or new, perhaps with another run's weights.
+
+    Raises:
+      UserError: the last checkpoint is of a later step than the run has, or as :meth:`Checkpoints.restore` and
+        :func:`initialise_from`.
+    """
+    config = program.config
+    state = checkpoints.restore(program.state)
+    if state is None:
+        state = program.initialise()
+        if config.checkpoint.init:
+            facts = Facts(config, vocabulary, program.languages)
+            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
+            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+    if int(state.step) > config.steps:
+        raise UserError(f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
+                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
+    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
+
+
+def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpoints) -> None:
+    """Evaluate before the first step, or what an earlier start of the run left unmeasured."""
+    config, progress, start = reporter.program.config, reporter.progress, int(state.step)
+    if start == 0:
+        progress.say("measuring held-out data before the first step")
+        checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
+        return
+    left = config.steps - start
+    progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
+    if not left or evaluation_is_missing(config, reporter.workdir, start):
+        checkpoints.complete(start, reporter.evaluate(start, state))
 
 
 def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
@@ -258,7 +274,7 @@ def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool
     """Return whether the run is to be measured where it goes on, because a signal stopped it there before it was."""
     if start == config.steps or start % config.evaluation.every:
         return False
-    logged = {key for event in read_metrics(workdir) if event["step"] == start for key in event}
+    logged = {key for event in read_events(workdir) if event["step"] == start for key in event}
     missing = not any(key.startswith("eval/") for key in logged)
     return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
 

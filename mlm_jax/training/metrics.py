@@ -17,8 +17,9 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from mlm_jax.errors import UserError
+from mlm_jax.files import write_whole
+from mlm_jax.report.history import METRICS, read_events
 
-METRICS = "metrics.jsonl"
 LOSS = "train/loss/"  # what the keys of the first task's losses begin with
 LOSS_LINES = 6  # of losses that the terminal shows at most
 
@@ -46,11 +47,9 @@ class MetricsWriter:
         if not writes:
             return
         path = Path(workdir) / METRICS
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step and start_step > 0]
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
-        self.file = path.open("a")
+        kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
+        write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
+        self.file = path.open("a", encoding="utf-8")
         # Unlike TensorBoard's own, this writer needs no TensorFlow. What an earlier start wrote of the steps to come is
         # hidden; file names have the second of the start in them, which two starts may share.
         self.tensorboard = SummaryWriter(
@@ -89,15 +88,6 @@ class MetricsWriter:
             self.wandb.log(dict(values), step=step)
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """Return the events of a run, in order; a value that was not finite is None.
-
-    Raises:
-      UserError: a line is not JSON.
-    """
-    return [json.loads(line) for line in _whole_lines(Path(workdir) / METRICS)]
-
-
 def _wandb_run(workdir: Path, project: str) -> Any:
     """Return the Weights & Biases run of a workdir, the same one at each start."""
     try:
@@ -106,20 +96,6 @@ def _wandb_run(workdir: Path, project: str) -> Any:
         raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
     identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
     return wandb.init(project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Return the lines of metrics.jsonl; a last line that was cut short by a kill is dropped."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    lines.pop()  # what follows the last line end: nothing, or a line cut short
-    for number, line in enumerate(lines, 1):
-        try:
-            json.loads(line)
-        except ValueError as error:
-            raise UserError("this line is not JSON", file=path, line=number, remedy="delete the line") from error
-    return lines
 
 
 def shown_loss(key: str) -> str:

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from mlm_jax.config_check import BadValue
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.training.directions import DIRECTIONS, Axes, direction
-from mlm_jax.training.regex_table import apply_table, path_name
+from mlm_jax.training.paths import by_path, map_by_path
+from mlm_jax.training.regex_table import apply_table
 from mlm_jax.training.schedule import learning_rate
 
 
@@ -78,8 +79,7 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
     """
     rows = {}
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
-    for (path, value), leaf in zip(jax.tree_util.tree_leaves_with_path(table), jax.tree.leaves(params)):
-        name = path_name(path)
+    for (name, value), leaf in zip(by_path(table).items(), jax.tree.leaves(params)):
         if isinstance(value, bool):
             continue
         axis = _row_axis(axes_of[name])
@@ -111,8 +111,7 @@ def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
         return inner
 
     def only_later(tree: Any) -> Any:
-        def mask(path: Any, leaf: jax.Array) -> jax.Array:
-            name = path_name(path)
+        def mask(name: str, leaf: jax.Array) -> jax.Array:
             if name not in rows:
                 return leaf
             axis = _row_axis(axes_of[name])
@@ -120,7 +119,7 @@ def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
             later = jnp.arange(leaf.shape[axis]) >= rows[name]
             return jnp.where(jnp.expand_dims(later, [a for a in range(leaf.ndim) if a != axis]), leaf, 0)
 
-        return jax.tree_util.tree_map_with_path(mask, tree)
+        return map_by_path(mask, tree)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = inner.update(only_later(gradients), state, params)
@@ -188,13 +187,13 @@ def keep_absent_groups(inner: optax.GradientTransformation, axes_of: dict[str, A
 def present_groups(gradients: Any, axes_of: dict[str, Axes]) -> Any:
     """Return a tree of bool: whether each parameter, or each slice along "groups" (``[layers, groups]``), has a gradient."""
 
-    def presence(path: Any, gradient: jax.Array) -> jax.Array:
-        axes = axes_of[path_name(path)]
+    def presence(name: str, gradient: jax.Array) -> jax.Array:
+        axes = axes_of[name]
         if "groups" not in axes:
             return jnp.ones((), bool)
         return (gradient != 0).any(axis=tuple(range(axes.index("groups") + 1, gradient.ndim)))  # [layers, groups] or [groups]
 
-    return jax.tree_util.tree_map_with_path(presence, gradients)
+    return map_by_path(presence, gradients)
 
 
 def spread(present: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -206,14 +205,13 @@ def spread(present: jax.Array, leaf: jax.Array) -> jax.Array:
 
 def axes_by_path(logical_axes: Any) -> dict[str, Axes]:
     """Return {parameter path: logical axes} of a tree of them."""
-    leaves = jax.tree_util.tree_leaves_with_path(logical_axes, is_leaf=lambda node: isinstance(node, tuple))
-    return {path_name(path): axes for path, axes in leaves}
+    return by_path(logical_axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def _same_paths(tree: Any, like: Any) -> Any:
     """Return ``tree``'s values in the structure of ``like``, which may lack frozen parameters."""
-    values = {path_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(tree)}
-    return jax.tree_util.tree_map_with_path(lambda path, _: values[path_name(path)], like)
+    values = by_path(tree)
+    return map_by_path(lambda name, _: values[name], like)
 
 
 def _is_masked(node: Any) -> bool:

@@ -6,23 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from mlm_jax.errors import UserError, nearest
+from mlm_jax.training.paths import by_path, map_by_path
 
 CATCH_ALL = ".*"
-KEYS = ("key", "idx", "name")  # where JAX's entries of a path keep it: of dictionaries, sequences, named tuples
-
-
-def path_name(path: Any) -> str:
-    """Return "encoder/0/layers/attention/query/kernel" for a key path of a tree."""
-    return "/".join(str(next(getattr(entry, name) for name in KEYS if hasattr(entry, name))) for entry in path)
-
-
-def parameter_names(params: Any) -> list[str]:
-    """Return the path of every parameter, in tree order."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-
 
 def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
     """Return a tree like ``params`` with the value of the first pattern that matches each whole path.
@@ -36,7 +23,7 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
       UserError: a parameter matches no pattern; a pattern is not a regex, matches no parameter, or only ones that
         earlier patterns have taken (a last ``.*`` may have nothing left).
     """
-    names = parameter_names(params)
+    names = list(by_path(params))
     patterns = [compiled(pattern, key) for pattern, _ in table]
     chosen = {}
     for name in names:
@@ -51,7 +38,7 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
         if index not in chosen.values() and pattern.pattern != CATCH_ALL:
             raise UserError(f"{key}: earlier patterns take every parameter that {pattern.pattern!r} matches",
                             remedy="put it before them: the first match wins")  # fmt: skip
-    return jax.tree_util.tree_map_with_path(lambda path, _: table[chosen[path_name(path)]][1], params)
+    return map_by_path(lambda name, _: table[chosen[name]][1], params)
 
 
 def compiled(pattern: str, key: str) -> re.Pattern[str]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from mlm_jax import model as model_room
 from mlm_jax.data.vocabulary import WORD, Vocabulary, language_token
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.sharing import indexes
+from mlm_jax.training.optimizer import axes_by_path
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
 SIZES = ("width", "heads", "kv_heads", "head_width", "mlp_width", "max_positions", "encoder", "decoder")  # keys of config.model
@@ -226,5 +226,4 @@ def _groups(name: str, facts: Facts) -> tuple[str, ...]:
 def _axes(facts: Facts) -> dict[str, tuple[str, ...]]:
     """Return {path: logical axes} of a model."""
     axes = model_room.abstract(facts.config, vocabulary_size=facts.vocabulary.size, languages=facts.languages)[2]
-    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
-    return {"/".join(entry.key for entry in path): found for path, found in leaves}
+    return axes_by_path(axes)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mlm_jax.config import default_config
 from mlm_jax.data.freshness import check_unchanged
 from mlm_jax.errors import UserError
+from mlm_jax.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = json.loads(file.read_text())
+            theirs = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
         theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
@@ -89,7 +90,7 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
     """Write the config into a workdir, for :func:`check_workdir` and for people."""
     file = Path(workdir) / CONFIG
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(config_json(config), indent=1, ensure_ascii=False))
+    write_whole(file, json.dumps(config_json(config), indent=1, ensure_ascii=False))
 
 
 def may_change(key: str) -> bool:

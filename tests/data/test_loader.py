@@ -442,9 +442,6 @@ def test_a_damaged_store_ends_the_run_with_the_file_named(tmp_path):
 
 
 BAD = [
-    ({"mlm": {"rows": 0, "length": 8}}, {}, "rows is 0"),
-    ({"mlm": {"length": 8}}, {}, "rows is None"),
-    ({"mlm": {"rows": 4, "length": 1}}, {}, "length is 1"),
     ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from mlm_jax import model as model_room
@@ -14,8 +15,9 @@ from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
 from mlm_jax.interop.family import Facts, bind
 from mlm_jax.interop.tensors import TensorWriter
-from mlm_jax.interop.weights import Foreign, choose_family, flat_shapes, flatten, nest, write_weights
+from mlm_jax.interop.weights import Foreign, choose_family, flat_shapes, write_weights
 from mlm_jax.training import optimizer as optimizer_room
+from mlm_jax.training.paths import by_path
 
 LENGTH, ROWS = 20, 3
 DOCUMENTS = ((7, 9), (20,), (5, 4, 8))  # lengths of the documents of each row; what is left is padding
@@ -105,7 +107,7 @@ def load(folder, **settings):
     config.model.update(settings)
     languages = foreign.facts.languages or ("de", "en")
     flat = foreign.params(flat_shapes(config, foreign.facts.rows, languages), config.model, languages)
-    return Imported(foreign, config, jax.tree.map(jnp.asarray, nest(flat)), languages)
+    return Imported(foreign, config, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/")), languages)
 
 
 def random_rows(vocabulary, seed=1, languages=1, documents=DOCUMENTS, pad=0, length=LENGTH):
@@ -197,7 +199,7 @@ def in_our_layout(imported, values, folder):
         writer.add(name, values[name].detach().numpy())
     writer.close()
     (folder / "config.json").write_text((imported.foreign.folder / "config.json").read_text())
-    shapes = {path: leaf.shape for path, leaf in flatten(imported.params).items()}
+    shapes = {path: leaf.shape for path, leaf in by_path(imported.params).items()}
     foreign = Foreign(folder)
     arrays = foreign.params(shapes, imported.config.model, imported.languages)
     for one in bind(foreign.family, shapes, imported.config.model, imported.languages, foreign.base).values():
@@ -231,7 +233,7 @@ def gradient_difference(model, imported, inputs, batch, labels, folder):
     model.double()
     exact = their_gradient("64")
     model.float()  # float32 → float64 → float32 changes nothing
-    ours = flatten(imported.loss_gradient(batch, labels))
+    ours = by_path(imported.loss_gradient(batch, labels))
     distance = lambda found: largest({p: np.asarray(found[p]) - exact[p] for p in exact}) / largest(exact)  # noqa: E731
     return distance(ours), distance(theirs)
 
@@ -258,8 +260,8 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     grads = imported.loss_gradient(batch, labels)
     update = jax.jit(lambda g, p: transformation.update(g, transformation.init(p), p)[0], compiler_options=QUICKLY)
     updates = update(grads, imported.params)
-    assert largest(flatten(updates)) > 0.8 * rate
-    ours = flatten(jax.tree.map(jnp.add, imported.params, updates))
+    assert largest(by_path(updates)) > 0.8 * rate
+    ours = by_path(jax.tree.map(jnp.add, imported.params, updates))
     return largest({path: np.asarray(ours[path]) - theirs[path] for path in theirs}) / rate
 
 
@@ -294,7 +296,7 @@ def export(imported, folder, *, family="", dtype="float32", shard_bytes=10**9, i
     )
     chosen = choose_family(imported.config.model, facts, family)
     writer = TensorWriter(folder, dtype=dtype, shard_bytes=shard_bytes)
-    params = {path: np.asarray(value) for path, value in flatten(imported.params).items()}
+    params = {path: np.asarray(value) for path, value in by_path(imported.params).items()}
     write_weights(writer, chosen, params, imported.config.model, imported.languages)
     writer.close()
     described = {"model_type": chosen.model_type, **chosen.describe(imported.config.model, facts)}

@@ -28,9 +28,9 @@ def test_a_step_that_was_run_again_counts_as_run_last(tmp_path):
 
 def test_a_line_cut_short_by_a_crash_is_no_event_but_any_other_is_an_error(tmp_path):
     assert read_history(write(tmp_path, {"step": 1, "a": 1.0}, '{"step": 2, "a', end=""))["a"] == [(1, 1.0)]
-    with pytest.raises(UserError, match=r"metrics.jsonl:2: not a JSON object with a step"):
+    with pytest.raises(UserError, match=r"metrics.jsonl:2: this is not a JSON object with a step"):
         read_history(write(tmp_path, {"step": 1, "a": 1.0}, '{"step": 2, "a', {"step": 3, "a": 1.0}))
-    with pytest.raises(UserError, match="metrics.jsonl:1: not a JSON object"):
+    with pytest.raises(UserError, match="metrics.jsonl:1: this is not a JSON object"):
         read_history(write(tmp_path, '{"a": 1}'))
 
 

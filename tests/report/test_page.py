@@ -33,7 +33,7 @@ def test_the_page_needs_nothing_beside_it(workdir):
     html = page(workdir)
     assert not re.search(r'(?:src|href)\s*=|url\("?http|@import|fetch\(', html)
     assert "{{" not in html
-    assert [path.name for path in workdir.iterdir() if path.suffix == ".tmp"] == []
+    assert not list(workdir.glob("*.incomplete"))
 
 
 def test_the_page_holds_every_section_of_the_run(workdir):

@@ -2,13 +2,12 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from mlm_jax.training.checkpoint import load_parameters
 from mlm_jax.training.loop import train
-from mlm_jax.training.regex_table import path_name
+from mlm_jax.training.paths import by_path
 from tests.evaluation import runs
 
 TASKS = {
@@ -53,10 +52,7 @@ def metrics(workdir):
 
 
 def parameters(workdir):
-    return {
-        path_name(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(load_parameters(workdir).params)
-    }
+    return {path: np.asarray(leaf) for path, leaf in by_path(load_parameters(workdir).params).items()}
 
 
 def test_five_tasks_train_in_one_run_and_each_is_measured_by_language(together):
