@@ -329,7 +329,7 @@ def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advanc
                 prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
                 rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
         writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
-        advance(sum(map(len, rows["inputs"])))
+        advance(sum(len(row) for feature in features if feature != "labels" for row in rows[feature]))
 
 
 def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
