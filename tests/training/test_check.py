@@ -76,3 +76,21 @@ def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, 
     file = tmp_path / "config.py"
     file.write_text("def get_config():\n    config.optimizer.name = 'adamm'\n")
     assert str(located(raised.value, file)).startswith(f"{file}:2: ")
+
+
+@pytest.mark.parametrize("init, message", [
+    ({"from": "none"}, "none: there is no checkpoint here"),
+    ({"form": "none"}, "has no key 'form'"),
+    ({"like": {}}, "does not say from where"),
+])  # fmt: skip
+def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, monkeypatch, init, message):
+    config = make_config()
+    config.checkpoint.init = init
+    monkeypatch.setattr(loop, "prepared", lambda *_: pytest.fail("data was prepared"))
+    with pytest.raises(UserError, match=message):
+        loop.train(config, tmp_path / "run")
+    # A run that goes on needs them no more.
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    monkeypatch.setattr(loop, "prepared", lambda *_: (_ for _ in ()).throw(LookupError))
+    with pytest.raises(LookupError):
+        loop.train(config, tmp_path / "run")
