@@ -28,7 +28,8 @@ function header() {
     tiles.push(tile("Held-out loss", mean.loss.toFixed(3), first !== undefined ? `from ${first.toFixed(3)}` : "nats a token"));
   }
   if (mean.bits_per_byte != null) tiles.push(tile("Bits per byte", mean.bits_per_byte.toFixed(3), "held-out, mean of languages"));
-  if (mean.tokens != null) tiles.push(tile("Tokens seen", compact(mean.tokens), `in ${PAGE.steps.toLocaleString("en")} steps`));
+  const tokens = PAGE.table.reduce((sum, row) => sum + (row.language === "mean" ? 0 : row.tokens || 0), 0);
+  if (tokens) tiles.push(tile("Tokens seen", compact(tokens), `in ${PAGE.steps.toLocaleString("en")} steps`));
   const speed = PAGE.run.find((curve) => curve.title === "Tokens per second")?.points.map((p) => p[1]).sort((a, b) => a - b);
   if (speed) tiles.push(tile("Tokens per second", compact(speed[speed.length >> 1]), "median"));
   $("#tiles").replaceChildren(...tiles);
