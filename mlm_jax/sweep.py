@@ -33,7 +33,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
-COMPARISON, PLOT = "comparison.json", "comparison.html"
+COMPARISON, PLOT, LOG = "comparison.json", "comparison.html", "log.txt"
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what trials are compared by, of every task
 INTERRUPTED = 130  # exit code after Ctrl-C
 LONGEST_NAME = 200  # bytes; file systems take 255
@@ -191,7 +191,8 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
             return name, None
         folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("a") as log:
+        say(f"{name}: begins, see {folder / LOG}")
+        with (folder / LOG).open("a") as log:
             code = subprocess.run(command("train", file, folder, trials[name]), stdout=log, stderr=log,
                                   env=os.environ | one_device, check=False).returncode  # fmt: skip
         free.put(one_device)
@@ -206,7 +207,7 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
                 name, code = done.result()
                 if code is not None and not stopped.is_set():
                     failed += [name] if code else []
-                    say(f"{name}: {f'failed, see {workdir / name}/log.txt' if code else 'finished'}")
+                    say(f"{name}: {f'failed: {last_line(workdir / name / LOG)}' if code else 'finished'}")
         except KeyboardInterrupt:  # the trials got it too: they save and end
             stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -219,6 +220,11 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     for metric in compared_metrics(key for result in results for key in result["metrics"]):
         console.print(comparison_table(results, metric))
     return 1 if failed else 0
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a trial's log, which says why it failed."""
+    return next((line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a word")
 
 
 def compared_metrics(keys: Iterable[str]) -> list[str]:
