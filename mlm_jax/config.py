@@ -52,7 +52,7 @@ def default_config() -> ConfigDict:
     data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
 
     config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
-    vocabulary.path = ""  # an existing SentencePiece .model or vocabulary folder (of an import); "" trains one of `kind`
+    vocabulary.path = ""  # a SentencePiece .model or a vocabulary folder, as of a run: WORKDIR/store/vocabulary; "" trains one
     vocabulary.kind = "unigram"  # unigram | bpe | bytes
     vocabulary.size = 32_000  # pieces in all, special tokens and byte fallback included
     vocabulary.alpha = 0.5  # languages are sampled by share**alpha to train the vocabulary

@@ -254,7 +254,8 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
             pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
             source = corpora.shown(config.data.corpora.get(language) or next(pairs, None))
             raise UserError(f"language {language!r} has no text after filtering", file=source,
-                            remedy="check its files in config.data")  # fmt: skip
+                            remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path"
+                            )  # fmt: skip
     shares = mixing.rates([characters[language] for language in languages], config.vocabulary.alpha)
     total = min(config.vocabulary.sentences, sum(sentences.values()))
     for language, proportion in zip(languages, shares):
