@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -52,7 +53,7 @@ def default_config() -> ConfigDict:
     data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
 
     config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
-    vocabulary.path = ""  # an existing SentencePiece .model or vocabulary folder (of an import); "" trains one of `kind`
+    vocabulary.path = ""  # a SentencePiece .model or a vocabulary folder, as of a run: WORKDIR/store/vocabulary; "" trains one
     vocabulary.kind = "unigram"  # unigram | bpe | bytes
     vocabulary.size = 32_000  # pieces in all, special tokens and byte fallback included
     vocabulary.alpha = 0.5  # languages are sampled by share**alpha to train the vocabulary
@@ -187,8 +188,14 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
     module = import_config(file)
     if not hasattr(module, "get_config"):
         raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
+    arguments = (argument,) if argument else ()
     try:
-        config = module.get_config(argument) if argument else module.get_config()
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError as error:
+        says, remedy = ("takes no argument", f"write {file}") if argument else ("wants an argument", f"write {file}:ARGUMENT")
+        raise UserError(f"get_config() {says}", file=file, remedy=remedy) from error
+    try:
+        config = module.get_config(*arguments)
     except UserError:
         raise
     except Exception as error:

@@ -48,7 +48,8 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
     if vocabulary.is_bytes and pieces:
         raise UserError("a vocabulary of bytes needs no new pieces", remedy="grow it by 0 pieces")
     if language in vocabulary.languages:
-        raise UserError(f"the vocabulary has language {language!r} already")
+        raise UserError(f"the vocabulary has language {language!r} already",
+                        remedy="train on without growing it, or give another code")  # fmt: skip
     if vocabulary.model is None:  # bytes
         return Vocabulary.bytes((*vocabulary.languages, language), vocabulary.sentinels)
     model = model_proto(vocabulary.model)

@@ -36,7 +36,7 @@ from mlm_jax.report.page import write_page
 from mlm_jax.training.workdir import check_workdir
 
 Trial = dict[str, Any]  # config key → value
-COMPARISON, PLOT = "comparison.json", "comparison.html"
+COMPARISON, PLOT, LOG = "comparison.json", "comparison.html", "log.txt"
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what trials are compared by, of every task
 INTERRUPTED = 130  # exit code after Ctrl-C
 LONGEST_NAME = 200  # bytes; file systems take 255
@@ -217,7 +217,8 @@ def _run_trials(commands: Mapping[str, Sequence[str]], workdir: Path, steps: Map
             return name, None
         folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("a") as log:
+        say(f"{name}: begins, see {folder / LOG}")
+        with (folder / LOG).open("a") as log:
             environment = os.environ | one_device
             code = subprocess.run(commands[name], stdout=log, stderr=log, env=environment, check=False).returncode
         free.put(one_device)
@@ -232,11 +233,16 @@ def _run_trials(commands: Mapping[str, Sequence[str]], workdir: Path, steps: Map
                 name, code = done.result()
                 if code is not None and not stopped.is_set():
                     failed |= code != 0
-                    say(f"{name}: {f'failed, see {workdir / name}/log.txt' if code else 'finished'}")
+                    say(f"{name}: {f'failed: {last_line(workdir / name / LOG)}' if code else 'finished'}")
         except KeyboardInterrupt:  # the trials got it too: they save and end
             stopped.set()
             pool.shutdown(cancel_futures=True)
     return INTERRUPTED if stopped.is_set() else int(failed)
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a trial's log, which says why it failed."""
+    return next((line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a word")
 
 
 def compared_metrics(keys: Iterable[str]) -> list[str]:

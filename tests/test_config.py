@@ -140,6 +140,16 @@ def test_what_get_config_returns_is_a_config(tmp_path):
         load_config(write(tmp_path, "    c.optimiser.name = 'lion'\n    return c\n"))
 
 
+@pytest.mark.parametrize("signature, argument, message", [
+    ("which", "", r"c.py: get_config\(\) wants an argument. Remedy: write \S+c.py:ARGUMENT"),
+    ("", ":large", r"c.py: get_config\(\) takes no argument. Remedy: write \S+c.py$"),
+])  # fmt: skip
+def test_an_argument_too_few_or_too_many_is_told(tmp_path, signature, argument, message):
+    (tmp_path / "c.py").write_text(f"def get_config({signature}):\n    raise AssertionError\n")
+    with pytest.raises(UserError, match=message):
+        load_config(f"{tmp_path}/c.py{argument}")
+
+
 def test_missing_file_and_wrong_type(tmp_path):
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "absent.py")

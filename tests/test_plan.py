@@ -104,8 +104,10 @@ def test_the_verdict_on_gpus_is_the_formulas(capsys, tmp_path):
     config.write_text("from tests.test_plan import small as get_config\n")
     arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
     assert cli.main(arguments) == 0
-    said = capsys.readouterr().out
+    said, meanwhile = capsys.readouterr()
     assert "by formula:" in said and "GB, fits" in said and "simulated CPU devices" in said
+    assert "capacity" not in said and "embedding_norm" in said and "<0.001" in said
+    assert "compiling the step for H100:8" in meanwhile
 
 
 def test_a_search_compiles_the_most_promising(capsys, tmp_path):
@@ -125,7 +127,8 @@ def test_a_search_for_gpus_fits_by_formula(capsys, tmp_path):
     config.write_text("from tests.test_plan import small as get_config\n")
     arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
     assert cli.main([*arguments, "--search", "1"]) == 0
-    assert "1 of them compiled for simulated CPU devices" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of them compiled for simulated CPU devices" in said and "microbatches" in said.splitlines()[3]
     for least in ("0", "1"):
         assert cli.main([*arguments, "--search", least, "--set", "model.mlp_width=2000000000"]) == 2
         assert "no mesh, microbatches or recomputation make this step fit H100:8" in capsys.readouterr().err

@@ -132,6 +132,16 @@ sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
     assert os.listdir(tmp_path / "out") == ["alpha=0.3"]
 
 
+def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, capsys, monkeypatch):
+    file = sweep_file(tmp_path, request)
+    fail = "print('much'); print('mlm-jax: error: it cannot work'); print(); raise SystemExit(2)"
+    monkeypatch.setattr("mlm_jax.sweep.command", lambda *_: [sys.executable, "-c", fail])
+    assert run_sweep(file, tmp_path / "out") == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert f"alpha=1.0: begins, see {tmp_path}/out/alpha=1.0/log.txt" in printed
+    assert "alpha=1.0: failed: mlm-jax: error: it cannot work" in printed
+
+
 def test_comparison_takes_the_last_evaluation(tmp_path):
     trial = {"seed": 1}
     (tmp_path / "seed=1").mkdir()

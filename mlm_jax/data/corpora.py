@@ -322,7 +322,9 @@ def corpus_function(source: str) -> Any:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key in vars(module) if not key.startswith("_")]
-        raise UserError(f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}")
+        raise UserError(f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}",
+                        remedy="name a function of a file that Python imports, such as my_text.py for 'my_text:function'"
+                        )  # fmt: skip
     return function
 
 

@@ -254,7 +254,8 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
             pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
             source = corpora.shown(config.data.corpora.get(language) or next(pairs, None))
             raise UserError(f"language {language!r} has no text after filtering", file=source,
-                            remedy="check its files in config.data")  # fmt: skip
+                            remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path"
+                            )  # fmt: skip
     shares = mixing.rates([characters[language] for language in languages], config.vocabulary.alpha)
     total = min(config.vocabulary.sentences, sum(sentences.values()))
     for language, proportion in zip(languages, shares):
@@ -325,7 +326,7 @@ def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advanc
                 prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
                 rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
         writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
-        advance(sum(map(len, rows["inputs"])))
+        advance(sum(len(row) for feature in features if feature != "labels" for row in rows[feature]))
 
 
 def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:

@@ -30,7 +30,8 @@ def shard_folder(folder: str | Path, index: int, count: int) -> str:
       UserError: the index is not in [0, count).
     """
     if not 0 <= index < count:
-        raise UserError(f"there is no shard {index}/{count}", remedy="count from 0: the last of 8 is 7/8")
+        remedy = f"count from 0: the last is {count - 1}/{count}" if count > 0 else "make one shard or more"
+        raise UserError(f"there is no shard {index}/{count}", remedy=remedy)
     return f"{str(folder).rstrip('/')}.shards/{index:05d}-of-{count:05d}"
 
 

@@ -175,12 +175,15 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
 def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
+    from mlm_jax.data.quiet import quiet_stderr
+
     # There is no machine to ask about its TPUs, and another process may be compiling as well.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         name = str(dataclasses.replace(topology, slices=1))
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
+        with quiet_stderr():  # libtpu says at length that there is no TPU here
+            return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         if not libtpu_installed():
             raise UserError(

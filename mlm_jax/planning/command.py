@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
+from mlm_jax.console import table_console
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.estimate import Estimate, fits
@@ -38,9 +39,11 @@ def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = Fals
     topology = topologies.parse(topology_name)
     if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", topology.device_count)
-    console = Console(soft_wrap=True, highlight=False)
+    console, progress = table_console(soft_wrap=True, highlight=False), Console(stderr=True, highlight=False)
+    if confirm != 0:
+        each = "each plan" if confirm else "the step"
+        progress.print(f"compiling {each} for {topology}, which takes minutes where a model is deep")
     if confirm is not None:
-        progress = Console(stderr=True, highlight=False)
         found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
         if as_json:
             json.dump(search_json(found), sys.stdout, indent=2)
@@ -66,36 +69,39 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
         console.print(f"by formula: {_gb(guess.peak)} GB, {'fits' if fits(guess, topology) else 'does NOT fit'}")
         console.print("compiled for simulated CPU devices: shards, FLOPs and kinds of collectives hold; memory and bytes are "
                       f"not those of a {topology.chip.name}")  # fmt: skip
-    memory = Table("HBM on each device", "GB", title_justify="left")
+    memory = Table("HBM on each device", _number("GB"))
     for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
-        memory.add_row(name, _gb(getattr(made.memory, name)))
+        if name != "capacity" or made.memory.capacity:  # which is not known of simulated devices
+            memory.add_row(name, _gb(getattr(made.memory, name)))
     console.print(memory)
-    groups = Table("group", "parameters GB", "on each device", "optimizer GB", "on each device")
+    groups = Table("group", *map(_number, ("parameters GB", "on each device", "optimizer GB", "on each device")))
     for name in dict.fromkeys((*made.parameters, *made.optimizer)):
         sizes = (*made.parameters.get(name, (0, 0)), *made.optimizer.get(name, (0, 0)))
         groups.add_row(name, *(_gb(size) for size in sizes))
     console.print(groups)
-    if made.collectives is not None and made.network is not None:
-        table = Table("collective", "over", "a step", "GB sent by each device")
+    if made.collectives or made.network:
+        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device")))
         for over, kinds in (("links", made.collectives), ("network", made.network)):
-            for kind, one in kinds.items():
+            for kind, one in (kinds or {}).items():
                 table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
         console.print(table)
-        if made.unknown_loops:
-            console.print(f"{made.unknown_loops} loop(s) of unknown length: what they send is counted once")
-    flops = Table("FLOPs of a step", "TFLOP")
+    elif made.collectives is not None:
+        console.print("no collectives: devices send each other nothing")
+    if made.unknown_loops:
+        console.print(f"{made.unknown_loops} loop(s) of unknown length: what they send is counted once")
+    flops = Table("FLOPs of a step", _number("TFLOP"))
     for name, value in (
         *made.flops.parts.items(),
         ("recomputed", made.flops.recomputed),
         ("in all", made.flops.executed),
     ):
-        flops.add_row(name, f"{value / 1e12:,.3f}")
+        flops.add_row(name, _thousandths(value / 1e12))
     console.print(flops)
     if bounds is not None:
-        table = Table("bound", "ms a step")
+        table = Table("bound", _number("ms a step"))
         for kind, name in BOUNDS.items():
             if kind != "network" or topology.slices > 1:
-                table.add_row(name, f"{getattr(bounds, kind) * 1e3:,.2f}")
+                table.add_row(name, _thousandths(getattr(bounds, kind) * 1e3))
         console.print(table)
         console.print(
             f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
@@ -161,7 +167,8 @@ def mesh_name(mesh: dict[str, int]) -> str:
 
 def _search_table(*more: str) -> Table:
     return Table(
-        Column("mesh", no_wrap=True), "remat", "microbatches", "peak GB", "tokens/s at most", "bound by", *more
+        Column("mesh", no_wrap=True), "remat", *map(_number, ("microbatches", "peak GB", "tokens/s at most")), "bound by",
+        *map(_number, more),
     )
 
 
@@ -169,5 +176,13 @@ def _speed(bounds: Roofline | None) -> tuple[str, str]:
     return (f"{bounds.tokens_per_second:,.0f}", BOUNDS[bounds.bound]) if bounds else ("", "")
 
 
+def _number(heading: str) -> Column:
+    return Column(heading, justify="right", no_wrap=True)
+
+
 def _gb(size: float) -> str:
-    return f"{size / 1e9:,.3f}"
+    return _thousandths(size / 1e9)
+
+
+def _thousandths(value: float) -> str:
+    return "<0.001" if 0 < value < 0.0005 else f"{value:,.3f}"

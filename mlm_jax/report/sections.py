@@ -52,6 +52,8 @@ def load_sections(workdir: str | Path) -> dict[str, Any]:
     try:
         sections = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not file.parent.is_dir():
+            raise UserError("there is no such folder", file=workdir, remedy="name the workdir of a run") from error
         raise UserError("the run has not been evaluated yet", file=file, remedy="mlm-jax train writes it") from error
     except ValueError as error:
         raise UserError(

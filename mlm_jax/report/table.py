@@ -72,7 +72,7 @@ def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens
 
 
 def mean_row(rows: Sequence[LanguageRow]) -> LanguageRow:
-    """Return the row of means over the languages that have a value; tokens are summed."""
+    """Return the row of means over the languages that have a value."""
 
     def values(name: str) -> list[float]:
         return [value for row in rows if (value := getattr(row, name)) is not None]
@@ -81,7 +81,7 @@ def mean_row(rows: Sequence[LanguageRow]) -> LanguageRow:
         name: float(np.mean(values(name))) if values(name) else None
         for name in ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")
     }
-    return LanguageRow("mean", tokens=int(sum(values("tokens"))) if values("tokens") else None, **means)
+    return LanguageRow("mean", tokens=None, **means)
 
 
 def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:

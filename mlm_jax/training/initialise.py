@@ -10,7 +10,7 @@ import jax
 
 from mlm_jax.config_check import several
 from mlm_jax.errors import UserError
-from mlm_jax.training.checkpoint import load_parameters
+from mlm_jax.training.checkpoint import find_checkpoint, load_parameters
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import check_matches, compiled
 from mlm_jax.training.transplant import Facts, transplant
@@ -18,6 +18,20 @@ from mlm_jax.training.transplant import Facts, transplant
 log = logging.getLogger(__name__)
 
 KEYS = ("from", "include", "exclude", "rename", "like")
+
+
+def check_init(settings: Mapping[str, Any]) -> None:
+    """Check what ``config.checkpoint.init`` names, before hours go into preparing data.
+
+    Raises:
+      UserError: there is no such key, or no checkpoint where it says "from".
+    """
+    for key in settings:
+        if key not in KEYS:
+            raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(KEYS)}")
+    if "from" not in settings:
+        raise UserError("checkpoint.init does not say from where", remedy='add "from": a workdir or a checkpoint')
+    find_checkpoint(settings["from"])
 
 
 def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
@@ -35,11 +49,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     Raises:
       UserError: nothing is taken, a pattern matches nothing, or a shape does not fit; the message names it.
     """
-    for key in settings:
-        if key not in KEYS:
-            raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(KEYS)}")
-    if "from" not in settings:
-        raise UserError("checkpoint.init does not say from where", remedy='add "from": a workdir or a checkpoint')
+    check_init(settings)
     place = settings["from"]
     leaves = by_path(params)
     include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")

@@ -33,7 +33,7 @@ from mlm_jax.training.checkpoint import Checkpoints
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.goodput import Goodput
-from mlm_jax.training.initialise import initialise_from
+from mlm_jax.training.initialise import check_init, initialise_from
 from mlm_jax.training.lift import lifts, warning
 from mlm_jax.training.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.reporter import Reporter, check_finite
@@ -41,7 +41,14 @@ from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 from mlm_jax.training.stop import Stopped, StopSignal
 from mlm_jax.training.transplant import Facts
-from mlm_jax.training.workdir import check_store, check_workdir, claim_workdir, config_from_json, config_json
+from mlm_jax.training.workdir import (
+    check_store,
+    check_workdir,
+    claim_workdir,
+    config_from_json,
+    config_json,
+    has_checkpoints,
+)
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Path:
@@ -56,6 +63,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
 
     Raises:
       UserError: the config, the data or the checkpoint cannot work; nothing is half-written.
+      SystemExit: a signal (Ctrl-C, a notebook's interrupt) has stopped the run, which is saved: the same call continues.
     """
     workdir = Path(workdir)
     first = jax.process_index() == 0
@@ -63,6 +71,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     # 0. What can be found out without the data is found out before anything is read or written.
     check_config(config)
     check_workdir(workdir, config)
+    if config.checkpoint.init and not has_checkpoints(workdir):
+        check_init(config.checkpoint.init)
     mesh = make_mesh(config.mesh)
     group, groups = row_group(mesh)
     check_rows(config.tasks, mesh, config.training.microbatches, groups)

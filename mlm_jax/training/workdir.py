@@ -19,6 +19,7 @@ from mlm_jax.files import write_whole
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters of one
 # What may change between a run and its continuation, as a key or a whole room of them: it moves no number of the steps
 # that are done, or (steps) the user plainly wants it to.
 MAY_CHANGE = (
@@ -70,10 +71,18 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
         except ValueError as error:
             raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
         theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
-        different = [key for key in differing_keys(theirs, mine) if not may_change(key)]
+        different = {key: values for key, values in differing_keys(theirs, mine).items() if not may_change(key)}
         if different:
-            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(different)}", file=file,
-                            remedy="use a new workdir, with checkpoint.init to start from these weights")  # fmt: skip
+            few = len(different) <= FEW_KEYS
+            said = (f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items())
+            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(said)}", file=file,
+                            remedy="set them back, or use a new workdir, with checkpoint.init to start from these weights"
+                            )  # fmt: skip
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 1]}…"
 
 
 def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> None:
@@ -82,8 +91,13 @@ def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> N
     Raises:
       UserError: the workdir has checkpoints, and the store is not, or no longer, what the config asks for.
     """
-    if any(child.name.isdigit() for child in Path(workdir, "checkpoints").glob("*")):
+    if has_checkpoints(workdir):
         check_unchanged(config, store)
+
+
+def has_checkpoints(workdir: str | Path) -> bool:
+    """Return whether a run of this workdir has saved something to go on from, be it whole or damaged."""
+    return any(child.name.isdigit() for child in Path(workdir, "checkpoints").glob("*"))
 
 
 def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
@@ -99,13 +113,13 @@ def may_change(key: str) -> bool:
     return listed or re.fullmatch(r"tasks\..+\.test", key) is not None  # what a task is measured on
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys at which two nested dictionaries differ."""
-    different = []
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return {dotted key: both values} of what differs between two nested dictionaries; None where one lacks it."""
+    different: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*one, *other}):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            different += differing_keys(a, b, f"{prefix}{key}.")
+            different |= differing_keys(a, b, f"{prefix}{key}.")
         elif a != b:
-            different.append(prefix + key)
+            different[prefix + key] = a, b
     return different

@@ -91,7 +91,7 @@ def test_a_missing_shard_is_named_and_done_ones_are_left_alone(single, tmp_path)
     prepare_shard(other, tmp_path / "store", 1, 3, progress=False)
     with pytest.raises(UserError, match="shard 1/3 was made of other text or by another config"):
         join(config, tmp_path / "store", 3, progress=False)
-    with pytest.raises(UserError, match="there is no shard 3/3"):
+    with pytest.raises(UserError, match="there is no shard 3/3. Remedy: count from 0: the last is 2/3"):
         prepare_shard(config, tmp_path / "store", 3, 3, progress=False)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -357,6 +358,14 @@ def test_the_store_holds_what_the_files_hold(prepared):
     assert store.stream("genre").split("train")["labels"].documents([0, 1])[0] == [1]
     sizes = store.stream("en").splits
     assert sum(split.characters for split in sizes.values()) == sum(map(len, sentences(WORDS, 120)))
+
+
+def test_the_bar_counts_the_tokens_of_the_store(prepared, tmp_path, capsys):
+    prepare(prepared[0], tmp_path / "store")
+    said = " ".join(capsys.readouterr().err.split())
+    for name, stream in Store.open(tmp_path / "store").streams.items():
+        tokens = sum(split.tokens for split in stream.splits.values())
+        assert re.search(rf"{name} \S+ {tokens:,} tokens", said), (name, tokens, said)
 
 
 def test_the_store_holds_what_seqio_makes_of_the_tasks(prepared):

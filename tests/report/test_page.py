@@ -8,7 +8,7 @@ import pytest
 from mlm_jax.config import default_config
 from mlm_jax.errors import UserError
 from mlm_jax.report import save_sections, write_report
-from mlm_jax.report.page import changed_keys, table_html
+from mlm_jax.report.page import changed_keys, table_html, write_page
 from tests.report.helpers import ARTICLE, write_run
 
 
@@ -85,31 +85,44 @@ def test_config_marks_what_differs_from_the_defaults():
     assert changed == {"model.width": "128", "tasks.mlm.mask_rate": "0.15", "tasks.rank.objective": "ranking"}
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_draws_every_section_without_an_error(workdir, tmp_path):
+def drawn_by_a_browser(page, folder):
+    """What Chromium makes of a page; nothing may be said on its console."""
     run = subprocess.run(
         [
-            "chromium",
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--virtual-time-budget=2000",
-            "--window-size=1280,3000",
-            f"--user-data-dir={tmp_path}",
-            "--enable-logging=stderr",
-            "--dump-dom",
-            (workdir / "report.html").as_uri(),
+            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
+            "--window-size=1280,3000", f"--user-data-dir={folder}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
         ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert "CONSOLE" not in run.stderr, run.stderr
-    drawn = run.stdout
+    return run.stdout
+
+
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+@needs_chromium
+def test_a_browser_draws_every_section_without_an_error(workdir, tmp_path):
+    drawn = drawn_by_a_browser(workdir / "report.html", tmp_path)
     for name in ("curves", "retrieval", "map", "samples", "run", "config"):
         assert re.search(rf'<section class="card[^"]*" id="{name}">', drawn), f"{name} is still hidden"
     assert drawn.count('class="star"') == 30
     assert drawn.count('class="blank') == 28
     assert drawn.count('class="cell  ') == 49
     assert 'dir="auto" lang="ar"' in drawn
+
+
+@needs_chromium
+def test_axes_are_of_whole_steps_and_name_a_share_as_it_is(tmp_path):
+    curves = {"de/accuracy": {"eval": {"alpha=1": [[0, 0.0], [6, 0.15]]}}}
+    drawn = drawn_by_a_browser(write_page(tmp_path / "page.html", title="x", lines=["alpha=1"], curves=curves), tmp_path)
+    labels = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
+    assert "12.5 %" in labels and "15 %" in labels and "13 %" not in labels
+    assert "4" in labels and not [label for label in labels if re.fullmatch(r"\d+\.\d+", label)]
+
+
+@needs_chromium
+def test_a_language_without_a_name_stands_once(tmp_path):
+    write_run(tmp_path, languages=("de", "xa"), steps=250)
+    drawn = drawn_by_a_browser(write_report(tmp_path), tmp_path)
+    assert "de<small>German</small>" in drawn and "<small>xa</small>" not in drawn

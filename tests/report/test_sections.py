@@ -39,6 +39,11 @@ def test_missing_and_damaged_files_are_named(tmp_path, content, problem):
     assert "report.json" in str(raised.value)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="/none: there is no such folder"):
+        load_sections(tmp_path / "none")
+
+
 def test_principal_components_equal_the_singular_value_decomposition():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(60, 7)) * np.arange(1, 8) + 5.0

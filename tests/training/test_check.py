@@ -96,6 +96,24 @@ def test_a_task_of_texts_reads_no_labels_of_words(tmp_path, objective, name, mes
     store, config = runs.make_store(tmp_path / "store"), runs.make_config()
     config.tasks = {"task": {"objective": objective, "rows": 2, "length": 8, "data": name}}
     with pytest.raises(UserError, match=f"task 'task' reads the labelled set {name!r}, which has {message}"):
-        loop.class_names(Loader(store, config, kinds(config.tasks)), config)
+        loop.check_labels(Loader(store, config, kinds(config.tasks)), config)
     config.tasks["task"]["data"] = "ner-en" if name == "genre-en" else "genre-en"
-    assert list(loop.class_names(Loader(store, config, kinds(config.tasks)), config)) == ["task"]
+    loop.check_labels(Loader(store, config, kinds(config.tasks)), config)
+
+
+@pytest.mark.parametrize("init, message", [
+    ({"from": "none"}, "none: there is no checkpoint here"),
+    ({"form": "none"}, "has no key 'form'"),
+    ({"like": {}}, "does not say from where"),
+])  # fmt: skip
+def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, monkeypatch, init, message):
+    config = make_config()
+    config.checkpoint.init = init
+    monkeypatch.setattr(loop, "prepared", lambda *_: pytest.fail("data was prepared"))
+    with pytest.raises(UserError, match=message):
+        loop.train(config, tmp_path / "run")
+    # A run that goes on needs them no more.
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    monkeypatch.setattr(loop, "prepared", lambda *_: (_ for _ in ()).throw(LookupError))
+    with pytest.raises(LookupError):
+        loop.train(config, tmp_path / "run")

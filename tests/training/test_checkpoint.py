@@ -178,7 +178,7 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     config.steps = 3
     check_workdir(tmp_path, config)
     config.model.width, config.seed = 7, 5
-    with pytest.raises(UserError, match="these keys differ: model.width, seed"):
+    with pytest.raises(UserError, match=r"differ: model.width \(768 there, 7 here\), seed \(0 there, 5 here\)"):
         check_workdir(tmp_path, config)
     # A key that this version has added is at its default, and one that it has dropped is let go.
     values = json.loads((tmp_path / "config.json").read_text())

@@ -15,6 +15,7 @@ const svg = (name, attributes, children) => create("http://www.w3.org/2000/svg",
 
 // ---- numbers
 const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+const share = (value) => `${Number((100 * value).toPrecision(3))} %`; // of an axis: 12.5 % is not 13 %
 const compact = (value) => Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
 const decimals = (value) => {
   if (value === 0) return "0";
@@ -114,7 +115,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
       root.append(
         svg("line", { class: "gridline", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
-    for (const tick of niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))))
+    for (const tick of niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))).filter(Number.isInteger))
       root.append(svg("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, tick >= 10000 ? compact(tick) : tick));
     root.append(svg("line", { class: "axis", x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }));
     const clip = `clip-${++charts}`;

@@ -28,7 +28,8 @@ function header() {
     tiles.push(tile("Held-out loss", mean.loss.toFixed(3), first !== undefined ? `from ${first.toFixed(3)}` : "nats a token"));
   }
   if (mean.bits_per_byte != null) tiles.push(tile("Bits per byte", mean.bits_per_byte.toFixed(3), "held-out, mean of languages"));
-  if (mean.tokens != null) tiles.push(tile("Tokens seen", compact(mean.tokens), `in ${PAGE.steps.toLocaleString("en")} steps`));
+  const tokens = PAGE.table.reduce((sum, row) => sum + (row.language === "mean" ? 0 : row.tokens || 0), 0);
+  if (tokens) tiles.push(tile("Tokens seen", compact(tokens), `in ${PAGE.steps.toLocaleString("en")} steps`));
   const speed = PAGE.run.find((curve) => curve.title === "Tokens per second")?.points.map((p) => p[1]).sort((a, b) => a - b);
   if (speed) tiles.push(tile("Tokens per second", compact(speed[speed.length >> 1]), "median"));
   $("#tiles").replaceChildren(...tiles);
@@ -58,8 +59,10 @@ function legend() {
 function finalTable() {
   const body = $("#table tbody");
   if (!body) return void ($("#table").hidden = true);
-  for (const row of body.rows)
-    if (row.dataset.language) row.cells[0].append(el("small", {}, languageName(row.dataset.language)));
+  for (const row of body.rows) {
+    const code = row.dataset.language, name = code && languageName(code);
+    if (name && name !== code) row.cells[0].append(el("small", {}, name)); // a code without a name stands once
+  }
   [...$("#table thead tr").cells].forEach((head, column) => head.addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") !== "descending" && column > 0;
     for (const other of $("#table thead tr").cells) other.removeAttribute("aria-sort");
@@ -85,7 +88,7 @@ function curves() {
     $(".about", root).textContent = about;
     const host = el("div", { class: "chart" });
     $(".chart", root).replaceWith(host);
-    lineChart(host, { lines, format: format === percent ? (value) => percent(value, 0) : format, zero: format === percent });
+    lineChart(host, { lines, format: format === percent ? share : format, zero: format === percent });
   });
 }
 
@@ -193,11 +196,11 @@ function run() {
   };
   if (rows.length) panel("The mix", "bar: realised; mark: planned", mixBars(rows));
   if (varies)
-    chart("The mix over steps", "dashed: planned", { format: (value) => percent(value, 0), lines: PAGE.languages.flatMap((code) => [
+    chart("The mix over steps", "dashed: planned", { format: share, lines: PAGE.languages.flatMap((code) => [
       { label: code, language: code, kind: "plan", points: plan[code] || [] },
       { label: code, language: code, kind: "bare", points: realised[code] || [] }]) });
   for (const { title, points } of PAGE.run)
-    chart(title, "", { lines: [{ label: title, points, kind: "bare" }], format: title.startsWith("Model") ? (value) => percent(value, 0) : decimals });
+    chart(title, "", { lines: [{ label: title, points, kind: "bare" }], format: title.startsWith("Model") ? share : decimals });
 }
 function mixBars(rows) {
   const top = Math.max(...rows.flatMap((row) => [row.planned, row.realised]));
