@@ -34,7 +34,8 @@ def planned(config_file: str, overrides: list[str], topology_name: str, rows_per
 def row(made: Plan) -> tuple[str, ...]:
     """Return a plan as a line of the table."""
     chips = topologies.parse(made.topology).chips
-    sent = [sum(one.sent for one in (kinds or {}).values()) / 1e9 for kinds in (made.collectives, made.network)]
+    both = (made.work.collectives, made.work.network) if made.work else ({}, {})
+    sent = [sum(one.sent for one in kinds.values()) / 1e9 for kinds in both]
     speed = f"{made.roofline.tokens_per_second / chips:,.0f}" if made.roofline else "does not fit"
     holds, computes = made.memory.peak / 1e9, made.flops.executed / chips / 1e12
     numbers = (f"{number:.2f}" for number in (holds, computes, *sent))

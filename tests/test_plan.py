@@ -41,14 +41,14 @@ def test_a_step_for_v5e_does_not_grow(made):
     assert made.memory.fits and not made.simulated
     assert made.memory.peak <= 1.05 * GOLDEN_PEAK
     assert made.flops.executed <= 1.05 * GOLDEN_FLOPS
-    assert sum(one.count for one in made.collectives.values()) <= 1.05 * GOLDEN_COLLECTIVES
+    assert sum(one.count for one in made.work.collectives.values()) <= 1.05 * GOLDEN_COLLECTIVES
 
 
 @needs_libtpu
 def test_the_plan_is_of_the_topology_and_not_of_this_machine(made):
     assert made.dtype == "bfloat16" and made.mesh == {"data": 4, "fsdp": 4, "tensor": 1, "sequence": 1}
     assert made.tokens == 32 * 128
-    assert made.unknown_loops == 0
+    assert made.work.unknown_loops == 0
     total, each = made.parameters["encoder"]
     assert total == pytest.approx(4 * 4 * (4 * 256 * 256 + 3 * 256 * 256), rel=0.01)
     assert each == pytest.approx(total / 4, rel=0.01)
@@ -74,15 +74,15 @@ def two_slices():
 
 @needs_libtpu
 def test_what_crosses_between_slices_is_told_apart(made, two_slices):
-    assert made.network == {} and made.roofline.network == 0
+    assert made.work.network == {} and made.roofline.network == 0
     gradients = sum(each for _, each in two_slices.parameters.values())  # float32, sharded over fsdp within each slice
     # Each slice sends its part of the gradients once around the two, bfloat16 at the least and float32 at the most, spread
     # over the devices that hold the same part.
-    sent = sum(one.sent for one in two_slices.network.values())
+    sent = sum(one.sent for one in two_slices.work.network.values())
     assert 0.4 * gradients / 4 < sent < 1.1 * gradients
     assert two_slices.roofline.network == sent / topology.CHIPS["v5e"].network_bandwidth
-    inside = sum(one.sent for one in made.collectives.values())
-    assert sum(one.sent for one in two_slices.collectives.values()) < 1.5 * inside
+    inside = sum(one.sent for one in made.work.collectives.values())
+    assert sum(one.sent for one in two_slices.work.collectives.values()) < 1.5 * inside
     assert two_slices.mesh["data"] == 8 and two_slices.tokens == 2 * made.tokens
 
 
@@ -228,6 +228,33 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 }
 """
     assert hlo.work(text).written == 8 * 4 * 4 + 2 * (2 * 4 * 4)  # nothing for the slice that goes to a core's own memory
+
+
+def test_what_passes_through_a_fusion_is_not_written_by_it_and_cycles_are_of_every_round():
+    text = """HloModule step
+
+%fused (p: f32[8,4], q: f32[2,4]) -> (f32[2], f32[8,4], f32[8,4]) {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[2,4]{1,0} parameter(1)
+  %g = f32[8,4]{1,0} all-gather(%q), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  %s = f32[2]{0} reduce(%q), dimensions={1}
+  ROOT %t = (f32[2]{0}, f32[8,4]{1,0}, f32[8,4]{1,0}) tuple(%s, %p, %g)
+}
+
+%body (c: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %x = f32[8,4]{1,0} get-tuple-element(%c), index=1
+  %f = (f32[2]{0}, f32[8,4]{1,0}, f32[8,4]{1,0}) fusion(%x, %y), calls=%fused, backend_config={"estimated_cycles":"30"}
+  ROOT %r = (s32[], f32[8,4]{1,0}) tuple(%i, %z)
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %b = (f32[2]{0}, f32[8,4]{1,0}, f32[8,4]{1,0}) fusion(%a, %y), calls=%fused, backend_config={"estimated_cycles":"10"}
+  ROOT %w = (s32[], f32[8,4]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+    found = hlo.work(text)
+    assert found.written == 8 * 4 * 4 + 6 * 2 * 4  # what is gathered once, and a sum each time; %p is no one's
+    assert found.cycles == 10 + 5 * 30
 
 
 WRONG = [("v5x:4x4", "no chip"), ("v5e", "no shape"), ("v5e:4", "2 dimension"), ("H100:2x2", "1 dimension"),

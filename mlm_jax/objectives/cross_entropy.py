@@ -93,7 +93,7 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
 
     def one_chunk(carry, part):
-        total, table_gradient, bias_gradient = carry
+        total, gradient = carry  # of the table and, in a last column, of the bias
         hidden_part, labels_part, weights_part = part
         logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=jnp.float32) + offset
         logits = constrain(logits, "rows", None, None, "activation_vocabulary")
@@ -109,24 +109,24 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
             trained += smoothing * (label_logit - mean_logit)
         total += jnp.sum(weights_part * trained)
         if not with_gradients:
-            return (total, table_gradient, bias_gradient), (losses, hits, None)
+            return (total, gradient), (losses, hits, None)
         # d total / d logits = weight · ((1 + 2 z log Z) · softmax − q)
         scale = weights_part * (1.0 + 2.0 * z_loss * log_z)
         slope = scale[..., None] * jnp.exp(logits - log_z[..., None])
         slope -= jnp.where(is_label, (1.0 - smoothing) * weights_part[..., None], 0.0)
         if smoothing:
             slope -= jnp.where(column_is_real, smoothing / vocabulary_size * weights_part[..., None], 0.0)
-        # A sum over positions as a product with ones: XLA's own, over all but the last axis, takes 20 times as long on CPUs.
-        bias_gradient += jnp.einsum("srpv,srp->sv", slope, jnp.ones(losses.shape), precision=jax.lax.Precision.HIGHEST)
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("srpv,vd->srpd", slope, table, preferred_element_type=jnp.float32)
-        table_gradient += jnp.einsum("srpv,srpd->svd", slope, hidden_part, preferred_element_type=jnp.float32)
-        table_gradient = constrain(table_gradient, "rows", "activation_vocabulary", "activation_embed")
-        return (total, table_gradient, bias_gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
+        # The bias is what a constant feature is multiplied with: one product gives both gradients, without a sum over all
+        # logits, for which TPUs would compute their exponentials once more, and which takes CPUs long.
+        with_one = jnp.pad(hidden_part, ((0, 0),) * 3 + ((0, 1),), constant_values=1)
+        gradient += jnp.einsum("srpv,srpd->svd", slope, with_one, preferred_element_type=jnp.float32)
+        gradient = constrain(gradient, "rows", "activation_vocabulary", "activation_embed")
+        return (total, gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
 
     zero = jnp.zeros((), jnp.float32)
-    zeros = lambda like: jnp.zeros((shards, *like.shape), jnp.float32) if with_gradients else zero  # noqa: E731
-    carry = (zero, zeros(table), zeros(bias))
+    carry = (zero, jnp.zeros((shards, table.shape[0], width + 1), jnp.float32) if with_gradients else zero)
     parts = (split(hidden), split(labels), split(weights))
     if count == 1:
         carry, outputs = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))
@@ -137,6 +137,6 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     losses, hits, hidden_gradient = jax.tree.map(join, outputs)
     gradients = None
     if with_gradients:
-        table_gradient = constrain(carry[1].sum(axis=0), "vocabulary", "embed").astype(table.dtype)
-        gradients = (hidden_gradient, table_gradient, carry[2].sum(axis=0).astype(bias.dtype))
+        table_gradient = constrain(carry[1][..., :width].sum(axis=0), "vocabulary", "embed").astype(table.dtype)
+        gradients = (hidden_gradient, table_gradient, carry[1][..., width].sum(axis=0).astype(bias.dtype))
     return carry[0], losses, hits, gradients

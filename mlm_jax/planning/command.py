@@ -16,6 +16,7 @@ from mlm_jax.console import table_console
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.estimate import Estimate, fits
+from mlm_jax.planning.hlo import Work
 from mlm_jax.planning.plan import Plan, plan
 from mlm_jax.planning.roofline import Roofline
 from mlm_jax.planning.search import Estimator, Found, search
@@ -79,16 +80,8 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
         sizes = (*made.parameters.get(name, (0, 0)), *made.optimizer.get(name, (0, 0)))
         groups.add_row(name, *(_gb(size) for size in sizes))
     console.print(groups)
-    if made.collectives or made.network:
-        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device")))
-        for over, kinds in (("links", made.collectives), ("network", made.network)):
-            for kind, one in (kinds or {}).items():
-                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
-        console.print(table)
-    elif made.collectives is not None:
-        console.print("no collectives: devices send each other nothing")
-    if made.unknown_loops:
-        console.print(f"{made.unknown_loops} loop(s) of unknown length: what they send is counted once")
+    if made.work is not None:
+        _show_work(made.work, console)
     flops = Table("FLOPs of a step", _number("TFLOP"))
     for name, value in (
         *made.flops.parts.items(),
@@ -107,6 +100,21 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
             f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
         )
     console.print(f"compiled in {made.compile_seconds:.1f} s")
+
+
+def _show_work(done: Work, console: Console) -> None:
+    if done.collectives or done.network:
+        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device")))
+        for over, kinds in (("links", done.collectives), ("network", done.network)):
+            for kind, one in kinds.items():
+                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
+        console.print(table)
+    else:
+        console.print("no collectives: devices send each other nothing")
+    if done.unknown_loops:
+        console.print(f"{done.unknown_loops} loop(s) of unknown length: what they do is counted once")
+    if done.cycles:
+        console.print(f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives")
 
 
 def show_search(found: Found, topology: Topology, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What an optimised HLO module does in one run, loops multiplied out: collectives, and traffic with HBM.
+"""What an optimised HLO module does in one run, loops multiplied out: collectives, traffic with HBM, cycles.
 
 The compiler's own cost analysis counts a loop's body once, and a Transformer is a loop over layers.
 """
@@ -44,12 +44,14 @@ class Work:
       collectives: {kind: how many, and how much} of those over the links of a slice.
       network: the same of transfers between slices, over the data centre's network.
       written: bytes written to HBM by all instructions.
+      cycles: that the compiler's cost model gives them, without hand-written kernels and collectives; 0 but on TPUs.
       unknown_loops: loops whose number of rounds the compiler does not tell; their bodies are counted once.
     """
 
     collectives: dict[str, Collective]
     network: dict[str, Collective]
     written: float
+    cycles: int
     unknown_loops: int
 
 
@@ -72,11 +74,11 @@ def work(text: str, slices: int = 1) -> Work:
     computations, entry = _computations(text)
     within: dict[str, Collective] = {}
     between: dict[str, Collective] = {}
-    written, unknown = 0.0, 0
+    written, cycles, unknown = 0.0, 0, 0
     channels: set[str] = set()
 
     def walk(name: str, times: int, fused: bool) -> None:
-        nonlocal written, unknown
+        nonlocal written, cycles, unknown
         for instruction in computations.get(name, []):
             kind = collective_kind(instruction.opcode)
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
@@ -95,6 +97,8 @@ def work(text: str, slices: int = 1) -> Work:
                 _add(between, kind, times, _ring(kind, size, slices))
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
                 written += times * _written(instruction, computations, channels)
+                estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+                cycles += times * int(estimate[1]) if estimate else 0
             rounds = times
             if instruction.opcode == "while":
                 trips = _trips(instruction, computations)
@@ -104,7 +108,7 @@ def work(text: str, slices: int = 1) -> Work:
                 walk(called, rounds, fused or instruction.opcode in ("fusion", "async-start", "reduce", "all-reduce"))
 
     walk(entry, 1, False)
-    return Work({kind: within[kind] for kind in KINDS if kind in within}, between, written, unknown)
+    return Work({kind: within[kind] for kind in KINDS if kind in within}, between, written, cycles, unknown)
 
 
 def _add(found: dict[str, Collective], kind: str, times: int, sent: float) -> None:

@@ -21,7 +21,7 @@ from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.batches import check_rows, row_group
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.planning.hlo import Collective, Work, work
+from mlm_jax.planning.hlo import Work, work
 from mlm_jax.planning.roofline import Roofline, roofline
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
@@ -66,9 +66,7 @@ class Plan:
       parameters: {group: (bytes of all, bytes on each device)}, a group being the first part of the path.
       optimizer: the same of the optimizer's state.
       flops: of all devices.
-      collectives: {kind: how many and how much each device sends} within a slice; None if the step does not fit.
-      network: the same from slice to slice.
-      unknown_loops: loops whose collectives are counted once.
+      work: what the compiled step does on each device; None if it does not fit.
       tokens: of a step.
       roofline: None if the step does not fit, or devices are simulated.
       compile_seconds: on this machine.
@@ -84,9 +82,7 @@ class Plan:
     parameters: dict[str, tuple[int, int]]
     optimizer: dict[str, tuple[int, int]]
     flops: Flops
-    collectives: dict[str, Collective] | None
-    network: dict[str, Collective] | None
-    unknown_loops: int
+    work: Work | None
     tokens: int
     roofline: Roofline | None
     compile_seconds: float
@@ -95,6 +91,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON has it, with what follows from it."""
         found = dataclasses.asdict(self)
+        found |= found.pop("work") or {field.name: None for field in dataclasses.fields(Work)}
         found["memory"]["fits"] = self.memory.fits
         found["flops"] |= {"model": self.flops.model, "executed": self.flops.executed}
         if self.roofline is not None:
@@ -171,9 +168,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
                           tokens=tokens)  # fmt: skip
     return Plan(
         str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
-        parameters, optimizer, planned.flops, None if done is None else done.collectives,
-        None if done is None else done.network, 0 if done is None else done.unknown_loops, tokens, bounds, seconds,
-        chip.platform != "tpu",
+        parameters, optimizer, planned.flops, done, tokens, bounds, seconds, chip.platform != "tpu",
     )  # fmt: skip
 
 
