@@ -388,8 +388,6 @@ def _sweep(options) -> int:
 
 
 def _plan(options) -> int:
-    import os
-
     os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
     from mlm_jax.planning.command import plan_command
 

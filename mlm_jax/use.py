@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax import model as model_room
+from mlm_jax.config_check import longest_row
 from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.vocabulary import MASK, WORD, Vocabulary
 from mlm_jax.errors import UserError, nearest
@@ -82,13 +83,12 @@ class Model:
         self.config.model.attention = "auto"  # the best of this machine, whatever trained it
         self.params, self.step = loaded.params, loaded.step
         self.width = int(self.config.model.width)
-        self.longest = int(self.config.model.max_positions) - int(self.config.model.position_offset)
+        self.longest = longest_row(self.config.model)
         self.graphdef, _, _ = model_room.abstract(
             self.config, vocabulary_size=self.vocabulary.size, languages=self.languages,
             labels={task: len(names) for task, names in loaded.labels.items()},
         )  # fmt: skip
-        special = np.zeros(self.vocabulary.size, bool)
-        special[self.vocabulary.special_ids] = True
+        special = self.vocabulary.is_special
         by_sentence = first_task(self.config.tasks, "ranking")
         by_piece = first_task(self.config.tasks, *MASKED)
         self._embed = jax.jit(

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.config_check import longest_row
 from mlm_jax.data import curriculum
 from mlm_jax.data.loader import Loader, cuts
 from mlm_jax.data.store import Store, Stream
@@ -90,10 +91,10 @@ class HeldOut:
         self.program, self.loader, self.store = program, loader, store
         self.config, self.mesh, self.languages = program.config, program.mesh, program.languages
         self.vocabulary = store.vocabulary
-        self.longest = int(self.config.model.max_positions) - int(self.config.model.position_offset)
+        self.longest = longest_row(self.config.model)
         self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         labelled = {task: loader.streams(task) for task, objective in program.objectives.items() if objective.kind == "labelled"}
-        self.labels = {task: streams[0].labels for task, streams in labelled.items()}
+        self.labels = loader.labels()
         unlabelled = {task: self._read_or_test(task) for task in program.objectives if task not in labelled}
         streams = unlabelled | labelled_sets(store, self.config.tasks, labelled)
         self.streams = {

@@ -5,7 +5,7 @@ Similarities are formed block by block, so that memory does not grow with the nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,29 +92,6 @@ def accuracy_at_1(
     matches = match(sources, targets, score, neighbours=neighbours)
     right = np.arange(len(sources))
     return float((matches.forward == right).mean()), float((matches.backward == right).mean())
-
-
-def retrieval_matrix(embeddings: Mapping[str, np.ndarray], score: str = "csls", *, neighbours: int = 0) -> np.ndarray:
-    """Return accuracy@1 for every ordered pair of languages.
-
-    Args:
-      embeddings: {language: ``[sentences, width]``}; row i means the same in every language.
-      score: as in :func:`match`.
-      neighbours: as in :func:`match`.
-
-    Returns:
-      ``[languages, languages]`` float64, source × target; the diagonal is NaN.
-
-    Raises:
-      UserError: as in :func:`accuracy_at_1`.
-    """
-    languages = list(embeddings)
-    matrix = np.full((len(languages), len(languages)), np.nan)
-    for i, source in enumerate(languages):
-        for j in range(i + 1, len(languages)):
-            accuracies = accuracy_at_1(embeddings[source], embeddings[languages[j]], score, neighbours=neighbours)
-            matrix[i, j], matrix[j, i] = accuracies
-    return matrix
 
 
 def nearest_neighbours(

@@ -44,8 +44,7 @@ def predict_pieces(
 
 def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
     """Choose which tokens of a document to hide: words of one piece if there are two, else any pieces with letters."""
-    special = np.zeros(vocabulary.size, bool)
-    special[vocabulary.special_ids] = True
+    special = vocabulary.is_special
     text = [vocabulary.decode([int(token)]).strip() for token in document]
     readable = np.array([any(c.isalpha() for c in piece) and "\ufffd" not in piece for piece in text])
     readable &= ~special[document]

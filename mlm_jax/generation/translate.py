@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.batch import Rows
-from mlm_jax.config_check import longest_row, several
+from mlm_jax.config_check import several
 from mlm_jax.data.languages import pair_languages
 from mlm_jax.data.vocabulary import WORD
 from mlm_jax.errors import UserError, nearest
@@ -163,7 +163,6 @@ class Translator(Model):
                 file=place,
                 remedy="train one with layers in model.decoder and a task of objective translation",
             )
-        self.longest = longest_row(self.config.model)
         self._context = make_context(self.vocabulary, self.languages, self.config)
         self._forbidden = self._context.special.copy()
         self._forbidden[self.vocabulary.eos_id] = False

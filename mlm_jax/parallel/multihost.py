@@ -77,7 +77,7 @@ def from_flags(coordinator: str | None, process_count: int | None, process_index
     if len(missing) == len(FLAGS):
         return None
     if missing:
-        raise UserError(f"{' and '.join(FLAGS)} belong together; {' and '.join(missing)} is missing")
+        raise UserError(f"{' and '.join(FLAGS)} belong together", remedy=f"give {' and '.join(missing)} as well")
     return _explicit(given)
 
 

@@ -68,20 +68,20 @@ def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens
         )
         for code in languages
     ]
-    return [*rows, mean_row(rows)]
+    return [*rows, mean_row(rows, retrieval.get("mean"))]
 
 
-def mean_row(rows: Sequence[LanguageRow]) -> LanguageRow:
-    """Return the row of means over the languages that have a value."""
+def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> LanguageRow:
+    """Return the row of means over the languages that have a value, and ``retrieval``, the mean over pairs."""
 
     def values(name: str) -> list[float]:
         return [value for row in rows if (value := getattr(row, name)) is not None]
 
     means = {
         name: float(np.mean(values(name))) if values(name) else None
-        for name in ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")
+        for name in ("loss", "accuracy", "bits_per_byte")
     }
-    return LanguageRow("mean", tokens=None, **means)
+    return LanguageRow("mean", tokens=None, retrieval_at_1=retrieval, **means)
 
 
 def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:

@@ -120,7 +120,8 @@ def _chosen(params: Any, parameters: str) -> list[int]:
     names = list(by_path(params))
     chosen = [index for index, name in enumerate(names) if re.fullmatch(parameters, name)]
     if not chosen:
-        raise UserError(f"no parameter matches {parameters!r}{nearest(parameters, names)}")
+        raise UserError(f"no parameter matches {parameters!r}{nearest(parameters, names)}",
+                        remedy="give --parameters a regex of whole paths, such as 'encoder/.*'")  # fmt: skip
     return chosen
 
 

@@ -8,7 +8,6 @@ from mlm_jax.evaluation.retrieval import (
     mean_accuracy,
     nearest_neighbours,
     ratio_margin,
-    retrieval_matrix,
 )
 
 
@@ -74,15 +73,6 @@ def test_ratio_margin_is_a_ratio_and_stays_finite_around_zero():
     np.testing.assert_allclose(ratio_margin(cosine, np.array([0.6, 0.6, 0.5])), cosine / [0.6, 0.6, 0.5])
     near_zero = ratio_margin(np.array([0.02, 0.0, -0.02]), np.array([0.0, 0.0, -1e-9]))
     np.testing.assert_allclose(near_zero, [3.0, 1.0, -1.0], atol=1e-5)
-
-
-def test_matrix_holds_both_directions_of_every_pair():
-    a, b = parallel(seed=2, noise=1.2)
-    c = parallel(seed=2, noise=0.1)[0]
-    matrix = retrieval_matrix({"a": a, "b": b, "c": c}, "cosine")
-    assert np.isnan(np.diagonal(matrix)).all()
-    assert (matrix[0, 1], matrix[1, 0]) == accuracy_at_1(a, b, "cosine")
-    assert (matrix[1, 2], matrix[2, 1]) == accuracy_at_1(b, c, "cosine")
 
 
 def test_mean_leaves_out_what_was_not_measured():

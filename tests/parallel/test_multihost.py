@@ -163,8 +163,8 @@ def test_an_environment_set_by_half_is_told(environment, monkeypatch, values, to
 
 
 @pytest.mark.parametrize("flags, told", [
-    (("--coordinator", "10.0.0.1:1234"), "--process-count and --process-index is missing"),
-    (("--process-count", "2", "--process-index", "0"), "--coordinator is missing"),
+    (("--coordinator", "10.0.0.1:1234"), "give --process-count and --process-index as well"),
+    (("--process-count", "2", "--process-index", "0"), "give --coordinator as well"),
     (("--coordinator", "10.0.0.1:1234", "--process-count", "2", "--process-index", "2"), "--process-index 2 is not one of"),
     (("--coordinator", "10.0.0.1", "--process-count", "2", "--process-index", "0"), "'10.0.0.1' is not HOST:PORT"),
 ])  # fmt: skip

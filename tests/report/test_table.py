@@ -26,6 +26,9 @@ def test_each_language_has_its_shares_and_its_results():
     assert hi.bits_per_byte is None
     assert (mean.language, mean.tokens, mean.loss) == ("mean", None, 3.5)  # a sum would not be one
     assert mean.accuracy == pytest.approx(0.3)
+    assert mean.retrieval_at_1 == 0.6
+    *_, mean = language_rows(["de", "hi"], METRICS | {"eval/retrieval_at_1/mean": 0.4}, {}, {}, {})
+    assert mean.retrieval_at_1 == 0.4  # over pairs, as the evaluation says, and not over languages
 
 
 def test_the_table_leaves_out_what_was_not_measured():
