@@ -244,6 +244,7 @@ def test_what_passes_through_a_fusion_is_not_written_by_it_and_cycles_are_of_eve
 %body (c: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
   %x = f32[8,4]{1,0} get-tuple-element(%c), index=1
   %f = (f32[2]{0}, f32[8,4]{1,0}, f32[8,4]{1,0}) fusion(%x, %y), calls=%fused, backend_config={"estimated_cycles":"30"}
+  %n = f32[0]{0} negate(%y), backend_config={"estimated_cycles":"18446744073709551615"}
   ROOT %r = (s32[], f32[8,4]{1,0}) tuple(%i, %z)
 }
 

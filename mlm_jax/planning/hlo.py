@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+UNKNOWN_CYCLES = 2**63  # from here on the compiler means that it does not know
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
         "partition-id", "replica-id", "iota", "opt-barrier", "send", "recv")  # fmt: skip
@@ -98,7 +99,8 @@ def work(text: str, slices: int = 1) -> Work:
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
                 written += times * _written(instruction, computations, channels)
                 estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
-                cycles += times * int(estimate[1]) if estimate else 0
+                known_cycles = int(estimate[1]) if estimate else 0
+                cycles += times * known_cycles if known_cycles < UNKNOWN_CYCLES else 0
             rounds = times
             if instruction.opcode == "while":
                 trips = _trips(instruction, computations)
