@@ -3,11 +3,16 @@
 import importlib.util
 import os
 
+import jaxlib.version
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests look at numbers, not at speed, and compile for most of their time. XLA's older way of compiling a fusion, and little
-# optimization, each halve that.
+# Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and so does XLA's
+# older way of compiling a fusion, which jax 0.12 has no more.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-for flag, value in (("xla_force_host_platform_device_count", "8"), ("xla_cpu_use_fusion_emitters", "false")):
+flags = {"xla_force_host_platform_device_count": "8"}
+if jaxlib.version.__version_info__ < (0, 11):
+    flags["xla_cpu_use_fusion_emitters"] = "false"
+for flag, value in flags.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -99,7 +99,8 @@ def test_estimates_are_near_what_the_compiler_says(made):
     assert 0.3 < same.peak / made.memory.peak < 3
 
 
-def test_the_verdict_on_gpus_is_the_formulas(capsys, tmp_path):
+def test_the_verdict_on_gpus_is_the_formulas(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")  # whatever a library has set
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")
     arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
@@ -122,7 +123,8 @@ def test_a_search_compiles_the_most_promising(capsys, tmp_path):
     assert "estimated by formula for cpu:8" in capsys.readouterr().out
 
 
-def test_a_search_for_gpus_fits_by_formula(capsys, tmp_path):
+def test_a_search_for_gpus_fits_by_formula(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")  # whatever a library has set
     config = tmp_path / "config.py"
     config.write_text("from tests.test_plan import small as get_config\n")
     arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
