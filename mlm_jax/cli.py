@@ -45,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; text that begins with a dash goes behind --" if options.run is _fill_mask else ""
         hint += "; text comes from --input or standard input" if options.run in (_translate, _embed, _classify) else ""
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
-    if arguments is None and options.run is _train:  # this process is ours, and not a test's or a notebook's
-        from mlm_jax.parallel.huge_pages import restart_with_huge_pages
+    if arguments is None:  # this process is ours, and not a test's or a notebook's
+        _say_warnings_plainly()
+        if options.run is _train:
+            from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
-        restart_with_huge_pages()
+            restart_with_huge_pages()
     try:
         if workdir := getattr(options, "workdir", None):
             _check_folder(workdir)
@@ -74,6 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         print(f"mlm-jax: error: cannot write: {error.strerror}. Remedy: free some space", file=sys.stderr)
         return 2
+
+
+def _say_warnings_plainly() -> None:
+    """Print what our modules warn of as plain lines, whatever the libraries do to the root logger."""
+    import logging
+
+    handler, ours = logging.StreamHandler(), logging.getLogger("mlm_jax")
+    handler.setFormatter(logging.Formatter("mlm-jax: %(message)s"))
+    ours.addHandler(handler)
+    ours.propagate = False
 
 
 def _drop_output() -> None:

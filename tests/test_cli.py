@@ -106,3 +106,16 @@ cli._report = lambda options: print("line")
 sys.exit(cli.main(["report", "run"]))"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_warnings_are_plain_lines_whatever_a_library_has_set_up():
+    script = """import logging, sys
+from mlm_jax import cli
+def warn(options):
+    logging.basicConfig()  # as absl does
+    logging.getLogger("mlm_jax.data.loader").warning("cuts 3 texts")
+cli._report = warn
+sys.argv = ["mlm-jax", "report", "run"]
+sys.exit(cli.main())"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "mlm-jax: cuts 3 texts\n")
