@@ -1,12 +1,20 @@
-"""Eight simulated devices, no accelerator, and a compilation cache shared by all test processes."""
+"""Eight simulated devices, no accelerator, and programs that are compiled fast instead of well."""
 
 import importlib.util
 import os
 
+import jaxlib.version
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # half the time to compile; tests look at numbers, not at speed
+# Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and XLA's older
+# way of compiling a fusion, which jaxlib 0.12 no longer has, halves it again.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+flags = {"xla_force_host_platform_device_count": "8"}
+if jaxlib.version.__version_info__ < (0, 11):
+    flags["xla_cpu_use_fusion_emitters"] = "false"
+for flag, value in flags.items():
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM: Python crashes where TensorFlow's comes first.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 settings = json.loads(sys.argv[1])
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={settings.get('devices', 1)}"
+flags = os.environ.get("XLA_FLAGS", "")  # of whoever starts this; the last value of a flag counts
+os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={settings.get('devices', 1)}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 sys.path.insert(0, os.getcwd())
 
