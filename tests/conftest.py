@@ -6,8 +6,8 @@ import os
 import jaxlib.version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and so does XLA's
-# older way of compiling a fusion, which jax 0.12 has no more.
+# Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and XLA's older
+# way of compiling a fusion, which jaxlib 0.12 no longer has, halves it again.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 flags = {"xla_force_host_platform_device_count": "8"}
 if jaxlib.version.__version_info__ < (0, 11):
@@ -15,6 +15,7 @@ if jaxlib.version.__version_info__ < (0, 11):
 for flag, value in flags.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads wait for each other by spinning, on cores that others need
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM: Python crashes where TensorFlow's comes first.

@@ -38,8 +38,12 @@ def probabilities(classifier, ids, language="en"):
     rows = Rows(tokens, np.ones_like(tokens), np.arange(tokens.size, dtype=np.int32)[None],
                 np.array([LANGUAGES.index(language)], np.int32))  # fmt: skip
     model = model_room.merge(classifier.graphdef, classifier.params)
-    logits = model.classify(classifier.task, model.encode(rows), rows.segment_ids, pooled=not classifier.by_word)
-    return jax.nn.softmax(logits)[0]
+
+    @jax.jit
+    def logits(rows):
+        return model.classify(classifier.task, model.encode(rows), rows.segment_ids, pooled=not classifier.by_word)
+
+    return np.asarray(jax.nn.softmax(logits(rows)))[0]
 
 
 def assert_is(prediction, expected, labels):

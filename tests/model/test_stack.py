@@ -25,7 +25,7 @@ def test_groups_one_after_the_other_are_one_group():
     for name, (start, stop) in {"0": (0, 1), "1": (1, 4), "2": (4, 5)}.items():
         encoder[name] = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], whole)
     rows = random_rows(0)
-    encode = lambda graphdef, params: np.asarray(model_room.merge(graphdef, params).encode(rows))  # noqa: E731
+    encode = lambda graphdef, params: np.asarray(jax.jit(model_room.merge(graphdef, params).encode)(rows))  # noqa: E731
     wanted = encode(graphdef, params)
     np.testing.assert_allclose(encode(parted, params | {"encoder": encoder}), wanted, atol=1e-5)
     config_all = config(5)

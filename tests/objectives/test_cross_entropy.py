@@ -25,8 +25,8 @@ def test_equals_the_plain_formula_with_its_gradients(chunk, z_loss, smoothing):
         h, t, b, labels, weights, vocabulary_size=30, chunk=chunk, z_loss=z_loss, smoothing=smoothing
     )[0] * 3.0
     reference = lambda h, t, b: 3.0 * plain(h, t, b, labels, weights, z_loss, smoothing)  # noqa: E731
-    value, gradients = jax.value_and_grad(chunked, (0, 1, 2))(hidden, table, bias)
-    wanted, wanted_gradients = jax.value_and_grad(reference, (0, 1, 2))(hidden, table, bias)
+    value, gradients = jax.jit(jax.value_and_grad(chunked, (0, 1, 2)))(hidden, table, bias)
+    wanted, wanted_gradients = jax.jit(jax.value_and_grad(reference, (0, 1, 2)))(hidden, table, bias)
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
     for one, other in zip(gradients, wanted_gradients):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=5e-6)

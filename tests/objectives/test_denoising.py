@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,11 @@ from tests.objectives.helpers import make_context
 @pytest.mark.parametrize("raw, inputs, targets", [(568, 512, 114), (1137, 1024, 229), (284, 256, 58), (141, 128, 29)])
 def test_lengths_are_those_of_t5(raw, inputs, targets):
     assert Denoising().lengths(raw)[2:] == (inputs, targets)  # seqio's random_spans_helper
+
+
+def prepare(objective, context):
+    """Compiled, as a training step does it."""
+    return jax.jit(functools.partial(objective.prepare, context=context))
 
 
 @settings(max_examples=20, deadline=None)
@@ -36,7 +43,7 @@ def test_nothing_is_lost_between_input_and_target():
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 40, (4, 60)).astype(np.int32)
     rows = Rows(tokens, np.ones_like(tokens), np.tile(np.arange(60), (4, 1)), np.array([0, 1, 2, 0]))
-    examples = Denoising().prepare({"inputs": rows}, jax.random.key(1), context)
+    examples = prepare(Denoising(), context)({"inputs": rows}, jax.random.key(1))
     for row in range(4):
         source, target = list(np.asarray(examples.source.tokens)[row]), list(np.asarray(examples.labels)[row])
         assert restored(source, target, sentinels) == list(tokens[row])
@@ -66,9 +73,9 @@ def test_padding_is_no_text(options):
     tokens = np.random.default_rng(0).integers(5, 40, (len(sizes), length)).astype(np.int32)
     segments = (np.arange(length) < np.array(sizes)[:, None]).astype(np.int32)
     rows = Rows(tokens * segments, segments, np.tile(np.arange(length), (len(sizes), 1)), np.array([1, 2, 1, 2, 0]))
-    objective, context = Denoising(**options), make_context(sentinels=sentinels)
+    prepared = prepare(Denoising(**options), make_context(sentinels=sentinels))
     for seed in range(5):
-        examples = jax.tree.map(np.asarray, objective.prepare({"inputs": rows}, jax.random.key(seed), context))
+        examples = jax.tree.map(np.asarray, prepared({"inputs": rows}, jax.random.key(seed)))
         for row, size in enumerate(sizes):
             source = list(examples.source.tokens[row][examples.source.segment_ids[row] > 0])
             target = list(examples.labels[row][examples.decoder.segment_ids[row] > 0])

@@ -54,7 +54,11 @@ def test_skipped_steps_count_in_the_schedule():
     program = make_program(config)
     state = program.initialise()
     ones = jax.tree.map(jnp.ones_like, state.params)
-    update = lambda step: program.transformation.update(ones, at_step(state.optimizer_state, step), state.params)  # noqa: E731
+
+    @jax.jit
+    def update(step):
+        return program.transformation.update(ones, at_step(state.optimizer_state, step), state.params)
+
     (second, after), (twelfth, later) = update(1), update(12)
     for ours, theirs in zip(jax.tree.leaves(twelfth), jax.tree.leaves(second)):
         ratio = program.learning_rate(12) / program.learning_rate(1)
