@@ -9,7 +9,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from mlm_jax.config import default_config
 from mlm_jax.data import bible
+from mlm_jax.data.vocabulary import Vocabulary
 from tests.interop import parity
 
 LANGUAGES = ("en", "de", "es", "fr", "ru", "ar", "fa", "hi", "ko", "vi", "it", "tl")
@@ -19,6 +21,14 @@ LANGUAGES = ("en", "de", "es", "fr", "ru", "ar", "fa", "hi", "ko", "vi", "it", "
 def sentences(step):
     """Every ``step``-th verse in twelve languages and five scripts."""
     return [verse for language in LANGUAGES for _, verse in bible._verses(language)[::step]]
+
+
+@functools.cache
+def our_vocabulary(languages, kind="unigram"):
+    """A vocabulary of our own, with three sentinels."""
+    config = default_config().vocabulary
+    config.update(kind=kind, size=2000, sentinels=3)
+    return Vocabulary.train(sentences(100), config, languages)
 
 
 @functools.cache
@@ -41,8 +51,9 @@ def xlm_roberta_tokenizer(folder):
     return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model()).get_piece_size() + 2
 
 
-def gemma_tokenizer(folder):
-    """Byte-fallback BPE over whole sentences in a tokenizer.json, as mmBERT took it from Gemma."""
+@functools.cache
+def gemma_pieces():
+    """The tokenizer.json of byte-fallback BPE over whole sentences, without what stands around a text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -54,7 +65,12 @@ def gemma_tokenizer(folder):
     tokenizer.train_from_iterator(sentences(200), trainer)
     described = json.loads(tokenizer.to_str())  # bytes are pieces of the model, and no special tokens
     described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] not in alphabet]
-    tokenizer = Tokenizer.from_str(json.dumps(described))
+    return json.dumps(described)
+
+
+def gemma_tokenizer(folder):
+    """Byte-fallback BPE over whole sentences in a tokenizer.json, as mmBERT took it from Gemma."""
+    tokenizer = Tokenizer.from_str(gemma_pieces())
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", pair="<bos> $A <eos> $B:1 <eos>:1", special_tokens=[("<bos>", 2), ("<eos>", 1)]
     )
@@ -65,14 +81,19 @@ def gemma_tokenizer(folder):
     return tokenizer.get_vocab_size()
 
 
-def bert_tokenizer(folder):
-    """A vocab.txt of word pieces."""
+@functools.cache
+def bert_pieces():
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer(lowercase=False)
     tokenizer.train_from_iterator(sentences(200), vocab_size=1500, limit_alphabet=400, show_progress=False)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+    return sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+
+
+def bert_tokenizer(folder):
+    """A vocab.txt of word pieces."""
+    pieces = bert_pieces()
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": False})
     )

@@ -5,13 +5,12 @@ import pytest
 from tokenizers import Tokenizer, models, processors
 from transformers import AutoTokenizer
 
-from mlm_jax.config import default_config
 from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError
 from mlm_jax.interop.exporting import write_tokenizer
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
-from tests.interop.published import LANGUAGES, TOKENIZERS, sentences
+from tests.interop.published import LANGUAGES, TOKENIZERS, our_vocabulary, sentences
 
 STEP = 36  # of 31,102 verses in twelve languages: 10,368 sentences
 ODD = [
@@ -32,9 +31,7 @@ def test_ours_in_transformers(kind, tmp_path):
     if kind == "bytes":
         ours = Vocabulary.bytes(LANGUAGES, sentinels=3)
     else:
-        config = default_config().vocabulary
-        config.update(kind=kind, size=2000, sentinels=3)
-        ours = Vocabulary.train(sentences(100), config, LANGUAGES)
+        ours = our_vocabulary(LANGUAGES, kind)
     prefix = ours.document_prefix("language", "de")
     write_tokenizer(tmp_path, ours, prefix, 512)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -52,20 +49,14 @@ def test_ours_in_transformers(kind, tmp_path):
     assert theirs.cls_token_id == prefix[0] and theirs.sep_token_id == ours.eos_id
 
 
-@pytest.fixture(scope="module")
-def with_sentinels():
-    config = default_config().vocabulary
-    config.update(size=2000, sentinels=3)
-    return Vocabulary.train(sentences(100), config, LANGUAGES)
-
-
 @pytest.mark.parametrize(
     "text", ["Hello <mask> world.", "<2de>Hallo", "<2de> Hallo <mask>.", "a<mask>b", "<extra_id_0> x <extra_id_1>"]
 )
-def test_special_pieces_in_text(with_sentinels, text, tmp_path):
-    write_tokenizer(tmp_path, with_sentinels, [], 512)
+def test_special_pieces_in_text(text, tmp_path):
+    ours = our_vocabulary(LANGUAGES)
+    write_tokenizer(tmp_path, ours, [], 512)
     theirs = AutoTokenizer.from_pretrained(tmp_path)(text, add_special_tokens=False)["input_ids"]
-    assert theirs == with_sentinels.encode_special(text)
+    assert theirs == ours.encode_special(text)
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -29,7 +29,7 @@ from mlm_jax.interop.importing import import_hf
 from mlm_jax.interop.weights import FAMILIES
 from mlm_jax.training.checkpoint import Checkpoints
 from tests.interop import parity
-from tests.interop.published import LANGUAGES, published, sentences
+from tests.interop.published import LANGUAGES, our_vocabulary, published, sentences
 
 KINDS = ("modernbert", "xlm-roberta", "bert")
 
@@ -153,8 +153,7 @@ def our_workdir(folder, **settings):
         width=32, heads=4, mlp_width=40, max_positions=64, window=8, encoder=({"layers": 4, "weights": "shared"},)
     )
     config.model.update(settings)
-    languages = ("de", "en")
-    vocabulary = Vocabulary.train(sentences(100), config.vocabulary, languages)
+    languages, vocabulary = ("de", "en"), our_vocabulary(("de", "en"))
     _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=languages, labels={})
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32) if leaf.ndim < 3

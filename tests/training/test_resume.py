@@ -1,6 +1,7 @@
 """A run that was interrupted tells the same story as one that was not."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -20,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 def start(**settings):
     # Wherever a run stops, it is to be measured.
     settings["set"] = {"evaluation.every": 1, "evaluation.select": "eval/loss/mean"} | settings.get("set", {})
-    return subprocess.Popen([sys.executable, SCRIPT, json.dumps(settings)], cwd=ROOT, text=True,
+    # Where a run before it has compiled the same programs, it reads them.
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{settings['store']}.compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen([sys.executable, SCRIPT, json.dumps(settings)], cwd=ROOT, text=True, env=os.environ | cache,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
 
