@@ -25,7 +25,7 @@ from mlm_jax.evaluation.alignment import (
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.files import writing
-from mlm_jax.lines import read_lines
+from mlm_jax.lines import read_lines, windows
 from mlm_jax.mine import pair_codes
 from mlm_jax.objectives import first_task
 from mlm_jax.training.checkpoint import Loaded, load_parameters
@@ -154,8 +154,7 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
     if draw:
         with writing(draw) as file:
             file.write(draw_alignments(drawn))
-    if counts[CUT]:
-        print(model.cut_notice(counts), file=sys.stderr)
+    model.say_counts(counts)
     if counts[EMPTY]:
         print(f"{counts[EMPTY]:,} {EMPTY}", file=sys.stderr)
     if gold:
@@ -166,7 +165,7 @@ def align_command(place: str | Path, source: str, target: str, *, languages: str
 def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> Iterator[list[tuple[Any, ...]]]:
     """Yield what stands at the same line of several (file, lines), some lines at a time."""
     together = enumerate(itertools.zip_longest(*(lines for _, lines in sides)), start=1)
-    while window := list(itertools.islice(together, size)):
+    for window in windows(together, size):
         for number, entries in window:
             for (file, _), entry in zip(sides, entries):
                 if entry is None:

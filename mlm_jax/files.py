@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,22 @@ from typing import TextIO
 from mlm_jax.errors import UserError
 
 
-def write_whole(file: str | Path, text: str) -> None:
-    """Write a text in UTF-8; whoever reads the file meanwhile, or after a crash, finds the old text or the new one."""
-    scratch = Path(f"{file}.incomplete")
+@contextlib.contextmanager
+def _whole(place: str | Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8; whoever reads it meanwhile, or after a crash, finds the old text or the new one."""
+    scratch = Path(f"{place}.incomplete")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(file)
+        with scratch.open("w", encoding="utf-8") as file:
+            yield file
+        scratch.replace(place)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_whole(file: str | Path, text: str) -> None:
+    """Write a text file that is there whole, or not at all."""
+    with _whole(file) as opened:
+        opened.write(text)
 
 
 @contextlib.contextmanager
@@ -33,12 +40,8 @@ def writing(output: str) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    scratch = Path(f"{output}.incomplete")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
+        with _whole(output) as file:
             yield file
-        os.replace(scratch, output)
     except OSError as error:
         raise UserError(f"cannot write: {error.strerror}", file=output) from error
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -11,10 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from mlm_jax.errors import UserError
 
 EMPTY = "empty"  # what lines without any text are counted as
+Item = TypeVar("Item")
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
 
 
@@ -94,11 +96,11 @@ def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
     return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
 
 
-def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Yield ``size`` texts at a time, and of :class:`Arriving` ones those that are there."""
-    if isinstance(texts, Arriving):
-        yield from texts.windows(size)
+def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield ``size`` items at a time, and of :class:`Arriving` lines those that are there."""
+    if isinstance(items, Arriving):
+        yield from items.windows(size)
         return
-    remaining = iter(texts)
+    remaining = iter(items)
     while window := list(itertools.islice(remaining, size)):
         yield window

@@ -198,8 +198,8 @@ class Model:
             raise UserError(
                 "the vocabulary of this model has no mask to fill in", remedy="take a model of masked language modelling"
             )
-        remaining, number = iter(texts), 0
-        while window := list(itertools.islice(remaining, WINDOW)):
+        number = 0
+        for window in windows(texts, WINDOW):
             documents, index = self._documents([encode_masked(self.vocabulary, text) for text in window], language)
             for text, document in zip(window, documents):
                 number += 1

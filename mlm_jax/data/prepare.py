@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import random
 import tempfile
@@ -30,6 +29,7 @@ from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard
 from mlm_jax.data.store import FEATURES, TOKENS, Store, StoreWriter
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import FULL, UserError
+from mlm_jax.lines import windows
 from mlm_jax.processes import fresh_processes
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
@@ -345,8 +345,7 @@ def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     preprocessors leave longer is not cut.
     """
     if one.examples is not None:
-        examples = one.examples(split)
-        while batch := list(itertools.islice(examples, WRITE)):
+        for batch in windows(one.examples(split), WRITE):
             yield {key: [example[key] for example in batch] for key in batch[0]}
         return
     lengths = dict.fromkeys(one.task.output_features, most)

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mlm_jax.data.rows import joined
 from mlm_jax.data.store import FEATURES, TOKENS
 from mlm_jax.data.vocabulary import Vocabulary
 from mlm_jax.errors import UserError, nearest
+from mlm_jax.lines import windows
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
 # as soon as the same process (a notebook, a preprocessor of the user's) loads a transformers model.
@@ -168,7 +169,7 @@ def _text(
 
     def read(split: str) -> Iterator[dict[str, Any]]:
         texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
-        for batch in _batches(texts):
+        for batch in windows(texts, BATCH):
             whole = [text for text in batch if text.strip()]
             skipped[corpora.BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
@@ -193,7 +194,7 @@ def _pairs(
 
     def read(split: str) -> Iterator[dict[str, Any]]:
         found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
-        for batch in _batches(found):
+        for batch in windows(found, BATCH):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
@@ -254,7 +255,7 @@ def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]],
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
 
     def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
-        for batch in _batches(read(split)):
+        for batch in windows(read(split), BATCH):
             rows = {feature: [example[feature] for example in batch] for feature in features}
             yield (
                 {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
@@ -391,8 +392,3 @@ def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Calla
             digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
             if (int.from_bytes(digest, "big") < bound) == wanted:
                 yield example
-
-
-def _batches(examples: Iterator) -> Iterator[list]:
-    while batch := list(islice(examples, BATCH)):
-        yield batch

@@ -44,10 +44,9 @@ def predict_pieces(
 
 def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
     """Choose which tokens of a document to hide: words of one piece if there are two, else any pieces with letters."""
-    special = vocabulary.is_special
     text = [vocabulary.decode([int(token)]).strip() for token in document]
     readable = np.array([any(c.isalpha() for c in piece) and "\ufffd" not in piece for piece in text])
-    readable &= ~special[document]
+    readable &= ~vocabulary.is_special[document]
     starts = vocabulary.word_starts[document]
     whole = readable & starts & np.append(starts[1:], True)  # the next token begins another word
     candidates = np.flatnonzero(whole if whole.sum() >= 2 else readable)

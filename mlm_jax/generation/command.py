@@ -15,7 +15,7 @@ from mlm_jax.errors import UserError
 from mlm_jax.files import writing
 from mlm_jax.generation.synthetic import (
     Recipe,
-    one_line,
+    as_column,
     provenance,
     provenance_file,
     synthetic_pairs,
@@ -60,12 +60,12 @@ def translate_command(place: str | Path, *, target: str | Sequence[str], source:
             if len(row) == 0:
                 counts["lines"] += 1
                 counts["empty"] += not translation.hypotheses
-            row.append(one_line(translation.text))
+            row.append(as_column(translation.text))
             counts["with an empty translation"] += bool(translation.hypotheses) and not row[-1]
             counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
             if search.count > 1:
                 for hypothesis in translation.hypotheses:
-                    print(counts["lines"], f"{hypothesis.score:.4f}", one_line(hypothesis.text), sep="\t", file=file)
+                    print(counts["lines"], f"{hypothesis.score:.4f}", as_column(hypothesis.text), sep="\t", file=file)
             elif len(row) == len(targets):
                 print(*row, sep="\t", file=file)
             if len(row) == len(targets):

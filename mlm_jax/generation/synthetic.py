@@ -8,7 +8,6 @@ translate-train and self-training.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from mlm_jax.errors import UserError, nearest
 from mlm_jax.evaluation.retrieval import NEIGHBOURS, nearest_neighbours, normalize, ratio_margin
 from mlm_jax.files import writing
 from mlm_jax.generation.translate import Search, Translator
+from mlm_jax.lines import windows
 from mlm_jax.use import Model
 
 KINDS = ("back", "forward")
@@ -85,19 +85,19 @@ def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str]
         texts, target_language=recipe.target_language, source_language=recipe.source_language, search=recipe.search,
         counts=counts,
     )  # fmt: skip
-    while window := list(itertools.islice(found, WINDOW)):
+    for window in windows(found, WINDOW):
         candidates = []
         for text, translation in window:
-            written = one_line(translation.text)
+            written = as_column(translation.text)
             reason = (
                 "empty text" if not translation.hypotheses
                 else "empty translation" if not written
                 else "translation does not end" if not translation.hypotheses[0].ended
-                else "translation is the text" if written == one_line(text)
+                else "translation is the text" if written == as_column(text)
                 else ""
             )  # fmt: skip
             counts[f"dropped: {reason}" if reason else "judged"] += 1
-            candidates += [] if reason else [(one_line(text), written)]
+            candidates += [] if reason else [(as_column(text), written)]
         counts["texts"] += len(window)
         for text, written in _near_enough(encoder, candidates, recipe, counts):
             counts["kept"] += 1
@@ -159,7 +159,7 @@ def write_provenance(corpus: str | Path, facts: dict[str, Any]) -> None:
         file.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def one_line(text: str) -> str:
+def as_column(text: str) -> str:
     """Return a text without tabs, line ends and doubled spaces, as a column of a TSV file holds it."""
     return " ".join(text.split())
 

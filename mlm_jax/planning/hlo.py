@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# {what begins in the background: place of what it writes, in a shape that is also of what it reads and of counters}
+RESULTS = {"copy-start": 0, "slice-start": 1, "collective-permute-start": 1}
 UNKNOWN_CYCLES = 2**63  # from here on the compiler means that it does not know
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
@@ -82,11 +84,11 @@ def work(text: str, slices: int = 1) -> Work:
         nonlocal written, cycles, unknown
         for instruction in computations.get(name, []):
             kind = collective_kind(instruction.opcode)
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
+            channel = _channel(instruction)
             # What overlaps with other work is written down where it begins, where it goes on and where it ends.
-            known = channel is not None and channel[1] in channels
+            known = channel in channels
             if kind is not None and not known:
-                channels.update([channel[1]] if channel else [])
+                channels.update([channel] if channel else [])
                 # TPUs fuse an all-reduce of which each device keeps a part: that is a reduce-scatter.
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
@@ -98,9 +100,7 @@ def work(text: str, slices: int = 1) -> Work:
                 _add(between, kind, times, _ring(kind, size, slices))
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
                 written += times * _written(instruction, computations, channels)
-                estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
-                known_cycles = int(estimate[1]) if estimate else 0
-                cycles += times * known_cycles if known_cycles < UNKNOWN_CYCLES else 0
+                cycles += times * _cycles(instruction)
             rounds = times
             if instruction.opcode == "while":
                 trips = _trips(instruction, computations)
@@ -111,6 +111,17 @@ def work(text: str, slices: int = 1) -> Work:
 
     walk(entry, 1, False)
     return Work({kind: within[kind] for kind in KINDS if kind in within}, between, written, cycles, unknown)
+
+
+def _channel(instruction: _Instruction) -> str:
+    """Return the number that the parts of one collective share; "" of everything else."""
+    found = re.search(r"channel_id=(\d+)", instruction.rest)
+    return found[1] if found else ""
+
+
+def _cycles(instruction: _Instruction) -> int:
+    found = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+    return int(found[1]) if found and int(found[1]) < UNKNOWN_CYCLES else 0
 
 
 def _add(found: dict[str, Collective], kind: str, times: int, sent: float) -> None:
@@ -215,17 +226,14 @@ def _written(instruction: _Instruction, computations: dict[str, list[_Instructio
                 return sum(_result_bytes(one, inner, channels) for one in results)
     if instruction.opcode == "dynamic-update-slice" or '="AllocateBuffer"' in instruction.rest:
         return 0.0  # an update was written by what made it
-    if instruction.opcode == "copy-start":  # its shape is of what it writes, of what it reads, and of a counter
-        return shape_bytes(_SHAPE.search(instruction.shape)[0], hbm_only=True)  # type: ignore[index]
-    if instruction.opcode in ("slice-start", "collective-permute-start"):  # of what it reads, of what it writes, and of counters
-        return shape_bytes(list(_SHAPE.finditer(instruction.shape))[1][0], hbm_only=True)
+    if instruction.opcode in RESULTS:
+        return shape_bytes(list(_SHAPE.finditer(instruction.shape))[RESULTS[instruction.opcode]][0], hbm_only=True)
     return shape_bytes(instruction.shape, hbm_only=True)
 
 
 def _result_bytes(result: _Instruction, inner: dict[str, _Instruction], channels: set[str]) -> float:
     """Return the bytes that a fusion of several results writes for one of them."""
-    channel = re.search(r"channel_id=(\d+)", result.rest)
-    if result.opcode == "parameter" or (channel is not None and channel[1] in channels):
+    if result.opcode == "parameter" or _channel(result) in channels:
         return 0.0
     if result.opcode == "dynamic-update-slice":
         return _update_bytes(result, inner)

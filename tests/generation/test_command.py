@@ -10,7 +10,7 @@ import pytest
 from mlm_jax import cli
 from mlm_jax import model as model_room
 from mlm_jax.generation.command import translate_command
-from mlm_jax.generation.synthetic import one_line
+from mlm_jax.generation.synthetic import as_column
 from mlm_jax.generation.translate import Search, load_translator
 from mlm_jax.lines import Arriving
 from mlm_jax.training.checkpoint import Checkpoints
@@ -48,12 +48,12 @@ def test_lines_in_lines_out(run, text, tmp_path, capsys):
     texts = text.read_text().split("\n")[:-1]
     search = Search(beams=2, count=2, length=8)
     wanted = load_translator(run).translate(texts, target_language="ru", source_language="en", search=search)
-    assert out.read_text() == "".join(one_line(translation.text) + "\n" for translation in wanted)
+    assert out.read_text() == "".join(as_column(translation.text) + "\n" for translation in wanted)
     assert f"{len(texts)} lines, 1 empty" in capsys.readouterr().err
     assert cli.main([*arguments, "--beams", "2", "--n-best", "2"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == [str(n) for n in range(1, len(texts) + 1) for _ in range(2) if texts[n - 1]]
-    assert [row[2] for row in rows] == [one_line(found.text) for translation in wanted for found in translation.hypotheses]
+    assert [row[2] for row in rows] == [as_column(found.text) for translation in wanted for found in translation.hypotheses]
     assert len({row[2] for row in rows}) > 5 and float(rows[0][1]) >= float(rows[1][1])
 
 
