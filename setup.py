@@ -29,7 +29,7 @@ PREPARE = [  # what turns text into a token store
     "seqio>=0.0.20",
     "pyarrow>=20",
 ]
-METRICS = ["sacrebleu>=2.6", "seqeval>=1.2.2"]
+METRICS = ["sacrebleu>=2.6", "nervaluate>=1.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
 TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs where there are none: mlm-jax plan
 CUDA = ["jax[cuda13]>=0.10"]

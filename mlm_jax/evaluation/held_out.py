@@ -107,7 +107,7 @@ class HeldOut:
         self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
         self._compile(program)
         if any(self._has_entities(task) for task in program.objectives):
-            metric_library("seqeval.metrics")  # missed now rather than after the first thousand steps
+            metric_library("nervaluate")  # missed now rather than after the first thousand steps
 
     def _compile(self, program: Program) -> None:
         self.program = program

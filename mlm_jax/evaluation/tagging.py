@@ -22,7 +22,7 @@ class EntityScores(NamedTuple):
 
 def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]],
                   languages: Sequence[str]) -> dict[str, EntityScores]:  # fmt: skip
-    """Score tagged sentences by entity, as CoNLL does (seqeval; micro average over types).
+    """Score tagged sentences by entity, as CoNLL does (Tjong Kim Sang 2002; micro average over types).
 
     Args:
       predicted: tags of each sentence, ``O`` or ``B-``, ``I-``, ``E-``, ``S-`` and a type.
@@ -33,24 +33,31 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
       {language: scores}; a language without any entity, right or predicted, is left out.
 
     Raises:
-      UserError: seqeval is missing, lengths differ, or a tag is of another form.
+      UserError: nervaluate is missing, lengths differ, or a tag is of another form.
     """
     if not len(predicted) == len(gold) == len(languages):
         raise UserError(f"{len(predicted)} tagged sentences, {len(gold)} right ones, {len(languages)} languages")
     _check_tags(predicted, gold)
-    labeling = metric_library("seqeval.metrics.sequence_labeling")
+    nervaluate = metric_library("nervaluate")
     scores = {}
     for language in dict.fromkeys(languages):
         mine = [index for index, code in enumerate(languages) if code == language]
-        right, ours = [list(gold[index]) for index in mine], [list(predicted[index]) for index in mine]
-        if all(tag == "O" for sentence in (*right, *ours) for tag in sentence):
-            continue
-        precision, recall, f1, _ = labeling.precision_recall_fscore_support(
-            right, ours, average="micro", zero_division=0
-        )
-        entities = len(labeling.get_entities(right))
-        scores[language] = EntityScores(float(precision), float(recall), float(f1), entities)
+        right, ours = ([_as_iob2(tags[index]) for index in mine] for tags in (gold, predicted))
+        types = sorted({tag[2:] for sentence in (*right, *ours) for tag in sentence if tag != "O"})
+        if types:
+            found = nervaluate.Evaluator(right, ours, tags=types, loader="list").evaluate()["overall"]["strict"]
+            scores[language] = EntityScores(found.precision, found.recall, found.f1, found.possible)
     return scores
+
+
+def _as_iob2(tags: Sequence[str]) -> list[str]:
+    """Write tags with B and I alone: an entity that E or S has ended is not gone on with."""
+    written, ended = [], False
+    for tag in tags:
+        begins = tag[0] in "BS" or ended
+        written.append(tag if tag == "O" else f"{'B' if begins else 'I'}-{tag[2:]}")
+        ended = tag[0] in "ES"
+    return written
 
 
 def tag_sentences(
