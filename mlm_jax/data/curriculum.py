@@ -25,6 +25,7 @@ class Phase:
 
     Attributes:
       index: 0 for the first phase.
+      name: as errors call it.
       start_step, stop_step: steps of the run.
       languages: whose text is read; a pair is read if both its languages are among them.
       strategy: alpha | unimax | explicit | mixture.
@@ -35,6 +36,7 @@ class Phase:
     """
 
     index: int
+    name: str
     start_step: int
     stop_step: int
     languages: tuple[str, ...]
@@ -69,13 +71,13 @@ class Phase:
         if self.strategy == "explicit":
             weights = np.array([self._rate(name) for name in sizes])
             if not weights.sum() > 0:
-                raise UserError(f"{self._name()}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate")
+                raise UserError(f"{self.name}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate")
         elif self.strategy == "unimax":
             left = np.array([size * self.unimax_epochs - used.get(name, 0) for name, size in sizes.items()])
             weights = mixing.unimax(np.maximum(left, 0), budget, 1)
             if weights.sum() < budget * (1 - 1e-9):
                 raise UserError(
-                    f"{self._name()} takes {budget:.0f} tokens or examples, but unimax_epochs={self.unimax_epochs} "
+                    f"{self.name} takes {budget:.0f} tokens or examples, but unimax_epochs={self.unimax_epochs} "
                     f"leaves {weights.sum():.0f}",
                     remedy="raise mixing.unimax_epochs, lower steps, or mix by alpha",
                 )
@@ -86,13 +88,10 @@ class Phase:
     def _rate(self, name: str) -> float:
         if name not in self.rates:
             raise UserError(
-                f"{self._name()}: the explicit rates have none for {name!r}{nearest(name, self.rates)}",
+                f"{self.name}: the explicit rates have none for {name!r}{nearest(name, self.rates)}",
                 remedy="give every language and pair that a task reads a rate; 0 leaves it out",
             )
         return self.rates[name]
-
-    def _name(self) -> str:
-        return f"curriculum phase {self.index}"
 
 
 def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] = ()) -> tuple[Phase, ...]:
@@ -139,7 +138,8 @@ def rope_theta(config: ConfigDict, steps: int) -> float:
 
 
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
-    name, where = f"curriculum phase {index}", f"curriculum[{index}]"
+    where = f"curriculum[{index}]"
+    name = where if config.curriculum else "the run"  # without a curriculum it is one phase
     for key in entry:
         if key not in KEYS:
             raise UserError(f"{name} has an unknown key {key!r}{nearest(key, KEYS)}")
@@ -154,6 +154,7 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
             raise UserError(f"{name}: rates name {key!r}, which is not in the run{nearest(key, languages + pairs)}")
     return Phase(
         index=index,
+        name=name,
         start_step=start,
         stop_step=start + int(_number(f"{where}.steps", entry.get("steps"), 1, whole=True)),
         languages=tuple(language for language in languages if language in chosen),

@@ -76,10 +76,27 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
             remedy = f"if its text is still the same, delete {folder}, which is then made again; if not, restore it, or {new_run}"
         more = f"; {others:,} more have changed" if others else ""
         raise UserError(f"the text that this run was trained on has changed ({size}{more})", file=name, remedy=remedy)
-    keys = [f"data.{key}" for key in KEYS if made_of.get("data", {}).get(key) != asked["data"][key]]
-    keys += [key for key in ("vocabulary", "languages") if made_of.get(key) != asked[key]]
-    raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: "
-                    f"{', '.join(keys)}", file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
+    keys = ", ".join(_keys(made_of, asked))
+    raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: {keys}",
+                    file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
+
+
+def why_stale(config: ConfigDict, folder: str | Path) -> str:
+    """Say what sets a store that is there apart from the one that the config asks for; "" where there is no store."""
+    if not _exists(folder):
+        return ""
+    made_of, asked = _made_of(folder), request(config)
+    if made_of is None:
+        return "it was not made by prepare"
+    before, now = _files(made_of), _files(asked)
+    changed = [f"{file} has changed" for file in sorted({*before, *now}) if before.get(file) != now.get(file)]
+    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + changed[:1])
+
+
+def _keys(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return the keys of the config in which two requests differ."""
+    found = [f"data.{key}" for key in KEYS if made_of.get("data", {}).get(key) != asked["data"][key]]
+    return found + [key for key in ("vocabulary", "languages") if made_of.get(key) != asked[key]]
 
 
 def _exists(folder: str | Path) -> bool:

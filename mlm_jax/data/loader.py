@@ -357,7 +357,7 @@ def _weights(task: _Task, phase: Phase, units: int) -> np.ndarray:
     keys = ["-".join(stream.languages) for stream in task.streams]
     chosen = [set(stream.languages) <= set(phase.languages) for stream in task.streams]
     if not any(chosen):
-        raise UserError(f"curriculum phase {phase.index}: task {task.name!r} has no data in {phase.languages}",
+        raise UserError(f"{phase.name}: task {task.name!r} has no data in {phase.languages}",
                         remedy="add one of its languages to the phase")  # fmt: skip
     if phase.strategy == "mixture":
         rates = [stream.rate for stream in task.streams]

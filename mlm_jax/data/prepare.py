@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mlm_jax.config_check import check_values
 from mlm_jax.data import corpora, mixing
-from mlm_jax.data.freshness import is_fresh, request, sources
+from mlm_jax.data.freshness import is_fresh, request, sources, why_stale
 from mlm_jax.data.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.shards import check_streams, join_shards, remove_shards, shard_folder, share, vocabulary_of_shards
 from mlm_jax.data.store import FEATURES, TOKENS, Store, StoreWriter
@@ -56,6 +56,8 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
         return str(folder)
+    if stale := why_stale(config, folder):
+        console.print(f"[yellow]token store {folder} is made anew: {stale}")
     for source in sources(config):
         if not corpora.is_library(source):
             corpora.matches(source)  # a path that is wrong is told before an hour of reading the others

@@ -68,3 +68,13 @@ def test_a_store_of_another_config_names_the_keys(run, capsys):
     command = ["prepare", "--config", str(config), "--workdir", str(workdir)]
     assert main([*command, "--set", "data.max_document_tokens=9"]) == 2
     assert "these keys differ: data.max_document_tokens." in capsys.readouterr().err
+
+
+def test_a_store_without_a_run_is_made_anew_and_the_reason_is_said(run, capsys):
+    config, workdir = run
+    (workdir / "checkpoints" / "12").rmdir()
+    config.with_name("en.txt").write_text("another text\n" * 30)
+    command = ["prepare", "--config", str(config), "--workdir", str(workdir)]
+    assert main([*command, "--set", "data.max_document_tokens=9"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is made anew: data.max_document_tokens differs, " in said and "has changed" in said
