@@ -44,6 +44,16 @@ def test_a_step_for_v5e_does_not_grow(made):
     assert sum(one.count for one in made.work.collectives.values()) <= 1.05 * GOLDEN_COLLECTIVES
 
 
+@pytest.mark.slow
+@needs_libtpu
+def test_weights_are_gathered_before_they_are_multiplied():
+    config = small()
+    config.model.encoder, config.mesh.fsdp = ({"layers": 1, "weights": "shared"},), 16
+    config.tasks["mlm"]["rows"] = 4096  # activations beyond the 256 MiB from which XLA would multiply shard by shard
+    collectives = plan.plan(config, topology.parse("v5e:4x4")).work.collectives
+    assert "all-gather" in collectives and "collective-permute" not in collectives
+
+
 @needs_libtpu
 def test_the_plan_is_of_the_topology_and_not_of_this_machine(made):
     assert made.dtype == "bfloat16" and made.mesh == {"data": 4, "fsdp": 4, "tensor": 1, "sequence": 1}
