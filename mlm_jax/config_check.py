@@ -50,6 +50,7 @@ NUMBERS = {  # {key: (least, most)}
 OPTIONS = {  # the same for what a task says, of any objective
     "rows": (1, FOREVER),
     "length": (2, FOREVER),
+    "alike": (1, FOREVER),
     "weight": (0, FOREVER),
     "mask_rate": (SMALL, 1),
     "noise_density": (SMALL, 1),
@@ -64,7 +65,7 @@ OPTIONS = {  # the same for what a task says, of any objective
     "queue_after": (0, FOREVER),
     "smoothing": (0, 1),
 }
-WHOLE = ("rows", "length", "queue", "queue_after")
+WHOLE = ("rows", "length", "alike", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
 FORMATS = ("tsv", "xnli", "conll", "function")  # of labelled sets
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
@@ -117,11 +118,16 @@ def check_values(config: ConfigDict) -> None:
     for task, entry in config.tasks.items():
         _check_task(task, entry)
         _check_length(f"tasks.{task}.length", entry, entry["length"], config.model)
-        if entry["rows"] % config.training.microbatches:
+        runs, rest = divmod(entry["rows"], entry.get("alike", 1))
+        if rest:
+            key = f"tasks.{task}.alike"
+            raise BadValue(key, f"{key} is {entry['alike']}, but {entry['rows']} rows cannot come in such runs",
+                           f"make tasks.{task}.rows a multiple of it")  # fmt: skip
+        if runs % config.training.microbatches:
             raise BadValue(
                 "training.microbatches",
                 f"tasks.{task}.rows is {entry['rows']}, which {config.training.microbatches} microbatches cannot share",
-                "make it a multiple of training.microbatches",
+                "make it a multiple of training.microbatches" + " · alike" * ("alike" in entry),
             )
     for index, entry in enumerate(config.curriculum):
         key = f"curriculum[{index}]"

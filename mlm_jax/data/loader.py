@@ -35,6 +35,7 @@ class _Task:
     length: int  # tokens a row, where the curriculum does not change it
     packed: bool  # rows are slices of text, not one document each
     alternate: bool  # of a pair, both directions
+    alike: int  # rows on end of one stream and one direction
     streams: tuple[Stream, ...]
     splits: tuple[Split, ...]
     languages: np.ndarray  # [streams, 1 or 2] index of the run's languages
@@ -55,6 +56,7 @@ class Loader:
       texts with one label the longer one is cut).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
       in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named.
+    - ``"alike": n``: rows come in runs of n on end that are of one stream, and every other run of a pair is read the other way.
 
     Args:
       store: an open token store.
@@ -115,7 +117,8 @@ class Loader:
             if task.packed:
                 batch[name] = self._packed(task, plan.stream, task.order.slices(plan), length)
             else:
-                reverse = ((plan.start + plan.epoch) % 2 == 1) & task.alternate
+                turn = plan.start + plan.epoch if task.alike == 1 else plan.run
+                reverse = (turn % 2 == 1) & task.alternate
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
 
@@ -275,10 +278,11 @@ class Loader:
     def _task(self, name: str, entry: dict, kind: str, split: str) -> _Task:
         """Return a task with its streams and the order of its rows in every phase."""
         where = f"task {name!r}"
-        rows, length = entry["rows"], entry["length"]
-        if rows % self.process_count:
-            raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share",
-                            remedy="choose a multiple")  # fmt: skip
+        rows, length, alike = entry["rows"], entry["length"], entry.get("alike", 1)
+        if rows % (self.process_count * alike):
+            runs = f" in runs of {alike} alike" if alike > 1 else ""
+            raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share{runs}",
+                            remedy=f"choose a multiple of {self.process_count * alike}")  # fmt: skip
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
             raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")
@@ -287,9 +291,9 @@ class Loader:
         streams = self._streams(where, entry.get("data", ()), kind, split)
         splits = tuple(stream.split(split) for stream in streams)
         sizes = [part.values("inputs") if packed else part.documents for part in splits]
-        order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}")
+        order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", alike)
         alternate = kind == "pairs" and directions == "both"
-        task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
+        task = _Task(name, kind, rows, length, packed, alternate, alike, streams, splits, self._indices(streams), order)
         for phase in self.phases:
             units = phase.length(name, kind, length) if packed else 1
             order.begin(phase.start_step, units, _weights(task, phase, units))

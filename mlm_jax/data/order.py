@@ -31,12 +31,14 @@ class RowPlan(NamedTuple):
       epoch: of that stream, from 0.
       start: first unit in the epoch's layout.
       units: how many: fewer than the row length only in the last row of an epoch.
+      run: of rows on end, counted by itself in each stream.
     """
 
     stream: np.ndarray
     epoch: np.ndarray
     start: np.ndarray
     units: np.ndarray
+    run: np.ndarray
 
 
 class Slices(NamedTuple):
@@ -80,11 +82,12 @@ class Order:
       sizes: ``[streams]`` units, at least 1.
       rows: of the task per step, over all hosts.
       seed: any text.
+      alike: rows come in runs of so many of one stream.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str):
+    def __init__(self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, alike: int = 1):
         self.sizes = np.asarray(sizes, np.int64)
-        self.rows = rows
+        self.rows, self.alike = rows, alike
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]
         self._keys = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
         self._phases: list[_Phase] = []
@@ -116,7 +119,8 @@ class Order:
     def rows_taken(self, step: int) -> np.ndarray:
         """Return the rows of each stream in the steps before ``step``: ``[streams]`` int64."""
         phase = self._phase(step)
-        return phase.rows_before + phase.apportionment.counts((step - phase.start_step) * self.rows)
+        runs = (step - phase.start_step) * self.rows // self.alike
+        return phase.rows_before + phase.apportionment.counts(runs) * self.alike
 
     def units_taken(self, step: int) -> np.ndarray:
         """Return the units of each stream in the steps before ``step``, over all epochs: ``[streams]`` int64."""
@@ -133,12 +137,14 @@ class Order:
     # ------------------------------------------------------------------------------------------- rows
 
     def plan(self, step: int, start_row: int, stop_row: int) -> RowPlan:
-        """Return where rows ``start_row`` … ``stop_row - 1`` of a step's rows come from."""
+        """Return where rows ``start_row`` … ``stop_row - 1`` of a step's rows come from, both at the edge of a run."""
         phase = self._phase(step)
         first = (step - phase.start_step) * self.rows
-        stream, ordinal = phase.apportionment.seats(first + start_row, first + stop_row)
-        era = phase.era
-        ordinal = ordinal + phase.rows_before[stream] - era.rows_before[stream]
+        seats = phase.apportionment.seats((first + start_row) // self.alike, (first + stop_row) // self.alike)
+        stream, ordinal = (np.repeat(each, self.alike) for each in seats)
+        ordinal = ordinal * self.alike + np.arange(len(ordinal)) % self.alike + phase.rows_before[stream]
+        run, era = ordinal // self.alike, phase.era
+        ordinal = ordinal - era.rows_before[stream]
         epoch, start, units, index = self._piece(era, stream, ordinal)
         whole = units // era.length  # rows to shuffle: all but the epoch's short one
         if era.rows is not None:  # the last epoch of an era ends where the next one begins
@@ -148,7 +154,7 @@ class Order:
         seed = self._seed(stream, epoch, 0)
         shuffled = permute(np.minimum(index, np.maximum(whole - 1, 0)), np.maximum(whole, 1), seed)
         offset = np.where(index < whole, shuffled, index) * era.length
-        return RowPlan(stream, epoch, start + offset, np.minimum(era.length, units - offset))
+        return RowPlan(stream, epoch, start + offset, np.minimum(era.length, units - offset), run)
 
     def slices(self, plan: RowPlan) -> Slices:
         """Return the parts of packed text, as stored, that fill rows: most rows are one part, some two or three."""

@@ -203,15 +203,15 @@ class HeldOut:
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]
-        limit = None if everything else self.config.evaluation.rows
+        limit, multiple = None if everything else self.config.evaluation.rows, self.row_multiple * objective.alike
         if objective.additive:  # the last batch is filled up with rows that change nothing
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
-            rows = -(-min(rows, limit or rows) // self.row_multiple) * self.row_multiple
+            rows = -(-min(rows, limit or rows) // multiple) * multiple
             return self.loader.validation(task, stream.name, rows, limit, reverse)
         # Rows that are compared with each other: whole batches, as large as in training, and none filled up.
         documents = stream.split("validation").documents
-        rows = min(entry["rows"], documents) // self.row_multiple * self.row_multiple
-        batches = self.loader.validation(task, stream.name, max(rows, self.row_multiple), None, reverse)
+        rows = min(entry["rows"], documents) // multiple * multiple
+        batches = self.loader.validation(task, stream.name, max(rows, multiple), None, reverse)
         wanted = min(documents, limit or documents) // rows if rows else 0
         return itertools.islice(batches, max(wanted, 1) if rows else 0)
 

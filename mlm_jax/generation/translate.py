@@ -263,8 +263,8 @@ class Translator(Model):
                             remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}")  # fmt: skip
         return index
 
-    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, bool]]:
-        """Return which of the texts share batches, whose task's weights to use, and whether the texts are alike.
+    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, int]]:
+        """Return which of the texts share batches, whose task's weights to use, and 0 if all are alike, else 1.
 
         Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
         every row cost far more than fuller batches save.
@@ -273,7 +273,7 @@ class Translator(Model):
         for number in filled:
             languages = (int(index[number]), targets[number]) if self._indexed else ()
             groups.setdefault((self._task_of[targets[number]], *languages), []).append(number)
-        return [(numbers, task, self._indexed) for (task, *_), numbers in groups.items()]
+        return [(numbers, task, 0 if self._indexed else 1) for (task, *_), numbers in groups.items()]
 
     def _pieces_of(self, text: str) -> list[int]:
         """Return the pieces that are this text, with or without a space before them.
@@ -301,7 +301,7 @@ class Translator(Model):
         return Translation(tuple(hypotheses))
 
     def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int, search: Search,
-                stop: tuple[int, ...], alike: bool, task: str) -> Hypotheses:  # fmt: skip
+                stop: tuple[int, ...], alike: int, task: str) -> Hypotheses:  # fmt: skip
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
         which: dict[str, Any] = {"task": task, "alike": alike}

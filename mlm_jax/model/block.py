@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mlm_jax.model.attention import attention, reference_by_head, seen
 from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotate
-from mlm_jax.model.sharing import Indexed
+from mlm_jax.model.sharing import Indexed, each_row
 from mlm_jax.parallel.rules import constrain
 
 KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_dim], or by head in a cache
@@ -29,7 +29,7 @@ class Scope(NamedTuple):
       bias: attention bias ``[1, heads, length, length]`` of all layers, or None.
       memory: ``[rows, memory length, width]`` that a decoder attends to, or None.
       memory_segment_ids: ``[rows, memory length]``, or None.
-      layer_index: ``[rows]``, or ``()`` for all rows, that picks language-indexed layers, or None.
+      layer_index: ``[runs]`` of rows that are alike, or ``()`` for all rows, that picks language-indexed layers, or None.
       adapter_index: likewise, that picks language-indexed adapters, or None.
     """
 
@@ -95,11 +95,13 @@ class Attention(nnx.Module):
         mixed = reference_by_head(jnp.swapaxes(query, 1, 2) * self.scale, *cached, mask, bias)
         return self.output(jnp.swapaxes(mixed, 1, 2))
 
-    def own_bias(self, shared: jax.Array | None, keys: int, position: jax.Array | None = None) -> jax.Array | None:
+    def own_bias(
+        self, shared: jax.Array | None, rows: int, keys: int, position: jax.Array | None = None
+    ) -> jax.Array | None:
         """Return this layer's own bias of all ``keys`` queries or of the one at ``position``, or the shared one."""
         if self.relative is None or self.buckets is None:
             return shared
-        return self.buckets.bias(self.relative[...], keys, position)
+        return self.buckets.bias(each_row(self.relative[...], 2, rows), keys, position)
 
 
 class Adapter(nnx.Module):
@@ -161,7 +163,7 @@ class Block(nnx.Module):
         angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)
 
         def attend(h: jax.Array) -> jax.Array:
-            bias = self.attention.own_bias(scope.bias, h.shape[1])
+            bias = self.attention.own_bias(scope.bias, h.shape[0], h.shape[1])
             return self.attention(h, self.attention.keys_values(h, angles), angles=angles, bias=bias,
                                   segment_ids=scope.segment_ids, window=window, causal=self.causal)  # fmt: skip
 
@@ -196,7 +198,7 @@ class Block(nnx.Module):
             written = write(by_head(self.attention.keys_values(h, scope.whole)))
             capacity = written[0].shape[2]
             until_here = jnp.broadcast_to(jnp.arange(capacity) <= position, (len(h), 1, capacity))
-            bias = self.attention.own_bias(scope.bias, capacity, position)
+            bias = self.attention.own_bias(scope.bias, len(h), capacity, position)
             return self.attention.of_cache(h, written, until_here, angles=scope.whole, bias=bias)
 
         def recall(h: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """The small parts of a Transformer: projections, norms, feed-forward layers.
 
-Each takes its parameters as they were declared, or with an axis of rows in front (:mod:`mlm_jax.model.sharing`).
+Each takes its parameters as they were declared, or with an axis of runs of rows in front (:mod:`mlm_jax.model.sharing`).
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]``."""
         kernel = self.kernel[...].astype(x.dtype)
-        own = kernel.ndim - self.inputs - self.outputs  # 1 where each row has its own kernel
-        contract = range(x.ndim - self.inputs, x.ndim), range(own, own + self.inputs)
-        y = jax.lax.dot_general(x, kernel, (contract, (range(own), range(own))))
+        own = kernel.ndim - self.inputs - self.outputs  # 1 where each run of rows has its own kernel
+        h = x.reshape(len(kernel), -1, *x.shape[1:]) if own else x  # [runs, rows of a run, …, *inputs]
+        contract = range(h.ndim - self.inputs, h.ndim), range(own, own + self.inputs)
+        y = jax.lax.dot_general(h, kernel, (contract, (range(own), range(own))))
+        y = y.reshape(*x.shape[: x.ndim - self.inputs], *y.shape[y.ndim - self.outputs :])
         return y if self.bias is None else y + per_row(self.bias[...].astype(x.dtype), self.outputs, y)
 
 

@@ -1,8 +1,9 @@
 """Which weights a row uses: one stacked array for all languages, families or tasks, of which a row takes its slice.
 
-Rows of different languages go through one program: their weights are gathered, ``[rows, …]``, and every layer takes
-weights with such an axis in front as well as weights without, as where all rows are alike. Compiling does not depend on
-how many there are, and what no row of a batch uses gets a gradient of exactly zero.
+Rows of different languages go through one program: their weights are gathered, ``[runs, …]``, one for each run of rows
+on end that are alike (a single row, if not more are known to be), and every layer takes weights with such an axis in
+front as well as weights without, as where all rows are alike. Compiling does not depend on how many there are, and what
+no row of a batch uses gets a gradient of exactly zero.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mlm_jax.errors import UserError, nearest
@@ -28,20 +30,26 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 
 
 def take(weights: Any, index: jax.Array | None) -> Any:
-    """Return ``[rows, …]`` weights out of ``[groups, …]`` ones, by the ``[rows]`` index of each row; ``[…]`` by a single one."""
+    """Return ``[runs, …]`` weights out of ``[groups, …]`` ones, by the ``[runs]`` index of each run; ``[…]`` by a single one."""
     assert index is not None
     return jax.tree.map(lambda leaf: leaf[index], weights)
 
 
+def each_row(value: jax.Array, rank: int, rows: int) -> jax.Array:
+    """Return a parameter that was declared with ``rank`` axes as ``[rows, …]``, if there is one for each run of rows."""
+    return value if value.ndim == rank else jnp.repeat(value, rows // len(value), axis=0)
+
+
 def per_row(value: jax.Array, rank: int, like: jax.Array) -> jax.Array:
-    """Line up a parameter that was declared with ``rank`` axes with ``[rows, …]`` activations, if each row has its own."""
+    """Line up a parameter that was declared with ``rank`` axes with ``[rows, …]`` activations, if rows have their own."""
     if value.ndim == rank:
         return value
+    value = each_row(value, rank, len(like))
     return value.reshape(value.shape[0], *(1,) * (like.ndim - value.ndim), *value.shape[1:])
 
 
 class Indexed(nnx.Module):
-    """A module with parameters ``[groups, …]`` of which each row uses its own slice."""
+    """A module with parameters ``[groups, …]`` of which each run of rows uses its own slice."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], groups: int, *, rngs: nnx.Rngs):
         self.weights = stack(make, groups, rngs)

@@ -182,7 +182,7 @@ class Transformer(nnx.Module):
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
     def encode(self, rows: Rows, *, target_language: jax.Array | None = None, task: str = "",
-               key: jax.Array | None = None, alike: bool = False) -> jax.Array:  # fmt: skip
+               key: jax.Array | None = None, alike: int = 1) -> jax.Array:  # fmt: skip
         """Return hidden states ``[rows, length, width]``; a token sees its own document only.
 
         Args:
@@ -190,7 +190,7 @@ class Transformer(nnx.Module):
           target_language: ``[rows]`` language that is to be written, for weights indexed by it; the rows' own if not given.
           task: whose weights to use, where they are indexed by the task.
           key: of dropout; None is none.
-          alike: all rows are of the same languages, whose weights are then taken once instead of for every row.
+          alike: so many rows on end are of the same languages, whose weights are then taken once; 0: all rows are.
 
         Raises:
           UserError: rows are too long, or weights are indexed by the task and none of that name is known.
@@ -217,9 +217,9 @@ class Transformer(nnx.Module):
             x = group(x, scope_here, key=key)
         return x
 
-    def sentence_embeddings(self, rows: Rows, *, task: str = "", key: jax.Array | None = None) -> jax.Array:
+    def sentence_embeddings(self, rows: Rows, *, task: str = "", key: jax.Array | None = None, alike: int = 1) -> jax.Array:
         """Return ``[rows, width]`` float32: the mean of the hidden states of a row's tokens, padding left out."""
-        return mean_of_tokens(self.encode(rows, task=task, key=key), rows.segment_ids)
+        return mean_of_tokens(self.encode(rows, task=task, key=key, alike=alike), rows.segment_ids)
 
     def encode_with_source(
         self, target: Rows, source: Rows, *, task: str = "", key: jax.Array | None = None
@@ -257,7 +257,8 @@ class Transformer(nnx.Module):
     # ------------------------------------------------------------------------------------------------ decoder
 
     def decode(self, rows: Rows, memory: jax.Array, memory_segment_ids: jax.Array, *,
-               source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+               source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None,
+               alike: int = 1) -> jax.Array:  # fmt: skip
         """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
 
         Where the model has cross-lingual attention, they are fused at the end with what it takes from the memory: the layer
@@ -270,14 +271,14 @@ class Transformer(nnx.Module):
           source_language: ``[rows]``, for weights indexed by it; the target's if not given.
           task: as in :meth:`encode`.
           key: as in :meth:`encode`.
+          alike: as in :meth:`encode`.
 
         Raises:
           UserError: there is no decoder; or as :meth:`encode`.
         """
         decoder = self._decoder()
-        index = self._index(
-            rows.language if source_language is None else source_language, rows.language, rows.language, task
-        )
+        source = rows.language if source_language is None else source_language
+        index = self._index(source, rows.language, rows.language, task, alike)
         keys = split_key(key, 1 + len(decoder.indexes))
         x = self.embed(rows, keys[0])
         bias = decoder.bias(self.decoder_relative, x.shape[1])
@@ -289,7 +290,7 @@ class Transformer(nnx.Module):
         return self._fused(x if self.decoder_norm is None else self.decoder_norm(x), memory, rows.segment_ids, memory_segment_ids)
 
     def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
-                       source_language: jax.Array | None = None, task: str = "", alike: bool = False) -> Cache:  # fmt: skip
+                       source_language: jax.Array | None = None, task: str = "", alike: int = 1) -> Cache:  # fmt: skip
         """Return what :meth:`decode_step` starts from; nothing is written yet.
 
         Args:
@@ -317,7 +318,7 @@ class Transformer(nnx.Module):
         return Cache(written, remembered, memory_segment_ids, language, source, looked_at)
 
     def decode_step(
-        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", alike: bool = False
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", alike: int = 1
     ) -> tuple[jax.Array, Cache]:
         """Write one token of every row, as :meth:`decode` would have at that position.
 
@@ -392,10 +393,9 @@ class Transformer(nnx.Module):
         return None if theta is None else rotation(positions, self.head_dim, theta)
 
     def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str,
-               alike: bool = False) -> dict[str, jax.Array | None]:  # fmt: skip
-        """Return what picks each row's weights, by the names that a layer group gives it; ``()`` where all rows' are the same."""
-        if alike:
-            source, target, own = source[0], target[0], own[0]
+               alike: int = 1) -> dict[str, jax.Array | None]:  # fmt: skip
+        """Return what picks the weights of each run of rows, by the names that a layer group gives it; ``()`` of all rows."""
+        source, target, own = (each[::alike] if alike else each[0] for each in (source, target, own))
         index: dict[str, jax.Array | None] = {"shared": None, "source_language": source, "target_language": target}
         index["family"] = None if self.family_of is None else jnp.asarray(self.family_of)[own]
         stacks = [groups for groups in (self.encoder, self.decoder) if groups is not None]

@@ -62,6 +62,7 @@ class Objective:
 
     Attributes:
       task: the task's name, which also names its head where it has one.
+      alike: so many rows on end are of the same languages, and share a set of language-indexed weights.
     """
 
     kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
@@ -69,6 +70,7 @@ class Objective:
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     task: str = ""
+    alike: int = 1
 
     def initial_memory(self, width: int) -> Any:
         """Return what the objective remembers from step to step, as it is before the first step; None: nothing.
@@ -118,6 +120,19 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
             raise BadValue(f"tasks.{task}.{name}", f"tasks.{task} has no option {name!r}{nearest(name, [*known, *others])}",
                            f"its options are {', '.join([*others, *known])}")  # fmt: skip
     return kind(task=task, **options)
+
+
+def in_parts(rows: Any, parts: int, alike: int) -> Any:
+    """Return a tree of ``[rows, …]`` arrays as ``[parts, rows / parts, …]``.
+
+    Run r of ``alike`` rows goes to part r mod parts, so that every part has rows of every device and none moves.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        runs = x.reshape(-1, parts, alike, *x.shape[1:])
+        return jnp.moveaxis(runs, 1, 0).reshape(parts, -1, *x.shape[1:])
+
+    return jax.tree.map(split, rows)
 
 
 def language_weights(counts: jax.Array, language: jax.Array, context: Context) -> jax.Array:

@@ -45,7 +45,8 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
         source, target = examples.source, examples.target.masked.rows
-        both = model.encode(concatenate_rows(target, source), task=self.task, key=key)  # [2 rows, length, width]
+        pairs = concatenate_rows(target, source)
+        both = model.encode(pairs, task=self.task, key=key, alike=self.alike)  # [2 rows, length, width]
         alone, memory = jnp.split(both, 2)
         fused, _ = model.cross_lingual(alone, memory, target.segment_ids, source.segment_ids)
         plugged, metrics = predict_masked(model, fused, examples.target, context)

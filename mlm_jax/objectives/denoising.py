@@ -70,7 +70,7 @@ class Denoising(Objective):
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the decoder's tokens, and loss and accuracy by language."""
-        return predict_sequence(model, examples, context, key, self.task)
+        return predict_sequence(model, examples, context, key, self)
 
 
 def noise_mask(key: jax.Array, length: int, noise: int, spans: int) -> jax.Array:

@@ -61,7 +61,7 @@ class MaskedLanguageModelling(Objective):
 
     def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""
-        hidden = model.encode(examples.masked.rows, task=self.task, key=key)  # [rows, length, width]
+        hidden = model.encode(examples.masked.rows, task=self.task, key=key, alike=self.alike)  # [rows, length, width]
         return predict_masked(model, hidden, examples, context)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mlm_jax.batch import Rows, TaskBatch
 from mlm_jax.model.layers import unit
-from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, sum_by_language
+from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, in_parts, sum_by_language
 from mlm_jax.objectives.queue import Queue, empty_queue, push
 
 NEVER = -1e9  # logit of what is no negative; finite, so that gradients are
@@ -61,7 +61,7 @@ class TranslationRanking(Objective):
         The batch is encoded in ``parts`` that the backward pass recomputes.
         """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
-        embeddings = unit(embed_in_parts(model, both, key, parts, self.task))
+        embeddings = unit(embed_in_parts(model, both, key, parts, self.task, self.alike))
         sides = jnp.stack(jnp.split(embeddings, 2))  # [2, rows, width]
         identity = jnp.stack([sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])])  # [2, rows]
         candidates, negative = sides, differ(identity, identity)  # [rows, rows]; never true on the diagonal
@@ -106,19 +106,19 @@ class TranslationRanking(Objective):
         return tilted - jax.nn.logsumexp(tilted, axis=1, keepdims=True) + jnp.log(count)
 
 
-def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, task: str = "") -> jax.Array:
+def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, task: str = "", alike: int = 1) -> jax.Array:
     """Return ``[rows, width]`` sentence embeddings, encoding ``rows / parts`` at a time.
 
     Each part is recomputed in the backward pass, so that memory is one part's while the loss still sees the whole
     batch: the gradient is exact (what Gao et al. 2021 call gradient caching).
     """
     if parts == 1:
-        return model.sentence_embeddings(rows, task=task, key=key)
-    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), rows)
+        return model.sentence_embeddings(rows, task=task, key=key, alike=alike)
     keys = None if key is None else jax.random.split(key, parts)
-    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], task=task, key=part[1]))
-    embeddings = jax.lax.map(encode, (split, keys))  # [parts, rows / parts, width]
-    return jnp.moveaxis(embeddings, 0, 1).reshape(rows.tokens.shape[0], -1)
+    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], task=task, key=part[1], alike=alike))
+    embeddings = jax.lax.map(encode, (in_parts(rows, parts, alike), keys))  # [parts, rows / parts, width]
+    runs = embeddings.reshape(parts, -1, alike, embeddings.shape[-1])
+    return jnp.moveaxis(runs, 0, 1).reshape(len(rows.tokens), -1)
 
 
 def differ(identity: jax.Array, others: jax.Array) -> jax.Array:

@@ -43,7 +43,7 @@ class Translation(Objective):
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
-        return predict_sequence(model, examples, context, key, self.task, self.smoothing)
+        return predict_sequence(model, examples, context, key, self, self.smoothing)
 
 
 def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceExamples:
@@ -62,13 +62,14 @@ def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceE
 
 
 def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None,
-                     task: str, smoothing: float = 0.0) -> tuple[jax.Array, Metrics]:  # fmt: skip
+                     objective: Objective, smoothing: float = 0.0) -> tuple[jax.Array, Metrics]:  # fmt: skip
     """Encode the source, decode the shifted target, and score its labels."""
     source, decoder = examples.source, examples.decoder
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-    memory = model.encode(source, target_language=decoder.language, task=task, key=encoder_key)  # [rows, source length, width]
+    weights: dict[str, Any] = {"task": objective.task, "alike": objective.alike}
+    memory = model.encode(source, target_language=decoder.language, key=encoder_key, **weights)  # [rows, source length, width]
     hidden = model.decode(
-        decoder, memory, source.segment_ids, source_language=source.language, task=task, key=decoder_key
+        decoder, memory, source.segment_ids, source_language=source.language, key=decoder_key, **weights
     )
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(

@@ -60,10 +60,11 @@ def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches:
         if entry["rows"] % shares and groups > 1:
             raise UserError(f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
                             remedy="make them a multiple of it")  # fmt: skip
-        if shares > 1 and entry["rows"] % (shares * microbatches):
+        multiple = shares * microbatches * entry.get("alike", 1)
+        if shares > 1 and entry["rows"] % multiple:
             log.warning(
                 "task %s: %d rows in %d microbatches cannot be shared by mesh.data · mesh.fsdp = %d: every device computes all; "
-                "make the rows a multiple of %d", task, entry["rows"], microbatches, shares, shares * microbatches,
+                "make the rows a multiple of %d", task, entry["rows"], microbatches, shares, multiple,
             )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # {what begins in the background: place of what it writes, in a shape that is also of what it reads and of counters}
 RESULTS = {"copy-start": 0, "slice-start": 1, "collective-permute-start": 1}
-UNKNOWN_CYCLES = 2**63  # from here on the compiler means that it does not know
+UNKNOWN_CYCLES = 2**62  # from here on the compiler means that it does not know
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
         "partition-id", "replica-id", "iota", "opt-barrier", "send", "recv")  # fmt: skip

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mlm_jax import model as model_room
 from mlm_jax.batch import Batch
 from mlm_jax.objectives import Context, Objective, check_parts, create_objectives
+from mlm_jax.objectives.base import in_parts
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
 from mlm_jax.parallel.compiler_options import compiler_options
 from mlm_jax.parallel.rules import parameter_shardings
@@ -222,10 +223,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
         (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts, True)
         if not additive:
             return grads, found
-        # Row r goes to microbatch r mod parts, so that every microbatch has rows of every device and none moves.
-        split = jax.tree.map(
-            lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), {task: examples[task] for task in additive}
-        )
+        split = {task: in_parts(examples[task], parts, objectives[task].alike) for task in additive}
 
         def one_part(carry: Any, part: Any) -> tuple[Any, dict]:
             piece, index = part

@@ -268,6 +268,19 @@ def test_pairs_are_read_in_both_directions_by_turns(store):
     assert epochs[0] == epochs[2] and not epochs[0] & epochs[1]
 
 
+def test_runs_of_rows_are_of_one_pair_and_one_direction(store):
+    data = loader(store, {"rank": {"rows": 12, "length": 20, "alike": 3}})
+    assert data.realised_shares("rank", 0, 200) == pytest.approx(data.planned_shares("rank", 0), abs=1e-2)
+    read = []
+    for step in range(20):
+        batch = data.batch(step)["rank"]
+        sides = np.stack([batch["inputs"].language, batch["targets"].language], axis=1).reshape(4, 3, 2)
+        assert (sides == sides[:, :1]).all()
+        read += [tuple(side) for side in sides[:, 0].tolist()]
+    times = {direction: read.count(direction) for direction in read}
+    assert len(times) == 4 and all(abs(count - times[direction[::-1]]) <= 1 for direction, count in times.items())
+
+
 def test_pairs_forward_and_their_shares(store):
     data = loader(store, {"rank": {"rows": 4, "length": 20, "directions": "forward"}}, mixing={"alpha": 1.0})
     assert data.planned_shares("rank", 0) == pytest.approx({"de": 0.4, "en": 0.5, "hi": 0.1})
@@ -443,6 +456,7 @@ def test_a_damaged_store_ends_the_run_with_the_file_named(tmp_path):
 
 BAD = [
     ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
+    ({"mlm": {"rows": 6, "length": 8, "alike": 2}}, {"process_count": 2}, "cannot share in runs of 2 alike.*multiple of 4"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),
     ({"genre": {"rows": 4, "length": 8}}, {}, "mixes labels of tokens with labels of whole documents.*tasks.genre.data"),

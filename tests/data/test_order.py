@@ -15,9 +15,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(order, "BLOCKS", 5)
 
 
-def begun(sizes, rows, phases, seed="seed", weights=None):
+def begun(sizes, rows, phases, seed="seed", weights=None, alike=1):
     """Return an order with these (steps, length) phases, and the step they end with."""
-    made = Order([f"stream{i}" for i in range(len(sizes))], sizes, rows, seed)
+    made = Order([f"stream{i}" for i in range(len(sizes))], sizes, rows, seed, alike)
     step = 0
     for index, (steps, length) in enumerate(phases):
         random = np.random.default_rng(index).random(len(sizes)) + 0.05
@@ -27,9 +27,10 @@ def begun(sizes, rows, phases, seed="seed", weights=None):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(20, 700), min_size=1, max_size=4), st.integers(1, 8), PHASES, st.integers(0, 99))
-def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, rows, phases, seed):
-    made, end = begun(sizes, rows, phases, seed)
+@given(st.lists(st.integers(20, 700), min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 3), PHASES, st.integers(0, 99))
+def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, alike, phases, seed):
+    rows = runs * alike
+    made, end = begun(sizes, rows, phases, seed, alike=alike)
     seen = [np.zeros((end * rows * 50 // size + 2, size), int) for size in sizes]
     taken, units = np.zeros(len(sizes), int), np.zeros(len(sizes), int)
     for step in range(end):
@@ -40,6 +41,8 @@ def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, rows, phase
             seen[stream][plan.epoch[row], start:stop] += 1
         filled = np.bincount(parts.row, weights=parts.stop - parts.start, minlength=rows)
         np.testing.assert_array_equal(filled, plan.units)
+        for field in (plan.stream, plan.run):
+            assert (field.reshape(runs, alike) == field[::alike, None]).all()
         np.add.at(taken, plan.stream, 1)
         np.add.at(units, plan.stream, plan.units)
     np.testing.assert_array_equal(made.units_taken(end), units)
@@ -49,10 +52,11 @@ def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, rows, phase
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 8), st.integers(1, 8), PHASES)
-def test_hosts_take_the_rows_of_one_host(hosts, rows_each, phases):
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 3), PHASES)
+def test_hosts_take_the_rows_of_one_host(hosts, runs_each, alike, phases):
+    rows_each = runs_each * alike
     rows = hosts * rows_each
-    made, end = begun([500, 90, 7], rows, phases)
+    made, end = begun([500, 90, 7], rows, phases, alike=alike)
     for step in range(0, end, 3):
         whole = made.plan(step, 0, rows)
         parts = [made.plan(step, host * rows_each, (host + 1) * rows_each) for host in range(hosts)]
@@ -73,7 +77,7 @@ def test_a_stream_is_read_in_the_same_order_whatever_stands_beside_it():
     beside = Order(["en", "de"], [700, 5000], 2, "s")
     alone.begin(0, 16, np.ones(1))
     beside.begin(0, 16, np.ones(2))
-    got = [int(start) for step in range(100) for stream, _, start, _ in zip(*beside.plan(step, 0, 2)) if stream == 1]
+    got = [int(start) for step in range(100) for stream, _, start, *_ in zip(*beside.plan(step, 0, 2)) if stream == 1]
     assert got == [int(alone.plan(step, 0, 1).start[0]) for step in range(100)]
 
 

@@ -190,7 +190,9 @@ def test_a_limit_looks_at_the_first_rows_only(run):
 
 def test_one_device_measures_what_eight_do(run, store):
     held_out, params, first = run
-    loader, program = runs.make_program(store, runs.make_config(), devices=jax.devices()[:1])
+    config = runs.make_config()
+    config.tasks["mlm"]["alike"] = 2
+    loader, program = runs.make_program(store, config, devices=jax.devices()[:1])
     alone = jax.device_put(jax.device_get(params), jax.devices()[0])
     second = HeldOut(program, loader, store).evaluate(alone)
     assert second.metrics.keys() == first.metrics.keys()

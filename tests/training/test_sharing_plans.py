@@ -10,7 +10,7 @@ from mlm_jax import model as model_room
 from mlm_jax.config import default_config
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.training.step import build_program, make_train_step
+from mlm_jax.training.step import build_program, gradient_function, make_train_step
 from tests.objectives.helpers import make_context, random_rows
 
 LANGUAGES = ("en", "de", "fr", "ru")
@@ -52,14 +52,14 @@ def drawn(program, seed=0):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), program.state.params)
 
 
-def batch(languages, seed=0, rows=8):
-    """Rows in the given languages by turns, translated into the next one."""
-    given = np.resize(np.asarray(languages, np.int32), rows)
+def batch(languages, seed=0, rows=8, alike=1):
+    """Rows in the given languages by turns, so many on end in each, translated into the next one."""
+    given = np.repeat(np.resize(np.asarray(languages, np.int32), rows // alike), alike)
 
     def text(number, language):
         return random_rows(10 * seed + number, rows=rows, length=8, documents=1)._replace(language=language)
 
-    pairs = {"inputs": text(0, given), "targets": text(1, np.roll(given, 1))}
+    pairs = {"inputs": text(0, given), "targets": text(1, np.roll(given, alike))}
     return {"translation": pairs, "mlm": {"inputs": text(2, given)}}
 
 
@@ -122,6 +122,31 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
 
 
 @pytest.mark.parametrize("plan", PLANS)
+def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
+    rows = batch(range(4), rows=16, alike=4)
+    rows["ranking"] = rows["translation"]
+
+    def slopes(alike, parts):
+        config = make_config(*PLANS[plan])
+        config.tasks = config.tasks | {"ranking": {"objective": "ranking", "length": 8}}
+        for entry in config.tasks.values():
+            entry.update(rows=16, alike=alike)
+        config.training.microbatches = parts
+        program = make_program(config)
+        function = gradient_function(program, program.objectives)
+        return jax.jit(lambda params: function(params, rows, jax.random.key(0), 0, {})[0])(drawn(program))
+
+    expected = slopes(1, 1)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+
+    def distance(found):
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() / scale, found, expected)))
+
+    assert distance(slopes(4, 1)) < 1e-5 and distance(slopes(2, 2)) < 1e-5 and distance(slopes(4, 2)) < 1e-5
+    assert distance(slopes(8, 1)) > 1e-3  # which these rows are not
+
+
+@pytest.mark.parametrize("plan", PLANS)
 def test_rows_that_are_alike_may_take_their_weights_once(plan):
     program = make_program(make_config(*PLANS[plan]))
     rows = batch(range(4))["translation"]["inputs"]
@@ -131,8 +156,9 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
     def hidden(params, alike):
         return program.model(params).encode(rows, target_language=target, alike=alike)
 
-    either = [jax.jit(hidden, static_argnums=1)(drawn(program), alike) for alike in (False, True)]
-    np.testing.assert_allclose(*either, atol=1e-5)
+    each, *together = (jax.jit(hidden, static_argnums=1)(drawn(program), alike) for alike in (1, 2, 0))
+    for found in together:
+        np.testing.assert_allclose(found, each, atol=1e-5)
 
 
 @pytest.mark.parametrize("plan", PLANS)
