@@ -43,12 +43,12 @@ def default_config() -> ConfigDict:
     data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
     # Held-out text, {language or pair: what corpora and parallel take}, also of one without training text (a test set).
     data.validation = {}
-    data.validation_fraction = 0.01  # share of documents held out of a corpus for which validation names nothing
+    data.validation_fraction = 0.01  # share held out of a corpus for which validation names nothing; a function yields its own
     data.mixture = ""  # a registered seqio Mixture to use instead of corpora and parallel
     data.mixture_languages = {}  # {seqio task of that mixture: language or "de-en" pair}
     data.modules = ()  # Python modules to import first: they register seqio tasks or define corpus functions
     data.prefix = "language"  # first token of every document: language | bos | none
-    data.max_document_tokens = 8192  # longer documents are cut into pieces of this many tokens
+    data.max_document_tokens = 8192  # longer documents become several; longer sides of pairs and labelled texts are cut
     data.store = ""  # folder of the token store; "" is WORKDIR/store
     data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
 
@@ -105,7 +105,8 @@ def default_config() -> ConfigDict:
     model.global_every = 3  # layers 0, n, 2n … see everything, the rest the window; 1: all see everything
     model.attention_scale = True  # divide scores by √head_width (T5: False)
     model.embedding_types = 0  # rows of a token-type table of which row 0 is added (BERT: 2, XLM-R: 1)
-    # Norms besides each layer's: on the embeddings, before layer 0's attention ("first_attention"), at the end ("final").
+    # Norms besides each layer's: "embedding", and then "first_attention" where layer 0's attention is to have its own as well;
+    # "final", at the end of encoder and decoder; "output_scale": the decoder's output layer reads it divided by √width (T5).
     model.norms = ("embedding", "final")
     model.language_embedding = False  # add an embedding of the row's language to every position
     model.tied_embeddings = True  # the output layer reuses the token embeddings
@@ -113,12 +114,12 @@ def default_config() -> ConfigDict:
     # The attention layer between a target, a row or what a decoder writes, and its source: {"score": dot | scaled_dot |
     # cosine | bilinear | additive, "fuse": residual | gate | concat}; {} is none.
     model.cross_lingual = {}
-    model.dropout = 0.0  # on the residual branches, in training
+    model.dropout = 0.0  # on embeddings and residual branches, in training
     model.initializer_stddev = 0.02
     model.vocabulary_multiple = 1  # the embedding table's rows are rounded up to a multiple of this, to shard evenly
     model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
     model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
-    model.remat = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full
+    model.remat = "none"  # what the backward pass recomputes: none | dots (all but products with shared weights) | full
     model.cross_entropy_chunk = 0  # predicted positions of each row whose logits exist at once; 0 is all
 
     config.optimizer = optimizer = ConfigDict(convert_dict=False)
@@ -127,7 +128,7 @@ def default_config() -> ConfigDict:
     optimizer.schedule = "wsd"  # wsd (warm-up, stable, 1-sqrt decay) | cosine | linear | rsqrt | constant
     optimizer.warmup_steps = 500
     optimizer.decay_steps = 1_000  # wsd only: length of the decay at the end
-    optimizer.final_fraction = 0.02  # of the highest learning rate, at the last step
+    optimizer.final_fraction = 0.02  # of the highest learning rate: where wsd, cosine and linear end, and wsd's warm-up begins
     optimizer.betas = (0.9, 0.98)  # decay of the first and the second moment
     optimizer.epsilon = 1e-6
     optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
@@ -143,7 +144,7 @@ def default_config() -> ConfigDict:
     training.normalize = "per_language"  # per_language: Σ_l 1/N_l Σ_i | per_language_mean: that over the languages | token
     training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
     training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
-    training.ema = 0.0  # decay of an exponential moving average of the weights, used for evaluation; 0 is off
+    training.ema = 0.0  # decay of an exponential moving average of the weights, which is what is measured and used; 0 is off
     training.nonfinite = "stop"  # a gradient that is not finite: stop (by the next log line) | skip (counted)
     training.log_every = 10  # steps
     training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
