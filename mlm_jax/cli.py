@@ -140,7 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--workdir", help="folder of the token store")
 
     evaluate = verb("eval", _evaluate, "measure a checkpoint on held-out data, per language")
-    evaluate.add_argument("checkpoint", nargs="+", help="workdirs or checkpoints; several make a transfer matrix")
+    evaluate.add_argument("checkpoint", nargs="+",
+                          help="workdirs or checkpoints; classifiers, each of one language, make a transfer matrix")  # fmt: skip
     evaluate.add_argument("--task", help="only this task of the config")
     evaluate.add_argument("--gradients", choices=("tasks", "languages"),
                           help="instead: cosines between the gradients of tasks, or of the languages of --task")  # fmt: skip
@@ -175,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     translate.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
     translate.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
     translate.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
-    translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; twice the text's if not given")
+    translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; by default about twice the text's")
     translate.add_argument("--temperature", type=float, default=0.0, help="above 0: draw instead of search")
     translate.add_argument("--top-k", type=int, default=0, help="draw among the K likeliest pieces")
     translate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest pieces of this share")
