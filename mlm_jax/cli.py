@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, texts = list(sys.argv[1:] if arguments is None else arguments), []
     if given[:1] == ["fill-mask"] and "--" in given:  # argparse knows no texts behind both an option and --
         given, texts = given[: given.index("--")], given[given.index("--") + 1 :]
+    if "--beam-options" in given[:-1]:  # argparse takes '--runner=…' for an option of ours
+        place = given.index("--beam-options")
+        given[place : place + 2] = [f"--beam-options={given[place + 1]}"]
     options, rest = parser.parse_known_args(given)
     if options.run is _fill_mask and not any(argument.startswith("-") for argument in rest):
         options.text += [*rest, *texts]  # behind an option, which argparse does not look for
