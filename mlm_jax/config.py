@@ -38,7 +38,7 @@ def default_config() -> ConfigDict:
     config.families = {}  # {family: (language, ...)}: for layer groups whose weights are indexed by "family"
 
     config.data = data = ConfigDict(convert_dict=False)
-    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl .parquet, plain, .gz or .zst
+    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl, plain, .gz or .zst; .parquet
     data.parallel = {}  # parallel text, {"de-en": tsv or tmx glob, (file of one side, file of the other), or "module:function"}
     data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
     # Held-out text, {language or pair: what corpora and parallel take}, also of one without training text (a test set).
