@@ -28,6 +28,8 @@ from ml_collections import ConfigDict
 from mlm_jax.config_check import BadValue, check_values
 from mlm_jax.errors import UserError, nearest, one_line
 
+WHERE_KEYS_ARE = "mlm_jax/config.py lists every key"
+
 
 def default_config() -> ConfigDict:
     """Return every key with its default; a new object at each call."""
@@ -256,11 +258,11 @@ def set_key(config: ConfigDict, key: str, value: str) -> None:
     for parent in parents:
         if not isinstance(target, (ConfigDict, dict)) or parent not in target:
             known = target.keys() if isinstance(target, (ConfigDict, dict)) else ()
-            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}")
+            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}", remedy=WHERE_KEYS_ARE)
         target = target[parent]
     if not isinstance(target, (ConfigDict, dict)) or (isinstance(target, ConfigDict) and last not in target):
         known = target.keys() if isinstance(target, ConfigDict) else ()
-        raise UserError(f"unknown config key {key!r}{nearest(last, known)}")
+        raise UserError(f"unknown config key {key!r}{nearest(last, known)}", remedy=WHERE_KEYS_ARE)
     literal = _literal(value)
     if isinstance(target, ConfigDict):
         if isinstance(target[last], bool) and isinstance(literal, str) and literal.lower() in ("true", "false"):
@@ -282,7 +284,7 @@ def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
     """
     for key, value in config.items():
         if key not in known:
-            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}")
+            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}", remedy=WHERE_KEYS_ARE)
         if isinstance(known[key], ConfigDict):
             check_keys(value, known[key], f"{prefix}{key}.")
         elif not _same_kind(value, known[key]):
@@ -359,4 +361,4 @@ def _problem(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str:
-    return "mlm_jax/config.py lists every key" if isinstance(error, (AttributeError, KeyError)) else ""
+    return WHERE_KEYS_ARE if isinstance(error, (AttributeError, KeyError)) else ""
