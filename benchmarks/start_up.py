@@ -1,4 +1,4 @@
-"""Seconds from the command to the end of the first step, on a prepared store: programs compiled before, or not.
+"""Seconds from the command to the end of the first step, on a prepared store: programs compiled before, or not; and of --help.
 
     mlm-jax train --config configs/demo.py --workdir runs/demo   # makes the store, once
     python benchmarks/start_up.py --config configs/demo.py --store runs/demo/store
@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--config", default="configs/demo.py")
     parser.add_argument("--store", default="runs/demo/store")
     options = parser.parse_args()
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mlm_jax.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    print(f"--help: {time.perf_counter() - begun:.2f} s")
     with tempfile.TemporaryDirectory() as scratch:
         for title in ("nothing compiled before", "compiled before"):
             place = Path(scratch)

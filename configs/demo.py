@@ -1,4 +1,4 @@
-"""Seven languages in five scripts, ten minutes on two CPU cores, from the Bible in ``mlm_jax[demo]``.
+"""Seven languages in five scripts, a few minutes on two CPU cores, from the Bible in ``mlm_jax[demo]``.
 
     pip install -e '.[demo]' && mlm-jax train --config configs/demo.py --workdir runs/demo
 """

@@ -1,7 +1,7 @@
 r"""Adding a language to a trained model: Korean, whose script the vocabulary does not know, to five other languages.
 
     mlm-jax train --config configs/new_language.py:old --workdir runs/new_language/old
-    mlm-jax grow runs/new_language/old --language ko --text mlm_jax.data.bible:unlabelled_text --pieces 1000 \\
+    mlm-jax grow runs/new_language/old --language ko --text mlm_jax.data.bible:unlabelled_text --pieces 1000 \
       --out runs/new_language/vocabulary
     mlm-jax train --config configs/new_language.py:new --workdir runs/new_language/new
 

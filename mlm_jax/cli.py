@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, texts = list(sys.argv[1:] if arguments is None else arguments), []
     if given[:1] == ["fill-mask"] and "--" in given:  # argparse knows no texts behind both an option and --
         given, texts = given[: given.index("--")], given[given.index("--") + 1 :]
+    if "--beam-options" in given[:-1]:  # argparse takes '--runner=…' for an option of ours
+        place = given.index("--beam-options")
+        given[place : place + 2] = [f"--beam-options={given[place + 1]}"]
     options, rest = parser.parse_known_args(given)
     if options.run is _fill_mask and not any(argument.startswith("-") for argument in rest):
         options.text += [*rest, *texts]  # behind an option, which argparse does not look for
@@ -140,7 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--workdir", help="folder of the token store")
 
     evaluate = verb("eval", _evaluate, "measure a checkpoint on held-out data, per language")
-    evaluate.add_argument("checkpoint", nargs="+", help="workdirs or checkpoints; several make a transfer matrix")
+    evaluate.add_argument("checkpoint", nargs="+",
+                          help="workdirs or checkpoints; classifiers, each of one language, make a transfer matrix")  # fmt: skip
     evaluate.add_argument("--task", help="only this task of the config")
     evaluate.add_argument("--gradients", choices=("tasks", "languages"),
                           help="instead: cosines between the gradients of tasks, or of the languages of --task")  # fmt: skip
@@ -175,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
     translate.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
     translate.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
     translate.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
-    translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; twice the text's if not given")
+    translate.add_argument("--length", type=int, default=0, help="most tokens of a translation; by default about twice the text's")
     translate.add_argument("--temperature", type=float, default=0.0, help="above 0: draw instead of search")
     translate.add_argument("--top-k", type=int, default=0, help="draw among the K likeliest pieces")
     translate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest pieces of this share")

@@ -28,6 +28,8 @@ from ml_collections import ConfigDict
 from mlm_jax.config_check import BadValue, check_values
 from mlm_jax.errors import UserError, nearest, one_line
 
+WHERE_KEYS_ARE = "mlm_jax/config.py lists every key"
+
 
 def default_config() -> ConfigDict:
     """Return every key with its default; a new object at each call."""
@@ -38,17 +40,17 @@ def default_config() -> ConfigDict:
     config.families = {}  # {family: (language, ...)}: for layer groups whose weights are indexed by "family"
 
     config.data = data = ConfigDict(convert_dict=False)
-    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl .parquet, plain, .gz or .zst
+    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl, plain, .gz or .zst; .parquet
     data.parallel = {}  # parallel text, {"de-en": tsv or tmx glob, (file of one side, file of the other), or "module:function"}
     data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
     # Held-out text, {language or pair: what corpora and parallel take}, also of one without training text (a test set).
     data.validation = {}
-    data.validation_fraction = 0.01  # share of documents held out of a corpus for which validation names nothing
+    data.validation_fraction = 0.01  # share held out of a corpus for which validation names nothing; a function yields its own
     data.mixture = ""  # a registered seqio Mixture to use instead of corpora and parallel
     data.mixture_languages = {}  # {seqio task of that mixture: language or "de-en" pair}
     data.modules = ()  # Python modules to import first: they register seqio tasks or define corpus functions
     data.prefix = "language"  # first token of every document: language | bos | none
-    data.max_document_tokens = 8192  # longer documents are cut into pieces of this many tokens
+    data.max_document_tokens = 8192  # longer documents become several; longer sides of pairs and labelled texts are cut
     data.store = ""  # folder of the token store; "" is WORKDIR/store
     data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
 
@@ -106,7 +108,8 @@ def default_config() -> ConfigDict:
     model.global_every = 3  # layers 0, n, 2n … see everything, the rest the window; 1: all see everything
     model.attention_scale = True  # divide scores by √head_width (T5: False)
     model.embedding_types = 0  # rows of a token-type table of which row 0 is added (BERT: 2, XLM-R: 1)
-    # Norms besides each layer's: on the embeddings, before layer 0's attention ("first_attention"), at the end ("final").
+    # Norms besides each layer's: "embedding", and then "first_attention" where layer 0's attention is to have its own as well;
+    # "final", at the end of encoder and decoder; "output_scale": the decoder's output layer reads it divided by √width (T5).
     model.norms = ("embedding", "final")
     model.language_embedding = False  # add an embedding of the row's language to every position
     model.tied_embeddings = True  # the output layer reuses the token embeddings
@@ -114,12 +117,12 @@ def default_config() -> ConfigDict:
     # The attention layer between a target, a row or what a decoder writes, and its source: {"score": dot | scaled_dot |
     # cosine | bilinear | additive, "fuse": residual | gate | concat}; {} is none.
     model.cross_lingual = {}
-    model.dropout = 0.0  # on the residual branches, in training
+    model.dropout = 0.0  # on embeddings and residual branches, in training
     model.initializer_stddev = 0.02
     model.vocabulary_multiple = 1  # the embedding table's rows are rounded up to a multiple of this, to shard evenly
     model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
     model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
-    model.remat = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full
+    model.remat = "none"  # what the backward pass recomputes: none | dots (all but products with shared weights) | full
     model.cross_entropy_chunk = 0  # predicted positions of each row whose logits exist at once; 0 is all
 
     config.optimizer = optimizer = ConfigDict(convert_dict=False)
@@ -128,7 +131,7 @@ def default_config() -> ConfigDict:
     optimizer.schedule = "wsd"  # wsd (warm-up, stable, 1-sqrt decay) | cosine | linear | rsqrt | constant
     optimizer.warmup_steps = 500
     optimizer.decay_steps = 1_000  # wsd only: length of the decay at the end
-    optimizer.final_fraction = 0.02  # of the highest learning rate, at the last step
+    optimizer.final_fraction = 0.02  # of the highest learning rate: where wsd, cosine and linear end, and wsd's warm-up begins
     optimizer.betas = (0.9, 0.98)  # decay of the first and the second moment
     optimizer.epsilon = 1e-6
     optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
@@ -144,7 +147,7 @@ def default_config() -> ConfigDict:
     training.normalize = "per_language"  # per_language: Σ_l 1/N_l Σ_i | per_language_mean: that over the languages | token
     training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
     training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
-    training.ema = 0.0  # decay of an exponential moving average of the weights, used for evaluation; 0 is off
+    training.ema = 0.0  # decay of an exponential moving average of the weights, which is what is measured and used; 0 is off
     training.nonfinite = "stop"  # a gradient that is not finite: stop (by the next log line) | skip (counted)
     training.log_every = 10  # steps
     training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
@@ -256,11 +259,11 @@ def set_key(config: ConfigDict, key: str, value: str) -> None:
     for parent in parents:
         if not isinstance(target, (ConfigDict, dict)) or parent not in target:
             known = target.keys() if isinstance(target, (ConfigDict, dict)) else ()
-            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}")
+            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}", remedy=WHERE_KEYS_ARE)
         target = target[parent]
     if not isinstance(target, (ConfigDict, dict)) or (isinstance(target, ConfigDict) and last not in target):
         known = target.keys() if isinstance(target, ConfigDict) else ()
-        raise UserError(f"unknown config key {key!r}{nearest(last, known)}")
+        raise UserError(f"unknown config key {key!r}{nearest(last, known)}", remedy=WHERE_KEYS_ARE)
     literal = _literal(value)
     if isinstance(target, ConfigDict):
         if isinstance(target[last], bool) and isinstance(literal, str) and literal.lower() in ("true", "false"):
@@ -282,7 +285,7 @@ def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
     """
     for key, value in config.items():
         if key not in known:
-            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}")
+            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}", remedy=WHERE_KEYS_ARE)
         if isinstance(known[key], ConfigDict):
             check_keys(value, known[key], f"{prefix}{key}.")
         elif not _same_kind(value, known[key]):
@@ -359,4 +362,4 @@ def _problem(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str:
-    return "mlm_jax/config.py lists every key" if isinstance(error, (AttributeError, KeyError)) else ""
+    return WHERE_KEYS_ARE if isinstance(error, (AttributeError, KeyError)) else ""

@@ -66,6 +66,15 @@ def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatc
     assert given == [{"from": "runs/1", "exclude": ("decoder/.*",)}]
 
 
+@pytest.mark.parametrize("given", ["--runner=DirectRunner", "--runner=DirectRunner --direct_num_workers=2"])
+def test_options_of_beam_are_handed_to_it(given, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("mlm_jax.data.beam.run", lambda config, folder, count, options: found.append((count, options)))
+    arguments = ["--config", "configs/demo.py", "--workdir", str(tmp_path), "--beam", "4", "--beam-options", given]
+    assert main(["prepare", *arguments]) == 0
+    assert found == [(4, given.split())]
+
+
 @pytest.mark.parametrize("arguments", ["--language en a b", "a --language en b", "a b --language en"])
 def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, capsys):
     found = []

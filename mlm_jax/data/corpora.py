@@ -2,8 +2,8 @@
 
 What a config may say of a corpus (``config.data.corpora``, ``parallel``, ``validation``):
 
-- a glob, or a tuple of globs, over .txt (a document a line), .jsonl ("text"), .parquet ("text"), each also .gz or .zst;
-- of parallel text: a glob over .tsv (two columns) and .tmx, or a pair (file of one side, file of the other);
+- a glob, or a tuple of globs, over .txt (a document a line) and .jsonl ("text"), each also .gz or .zst, and .parquet ("text");
+- of parallel text: a glob over .tsv (two columns) and .tmx, also .gz or .zst, or a pair (file of one side, file of the other);
 - ``"module:function"``: called as function(language or pair, split), yields documents or (source, target);
 - ``"tfds:name"``: a TensorFlow Datasets text set; ``"datasets:folder"``: a Hugging Face data set saved to disk.
 """

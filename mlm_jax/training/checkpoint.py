@@ -241,7 +241,8 @@ class Checkpoints:
     def _measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
         if self.select not in metrics:
             raise UserError(
-                f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}"
+                f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}",
+                remedy="name one of those in the workdir's metrics.jsonl that begin with eval/",
             )
         return {self.select: float(metrics[self.select])}
 
