@@ -8,6 +8,7 @@ no row of a batch uses gets a gradient of exactly zero.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mlm_jax.errors import UserError, nearest
+from mlm_jax.parallel.rules import constrain, shards_of
 
 BY_LANGUAGE = ("source_language", "target_language", "family")
 INDEXES = ("shared", *BY_LANGUAGE, "task")
@@ -32,7 +34,34 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 def take(weights: Any, index: jax.Array | None) -> Any:
     """Return ``[runs, …]`` weights out of ``[groups, …]`` ones, by the ``[runs]`` index of each run; ``[…]`` by a single one."""
     assert index is not None
-    return jax.tree.map(lambda leaf: leaf[index], weights)
+    return jax.tree.map(lambda leaf: _take(leaf, index, len(leaf)), weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _take(stacked: jax.Array, index: jax.Array, groups: int) -> jax.Array:
+    return stacked[index]
+
+
+def _take_forward(stacked: jax.Array, index: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    return stacked[index], index
+
+
+def _take_backward(groups: int, index: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    """Add up the gradients of each group's runs, by a product: the compiler would add up all groups on every device.
+
+    Each device gets the few runs of its fsdp group and adds up those of its own groups; or, where there are more runs than
+    groups, it adds up its own runs for all of them.
+    """
+    members = (index[..., None] == jnp.arange(groups)).astype(gradient.dtype)  # [groups], or [runs, groups]
+    if index.ndim == 0:
+        return members.reshape(-1, *(1,) * gradient.ndim) * gradient, None
+    runs = "lookup_rows" if len(index) // shards_of("lookup_rows", len(index)) <= groups else "rows"
+    members, gradient = constrain(members, runs, ...), constrain(gradient, runs, ...)
+    summed = jnp.einsum("rg,r...->g...", members, gradient, precision=jax.lax.Precision.HIGHEST)
+    return constrain(summed, "groups", ...), None
+
+
+_take.defvjp(_take_forward, _take_backward)
 
 
 def each_row(value: jax.Array, rank: int, rows: int) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 import jax
@@ -78,12 +79,19 @@ def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh | AbstractMes
     return jax.tree.map(sharding, logical_axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pin an activation's sharding by its logical axes; the identity where no mesh is set (``jax.set_mesh``)."""
+def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
+    """Pin an activation's sharding by its logical axes; the identity where no mesh is set (``jax.set_mesh``).
+
+    What stands for the axes from ``...`` on is left to the compiler.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, mesh, x.shape))
+    named = [axis for axis in axes if not isinstance(axis, EllipsisType)]
+    spec = partition_spec(named, mesh, x.shape[: len(named)])
+    if ... in axes:
+        spec = P(*spec, *(None,) * (len(named) - len(spec)), *(P.UNCONSTRAINED,) * (x.ndim - len(named)))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def shards_of(axis: str, size: int) -> int:
