@@ -6,7 +6,7 @@ What needs the model's code (``mlm_jax/model/check.py``), the devices or the dat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +17,26 @@ SMALL = 1e-30  # the least value of what must be above 0
 BELOW_ONE = math.nextafter(1, 0)  # the largest value of what must be below 1
 FOREVER = math.inf
 
+MODEL_NUMBERS = {  # {key of config.model: (least, most)}
+    "character_downsampling": (0, FOREVER),
+    "width": (1, FOREVER),
+    "heads": (1, FOREVER),
+    "kv_heads": (0, FOREVER),
+    "head_width": (0, FOREVER),
+    "mlp_width": (1, FOREVER),
+    "norm_epsilon": (0, FOREVER),
+    "max_positions": (1, FOREVER),
+    "position_offset": (0, FOREVER),
+    "rope_theta": (SMALL, FOREVER),
+    "local_rope_theta": (SMALL, FOREVER),
+    "window": (0, FOREVER),
+    "global_every": (1, FOREVER),
+    "embedding_types": (0, FOREVER),
+    "dropout": (0, BELOW_ONE),
+    "initializer_stddev": (0, FOREVER),
+    "vocabulary_multiple": (1, FOREVER),
+    "cross_entropy_chunk": (0, FOREVER),
+}
 NUMBERS = {  # {key: (least, most)}
     "steps": (1, FOREVER),
     "data.validation_fraction": (0, 1),
@@ -29,6 +49,7 @@ NUMBERS = {  # {key: (least, most)}
     "vocabulary.sentinels": (0, FOREVER),
     "mixing.alpha": (0, 1),
     "mixing.unimax_epochs": (SMALL, FOREVER),
+    **{f"model.{name}": bounds for name, bounds in MODEL_NUMBERS.items()},
     "optimizer.learning_rate": (0, FOREVER),
     "optimizer.warmup_steps": (0, FOREVER),
     "optimizer.decay_steps": (0, FOREVER),
@@ -68,6 +89,11 @@ WHOLE = ("rows", "length", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
 FORMATS = ("tsv", "xnli", "conll", "function")  # of labelled sets
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
+TABLES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # {table of config.optimizer: (its values, whether one is such)}
+    "decay_table": ("True or False", lambda value: isinstance(value, bool)),
+    "rate_table": ("factor from 0", lambda value: _is_number(value) and 0 <= value < FOREVER),
+    "freeze_table": ("True, False or a number of rows", lambda value: isinstance(value, int)),
+}
 CHOICES = {  # {key: the values there are}
     "data.prefix": ("language", "bos", "none"),
     "vocabulary.kind": ("unigram", "bpe", "bytes"),
@@ -106,6 +132,13 @@ def check_values(config: ConfigDict) -> None:
     profile = config.training.profile
     if len(profile) not in (0, 2) or not all(isinstance(step, int) and step >= 0 for step in profile):
         raise BadValue("training.profile", f"training.profile is {profile!r}", "write (first step, last step), or ()")
+    for table, (what, fits) in TABLES.items():
+        for entry in config.optimizer[table]:
+            if not (_is_several(entry) and len(entry) == 2 and isinstance(entry[0], str) and fits(entry[1])):
+                raise BadValue(f"optimizer.{table}", f"optimizer.{table} has the entry {entry!r}", f"write (regex, {what})")
+    for family, members in config.families.items():
+        if not (_is_several(members) and all(isinstance(member, str) for member in members)):
+            raise BadValue(f"families.{family}", f"families.{family} is {members!r}", 'write a tuple of languages: ("de", "en")')
     for kind in ("corpora", "parallel", "validation"):
         for name, source in config.data[kind].items():
             _check_source(f"data.{kind}.{name}", source)
@@ -152,7 +185,7 @@ def _check_rates(config: ConfigDict) -> None:
 
 def _check_source(key: str, source: Any) -> None:
     globs = [source] if isinstance(source, str) else source
-    if not (isinstance(globs, (tuple, list)) and globs and all(isinstance(entry, str) for entry in globs)):
+    if not (_is_several(globs) and globs and all(isinstance(entry, str) for entry in globs)):
         raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
 
 
@@ -229,6 +262,10 @@ def check_number(key: str, value: Any, least: float, most: float = FOREVER, *, w
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
 
 
 def _value(config: ConfigDict, key: str) -> Any:

@@ -36,7 +36,7 @@ def check_config(config: ConfigDict) -> None:
                 raise BadValue(f"tasks.{task}.weight", f"tasks.{task}.weight: {error.problem}", error.remedy) from error
     data = config.data
     names_data = any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
-    languages = tuple(config.languages) or (run_languages(config) if names_data else ())
+    languages = run_languages(config) if names_data else tuple(config.languages)
     if not languages:
         return
     if names_data:  # otherwise of a store that is there already

@@ -45,6 +45,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("tasks.ranking.data=('de-en', 'de-fr')", "tasks.ranking.data", "names 'de-fr', of which config.data has nothing"),
     ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
     ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
+    ("tasks.mlm.objective=['mlm']", "tasks.mlm.objective", "no objective ['mlm']"),
     ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
     ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
     ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
@@ -59,6 +60,13 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
     ("optimizer.freeze_table=(('encodr/.*', True), ('.*', False))", "", "optimizer.freeze_table: no parameter matches"),
     ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
+    ("model.encoder=(12,)", "", "a layer group is 12. Remedy: write ({\"layers\": n"),
+    ("model.encoder=({'layers': 2.5},)", "", "a layer group has 2.5 layers. Remedy: write {\"layers\": n} with a whole"),
+    ("model.encoder=({'layers': 1, 'adapter': '8'},)", "", "an adapter of width '8'. Remedy: write a whole number"),
+    ("model.relative={'bucket': 32}", "", "model.relative has the keys bucket. Remedy: give it buckets"),
+    ("model.relative={'buckets': 32.0, 'max_distance': 128, 'per_layer': False}", "model.relative.buckets", "is 32.0"),
+    ("languages=('en', 'de', 'en')", "", "config.languages names 'en' twice"),
+    ("languages=('en', 'de', 3)", "", "3 cannot be a language's code"),
 ])  # fmt: skip
 def test_what_cannot_work_is_named_with_its_key(override, key, message):
     config = make_config()
