@@ -149,7 +149,6 @@ def check_values(config: ConfigDict) -> None:
                        'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
     for task, entry in config.tasks.items():
         _check_task(task, entry)
-        _check_length(f"tasks.{task}.length", entry, entry["length"], config.model)
         if entry["rows"] % config.training.microbatches:
             raise BadValue(
                 "training.microbatches",
@@ -168,11 +167,6 @@ def check_values(config: ConfigDict) -> None:
         if "rope_theta" in entry and config.model.position != "rope":
             raise BadValue(f"{key}.rope_theta", f"{key} has a rope_theta, but model.position is {config.model.position!r}",
                            "leave it out, or set model.position='rope'")  # fmt: skip
-        lengths = entry.get("length", {})
-        for task, settings in config.tasks.items():
-            length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
-            if _is_number(length):
-                _check_length(f"{key}.length", settings, length, config.model)
     _check_rates(config)
 
 
@@ -233,14 +227,6 @@ def _check_task(task: str, entry: Any) -> None:
 def longest_row(model: ConfigDict) -> int:
     """Return the most tokens of a row that ``config.model`` has positions for."""
     return model.max_positions - (model.position_offset if model.position == "learned" else 0)
-
-
-def _check_length(key: str, task: Mapping[str, Any], length: float, model: ConfigDict) -> None:
-    longest, both = longest_row(model), task["objective"] == "tlm"
-    if length * (1 + both) > longest and task["objective"] != "denoising":  # that takes the noise out of its rows
-        sides = " for each side of a pair" if both else ""
-        raise BadValue(key, f"{key} is {length}{sides}, but the model takes rows of {longest}",
-                       "shorten the task's rows, or raise model.max_positions")  # fmt: skip
 
 
 def check_number(key: str, value: Any, least: float, most: float = FOREVER, *, whole: bool = False) -> None:

@@ -113,7 +113,6 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("data.labelled={'genre': {'format': 'tvs', 'language': 'en', 'train': 'genre.tsv'}}", "'tvs'; did you mean 'tsv'?"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}", "data.labelled.genre has neither 'train' nor 'validation'"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}", "key 'trian'; did you mean 'train'?"),
-    ("curriculum=({'steps': 5, 'length': 9000},)", r"curriculum\[0\].length is 9000"),
     ("curriculum=({'steps': 5, 'alpha': 2},)", r"curriculum\[0\].alpha is 2"),
     ("training.ema=1", "training.ema is 1.0. Remedy: use a number from 0 to below 1"),
 ])  # fmt: skip
