@@ -126,6 +126,10 @@ def check_values(config: ConfigDict) -> None:
     for module in config.data.modules:
         if not isinstance(module, str):
             raise BadValue("data.modules", f"data.modules names {module!r}", "write names of Python modules")
+    for stream, languages in config.data.mixture_languages.items():
+        if not isinstance(languages, str):
+            key = f"data.mixture_languages.{stream}"
+            raise BadValue(key, f"{key} is {languages!r}", 'write a language or a pair such as "de-en"')
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise BadValue("optimizer.betas", f"optimizer.betas is {betas!r}", "write two numbers from 0 to below 1")
@@ -211,6 +215,8 @@ def several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _check_task(task: str, entry: Any) -> None:
     key = f"tasks.{task}"
+    if not isinstance(task, str) or not task or task.startswith("_"):
+        raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter")
     if not isinstance(entry, Mapping):
         raise BadValue(key, f"{key} is {entry!r}", 'write {"objective": "mlm", "rows": 64, "length": 512}')
     for option in ("objective", "rows", "length"):
