@@ -166,6 +166,8 @@ def check_values(config: ConfigDict) -> None:
         if isinstance(entry.get("languages"), str):
             raise BadValue(f"{key}.languages", f"{key}.languages is {entry['languages']!r}",
                            f"write a tuple: ({entry['languages']!r},)")  # fmt: skip
+        if not isinstance(entry.get("rates", {}), Mapping):
+            raise BadValue(f"{key}.rates", f"{key}.rates is {entry['rates']!r}", 'write {"en": 1, "de": 2}')
         if "alpha" in entry:
             check_number(f"{key}.alpha", entry["alpha"], 0, 1)
         if "rope_theta" in entry and config.model.position != "rope":
@@ -198,6 +200,11 @@ def _check_labelled(key: str, entry: Any) -> None:
     for option in ("format", "language"):
         if option not in entry:
             raise BadValue(key, f"{key} has no {option!r}", remedy)
+    if not isinstance(entry["language"], str):
+        raise BadValue(f"{key}.language", f"{key}.language is {entry['language']!r}", 'write a language such as "en"')
+    labels = entry.get("labels", ())
+    if not (_is_several(labels) and all(isinstance(label, str) for label in labels)):
+        raise BadValue(f"{key}.labels", f"{key}.labels is {labels!r}", 'write a tuple of names: ("0", "1")')
     if entry["format"] not in FORMATS:
         raise BadValue(f"{key}.format", f"{key}.format is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
                        f"use one of {', '.join(FORMATS)}")  # fmt: skip
@@ -225,6 +232,10 @@ def _check_task(task: str, entry: Any) -> None:
     for option, (least, most) in OPTIONS.items():
         if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
             check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
+    for option in ("data", "test"):
+        names = entry.get(option, ())
+        if not isinstance(names, str) and not (_is_several(names) and all(isinstance(name, str) for name in names)):
+            raise BadValue(f"{key}.{option}", f"{key}.{option} is {names!r}", "name streams of config.data, in a tuple")
     unit = entry.get("unit", UNITS[0])
     if unit not in UNITS:
         raise BadValue(f"{key}.unit", f"{key}.unit is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")

@@ -116,6 +116,11 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("data.labelled={'genre': {'format': 'tvs', 'language': 'en', 'train': 'genre.tsv'}}", "'tvs'; did you mean 'tsv'?"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}", "data.labelled.genre has neither 'train' nor 'validation'"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}", "key 'trian'; did you mean 'train'?"),
+    ("data.labelled={'genre': {'format': 'tsv', 'language': ('en',), 'train': 'a.tsv'}}", "data.labelled.genre.language is"),
+    ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 'a.tsv', 'labels': (0, 1)}}",
+     r"data.labelled.genre.labels is \(0, 1\). Remedy: write a tuple of names"),
+    ("tasks.mlm.data=3", "tasks.mlm.data is 3. Remedy: name streams"),
+    ("curriculum=({'steps': 5, 'rates': 3},)", r"curriculum\[0\].rates is 3. Remedy: write {"),
     ("curriculum=({'steps': 5, 'alpha': 2},)", r"curriculum\[0\].alpha is 2"),
     ("training.ema=1", "training.ema is 1.0. Remedy: use a number from 0 to below 1"),
 ])  # fmt: skip
