@@ -6,7 +6,7 @@ What needs the model's code (``mlm_jax/model/check.py``), the devices or the dat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +17,26 @@ SMALL = 1e-30  # the least value of what must be above 0
 BELOW_ONE = math.nextafter(1, 0)  # the largest value of what must be below 1
 FOREVER = math.inf
 
+MODEL_NUMBERS = {  # {key of config.model: (least, most)}
+    "character_downsampling": (0, FOREVER),
+    "width": (1, FOREVER),
+    "heads": (1, FOREVER),
+    "kv_heads": (0, FOREVER),
+    "head_width": (0, FOREVER),
+    "mlp_width": (1, FOREVER),
+    "norm_epsilon": (0, FOREVER),
+    "max_positions": (1, FOREVER),
+    "position_offset": (0, FOREVER),
+    "rope_theta": (SMALL, FOREVER),
+    "local_rope_theta": (SMALL, FOREVER),
+    "window": (0, FOREVER),
+    "global_every": (1, FOREVER),
+    "embedding_types": (0, FOREVER),
+    "dropout": (0, BELOW_ONE),
+    "initializer_stddev": (0, FOREVER),
+    "vocabulary_multiple": (1, FOREVER),
+    "cross_entropy_chunk": (0, FOREVER),
+}
 NUMBERS = {  # {key: (least, most)}
     "steps": (1, FOREVER),
     "data.validation_fraction": (0, 1),
@@ -29,6 +49,7 @@ NUMBERS = {  # {key: (least, most)}
     "vocabulary.sentinels": (0, FOREVER),
     "mixing.alpha": (0, 1),
     "mixing.unimax_epochs": (SMALL, FOREVER),
+    **{f"model.{name}": bounds for name, bounds in MODEL_NUMBERS.items()},
     "optimizer.learning_rate": (0, FOREVER),
     "optimizer.warmup_steps": (0, FOREVER),
     "optimizer.decay_steps": (0, FOREVER),
@@ -69,6 +90,11 @@ WHOLE = ("rows", "length", "alike", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
 FORMATS = ("tsv", "xnli", "conll", "function")  # of labelled sets
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
+TABLES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # {table of config.optimizer: (its values, whether one is such)}
+    "decay_table": ("True or False", lambda value: isinstance(value, bool)),
+    "rate_table": ("factor from 0", lambda value: _is_number(value) and 0 <= value < FOREVER),
+    "freeze_table": ("True, False or a number of rows", lambda value: isinstance(value, int)),
+}
 CHOICES = {  # {key: the values there are}
     "data.prefix": ("language", "bos", "none"),
     "vocabulary.kind": ("unigram", "bpe", "bytes"),
@@ -101,12 +127,23 @@ def check_values(config: ConfigDict) -> None:
     for module in config.data.modules:
         if not isinstance(module, str):
             raise BadValue("data.modules", f"data.modules names {module!r}", "write names of Python modules")
+    for stream, languages in config.data.mixture_languages.items():
+        if not isinstance(languages, str):
+            key = f"data.mixture_languages.{stream}"
+            raise BadValue(key, f"{key} is {languages!r}", 'write a language or a pair such as "de-en"')
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise BadValue("optimizer.betas", f"optimizer.betas is {betas!r}", "write two numbers from 0 to below 1")
     profile = config.training.profile
     if len(profile) not in (0, 2) or not all(isinstance(step, int) and step >= 0 for step in profile):
         raise BadValue("training.profile", f"training.profile is {profile!r}", "write (first step, last step), or ()")
+    for table, (what, fits) in TABLES.items():
+        for entry in config.optimizer[table]:
+            if not (_is_several(entry) and len(entry) == 2 and isinstance(entry[0], str) and fits(entry[1])):
+                raise BadValue(f"optimizer.{table}", f"optimizer.{table} has the entry {entry!r}", f"write (regex, {what})")
+    for family, members in config.families.items():
+        if not (_is_several(members) and all(isinstance(member, str) for member in members)):
+            raise BadValue(f"families.{family}", f"families.{family} is {members!r}", 'write a tuple of languages: ("de", "en")')
     for kind in ("corpora", "parallel", "validation"):
         for name, source in config.data[kind].items():
             _check_source(f"data.{kind}.{name}", source)
@@ -117,7 +154,6 @@ def check_values(config: ConfigDict) -> None:
                        'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
     for task, entry in config.tasks.items():
         _check_task(task, entry)
-        _check_length(f"tasks.{task}.length", entry, entry["length"], config.model)
         runs, rest = divmod(entry["rows"], entry.get("alike", 1))
         if rest:
             key = f"tasks.{task}.alike"
@@ -136,16 +172,13 @@ def check_values(config: ConfigDict) -> None:
         if isinstance(entry.get("languages"), str):
             raise BadValue(f"{key}.languages", f"{key}.languages is {entry['languages']!r}",
                            f"write a tuple: ({entry['languages']!r},)")  # fmt: skip
+        if not isinstance(entry.get("rates", {}), Mapping):
+            raise BadValue(f"{key}.rates", f"{key}.rates is {entry['rates']!r}", 'write {"en": 1, "de": 2}')
         if "alpha" in entry:
             check_number(f"{key}.alpha", entry["alpha"], 0, 1)
         if "rope_theta" in entry and config.model.position != "rope":
             raise BadValue(f"{key}.rope_theta", f"{key} has a rope_theta, but model.position is {config.model.position!r}",
                            "leave it out, or set model.position='rope'")  # fmt: skip
-        lengths = entry.get("length", {})
-        for task, settings in config.tasks.items():
-            length = lengths.get(task, 0) if isinstance(lengths, Mapping) else lengths
-            if _is_number(length):
-                _check_length(f"{key}.length", settings, length, config.model)
     _check_rates(config)
 
 
@@ -158,7 +191,7 @@ def _check_rates(config: ConfigDict) -> None:
 
 def _check_source(key: str, source: Any) -> None:
     globs = [source] if isinstance(source, str) else source
-    if not (isinstance(globs, (tuple, list)) and globs and all(isinstance(entry, str) for entry in globs)):
+    if not (_is_several(globs) and globs and all(isinstance(entry, str) for entry in globs)):
         raise BadValue(key, f"{key} is {source!r}", "write a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")
 
 
@@ -173,6 +206,11 @@ def _check_labelled(key: str, entry: Any) -> None:
     for option in ("format", "language"):
         if option not in entry:
             raise BadValue(key, f"{key} has no {option!r}", remedy)
+    if not isinstance(entry["language"], str):
+        raise BadValue(f"{key}.language", f"{key}.language is {entry['language']!r}", 'write a language such as "en"')
+    labels = entry.get("labels", ())
+    if not (_is_several(labels) and all(isinstance(label, str) for label in labels)):
+        raise BadValue(f"{key}.labels", f"{key}.labels is {labels!r}", 'write a tuple of names: ("0", "1")')
     if entry["format"] not in FORMATS:
         raise BadValue(f"{key}.format", f"{key}.format is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
                        f"use one of {', '.join(FORMATS)}")  # fmt: skip
@@ -190,6 +228,8 @@ def several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _check_task(task: str, entry: Any) -> None:
     key = f"tasks.{task}"
+    if not isinstance(task, str) or not task or task.startswith("_"):
+        raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter")
     if not isinstance(entry, Mapping):
         raise BadValue(key, f"{key} is {entry!r}", 'write {"objective": "mlm", "rows": 64, "length": 512}')
     for option in ("objective", "rows", "length"):
@@ -198,6 +238,10 @@ def _check_task(task: str, entry: Any) -> None:
     for option, (least, most) in OPTIONS.items():
         if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
             check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
+    for option in ("data", "test"):
+        names = entry.get(option, ())
+        if not isinstance(names, str) and not (_is_several(names) and all(isinstance(name, str) for name in names)):
+            raise BadValue(f"{key}.{option}", f"{key}.{option} is {names!r}", "name streams of config.data, in a tuple")
     unit = entry.get("unit", UNITS[0])
     if unit not in UNITS:
         raise BadValue(f"{key}.unit", f"{key}.unit is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")
@@ -206,14 +250,6 @@ def _check_task(task: str, entry: Any) -> None:
 def longest_row(model: ConfigDict) -> int:
     """Return the most tokens of a row that ``config.model`` has positions for."""
     return model.max_positions - (model.position_offset if model.position == "learned" else 0)
-
-
-def _check_length(key: str, task: Mapping[str, Any], length: float, model: ConfigDict) -> None:
-    longest, both = longest_row(model), task["objective"] == "tlm"
-    if length * (1 + both) > longest and task["objective"] != "denoising":  # that takes the noise out of its rows
-        sides = " for each side of a pair" if both else ""
-        raise BadValue(key, f"{key} is {length}{sides}, but the model takes rows of {longest}",
-                       "shorten the task's rows, or raise model.max_positions")  # fmt: skip
 
 
 def check_number(key: str, value: Any, least: float, most: float = FOREVER, *, whole: bool = False) -> None:
@@ -235,6 +271,10 @@ def check_number(key: str, value: Any, least: float, most: float = FOREVER, *, w
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
 
 
 def _value(config: ConfigDict, key: str) -> Any:

@@ -61,8 +61,8 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
     """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
 
     Raises:
-      UserError: there are none, a pair is not two languages, data is of a language that ``config.languages`` lacks, or
-        held-out text of one that the run lacks.
+      UserError: there are none, a code cannot be one or stands twice, a pair is not two languages, data is of a language
+        that ``config.languages`` lacks, or held-out text of one that the run lacks.
     """
     found: list[str] = [*config.data.corpora]
     for pair in config.data.parallel:
@@ -78,9 +78,13 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
         raise UserError(
             "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
         )
-    for language in found:
-        if not re.fullmatch(r"[\w-]+", language):
+    for language in (*config.languages, *found):
+        if not (isinstance(language, str) and re.fullmatch(r"[\w-]+", language)):
             raise UserError(f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn")
+    for number, language in enumerate(config.languages):
+        if language in config.languages[:number]:
+            raise UserError(f"config.languages names {language!r} twice", remedy="name each language once")
+    for language in found:
         if config.languages and language not in config.languages:
             raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
     languages = tuple(config.languages) or tuple(found)

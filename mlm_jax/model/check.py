@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from mlm_jax.config_check import BadValue
+from mlm_jax.config_check import MODEL_NUMBERS, BadValue, check_number
 from mlm_jax.errors import UserError, nearest
 from mlm_jax.model.attention import IMPLEMENTATIONS
 from mlm_jax.model.characters import HASHES
@@ -43,11 +43,8 @@ def check_model(config: ConfigDict) -> None:
             if name not in known:
                 raise BadValue(f"model.{key}", f"model.{key} names {name!r}{nearest(name, known)}",
                                f"name any of {', '.join(known)}")  # fmt: skip
-    for key in ("width", "heads", "mlp_width", "max_positions", "vocabulary_multiple", "global_every"):
-        if config[key] < 1:
-            raise BadValue(f"model.{key}", f"model.{key} is {config[key]}", "use a positive number")
-    if not 0 <= config.dropout < 1:
-        raise BadValue("model.dropout", f"model.dropout is {config.dropout}", "use a number from 0 to below 1")
+    for key, (least, most) in MODEL_NUMBERS.items():
+        check_number(f"model.{key}", config[key], least, most)
     if not config.encoder:
         raise BadValue("model.encoder", "model.encoder has no layer group", 'write ({"layers": 12},)')
     _check_heads(config)
@@ -59,8 +56,7 @@ def check_model(config: ConfigDict) -> None:
     if config.global_every > 1 and config.window < 2:
         raise UserError(f"model.window is {config.window}, so local layers would see nothing but themselves",
                         remedy="widen it, or set model.global_every=1")  # fmt: skip
-    if config.position == "relative":
-        _check_relative(config)
+    _check_relative(config)
     if config.character_downsampling:
         _check_characters(config)
     if config.cross_lingual:
@@ -85,8 +81,12 @@ def _check_relative(config: ConfigDict) -> None:
         raise UserError(
             f"model.relative has the keys {', '.join(config.relative)}", remedy=f"give it {', '.join(wanted)}"
         )
-    buckets, distance = config.relative["buckets"], config.relative["max_distance"]
-    if buckets < 4 or buckets % 4 or distance <= buckets // 2:
+    buckets, distance, per_layer = (config.relative[key] for key in wanted)
+    check_number("model.relative.buckets", buckets, 4, whole=True)
+    check_number("model.relative.max_distance", distance, 3)
+    if not isinstance(per_layer, bool):
+        raise BadValue("model.relative.per_layer", f"model.relative.per_layer is {per_layer!r}", "use True or False")
+    if buckets % 4 or distance <= buckets // 2:
         raise UserError(f"model.relative cannot put distances up to {distance} into {buckets} buckets",
                         remedy="use a multiple of 4 buckets, and a max_distance of more than half as many")  # fmt: skip
 

@@ -98,11 +98,17 @@ def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
     Raises:
       UserError: a key or a value is unknown, or weights and adapters are indexed by different things.
     """
+    if not isinstance(entry, Mapping):
+        raise UserError(f"a layer group is {entry!r}", remedy='write ({"layers": n, "weights": "shared"},)')
     for key in entry:
         if key not in GROUP_KEYS:
-            raise UserError(f"a layer group has no key {key!r}{nearest(key, GROUP_KEYS)}")
-    if int(entry.get("layers", 0)) < 1:
-        raise UserError(f"a layer group has {entry.get('layers', 0)!r} layers", remedy='write {"layers": n} with n ≥ 1')
+            raise UserError(f"a layer group has no key {key!r}{nearest(key, GROUP_KEYS)}",
+                            remedy=f"its keys are {', '.join(GROUP_KEYS)}")  # fmt: skip
+    layers, width = entry.get("layers", 0), entry.get("adapter", 0)
+    if type(layers) is not int or layers < 1:
+        raise UserError(f"a layer group has {layers!r} layers", remedy='write {"layers": n} with a whole number n ≥ 1')
+    if type(width) is not int or width < 0:
+        raise UserError(f"a layer group has an adapter of width {width!r}", remedy="write a whole number; 0 is none")
     weights = entry.get("weights", "shared")
     own = "shared" if not entry.get("adapter") else "source_language" if weights == "shared" else weights
     adapter = entry.get("adapter_weights", own)

@@ -50,7 +50,7 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
     objectives = {}
     for task, entry in tasks.items():
         name = entry.get("objective", "")
-        if name not in OBJECTIVES:
+        if not isinstance(name, str) or name not in OBJECTIVES:
             raise BadValue(f"tasks.{task}.objective", f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
                            f"choose from {', '.join(OBJECTIVES)}")  # fmt: skip
         if "test" in entry and OBJECTIVES[name].kind != "labelled":

@@ -79,6 +79,10 @@ class Objective:
         """
         return None
 
+    def longest_row(self, length: int) -> int:
+        """Return the tokens of the longest row that the model gets, where a task's rows have ``length``."""
+        return length
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
         """Return the examples of a global batch: a pytree of arrays whose first axis is rows."""
         raise NotImplementedError

@@ -38,6 +38,10 @@ class Denoising(Objective):
         spans = min(max(round(noise / self.mean_span), 1), noise, length - noise)  # as many texts in between
         return noise, spans, length - noise + spans + 1, noise + spans + 1
 
+    def longest_row(self, length: int) -> int:
+        """Return the tokens of the encoder's rows, or of the decoder's where there is more noise than text."""
+        return max(self.lengths(length)[2:])
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
         """Corrupt each row with its own spans.
 

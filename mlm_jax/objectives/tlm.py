@@ -24,6 +24,10 @@ class TranslationLanguageModelling(MaskedLanguageModelling):
 
     kind: ClassVar[str] = "pairs"
 
+    def longest_row(self, length: int) -> int:
+        """Return the tokens of both sides."""
+        return 2 * length
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
         """Hide tokens of both sides and lay them side by side: ``[rows, 2 · length]``."""
         both = concatenate_rows(batch["inputs"], batch["targets"])  # [2 rows, length]

@@ -34,6 +34,8 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
     for axis in free:
         shape[axis] = device_count // fixed
     slices = int(config_mesh.get("slices", 1))
+    if slices < 1:
+        raise UserError(f"mesh.slices={slices} is impossible", remedy="use a positive number")
     if shape["data"] % slices:
         raise UserError(f"mesh.data={shape['data']} cannot be split over {slices} slices",
                         remedy="make it a multiple of mesh.slices")  # fmt: skip

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
-from mlm_jax.config_check import BadValue, check_values, several
+from mlm_jax.config_check import BadValue, check_values, longest_row, several
 from mlm_jax.data import curriculum
 from mlm_jax.data.languages import run_languages
 from mlm_jax.errors import UserError, nearest
-from mlm_jax.objectives import check_parts, create_objectives
+from mlm_jax.objectives import Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule
 
@@ -27,6 +29,8 @@ def check_config(config: ConfigDict) -> None:
     check_values(config)
     objectives = create_objectives(config.tasks)
     check_parts(objectives, config.model)
+    _check_lengths(config, objectives)
+    _check_mask_rates(config, objectives)
     schedule.learning_rate(config.optimizer, config.steps)
     for task, entry in config.tasks.items():
         if entry.get("weight") != UNCERTAINTY:
@@ -36,19 +40,48 @@ def check_config(config: ConfigDict) -> None:
                 raise BadValue(f"tasks.{task}.weight", f"tasks.{task}.weight: {error.problem}", error.remedy) from error
     data = config.data
     names_data = any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
-    languages = tuple(config.languages) or (run_languages(config) if names_data else ())
+    languages = run_languages(config) if names_data else tuple(config.languages)
     if not languages:
         return
-    if names_data:  # otherwise of a store that is there already
+    if names_data:  # otherwise of a store that is there already, which alone knows its streams
         _check_names(config)
-    pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
-    try:
-        curriculum.resolve(config, languages, pairs)
-    except UserError as error:
-        raise BadValue("curriculum", error.problem, error.remedy) from error
+        pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
+        try:
+            curriculum.resolve(config, languages, pairs)
+        except UserError as error:
+            raise BadValue("curriculum", error.problem, error.remedy) from error
     labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes)
+
+
+def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
+    """Check that the model has positions for the rows of every task in every phase."""
+    longest = longest_row(config.model)
+    for task, objective in objectives.items():
+        lengths = {f"tasks.{task}.length": config.tasks[task]["length"]}
+        for index, entry in enumerate(config.curriculum):
+            given = entry.get("length", {})
+            everywhere = {task: given} if objective.kind == "text" else {}  # a plain number holds for tasks that read text
+            found = (given if isinstance(given, Mapping) else everywhere).get(task)
+            lengths |= {f"curriculum[{index}].length": found} if isinstance(found, int) else {}
+        for key, length in lengths.items():
+            if (row := objective.longest_row(length)) > longest:
+                makes = f", which makes rows of {row}" if row != length else ""
+                raise BadValue(key, f"{key} is {length}{makes}, but the model takes rows of {longest}",
+                               "shorten the task's rows, or raise model.max_positions")  # fmt: skip
+
+
+def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
+    """Check that mask rates of the curriculum are of tasks that mask."""
+    masking = [task for task, objective in objectives.items() if hasattr(objective, "mask_rate")]
+    for index, entry in enumerate(config.curriculum):
+        rates = entry.get("mask_rate", {})
+        named = [task for task in rates if task in objectives] if isinstance(rates, Mapping) else masking or [*objectives]
+        for task in named:
+            if task not in masking:
+                key = f"curriculum[{index}].mask_rate"
+                raise BadValue(key, f"{key} is of task {task!r}, which masks nothing", "leave it out")
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -204,8 +204,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
             else:
                 loss, metrics[task], memory = objectives[task].whole_loss(*given, parts, extras.get(task))
                 remembered |= {} if memory is None else {task: memory}
-            learned = getattr(model.uncertainty, task, None)
-            total += loss * (lambdas[task] if learned is None else uncertainty_weight(learned[...]))
+            total += loss * (lambdas[task] if task in lambdas else uncertainty_weight(params["uncertainty"][task]))
         return total, (metrics, remembered)
 
     value_and_gradient = jax.value_and_grad(weighted, has_aux=True)

@@ -41,10 +41,10 @@ def test_devices_of_several_tpu_slices_are_not_taken_for_one():
 
 
 @pytest.mark.parametrize("changes", [
-    {"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}, {"slices": 3},
+    {"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}, {"slices": 3}, {"slices": 0},
 ])  # fmt: skip
 def test_impossible_meshes(changes):
-    with pytest.raises(UserError, match=r"mesh\.data="):
+    with pytest.raises(UserError, match=r"mesh\.(data|slices)="):
         mesh_shape(shape(**changes), 8)
 
 

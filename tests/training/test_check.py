@@ -40,11 +40,17 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("tasks.mlm.objective=denoising", "model.decoder", "task 'mlm' needs a model with a decoder"),
     ("tasks.ranking.objective=cross_attention_mlm", "model.cross_lingual", "'ranking' needs a model with cross-lingual attention"),
     ("tasks.ranking={'objective': 'tlm', 'rows': 8, 'length': 5000}", "tasks.ranking.length",
-     "tasks.ranking.length is 5000 for each side of a pair, but the model takes rows of 8192"),
+     "tasks.ranking.length is 5000, which makes rows of 10000, but the model takes rows of 8192"),
+    ("tasks.mlm.length=9000", "tasks.mlm.length", "tasks.mlm.length is 9000, but the model takes rows of 8192"),
+    ("curriculum=({'steps': 10, 'length': 9000},)", "curriculum[0].length", "curriculum[0].length is 9000, but"),
+    ("curriculum=({'steps': 10, 'length': {'ranking': 9000}},)", "curriculum[0].length", "curriculum[0].length is 9000, but"),
+    ("curriculum=({'steps': 10, 'mask_rate': {'ranking': 0.2}},)", "curriculum[0].mask_rate",
+     "curriculum[0].mask_rate is of task 'ranking', which masks nothing. Remedy: leave it out"),
     ("tasks.mlm.data='dee'", "tasks.mlm.data", "tasks.mlm.data names 'dee', of which config.data has nothing; did you mean 'de'"),
     ("tasks.ranking.data=('de-en', 'de-fr')", "tasks.ranking.data", "names 'de-fr', of which config.data has nothing"),
     ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
     ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
+    ("tasks.mlm.objective=['mlm']", "tasks.mlm.objective", "no objective ['mlm']"),
     ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
     ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
     ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
@@ -59,6 +65,13 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
     ("optimizer.freeze_table=(('encodr/.*', True), ('.*', False))", "", "optimizer.freeze_table: no parameter matches"),
     ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
+    ("model.encoder=(12,)", "", "a layer group is 12. Remedy: write ({\"layers\": n"),
+    ("model.encoder=({'layers': 2.5},)", "", "a layer group has 2.5 layers. Remedy: write {\"layers\": n} with a whole"),
+    ("model.encoder=({'layers': 1, 'adapter': '8'},)", "", "an adapter of width '8'. Remedy: write a whole number"),
+    ("model.relative={'bucket': 32}", "", "model.relative has the keys bucket. Remedy: give it buckets"),
+    ("model.relative={'buckets': 32.0, 'max_distance': 128, 'per_layer': False}", "model.relative.buckets", "is 32.0"),
+    ("languages=('en', 'de', 'en')", "", "config.languages names 'en' twice"),
+    ("languages=('en', 'de', 3)", "", "3 cannot be a language's code"),
 ])  # fmt: skip
 def test_what_cannot_work_is_named_with_its_key(override, key, message):
     config = make_config()
@@ -67,6 +80,27 @@ def test_what_cannot_work_is_named_with_its_key(override, key, message):
         check_config(config)
     assert message in str(raised.value)
     assert getattr(raised.value, "key", "") == key
+
+
+def test_only_rows_that_are_too_long_are_refused():
+    config = make_config()
+    config.model.max_positions, config.model.decoder = 32, ({"layers": 1},)
+    rows = {"rows": 8, "length": 16}
+    config.tasks = {"mlm": {"objective": "mlm", **rows}, "tlm": {"objective": "tlm", **rows}}
+    config.curriculum = ({"steps": 10, "length": 32},)  # of tasks that read text: pairs stay as they are
+    check_config(config)
+    config.tasks, config.curriculum = {"denoising": {"objective": "denoising", **rows, "length": 34}}, ()
+    check_config(config)  # noise leaves 34 − 5 + 2 + 1 = 32 tokens for the encoder
+    config.tasks["denoising"]["length"] = 36
+    with pytest.raises(BadValue, match="tasks.denoising.length is 36, which makes rows of 34, but the model takes rows of 32"):
+        check_config(config)
+
+
+def test_rates_of_a_store_that_is_there_already_may_name_its_pairs():
+    config = make_config()
+    config.data.corpora, config.data.parallel, config.languages = {}, {}, ("en", "de")
+    config.mixing.strategy, config.mixing.rates = "explicit", {"en": 1, "de": 1, "de-en": 1}
+    check_config(config)
 
 
 def test_a_phase_cannot_change_rotary_positions_that_there_are_none_of():

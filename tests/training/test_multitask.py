@@ -6,7 +6,7 @@ import numpy as np
 from mlm_jax.config import default_config
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.training.step import build_program, make_train_step
+from mlm_jax.training.step import build_program, gradient_function, make_train_step
 from tests.objectives.helpers import make_context, random_rows
 
 LANGUAGES = ("en", "de", "fr")
@@ -73,3 +73,15 @@ def test_microbatches_change_neither_learned_weights_nor_anything_else():
     for part in ("params", "extras", "window"):
         pair = getattr(divided, part), getattr(whole, part)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *pair)
+
+
+def test_a_task_may_be_called_as_a_method_of_modules_is():
+    config = default_config()
+    rows = {"rows": 6, "length": 12}
+    config.tasks = {"train": {"objective": "mlm", **rows}, "eval": {"objective": "mlm", "weight": "uncertainty", **rows}}
+    config.model.update(width=16, heads=2, mlp_width=24, encoder=({"layers": 1},))
+    program = build_program(config, make_context(prefixed=False), LANGUAGES, make_mesh(config.mesh, jax.devices()[:1]))
+    examples = {task: {"inputs": random_rows(0, rows=6, length=12)} for task in config.tasks}
+    gradients = gradient_function(program, program.objectives)
+    shapes, _ = jax.eval_shape(gradients, program.state.params, examples, jax.random.key(0), program.state.step, {})
+    assert [*shapes["uncertainty"]] == ["eval"]
