@@ -28,5 +28,5 @@ def get_config():
     config.model.cross_entropy_chunk = 32
 
     config.mesh.fsdp = 4  # divides the 100 groups of decoder weights
-    config.mesh.tensor = 4  # gradients of all groups are added up over the devices that split the rows: the fewer the better
+    config.mesh.tensor = 4  # a layer's weights of all groups are gathered: the smaller each device's part, the better
     return config
