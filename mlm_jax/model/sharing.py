@@ -34,11 +34,18 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 def take(weights: Any, index: jax.Array | None) -> Any:
     """Return ``[runs, …]`` weights out of ``[groups, …]`` ones, by the ``[runs]`` index of each run; ``[…]`` by a single one."""
     assert index is not None
-    return jax.tree.map(lambda leaf: _take(leaf, index, len(leaf)), weights)
+    split = lambda leaf: shards_of("groups", len(leaf)) > 1  # noqa: E731
+    return jax.tree.map(lambda leaf: _take_split(leaf, index, len(leaf)) if split(leaf) else leaf[index], weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _take(stacked: jax.Array, index: jax.Array, groups: int) -> jax.Array:
+def _take_split(stacked: jax.Array, index: jax.Array, groups: int) -> jax.Array:
+    """Take slices of what the mesh splits by group.
+
+    The gradients of a group's runs are added up by a product: of ``stacked[index]`` the compiler would add up all groups on
+    every device. Each device gets the few runs of its fsdp group and adds up those of its own groups; or, where there are
+    more runs than groups, it adds up its own runs for all of them.
+    """
     return stacked[index]
 
 
@@ -47,11 +54,6 @@ def _take_forward(stacked: jax.Array, index: jax.Array, groups: int) -> tuple[ja
 
 
 def _take_backward(groups: int, index: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    """Add up the gradients of each group's runs, by a product: the compiler would add up all groups on every device.
-
-    Each device gets the few runs of its fsdp group and adds up those of its own groups; or, where there are more runs than
-    groups, it adds up its own runs for all of them.
-    """
     members = (index[..., None] == jnp.arange(groups)).astype(gradient.dtype)  # [groups], or [runs, groups]
     if index.ndim == 0:
         return members.reshape(-1, *(1,) * gradient.ndim) * gradient, None
@@ -61,7 +63,7 @@ def _take_backward(groups: int, index: jax.Array, gradient: jax.Array) -> tuple[
     return constrain(summed, "groups", ...), None
 
 
-_take.defvjp(_take_forward, _take_backward)
+_take_split.defvjp(_take_forward, _take_backward)
 
 
 def each_row(value: jax.Array, rank: int, rows: int) -> jax.Array:

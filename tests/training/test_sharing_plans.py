@@ -40,10 +40,10 @@ def make_config(encoder, decoder):
     return config
 
 
-def make_program(config, languages=LANGUAGES, families=FAMILIES):
+def make_program(config, languages=LANGUAGES, families=FAMILIES, devices=1):
     context = make_context(languages=len(languages), language_starts=np.full(len(languages), 3), prefixed=False)
     config.families = families
-    return build_program(config, context, languages, make_mesh(config.mesh, jax.devices()[:1]))
+    return build_program(config, context, languages, make_mesh(config.mesh, jax.devices()[:devices]))
 
 
 def drawn(program, seed=0):
@@ -126,15 +126,19 @@ def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
     rows = batch(range(4), rows=16, alike=4)
     rows["ranking"] = rows["translation"]
 
-    def slopes(alike, parts):
+    def slopes(alike, parts, devices=1):
         config = make_config(*PLANS[plan])
+        config.mesh.fsdp = min(devices, 2)
         config.tasks = config.tasks | {"ranking": {"objective": "ranking", "length": 8}}
         for entry in config.tasks.values():
             entry.update(rows=16, alike=alike)
         config.training.microbatches = parts
-        program = make_program(config)
+        program = make_program(config, devices=devices)
         function = gradient_function(program, program.objectives)
-        return jax.jit(lambda params: function(params, rows, jax.random.key(0), 0, {})[0])(drawn(program))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, program.state.params)
+        find = jax.jit(lambda params, rows: function(params, rows, jax.random.key(0), 0, {})[0], out_shardings=shardings)
+        with jax.set_mesh(program.mesh):
+            return jax.device_get(find(jax.device_put(drawn(program), shardings), to_devices(rows, program.mesh)))
 
     expected = slopes(1, 1)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
@@ -142,7 +146,8 @@ def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
     def distance(found):
         return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() / scale, found, expected)))
 
-    assert distance(slopes(4, 1)) < 1e-5 and distance(slopes(2, 2)) < 1e-5 and distance(slopes(4, 2)) < 1e-5
+    for alike, parts, devices in ((4, 2, 1), (1, 1, 4), (4, 1, 4)):
+        assert distance(slopes(alike, parts, devices)) < 1e-5
     assert distance(slopes(8, 1)) > 1e-3  # which these rows are not
 
 
