@@ -65,9 +65,9 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
     made_of, asked = _made_of(folder) or {}, request(config)
     before, now = _files(made_of), _files(asked)
     new_run = "use a new workdir, with checkpoint.init to start from these weights"
-    different = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if different and before:
-        name, others = different[0], len(different) - 1
+    changed = _changed(before, now)
+    if changed and before:
+        name, others = changed[0], len(changed) - 1
         then, here = before.get(name), now.get(name)
         size = f"{then[0]:,} bytes then, {here[0]:,} bytes now" if then and here else "it is new" if here else "it is gone"
         remedy = f"restore it, or {new_run}"
@@ -88,9 +88,8 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
     made_of, asked = _made_of(folder), request(config)
     if made_of is None:
         return "it was not made by prepare"
-    before, now = _files(made_of), _files(asked)
-    changed = [f"{file} has changed" for file in sorted({*before, *now}) if before.get(file) != now.get(file)]
-    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + changed[:1])
+    changed = _changed(_files(made_of), _files(asked))
+    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{file} has changed" for file in changed[:1]])
 
 
 def _keys(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -115,3 +114,8 @@ def _files(asked: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Return {file: (bytes, time of its last change)} of a request's sources and its vocabulary."""
     found = [file for source in (*asked.get("sources", ()), asked.get("model", ())) for file in source]
     return {file[0]: (file[1], file[2]) for file in found if isinstance(file, list)}  # a function is its name alone
+
+
+def _changed(before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> list[str]:
+    """Return the files that are new, gone or no longer the same."""
+    return [file for file in sorted({*before, *now}) if before.get(file) != now.get(file)]

@@ -35,7 +35,6 @@ class _Task:
     length: int  # tokens a row, where the curriculum does not change it
     packed: bool  # rows are slices of text, not one document each
     alternate: bool  # of a pair, both directions
-    alike: int  # rows on end of one stream and one direction
     streams: tuple[Stream, ...]
     splits: tuple[Split, ...]
     languages: np.ndarray  # [streams, 1 or 2] index of the run's languages
@@ -117,7 +116,7 @@ class Loader:
             if task.packed:
                 batch[name] = self._packed(task, plan.stream, task.order.slices(plan), length)
             else:
-                turn = plan.start + plan.epoch if task.alike == 1 else plan.run
+                turn = plan.start + plan.epoch if task.order.alike == 1 else plan.run
                 reverse = (turn % 2 == 1) & task.alternate
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
@@ -293,7 +292,7 @@ class Loader:
         sizes = [part.values("inputs") if packed else part.documents for part in splits]
         order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", alike)
         alternate = kind == "pairs" and directions == "both"
-        task = _Task(name, kind, rows, length, packed, alternate, alike, streams, splits, self._indices(streams), order)
+        task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
         for phase in self.phases:
             units = phase.length(name, kind, length) if packed else 1
             order.begin(phase.start_step, units, _weights(task, phase, units))

@@ -172,7 +172,7 @@ class Translator(Model):
         by_task = not task and any("task" in indexes(entry) for entry in groups)
         self._task_of = {code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages}
         self._indexed = by_language(groups)
-        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "alike", "task"))
+        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "task"))
 
     def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],
                   source_language: str | Sequence[str] | None = None, search: Search = Search()) -> list[Translation]:  # fmt: skip
@@ -236,7 +236,7 @@ class Translator(Model):
         stop = (self.vocabulary.eos_id, *(piece for text in search.stop for piece in self._pieces_of(text)))
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         translations = [Translation(())] * len(texts)
-        for group, task, alike in self._groups(filled, index, targets):
+        for group, task in self._groups(filled, index, targets):
             lengths = [len(documents[number]) for number in group]
             for batch in document_batches(lengths, self.longest, tokens=max(TOKENS // search.rows, 1)):
                 numbers = np.array(group)[batch.indices]
@@ -249,7 +249,7 @@ class Translator(Model):
                 places[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
                 found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop,
-                                  alike=alike, task=task)  # fmt: skip
+                                  task=task)  # fmt: skip
                 found = jax.device_get(found)
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row, stop)
@@ -263,8 +263,8 @@ class Translator(Model):
                             remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}")  # fmt: skip
         return index
 
-    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str, int]]:
-        """Return which of the texts share batches, whose task's weights to use, and 0 if all are alike, else 1.
+    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str]]:
+        """Return which of the texts share batches, and whose task's weights to use.
 
         Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
         every row cost far more than fuller batches save.
@@ -273,7 +273,7 @@ class Translator(Model):
         for number in filled:
             languages = (int(index[number]), targets[number]) if self._indexed else ()
             groups.setdefault((self._task_of[targets[number]], *languages), []).append(number)
-        return [(numbers, task, 0 if self._indexed else 1) for (task, *_), numbers in groups.items()]
+        return [(numbers, task) for (task, *_), numbers in groups.items()]
 
     def _pieces_of(self, text: str) -> list[int]:
         """Return the pieces that are this text, with or without a space before them.
@@ -301,10 +301,10 @@ class Translator(Model):
         return Translation(tuple(hypotheses))
 
     def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int, search: Search,
-                stop: tuple[int, ...], alike: int, task: str) -> Hypotheses:  # fmt: skip
+                stop: tuple[int, ...], task: str) -> Hypotheses:  # fmt: skip
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
-        which: dict[str, Any] = {"task": task, "alike": alike}
+        which: dict[str, Any] = {"task": task, "alike": 0 if self._indexed else 1}  # all rows of a batch, see _groups
         memory = model.encode(rows, target_language=target, **which)  # [rows, source length, width]
         start = model.start_decoding(memory, rows.segment_ids, language=target, capacity=length,
                                      source_language=rows.language, **which)  # fmt: skip

@@ -61,7 +61,7 @@ class TranslationRanking(Objective):
         The batch is encoded in ``parts`` that the backward pass recomputes.
         """
         both = concatenate_rows(examples["inputs"], examples["targets"])  # [2 rows, length]
-        embeddings = unit(embed_in_parts(model, both, key, parts, self.task, self.alike))
+        embeddings = unit(embed_in_parts(model, both, key, parts, self))
         sides = jnp.stack(jnp.split(embeddings, 2))  # [2, rows, width]
         identity = jnp.stack([sentence_hash(examples["inputs"]), sentence_hash(examples["targets"])])  # [2, rows]
         candidates, negative = sides, differ(identity, identity)  # [rows, rows]; never true on the diagonal
@@ -106,12 +106,13 @@ class TranslationRanking(Objective):
         return tilted - jax.nn.logsumexp(tilted, axis=1, keepdims=True) + jnp.log(count)
 
 
-def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, task: str = "", alike: int = 1) -> jax.Array:
+def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, objective: Objective) -> jax.Array:
     """Return ``[rows, width]`` sentence embeddings, encoding ``rows / parts`` at a time.
 
     Each part is recomputed in the backward pass, so that memory is one part's while the loss still sees the whole
     batch: the gradient is exact (what Gao et al. 2021 call gradient caching).
     """
+    task, alike = objective.task, objective.alike
     if parts == 1:
         return model.sentence_embeddings(rows, task=task, key=key, alike=alike)
     keys = None if key is None else jax.random.split(key, parts)
