@@ -32,8 +32,8 @@ def our_side(shape: dict, rows: int, steps: int) -> dict:
     import numpy as np
 
     from mlm_jax import model as model_room
-    from mlm_jax.batch import Rows
     from mlm_jax.config import default_config
+    from mlm_jax.data.loading.batch import Rows
     from mlm_jax.parallel.batches import to_devices
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context

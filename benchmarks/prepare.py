@@ -43,8 +43,8 @@ def config_for(folder: Path, model: Path | None):
 
 def ours(folder: Path, model: Path) -> tuple[float, int]:
     """Return seconds and tokens of one prepare."""
-    from mlm_jax.data.prepare import prepare
-    from mlm_jax.data.store import Store
+    from mlm_jax.data.store.prepare import prepare
+    from mlm_jax.data.store.store import Store
 
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
@@ -98,20 +98,20 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     """Do, in this process, what the memory of is asked for, and print the peak."""
     config, store = config_for(folder, model), folder / "memory_store"
     if part == "vocabulary":
-        from mlm_jax.data.languages import run_languages
-        from mlm_jax.data.prepare import vocabulary_sentences
-        from mlm_jax.data.vocabulary import Vocabulary
+        from mlm_jax.data.store.prepare import vocabulary_sentences
+        from mlm_jax.data.text.languages import run_languages
+        from mlm_jax.data.vocabulary.pieces import Vocabulary
 
         config.vocabulary.update(path="", size=2000, sentences=10_000)
         languages = run_languages(config)
         Vocabulary.train(vocabulary_sentences(config, languages), config.vocabulary, languages)
     elif part == "prepare":
-        from mlm_jax.data.prepare import prepare
+        from mlm_jax.data.store.prepare import prepare
 
         prepare(config, store, progress=False)
     else:
-        from mlm_jax.data.loader import Loader
-        from mlm_jax.data.store import Store
+        from mlm_jax.data.loading.loader import Loader
+        from mlm_jax.data.store.store import Store
 
         config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}
         loader = Loader(Store.open(store), config, {"mlm": "text"})
@@ -132,8 +132,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder, model = Path(place), Path(place) / "bench.model"
         write_text(folder, 1)
-        from mlm_jax.data.prepare import prepare
-        from mlm_jax.data.store import Store
+        from mlm_jax.data.store.prepare import prepare
+        from mlm_jax.data.store.store import Store
 
         prepare(config_for(folder, None), folder / "first", progress=False)
         model.write_bytes(Store.open(folder / "first").vocabulary.model)

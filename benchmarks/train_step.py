@@ -53,8 +53,8 @@ def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     """Return a function that does one step of ours: masking, forward, backward, clip and AdamW in one jit."""
     import jax
 
-    from mlm_jax.batch import Rows
     from mlm_jax.config import default_config
+    from mlm_jax.data.loading.batch import Rows
     from mlm_jax.parallel.batches import to_devices
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context

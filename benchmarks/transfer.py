@@ -33,9 +33,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
 from mlm_jax.config import import_config
-from mlm_jax.errors import UserError
-from mlm_jax.files import write_whole
 from mlm_jax.report.history import read_history
 
 RUNS = Path("runs")
@@ -144,7 +144,7 @@ def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 def alignment_accuracy(workdir: Path) -> float:
     """Return the share of target words of held-out synthetic pairs that look most at the word they stand for."""
-    from mlm_jax.align import load_aligner
+    from mlm_jax.inference.aligner import load_aligner
 
     made_up = import_config("configs/cross_attention.py")
     sources, targets = zip(*made_up.synthetic_pairs(made_up.SYNTHETIC, "validation"))
@@ -177,7 +177,7 @@ def mining(workdir: Path) -> float:
     """Return F1 of mined pairs: of three held-out verses one is there in both languages, one in German, one in English."""
     from mlm_jax.data import bible
     from mlm_jax.evaluation.bitext import best_threshold, mine, mining_scores
-    from mlm_jax.use import load
+    from mlm_jax.inference.encoder import load
 
     german, english = zip(*bible.unlabelled_pairs("de-en", "validation"))
     left = [i for i in range(len(german)) if i % 3 != 1]
@@ -215,7 +215,7 @@ def representation(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 def bytes_a_token(store: Path) -> float:
     """Return UTF-8 bytes a token of a store's training text."""
-    from mlm_jax.data.store import Store
+    from mlm_jax.data.store.store import Store
 
     splits = [stream.split("train") for stream in Store.open(store).streams.values()]
     return sum(split.bytes for split in splits) / sum(split.tokens for split in splits)

@@ -15,10 +15,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from mlm_jax.commands.plan import line, mesh_name
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import load_config
-from mlm_jax.errors import UserError
 from mlm_jax.parallel import topology as topologies
-from mlm_jax.planning.command import line, mesh_name
 from mlm_jax.planning.plan import Plan, plan
 
 

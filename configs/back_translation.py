@@ -18,7 +18,8 @@ from itertools import islice
 
 from small import choose, run_for, small_config
 
-from mlm_jax.data import bible, corpora
+from mlm_jax.data import bible
+from mlm_jax.data.text import corpora
 
 SYNTHETIC = "runs/back/synthetic.tsv"  # what mlm-jax translate wrote: a corpus like any other
 VARIANTS = ("real", "both", "reverse")

@@ -58,7 +58,7 @@ def run_for(config, steps):
 
 def choose(argument, choices):
     """Return the argument of a config file, which must be one of the choices; "" is the first."""
-    from mlm_jax.errors import UserError, nearest
+    from mlm_jax.common.errors import UserError, nearest
 
     argument = argument or choices[0]
     if argument not in choices:

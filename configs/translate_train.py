@@ -18,7 +18,8 @@ from itertools import islice
 
 from small import GENRES, balanced_genre, choose, run_for, small_config
 
-from mlm_jax.data import bible, corpora
+from mlm_jax.data import bible
+from mlm_jax.data.text import corpora
 
 SYNTHETIC = "runs/translate_train/synthetic.tsv"  # what mlm-jax translate wrote: English, German
 VARIANTS = ("translated", "english", "translator")

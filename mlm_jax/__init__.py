@@ -6,14 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlm_jax.classify import load_classifier
-    from mlm_jax.generation.translate import load_translator
-    from mlm_jax.use import load
+    from mlm_jax.inference.classifier import load_classifier
+    from mlm_jax.inference.encoder import load
+    from mlm_jax.inference.translator import load_translator
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_classifier", "load_translator"]
 
-_HOMES = {"load": "mlm_jax.use", "load_classifier": "mlm_jax.classify", "load_translator": "mlm_jax.generation.translate"}
+_HOMES = {
+    "load": "mlm_jax.inference.encoder",
+    "load_classifier": "mlm_jax.inference.classifier",
+    "load_translator": "mlm_jax.inference.translator",
+}
 
 
 def __getattr__(name: str) -> Any:

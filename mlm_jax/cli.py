@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlm_jax import __version__
-from mlm_jax.errors import FULL, UserError
+from mlm_jax.common.errors import FULL, UserError
 
 EXAMPLES = {  # of each verb, shown by its --help
     "train": "--config my_config.py --workdir runs/mine --set optimizer.learning_rate=1e-3",
@@ -266,13 +266,13 @@ def _train(options) -> None:
     if options.init_from:
         config.checkpoint.init = {**config.checkpoint.init, "from": options.init_from}
     with multihost.job(options.coordinator, options.process_count, options.process_index):
-        from mlm_jax.training.loop import train
+        from mlm_jax.run.loop import train
 
         train(config, options.workdir)
 
 
 def _prepare(options) -> None:
-    from mlm_jax.data.prepare import join, prepare, prepare_shard
+    from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 
     config = _config(options)
     folder = _store_folder(config, options.workdir)
@@ -289,7 +289,7 @@ def _prepare(options) -> None:
     elif options.beam:
         import shlex
 
-        from mlm_jax.data import beam
+        from mlm_jax.data.store import beam
 
         beam.run(config, folder, options.beam, shlex.split(options.beam_options))
     else:
@@ -297,7 +297,7 @@ def _prepare(options) -> None:
 
 
 def _inspect(options) -> None:
-    from mlm_jax.data.inspect import inspect
+    from mlm_jax.commands.inspect import inspect
     from mlm_jax.objectives import kinds
 
     config = _config(options)
@@ -310,14 +310,14 @@ def _store_folder(config, workdir: str | None) -> str:
         raise UserError("where is the token store to be?", remedy="give --workdir, or set config.data.store")
     folder = config.data.store or f"{workdir}/store"
     if workdir is not None:
-        from mlm_jax.training.workdir import check_store
+        from mlm_jax.checkpoints.workdir import check_store
 
         check_store(workdir, config, folder)
     return folder
 
 
 def _evaluate(options) -> None:
-    from mlm_jax.measure import evaluate_command, gradients_command
+    from mlm_jax.run.measure import evaluate_command, gradients_command
 
     if options.gradients:
         for checkpoint in options.checkpoint:
@@ -327,25 +327,25 @@ def _evaluate(options) -> None:
 
 
 def _fill_mask(options) -> None:
-    from mlm_jax.use import fill_mask_command
+    from mlm_jax.inference.encoder import fill_mask_command
 
     fill_mask_command(options.checkpoint, options.text, top_k=options.top, language=options.language)
 
 
 def _embed(options) -> None:
-    from mlm_jax.use import embed_command
+    from mlm_jax.inference.encoder import embed_command
 
     embed_command(options.checkpoint, options.input, options.output, language=options.language)
 
 
 def _classify(options) -> None:
-    from mlm_jax.classify import classify_command
+    from mlm_jax.inference.classifier import classify_command
 
     classify_command(options.checkpoint, options.task, options.input, options.output, language=options.language)
 
 
 def _translate(options) -> None:
-    from mlm_jax.generation.command import Recipe, Search, synthesise_command, translate_command
+    from mlm_jax.commands.translate import Recipe, Search, synthesise_command, translate_command
 
     if options.beams is not None and options.temperature:
         raise UserError("a translation is drawn (--temperature) or searched for (--beams)", remedy="leave out one of them")
@@ -363,20 +363,20 @@ def _translate(options) -> None:
 
 
 def _align(options) -> None:
-    from mlm_jax.align import align_command
+    from mlm_jax.inference.aligner import align_command
 
     align_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
                   draw=options.draw)  # fmt: skip
 
 
 def _grow(options) -> None:
-    from mlm_jax.grow import grow_command
+    from mlm_jax.adaptation.grow import grow_command
 
     grow_command(options.checkpoint, options.language, options.text, options.pieces, options.out)
 
 
 def _mine(options) -> None:
-    from mlm_jax.mine import mine_command
+    from mlm_jax.inference.miner import mine_command
 
     mine_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
                  threshold=options.threshold, output=options.output)  # fmt: skip
@@ -398,14 +398,14 @@ def _export_hf(options) -> None:
 
 
 def _sweep(options) -> int:
-    from mlm_jax.sweep import run_sweep
+    from mlm_jax.run.sweep import run_sweep
 
     return run_sweep(options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run)
 
 
 def _plan(options) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
-    from mlm_jax.planning.command import plan_command
+    from mlm_jax.commands.plan import plan_command
 
     return plan_command(_config(options), options.topology, as_json=options.json, confirm=options.search)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import check_keys, default_config, load_config
-from mlm_jax.errors import UserError
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.check import check_config

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from tpu.job import Job, install_command
 from tpu.shell import CommandFailed, Shell
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from tpu.job import Job
 
 COORDINATOR_PORT = 8471  # JAX's own, on TPU pods

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.topology import Topology
 
 CLOUD = "https://docs.cloud.google.com/"

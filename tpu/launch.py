@@ -17,8 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import file_and_argument, load_config
-from mlm_jax.errors import UserError
 from mlm_jax.parallel.axes import mesh_shape
 from mlm_jax.parallel.topology import Topology, parse
 from tpu import gke, skypilot, slurm
@@ -79,7 +79,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     topology = parse(options.topology)
     settings: dict[str, tuple[str, ...]] = {"": tuple(options.set)}
     if options.sweep:
-        from mlm_jax.sweep import read_trials, trial_name, trial_settings
+        from mlm_jax.run.sweep import read_trials, trial_name, trial_settings
 
         settings = {trial_name(trial): trial_settings(trial, options.set) for trial in read_trials(options.config)}
     base = options.name or Path(options.config.partition(".py")[0]).name

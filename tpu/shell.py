@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlm_jax.errors import UserError
-from mlm_jax.files import write_whole
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
 
 REMEMBERED = 200  # last lines of a command's output, to tell why it failed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from tpu.job import Job
 
 SCRIPT = """\

@@ -7,7 +7,7 @@ from itertools import islice
 
 from mlm_jax.config import default_config
 from mlm_jax.data import bible
-from mlm_jax.sweep import product
+from mlm_jax.run.sweep import product
 
 CHAPTERS = {"en": 1160, "de": 1160, "hi": 120, "ko": 40}  # of 1,160: two large languages and two small ones
 

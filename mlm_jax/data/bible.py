@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
 
 # The translations in the package that may be used freely; language → its key there.
 VERSIONS = {"en": "k", "es": "v", "fr": "l", "it": "d", "ar": "y", "ru": "r", "fa": "p", "tl": "f",

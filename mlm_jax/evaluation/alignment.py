@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 
 Link = tuple[int, int]  # word of the source, word of the target; both from 0
 CELL, MARGIN, FONT = 28, 120, 14  # of a drawing, in pixels

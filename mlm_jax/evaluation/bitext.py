@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.retrieval import match
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 
 SHORTEST = 16  # tokens of the narrowest batch; widths double from here
 CPU_TOKENS = 4_096  # of a batch, padding included: what stays in a cache,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 
 
 def metric_library(name: str) -> ModuleType:

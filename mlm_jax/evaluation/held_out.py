@@ -14,11 +14,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.batch import Rows, TaskBatch
-from mlm_jax.config_check import longest_row
-from mlm_jax.data import curriculum
-from mlm_jax.data.loader import Loader, cuts
-from mlm_jax.data.store import Store, Stream
+from mlm_jax.config.check import longest_row
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.batch import Rows, TaskBatch
+from mlm_jax.data.loading.loader import Loader, cuts
+from mlm_jax.data.store.store import Store, Stream
 from mlm_jax.evaluation import perplexity
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library

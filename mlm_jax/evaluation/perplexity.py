@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.batch import TaskBatch
+from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives import Context, Metrics, Objective
 
 # {metric: (numerator [languages], denominator [languages])} in float64, summed over batches.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
 
 SCORES = ("cosine", "csls", "ratio_margin")
 NEIGHBOURS = {"cosine": 1, "csls": 10, "ratio_margin": 4}  # k in Conneau et al. 2018 (MUSE) and Hu et al. 2020 (XTREME)

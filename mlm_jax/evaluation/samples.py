@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax.batch import Rows
-from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.data.loading.batch import Rows
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 
 GUESSES = 5

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlm_jax.data.store import Store
+from mlm_jax.data.store.store import Store
 from mlm_jax.evaluation.retrieval import SCORES, accuracy_at_1, mean_accuracy
 
 MANY_LANGUAGES = 16  # above this, only pairs that have parallel text of their own are measured

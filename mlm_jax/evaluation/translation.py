@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.extras import metric_library
 
 # BLEU's tokeniser by target language; 13a elsewhere. Scripts without spaces are scored by character, which needs no

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.config_check import longest_row
-from mlm_jax.data.foreign_vocabulary import TOKENIZER, ForeignVocabulary
-from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.check import longest_row
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
 from mlm_jax.interop.family import Contents, Facts
 from mlm_jax.interop.folder import whole_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, write_weights
-from mlm_jax.training.checkpoint import Loaded, load_parameters
 from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def longest(model: Any) -> int | None:
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, prefix: list[int], length: int | None) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
-    if isinstance(vocabulary, ForeignVocabulary):
+    if isinstance(vocabulary, PublishedVocabulary):
         (folder / TOKENIZER).write_text(vocabulary.tokenizer_json, encoding="utf-8")
     else:
         from mlm_jax.interop.tokenizer import to_tokenizers

@@ -1,4 +1,4 @@
-"""A foreign family: its configuration in our keys, and a table from its tensors to our parameters.
+"""A published family: its configuration in our keys, and a table from its tensors to our parameters.
 
 A table is a tuple of :class:`Entry`. Our paths are written as if every layer stood alone
 (``encoder/{layer}/attention/query/kernel``); :func:`bind` finds the layer's slice of the stacked array. An entry counts
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 
 # Keys of config.model that say nothing about what the trained function is.
 FREE = ("dropout", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "cross_entropy_chunk")
@@ -71,7 +71,7 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a foreign configuration says beside ``config.model``.
+    """What a published configuration says beside ``config.model``.
 
     Attributes:
       rows: rows of the embedding table.
@@ -288,9 +288,9 @@ def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, An
 def differences(family: Family, model: Any, facts: Facts, default: Callable[[], Any]) -> list[tuple[str, Any, Any]]:
     """Return (key, our value, what the family makes of it) for every key of ``config.model`` that it cannot express."""
     described = family.describe(model, facts)
-    foreign = default()
-    foreign.update(family.settings(described, Contents.of_model(model)))
-    ours, theirs = canonical(model), canonical(foreign)
+    published = default()
+    published.update(family.settings(described, Contents.of_model(model)))
+    ours, theirs = canonical(model), canonical(published)
     return [
         (key, ours.get(key), theirs.get(key))
         for key in sorted(ours.keys() | theirs.keys())

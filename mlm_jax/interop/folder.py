@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mlm_jax.errors import FULL, UserError
+from mlm_jax.common.errors import FULL, UserError
 
 # What of a Hub repository is needed; weights in other formats can be many times the size.
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")

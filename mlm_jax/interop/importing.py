@@ -12,14 +12,14 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
+from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.workdir import claim_workdir
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.config_check import longest_row
-from mlm_jax.errors import UserError
+from mlm_jax.config.check import longest_row
 from mlm_jax.interop.folder import local_folder, whole_folder
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
-from mlm_jax.interop.weights import Foreign, flat_shapes
-from mlm_jax.training.checkpoint import Checkpoints
-from mlm_jax.training.workdir import claim_workdir
+from mlm_jax.interop.weights import Published, flat_shapes
 
 UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
 VOCABULARY, RECIPE = "vocabulary", "config.py"
@@ -45,8 +45,8 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
         it, and nothing is written.
     """
     shown, out = Path(out), Path(out).resolve()
-    foreign = Foreign(local_folder(source))
-    facts, kind = foreign.facts, foreign.family.model_type
+    published = Published(local_folder(source))
+    facts, kind = published.facts, published.family.model_type
     if languages and facts.languages:
         raise UserError(
             f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
@@ -56,10 +56,10 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
             problem = "is named twice" if languages.count(code) > 1 else "has white space"
             raise UserError(f"language {code!r} {problem}", remedy="give --languages codes such as de,en")
     languages = facts.languages or languages or UNDETERMINED
-    vocabulary = read_vocabulary(foreign.folder, kind, facts.rows, facts.ids)
-    config = imported_config(foreign, vocabulary, out)
+    vocabulary = read_vocabulary(published.folder, kind, facts.rows, facts.ids)
+    config = imported_config(published, vocabulary, out)
     with whole_folder(out) as scratch:
-        flat = foreign.params(flat_shapes(config, vocabulary.size, languages), config.model, languages)
+        flat = published.params(flat_shapes(config, vocabulary.size, languages), config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
         (scratch / RECIPE).write_text(recipe(config, str(source), kind, shown), encoding="utf-8")
         claim_workdir(scratch, config)
@@ -83,7 +83,7 @@ def save_weights(
     checkpoints.manager.close()
 
 
-def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:
+def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigDict:
     """Return the config of an imported model: ours but for the model, the vocabulary and what documents begin with.
 
     Raises:
@@ -91,31 +91,31 @@ def imported_config(foreign: Foreign, vocabulary: Any, out: Path) -> ConfigDict:
     """
     before, _ = around(Tokenizer.from_str(vocabulary.tokenizer_json))
     config = default_config()
-    config.model.update(foreign.settings)
-    config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, foreign.facts.rows)
+    config.model.update(published.settings)
+    config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, published.facts.rows)
     config.vocabulary.path = str(out / VOCABULARY)
     config.vocabulary.size = vocabulary.size
     config.data.prefix = "bos" if before else "none"
     room = longest_row(config.model)
     config.tasks = {task: {**entry, "length": min(entry["length"], room)} for task, entry in config.tasks.items()}
     if config.model.decoder:
-        check_decoder_start(foreign, vocabulary, before)
+        check_decoder_start(published, vocabulary, before)
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
     return config
 
 
-def check_decoder_start(foreign: Foreign, vocabulary: Any, before: list[int]) -> None:
+def check_decoder_start(published: Published, vocabulary: Any, before: list[int]) -> None:
     """Check that their decoder begins as ours does: with what stands before a text, or with padding where nothing does.
 
     Raises:
       UserError: it begins with another token.
     """
-    ours, theirs = before[0] if before else vocabulary.pad_id, foreign.config.get("decoder_start_token_id")
+    ours, theirs = before[0] if before else vocabulary.pad_id, published.config.get("decoder_start_token_id")
     if ours != (vocabulary.pad_id if theirs is None else theirs):
         raise UserError(
             f"decoder_start_token_id is {theirs}, but a decoder here would begin with {ours}, "
             + ("which the tokenizer writes before a text" if before else "which is padding"),
-            file=foreign.folder / "config.json",
+            file=published.folder / "config.json",
         )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from mlm_jax.data.foreign_vocabulary import TOKENIZER, ForeignVocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
 from mlm_jax.interop.tokenizer import from_sentencepiece, sentencepiece_pieces, template
 
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -22,7 +22,7 @@ ROLES = {"pad": ("pad_token",), "bos": ("bos_token", "cls_token"), "eos": ("eos_
 USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]", "<mask>")}
 
 
-def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, int]) -> ForeignVocabulary:
+def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, int]) -> PublishedVocabulary:
     """Return the vocabulary of a published model.
 
     Args:
@@ -63,7 +63,7 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
     if before:
         known["bos"] = before[0]
     known["eos"] = after[0]
-    return ForeignVocabulary(tokenizer.to_str(), known)
+    return PublishedVocabulary(tokenizer.to_str(), known)
 
 
 # Tables of embeddings are rounded up to multiples of 8, 64 or 128 (mT5: 250,100 to 250,112); a tokenizer that is

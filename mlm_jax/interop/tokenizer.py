@@ -1,6 +1,6 @@
 """SentencePiece models and byte vocabularies as ``tokenizer.json`` of the tokenizers library, with the same ids.
 
-The JSON does what :meth:`mlm_jax.data.vocabulary.Vocabulary.encode_special` does: special pieces mean themselves, and
+The JSON does what :meth:`mlm_jax.data.vocabulary.pieces.Vocabulary.encode_special` does: special pieces mean themselves, and
 the text between them is encoded by itself, without spaces at its ends.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from mlm_jax.data.vocabulary import BYTES, WORD, Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.vocabulary.pieces import BYTES, WORD, Vocabulary
 
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
 

@@ -1,4 +1,4 @@
-"""Foreign weights and configurations into ours and back, tensor by tensor."""
+"""Published weights and configurations into ours and back, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError, nearest
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
 from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
@@ -31,7 +31,7 @@ EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "um
 
 
 def read_config(folder: str | Path) -> ForeignConfig:
-    """Return a foreign config.json.
+    """Return a published config.json.
 
     Raises:
       UserError: it is missing, not JSON, or of a model type that is not known here.
@@ -52,8 +52,8 @@ def read_config(folder: str | Path) -> ForeignConfig:
     return config
 
 
-class Foreign:
-    """A folder of a foreign model: its family, its settings in our keys, and its weights when they are asked for.
+class Published:
+    """A folder of a published model: its family, its settings in our keys, and its weights when they are asked for.
 
     Args:
       folder: with config.json and safetensors.

@@ -46,7 +46,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.model.sharing import by_language
 from mlm_jax.model.transformer import Cache, Transformer
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.block import Block, Scope
 from mlm_jax.model.layers import Norm, activation_of, pad_length, parameter
 from mlm_jax.model.stack import rematerialise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from mlm_jax.config_check import MODEL_NUMBERS, BadValue, check_number
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.check import MODEL_NUMBERS, BadValue, check_number
 from mlm_jax.model.attention import IMPLEMENTATIONS
 from mlm_jax.model.characters import HASHES
 from mlm_jax.model.cross_lingual import FUSIONS, SCORES

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.parallel.rules import constrain, shards_of
 
 BY_LANGUAGE = ("source_language", "target_language", "family")

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.batch import Rows
-from mlm_jax.config_check import longest_row
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.config.check import longest_row
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.attention import platform
 from mlm_jax.model.block import KeysValues, Scope
 from mlm_jax.model.characters import CharacterEncoder

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax.batch import Rows, TaskBatch
-from mlm_jax.config_check import BadValue
-from mlm_jax.errors import nearest
+from mlm_jax.common.errors import nearest
+from mlm_jax.config.check import BadValue
+from mlm_jax.data.loading.batch import Rows, TaskBatch
 
 # {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]

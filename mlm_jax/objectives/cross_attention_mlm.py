@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, concatenate_rows
 from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, predict_masked, weigh
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.batch import Rows, TaskBatch
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Objective
 from mlm_jax.objectives.translation import SequenceExamples, predict_sequence, sequence_examples
 

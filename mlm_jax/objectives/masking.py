@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.base import Context
 
 LONGEST_WORD = 10  # tokens; scripts without spaces would otherwise have sentences for words

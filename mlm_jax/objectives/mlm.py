@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.batch import TaskBatch
-from mlm_jax.config_check import BadValue
+from mlm_jax.config.check import BadValue
+from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 from mlm_jax.objectives.masking import Masked, mask_tokens

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.model.layers import unit
 from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, in_parts, sum_by_language
 from mlm_jax.objectives.queue import Queue, empty_queue, push

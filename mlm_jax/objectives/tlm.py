@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.batch import Rows, TaskBatch
+from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, concatenate_rows
 from mlm_jax.objectives.masking import Masked
 from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, weigh

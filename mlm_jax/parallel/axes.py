@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 

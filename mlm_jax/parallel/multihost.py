@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax._src import cloud_tpu_init, distributed  # the client of the coordination service has no public name
 
-from mlm_jax.errors import UserError, one_line
+from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from mlm_jax.errors import UserError, one_line
+from mlm_jax.common.errors import UserError, one_line
 
 PULSE_SECONDS = 3.0
 SILENCE_SECONDS = (

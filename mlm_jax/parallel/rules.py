@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
 
 # Logical axis → mesh axes, or None to keep it whole. In one array a mesh axis is used once, by the first logical axis
 # that names it (language-indexed weights split their groups over fsdp, and then keep "embed" whole).

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlm_jax.errors import UserError, nearest, one_line
+from mlm_jax.common.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:  # a launcher names topologies without JAX
     import jax
@@ -175,7 +175,7 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
 def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
-    from mlm_jax.data.quiet import quiet_stderr
+    from mlm_jax.common.quiet import quiet_stderr
 
     # There is no machine to ask about its TPUs, and another process may be compiling as well.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

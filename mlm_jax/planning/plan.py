@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlm_jax.batch import Batch
-from mlm_jax.config_check import several
-from mlm_jax.data import curriculum
-from mlm_jax.data.languages import run_languages
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.config.check import several
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.batch import Batch
+from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.batches import check_rows, row_group

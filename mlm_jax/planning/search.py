@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology

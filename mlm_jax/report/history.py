@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.data.languages import pair_languages
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.text.languages import pair_languages
 
 METRICS = "metrics.jsonl"
 Series = list[tuple[int, float]]

@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
-from mlm_jax.files import write_whole
 from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell

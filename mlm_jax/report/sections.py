@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
 from mlm_jax.evaluation.retrieval import normalize
-from mlm_jax.files import write_whole
 from mlm_jax.report.table import LanguageRow
 
 FILE = "report.json"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
-from mlm_jax.config_check import BadValue, check_values, longest_row, several
-from mlm_jax.data import curriculum
-from mlm_jax.data.languages import run_languages
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.check import BadValue, check_values, longest_row, several
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.objectives import Context
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mlm_jax.batch import Batch, Rows
-from mlm_jax.data import curriculum
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.batch import Batch, Rows
 from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective, create_objectives
 from mlm_jax.parallel.batches import batch_sharding

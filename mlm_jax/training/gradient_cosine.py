@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax.batch import Batch, Rows, TaskBatch
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.training.paths import by_path, map_by_path
 
 CATCH_ALL = ".*"

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mlm_jax.config_check import BadValue
-from mlm_jax.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.check import BadValue
 from mlm_jax.objectives.multitask import UNCERTAINTY
 
 Schedule = Callable[[Any], Any]  # step (int or traced) → float32

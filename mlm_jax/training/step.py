@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
-from mlm_jax.batch import Batch
+from mlm_jax.data.loading.batch import Batch
 from mlm_jax.objectives import Context, Objective, check_parts, create_objectives
 from mlm_jax.objectives.base import in_parts
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight

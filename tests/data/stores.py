@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.config import default_config
-from mlm_jax.data.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store, StoreWriter
 
 PAD, EOS = 0, 1
 

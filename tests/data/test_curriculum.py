@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlm_jax.data import curriculum
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading import curriculum
 from tests.data.stores import config
 
 # Tokens in pretraining and in the context extension that followed, of the languages that both read, without English and

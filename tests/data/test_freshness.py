@@ -7,7 +7,7 @@ import pytest
 
 from mlm_jax.cli import main
 from mlm_jax.config import load_config
-from mlm_jax.data.prepare import prepare
+from mlm_jax.data.store.prepare import prepare
 
 CONFIG = """from mlm_jax.config import default_config
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.data.languages import run_languages
-from mlm_jax.data.loader import Loader
-from mlm_jax.data.prepare import join, prepare, prepare_shard, vocabulary_sentences
-from mlm_jax.data.store import Store
-from mlm_jax.errors import UserError
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.prepare import join, prepare, prepare_shard, vocabulary_sentences
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.text.languages import run_languages
 
 
 @pytest.fixture

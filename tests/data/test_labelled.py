@@ -2,11 +2,11 @@
 
 
 from mlm_jax.config import default_config
-from mlm_jax.data import labelled
-from mlm_jax.data.corpora import BLANK
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.store import Store
-from mlm_jax.data.tasks import CUT, PIECELESS
+from mlm_jax.data.store.prepare import prepare
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.tasks import CUT, PIECELESS
+from mlm_jax.data.text import labelled
+from mlm_jax.data.text.corpora import BLANK
 
 
 def stored(folder, name, text, **entry):

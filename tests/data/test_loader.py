@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.data import order
-from mlm_jax.data.loader import Loader
-from mlm_jax.data.mixing import rates
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading import order
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.text.rates import rates
 from tests.data.stores import EOS, PAD, config, documents, write
 
 LANGUAGES = ["de", "en", "hi"]
@@ -159,7 +159,7 @@ def test_hosts_hold_blocks_of_one_hosts_rows(store, hosts):
 
 
 def test_a_host_reads_only_its_own_rows(store, monkeypatch):
-    from mlm_jax.data.ragged import Flat
+    from mlm_jax.data.store.ragged import Flat
 
     asked = []
     request = Flat.request

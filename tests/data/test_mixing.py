@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.data.mixing import Apportionment, permute, rates, unimax
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading.apportionment import Apportionment, permute
+from mlm_jax.data.text.rates import rates, unimax
 
 FAST = settings(max_examples=100, deadline=None)
 WEIGHTS = st.lists(st.floats(1e-9, 1e6) | st.just(0.0), min_size=1, max_size=40).filter(

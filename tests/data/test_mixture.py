@@ -6,12 +6,12 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.store import Store
-from mlm_jax.data.tasks import SeqioVocabulary
-from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.data.store.prepare import prepare
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.tasks import SeqioVocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 MODEL = str(files("seqio") / "test_data" / "sentencepiece" / "sentencepiece.model")
 VOCABULARY = seqio.SentencePieceVocabulary(MODEL)

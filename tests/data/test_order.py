@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.data import order
-from mlm_jax.data.order import Order
+from mlm_jax.data.loading import order
+from mlm_jax.data.loading.order import Order
 
 PHASES = st.lists(st.tuples(st.integers(1, 15), st.sampled_from([1, 3, 8, 16, 50])), min_size=1, max_size=4)
 

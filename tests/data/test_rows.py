@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.loader import Loader
-from mlm_jax.data.rows import cut_longer
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.two_texts import cut_longer
 from tests.data.stores import EOS, PAD, config, write
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mlm_jax.cli import main
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.data.prepare import join, prepare, prepare_shard
-from mlm_jax.data.shards import share
-from mlm_jax.errors import UserError
+from mlm_jax.data.store.prepare import join, prepare, prepare_shard
+from mlm_jax.data.store.shards import share
 
 
 def write_text(folder, files=5):
@@ -143,7 +143,7 @@ def test_the_command_line(single, tmp_path, capsys):
 
 def test_a_beam_pipeline_is_the_single_run_bit_for_bit(single, tmp_path):
     pytest.importorskip("apache_beam")
-    from mlm_jax.data import beam
+    from mlm_jax.data.store import beam
 
     config, expected = single
     prepare_shard(config, tmp_path / "store", 1, 3, progress=False)  # a pipeline goes on from what is there

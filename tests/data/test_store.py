@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.data import ragged
-from mlm_jax.data.store import Store, StoreWriter
-from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.store import ragged
+from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from tests.data.stores import Ids, documents, write
 
 FAST = settings(max_examples=25, deadline=None)
@@ -160,7 +160,7 @@ def test_a_writer_that_fails_leaves_nothing_and_the_old_store_whole(tmp_path):
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
     folder = tmp_path / "s"
     second = (
-        "import sys\nfrom mlm_jax.data.store import StoreWriter\nfrom tests.data.stores import Ids\n"
+        "import sys\nfrom mlm_jax.data.store.store import StoreWriter\nfrom tests.data.stores import Ids\n"
         'StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()'
     )
     with StoreWriter(folder, Ids(), ["de"]) as writer:
@@ -175,7 +175,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
 def test_what_a_killed_writer_left_is_no_store_and_in_nobodys_way(tmp_path):
     killed = """
 import os, signal, sys
-from mlm_jax.data.store import StoreWriter
+from mlm_jax.data.store.store import StoreWriter
 from tests.data.stores import Ids, documents
 writer = StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()
 writer.add("old", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})
@@ -368,5 +368,5 @@ def test_a_writer_holds_back_no_more_of_a_larger_corpus(tmp_path):
 
 
 def test_reading_needs_no_tensorflow_and_no_jax():
-    code = "import sys, mlm_jax.data.loader; print({'jax', 'tensorflow', 'seqio', 'torch'} & set(sys.modules))"
+    code = "import sys, mlm_jax.data.loading.loader; print({'jax', 'tensorflow', 'seqio', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+from mlm_jax.commands.inspect import fertility
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.data import bible, corpora, labelled
-from mlm_jax.data.freshness import is_fresh
-from mlm_jax.data.inspect import fertility
-from mlm_jax.data.prepare import drawn, prepare
-from mlm_jax.data.store import Store
-from mlm_jax.data.tasks import CUT, SeqioVocabulary, register
-from mlm_jax.data.vocabulary import Vocabulary, language_token, sentinel
-from mlm_jax.errors import UserError
+from mlm_jax.data import bible
+from mlm_jax.data.store.freshness import is_fresh
+from mlm_jax.data.store.prepare import drawn, prepare
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.tasks import CUT, SeqioVocabulary, register
+from mlm_jax.data.text import corpora, labelled
+from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary, language_token, sentinel
 
 LANGUAGES = ("en", "de")
 WORDS = "in the beginning was word and light shines darkness not it that is there who from all made him".split()  # noqa: SIM905
@@ -84,19 +86,19 @@ def test_a_model_whose_special_pieces_are_user_defined_takes_them_for_text_too(t
     assert older.encode(text) == vocabulary.encode(text) and older.encode_special(text) == vocabulary.encode_special(text)
     assert older.decode(older.encode(text)) == text
     older.save(tmp_path)
-    assert Vocabulary.load(tmp_path).fingerprint == older.fingerprint != vocabulary.fingerprint
+    assert load_vocabulary(tmp_path).fingerprint == older.fingerprint != vocabulary.fingerprint
 
 
 def test_saved_and_loaded_and_trained_again_it_is_the_same(vocabulary, tmp_path):
     vocabulary.save(tmp_path)
-    assert Vocabulary.load(tmp_path).fingerprint == vocabulary.fingerprint
+    assert load_vocabulary(tmp_path).fingerprint == vocabulary.fingerprint
     config = default_config().vocabulary
     config.size, config.sentinels = 310, 3
     again = Vocabulary.train(sentences(WORDS, 300) + sentences(WOERTER, 300), config, LANGUAGES)
     assert again.fingerprint == vocabulary.fingerprint
     (tmp_path / "vocabulary.model").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged"):
-        Vocabulary.load(tmp_path)
+        load_vocabulary(tmp_path)
 
 
 def test_a_foreign_model_gets_the_missing_pieces_appended(tmp_path, vocabulary):

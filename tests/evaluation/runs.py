@@ -3,9 +3,9 @@
 import numpy as np
 
 from mlm_jax.config import default_config
-from mlm_jax.data.loader import Loader
-from mlm_jax.data.store import Store, StoreWriter
-from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import make_context

@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.alignment import (
     Alignment,
     alignment_error_rate,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.bitext import MinedPair, best_threshold, mine, mining_scores
 
 RANKED = [MinedPair(0, 0, 5.0), MinedPair(1, 1, 4.0), MinedPair(2, 7, 3.0), MinedPair(3, 3, 2.0), MinedPair(4, 8, 1.0)]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.classification import transfer_matrix
 
 SCORES = {"en": {"en": 0.9, "de": 0.7, "hi": 0.5}, "de": {"en": 0.6, "de": 0.8}}

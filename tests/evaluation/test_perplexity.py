@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.evaluation.perplexity import (
     add_sums,
     bits_per_byte,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.retrieval import (
     accuracy_at_1,
     match,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

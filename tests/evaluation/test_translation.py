@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.extras import metric_library
 from mlm_jax.evaluation.translation import translation_scores
 

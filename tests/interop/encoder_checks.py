@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from mlm_jax.interop.weights import Foreign
+from mlm_jax.interop.weights import Published
 from tests.interop import parity
 
 
@@ -90,4 +90,4 @@ class EncoderChecks:
         file.write_text(json.dumps(config))
         with pytest.raises(Exception, match=f"layers?.{config['num_hidden_layers']}.*has no place"):
             parity.load(tmp_path / "less")
-        assert Foreign(ours.foreign.folder).settings == ours.foreign.settings
+        assert Published(ours.foreign.folder).settings == ours.foreign.settings

@@ -11,11 +11,11 @@ from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from mlm_jax import model as model_room
-from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.interop.family import Facts, bind
 from mlm_jax.interop.tensors import TensorWriter
-from mlm_jax.interop.weights import Foreign, choose_family, flat_shapes, write_weights
+from mlm_jax.interop.weights import Published, choose_family, flat_shapes, write_weights
 from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training.paths import by_path
 
@@ -101,7 +101,7 @@ class Imported:
 
 
 def load(folder, **settings):
-    foreign = Foreign(folder)
+    foreign = Published(folder)
     config = default_config()
     config.model.update(foreign.settings)
     config.model.update(settings)
@@ -200,7 +200,7 @@ def in_our_layout(imported, values, folder):
     writer.close()
     (folder / "config.json").write_text((imported.foreign.folder / "config.json").read_text())
     shapes = {path: leaf.shape for path, leaf in by_path(imported.params).items()}
-    foreign = Foreign(folder)
+    foreign = Published(folder)
     arrays = foreign.params(shapes, imported.config.model, imported.languages)
     for one in bind(foreign.family, shapes, imported.config.model, imported.languages, foreign.base).values():
         for path, index, _ in one.parts if one.unused else ():

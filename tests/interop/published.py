@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from mlm_jax.config import default_config
 from mlm_jax.data import bible
-from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from tests.interop import parity
 
 LANGUAGES = ("en", "de", "es", "fr", "ru", "ar", "fa", "hi", "ko", "vi", "it", "tl")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from mlm_jax.generation.search import beam_search, greedy, repeat_rows
+from mlm_jax.inference.search import beam_search, greedy, repeat_rows
 from tests.interop import parity
 
 TARGETS = ((6, 5), (13,), (4, 3, 6))  # lengths of the targets of parity.DOCUMENTS

@@ -11,14 +11,14 @@ from transformers import AutoModelForMaskedLM
 import mlm_jax
 from mlm_jax.config import load_config
 from mlm_jax.data.bible import _verses
-from mlm_jax.data.loader import Loader
-from mlm_jax.data.store import Store, StoreWriter
-from mlm_jax.data.vocabulary import Vocabulary
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.importing import import_hf
 from mlm_jax.objectives import create_objectives, kinds
+from mlm_jax.run.loop import train
 from mlm_jax.training.context import make_context
-from mlm_jax.training.loop import train
 from tests.interop import parity
 from tests.interop.published import published, sentences
 
@@ -56,7 +56,7 @@ def their_losses(model, config, context, loader):
 def test_training_goes_on_where_transformers_stands(tmp_path):
     model = published(tmp_path / "theirs", "xlm-roberta")
     ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
-    vocabulary = Vocabulary.load(ours / "vocabulary")
+    vocabulary = load_vocabulary(ours / "vocabulary")
     write_store(tmp_path / "store", vocabulary)
     config = load_config(ours / "config.py")
     config.data.store = str(tmp_path / "store")

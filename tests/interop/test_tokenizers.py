@@ -5,9 +5,10 @@ import pytest
 from tokenizers import Tokenizer, models, processors
 from transformers import AutoTokenizer
 
-from mlm_jax.data.foreign_vocabulary import ForeignVocabulary
-from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.interop.exporting import write_tokenizer
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from tests.interop.published import LANGUAGES, TOKENIZERS, our_vocabulary, sentences
@@ -71,8 +72,8 @@ def test_theirs_here_and_back(kind, tmp_path):
     expected = theirs(texts, add_special_tokens=False)["input_ids"]
     assert ours.encode_batch(texts) == expected
     ours.save(tmp_path / "saved")
-    again = Vocabulary.load(tmp_path / "saved")
-    assert isinstance(again, ForeignVocabulary) and again.fingerprint == ours.fingerprint
+    again = load_vocabulary(tmp_path / "saved")
+    assert isinstance(again, PublishedVocabulary) and again.fingerprint == ours.fingerprint
     assert again.encode_batch(texts[:50]) == expected[:50]
     (tmp_path / "written").mkdir()
     write_tokenizer(tmp_path / "written", ours, ours.document_prefix("bos" if ours.bos_id >= 0 else "none", ""), 64)

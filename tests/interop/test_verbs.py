@@ -20,14 +20,14 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM,
 import mlm_jax
 from mlm_jax import cli
 from mlm_jax import model as model_room
+from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config, load_config
-from mlm_jax.data.vocabulary import Vocabulary
-from mlm_jax.errors import UserError
+from mlm_jax.data.vocabulary.folder import open_vocabulary
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.family import Contents, ForeignConfig
 from mlm_jax.interop.importing import import_hf
 from mlm_jax.interop.weights import FAMILIES
-from mlm_jax.training.checkpoint import Checkpoints
 from tests.interop import parity
 from tests.interop.published import LANGUAGES, our_vocabulary, published, sentences
 
@@ -115,7 +115,7 @@ def test_the_recipe_is_a_config_that_fits(imported, tmp_path):
     assert config.checkpoint.init == {"from": str(ours)}
     settings = json.loads((ours / "config.json").read_text())["model"]
     assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
-    assert Vocabulary.from_model(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
+    assert open_vocabulary(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
     assert f"train --config {ours}/config.py --workdir" in (ours / "config.py").read_text()
     shutil.copytree(ours, tmp_path / "moved")
     moved = load_config(tmp_path / "moved" / "config.py")
@@ -480,7 +480,7 @@ def test_a_full_disk_leaves_nothing(error, good, tmp_path, monkeypatch):
     monkeypatch.setattr("mlm_jax.interop.tensors.save_file", full)
     with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
         export_hf(tmp_path / "ours", tmp_path / "out")
-    monkeypatch.setattr("mlm_jax.data.foreign_vocabulary.ForeignVocabulary.save", full)
+    monkeypatch.setattr("mlm_jax.data.vocabulary.published.PublishedVocabulary.save", full)
     with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
         import_hf(good, tmp_path / "second")
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from mlm_jax import model as model_room
-from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.characters import Convolution, n_gram_buckets
 
 VOCABULARY, RATE, WIDTH = 300, 4, 16

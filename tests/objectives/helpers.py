@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives import Context
 
 SPECIALS = 5  # <pad> </s> <unk> <s> <mask>

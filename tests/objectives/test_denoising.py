@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.batch import Rows
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.denoising import Denoising, noise_mask, random_partition
 from tests.objectives.helpers import make_context
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.masking import LONGEST_WORD, fitting, mask_tokens, unit_boundaries
 from tests.objectives.helpers import SPECIALS, make_context, random_rows
 

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.model import create, merge
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.objectives.translation import sequence_examples

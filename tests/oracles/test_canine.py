@@ -8,8 +8,8 @@ from flax import nnx
 from transformers import CanineConfig
 from transformers.models.canine.modeling_canine import CharactersToMolecules, ConvProjection
 
-from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.block import Scope
 from mlm_jax.model.characters import CharacterEncoder
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import XmodConfig, XmodForMaskedLM
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from tests.interop import parity
 from tests.interop.encoder_checks import EncoderChecks
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.parallel import batches, compiler_options, huge_pages
 from mlm_jax.parallel.axes import mesh_shape
 from mlm_jax.parallel.mesh import make_mesh

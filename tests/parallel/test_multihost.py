@@ -10,7 +10,7 @@ from jax._src import cloud_tpu_init, clusters
 from jax._src.clusters import cloud_tpu_cluster
 
 from mlm_jax.cli import main
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel import multihost
 
 SLURM = {"SLURM_JOB_ID": "4242", "SLURM_STEP_NODELIST": "localhost,node[2-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",

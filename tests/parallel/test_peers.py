@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel import peers
 from mlm_jax.parallel.peers import Peers
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.model.attention import attention
 from mlm_jax.model.kernels import splash
 from mlm_jax.parallel import topology

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.report.history import curves_by_language, read_history, retrieval_curves, smooth, thin
 
 

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.report import save_sections, write_report
 from mlm_jax.report.page import changed_keys, table_html, write_page
 from tests.report.helpers import ARTICLE, write_run

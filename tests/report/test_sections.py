@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.report.sections import load_sections, map_section, plain, principal_components, save_sections
 
 

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.topology import parse
 from tpu import launch
 from tpu.cloud_tpu import CloudTpu

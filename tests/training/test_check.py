@@ -2,12 +2,12 @@
 
 import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config, located, set_key
-from mlm_jax.config_check import BadValue
-from mlm_jax.data.loader import Loader
-from mlm_jax.errors import UserError
+from mlm_jax.config.check import BadValue
+from mlm_jax.data.loading.loader import Loader
 from mlm_jax.objectives import kinds
-from mlm_jax.training import loop
+from mlm_jax.run import loop
 from mlm_jax.training.check import check_config
 from tests.evaluation import runs
 

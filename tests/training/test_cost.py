@@ -4,9 +4,9 @@ import jax
 
 from mlm_jax.config import default_config
 from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.run.loop import parameters_line
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.cost import parameters_by_group
-from mlm_jax.training.loop import parameters_line
 from mlm_jax.training.step import build_program
 
 LANGUAGES = ("de", "en", "ru")

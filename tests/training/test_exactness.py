@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlm_jax import model as model_room
-from mlm_jax.batch import Rows
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.masking import Masked
 from mlm_jax.objectives.mlm import MaskedLanguageModelling, predict_masked, weigh
 from mlm_jax.parallel.batches import to_devices
@@ -14,7 +14,7 @@ from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.step import build_program, gradient_function
 from tests.objectives.helpers import random_rows
-from tests.training.conftest import tiny_config
+from tests.tiny import tiny_config
 
 LANGUAGES = ("en", "de", "ar")
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from mlm_jax import model as model_room
-from mlm_jax.batch import Rows
 from mlm_jax.config import default_config
+from mlm_jax.data.loading.batch import Rows
 from mlm_jax.training.context import planned_context
 from mlm_jax.training.flops import keys_per_query, mfu, step_flops
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.training.gradient_cosine import between_languages, between_tasks, only_language
 from tests.training.test_exactness import batch as small_batch
 from tests.training.test_exactness import small

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training import optimizer
 from mlm_jax.training.directions import DIRECTIONS

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.errors import UserError
 from mlm_jax.training.schedule import SHAPES, learning_rate, piecewise_linear
 
 STEPS, WARMUP, DECAY = 100, 10, 30

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from mlm_jax.errors import UserError
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.run.reporter import check_finite
 from mlm_jax.training.context import planned_context
-from mlm_jax.training.reporter import check_finite
 from mlm_jax.training.step import at_step, build_program, make_train_step
 from tests.training.test_exactness import LANGUAGES, batch, small
 

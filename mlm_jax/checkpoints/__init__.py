@@ -1,0 +1,1 @@
+"""Checkpoints: write, verify, restore, begin from the weights of another run."""

@@ -1,0 +1,462 @@
+"""Checkpoints: asynchronous, sharded, self-contained, restored onto any mesh; one cut short is passed over."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from mlm_jax.checkpoints.checksum import checksums
+from mlm_jax.checkpoints.workdir import config_from_json, config_json, differing_keys, may_change
+from mlm_jax.common.errors import FULL, UserError, nearest, one_line
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.training.paths import by_path
+from mlm_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+for noisy in ("absl", "asyncio"):  # Orbax logs a page for every checkpoint, and what it raises anyway
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # what the names of such metrics begin with
+METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
+
+
+def _say_unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
+    """Keep quiet about arrays whose writing ends after that of another failed, which closed Orbax's event loop."""
+    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        say(found)
+
+
+sys.unraisablehook = _say_unraisable
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint holds for those who use the model.
+
+    Attributes:
+      step: of the run.
+      config: the run's.
+      vocabulary: that its tokens are of.
+      languages: codes in index order.
+      labels: {task: names of its classes}.
+      params: nested dict of arrays.
+    """
+
+    step: int
+    config: ConfigDict
+    vocabulary: Vocabulary
+    languages: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]]
+    params: Any
+
+
+class Checkpoints:
+    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every so many, and the best.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      vocabulary: kept in every checkpoint, as are the config and the languages.
+      languages: codes in index order.
+      labels: {task: names of its classes}.
+      in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
+        least the largest array. None writes in the background, for which everything is copied.
+    """
+
+    def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
+                 labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
+        self.select = config.evaluation.select
+        self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
+                      "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        if jax.process_index() == 0:
+            for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+                log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])
+        policies = [policy.LatestN(n=config.checkpoint.keep_last)]
+        if config.checkpoint.keep_every:
+            policies.append(policy.EveryNSteps(config.checkpoint.keep_every))
+        if self.select:
+            policies.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies), best_fn=self._score if self.select else None,
+            enable_async_checkpointing=in_flight is None, cleanup_tmp_directories=True, create=True,
+        )  # fmt: skip
+        handlers = {"state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight), "facts": ocp.JsonCheckpointHandler(),
+                    "metrics": ocp.JsonCheckpointHandler()}  # fmt: skip
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=handlers if in_flight else None
+        )
+        self.best = self._best_on_disk()  # kept here too, since what is being written cannot be read yet
+
+    def save(
+        self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Begin to write a checkpoint; training goes on meanwhile.
+
+        Args:
+          step: steps done.
+          state: all of it, or {"params": …} for weights that only start other runs.
+          metrics: of an evaluation at this step, among them that which ``config.evaluation.select`` names.
+
+        Raises:
+          UserError: the disk is full (found now or by a later call); earlier checkpoints are untouched.
+        """
+        if step in self.manager.all_steps():
+            return
+        facts = self.facts | {"checksums": checksums(state)}
+        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
+        selected = self._measured(metrics) if self.select and metrics is not None else None
+        self._guarded(lambda: self.manager.save(step, args=arguments, metrics=selected, force=True))
+        self._take(selected)
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether an evaluation is better than that of every checkpoint, by ``config.evaluation.select``.
+
+        Raises:
+          UserError: the evaluation has no such metric; the message names the nearest one.
+        """
+        if not self.select:
+            return False
+        here = self._score(self._measured(metrics))
+        return self.best is None or here > self.best
+
+    def complete(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Give a checkpoint that was saved without metrics those of an evaluation of its weights.
+
+        Args:
+          step: of the checkpoint.
+          metrics: as in :meth:`save`.
+
+        Raises:
+          UserError: the evaluation has no such metric.
+        """
+        if not self.select:
+            return
+        selected = self._measured(metrics)
+        if jax.process_index() == 0:
+            folder = self.folder / str(step)
+            with tempfile.TemporaryDirectory(dir=self.folder.parent) as temporary:
+                whole = Path(temporary) / METRICS
+                whole.mkdir()
+                (whole / METRICS).write_text(json.dumps(selected))
+                shutil.rmtree(folder / METRICS, ignore_errors=True)
+                whole.rename(folder / METRICS)
+        everyone(True)
+        self.manager.reload()
+        self._take(selected)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        self._guarded(self.manager.wait_until_finished)
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """Return the state of the last whole checkpoint, laid out as ``abstract`` says; None if there is none.
+
+        A checkpoint that cannot be read, or whose bits are not those that were written, is passed over, said aloud, and
+        renamed to STEP.damaged once an earlier one has been read.
+
+        Args:
+          abstract: shapes with shardings; the mesh need not be the one that wrote the checkpoint.
+
+        Raises:
+          UserError: a checkpoint is of another config, vocabulary, set of languages or model; or none can be read.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        damaged: list[int] = []
+        for step in steps:
+            problem, facts, state = "", {}, None
+            try:
+                facts = load_facts(self.folder / str(step))
+                self._check_facts(step, facts)
+                state = read_arrays(self.folder / str(step), abstract)
+            except Damaged as error:
+                problem = str(error)
+            if everyone(not problem):  # before the checksums, to which all processes add their part
+                problem = damage(state, facts["checksums"])
+                if not problem:
+                    self._set_aside(damaged)
+                    return state
+            log.warning(
+                "checkpoint %s is damaged: passing it over (%s)", step, problem or "another process cannot read it"
+            )
+            damaged.append(step)
+        if steps:
+            raise UserError("no checkpoint can be read", file=self.folder,
+                            remedy="see the warnings above; start again in another workdir")  # fmt: skip
+        return None
+
+    def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
+        """Check that a checkpoint is of this run."""
+        facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
+        different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
+        keys = differing_keys(facts["config"], self.facts["config"])
+        different += [f"config.{key}" for key in keys if not may_change(key)]
+        if different:
+            raise UserError(f"this checkpoint is of another run; these differ: {', '.join(different)}",
+                            file=self.folder / str(step), remedy=ANOTHER_RUN)  # fmt: skip
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Rename damaged checkpoints, so that the steps can be saved anew."""
+        if not damaged:
+            return
+        if jax.process_index() == 0:
+            for step in damaged:
+                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+        everyone(True)
+        self.manager.reload()
+        self.best = self._best_on_disk()
+
+    def _best_on_disk(self) -> float | None:
+        """Return the best score of the checkpoints; None if none has the metric."""
+        found = [self.manager.metrics(step) or {} for step in self.manager.all_steps()] if self.select else []
+        return max((self._score(metrics) for metrics in found if self.select in metrics), default=None)
+
+    def _take(self, metrics: Mapping[str, float] | None) -> None:
+        """Count in what a checkpoint was just saved with."""
+        if metrics is not None:
+            here = self._score(metrics)
+            self.best = here if self.best is None else max(self.best, here)
+
+    def _measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        if self.select not in metrics:
+            raise UserError(
+                f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}",
+                remedy="name one of those in the workdir's metrics.jsonl that begin with eval/",
+            )
+        return {self.select: float(metrics[self.select])}
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return score(self.select, metrics)
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            reasons = [error, *causes(error)]
+            if any(getattr(reason, "errno", None) in FULL or "No space left" in str(reason) for reason in reasons):
+                if jax.process_index() == 0:
+                    for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                raise UserError("the disk is full; earlier checkpoints are whole", file=self.folder,
+                                remedy="free some space and run the same command again") from error  # fmt: skip
+            raise
+
+
+def score(select: str, metrics: Mapping[str, float]) -> float:
+    """Return the value of a metric such as ``eval/loss/mean`` so that more is better; the worst if there is no such number."""
+    value = metrics.get(select, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    name = select.split("/")[-2:][0]
+    return -value if name.startswith(LESS_IS_BETTER) else value
+
+
+class Damaged(Exception):
+    """A checkpoint's files are missing or not as they were written."""
+
+
+def read_arrays(folder: Path, abstract: Any) -> Any:
+    """Return the arrays of ``abstract`` (a whole state, or {"params": …}) from one checkpoint.
+
+    Args:
+      folder: of the checkpoint.
+      abstract: shapes with shardings.
+
+    Raises:
+      Damaged: they cannot be read.
+      UserError: the checkpoint has other arrays than ``abstract``.
+    """
+    wanted = by_path(abstract)
+    try:
+        there = by_path(_described(folder))
+    except Exception as error:  # Orbax raises many kinds for damaged files
+        raise Damaged(_brief(error)) from error
+    rooms = {name.partition("/")[0] for name in wanted}
+    different = [name for name in sorted({*wanted, *(name for name in there if name.partition("/")[0] in rooms)})
+                 if name not in wanted or name not in there or wanted[name].shape != there[name].shape]  # fmt: skip
+    if different:
+        raise UserError(f"this checkpoint has other arrays than the run; the first is {different[0]!r}", file=folder,
+                        remedy=ANOTHER_RUN)  # fmt: skip
+    try:
+        # Not by a Checkpointer, which waits for the other processes: where one of them fails, it would do so for ever.
+        return ocp.PyTreeCheckpointHandler().restore(folder / "state", args=ocp.args.PyTreeRestore(
+            item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True,
+        ))  # fmt: skip
+    except Exception as error:
+        if any(
+            "RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in [error, *causes(error)]
+        ):
+            raise  # the devices' memory is full: nothing is wrong with the checkpoint
+        raise Damaged(_brief(error)) from error
+
+
+def damage(arrays: Any, expected: Mapping[str, int]) -> str:
+    """Return what is wrong with arrays that were read; "" if their bits are those that were written.
+
+    Args:
+      arrays: from :func:`read_arrays`; where they are spread over processes, all of them call this.
+      expected: checksums by path.
+    """
+    wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
+    return f"{wrong[0]!r} is not as it was written" if wrong else ""
+
+
+def _described(folder: Path) -> Any:
+    """Return the tree of the shapes of a checkpoint's arrays."""
+    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+
+
+def everyone(fine: bool) -> bool:
+    """Return whether all processes are fine; each waits for all."""
+    return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(fine)).all())
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Return what an exception was raised from, and that in turn."""
+    while (error := error.__cause__ or error.__context__) is not None:  # type: ignore[assignment]
+        yield error
+
+
+def _brief(error: BaseException) -> str:
+    return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """Return the folder of a checkpoint: ``place`` itself, or of a workdir the best if its run selects one, else the last.
+
+    Raises:
+      UserError: there is none.
+    """
+    return _candidates(place)[0]
+
+
+def _candidates(place: str | Path) -> list[Path]:
+    """Return the checkpoints that ``place`` may mean, the likeliest first."""
+    place = Path(place).resolve()
+    for folder in (place, place / "checkpoints"):
+        if (folder / "state").is_dir():
+            return [folder]
+        steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "state").is_dir()]
+        if steps:
+            steps.sort(key=lambda child: int(child.name), reverse=True)
+            select = _select(steps)
+            return sorted(steps, key=lambda child: _metric(child, select), reverse=True)  # stable
+    raise UserError("there is no checkpoint here", file=place, remedy="name a workdir or one of its checkpoints")
+
+
+def _select(folders: Sequence[Path]) -> str:
+    """Return the metric by which a run picks its best checkpoint, as the first of these that can be read says."""
+    for folder in folders:
+        try:
+            return load_facts(folder)["config"]["evaluation"]["select"]
+        except Damaged:
+            continue
+    return ""
+
+
+def _metric(folder: Path, select: str) -> float:
+    """Return a checkpoint's selected metric so that more is better; -inf if it has none."""
+    file = folder / METRICS / METRICS
+    if not file.exists():
+        return -math.inf
+    try:
+        return score(select, json.loads(file.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
+        return -math.inf
+
+
+def load_facts(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself: config, languages, labels, vocabulary, checksums.
+
+    Raises:
+      Damaged: the file is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / "facts" / "metadata").read_text())
+        return {key: facts[key] for key in ("config", "languages", "labels", "vocabulary", "checksums")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"its facts cannot be read: {_brief(error)}") from error
+
+
+def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> Loaded:
+    """Load a model for use: its parameters (the average where the run kept one), config, vocabulary and languages.
+
+    Args:
+      place: a workdir, of which a damaged checkpoint is passed over, or one of its checkpoints.
+      device: where the parameters go; this process's first one by default.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged.
+    """
+    candidates = _candidates(place)
+    for folder in candidates:
+        try:
+            return _load(folder, device or jax.local_devices()[0])
+        except Damaged as error:
+            if folder == candidates[-1]:
+                raise UserError(f"the checkpoint is damaged: {error}", file=folder,
+                                remedy="use another checkpoint of the run") from error  # fmt: skip
+            log.warning("checkpoint %s is damaged: passing it over (%s)", folder.name, error)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _load(folder: Path, device: jax.Device) -> Loaded:
+    facts = load_facts(folder)
+    config = config_from_json(facts["config"])
+    field = "average" if config.training.ema else "params"
+    try:
+        described = _described(folder)
+        if field not in described:  # an import, which has the parameters alone
+            field = "params"
+        described = described[field]
+    except Exception as error:  # Orbax raises many kinds for damaged files
+        raise Damaged(_brief(error)) from error
+    there = jax.sharding.SingleDeviceSharding(device)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), described)
+    arrays = read_arrays(folder, {field: shapes})
+    if problem := damage(arrays, facts["checksums"]):
+        raise Damaged(problem)
+    try:
+        vocabulary = _unpack(facts["vocabulary"])
+    except (UserError, ValueError) as error:
+        raise Damaged(f"its vocabulary cannot be read: {getattr(error, 'problem', error)}") from error
+    labels = {task: tuple(names) for task, names in facts["labels"].items()}
+    step = int(folder.name) if folder.name.isdigit() else 0
+    config.model.rope_theta = curriculum.rope_theta(config, step)  # what these weights know
+    return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
+
+
+def _pack(vocabulary: Vocabulary) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary.save(folder)
+        return {file.name: base64.b64encode(file.read_bytes()).decode() for file in sorted(Path(folder).iterdir())}
+
+
+def _unpack(files: Mapping[str, str]) -> Vocabulary:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(base64.b64decode(content))
+        return load_vocabulary(folder)

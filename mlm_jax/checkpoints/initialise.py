@@ -1,0 +1,112 @@
+"""Starting from another run's weights: ``config.checkpoint.init``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.checkpoints.transplant import Facts, transplant
+from mlm_jax.common.errors import UserError
+from mlm_jax.config.check import several
+from mlm_jax.training.paths import by_path, map_by_path
+from mlm_jax.training.regex_table import check_matches, compiled
+
+log = logging.getLogger(__name__)
+
+KEYS = ("from", "include", "exclude", "rename", "like")
+
+
+def check_init(settings: Mapping[str, Any]) -> None:
+    """Check what ``config.checkpoint.init`` names, before hours go into preparing data.
+
+    Raises:
+      UserError: there is no such key, or no checkpoint where it says "from".
+    """
+    for key in settings:
+        if key not in KEYS:
+            raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(KEYS)}")
+    if "from" not in settings:
+        raise UserError("checkpoint.init does not say from where", remedy='add "from": a workdir or a checkpoint')
+    find_checkpoint(settings["from"])
+
+
+def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
+    """Return ``params`` with what ``config.checkpoint.init`` takes from another run's weights.
+
+    The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.checkpoints.transplant`).
+
+    Args:
+      params: freshly initialised, on the mesh.
+      settings: {"from": workdir or checkpoint, "include": regexes, "exclude": regexes, "rename": (regex, replacement)
+        pairs, "like": {new language: old one}}; the first two are of this run's paths, ``rename`` turns the other run's
+        paths into them.
+      facts: of this run.
+
+    Raises:
+      UserError: nothing is taken, a pattern matches nothing, or a shape does not fit; the message names it.
+    """
+    check_init(settings)
+    place = settings["from"]
+    leaves = by_path(params)
+    include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")
+    exclude = _matching(settings.get("exclude", ()), list(leaves), "checkpoint.init 'exclude'")
+    loaded = load_parameters(place, device=_host())
+    arrays = by_path(loaded.params)
+    renamed = _renamed(list(arrays), settings.get("rename", ()))
+    taken = [name for name in leaves if name in renamed and name in include and name not in exclude]
+    if not taken:
+        raise UserError("checkpoint.init takes no parameter", file=place, remedy="check include, exclude and rename")
+
+    found = transplant(
+        arrays, Facts(loaded.config, loaded.vocabulary, loaded.languages),
+        {name: leaves[name] for name in taken}, facts, like=settings.get("like"), renamed=renamed,
+    )  # fmt: skip
+    fresh = [name for name in leaves if name not in taken]
+    log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
+    unused = [name for name in renamed if name not in taken]
+    if unused:
+        log.warning("parameters of %s that nothing takes: %s", place, ", ".join(unused))
+    if found.composed or found.fresh or found.new_groups:
+        log.warning("pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
+                    found.copied, found.composed, found.fresh, ", ".join(found.new_groups) or "nothing")  # fmt: skip
+
+    def choose(name: str, leaf: jax.Array) -> jax.Array:
+        return leaf if name not in taken else jax.device_put(found.params[name].astype(leaf.dtype), leaf.sharding)
+
+    return map_by_path(choose, params)
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str], key: str) -> set[str]:
+    """Return the names that some pattern matches."""
+    found = set()
+    for pattern in (compiled(pattern, key) for pattern in several(patterns)):
+        check_matches(pattern, names, key)
+        found |= {name for name in names if pattern.fullmatch(name)}
+    return found
+
+
+def _renamed(paths: Sequence[str], rename: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return {path with every pattern replaced in it, in order: path}."""
+    key = "checkpoint.init 'rename'"
+    names = {path: path for path in paths}
+    for pattern, replacement in rename:
+        regex = compiled(pattern, key)
+        after = {regex.sub(replacement, name): path for name, path in names.items()}
+        if list(after) == list(names):
+            raise UserError(f"{key}: {pattern!r} changes no path", remedy=f"paths are such as {list(names)[0]}")
+        if len(after) < len(names):
+            raise UserError(f"{key}: {pattern!r} gives two parameters the same path")
+        names = after
+    return names
+
+
+def _host() -> jax.Device:
+    """Return the host as a device: another run's weights need not fit on one accelerator."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return jax.local_devices()[0]

@@ -1,0 +1,125 @@
+"""Whose a workdir is: its config as JSON, and what of it a continued run may change."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
+from mlm_jax.config import default_config
+from mlm_jax.data.store.freshness import check_unchanged
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters of one
+# What may change between a run and its continuation, as a key or a whole room of them: it moves no number of the steps
+# that are done, or (steps) the user plainly wants it to.
+MAY_CHANGE = (
+    "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
+    "training.microbatches", "training.nonfinite", "data.store", "data.workers", "model.attention", "model.remat",
+    "model.cross_entropy_chunk",
+)  # fmt: skip
+
+
+def config_json(config: ConfigDict) -> dict[str, Any]:
+    """Return a config as plain JSON values (tuples as lists)."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """Return a config from :func:`config_json`; keys that this version does not know are left out."""
+    config = default_config()
+    _fill(config, values)
+    return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in config:
+            log.warning("the checkpoint's config key %r is not known to this version", key)
+        elif isinstance(config[key], ConfigDict):
+            _fill(config[key], value)
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Check that a workdir is new or belongs to this config.
+
+    Raises:
+      UserError: it belongs to another one; the message lists the keys that differ.
+    """
+    file = Path(workdir) / CONFIG
+    mine = config_json(config)
+    if file.exists():
+        try:
+            theirs = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
+        theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
+        different = {key: values for key, values in differing_keys(theirs, mine).items() if not may_change(key)}
+        if different:
+            few = len(different) <= FEW_KEYS
+            said = (f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items())
+            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(said)}", file=file,
+                            remedy="set them back, or use a new workdir, with checkpoint.init to start from these weights"
+                            )  # fmt: skip
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 1]}…"
+
+
+def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> None:
+    """Check that no store has to be made anew on which the checkpoints of a workdir were trained.
+
+    Raises:
+      UserError: the workdir has checkpoints, and the store is not, or no longer, what the config asks for.
+    """
+    if has_checkpoints(workdir):
+        check_unchanged(config, store)
+
+
+def has_checkpoints(workdir: str | Path) -> bool:
+    """Return whether a run of this workdir has saved something to go on from, be it whole or damaged."""
+    return any(child.name.isdigit() for child in Path(workdir, "checkpoints").glob("*"))
+
+
+def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
+    """Write the config into a workdir, for :func:`check_workdir` and for people."""
+    file = Path(workdir) / CONFIG
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(config_json(config), indent=1, ensure_ascii=False))
+
+
+def may_change(key: str) -> bool:
+    """Return whether a continuation may set this config key anew."""
+    listed = any(key.startswith(entry) if entry.endswith(".") else key == entry for entry in MAY_CHANGE)
+    return listed or re.fullmatch(r"tasks\..+\.test", key) is not None  # what a task is measured on
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return {dotted key: both values} of what differs between two nested dictionaries; None where one lacks it."""
+    different: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            different |= differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            different[prefix + key] = a, b
+    return different

@@ -1,0 +1,106 @@
+"""Lines of text from files, pipes and keyboards, as streams whose memory does not grow."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from mlm_jax.common.errors import UserError
+
+EMPTY = "empty"  # what lines without any text are counted as
+Item = TypeVar("Item")
+PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
+
+
+def read_lines(place: str) -> Iterator[str]:
+    """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not UTF-8.
+    """
+    name = place_of(place)
+    try:
+        with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    remedy = "convert the text, for example with iconv"
+                    raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", file=name) from error
+
+
+def place_of(input: str) -> str:
+    """Return what messages call a text file, or standard input ("-")."""
+    return "standard input" if input == "-" else input
+
+
+def counting_empty(lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Yield lines, and count those without text as ``EMPTY``."""
+    for line in lines:
+        counts[EMPTY] += not line.strip()
+        yield line
+
+
+class Arriving:
+    """Lines that come one by one, as they are typed or another program writes them; a thread reads ahead.
+
+    Args:
+      lines: as they are read, which may wait.
+    """
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def windows(self, size: int) -> Iterator[list[str]]:
+        """Yield the lines that are there, at least one and at most ``size``."""
+        read: queue.Queue[str | None | BaseException] = queue.Queue(size)
+
+        def reads_ahead() -> None:
+            try:
+                for line in self._lines:
+                    read.put(line)
+                read.put(None)
+            except BaseException as error:  # which whoever asked for the lines is to see
+                read.put(error)
+
+        threading.Thread(target=reads_ahead, daemon=True).start()
+        last: str | None | BaseException = ""
+        while isinstance(last, str):
+            window: list[str] = []
+            until: float | None = None
+            with contextlib.suppress(queue.Empty):
+                while len(window) < size and isinstance(last := read.get(timeout=until and max(until - time.monotonic(), 0)), str):
+                    window.append(last)
+                    until = until or time.monotonic() + PATIENCE
+            if window:
+                yield window
+        if last is not None:
+            raise last
+
+
+def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
+    """Return lines as :class:`Arriving` where ``place`` is standard input and no file; as they are otherwise."""
+    return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
+
+
+def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield ``size`` items at a time, and of :class:`Arriving` lines those that are there."""
+    if isinstance(items, Arriving):
+        yield from items.windows(size)
+        return
+    remaining = iter(items)
+    while window := list(itertools.islice(remaining, size)):
+        yield window

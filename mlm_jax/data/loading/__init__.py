@@ -1,0 +1,1 @@
+"""From the token store to batches: order, mixing, curriculum."""

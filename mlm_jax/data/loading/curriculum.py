@@ -1,0 +1,197 @@
+"""The curriculum: a run's phases, each with the mixing, masking and shapes that are in force in its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.check import CHOICES, SMALL, check_number
+from mlm_jax.data.text.rates import rates as share_rates
+from mlm_jax.data.text.rates import unimax
+
+STRATEGIES = CHOICES["mixing.strategy"]
+DECIDED_BY = {"alpha": "alpha", "unimax_epochs": "unimax", "rates": "explicit"}  # {key of a phase: strategy it is of}
+KEYS = ("steps", "languages", "strategy", *DECIDED_BY, "mask_rate", "length", "rope_theta")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The settings of the steps ``start_step`` … ``stop_step - 1``.
+
+    Attributes:
+      index: 0 for the first phase.
+      name: as errors call it.
+      start_step, stop_step: steps of the run.
+      languages: whose text is read; a pair is read if both its languages are among them.
+      strategy: alpha | unimax | explicit | mixture.
+      alpha, unimax_epochs, rates: as in ``config.mixing``; the strategy says which one counts.
+      mask_rates: {task: rate} where this phase changes it; the key "" holds for every task that masks.
+      lengths: {task: tokens a row} where this phase changes it; the key "" holds for every task that reads text.
+      rope_theta: base of the rotary positions in the layers that see everything.
+    """
+
+    index: int
+    name: str
+    start_step: int
+    stop_step: int
+    languages: tuple[str, ...]
+    strategy: str
+    alpha: float
+    unimax_epochs: float
+    rates: Mapping[str, float]
+    mask_rates: Mapping[str, float]
+    lengths: Mapping[str, int]
+    rope_theta: float
+
+    def mask_rate(self, task: str, default: float) -> float:
+        """Return the share of tokens that a task masks, ``default`` where the phase does not change it."""
+        return self.mask_rates.get(task, self.mask_rates.get("", default))
+
+    def length(self, task: str, kind: str, default: int) -> int:
+        """Return a task's tokens a row: a plain number in the phase holds for tasks that read text."""
+        everywhere = self.lengths.get("", default) if kind == "text" else default
+        return self.lengths.get(task, everywhere)
+
+    def shares(self, sizes: Mapping[str, float], budget: float, used: Mapping[str, float]) -> dict[str, float]:
+        """Return the shares of a task's rows that languages (or pairs) get, summing to one.
+
+        Args:
+          sizes: {language or "de-en" pair: tokens of text, or examples of pairs and labelled text}, only those in use.
+          budget: tokens (or examples) that the task takes in this phase.
+          used: {language or pair: tokens (or examples) that earlier phases took}: UniMax counts over the whole run.
+
+        Raises:
+          UserError: explicit rates leave one out, or UniMax's budget is more than it may repeat.
+        """
+        if self.strategy == "explicit":
+            weights = np.array([self._rate(name) for name in sizes])
+            if not weights.sum() > 0:
+                raise UserError(f"{self.name}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate")
+        elif self.strategy == "unimax":
+            left = np.array([size * self.unimax_epochs - used.get(name, 0) for name, size in sizes.items()])
+            weights = unimax(np.maximum(left, 0), budget, 1)
+            if weights.sum() < budget * (1 - 1e-9):
+                raise UserError(
+                    f"{self.name} takes {budget:.0f} tokens or examples, but unimax_epochs={self.unimax_epochs} "
+                    f"leaves {weights.sum():.0f}",
+                    remedy="raise mixing.unimax_epochs, lower steps, or mix by alpha",
+                )
+        else:
+            weights = share_rates(list(sizes.values()), self.alpha)
+        return dict(zip(sizes, (weights / weights.sum()).tolist()))
+
+    def _rate(self, name: str) -> float:
+        if name not in self.rates:
+            raise UserError(
+                f"{self.name}: the explicit rates have none for {name!r}{nearest(name, self.rates)}",
+                remedy="give every language and pair that a task reads a rate; 0 leaves it out",
+            )
+        return self.rates[name]
+
+
+def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] = ()) -> tuple[Phase, ...]:
+    """Return the phases of a run; they follow each other from step 0 to ``config.steps`` without a gap.
+
+    Args:
+      config: the whole config.
+      languages: of the run.
+      pairs: "de-en" names that explicit rates may use, besides languages.
+
+    Raises:
+      UserError: a phase has an unknown key, language or strategy, a value that cannot be, a key that its strategy does
+        not use, or the phases do not take ``config.steps`` steps.
+    """
+    entries = list(config.curriculum) or [{"steps": config.steps}]
+    phases: list[Phase] = []
+    for index, entry in enumerate(entries):
+        start = phases[-1].stop_step if phases else 0
+        phases.append(_phase(config, index, start, dict(entry), tuple(languages), tuple(pairs)))
+    total = phases[-1].stop_step
+    if total != config.steps:
+        raise UserError(
+            f"the curriculum's phases take {total} steps, but the run has {config.steps}",
+            remedy=f"set steps={total}, or the last phase's steps to {entries[-1]['steps'] + config.steps - total}",
+        )
+    return tuple(phases)
+
+
+def at(phases: Sequence[Phase], step: int) -> Phase:
+    """Return the phase of a step; steps past the end are of the last phase."""
+    if step < 0:
+        raise ValueError(f"step {step} is before the run")
+    return next((phase for phase in phases if step < phase.stop_step), phases[-1])
+
+
+def rope_theta(config: ConfigDict, steps: int) -> float:
+    """Return the base of the rotary positions that the weights after so many steps were last trained with."""
+    stop, theta = 0, config.model.rope_theta
+    for entry in config.curriculum:
+        stop, theta = stop + entry["steps"], entry.get("rope_theta", config.model.rope_theta)
+        if steps <= stop:
+            break
+    return theta
+
+
+def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
+    where = f"curriculum[{index}]"
+    name = where if config.curriculum else "the run"  # without a curriculum it is one phase
+    for key in entry:
+        if key not in KEYS:
+            raise UserError(f"{name} has an unknown key {key!r}{nearest(key, KEYS)}")
+    strategy = _strategy(name, entry, config.mixing.strategy)
+    chosen = tuple(entry.get("languages", ())) or languages
+    for language in chosen:
+        if language not in languages:
+            raise UserError(f"{name}: language {language!r} is not in the run{nearest(language, languages)}")
+    rates = dict(entry.get("rates", config.mixing.rates)) if strategy == "explicit" else {}
+    for key in rates:
+        if key not in languages + pairs:
+            raise UserError(f"{name}: rates name {key!r}, which is not in the run{nearest(key, languages + pairs)}")
+    return Phase(
+        index=index,
+        name=name,
+        start_step=start,
+        stop_step=start + int(_number(f"{where}.steps", entry.get("steps"), 1, whole=True)),
+        languages=tuple(language for language in languages if language in chosen),
+        strategy=strategy,
+        alpha=_number(f"{where}.alpha", entry.get("alpha", config.mixing.alpha), 0),
+        unimax_epochs=_number(f"{where}.unimax_epochs", entry.get("unimax_epochs", config.mixing.unimax_epochs), SMALL),
+        rates={key: _number(f"{where}.rates.{key}", rate, 0) for key, rate in rates.items()},
+        mask_rates=_by_task(f"{where}.mask_rate", entry.get("mask_rate", {}), config.tasks, SMALL, 1.0),
+        lengths=_by_task(f"{where}.length", entry.get("length", {}), config.tasks, 2, whole=True),
+        rope_theta=_number(f"{where}.rope_theta", entry.get("rope_theta", config.model.rope_theta), SMALL),
+    )
+
+
+def _strategy(name: str, entry: dict, default: str) -> str:
+    """Return the strategy that a phase names, or that its other keys mean."""
+    meant = [strategy for key, strategy in DECIDED_BY.items() if key in entry]
+    strategy = entry.get("strategy", meant[0] if meant else default)
+    if strategy not in STRATEGIES:
+        raise UserError(f"{name}: unknown mixing strategy {strategy!r}{nearest(strategy, STRATEGIES)}")
+    for key, other in DECIDED_BY.items():
+        if key in entry and other != strategy:
+            raise UserError(f"{name} mixes by {strategy}, which has no use for {key!r}", remedy=f"leave out {key!r}")
+    return strategy
+
+
+def _by_task(
+    key: str, value: Any, tasks: Mapping, least: float, most: float = math.inf, *, whole: bool = False
+) -> dict[str, Any]:
+    """Return {task: value}, with the key "" for a plain number, which holds for every task that has such a thing."""
+    entries = dict(value) if isinstance(value, Mapping) else {"": value}
+    for task in entries:
+        if task and task not in tasks:
+            raise UserError(f"{key} names task {task!r}, which there is not{nearest(task, tasks)}")
+    return {task: _number(key, entry, least, most, whole=whole) for task, entry in entries.items()}
+
+
+def _number(key: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False) -> Any:
+    check_number(key, value, least, most, whole=whole)
+    return value if whole else float(value)

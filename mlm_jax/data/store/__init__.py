@@ -1,0 +1,1 @@
+"""The token store: text is tokenized once and kept as arrays."""

@@ -1,0 +1,121 @@
+"""Whether a token store is what the config asks for: no TensorFlow is needed to tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.store.addresses import open_keys
+from mlm_jax.data.store.ragged import FAILURES
+from mlm_jax.data.store.store import MANIFEST, Store
+from mlm_jax.data.text import corpora
+
+# Keys of config.data that change what the store holds.
+KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
+        "prefix", "max_document_tokens")  # fmt: skip
+
+
+def sources(config: ConfigDict) -> list[Any]:
+    """Return every source that ``config.data`` names."""
+    found = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
+    labelled = config.data.labelled.values()
+    return found + [entry[split] for entry in labelled for split in ("train", "validation") if split in entry]
+
+
+def request(config: ConfigDict) -> dict[str, Any]:
+    """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
+    asked = {
+        "data": {key: config.data[key] for key in KEYS},
+        "vocabulary": config.vocabulary.to_dict(),
+        "languages": config.languages,
+        "sources": [corpora.fingerprint(source) for source in sources(config)],
+    }
+    if config.vocabulary.path:
+        asked["model"] = corpora.fingerprint(config.vocabulary.path)
+    return json.loads(json.dumps(asked, default=list))
+
+
+def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
+    """Return whether ``folder`` holds the store that the config asks for.
+
+    Where none of the sources is here, a store that was prepared elsewhere with the same config is fresh. A config that
+    names no source takes the store as it is.
+    """
+    if not _exists(folder):
+        return False
+    made_of, asked = _made_of(folder), request(config)
+    if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
+        written = ("data", "vocabulary", "languages")
+        return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
+    return made_of == asked
+
+
+def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
+    """Check that ``folder``, if it holds a store, holds the one that the config asks for: a run was trained on it.
+
+    Raises:
+      UserError: it does not; the message names the file that has changed since it was made, or the keys that differ.
+    """
+    if not _exists(folder) or is_fresh(config, folder):
+        return
+    made_of, asked = _made_of(folder) or {}, request(config)
+    before, now = _files(made_of), _files(asked)
+    new_run = "use a new workdir, with checkpoint.init to start from these weights"
+    changed = _changed(before, now)
+    if changed and before:
+        name, others = changed[0], len(changed) - 1
+        then, here = before.get(name), now.get(name)
+        size = f"{then[0]:,} bytes then, {here[0]:,} bytes now" if then and here else "it is new" if here else "it is gone"
+        remedy = f"restore it, or {new_run}"
+        if then and here and then[0] == here[0]:
+            size = f"{then[0]:,} bytes as then, but written anew"
+            remedy = f"if its text is still the same, delete {folder}, which is then made again; if not, restore it, or {new_run}"
+        more = f"; {others:,} more have changed" if others else ""
+        raise UserError(f"the text that this run was trained on has changed ({size}{more})", file=name, remedy=remedy)
+    keys = ", ".join(_keys(made_of, asked))
+    raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: {keys}",
+                    file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
+
+
+def why_stale(config: ConfigDict, folder: str | Path) -> str:
+    """Say what sets a store that is there apart from the one that the config asks for; "" where there is no store."""
+    if not _exists(folder):
+        return ""
+    made_of, asked = _made_of(folder), request(config)
+    if made_of is None:
+        return "it was not made by prepare"
+    changed = _changed(_files(made_of), _files(asked))
+    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{file} has changed" for file in changed[:1]])
+
+
+def _keys(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return the keys of the config in which two requests differ."""
+    found = [f"data.{key}" for key in KEYS if made_of.get("data", {}).get(key) != asked["data"][key]]
+    return found + [key for key in ("vocabulary", "languages") if made_of.get(key) != asked[key]]
+
+
+def _exists(folder: str | Path) -> bool:
+    try:
+        return open_keys(folder).read(MANIFEST).result().state == "value"
+    except FAILURES as error:
+        raise UserError(f"cannot look for a token store: {one_line(error)}", file=folder) from error
+
+
+def _made_of(folder: str | Path) -> dict[str, Any] | None:
+    """Return the request that a store was made for; None where it was not made by ``prepare``."""
+    return Store.open(folder).manifest["facts"].get("request")
+
+
+def _files(asked: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return {file: (bytes, time of its last change)} of a request's sources and its vocabulary."""
+    found = [file for source in (*asked.get("sources", ()), asked.get("model", ())) for file in source]
+    return {file[0]: (file[1], file[2]) for file in found if isinstance(file, list)}  # a function is its name alone
+
+
+def _changed(before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> list[str]:
+    """Return the files that are new, gone or no longer the same."""
+    return [file for file in sorted({*before, *now}) if before.get(file) != now.get(file)]

@@ -1,0 +1,367 @@
+"""Prepare: train the vocabulary if none is given, run each seqio task once, write the token store.
+
+On one core or several, on one machine or many: a part of the sources is a shard, a store of its own; see ``shards``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mlm_jax.common.errors import FULL, UserError
+from mlm_jax.common.lines import windows
+from mlm_jax.common.processes import fresh_processes
+from mlm_jax.config.check import check_values
+from mlm_jax.data.store.freshness import is_fresh, request, sources, why_stale
+from mlm_jax.data.store.shards import (
+    check_streams,
+    join_shards,
+    remove_shards,
+    shard_folder,
+    share,
+    vocabulary_of_shards,
+)
+from mlm_jax.data.store.store import FEATURES, TOKENS, Store, StoreWriter
+from mlm_jax.data.text import corpora
+from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
+from mlm_jax.data.text.rates import rates
+from mlm_jax.data.vocabulary.folder import load_vocabulary, open_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
+WRITE = 1024  # documents handed to the store at once
+
+
+def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:
+    """Make the token store that the config asks for; a store that is already what it asks for is left alone.
+
+    Args:
+      config: the run's config.
+      folder: of the store; it is whole or absent, never half-written.
+      progress: whether to show a progress bar.
+
+    Returns:
+      the folder.
+
+    Raises:
+      UserError: the data cannot be read, a language has no text, the vocabulary is too large for the text, or the disk
+        is full.
+    """
+    check_values(config)
+    console = Console(stderr=True, quiet=not progress)
+    if is_fresh(config, folder):
+        console.print(f"token store {folder} is up to date")
+        return str(folder)
+    if stale := why_stale(config, folder):
+        console.print(f"[yellow]token store {folder} is made anew: {stale}")
+    for source in sources(config):
+        if not corpora.is_library(source):
+            corpora.matches(source)  # a path that is wrong is told before an hour of reading the others
+    from mlm_jax.data.store import tasks
+
+    workers = config.data.workers or os.cpu_count() or 1
+    with _disk_errors(folder):
+        vocabulary = make_vocabulary(config, run_languages(config), console)
+        if workers > 1:
+            _in_processes(config, folder, workers, vocabulary, console)
+        else:
+            _write_store(config, folder, vocabulary, tasks.register(config, vocabulary), console)
+    _say_what_lacks(config, folder, console)
+    return str(folder)
+
+
+def prepare_shard(
+    config: ConfigDict, folder: str | Path, index: int, count: int, *, vocabulary: str = "", progress: bool = True
+) -> str:
+    """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
+
+    The vocabulary is that of a shard that is done, or trained here, which gives the same everywhere.
+
+    Args:
+      config: the run's config, the same for all shards.
+      folder: of the whole store to be.
+      index: of the shard, from 0.
+      count: of shards.
+      vocabulary: folder of it, if it was trained before.
+      progress: whether to show a progress bar.
+
+    Returns:
+      the shard's folder.
+
+    Raises:
+      UserError: as :func:`prepare`.
+    """
+    check_values(config)
+    console, place = Console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    if is_fresh(config, place):
+        console.print(f"shard {place} is up to date")
+        return place
+    from mlm_jax.data.store import tasks
+
+    with _disk_errors(place):
+        made = load_vocabulary(vocabulary) if vocabulary else vocabulary_of_shards(config, folder, count)
+        made = made or make_vocabulary(config, run_languages(config), console)
+        if config.data.mixture:  # a user's tasks are not cut
+            registered = tasks.register(config, made)
+            registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
+        else:
+            registered = tasks.register(share(config, index, count), made)
+        _write_store(config, place, made, registered, console, whole=False)
+    return place
+
+
+def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool = True) -> str:
+    """Make the store out of its ``count`` shards, the same as a single run's, and remove them.
+
+    Raises:
+      UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
+    """
+    console = Console(stderr=True, quiet=not progress)
+    if is_fresh(config, folder):
+        console.print(f"token store {folder} is up to date")
+        return str(folder)
+    with _disk_errors(folder):
+        join_shards(config, folder, count)
+    _say_what_lacks(config, folder, console)
+    return str(folder)
+
+
+def _in_processes(
+    config: ConfigDict, folder: str | Path, workers: int, vocabulary: Vocabulary, console: Console
+) -> None:
+    """Write the store with several processes: a shard each, then joined."""
+    console.print(f"{workers} processes tokenise")
+    with tempfile.TemporaryDirectory() as saved, fresh_processes(workers) as pool:
+        vocabulary.save(saved)
+        shards = [
+            pool.submit(prepare_shard, config, folder, i, workers, vocabulary=saved, progress=False)
+            for i in range(workers)
+        ]
+        try:
+            for shard in shards:
+                shard.result()
+            join_shards(config, folder, workers)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of prepare was killed", remedy="lower config.data.workers if memory ran out"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+            remove_shards(folder, workers)
+
+
+def _write_store(
+    config: ConfigDict,
+    folder: str | Path,
+    vocabulary: Vocabulary,
+    registered: list,
+    console: Console,
+    whole: bool = True,
+) -> None:
+    """Run the seqio tasks and write their examples; of a shard (``whole=False``) a task may have none."""
+    asked = request(config)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} tokens"),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=console) as bar,
+        StoreWriter(folder, vocabulary, run_languages(config)) as writer,
+    ):
+        skipped = {}
+        for one in registered:
+            shown = bar.add_task(one.name, total=None)
+            for split in one.splits:
+                _write(writer, one, split, config, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
+            skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
+            if one.name in writer.streams:
+                writer.labels |= {one.name: one.labels} if one.labels else {}
+                writer.rates |= {one.name: one.rate} if one.rate is not None else {}
+        if whole:
+            check_streams(config, writer, skipped)
+        writer.facts |= {"request": asked, "skipped": skipped}
+
+
+def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) -> None:
+    """Print what of the text is not in a new store as it was, and what of the store will not be measured."""
+    store = Store.open(folder)
+    for name, reasons in store.manifest["facts"]["skipped"].items():
+        for reason, count in reasons.items():
+            console.print(f"[yellow]{name}: {count:,} examples left out or changed ({reason})")
+    for name, stream in store.streams.items():
+        if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
+            console.print(f"[yellow]{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
+                          "data.validation, or raise data.validation_fraction")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*FULL, errno.EFBIG):
+            raise UserError(
+                "the disk is full", file=folder, remedy="free some space; nothing half-written was left"
+            ) from error
+        raise
+
+
+def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console) -> Vocabulary:
+    """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
+
+    Raises:
+      UserError: see :class:`mlm_jax.data.vocabulary.pieces.Vocabulary`, or it is not the one that ``data.mixture`` tokenises with.
+    """
+    from mlm_jax.data.store import tasks
+
+    settings = config.vocabulary
+    if settings.path or settings.kind == "bytes":
+        given = (
+            open_vocabulary(settings.path, languages, settings.sentinels)
+            if settings.path
+            else Vocabulary.bytes(languages, settings.sentinels)
+        )
+        if config.data.mixture:
+            tasks.check_mixture_vocabulary(config, given)
+        return given
+    if config.data.mixture:
+        return tasks.mixture_vocabulary(config, languages)
+    console.print(f"training a vocabulary of {settings.size:,} pieces ({settings.kind})")
+    return Vocabulary.train(vocabulary_sentences(config, languages), settings, languages)
+
+
+def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iterator[str]:
+    """Yield at most ``vocabulary.sentences`` sentences, languages in the shares p^alpha of their characters.
+
+    A language whose share is more than its text gives its text again and again; one whose share is less gives sentences
+    drawn at random, the same ones each time. Only counts are kept in memory.
+
+    Raises:
+      UserError: a language has no text, though the config names some to train on.
+    """
+    languages = tuple(language for language in languages if not _only_tested(config, language))
+    sentences: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    for language in languages:
+        for sentence in _training_sentences(config, language):
+            sentences[language] += 1
+            characters[language] += len(sentence)
+        if not sentences[language]:
+            pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
+            source = corpora.shown(config.data.corpora.get(language) or next(pairs, None))
+            raise UserError(f"language {language!r} has no text after filtering", file=source,
+                            remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path"
+                            )  # fmt: skip
+    shares = rates([characters[language] for language in languages], config.vocabulary.alpha)
+    total = min(config.vocabulary.sentences, sum(sentences.values()))
+    for language, proportion in zip(languages, shares):
+        quota, have, given = int(proportion * total), sentences[language], 0
+        while given < quota:
+            this_pass = min(quota - given, have)
+            yield from drawn(_training_sentences(config, language), this_pass, have, seed=language)
+            given += this_pass
+
+
+def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iterator[str]:
+    """Yield exactly ``count`` of ``have`` sentences in their order, every subset as likely (Knuth's algorithm S).
+
+    Every n-th sentence would do for prose, but not for text that repeats itself with a period of its own.
+    """
+    generator = random.Random(seed)
+    for left, sentence in zip(range(have, 0, -1), sentences):
+        if not count:
+            return
+        if generator.random() * left < count:
+            count -= 1
+            yield sentence
+
+
+def _only_tested(config: ConfigDict, language: str) -> bool:
+    """Return whether a language has text or labels to be measured on, and none to train on: zero-shot transfer."""
+    known, sets = named_languages(config), [entry for entry in config.data.labelled.values() if entry["language"] == language]
+    if language in config.data.corpora or any(language in split_pair(pair, known) for pair in config.data.parallel):
+        return False
+    measured = bool(sets) or any(language in languages_of(config, name) for name in only_held_out(config))
+    return measured and not any("train" in entry for entry in sets)
+
+
+def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
+    """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
+    from mlm_jax.data.store import tasks
+    from mlm_jax.data.text import labelled
+
+    if language in config.data.corpora:
+        read = lambda source, split: corpora.documents(source, language, split)  # noqa: E731
+        for document in tasks.split_of(config, language, config.data.corpora[language], "train", read):
+            if document.strip():
+                yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
+        return
+    for pair, source in config.data.parallel.items():
+        languages = split_pair(pair, named_languages(config))
+        if language in languages:
+            side = languages.index(language)
+            both = lambda source, split: corpora.sentence_pairs(source, pair, split, languages)  # noqa: B023, E731
+            found = tasks.split_of(config, pair, source, "train", both)
+            yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
+    for entry in config.data.labelled.values():
+        if entry["language"] == language:
+            yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
+
+
+def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
+    """Run one seqio task and append its examples to the store."""
+    features = FEATURES[one.kind]
+    text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
+    for batch in _read(one, split, config.data.max_document_tokens):
+        rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
+        if "bytes" in batch:
+            characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
+        else:  # a user's task hands over ids only: its text is what they decode to
+            texts = [text_of(row) for feature in features if feature in TOKENS for row in rows[feature]]
+            characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
+            for feature, language in zip(features, one.languages):
+                prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
+                rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
+        writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
+        advance(sum(len(row) for feature in features if feature != "labels" for row in rows[feature]))
+
+
+def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
+    """Return an example of a user's task as every other document: with its prefix and its end, once each."""
+    if not len(row):
+        return row  # which the store refuses
+    before = [] if row[: len(prefix)].tolist() == prefix else prefix
+    return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
+
+
+def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
+    """Yield {feature: rows} of some examples at a time.
+
+    Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
+    and out of TensorFlow an example. A user's task is run by seqio, and told the tokens that an example may have; what its
+    preprocessors leave longer is not cut.
+    """
+    if one.examples is not None:
+        for batch in windows(one.examples(split), WRITE):
+            yield {key: [example[key] for example in batch] for key in batch[0]}
+        return
+    lengths = dict.fromkeys(one.task.output_features, most)
+    data = one.task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
+    if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
+        data = data.map(lambda example: {**example, "inputs": example["targets"]})
+    yield from data.ragged_batch(WRITE).as_numpy_iterator()

@@ -1,0 +1,238 @@
+"""Ragged arrays of numbers in Zarr 3 through TensorStore: many slices read at once, appended to with bounded memory.
+
+A flat array is kept as blocks, ``[blocks, block]``, many blocks to a file (Zarr's sharding codec): a random row of a
+text costs one or two blocks, not the million tokens of a file. Every block has a checksum; a missing one is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from mlm_jax.common.errors import UserError, one_line
+
+FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
+VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
+OFFSETS_BLOCK = 512
+LOOKED_AT = 1 << 20  # documents whose lengths are counted: 8 MiB of offsets
+UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
+MAKE_ANEW = "delete the store and run mlm-jax prepare"
+FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
+
+
+class Flat:
+    """A flat array of numbers of which any slices can be read at once.
+
+    Args:
+      array: opened TensorStore of shape ``[blocks, block]``.
+      size: numbers in it; the last block is filled up with zeros.
+      path: for messages.
+    """
+
+    def __init__(self, array: ts.TensorStore, size: int, path: str):
+        self.array, self.size, self.path = array, size, path
+        self.block = array.shape[1]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def request(self, starts: np.ndarray, stops: np.ndarray) -> Callable[[], list[np.ndarray]]:
+        """Start reading ``[start, stop)`` for every pair; the returned function waits and gives the slices, in order.
+
+        Raises:
+          UserError: (from the returned function) a file of the array is missing or corrupt.
+        """
+        starts, stops = np.asarray(starts, np.int64), np.asarray(stops, np.int64)
+        if len(starts) and (starts.min() < 0 or stops.max() > self.size or (stops < starts).any()):
+            raise IndexError(f"{self.path}: a slice outside [0, {self.size})")
+        first, last = starts // self.block, np.maximum(stops - 1, starts) // self.block
+        last = np.minimum(last, self.array.shape[0] - 1)  # an empty slice at the very end
+        longest = int((last - first).max(initial=0))
+        needed = np.unique(np.concatenate([np.minimum(first + i, last) for i in range(longest + 1)]))
+        future = self.array[needed].read() if len(needed) else None
+
+        def result() -> list[np.ndarray]:
+            if future is None:
+                return [np.empty(0, self.array.dtype.numpy_dtype)] * len(starts)
+            try:
+                blocks = future.result().reshape(-1)  # a slice's blocks stand next to each other
+            except FAILURES as error:
+                raise corrupt(error, self.path) from error
+            begin = np.searchsorted(needed, first) * self.block + starts % self.block
+            end = begin + (stops - starts)
+            return [blocks[i:j] for i, j in zip(begin.tolist(), end.tolist())]
+
+        return result
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the numbers ``[start, stop)``."""
+        return self.request(np.array([start]), np.array([self.size if stop is None else stop]))()[0]
+
+
+class Ragged:
+    """One feature of a stream's split: a sequence of numbers for each document.
+
+    Attributes:
+      offsets: ``Flat`` of ``documents + 1`` int64; document i is ``[offsets[i], offsets[i + 1])`` of the values.
+      values: ``Flat`` as stored: of tokens, the first of each document is complemented.
+      per_token: of labels, whether there is one a token (otherwise one a document).
+      longest: values of the longest document.
+    """
+
+    def __init__(self, values: Flat, offsets: Flat, facts: Mapping[str, Any]):
+        self.values, self.offsets = values, offsets
+        self.longest: int = facts["longest"]
+        self.per_token: bool = facts["per_token"]
+        self.complemented: bool = facts["complemented"]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the values ``[start, stop)`` of the whole sequence, document after document, as int32."""
+        return self.decode(self.values.read(start, stop))
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Return stored numbers as int32 values: tokens lose the complement that marks a document's start."""
+        values = stored.astype(np.int32)
+        return np.where(values < 0, ~values, values) if self.complemented else values
+
+    def count_longer(self, length: int) -> tuple[int, int]:
+        """Return how many documents have more values than ``length``, and of how many: of the first ``LOOKED_AT`` at most."""
+        looked_at = min(len(self), LOOKED_AT)
+        return int((np.diff(self.offsets.read(0, looked_at + 1)) > length).sum()), looked_at
+
+    def documents(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Return the documents of these indices, each an int32 array."""
+        indices = np.asarray(indices, np.int64)
+        bounds = self.offsets.request(indices, indices + 2)()
+        stored = self.values.request(np.array([b[0] for b in bounds]), np.array([b[1] for b in bounds]))()
+        return [self.decode(document) for document in stored]
+
+
+def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context) -> Flat:
+    """Open an array.
+
+    Args:
+      keys: where it is stored.
+      size: numbers that it must hold.
+      place: for messages.
+      context: TensorStore's, with the cache.
+
+    Raises:
+      UserError: it is missing, corrupt or of another size.
+    """
+    spec = {
+        "driver": "zarr3",
+        "kvstore": keys.spec().to_json(),
+        "recheck_cached_data": False,
+        "recheck_cached_metadata": False,
+        "fill_missing_data_reads": False,  # a file that is gone is an error, not zeros
+    }
+    try:
+        array = ts.open(spec, open=True, read=True, context=context).result()
+    except FAILURES as error:
+        raise corrupt(error, place) from error
+    if array.rank != 2 or array.shape[0] != -(-size // array.shape[1]):
+        raise corrupt(ValueError(f"shape {array.shape} cannot hold the {size} values of the manifest"), place)
+    return Flat(array, size, place)
+
+
+@dataclass
+class Growing:
+    """An array that is appended to: what does not yet fill a file waits in memory.
+
+    Attributes:
+      array: TensorStore of shape ``[UNBOUNDED, block]``.
+      block: numbers in a block.
+      written: numbers on disk, a multiple of FILE_VALUES until the end.
+    """
+
+    array: ts.TensorStore
+    block: int
+    written: int = 0
+    waiting: list[np.ndarray] = field(default_factory=list)
+    waiting_values: int = 0
+    writes: list[Any] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """How many numbers were appended."""
+        return self.written + self.waiting_values
+
+    def append(self, values: np.ndarray) -> None:
+        """Append numbers of the array's dtype."""
+        self.waiting.append(values)
+        self.waiting_values += len(values)
+        if self.waiting_values >= FILE_VALUES:
+            buffer = np.concatenate(self.waiting)
+            whole = len(buffer) // FILE_VALUES * FILE_VALUES
+            self._write(buffer[:whole])
+            self.waiting, self.waiting_values = [buffer[whole:].copy()], len(buffer) - whole
+
+    def finish(self) -> None:
+        """Write what waits, wait for what is being written, and cut the shape to what there is."""
+        buffer = np.concatenate(self.waiting)
+        size = self.size
+        if len(buffer):
+            self._write(np.pad(buffer, (0, -len(buffer) % self.block)))
+        for write in self.writes:
+            write.result()
+        blocks = -(-size // self.block)
+        self.array.resize(exclusive_max=[blocks, self.block], resize_metadata_only=True).result()
+        self.written, self.waiting, self.waiting_values = size, [], 0
+
+    def abandon(self) -> None:
+        """Wait until nothing is being written any more, whatever came of it: the folder is about to be removed."""
+        for write in self.writes:
+            write.exception()
+
+    def _write(self, values: np.ndarray) -> None:
+        for write in self.writes:  # what was written before is done before more is: memory stays bounded
+            write.result()
+        rows = values.reshape(-1, self.block)
+        start, step = self.written // self.block, FILE_VALUES // self.block
+        # A write a file: one that fails is then over, while a larger one may go on with its other files.
+        files = [(i, rows[i : i + step]) for i in range(0, len(rows), step)]
+        self.writes = [self.array[start + i : start + i + len(part)].write(part) for i, part in files]
+        self.written += len(values)
+
+
+def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -> Growing:
+    """Begin an array of ``dtype`` numbers at ``keys``, in blocks of ``block``."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    fast = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
+    sharding = {"chunk_shape": [1, block], "codecs": [little, fast], "index_codecs": [little, {"name": "crc32c"}]}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [FILE_VALUES // block, block]}}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": keys.spec().to_json(),
+        "store_data_equal_to_fill_value": True,  # so that what is missing when read was lost
+        "metadata": {
+            "shape": [UNBOUNDED, block],
+            "data_type": dtype.name,
+            "fill_value": 0,
+            "chunk_grid": grid,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        },
+    }
+    return Growing(ts.open(spec, create=True, context=context).result(), block)
+
+
+def corrupt(error: Exception, place: str) -> UserError:
+    """Return the error that says that what is stored at ``place`` cannot be read."""
+    return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=MAKE_ANEW)
+
+
+def unwritten(error: Exception, place: str) -> UserError:
+    """Return the error that says that nothing can be written at ``place``; TensorStore tells the reason last."""
+    full = any(
+        sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
+    )
+    problem = "the disk is full" if full else "cannot write the token store"
+    remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
+    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)

@@ -1,0 +1,162 @@
+"""Shards: which part of the sources each of several machines prepares, and how their parts become one store.
+
+The sources stand on one line in the config's order, each file as long as its bytes; shard i of n takes the files whose
+middle lies in the i-th of n equal pieces. Shards one after another are then the sources in their order, and the joined
+store is the one that a single run writes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.store.addresses import is_local, remove
+from mlm_jax.data.store.freshness import is_fresh, request
+from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
+from mlm_jax.data.text import corpora
+from mlm_jax.data.text.languages import only_held_out, run_languages
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+
+def shard_folder(folder: str | Path, index: int, count: int) -> str:
+    """Return where shard ``index`` of ``count`` of the store ``folder`` is written: beside it.
+
+    Raises:
+      UserError: the index is not in [0, count).
+    """
+    if not 0 <= index < count:
+        remedy = f"count from 0: the last is {count - 1}/{count}" if count > 0 else "make one shard or more"
+        raise UserError(f"there is no shard {index}/{count}", remedy=remedy)
+    return f"{str(folder).rstrip('/')}.shards/{index:05d}-of-{count:05d}"
+
+
+def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
+    """Return the config with only the sources that shard ``index`` of ``count`` reads.
+
+    Files are never cut; a function, a data set of a library, a labelled set and two aligned files are one piece each.
+    What ``data.validation`` names for a corpus is read by the shard of its first piece; what it names besides is a piece.
+
+    Raises:
+      UserError: a source's files are missing.
+    """
+    pieces = _pieces(config)
+    known = [size for *_, size in pieces if size is not None]
+    typical = sum(known) // len(known) if known else 0  # for what has no size
+    weights = [1 + (typical if size is None else size) for *_, size in pieces]
+    mine = config.copy_and_resolve_references()
+    mine.data.update(corpora={}, parallel={}, labelled={}, validation={})
+    mine.languages = run_languages(config)  # so that a pair's name says which it is of without the other corpora
+    before, seen = 0, set[tuple[str, str]]()
+    for (kind, name, part, _), weight in zip(pieces, weights):
+        if (2 * before + weight) * count // (2 * sum(weights)) == index:
+            if name not in mine.data[kind] and name in config.data.validation:
+                held_out = () if (kind, name) in seen else config.data.validation[name]
+                mine.data.validation = {**mine.data.validation, name: held_out}
+            is_files = isinstance(part, tuple) and kind != "validation"
+            joined = (*mine.data[kind].get(name, ()), *part) if is_files else part
+            mine.data[kind] = {**mine.data[kind], name: joined}
+        seen.add((kind, name))
+        before += weight
+    return mine
+
+
+def vocabulary_of_shards(config: ConfigDict, folder: str | Path, count: int) -> Vocabulary | None:
+    """Return the vocabulary of a shard that is done, so that one machine's training serves those that start later."""
+    for index in range(count):
+        if is_fresh(config, shard_folder(folder, index, count)):
+            return Store.open(shard_folder(folder, index, count)).vocabulary
+    return None
+
+
+def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
+    """Write the store out of all its shards, and remove them.
+
+    Raises:
+      UserError: a shard is missing, or was made of other text or with another vocabulary; it is named.
+    """
+    shards = [_open(config, folder, index, count) for index in range(count)]
+    for index, shard in enumerate(shards):
+        if shard.manifest["vocabulary"] != shards[0].manifest["vocabulary"]:
+            raise UserError(
+                f"shards 0 and {index} of {count} have different vocabularies",
+                file=shard.folder,
+                remedy=f"delete it and run mlm-jax prepare --shard {index}/{count}, which takes that of shard 0",
+            )
+    streams = {name: stream for shard in shards for name, stream in reversed(shard.streams.items())}
+    order = list(dict.fromkeys(name for shard in shards for name in shard.streams))
+    skipped: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        for name, reasons in shard.manifest["facts"]["skipped"].items():
+            of_others = skipped.get(name, {})
+            sums = of_others | {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
+            skipped[name] = dict(sorted(sums.items()))  # as a single run writes them
+    with StoreWriter(folder, shards[0].vocabulary, shards[0].languages) as writer:
+        for name in order:
+            for split in ("train", "validation"):
+                for shard in shards:
+                    if name in shard.streams and split in shard.streams[name].splits:
+                        writer.extend(shard.streams[name], split)
+            if streams[name].labels:
+                writer.labels[name] = streams[name].labels
+            if (rate := streams[name].rate) is not None:
+                writer.rates[name] = rate
+        check_streams(config, writer, skipped)
+        writer.facts |= {"request": request(config), "skipped": skipped}
+    remove_shards(folder, count)
+
+
+def remove_shards(folder: str | Path, count: int) -> None:
+    """Remove the shards of a store, those of them that are there."""
+    for index in range(count):
+        remove(shard_folder(folder, index, count))
+    parent = Path(shard_folder(folder, 0, count)).parent
+    if parent.is_dir() and not any(parent.iterdir()):
+        parent.rmdir()
+
+
+def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str]) -> None:
+    """Raise a UserError where one of these streams has no examples, or no held-out ones though ``data.validation`` names some."""
+    data, streams = config.data, writer.streams
+    for name in names:
+        if name not in streams:
+            labelled = data.labelled.get(name, {}).get("train")
+            source = data.corpora.get(name, data.parallel.get(name, data.validation.get(name, labelled)))
+            raise UserError(f"{name!r} has no examples after filtering", file=corpora.shown(source),
+                            remedy="check its files in config.data")  # fmt: skip
+        if name in data.validation and "validation" not in streams[name]:
+            raise UserError(f"data.validation[{name!r}] has no text after filtering", file=corpora.shown(data.validation[name]),
+                            remedy="check the file, or leave it out and let data.validation_fraction hold some back")  # fmt: skip
+
+
+def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
+    """Return (key of config.data, name, source or tuple of one glob, bytes or None) of everything, in order."""
+    pieces: list[tuple[str, str, Any, int | None]] = []
+    for kind, endings in (("corpora", corpora.TEXT_ENDINGS), ("parallel", corpora.PAIR_ENDINGS)):
+        for name, source in config.data[kind].items():
+            if corpora.is_library(source):
+                pieces.append((kind, name, source, None))
+            elif kind == "parallel" and corpora.is_aligned(source):
+                pieces.append((kind, name, list(source), sum(size for _, size, _ in corpora.fingerprint(source))))
+            else:
+                files = corpora.files(source, endings)
+                pieces += [(kind, name, (glob.escape(str(file)),), file.stat().st_size) for file in files]
+    for name, entry in config.data.labelled.items():
+        pieces.append(("labelled", name, entry, None))
+    for name in only_held_out(config):
+        pieces.append(("validation", name, config.data.validation[name], None))
+    return pieces
+
+
+def _open(config: ConfigDict, folder: str | Path, index: int, count: int) -> Store:
+    place, remedy = shard_folder(folder, index, count), f"run mlm-jax prepare --shard {index}/{count}"
+    if is_local(place) and not Path(place, MANIFEST).exists():
+        raise UserError(f"shard {index}/{count} is missing", file=place, remedy=remedy)
+    shard = Store.open(place)
+    if not is_fresh(config, place):
+        raise UserError(f"shard {index}/{count} was made of other text or by another config", file=place, remedy=remedy)
+    return shard

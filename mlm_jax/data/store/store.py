@@ -1,0 +1,493 @@
+"""The token store: ragged arrays of token ids in Zarr 3, on any file system that TensorStore reads.
+
+A store is a folder (or a ``gs://`` or ``s3://`` address)::
+
+    manifest.json                              written last: a folder without it is no store
+    vocabulary/…                               what Vocabulary.save wrote
+    <stream>/<split>/<feature>/values/         every document's values, one after another
+    <stream>/<split>/<feature>/offsets/        where each document starts, and the end: documents + 1 numbers
+
+The first token of a document is stored as its complement ``~id``, which is negative: a slice of the text says by itself
+where its documents start, and packing needs no second look-up. ``Ragged.read`` undoes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.data.store.addresses import is_local, open_keys, quoted
+from mlm_jax.data.store.lock import only_writer
+from mlm_jax.data.store.ragged import (
+    FAILURES,
+    FILE_VALUES,
+    MAKE_ANEW,
+    OFFSETS_BLOCK,
+    VALUES_BLOCK,
+    Flat,
+    Growing,
+    Ragged,
+    corrupt,
+    create,
+    open_flat,
+    unwritten,
+)
+from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
+FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
+TOKENS = ("inputs", "targets")  # features that hold token ids; labels hold class numbers, -1 = ignored
+CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+class Split:
+    """The examples of one stream that are for training, or for validation.
+
+    Attributes:
+      documents: how many.
+      tokens: of all features that hold tokens.
+      characters, bytes: of the text they were made of, without what prepare added.
+    """
+
+    def __init__(self, store: Store, path: str, facts: Mapping[str, Any]):
+        self._store, self._path, self._facts = store, path, facts
+        self._features: dict[str, Ragged] = {}
+        self.documents: int = facts["documents"]
+        self.tokens: int = facts["tokens"]
+        self.characters: int = facts["characters"]
+        self.bytes: int = facts["bytes"]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(self._facts["features"])
+
+    def values(self, feature: str) -> int:
+        """Return how many values a feature has, without opening it."""
+        return self._facts["features"][feature]["values"]
+
+    def longest(self, feature: str) -> int:
+        """Return how many values its longest document has, without opening it."""
+        return self._facts["features"][feature]["longest"]
+
+    def __getitem__(self, feature: str) -> Ragged:
+        if feature not in self._features:
+            facts = self._facts["features"][feature]
+            values = self._store._array(f"{self._path}/{feature}/values", facts["values"])
+            offsets = self._store._array(f"{self._path}/{feature}/offsets", self.documents + 1)
+            self._features[feature] = Ragged(values, offsets, facts)
+        return self._features[feature]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One seqio task's examples.
+
+    Attributes:
+      name: of the task.
+      kind: text | pairs | labelled.
+      languages: one, or the two of a pair.
+      labels: names of the classes, of a labelled stream.
+      rate: mixing rate that the seqio mixture gave it; None: none given.
+      splits: by name, train and validation.
+    """
+
+    name: str
+    kind: str
+    languages: tuple[str, ...]
+    labels: tuple[str, ...]
+    rate: float | None
+    splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+          UserError: there is none of this name.
+        """
+        if name not in self.splits:
+            raise UserError(f"stream {self.name!r} has no {name} examples", remedy="see data.validation in the config")
+        return self.splits[name]
+
+
+class Store:
+    """A token store, read lazily.
+
+    Attributes:
+      folder: as given.
+      manifest: the parsed manifest.json.
+      streams: {name: Stream}.
+      languages: in index order.
+    """
+
+    def __init__(self, folder: str, keys: ts.KvStore, manifest: dict[str, Any], cache_bytes: int):
+        self.folder, self.manifest, self._keys = folder, manifest, keys
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        self.languages: tuple[str, ...] = tuple(manifest["languages"])
+        self.streams = {name: self._stream(name, facts) for name, facts in manifest["streams"].items()}
+
+    @classmethod
+    def open(cls, folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Store:
+        """Open a store: a local folder, or any address that TensorStore knows (``gs://…``, ``s3://…``, ``file://…``).
+
+        Args:
+          folder: where it is.
+          cache_bytes: of decoded blocks that are kept in memory.
+
+        Raises:
+          UserError: there is no store, or its manifest is corrupt or of another format.
+        """
+        place = f"{folder}/{MANIFEST}"
+        keys = open_keys(folder)
+        try:
+            found = keys.read(MANIFEST).result()
+        except FAILURES as error:
+            raise UserError(f"cannot read the token store: {one_line(error)}", file=place) from error
+        if found.state != "value":
+            raise UserError("there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir")
+        try:
+            manifest = json.loads(found.value)
+            if manifest["format"] != FORMAT:
+                raise UserError(
+                    f"the token store is of format {manifest['format']}, this version reads {FORMAT}",
+                    file=place,
+                    remedy=MAKE_ANEW,
+                )
+            return cls(str(folder), keys, manifest, cache_bytes)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise corrupt(error, place) from error
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary that the tokens are of.
+
+        Raises:
+          UserError: it is not the one that the manifest names.
+        """
+        place = f"{self.folder}/vocabulary"
+        with tempfile.TemporaryDirectory() as local:
+            files = self._keys / "vocabulary/"
+            for name in files.list().result():
+                Path(local, name.decode()).write_bytes(files.read(name).result().value)
+            try:
+                vocabulary = load_vocabulary(local)
+            except UserError as error:  # of the copy
+                raise UserError(error.problem, file=place, remedy=MAKE_ANEW) from error
+        if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
+            raise UserError(
+                "the vocabulary is not the one that the store was made with",
+                file=place,
+                remedy=MAKE_ANEW,
+            )
+        return vocabulary
+
+    def stream(self, name: str) -> Stream:
+        """Return a stream.
+
+        Raises:
+          UserError: there is none of this name; the nearest is named.
+        """
+        if name not in self.streams:
+            raise UserError(f"the token store has no stream {name!r}{nearest(name, self.streams)}", file=self.folder)
+        return self.streams[name]
+
+    def _stream(self, name: str, facts: dict[str, Any]) -> Stream:
+        splits = {split: Split(self, f"{quoted(name)}/{split}", f) for split, f in facts["splits"].items()}
+        languages, labels = tuple(facts["languages"]), tuple(facts["labels"])
+        return Stream(name, facts["kind"], languages, labels, facts["rate"], splits)
+
+    def _array(self, path: str, size: int) -> Flat:
+        return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context)
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+class StoreWriter:
+    """Writes a store; as a context manager, so that a folder is either a whole store or not there.
+
+    A local store grows in ``FOLDER.incomplete``, which has one writer and is renamed at the end; in a bucket the manifest is last.
+    Memory is bounded by the streams: at most one file's values (1 Mi) of each array wait, and one file is in flight.
+
+    Args:
+      folder: of the store to be; a store that is there is replaced, anything else is an error.
+      vocabulary: has ``size``, ``pad_id``, ``eos_id``, ``fingerprint`` and ``save(folder)``.
+      languages: codes in index order.
+
+    Attributes:
+      labels: {stream: names of its classes}, to be filled in before the end.
+      rates: {stream: mixing rate of the seqio mixture}, likewise.
+      facts: whatever else the manifest shall say, JSON under its key "facts": source fingerprints, skipped lines.
+    """
+
+    def __init__(self, folder: str | Path, vocabulary: Vocabulary, languages: Sequence[str]):
+        self.folder, self.vocabulary, self.languages = str(folder), vocabulary, tuple(languages)
+        self.labels: dict[str, tuple[str, ...]] = {}
+        self.rates: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self._held = ExitStack()
+        self._streams: dict[str, dict[str, Any]] = {}
+        self._arrays: dict[str, Growing] = {}
+        self._dtype = np.dtype(np.int16 if vocabulary.size <= 1 << 15 else np.int32)
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+
+    def __enter__(self) -> StoreWriter:
+        local = is_local(self.folder)
+        self._place = f"{self.folder}.incomplete" if local else self.folder
+        try:
+            if local:
+                final = Path(self.folder)
+                foreign = final.exists() and not (final / MANIFEST).exists() and _holds_something(final)
+                if not foreign:
+                    self._held.enter_context(only_writer(self._place))
+                    shutil.rmtree(self._place, ignore_errors=True)
+                    self._keys = open_keys(self._place)
+            else:
+                self._keys = open_keys(self._place)
+                ours = any(self._keys.read(name).result().state == "value" for name in (MANIFEST, UNFINISHED))
+                foreign = not ours and bool(self._keys.list().result())
+            if foreign:
+                remedy = "name another folder in data.store"
+                raise UserError("there is something that is not a token store", file=self.folder, remedy=remedy)
+            if not local:
+                self._clear()
+        except FAILURES as error:
+            raise UserError(f"cannot write a token store: {one_line(error)}", file=self.folder) from error
+        return self
+
+    def _clear(self) -> None:
+        """Remove what stands at an address, which is no store from the first moment on, and ours to the last."""
+        self._keys.write(UNFINISHED, b"").result()
+        self._keys.write(MANIFEST, None).result()
+        self._keys.delete_range(ts.KvStore.KeyRange(exclusive_max=UNFINISHED)).result()
+        self._keys.delete_range(ts.KvStore.KeyRange(inclusive_min=UNFINISHED + "\0")).result()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        try:
+            if kind is None:
+                self._finish()
+        except FAILURES as failure:
+            raise unwritten(failure, self.folder) from failure
+        finally:
+            for array in self._arrays.values():
+                array.abandon()
+            if is_local(self.folder):
+                shutil.rmtree(self._place, ignore_errors=True)  # gone already where it was renamed
+            self._held.close()
+
+    def add(
+        self,
+        stream: str,
+        kind: str,
+        languages: Sequence[str],
+        split: str,
+        features: Mapping[str, Sequence[Sequence[int] | np.ndarray]],
+        *,
+        characters: int = 0,
+        bytes: int = 0,
+    ) -> None:
+        """Append documents to a split of a stream.
+
+        Args:
+          stream: its name; a new one begins with its first documents.
+          kind: text (inputs) | pairs (inputs, targets) | labelled (inputs, labels).
+          languages: one, or the two of a pair: of inputs, of targets.
+          split: train | validation.
+          features: {feature: a sequence of numbers for each document}; labels are one a document or one a token.
+          characters: of the text of these documents.
+          bytes: of the text of these documents, in UTF-8.
+
+        Raises:
+          UserError: a document is empty, a token is outside the vocabulary, the features do not match, the stream was
+            begun as something else, or the disk is full.
+        """
+        entry = self._entry(stream, kind, tuple(languages), split)
+        if set(features) != set(FEATURES[kind]):
+            raise UserError(f"stream {stream!r} of kind {kind} needs {FEATURES[kind]}, not {tuple(features)}")
+        counts = {len(documents) for documents in features.values()}
+        if len(counts) != 1:
+            raise UserError(f"stream {stream!r}: the features have {sorted(counts)} documents, which must be the same")
+        lengths = {name: np.fromiter(map(len, docs), np.int64, len(docs)) for name, docs in features.items()}
+        if "labels" in features:
+            _check_labels(stream, entry["features"]["labels"], lengths["labels"], lengths["inputs"])
+        for name, documents in features.items():
+            self._append(stream, split, entry, name, documents, lengths[name])
+        entry["documents"] += counts.pop()
+        entry["tokens"] += int(sum(lengths[name].sum() for name in features if name in TOKENS))
+        entry["characters"] += characters
+        entry["bytes"] += bytes
+
+    def extend(self, stream: Stream, split: str) -> None:
+        """Append what another store of the same vocabulary holds of a stream's split; memory stays bounded.
+
+        Raises:
+          UserError: the other store is corrupt, the stream was begun as something else, or the disk is full.
+        """
+        found = stream.split(split)
+        entry = self._entry(stream.name, stream.kind, stream.languages, split)
+        for name, facts in entry["features"].items():
+            part, path = found[name], f"{quoted(stream.name)}/{split}/{name}"
+            if facts["values"] and facts["per_token"] != part.per_token:
+                raise UserError(
+                    f"stream {stream.name!r} has labels one a token in one store, one a document in another"
+                )
+            try:
+                values = self._growing(f"{path}/values", self._dtype_of(name), VALUES_BLOCK)
+                offsets = self._growing_offsets(path)
+                base = values.size
+                for start in range(1, len(part.offsets), FILE_VALUES):
+                    offsets.append(base + part.offsets.read(start, min(start + FILE_VALUES, len(part.offsets))))
+                for start in range(0, len(part.values), FILE_VALUES):
+                    values.append(part.values.read(start, min(start + FILE_VALUES, len(part.values))))
+            except FAILURES as error:
+                raise unwritten(error, f"{self.folder}/{path}") from error
+            facts |= {"values": values.size, "longest": max(facts["longest"], part.longest), "per_token": part.per_token}
+        for size in ("documents", "tokens", "characters", "bytes"):
+            entry[size] += getattr(found, size)
+
+    @property
+    def streams(self) -> dict[str, tuple[str, ...]]:
+        """{stream: splits} of those begun so far."""
+        return {name: tuple(begun["splits"]) for name, begun in self._streams.items()}
+
+    def _entry(self, stream: str, kind: str, languages: tuple[str, ...], split: str) -> dict[str, Any]:
+        """Return the manifest's part for a split, begun here if it is new."""
+        if kind not in FEATURES:
+            raise UserError(f"stream {stream!r} is of unknown kind {kind!r}{nearest(kind, FEATURES)}")
+        for language in languages:
+            if language not in self.languages:
+                raise UserError(f"stream {stream!r} is of language {language!r}{nearest(language, self.languages)}")
+        if len(languages) != (2 if kind == "pairs" else 1):
+            raise UserError(f"stream {stream!r} of kind {kind} has {len(languages)} languages")
+        begun = self._streams.setdefault(stream, {"kind": kind, "languages": list(languages), "splits": {}})
+        if (begun["kind"], begun["languages"]) != (kind, list(languages)):
+            raise UserError(f"stream {stream!r} was begun as {begun['kind']} in {begun['languages']}")
+        if split not in begun["splits"]:
+            features = {
+                name: {"values": 0, "longest": 0, "per_token": name in TOKENS, "complemented": name in TOKENS}
+                for name in FEATURES[kind]
+            }
+            begun["splits"][split] = {
+                "documents": 0, "tokens": 0, "characters": 0, "bytes": 0, "features": features,
+            }  # fmt: skip
+        return begun["splits"][split]
+
+    def _append(self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray):
+        path = f"{quoted(stream)}/{split}/{name}"
+        facts = entry["features"][name]
+        if len(lengths) and not lengths.min():
+            raise UserError(f"stream {stream!r}: document {entry['documents'] + int(lengths.argmin())} has no {name}")
+        values = _concatenate(documents, int(lengths.sum()))
+        low, high = (0, self.vocabulary.size) if name in TOKENS else (-1, 1 << 31)
+        if len(values) and (values.min() < low or values.max() >= high):
+            worst = int(values.min() if values.min() < low else values.max())
+            raise UserError(f"stream {stream!r}: {name} holds {worst}, which is outside [{low}, {high})")
+        ends = np.cumsum(lengths)
+        if name in TOKENS:
+            starts = ends - lengths
+            values[starts] = ~values[starts]
+        dtype = self._dtype_of(name)
+        try:
+            grown, offsets = self._growing(f"{path}/values", dtype, VALUES_BLOCK), self._growing_offsets(path)
+            offsets.append(grown.size + ends)
+            grown.append(values.astype(dtype))
+        except FAILURES as error:
+            raise unwritten(error, f"{self.folder}/{path}") from error
+        facts["values"] = grown.size
+        facts["longest"] = max(facts["longest"], int(lengths.max(initial=0)))
+
+    def _dtype_of(self, feature: str) -> np.dtype:
+        return self._dtype if feature in TOKENS else np.dtype(np.int32)
+
+    def _growing_offsets(self, path: str) -> Growing:
+        new = f"{path}/offsets" not in self._arrays
+        offsets = self._growing(f"{path}/offsets", np.dtype(np.int64), OFFSETS_BLOCK)
+        if new:
+            offsets.append(np.zeros(1, np.int64))
+        return offsets
+
+    def _growing(self, path: str, dtype: np.dtype, block: int) -> Growing:
+        if path not in self._arrays:
+            self._arrays[path] = create(self._keys / f"{path}/", dtype, block, self._context)
+        return self._arrays[path]
+
+    def _finish(self) -> None:
+        for array in self._arrays.values():
+            array.finish()
+        with tempfile.TemporaryDirectory() as local:
+            self.vocabulary.save(local)
+            for file in sorted(Path(local).iterdir()):
+                self._keys.write(f"vocabulary/{file.name}", file.read_bytes()).result()
+        self._keys.write(MANIFEST, json.dumps(self._manifest(), indent=1, ensure_ascii=False).encode()).result()
+        if is_local(self.folder):
+            final, old = Path(self.folder), Path(f"{self.folder}.old")
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            Path(self._place).rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            self._keys.write(UNFINISHED, None).result()
+
+    def _manifest(self) -> dict[str, Any]:
+        for name in self.labels | self.rates:
+            if name not in self._streams:
+                raise UserError(f"labels or a rate for stream {name!r}, which has no documents", file=self.folder)
+        streams = {
+            name: entry | {"labels": list(self.labels.get(name, ())), "rate": self.rates.get(name)}
+            for name, entry in self._streams.items()
+        }
+        facts = ("fingerprint", "size", "pad_id", "eos_id")
+        return {
+            "format": FORMAT,
+            "vocabulary": {fact: getattr(self.vocabulary, fact) for fact in facts},
+            "languages": list(self.languages),
+            "streams": streams,
+            "facts": self.facts,
+        }
+
+
+# ---------------------------------------------------------------------------------------------------- details
+
+
+def _concatenate(documents: Sequence, size: int) -> np.ndarray:
+    """Return all documents' numbers as one int32 array that may be changed."""
+    if documents and isinstance(documents[0], np.ndarray):
+        return np.concatenate(documents, dtype=np.int32)
+    return np.fromiter(chain.from_iterable(documents), np.int32, size)
+
+
+def _check_labels(stream: str, facts: dict[str, Any], labels: np.ndarray, inputs: np.ndarray) -> None:
+    """Settle with the first documents whether labels are one a token, and hold the later ones to it."""
+    if not len(labels):
+        return
+    if not facts["values"]:
+        facts["per_token"] = not (labels == 1).all()
+    wrong = labels != (inputs if facts["per_token"] else 1)
+    if wrong.any():
+        index = int(wrong.argmax())
+        wanted = f"one a token ({inputs[index]})" if facts["per_token"] else "one a document"
+        raise UserError(f"stream {stream!r}: a document has {labels[index]} labels where the stream has {wanted}")
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())

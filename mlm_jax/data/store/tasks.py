@@ -1,0 +1,394 @@
+"""seqio is the catalogue: every corpus, parallel set and labelled set of a config becomes a seqio Task of one Mixture.
+
+The only modules that import TensorFlow and seqio are this one and ``prepare``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.lines import windows
+from mlm_jax.common.quiet import quiet_stderr
+from mlm_jax.data.store.store import FEATURES, TOKENS
+from mlm_jax.data.store.two_texts import joined
+from mlm_jax.data.text import corpora, labelled
+from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+# Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
+# as soon as the same process (a notebook, a preprocessor of the user's) loads a transformers model.
+if importlib.util.find_spec("triton"):
+    importlib.import_module("triton")
+with quiet_stderr():
+    import seqio
+    import tensorflow as tf
+
+BATCH = 512  # documents that are tokenised at once
+SPLITS = ("train", "validation")
+SIZES = ("characters", "bytes")  # of the text that an example was made of
+PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
+PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
+EMPTY_SIDE = "a side is empty"
+CUT = "cut: longer than data.max_document_tokens"
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """Our vocabulary as one of seqio's.
+
+    Args:
+      vocabulary: ours.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        super().__init__()
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    @property
+    def eos_id(self) -> int:
+        """Id that ends a document."""
+        return self.vocabulary.eos_id
+
+    @property
+    def bos_id(self) -> int:
+        """Id that begins one."""
+        return self.vocabulary.bos_id
+
+    @property
+    def unk_id(self) -> int:
+        """Id of what has no piece."""
+        return self.vocabulary.unk_id
+
+    @property
+    def pad_id(self) -> int:
+        """Id of padding."""
+        return self.vocabulary.pad_id
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids: Any) -> str:
+        return self.vocabulary.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        encode = lambda text: tf.constant(self.vocabulary.encode(text.numpy().decode()), tf.int32)  # noqa: E731
+        ids = tf.py_function(encode, [s], tf.int32)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.py_function(lambda ids: self.vocabulary.decode(ids.numpy().tolist()), [ids], tf.string)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, SeqioVocabulary) and other.vocabulary.fingerprint == self.vocabulary.fingerprint
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A seqio task and what the store has to know of it.
+
+    Attributes:
+      name: what the config calls it: "de", "de-en", a labelled set's name, or a user's seqio task's.
+      task: the seqio task.
+      kind: text | pairs | labelled.
+      languages: one, or the two of a pair.
+      splits: that it has, of train and validation.
+      labels: names of the classes.
+      rate: mixing rate that a user's mixture gives it.
+      skipped: {reason: examples left out}, filled while the task is read.
+      examples: split → what the task's source yields, in plain Python; None for a user's task.
+    """
+
+    name: str
+    task: seqio.Task
+    kind: str
+    languages: tuple[str, ...]
+    splits: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    rate: float | None = None
+    skipped: Counter = field(default_factory=Counter)
+    examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
+
+
+def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
+    """Make the run's seqio tasks and their mixtures, in seqio's registries.
+
+    Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
+    mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
+    ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
+
+    Raises:
+      UserError: the mixture does not exist, or a task's language is not given.
+    """
+    held_out = [_held_out(config, vocabulary, name) for name in only_held_out(config)]
+    if config.data.mixture:
+        return [*_of_mixture(config), *held_out]
+    _import_modules(config)
+    registered = []
+    for language, source in config.data.corpora.items():
+        registered.append(_text(config, vocabulary, language, source))
+    for pair, source in config.data.parallel.items():
+        registered.append(_pairs(config, vocabulary, pair, source))
+    for name, entry in config.data.labelled.items():
+        registered.append(_labelled(config, vocabulary, name, dict(entry)))
+    registered += held_out
+    for kind in {one.kind for one in registered}:
+        mixture = f"mlm_jax.{kind}"
+        seqio.MixtureRegistry.remove(mixture)
+        seqio.MixtureRegistry.add(mixture, [(one.task, 1.0) for one in registered if one.kind == kind])
+    return registered
+
+
+def _held_out(config: ConfigDict, vocabulary: Vocabulary, name: str) -> Registered:
+    """Register text that is only measured on, never read in training."""
+    make = _pairs if len(languages_of(config, name)) == 2 else _text
+    return make(config, vocabulary, name, None, ("validation",))
+
+
+def _text(
+    config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
+    prefix = vocabulary.document_prefix(config.data.prefix, language)
+    content = room_for_text(config, prefix)
+    skipped: Counter[str] = Counter()
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
+        for batch in windows(texts, BATCH):
+            whole = [text for text in batch if text.strip()]
+            skipped[corpora.BLANK] += len(batch) - len(whole)
+            for text, ids in zip(whole, vocabulary.encode_batch(whole)):
+                skipped[corpora.BLANK] += not ids  # of U+200B alone, for one, there are no pieces
+                sizes = {"characters": len(text), "bytes": len(text.encode())}
+                for start in range(0, len(ids), content):
+                    piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
+                    yield {"inputs": piece, **sizes}
+                    sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
+
+    task = _task(language, "text", read, vocabulary)
+    return Registered(language, task, "text", (language,), splits, skipped=skipped, examples=read)
+
+
+def _pairs(
+    config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any, splits: tuple[str, ...] = SPLITS
+) -> Registered:
+    sides = split_pair(pair, named_languages(config))
+    prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
+    content = min(room_for_text(config, prefix) for prefix in prefixes)
+    skipped: Counter[str] = Counter()
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
+        for batch in windows(found, BATCH):
+            whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
+            skipped[EMPTY_SIDE] += len(batch) - len(whole)
+            first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
+            for (a, b), ids_a, ids_b in zip(whole, first, second):
+                if not (ids_a and ids_b):
+                    skipped[EMPTY_SIDE] += 1
+                    continue
+                skipped[CUT] += max(len(ids_a), len(ids_b)) > content
+                yield {
+                    "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
+                    "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
+                    "characters": len(a) + len(b),
+                    "bytes": len(a.encode()) + len(b.encode()),
+                }
+
+    return Registered(pair, _task(pair, "pairs", read, vocabulary), "pairs", sides, splits, skipped=skipped, examples=read)
+
+
+def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
+    names = labelled.label_names(entry)
+    index = {label: number for number, label in enumerate(names)}
+    prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
+    splits = tuple(split for split in SPLITS if split in entry)
+    content = room_for_text(config, prefix)
+    skipped: Counter[str] = Counter()
+    per_word = labelled.is_per_word(entry)
+
+    def read(split: str) -> Iterator[dict[str, Any]]:
+        for example in labelled.examples({**entry, "labels": names}, split, skipped):
+            parts = vocabulary.encode_batch([*example.texts])
+            ids = [token for part in parts for token in part]
+            if per_word:  # the label stands at a word's first piece
+                skipped[PIECELESS] += not all(parts)
+                marked = (
+                    [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
+                )
+                labels = [*chain.from_iterable(marked)]
+            pair = len(parts) == 2 and not per_word
+            if not (all(parts) if pair else ids):
+                skipped[EMPTY_SIDE if pair else corpora.BLANK] += 1
+                continue
+            skipped[CUT] += len(ids) + pair > content
+            ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
+            row = prefix + ids + [vocabulary.eos_id]
+            text = " ".join(example.texts)
+            wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
+            yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
+
+    task = _task(name, "labelled", read, vocabulary)
+    return Registered(name, task, "labelled", (entry["language"],), splits, names, skipped=skipped, examples=read)
+
+
+def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]], vocabulary: Vocabulary) -> seqio.Task:
+    """Register a seqio task over a Python generator of examples."""
+    features = FEATURES[kind]
+    flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
+    lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
+    sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
+
+    def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
+        for batch in windows(read(split), BATCH):
+            rows = {feature: [example[feature] for example in batch] for feature in features}
+            yield (
+                {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
+                | {f"{feature}_lengths": np.array([*map(len, rows[feature])], np.int64) for feature in features}
+                | {size: np.array([example[size] for example in batch], np.int64) for size in SIZES}
+            )
+
+    def to_examples(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ragged = {
+            f: tf.RaggedTensor.from_row_lengths(batch[f], batch[f"{f}_lengths"], validate=False) for f in features
+        }
+        return ragged | {size: batch[size] for size in SIZES}
+
+    def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
+        del shuffle_files, seed  # the order of the source is kept; the loader shuffles
+        data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
+        return data.map(to_examples).unbatch()
+
+    full_name = "mlm_jax." + re.sub(r"[^\w.:]", "_", name)  # seqio allows no hyphen
+    seqio.TaskRegistry.remove(full_name)
+    return seqio.TaskRegistry.add(
+        full_name,
+        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
+        preprocessors=[],
+        output_features={feature: seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False) for feature in features},
+    )
+
+
+def _import_modules(config: ConfigDict) -> None:
+    for module in config.data.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"data.modules: cannot import {module!r}: {error}",
+                            remedy="name modules that stand beside the config or are installed") from error  # fmt: skip
+
+
+def _of_mixture(config: ConfigDict) -> list[Registered]:
+    _import_modules(config)
+    names = seqio.MixtureRegistry.names()
+    if config.data.mixture not in names:
+        raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
+                        remedy="name the module that registers it in config.data.modules")  # fmt: skip
+    mixture = seqio.get_mixture_or_task(config.data.mixture)
+    registered = []
+    for task in sorted(mixture.tasks, key=lambda task: task.name):
+        language = config.data.mixture_languages.get(task.name)
+        if language is None:
+            raise UserError(f"what language is the seqio task {task.name!r} of?",
+                            remedy=f"set config.data.mixture_languages = {{{task.name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
+        kind = "pairs" if {"inputs", "targets"} <= set(task.output_features) else "text"
+        languages = languages_of(config, language) if kind == "pairs" else (language,)
+        languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
+        splits = tuple(split for split in SPLITS if split in task.splits)
+        registered.append(Registered(task.name, task, kind, languages, splits, rate=float(mixture.get_rate(task))))
+    return registered
+
+
+def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabulary:
+    """Return the vocabulary that a user's mixture tokenises with.
+
+    Raises:
+      UserError: its tasks disagree, or it is no SentencePiece vocabulary.
+    """
+    found = {}
+    for one in _of_mixture(config):
+        for feature in one.task.output_features.values():
+            found[repr(feature.vocabulary)] = feature.vocabulary
+    if len(found) != 1:
+        raise UserError(f"the tasks of mixture {config.data.mixture!r} have {len(found)} vocabularies, one is needed")
+    (vocabulary,) = found.values()
+    if isinstance(vocabulary, SeqioVocabulary):
+        return vocabulary.vocabulary
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return Vocabulary(vocabulary.sp_model, languages, config.vocabulary.sentinels)  # with seqio's own extra ids
+    raise UserError(f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
+                    remedy="use a SentencePiece vocabulary")  # fmt: skip
+
+
+def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None:
+    """Check that a given vocabulary encodes the text of many of the pieces with which a user's mixture tokenises as that does.
+
+    Raises:
+      UserError: it does not; the message names the task, a text and both encodings.
+    """
+    special = {*vocabulary.special_ids.tolist()}
+    checked = []
+    for one in _of_mixture(config):
+        for theirs in (one.task.output_features[name].vocabulary for name in TOKENS if name in one.task.output_features):
+            if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
+                continue
+            checked.append(theirs)
+            for index in range(0, theirs.vocab_size, max(theirs.vocab_size // PROBES, 1)):
+                text = "" if index in special else theirs.decode([index])
+                wanted, found = list(theirs.encode(text)), vocabulary.encode(text)
+                if wanted != found:
+                    key = "vocabulary.path" if config.vocabulary.path else "vocabulary.kind"
+                    raise UserError(
+                        f"{key}={config.vocabulary[key.partition('.')[2]]!r} is not the vocabulary of the seqio task "
+                        f"{one.task.name!r}: {text!r} is {found} in it, {wanted} in the task",
+                        remedy="leave vocabulary.path and vocabulary.kind out, which takes the mixture's own",
+                    )
+
+
+def room_for_text(config: ConfigDict, prefix: list[int]) -> int:
+    """Return how many tokens of text fit into a document beside its prefix and its end.
+
+    Raises:
+      UserError: none do.
+    """
+    room = config.data.max_document_tokens - len(prefix) - 1
+    if room < 1:
+        raise UserError(f"data.max_document_tokens={config.data.max_document_tokens} leaves no room for text")
+    return room
+
+
+def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Callable[[Any, str], Iterator]) -> Iterator:
+    """Yield a corpus's examples of one split.
+
+    Held-out text is what ``data.validation`` names; else what a corpus function yields for "validation"; else the share
+    ``data.validation_fraction`` of the examples, picked by a hash of their text, so that a copy never lands on both sides.
+    """
+    if name in config.data.validation:
+        yield from read(source if split == "train" else config.data.validation[name], split)
+    elif corpora.is_library(source) and not source.startswith(("tfds:", "datasets:")):
+        yield from read(source, split)
+    else:
+        wanted = split == "validation"
+        bound = int(config.data.validation_fraction * 2**32)
+        if wanted and not bound:
+            return
+        for example in read(source, "train"):
+            text = example if isinstance(example, str) else "\t".join(example)
+            digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+            if (int.from_bytes(digest, "big") < bound) == wanted:
+                yield example

@@ -1,0 +1,17 @@
+"""Two texts in one row: which of them is cut if they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def cut_longer(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return how much of two texts to keep so that both fit into ``room``: the longer one is cut first."""
+    kept = min(second, max(room // 2, room - first))
+    return min(first, room - kept), kept
+
+
+def joined(first: Sequence[int], second: Sequence[int], separator: int, room: int) -> list[int]:
+    """Return two texts with a separator between, the longer one cut so that all fits into ``room``."""
+    kept, other = cut_longer(len(first), len(second), room - 1)
+    return [*first[:kept], separator, *second[:other]]

@@ -1,0 +1,1 @@
+"""Text as users have it: readers of its formats, labelled sets, languages."""

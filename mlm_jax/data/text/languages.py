@@ -1,0 +1,96 @@
+"""Which languages a run has, and which of them the name of a pair means: no TensorFlow is needed to tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError, nearest
+
+
+def pair_languages(pair: str, languages: Sequence[str]) -> tuple[str, ...]:
+    """Split "de-en" into its languages, where codes may hold hyphens themselves; () if it is no such pair."""
+    for first in languages:
+        if pair.startswith(f"{first}-") and pair[len(first) + 1 :] in languages:
+            return first, pair[len(first) + 1 :]
+    return ()
+
+
+def split_pair(pair: str, languages: Sequence[str] = ()) -> tuple[str, str]:
+    """Return the two languages of "de-en".
+
+    Args:
+      pair: the name.
+      languages: codes that the two may be, of which some may hold hyphens; others hold none.
+
+    Raises:
+      UserError: it is not two languages.
+    """
+    sides = pair_languages(pair, languages) or tuple(pair.split("-"))
+    if len(sides) != 2 or not all(sides):
+        raise UserError(f"{pair!r} is not two languages",
+                        remedy='write "de-en", and name codes that hold a hyphen in config.languages')  # fmt: skip
+    return sides[0], sides[1]
+
+
+def named_languages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the codes that stand by themselves in a config: of these, the names of its pairs are made."""
+    named = [*config.data.corpora, *(entry["language"] for entry in config.data.labelled.values())]
+    return tuple(config.languages) or tuple(dict.fromkeys(named))
+
+
+def languages_of(config: ConfigDict, name: str) -> tuple[str, ...]:
+    """Return the language, or the two languages, that a name in the config means.
+
+    Raises:
+      UserError: it is neither.
+    """
+    known = named_languages(config)
+    return (name,) if name in known or "-" not in name else split_pair(name, known)
+
+
+def only_held_out(config: ConfigDict) -> tuple[str, ...]:
+    """Return the names in ``config.data.validation`` that no training text has: their text is for measuring alone."""
+    data = config.data
+    return tuple(name for name in data.validation if data.mixture or not (name in data.corpora or name in data.parallel))
+
+
+def run_languages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
+
+    Raises:
+      UserError: there are none, a code cannot be one or stands twice, a pair is not two languages, data is of a language
+        that ``config.languages`` lacks, or held-out text of one that the run lacks.
+    """
+    found: list[str] = [*config.data.corpora]
+    for pair in config.data.parallel:
+        try:
+            found += split_pair(pair, named_languages(config))
+        except UserError as error:
+            raise UserError(f"config.data.parallel: {error.problem}", remedy=error.remedy) from error
+    for name in config.data.mixture_languages.values():
+        found += languages_of(config, name)
+    found += [entry["language"] for entry in config.data.labelled.values()]
+    found = list(dict.fromkeys(found))
+    if not found:
+        raise UserError(
+            "the config names no data", remedy="set config.data.corpora, for example {'en': 'text/en/*.txt'}"
+        )
+    for language in (*config.languages, *found):
+        if not (isinstance(language, str) and re.fullmatch(r"[\w-]+", language)):
+            raise UserError(f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn")
+    for number, language in enumerate(config.languages):
+        if language in config.languages[:number]:
+            raise UserError(f"config.languages names {language!r} twice", remedy="name each language once")
+    for language in found:
+        if config.languages and language not in config.languages:
+            raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
+    languages = tuple(config.languages) or tuple(found)
+    for name in only_held_out(config):
+        if not (name in languages or pair_languages(name, languages)):
+            known = [*config.data.corpora, *config.data.parallel, *languages]
+            raise UserError(f"config.data.validation: {name!r} is no language and no pair of languages of the run"
+                            f"{nearest(name, known)}", remedy=f"the run's languages are {', '.join(languages)}")  # fmt: skip
+    return languages

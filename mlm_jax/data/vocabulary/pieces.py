@@ -1,0 +1,307 @@
+"""The vocabulary: SentencePiece pieces or bytes, with language tokens, a mask and sentinels.
+
+Ids are those of the SentencePiece model (or of the bytes), and then those of special pieces that it lacks, appended in a
+fixed order: ``<mask>``, language tokens ``<2de>``, sentinels ``<extra_id_0>`` ….
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError, nearest, one_line
+
+MODEL, FACTS = "vocabulary.model", "vocabulary.json"
+PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
+BYTES = 256
+WORD = "▁"  # SentencePiece's mark of a space
+
+
+def language_token(language: str) -> str:
+    """Return the piece that stands for a language: "<2de>"."""
+    return f"<2{language}>"
+
+
+def sentinel(index: int) -> str:
+    """Return the piece that stands for a hidden span: "<extra_id_0>"."""
+    return f"<extra_id_{index}>"
+
+
+class Vocabulary:
+    """Text to token ids and back.
+
+    Args:
+      model: a serialised SentencePiece model; None is bytes (``<pad> </s> <unk> <s>``, then the 256 bytes).
+      languages: that have, or get, a language token.
+      sentinels: how many ``<extra_id_n>`` there are, or get appended.
+
+    Attributes:
+      size: number of ids.
+      pad_id, eos_id, unk_id, bos_id, mask_id: special ids; -1 where there is none.
+      language_ids: {language: id}.
+      sentinel_ids: ``[sentinels]`` int32.
+    """
+
+    def __init__(self, model: bytes | None, languages: Sequence[str], sentinels: int):
+        self.model, self.languages, self.sentinels = model, tuple(languages), sentinels
+        if model is None:
+            known = [PAD, EOS, UNK, BOS]
+            self.pad_id, self.eos_id, self.unk_id, self.bos_id = range(4)
+            self._base = len(known) + BYTES
+            ids = {piece: index for index, piece in enumerate(known)}
+        else:
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.pad_id, self.eos_id = self.processor.pad_id(), self.processor.eos_id()
+            self.unk_id, self.bos_id = self.processor.unk_id(), self.processor.bos_id()
+            self._base = self.processor.get_piece_size()
+            ids = {self.processor.id_to_piece(index): index for index in range(self._base)}
+        wanted = [MASK, *map(language_token, self.languages), *map(sentinel, range(sentinels))]
+        if self.pad_id < 0:
+            wanted.insert(0, PAD)
+        if model is not None:
+            matched = [ids[piece] for piece in wanted if piece in ids and not self.processor.is_control(ids[piece])]
+            self.processor = _with_control(model, matched) if matched else self.processor
+        self._appended: list[str] = []
+        for piece in wanted:
+            if piece not in ids:
+                ids[piece] = self._base + len(self._appended)
+                self._appended.append(piece)
+        self.pad_id = ids[PAD] if self.pad_id < 0 else self.pad_id
+        self.size = self._base + len(self._appended)
+        self.mask_id = ids[MASK]
+        self.language_ids = {language: ids[language_token(language)] for language in self.languages}
+        self.sentinel_ids = np.array([ids[sentinel(index)] for index in range(sentinels)], np.int32)
+        self._special_pieces = {piece: ids[piece] for piece in wanted}
+        self._splitter = re.compile("(" + "|".join(map(re.escape, self._special_pieces)) + ")")
+
+    # ------------------------------------------------------------------------------------------------ making one
+
+    @classmethod
+    def from_model(cls, path: str | Path, languages: Sequence[str], sentinels: int) -> Vocabulary:
+        """Read an existing SentencePiece model, to which special pieces that it lacks are appended.
+
+        Raises:
+          UserError: the file is missing or is no SentencePiece model.
+        """
+        try:
+            return cls(Path(path).read_bytes(), languages, sentinels)
+        except OSError as error:
+            raise UserError(f"cannot read the vocabulary: {error.strerror}", file=path,
+                            remedy="set config.vocabulary.path to where it lies") from error  # fmt: skip
+        except RuntimeError as error:
+            raise UserError("this is not a SentencePiece model", file=path,
+                            remedy="give the .model file that spm_train wrote") from error  # fmt: skip
+
+    @classmethod
+    def train(cls, sentences: Iterable[str], config: ConfigDict, languages: Sequence[str]) -> Vocabulary:
+        """Train a SentencePiece model with byte fallback; the same sentences give the same model.
+
+        Args:
+          sentences: text of all languages, already in the wanted proportions.
+          config: ``config.vocabulary``.
+          languages: that get a language token.
+
+        Raises:
+          UserError: the text does not support a vocabulary of this size.
+        """
+        symbols = [MASK, *map(language_token, languages), *map(sentinel, range(config.sentinels))]
+        least = 4 + BYTES + len(symbols) + 1
+        if config.size <= least:
+            raise UserError(
+                f"vocabulary.size={config.size} leaves no room for pieces beside {least - 1} bytes and special tokens",
+                remedy="raise vocabulary.size or lower vocabulary.sentinels",
+            )
+        out, failures = io.BytesIO(), []
+
+        def noting_failures() -> Iterator[str]:  # SentencePiece up to 0.2.1 takes an error for the end of the text
+            try:
+                yield from sentences
+            except UserError as error:
+                failures.append(error)
+                raise
+
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=noting_failures(), model_writer=out, model_type=config.kind, vocab_size=config.size,
+                character_coverage=config.character_coverage, byte_fallback=True, control_symbols=symbols,
+                pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=EOS, unk_piece=UNK, bos_piece=BOS,
+                normalization_rule_name="nmt_nfkc", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
+                train_extremely_large_corpus=config.sentences > 10_000_000,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if failures:
+                raise failures[0] from None
+            raise _training_error(str(error), config) from error
+        return cls(out.getvalue(), languages, config.sentinels)
+
+    @classmethod
+    def bytes(cls, languages: Sequence[str], sentinels: int) -> Vocabulary:
+        """Return the vocabulary of UTF-8 bytes (ByT5; Xue et al. 2022)."""
+        return cls(None, languages, sentinels)
+
+    # ------------------------------------------------------------------------------------------------ using it
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether ids are UTF-8 bytes, so that spaces are ids of their own."""
+        return self.model is None
+
+    def encode(self, text: str) -> list[int]:
+        """Return token ids of a text; nothing is put before or after them."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return token ids of each text. Text that looks like a special piece is text, except :meth:`encode_special`'s."""
+        if self.model is None:
+            return [[byte + 4 for byte in text.encode()] for text in texts]
+        return self.processor.encode(list(texts), num_threads=1)
+
+    def encode_special(self, text: str) -> list[int]:
+        """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves.
+
+        A word that directly follows a special piece is encoded as if at the start of a text, as in training.
+        """
+        ids: list[int] = []
+        for part in self._splitter.split(text):
+            if part in self._special_pieces:
+                ids.append(self._special_pieces[part])
+            elif part.strip():
+                ids.extend(self.encode(part.strip()))
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids; special pieces are left out."""
+        ordinary = [int(i) for i in ids if i < self._base and not self.is_special[i]]
+        if self.model is None:
+            return bytes_to_text(i - 4 for i in ordinary)
+        return self.processor.decode(ordinary)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Return the written form of each token id.
+
+        Raises:
+          UserError: an id is outside the vocabulary.
+        """
+        return [self._piece(int(index)) for index in ids]
+
+    def document_prefix(self, prefix: str, language: str) -> list[int]:
+        """Return what stands before a document: its language token, ``<s>``, or nothing, as ``config.data.prefix`` says.
+
+        Raises:
+          UserError: the vocabulary has no such piece.
+        """
+        if prefix == "none":
+            return []
+        if prefix == "bos":
+            if self.bos_id < 0:
+                raise UserError("data.prefix='bos', but the vocabulary has no <s>", remedy="use 'language' or 'none'")
+            return [self.bos_id]
+        if language not in self.language_ids:
+            raise UserError(f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}")
+        return [self.language_ids[language]]
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """``[size]`` bool: pieces that are never masked and never drawn: control pieces, languages, mask and sentinels."""
+        special = np.zeros(self.size, bool)
+        special[self._base :] = True
+        special[list(self._special_pieces.values())] = True
+        special[[index for index in (self.pad_id, self.eos_id, self.unk_id, self.bos_id) if index >= 0]] = True
+        if self.model is not None:
+            for index in range(self._base):
+                special[index] |= self.processor.is_control(index) or self.processor.is_unused(index)
+        return special
+
+    @cached_property
+    def special_ids(self) -> np.ndarray:
+        """Ids of the special pieces, in order."""
+        return np.flatnonzero(self.is_special).astype(np.int32)
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """``[size]`` bool: pieces that begin a word (a leading ▁, a byte after which none is known to belong)."""
+        starts = self.is_special.copy()
+        if self.model is None:
+            starts[4 + ord(" ")] = True
+        else:
+            for index in range(self._base):
+                starts[index] |= self.processor.id_to_piece(index).startswith(WORD)
+        return starts
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides ids."""
+        digest = hashlib.sha256(self.model or b"bytes")
+        digest.update(json.dumps([self.languages, self.sentinels]).encode())
+        return digest.hexdigest()
+
+    # ------------------------------------------------------------------------------------------------ on disk
+
+    def save(self, folder: str | Path) -> None:
+        """Write the vocabulary into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"kind": "bytes" if self.model is None else "sentencepiece", "languages": self.languages,
+                 "sentinels": self.sentinels}  # fmt: skip
+        (folder / FACTS).write_text(json.dumps(facts, indent=1))
+        if self.model is not None:
+            (folder / MODEL).write_bytes(self.model)
+
+    @classmethod
+    def load(cls, folder: Path, facts: Mapping[str, Any]) -> Vocabulary:
+        """Read what :meth:`save` wrote into ``folder``, whose facts are these; :func:`load_vocabulary` reads both."""
+        model = None if facts["kind"] == "bytes" else (folder / MODEL).read_bytes()
+        return cls(model, facts["languages"], facts["sentinels"])
+
+    # ------------------------------------------------------------------------------------------------ details
+
+    def _piece(self, index: int) -> str:
+        if not 0 <= index < self.size:
+            raise UserError(f"token id {index} is outside the vocabulary of {self.size} pieces")
+        if index >= self._base:
+            return self._appended[index - self._base]
+        if self.model is not None:
+            return self.processor.id_to_piece(index)
+        return [PAD, EOS, UNK, BOS][index] if index < 4 else f"<0x{index - 4:02X}>"
+
+
+def bytes_to_text(values: Iterable[int]) -> str:
+    """Return the text of UTF-8 bytes; sequences that are cut short become U+FFFD."""
+    return bytes(values).decode(errors="replace")
+
+
+def model_proto(model: bytes) -> Any:
+    """Return what a ``.model`` of SentencePiece says, as a message that can be changed."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+
+
+def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
+    """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
+    proto = model_proto(model)
+    for index in ids:
+        proto.pieces[index].type = proto.SentencePiece.CONTROL
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def _training_error(message: str, config: ConfigDict) -> UserError:
+    largest = re.search(r"<= (\d+)", message)
+    needed = re.search(r"smaller than required_chars\D*\d+ vs (\d+)", message)
+    if needed:
+        return UserError(f"vocabulary.size={config.size} is too small for the {needed[1]} pieces of single characters and bytes",
+                         remedy="raise vocabulary.size or lower vocabulary.character_coverage")  # fmt: skip
+    if "Vocabulary size" in message or "vocab_size" in message:
+        hint = f"set vocabulary.size to at most {largest[1]}" if largest else "lower vocabulary.size or give more text"
+        return UserError(f"vocabulary.size={config.size} is more than the text has pieces for", remedy=hint)
+    return UserError(f"SentencePiece could not be trained: {one_line(message)}")

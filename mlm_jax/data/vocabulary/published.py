@@ -1,0 +1,145 @@
+"""A vocabulary that came with a published model: ``tokenizer.json``, read by the tokenizers library, ids unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Vocabulary, language_token
+
+TOKENIZER = "tokenizer.json"
+SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
+# Pieces that vocabularies keep for later: [unused7], <unused7>, <|reserved_special_token_7|>.
+RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
+
+
+class PublishedVocabulary(Vocabulary):
+    """Text to token ids and back, as a published model's tokenizer does it.
+
+    Args:
+      tokenizer: the text of ``tokenizer.json``.
+      ids: {"pad" | "eos" | "unk" | "bos" | "mask": id}; what is left out, the vocabulary does not have.
+      languages: codes whose language token (``<2de>``) is used if the vocabulary has it.
+
+    Raises:
+      UserError: the tokenizers library is not installed, or cannot read this.
+    """
+
+    def __init__(self, tokenizer: str, ids: Mapping[str, int], languages: Sequence[str] = ()):
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise UserError(
+                "a published vocabulary needs the tokenizers library", remedy="pip install tokenizers"
+            ) from error
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer)
+        except Exception as error:  # the library raises nothing more precise
+            raise UserError(f"tokenizer.json cannot be read: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._text, self._ids, self.languages = tokenizer, dict(ids), tuple(languages)
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.size = max(known.values()) + 1
+        self._pieces = {index: piece for piece, index in known.items()}
+        self.pad_id, self.eos_id, self.unk_id = ids.get("pad", 0), ids.get("eos", -1), ids.get("unk", -1)
+        self.bos_id, self.mask_id = ids.get("bos", -1), ids.get("mask", -1)
+        self.language_ids = {
+            code: known[language_token(code)] for code in self.languages if language_token(code) in known
+        }
+        numbered = {int(found[1]): index for piece, index in known.items() if (found := SENTINEL.fullmatch(piece))}
+        self.sentinel_ids = np.array([numbered[number] for number in sorted(numbered)], np.int32)
+        self.sentinels = len(numbered)
+
+    @property
+    def is_bytes(self) -> bool:
+        """Never: what tokenizer.json holds are pieces."""
+        return False
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return token ids of each text; nothing is put around them, and what looks like a special piece is text."""
+        self._tokenizer.encode_special_tokens = True
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_special(self, text: str) -> list[int]:
+        """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves."""
+        self._tokenizer.encode_special_tokens = False
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_masked(self, text: str, mask: str) -> list[int]:
+        """Return token ids of a text in which ``mask`` is the mask piece, with the spaces that this tokenizer takes for it."""
+        return self.encode_special(text.replace(mask, self._pieces[self.mask_id]))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids; special pieces are left out."""
+        ordinary = [int(index) for index in ids if index < self.size and not self.is_special[index]]
+        return self._tokenizer.decode(ordinary, skip_special_tokens=True)
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """``[size]`` bool: pieces that are never masked and never drawn, those that are kept for later among them."""
+        special = np.ones(self.size, bool)  # an id that no piece has is never drawn either
+        special[list(self._pieces)] = False
+        added = json.loads(self._text).get("added_tokens") or []
+        special[[token["id"] for token in added if token["special"]]] = True
+        special[[index for index in self._ids.values() if 0 <= index < self.size]] = True
+        special[[*self.language_ids.values(), *self.sentinel_ids]] = True
+        special[[index for index, piece in self._pieces.items() if RESERVED.fullmatch(piece)]] = True
+        return special
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """``[size]`` bool: pieces that begin a word, by the mark that this kind of tokenizer puts on them."""
+        starts = self.is_special.copy()
+        described = json.loads(self._text)
+        if described["model"]["type"] == "WordPiece":
+            inside = described["model"]["continuing_subword_prefix"]
+            begins = lambda piece: not piece.startswith(inside)  # noqa: E731
+        else:
+            mark = "Ġ" if '"ByteLevel"' in json.dumps([described["pre_tokenizer"], described["decoder"]]) else WORD
+            begins = lambda piece: piece.startswith(mark)  # noqa: E731
+        for index, piece in self._pieces.items():
+            starts[index] |= begins(piece)
+        return starts
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides ids."""
+        facts = json.dumps([sorted(self._ids.items()), self.languages])
+        return hashlib.sha256(self._text.encode() + facts.encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the vocabulary into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"kind": "tokenizers", "ids": self._ids, "languages": self.languages}
+        (folder / FACTS).write_text(json.dumps(facts, indent=1))
+        (folder / TOKENIZER).write_text(self._text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, facts: Mapping[str, Any]) -> PublishedVocabulary:
+        """Read what :meth:`save` wrote into ``folder``, whose facts are these; :func:`load_vocabulary` reads both."""
+        return cls((folder / TOKENIZER).read_text(encoding="utf-8"), facts["ids"], facts["languages"])
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The text of ``tokenizer.json``, as it came."""
+        return self._text
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """{"pad" | "eos" | "unk" | "bos" | "mask": id} of what the vocabulary has."""
+        return dict(self._ids)
+
+    def _piece(self, index: int) -> str:
+        if not 0 <= index < self.size:
+            raise UserError(f"token id {index} is outside the vocabulary of {self.size} pieces")
+        return self._pieces.get(index, "")

@@ -1,1 +1,0 @@
-"""Generation: search, and translation with a trained model."""

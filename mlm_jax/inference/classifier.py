@@ -1,0 +1,235 @@
+"""``mlm-jax classify``: what class a text is of, or each of its words, by the head of a trained task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.files import writing
+from mlm_jax.common.lines import arriving, counting_empty, place_of, read_lines, windows
+from mlm_jax.data.loading.batch import Rows
+from mlm_jax.data.store.two_texts import joined
+from mlm_jax.evaluation.embedding import document_batches, document_rows
+from mlm_jax.inference.encoder import CUT, WINDOW, Model
+
+CUT_WORD = ""  # label of a word that did not fit into the model
+
+
+class Prediction(NamedTuple):
+    """The likeliest class of a text or of a word.
+
+    Attributes:
+      label: its name; "" for a word beyond the longest text that the model takes.
+      probability: of it.
+    """
+
+    label: str
+    probability: float
+
+
+def load_classifier(place: str | Path, task: str = "") -> Classifier:
+    """Load a model to classify with: a workdir or one of its checkpoints.
+
+    Args:
+      place: where it is.
+      task: whose head to use; "" where there is one only.
+
+    Raises:
+      UserError: there is no checkpoint, no such task, or none that classifies.
+    """
+    return Classifier(load_parameters(place), task, place)
+
+
+class Classifier(Model):
+    """A trained encoder with the head of a classification task, on this process's first device.
+
+    Args:
+      loaded: a checkpoint.
+      task: whose head to use; "" where there is one only.
+      place: where the checkpoint was, for messages.
+
+    Attributes:
+      task: whose head it is.
+      labels: names of its classes.
+      by_word: whether words are classified, and not whole texts.
+
+    Raises:
+      UserError: there is no such task, or none that classifies.
+    """
+
+    def __init__(self, loaded: Loaded, task: str = "", place: str | Path | None = None):
+        super().__init__(loaded)
+        known = tuple(loaded.labels)
+        if not known:
+            raise UserError("this model has no classifier", file=place,
+                            remedy="train a task of objective classification or token_classification")  # fmt: skip
+        if (task and task not in known) or (not task and len(known) > 1):
+            problem = f"has no classifier {task!r}{nearest(task, known)}" if task else "has several classifiers"
+            raise UserError(f"this model {problem}", file=place, remedy=f"give --task: one of {', '.join(known)}")
+        self.task = task or known[0]
+        self.labels = loaded.labels[self.task]
+        self.by_word = self.config.tasks[self.task]["objective"] == "token_classification"
+        self._classes = jax.jit(self._likeliest)
+
+    def _likeliest(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        model = model_room.merge(self.graphdef, params)
+        hidden = model.encode(rows, task=self.task)  # [rows, length, width]
+        logits = model.classify(self.task, hidden, rows.segment_ids, pooled=not self.by_word).astype(jnp.float32)
+        return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1)
+
+    def classify(self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None) -> list[Prediction]:
+        """Return the class of each text, or pair of texts.
+
+        Texts of more than ``longest`` tokens are cut, with a warning.
+
+        Args:
+          texts: any number, of any length.
+          language: of all texts, or of each; None if the model makes no difference.
+
+        Raises:
+          UserError: the task is of words; or as :meth:`Model.embed`.
+        """
+        counts: Counter[str] = Counter()
+        found = self._classify(texts, language, counts)
+        self._warn_of_cuts(counts)
+        return found
+
+    def _classify(
+        self, texts: Sequence[str | tuple[str, str]], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> list[Prediction]:
+        if self.by_word:
+            raise UserError(f"task {self.task!r} classifies words", remedy="use tag instead of classify")
+        pairs = [(text,) if isinstance(text, str) else text for text in texts]
+        parts = iter(self.vocabulary.encode_batch([part for pair in pairs for part in pair]))
+        encoded = [self._joined([next(parts) for _ in pair], counts) for pair in pairs]
+        return [
+            Prediction(self.labels[number[0]], float(probability[0]))
+            for number, probability in self._predictions(encoded, language)
+        ]
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], *, language: str | Sequence[str] | None = None
+    ) -> list[list[Prediction]]:
+        """Return the class of each word of each sentence: of its first piece, as in training.
+
+        Args:
+          sentences: words of each.
+          language: of all sentences, or of each; None if the model makes no difference.
+
+        Raises:
+          UserError: the task is of whole texts; or as :meth:`Model.embed`.
+        """
+        counts: Counter[str] = Counter()
+        found = self._tag(sentences, language, counts)
+        self._warn_of_cuts(counts)
+        return found
+
+    def _tag(
+        self, sentences: Sequence[Sequence[str]], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> list[list[Prediction]]:
+        if not self.by_word:
+            raise UserError(f"task {self.task!r} classifies whole texts", remedy="use classify instead of tag")
+        pieces = iter(self.vocabulary.encode_batch([word for words in sentences for word in words]))
+        by_sentence = [[next(pieces) for _ in words] for words in sentences]
+        encoded = [[piece for word in words for piece in word] for words in by_sentence]
+        found = []
+        for words, (numbers, probabilities) in zip(by_sentence, self._predictions(encoded, language)):
+            starts = np.cumsum([0, *map(len, words)])[:-1]
+            counts[CUT] += sum(map(len, words)) > len(numbers)
+            found.append([
+                Prediction(self.labels[numbers[start]], float(probabilities[start])) if word and start < len(numbers)
+                else Prediction(CUT_WORD, 0.0) for word, start in zip(words, starts)
+            ])  # fmt: skip
+        return found
+
+    def _joined(self, parts: list[list[int]], counts: Counter[str]) -> list[int]:
+        """Return the ids of a text, or of two with the end of the first between them; of two the longer one is cut."""
+        if len(parts) == 1:
+            return parts[0]
+        room = self.longest - 1 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
+        counts[CUT] += sum(map(len, parts)) + 1 > room
+        return joined(parts[0], parts[1], self.vocabulary.eos_id, room)
+
+    def _predictions(
+        self, encoded: list[list[int]], language: str | Sequence[str] | None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the class and its probability of each text ``[1]``, or of each of its tokens ``[tokens]``, in order."""
+        documents, index = self._documents(encoded, language)
+        found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0))] * len(documents)
+        for batch in document_batches([len(document) for document in documents], self.longest):
+            rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
+            numbers, probabilities = jax.device_get(self._classes(self.params, rows))
+            for row, which in enumerate(batch.indices):
+                first = len(documents[which]) - len(encoded[which]) - 1  # of the text's own tokens
+                own = slice(first, min(len(documents[which]), self.longest) - 1) if self.by_word else ...
+                found[which] = (np.atleast_1d(numbers[row])[own], np.atleast_1d(probabilities[row])[own])
+        return found
+
+
+def classify_command(
+    place: str | Path, task: str = "", input: str = "-", output: str = "-", *, language: str | None = None
+) -> None:
+    """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
+
+    An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      task: whose head to use; "" where there is one only.
+      input: a text file in UTF-8, a text a line, or two with a tab between; words of a tagger stand apart. "-" is standard input.
+      output: a text file, or "-".
+      language: of the text.
+
+    Raises:
+      UserError: as :func:`load_classifier` and :meth:`Classifier.classify`; a line is neither a text nor two; or a file cannot
+        be read or written.
+    """
+    model, counts, read = load_classifier(place, task), Counter[str](), 0
+    with writing(output) as file:
+        for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
+            file.writelines(_tagged(model, lines, language, counts) if model.by_word else
+                            _classified(model, lines, language, counts, place_of(input), read + 1))  # fmt: skip
+            file.flush()
+            read += len(lines)
+    model.say_counts(counts)
+
+
+def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
+    sentences = [line.split() for line in lines]
+    for words, found in zip(sentences, model._tag(sentences, language, counts)):
+        yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
+        yield "\n"
+
+
+def _classified(
+    model: Classifier, lines: list[str], language: str | None, counts: Counter[str], file: str, first: int
+) -> Iterator[str]:
+    """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
+    texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
+    found = iter(model._classify(texts, language, counts))
+    for line in lines:
+        if line.strip():
+            one = next(found)
+            yield f"{one.label}\t{one.probability:.4f}\t{line}\n"
+        else:
+            yield "\n"
+
+
+def _text(line: str, file: str, number: int) -> str | tuple[str, str]:
+    """Return the text on a line, or the two."""
+    first, *others = line.split("\t")
+    if len(others) > 1:
+        raise UserError(f"{len(others) + 1} columns where a text has 1 and a pair 2", file=file, line=number,
+                        remedy="take out the tabs")  # fmt: skip
+    if others and not (first.strip() and others[0].strip()):
+        raise UserError("a side of the pair is empty", file=file, line=number, remedy="leave the line out, or the tab")
+    return (first, others[0]) if others else first

@@ -1,0 +1,374 @@
+"""Using a trained model: fill in blanks and embed sentences, from Python in three lines or from the command line.
+
+import mlm_jax
+
+model = mlm_jax.load("runs/demo")
+model.fill_mask("Paris is the <mask> of France.", language="en")
+model.embed(["Guten Morgen.", "Good morning."], language=["de", "en"])
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlm_jax import model as model_room
+from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.files import writing
+from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines, windows
+from mlm_jax.config.check import longest_row
+from mlm_jax.data.vocabulary.pieces import MASK, WORD, Vocabulary
+from mlm_jax.data.vocabulary.published import PublishedVocabulary
+from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
+from mlm_jax.evaluation.samples import piece_text, predict_pieces
+from mlm_jax.model.sharing import by_language
+from mlm_jax.objectives import MASKED, first_task
+
+WINDOW = 4096  # texts that are sorted by length at a time
+CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
+
+
+class Candidate(NamedTuple):
+    """What may stand in a blank.
+
+    Attributes:
+      token: as text.
+      probability: among ordinary pieces.
+      text: the whole text with this blank filled in; other blanks stay.
+      id: of the piece.
+    """
+
+    token: str
+    probability: float
+    text: str
+    id: int
+
+
+def load(place: str | Path) -> Model:
+    """Load a model to use it: a workdir (its last whole checkpoint) or one of its checkpoints.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged.
+    """
+    return Model(load_parameters(place))
+
+
+class Model:
+    """A trained encoder with its vocabulary, on this process's first device.
+
+    Attributes:
+      config: of the run that trained it.
+      vocabulary: its vocabulary.
+      languages: codes that ``language`` may be.
+      width: of an embedding.
+      longest: tokens of a text at most.
+      step: of the run, at which the parameters were kept.
+      params: the model's parameters.
+      graphdef: the model without them.
+    """
+
+    def __init__(self, loaded: Loaded):
+        self.config, self.vocabulary, self.languages = loaded.config, loaded.vocabulary, loaded.languages
+        self.config.model.attention = "auto"  # the best of this machine, whatever trained it
+        self.params, self.step = loaded.params, loaded.step
+        self.width = int(self.config.model.width)
+        self.longest = longest_row(self.config.model)
+        self.graphdef, _, _ = model_room.abstract(
+            self.config, vocabulary_size=self.vocabulary.size, languages=self.languages,
+            labels={task: len(names) for task, names in loaded.labels.items()},
+        )  # fmt: skip
+        special = self.vocabulary.is_special
+        by_sentence = first_task(self.config.tasks, "ranking")
+        by_piece = first_task(self.config.tasks, *MASKED)
+        self._embed = jax.jit(
+            lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows, task=by_sentence)
+        )
+        self._predict = jax.jit(
+            lambda params, rows, positions, top_k: predict_pieces(
+                model_room.merge(self.graphdef, params), rows, positions, jnp.asarray(special), top_k, by_piece
+            ),
+            static_argnums=3,
+        )
+
+    def embed(self, texts: Sequence[str], *, language: str | Sequence[str] | None = None) -> np.ndarray:
+        """Return ``[texts, width]`` float32 sentence embeddings: means over each text's hidden states.
+
+        Texts of more than ``longest`` tokens are cut, with a warning.
+
+        Args:
+          texts: any number, of any length; they are batched by length.
+          language: of all texts, or of each; None if the model makes no difference.
+
+        Raises:
+          UserError: the model needs a language and got none, or does not know it.
+        """
+        if isinstance(texts, str):
+            raise TypeError("embed takes a sequence of texts; put a single one into a list")
+        counts: Counter[str] = Counter()
+        embedded = self._embed_window(texts, language, counts)
+        self._warn_of_cuts(counts)
+        return embedded
+
+    def _embed_window(
+        self, texts: Sequence[str], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> np.ndarray:
+        if not len(texts):
+            return np.zeros((0, self.width), np.float32)
+        documents, index = self._documents(self.vocabulary.encode_batch(list(texts)), language)
+        counts[CUT] += sum(len(document) > self.longest for document in documents)
+        return embed_documents(
+            lambda rows: jax.device_get(self._embed(self.params, rows)),
+            documents, index, longest=self.longest, pad_id=self.vocabulary.pad_id,
+        )  # fmt: skip
+
+    def embed_stream(
+        self, texts: Iterable[str], *, language: str | None = None, counts: Counter[str] | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield (texts, embeddings) of a stream, some thousand texts at a time: memory does not grow with it.
+
+        Args:
+          texts: any number, of any length; lines from a terminal or pipe are processed as they arrive, without a full window.
+          language: of all texts; None if the model makes no difference.
+          counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
+
+        Raises:
+          UserError: as :meth:`embed`.
+        """
+        counted = Counter[str]() if counts is None else counts
+        for window in windows(texts, WINDOW):
+            yield window, self._embed_window(window, language, counted)
+        if counts is None:
+            self._warn_of_cuts(counted)
+
+    def say_counts(self, counts: Counter[str]) -> None:
+        """Say on standard error how many texts were cut and how many lines empty, if any."""
+        if counts[CUT]:
+            print(self.cut_notice(counts), file=sys.stderr)
+        if counts[EMPTY]:
+            print(f"{counts[EMPTY]:,} lines are empty", file=sys.stderr)
+
+    def cut_notice(self, counts: Counter[str]) -> str:
+        """Return a sentence that says how many texts were cut."""
+        return f"{counts[CUT]:,} texts are longer than {self.longest} tokens and were cut"
+
+    def _warn_of_cuts(self, counts: Counter[str]) -> None:
+        """Warn the caller of whoever calls this."""
+        if counts[CUT]:
+            warnings.warn(self.cut_notice(counts), stacklevel=3)
+
+    def fill_mask(self, text: str, *, top_k: int = 5, language: str | None = None) -> list[list[Candidate]]:
+        """Return the likeliest pieces for each ``<mask>`` of a text, the likeliest first.
+
+        Args:
+          text: with one ``<mask>`` or more.
+          top_k: candidates a blank.
+          language: of the text; None if the model makes no difference.
+
+        Returns:
+          a list of ``top_k`` candidates for each blank, in the order of the blanks.
+
+        Raises:
+          UserError: there is no ``<mask>`` in the text or in the vocabulary, the text is too long, or the model needs a
+            language.
+        """
+        return next(self.fill_masks([text], top_k=top_k, language=language))
+
+    def fill_masks(
+        self, texts: Iterable[str], *, top_k: int = 5, language: str | None = None
+    ) -> Iterator[list[list[Candidate]]]:
+        """Yield what :meth:`fill_mask` returns of each text of a stream, in order.
+
+        Raises:
+          UserError: as :meth:`fill_mask`; the message tells which text; or ``top_k`` is less than 1.
+        """
+        if top_k < 1:
+            raise UserError(f"there are no {top_k} candidates to show", remedy="give top_k= or --top a number from 1")
+        if self.vocabulary.mask_id < 0:
+            raise UserError(
+                "the vocabulary of this model has no mask to fill in", remedy="take a model of masked language modelling"
+            )
+        number = 0
+        for window in windows(texts, WINDOW):
+            documents, index = self._documents([encode_masked(self.vocabulary, text) for text in window], language)
+            for text, document in zip(window, documents):
+                number += 1
+                if MASK not in text:
+                    raise UserError(
+                        f"text {number} has no {MASK}: {text[:60]!r}", remedy=f"write {MASK} where a word is missing"
+                    )
+                if len(document) > self.longest:
+                    raise UserError(
+                        f"text {number} has {len(document)} tokens, the model takes {self.longest}", remedy="shorten it"
+                    )
+            yield from self._fill(documents, index, top_k)
+
+    def _fill(self, documents: list[np.ndarray], index: list[int], top_k: int) -> list[list[list[Candidate]]]:
+        blanks = [np.flatnonzero(document == self.vocabulary.mask_id) for document in documents]
+        width = 1 << (max(map(len, blanks)) - 1).bit_length()  # few shapes to compile
+        top_k = min(top_k, self.vocabulary.size - len(self.vocabulary.special_ids))
+        filled: list[list[list[Candidate]]] = [[] for _ in documents]
+        for batch in document_batches([len(document) for document in documents], self.longest):
+            positions = np.zeros((batch.rows, width), np.int32)
+            for row, which in enumerate(batch.indices):
+                positions[row, : len(blanks[which])] = blanks[which]
+            rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
+            pieces, probabilities = jax.device_get(self._predict(self.params, rows, positions, top_k))
+            for row, which in enumerate(batch.indices):
+                filled[which] = [
+                    [
+                        self._candidate(documents[which], position, *found)
+                        for found in zip(pieces[row, n], probabilities[row, n])
+                    ]
+                    for n, position in enumerate(blanks[which])
+                ]
+        return filled
+
+    def _candidate(self, document: np.ndarray, position: int, piece: int, probability: float) -> Candidate:
+        ids = document.copy()
+        ids[position] = piece
+        mask = self.vocabulary.mask_id
+        edges = [-1, *np.flatnonzero(ids == mask).tolist(), len(ids)]
+        parts = [self.vocabulary.decode(ids[start + 1 : stop].tolist()) for start, stop in zip(edges, edges[1:])]
+        text = MASK.join(parts) if self.vocabulary.is_bytes else f" {MASK} ".join(part.strip() for part in parts)
+        return Candidate(piece_text(self.vocabulary, piece), float(probability), text.strip(), int(piece))
+
+    def _documents(
+        self, encoded: list[list[int]], language: str | Sequence[str] | None, option: str = "language= or --language"
+    ) -> tuple[list[np.ndarray], list[int]]:
+        """Return documents as the model was trained on them, and the index of each one's language; ``option`` names it."""
+        codes = [language] * len(encoded) if language is None or isinstance(language, str) else list(language)
+        if len(codes) != len(encoded):
+            raise UserError(f"{len(codes)} languages were given for {len(encoded)} texts")
+        index = {code: self._language_index(code, option) for code in dict.fromkeys(codes)}
+        prefixes = {
+            code: self.vocabulary.document_prefix(self.config.data.prefix, self.languages[place])
+            for code, place in index.items()
+        }
+        documents = [
+            np.array([*prefixes[code], *ids, self.vocabulary.eos_id], np.int32) for code, ids in zip(codes, encoded)
+        ]
+        return documents, [index[code] for code in codes]
+
+    def _language_index(self, code: str | None, option: str) -> int:
+        if code is None:
+            if len(self.languages) > 1 and self.needs_language:
+                raise UserError("this model reads every language in its own way, so it must be told which one this is",
+                                remedy=f"give {option}: one of {', '.join(self.languages)}")  # fmt: skip
+            return 0
+        if code not in self.languages:
+            raise UserError(f"the model does not know the language {code!r}{nearest(code, self.languages)}",
+                            remedy=f"its languages are {', '.join(self.languages)}")  # fmt: skip
+        return self.languages.index(code)
+
+    @property
+    def needs_language(self) -> bool:
+        """Whether texts of different languages are read differently: by a first token, an embedding, or weights."""
+        return (
+            self.config.data.prefix == "language"
+            or self.config.model.language_embedding
+            or by_language(self.config.model.encoder)
+        )
+
+
+def encode_masked(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Return token ids of a text in which ``<mask>`` is the mask piece.
+
+    A mask stands for a piece with its leading space, as in training: the space before it goes, and what directly
+    follows it continues the word. A published vocabulary has its own rules.
+    """
+    if isinstance(vocabulary, PublishedVocabulary):
+        return vocabulary.encode_masked(text, MASK)
+    ids: list[int] = []
+    for number, part in enumerate(text.split(MASK)):
+        if number:
+            ids.append(vocabulary.mask_id)
+        encoded = vocabulary.encode(part if vocabulary.is_bytes else part.strip()) if part.strip() else []
+        if number and encoded and not part[0].isspace() and vocabulary.pieces(encoded[:1]) == [WORD]:
+            encoded = encoded[1:]
+        ids += encoded
+    return ids
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def fill_mask_command(
+    place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
+) -> None:
+    """Print the likeliest pieces for each blank of each text, or of each line of standard input.
+
+    Raises:
+      UserError: as :func:`load` and :meth:`Model.fill_mask`; or a text is not UTF-8.
+    """
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()  # bytes of the command line that are not UTF-8 have become surrogates
+        except UnicodeEncodeError as error:
+            remedy = "convert the text, for example with iconv"
+            raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
+    model = load(place)
+    shown, filled = itertools.tee(texts or read_lines("-"))
+    for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
+        print(text)
+        for number, candidates in enumerate(blanks, start=1):
+            if len(blanks) > 1:
+                print(f"  {MASK} {number}")
+            for candidate in candidates:
+                print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
+
+
+def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
+    """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
+
+    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      input: a text file in UTF-8, a text a line; "-" is standard input.
+      output: FILE.npy, FILE.jsonl, or "-". A file appears when it is whole.
+      language: of the text.
+
+    Raises:
+      UserError: as :func:`load` and :meth:`Model.embed`; or a file cannot be read or written.
+    """
+    suffix = Path(output).suffix if output != "-" else ".jsonl"
+    if suffix not in (".npy", ".jsonl"):
+        raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
+    model, counts = load(place), Counter[str]()
+    lines = arriving(counting_empty(read_lines(input), counts), input)
+    embedded = model.embed_stream(lines, language=language, counts=counts)
+    write = _write_npy if suffix == ".npy" else _write_json_lines
+    with writing(output) as file:
+        write(embedded, file.buffer, model.width)
+    model.say_counts(counts)
+
+
+def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+    for texts, embeddings in embedded:
+        for text, vector in zip(texts, embeddings):
+            line = {"text": text, "embedding": [float(f"{number:.7g}") for number in vector]}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+
+
+def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+    """Write an array whose length is known at the end only: NumPy leaves room in the header for it to grow."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}
+    np.lib.format.write_array_header_1_0(file, header)
+    rows = 0
+    for _, embeddings in embedded:
+        file.write(np.ascontiguousarray(embeddings, "<f4").tobytes())
+        rows += len(embeddings)
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, width)})

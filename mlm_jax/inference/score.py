@@ -1,0 +1,59 @@
+"""How well a checkpoint translates its run's held-out pairs: chrF++ and BLEU by target language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from mlm_jax.data.store.store import Stream
+from mlm_jax.evaluation.translation import translation_scores
+from mlm_jax.inference.translator import Search, Translator
+
+
+def translation_metrics(translator: Translator, streams: Sequence[Stream], *, limit: int, reverse: bool = True,
+                        search: Search | None = None) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Translate held-out pairs and score them, pooled by target language.
+
+    Texts are those of the token store: what the vocabulary makes of the original (NFKC, one space between words).
+
+    Args:
+      translator: the model.
+      streams: of pairs, with a validation split.
+      limit: first pairs of each stream to use, at most.
+      reverse: from the second language of a pair into the first as well.
+      search: how to translate; None is by four beams.
+
+    Returns:
+      {"chrf" | "bleu": {target language, or "mean" over them: 0–100}}.
+
+    Raises:
+      UserError: sacrebleu is missing, or the store is corrupt.
+    """
+    sources: dict[str, list[tuple[str, str]]] = {}  # {target: [(language, text)]}
+    references: dict[str, list[str]] = {}
+    for stream in streams:
+        split = stream.split("validation")
+        numbers = np.arange(min(split.documents, limit))
+        first, second = (
+            [translator.vocabulary.decode(ids.tolist()) for ids in split[side].documents(numbers)]
+            for side in ("inputs", "targets")
+        )
+        directions = [(stream.languages, first, second), (stream.languages[::-1], second, first)]
+        for (source, target), texts, translations in directions[: 2 if reverse else 1]:
+            sources.setdefault(target, []).extend((source, text) for text in texts)
+            references.setdefault(target, []).extend(translations)
+    chrf, bleu = {}, {}
+    console = Console(stderr=True)
+    for target, given in track(sources.items(), "translating, language by language", console=console, transient=True,
+                               disable=not console.is_terminal):  # fmt: skip
+        found = translator.translate(
+            [text for _, text in given], target_language=target, source_language=[code for code, _ in given],
+            search=search or Search(),
+        )  # fmt: skip
+        scores = translation_scores([translation.text for translation in found], references[target], target)
+        chrf[target], bleu[target] = scores.chrf, scores.bleu
+    averaged = lambda values: values | {"mean": float(np.mean([*values.values()]))}  # noqa: E731
+    return {name: averaged(values) for name, values in (("chrf", chrf), ("bleu", bleu)) if values}

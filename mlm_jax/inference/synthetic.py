@@ -1,0 +1,178 @@
+"""Synthetic parallel text: what a model translated, kept where our own encoder finds that both sides mean the same.
+
+Back-translation (Sennrich et al. 2016) puts the translation first, with a tag before it (Caswell et al. 2019): a model
+that is trained on it forward learns to write real text. Forward translation puts the translation second, for
+translate-train and self-training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlm_jax import __version__
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.files import writing
+from mlm_jax.common.lines import windows
+from mlm_jax.evaluation.retrieval import NEIGHBOURS, nearest_neighbours, normalize, ratio_margin
+from mlm_jax.inference.encoder import Model
+from mlm_jax.inference.translator import Search, Translator
+
+KINDS = ("back", "forward")
+WINDOW = 4096  # pairs whose neighbourhoods are searched together
+BACK_TAG = "<BT>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What makes a synthetic corpus.
+
+    Attributes:
+      kind: ``back``: (translation, text) | ``forward``: (text, translation).
+      source_language: of the texts; None if the translator makes no difference.
+      target_language: of the translations.
+      search: how they are searched for.
+      margin: least ratio margin of a pair among its neighbours (Artetxe & Schwenk 2019); 0 keeps all.
+      tag: put before back-translations, so that a model can tell them from real text.
+
+    Raises:
+      UserError: the kind is unknown, nothing names the text's language, or the search is for several translations.
+    """
+
+    kind: str
+    source_language: str | None
+    target_language: str
+    search: Search = Search()
+    margin: float = 1.0
+    tag: str = BACK_TAG
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward")
+        if self.source_language is None:
+            raise UserError("a synthetic corpus needs to know the language of its text", remedy="give --from")
+        if self.search.count > 1:
+            raise UserError("a synthetic corpus takes the best translation of each text", remedy="leave out --n-best")
+
+    @property
+    def pair(self) -> str:
+        """Name of the corpus in ``config.data.parallel``: the languages of its two columns."""
+        sides = str(self.source_language), self.target_language
+        return "-".join(sides[::-1] if self.kind == "back" else sides)
+
+
+def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str], recipe: Recipe,
+                    counts: Counter[str]) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Yield the two columns of a synthetic corpus; memory does not grow with it.
+
+    Args:
+      translator: writes the translations.
+      encoder: judges them by its sentence embeddings; it may be the translator.
+      texts: monolingual text, a sentence each.
+      recipe: what to make.
+      counts: gets the number of texts, of those cut, of pairs kept, and of those dropped for each reason.
+
+    Raises:
+      UserError: a language is unknown to one of the models.
+    """
+    found = translator.stream(
+        texts, target_language=recipe.target_language, source_language=recipe.source_language, search=recipe.search,
+        counts=counts,
+    )  # fmt: skip
+    for window in windows(found, WINDOW):
+        candidates = []
+        for text, translation in window:
+            written = as_column(translation.text)
+            reason = (
+                "empty text" if not translation.hypotheses
+                else "empty translation" if not written
+                else "translation does not end" if not translation.hypotheses[0].ended
+                else "translation is the text" if written == as_column(text)
+                else ""
+            )  # fmt: skip
+            counts[f"dropped: {reason}" if reason else "judged"] += 1
+            candidates += [] if reason else [(as_column(text), written)]
+        counts["texts"] += len(window)
+        for text, written in _near_enough(encoder, candidates, recipe, counts):
+            counts["kept"] += 1
+            back = f"{recipe.tag} {written}".strip(), text
+            yield back if recipe.kind == "back" else (text, written)
+
+
+def pair_margins(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return how much nearer the two sides of each pair are than their neighbours among the other side: ``[pairs]``.
+
+    cos(x, y) / ((r(x) + r(y)) / 2), r the mean cosine to the 4 nearest sentences of the other side (Artetxe & Schwenk
+    2019, ratio margin).
+
+    Args:
+      sources: ``[pairs, width]`` embeddings.
+      targets: ``[pairs, width]``, row i that of the other side of pair i; a single pair has no neighbours, and margin 1.
+    """
+    sources, targets = normalize(sources), normalize(targets)
+    k = NEIGHBOURS["ratio_margin"]
+    around_source = nearest_neighbours(sources, targets, k)[1].mean(axis=1)  # [pairs]
+    around_target = nearest_neighbours(targets, sources, k)[1].mean(axis=1)
+    return ratio_margin(np.einsum("nw,nw->n", sources, targets), (around_source + around_target) / 2)
+
+
+def provenance(translator: Translator, encoder: Model, recipe: Recipe, counts: Counter[str], *, checkpoint: str,
+               judge: str, text: str) -> dict[str, Any]:  # fmt: skip
+    """Return what a synthetic corpus says of itself, as JSON values.
+
+    Args:
+      translator: that wrote it.
+      encoder: that judged it.
+      recipe: what was made.
+      counts: that :func:`synthetic_pairs` filled in.
+      checkpoint: where the translator was.
+      judge: where the encoder was.
+      text: where the texts were.
+    """
+    model = lambda place, model: {"checkpoint": place, "step": model.step, "vocabulary": model.vocabulary.fingerprint}  # noqa: E731
+    return {
+        "synthetic": recipe.kind,
+        "pair": recipe.pair,
+        "text": text,
+        "translator": model(checkpoint, translator),
+        "encoder": model(judge, encoder),
+        "recipe": dataclasses.asdict(recipe),
+        "counts": dict(sorted(counts.items())),
+        "mlm_jax": __version__,
+    }
+
+
+def provenance_file(corpus: str | Path) -> Path:
+    """Return where the provenance of a corpus file is: beside it, ``NAME.tsv.json``."""
+    return Path(f"{corpus}.json")
+
+
+def write_provenance(corpus: str | Path, facts: dict[str, Any]) -> None:
+    """Write a corpus's provenance beside it."""
+    with writing(str(provenance_file(corpus))) as file:
+        file.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def as_column(text: str) -> str:
+    """Return a text without tabs, line ends and doubled spaces, as a column of a TSV file holds it."""
+    return " ".join(text.split())
+
+
+def _near_enough(encoder: Model, pairs: list[tuple[str, str]], recipe: Recipe,
+                 counts: Counter[str]) -> list[tuple[str, str]]:  # fmt: skip
+    if not pairs or not recipe.margin:
+        return pairs
+    if len(pairs) == 1:  # its margin would be 1, whatever it says
+        counts["dropped: without neighbours to be judged by"] += 1
+        return []
+    languages = (recipe.source_language, recipe.target_language)
+    sides = (encoder.embed(list(side), language=code) for side, code in zip(zip(*pairs), languages))
+    margins = pair_margins(*sides)
+    counts["dropped: below the margin"] += int((margins < recipe.margin).sum())
+    return [pair for pair, margin in zip(pairs, margins) if margin >= recipe.margin]

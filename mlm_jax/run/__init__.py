@@ -1,0 +1,1 @@
+"""The story of a run: its loop, what it logs, sweeps of runs, measuring a run's checkpoint."""

@@ -1,0 +1,75 @@
+"""Goodput: where a run's wall time went, kept across restarts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
+
+GOODPUT = "goodput.json"
+SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
+
+
+class Goodput:
+    """Seconds spent in steps, compilation, waiting for data, checkpoints and evaluation; the rest is "other".
+
+    Args:
+      workdir: of the run; what an earlier start of it spent is added up.
+      writes: whether this process writes the file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+
+    def __init__(self, workdir: str | Path, writes: bool = True):
+        self.file, self.writes = Path(workdir) / GOODPUT, writes
+        self.seconds = dict.fromkeys((*SPANS, "other"), 0.0)
+        if self.file.exists():
+            try:
+                self.seconds |= json.loads(self.file.read_text())
+            except ValueError as error:
+                raise UserError(
+                    "this is not JSON", file=self.file, remedy="delete it; the run does not need it"
+                ) from error
+        self.begun = time.perf_counter()
+        self.accounted = 0.0
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Count the time of a block."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - begun)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds."""
+        self.seconds[name] += seconds
+        self.accounted += seconds
+
+    def shares(self) -> dict[str, float]:
+        """Return each span's share of the wall time of all starts of the run."""
+        seconds = self.totals()
+        whole = sum(seconds.values()) or 1.0
+        return {name: value / whole for name, value in seconds.items()}
+
+    def totals(self) -> dict[str, float]:
+        """Return seconds by span."""
+        other = self.seconds["other"] + time.perf_counter() - self.begun - self.accounted
+        return {**self.seconds, "other": max(other, 0.0)}
+
+    def write(self) -> None:
+        """Keep the totals for the next start of the run."""
+        if self.writes:
+            write_whole(self.file, json.dumps(self.totals(), indent=1))
+
+    def summary(self) -> str:
+        """Return a line such as "goodput: step 91.2 %, compile 4.0 %, …"."""
+        shares = (f"{name} {share:.1%}" for name, share in self.shares().items() if share >= 0.0005)
+        return f"goodput: {', '.join(shares)}"

@@ -1,0 +1,329 @@
+"""The story of a run, from top to bottom: data, program, state, steps, end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.initialise import check_init, initialise_from
+from mlm_jax.checkpoints.transplant import Facts
+from mlm_jax.checkpoints.workdir import (
+    check_store,
+    check_workdir,
+    claim_workdir,
+    config_from_json,
+    config_json,
+    has_checkpoints,
+)
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.processes import fresh_processes
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.batch import Batch
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.freshness import is_fresh
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.evaluation.labelled_sets import per_token
+from mlm_jax.objectives import create_objectives, kinds
+from mlm_jax.objectives.classification import Classification
+from mlm_jax.parallel.batches import check_rows, row_group, to_devices
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.report import write_report
+from mlm_jax.report.history import read_events
+from mlm_jax.run.goodput import Goodput
+from mlm_jax.run.lift import lifts, warning
+from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.run.reporter import Reporter, check_finite
+from mlm_jax.run.stop import Stopped, StopSignal
+from mlm_jax.training.check import check_config
+from mlm_jax.training.context import make_context
+from mlm_jax.training.cost import in_phase, parameters_by_group
+from mlm_jax.training.state import TrainState
+from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
+
+
+def train(config: ConfigDict, workdir: str | Path) -> Path:
+    """Train as the config says, from the last whole checkpoint of ``workdir`` if there is one.
+
+    Args:
+      config: the run's config.
+      workdir: folder of the checkpoints, the metrics and the report.
+
+    Returns:
+      the path of the report.
+
+    Raises:
+      UserError: the config, the data or the checkpoint cannot work; nothing is half-written.
+      SystemExit: a signal (Ctrl-C, a notebook's interrupt) has stopped the run, which is saved: the same call continues.
+    """
+    workdir = Path(workdir)
+    first = jax.process_index() == 0
+
+    # 0. What can be found out without the data is found out before anything is read or written.
+    check_config(config)
+    check_workdir(workdir, config)
+    if config.checkpoint.init and not has_checkpoints(workdir):
+        check_init(config.checkpoint.init)
+    mesh = make_mesh(config.mesh)
+    group, groups = row_group(mesh)
+    check_rows(config.tasks, mesh, config.training.microbatches, groups)
+    task_kinds = kinds(config.tasks)
+    compilation_cache(workdir)
+
+    # 1. The data: a token store, and a loader that is a pure function of the step.
+    store = Store.open(prepared(config, workdir))
+    loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
+
+    # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
+    check_labels(loader, config)
+    labels = loader.labels()
+    context = make_context(store.vocabulary, loader.languages, config)
+    program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
+    held_out = HeldOut(program, loader, store)
+
+    # 3. The state: resumed, begun from other weights, or fresh.
+    checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
+    state = first_state(program, checkpoints, store.vocabulary)
+    start = int(state.step)
+    if first:
+        claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
+
+    # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.
+    goodput = Goodput(workdir, first)
+    with (
+        MetricsWriter(workdir, start, first, config.training.wandb) as metrics,
+        TrainingProgress(config.steps, start, first) as progress,
+        StopSignal() as stop,
+    ):
+        held_out.between = stop.check
+        progress.say(parameters_line(program))
+        say_lifts(config, loader, start, metrics, progress)
+        reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
+        compiled = CompiledPhases(program, loader)
+        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
+        profiler = Profiler(config.training.profile, workdir)
+        try:
+            measure_at_start(state, reporter, checkpoints)
+        except Stopped:
+            say_stopped(progress, start)
+        for step in range(start, config.steps):
+            begun = time.perf_counter()
+            _, batch = next(batches)
+            # The host runs ahead of the device: as long as that has a step to do, it does not wait for data.
+            device_waits = state.step.is_ready()  # type: ignore[attr-defined]
+            goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
+            profiler.before(step)
+            run, is_new = compiled.step_of(step)
+            with goodput.span("compile" if is_new else "step"):
+                state = run(state, batch)
+                if is_new:
+                    jax.block_until_ready(state.step)
+            profiler.after(step, state)
+            done = step + 1
+            reporter.flush()  # of an earlier step: the device is already busy with this one
+            last = done == config.steps
+            if done % config.training.log_every == 0 or last:
+                with goodput.span("step"):  # where copies wait for the device, as on CPU
+                    reporter.take(done, state)
+                    state = state._replace(window=empty_window(program))
+            stopping = stop_agreed(stop, done) and not last
+            evaluating = (done % config.evaluation.every == 0 or last) and not stopping
+            saving = stopping or done % config.checkpoint.every == 0 or last
+            if evaluating or saving:
+                reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
+                with goodput.span("step"):  # waits for the steps that are under way
+                    check_finite(config, int(state.first_skipped))
+            measured = None
+            if evaluating:
+                try:
+                    measured = reporter.evaluate(done, state)
+                except Stopped:  # the weights are saved without it, and it is made when the run goes on
+                    stopping = saving = True
+            if saving or (measured is not None and checkpoints.improves(measured)):
+                with goodput.span("checkpoint"):
+                    checkpoints.save(done, state, measured)
+                    goodput.write()
+            if stopping:
+                checkpoints.wait()
+                say_stopped(progress, done)
+        with goodput.span("checkpoint"):
+            checkpoints.wait()
+        goodput.write()
+
+    # 5. The end: a page to look at, and a table.
+    report = write_report(workdir) if first else workdir / "report.html"
+    reporter.farewell(report)
+    return report
+
+
+def prepared(config: ConfigDict, workdir: Path) -> str:
+    """Return the folder of the token store; it is made if it is missing or stale, by one process that ends thereafter.
+
+    So TensorFlow and seqio are never imported where training runs. A store that a checkpoint was trained on is kept.
+
+    Raises:
+      UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
+    """
+    folder = config.data.store or str(workdir / "store")
+    if jax.process_index() == 0 and not is_fresh(config, folder):
+        check_store(workdir, config, folder)
+        with fresh_processes(1) as pool:
+            pool.submit(_prepare, config_json(config), folder).result()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the token store is prepared")
+    return folder
+
+
+def _prepare(config: dict[str, Any], folder: str) -> None:
+    from mlm_jax.data.store.prepare import prepare
+
+    prepare(config_from_json(config), folder)
+
+
+def check_labels(loader: Loader, config: ConfigDict) -> None:
+    """Check that tasks of whole texts read labels of whole texts, and taggers those of words.
+
+    Raises:
+      UserError: one does not.
+    """
+    for task, objective in create_objectives(config.tasks).items():
+        stream = loader.streams(task)[0]
+        if isinstance(objective, Classification) and per_token(stream) == objective.pooled:
+            what, wanted = ("words", "token_classification") if objective.pooled else ("whole texts", "classification")
+            raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
+                            remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
+
+
+def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
+    """Return the state that a run goes on from: of its last whole checkpoint, or new, perhaps with another run's weights.
+
+    Raises:
+      UserError: the last checkpoint is of a later step than the run has, or as :meth:`Checkpoints.restore` and
+        :func:`initialise_from`.
+    """
+    config = program.config
+    state = checkpoints.restore(program.state)
+    if state is None:
+        state = program.initialise()
+        if config.checkpoint.init:
+            facts = Facts(config, vocabulary, program.languages)
+            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
+            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+    if int(state.step) > config.steps:
+        raise UserError(f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
+                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
+    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
+
+
+def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpoints) -> None:
+    """Evaluate before the first step, or what an earlier start of the run left unmeasured."""
+    config, progress, start = reporter.program.config, reporter.progress, int(state.step)
+    if start == 0:
+        progress.say("measuring held-out data before the first step")
+        checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
+        return
+    left = config.steps - start
+    progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
+    if not left or evaluation_is_missing(config, reporter.workdir, start):
+        checkpoints.complete(start, reporter.evaluate(start, state))
+
+
+def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
+    """Log how much sampling and weights lift each language together, and warn where both lift the same ones."""
+    if not config.training.normalize.startswith("per_language"):
+        return
+    for task in (task for task, kind in kinds(config.tasks).items() if kind == "text"):
+        found = lifts(loader, task, start)
+        if start == 0:
+            metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
+        if line := warning(found):
+            progress.say(f"{task}: {line}")
+
+
+def parameters_line(program: Program) -> str:
+    """Return such as "2.2 M parameters: embedding 1.5 M, encoder/0 0.5 M, decoder/0 by family 0.2 M"."""
+    counts = parameters_by_group(program)
+    millions = lambda count: f"{count / 1e6:,.1f} M" if count >= 50_000 else f"{count:,}"  # noqa: E731
+    groups = (f"{name} {millions(count)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+    return f"{millions(sum(counts.values()))} parameters: {', '.join(groups)}"
+
+
+def compilation_cache(workdir: Path) -> None:
+    """Keep compiled programs beside the run, unless the user chose a folder: a restart does not compile again."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+
+
+def stop_agreed(stop: StopSignal, step: int) -> bool:
+    """Return whether the run is to stop after ``step``; every process gives the same answer."""
+    if jax.process_count() == 1:
+        return stop.received
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def say_stopped(progress: TrainingProgress, step: int) -> NoReturn:
+    """Say that a signal has stopped the run, and end the process as a whole one does.
+
+    Raises:
+      SystemExit: always.
+    """
+    progress.say(f"stopped by a signal after step {step}; the same command continues from there")
+    raise SystemExit(0)
+
+
+def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool:
+    """Return whether the run is to be measured where it goes on, because a signal stopped it there before it was."""
+    if start == config.steps or start % config.evaluation.every:
+        return False
+    logged = {key for event in read_events(workdir) if event["step"] == start for key in event}
+    missing = not any(key.startswith("eval/") for key in logged)
+    return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
+
+
+class CompiledPhases:
+    """The compiled step of each curriculum phase: what a phase changes is compiled in."""
+
+    def __init__(self, program: Program, loader: Loader):
+        self.program, self.loader = program, loader
+        self.compiled: dict[Any, Callable[[TrainState, Batch], TrainState]] = {}
+        self.seen: set[Any] = set()
+
+    def step_of(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], bool]:
+        """Return the step function in force at ``step``, and whether it is yet to be compiled for its shapes."""
+        phase = curriculum.at(self.loader.phases, step)
+        objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
+        key = (tuple(objectives.items()), phase.rope_theta)
+        if key not in self.compiled:
+            self.compiled[key] = make_train_step(self.program.with_rope_theta(phase.rope_theta), objectives=objectives)
+        shapes = (key, tuple(sorted(phase.lengths.items())))
+        is_new = shapes not in self.seen
+        self.seen.add(shapes)
+        return self.compiled[key], is_new
+
+
+class Profiler:
+    """Traces the steps ``first`` … ``last`` of ``training.profile`` into WORKDIR/profile, for TensorBoard and XProf."""
+
+    def __init__(self, steps: tuple[int, int] | tuple[()], workdir: Path):
+        self.first, self.last = steps if steps else (-1, -1)
+        self.folder = workdir / "profile"
+
+    def before(self, step: int) -> None:
+        """Begin the trace at its first step."""
+        if step == self.first:
+            jax.profiler.start_trace(str(self.folder))
+
+    def after(self, step: int, state: TrainState) -> None:
+        """End the trace after its last step."""
+        if step == self.last:
+            jax.block_until_ready(state.step)
+            jax.profiler.stop_trace()

@@ -1,0 +1,229 @@
+"""``mlm-jax eval``: measure checkpoints on all of their held-out data, and transfer between languages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, load_parameters
+from mlm_jax.common.console import table_console
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.store import Store
+from mlm_jax.evaluation.classification import TransferMatrix, transfer_matrix
+from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.evaluation.perplexity import flatten
+from mlm_jax.inference.score import translation_metrics
+from mlm_jax.inference.translator import Translator
+from mlm_jax.objectives import kinds
+from mlm_jax.parallel.batches import to_devices
+from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.report.table import cosine_table, metrics_table, transfer_table
+from mlm_jax.training.context import make_context
+from mlm_jax.training.gradient_cosine import between_languages, between_tasks
+from mlm_jax.training.step import Program, build_program
+
+log = logging.getLogger(__name__)
+
+
+class Measured(NamedTuple):
+    """A checkpoint's held-out numbers.
+
+    Attributes:
+      place: as given.
+      step: of the checkpoint.
+      config: of its run.
+      languages: codes in index order.
+      metrics: flat, ``eval/loss/de`` and the like, of all held-out rows.
+      sources: {task with labels: languages that it was trained on}.
+    """
+
+    place: str
+    step: int
+    config: ConfigDict
+    languages: tuple[str, ...]
+    metrics: dict[str, float]
+    sources: dict[str, tuple[str, ...]]
+
+
+def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json: bool = False) -> None:
+    """Measure checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
+
+    Args:
+      places: workdirs (their last whole checkpoint) or checkpoints.
+      task: only this task of their configs.
+      as_json: print one JSON object a checkpoint instead.
+
+    Raises:
+      UserError: as :func:`measure`.
+    """
+    measured = []
+    console = table_console(highlight=False)
+    for place in places:
+        found = measure(place, task)
+        measured.append(found)
+        if as_json:
+            print(
+                json.dumps({"checkpoint": str(place), "step": found.step, **found.metrics}, ensure_ascii=False),
+                flush=True,
+            )
+        else:
+            console.print(metrics_table(found.metrics, found.languages, f"{place}, step {found.step:,}"))
+    for name in dict.fromkeys(name for found in measured for name in found.sources):
+        matrix = transfer_between(measured, name)
+        if matrix is not None and not as_json:
+            console.print(transfer_table(matrix, name))
+
+
+def gradients_command(place: str, between: str, *, task: str | None = None, parameters: str = ".*",
+                      as_json: bool = False) -> None:  # fmt: skip
+    """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      between: tasks | languages.
+      task: whose languages; the first of the config if not given.
+      parameters: regex of the parameter paths to look at.
+      as_json: print a JSON object instead of a table.
+
+    Raises:
+      UserError: as :func:`open_run`; the task's loss has no part of one language; no parameter matches.
+    """
+    run = open_run(place, task)
+    batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
+    with jax.set_mesh(run.program.mesh):
+        if between == "tasks":
+            found = between_tasks(run.program, run.params, batch, parameters=parameters)
+        else:
+            name = task or next(iter(run.loaded.config.tasks))
+            found = between_languages(run.program, run.params, batch, task=name, parameters=parameters)
+    if as_json:
+        cosines = [[None if np.isnan(value) else float(value) for value in row] for row in found.cosines]
+        print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
+    else:
+        title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
+        table_console(highlight=False).print(cosine_table(found, title))
+
+
+class Run(NamedTuple):
+    """A checkpoint with the data of its run, laid out on this machine's devices."""
+
+    loaded: Loaded
+    store: Store
+    loader: Loader
+    program: Program
+    params: Any
+
+
+def open_run(place: str | Path, task: str | None = None) -> Run:
+    """Load a checkpoint and open its run's token store.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      task: of its config, checked; None is all of them.
+
+    Raises:
+      UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
+    """
+    folder = find_checkpoint(place)
+    loaded = load_parameters(folder)
+    config = loaded.config
+    if task is not None and task not in config.tasks:
+        raise UserError(
+            f"the run has no task {task!r}{nearest(task, config.tasks)}",
+            remedy=f"its tasks are {', '.join(config.tasks)}",
+        )
+    # What fits where it was trained need not fit here: weights and rows are split over whatever devices there are.
+    config.mesh.update({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1, "slices": 1})
+    config.model.attention = "auto"
+    store = Store.open(config.data.store or folder.parent.parent / "store")
+    if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
+        raise UserError("the token store is written in another vocabulary than the checkpoint's", file=store.folder,
+                        remedy="prepare it again with the checkpoint's config")  # fmt: skip
+    loader = Loader(store, config, kinds(config.tasks))
+    program = build_program(
+        config, make_context(loaded.vocabulary, loaded.languages, config), loaded.languages, make_mesh(config.mesh),
+        labels={name: len(classes) for name, classes in loaded.labels.items()},
+    )  # fmt: skip
+    params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), loaded.params, program.state.params)
+    return Run(loaded, store, loader, program, params)
+
+
+def measure(place: str | Path, task: str | None = None) -> Measured:
+    """Measure a checkpoint on all held-out rows of its run's token store, on all devices of this machine.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      task: only this task of its config; None is all of them, with retrieval.
+
+    Raises:
+      UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
+    """
+    run = open_run(place, task)
+    loaded, config, loader = run.loaded, run.loaded.config, run.loader
+    held_out = HeldOut(run.program, loader, run.store)
+    found = held_out.evaluate(run.params, everything=True, tasks=(task,) if task else ())
+    metrics = found.metrics | _translation(loaded, held_out, task)
+    sources = {
+        name: tuple(dict.fromkeys(stream.languages[0] for stream in loader.streams(name)))
+        for name in loaded.labels
+        if task in (None, name)
+    }
+    return Measured(str(place), loaded.step, config, loaded.languages, metrics, sources)
+
+
+def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[str, float]:
+    """Return chrF++ and BLEU of the translation tasks, by target language."""
+    metrics: dict[str, float] = {}
+    for number, (name, entry) in enumerate(loaded.config.tasks.items()):
+        if entry["objective"] != "translation" or task not in (None, name):
+            continue
+        both = entry.get("directions", "both") == "both"
+        limit = loaded.config.evaluation.pairs
+        print(f"translating held-out pairs, at most {limit:,} of each stream and direction", file=sys.stderr)
+        scores = translation_metrics(Translator(loaded, task=name), held_out.streams[name], limit=limit, reverse=both)
+        metrics |= flatten(scores, "eval" if number == 0 else f"eval/{name}")
+    return metrics
+
+
+def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
+    """Return the source × target matrix of a labelled task; None if no checkpoint was trained on a single language.
+
+    Scores are F1 where the labels are of entities, else accuracy. Checkpoints of the same source (seeds) are averaged;
+    those of several sources have no row, which the log says.
+
+    Args:
+      measured: checkpoints.
+      task: the task's name, the same in all of them.
+    """
+    scores: dict[str, dict[str, list[float]]] = {}
+    chosen: dict[str, str] = {}
+    metric = "accuracy"
+    for found in measured:
+        sources = found.sources.get(task, ())
+        if len(sources) > 1:
+            log.warning("%s learned %s in %s: it has no row in the matrix of transfer from one language", found.place, task,
+                        ", ".join(sources))  # fmt: skip
+        if len(sources) != 1:
+            continue
+        (source,) = sources
+        prefix = "eval" if next(iter(found.config.tasks)) == task else f"eval/{task}"
+        metric = "f1" if any(key.startswith(f"{prefix}/f1/") for key in found.metrics) else "accuracy"
+        chosen[source] = found.config.evaluation.select
+        for language in found.languages:
+            if f"{prefix}/{metric}/{language}" in found.metrics:
+                scores.setdefault(source, {}).setdefault(language, []).append(
+                    found.metrics[f"{prefix}/{metric}/{language}"]
+                )
+    means = {
+        source: {target: float(np.mean(values)) for target, values in row.items()} for source, row in scores.items()
+    }
+    return transfer_matrix(means, metric, chosen) if means else None

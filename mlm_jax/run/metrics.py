@@ -1,0 +1,162 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases, and the terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
+from mlm_jax.report.history import METRICS, read_events
+
+LOSS = "train/loss/"  # what the keys of the first task's losses begin with
+LOSS_LINES = 6  # of losses that the terminal shows at most
+
+
+class MetricsWriter:
+    """Appends events to WORKDIR/metrics.jsonl, and the same to TensorBoard and, if asked, Weights & Biases.
+
+    A resumed run takes off the events after the step that it resumes from: a run that was killed leaves the same losses
+    as one that was not. Only process 0 writes.
+
+    Args:
+      workdir: of the run.
+      start_step: step that the run begins at.
+      writes: whether this process writes.
+      wandb_project: "" is off.
+
+    Raises:
+      UserError: the file is damaged, or Weights & Biases is asked for but not installed.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int, writes: bool, wandb_project: str = ""):
+        self.file: TextIO | None = None
+        self.tensorboard: Any = None
+        self.wandb: Any = None
+        if not writes:
+            return
+        path = Path(workdir) / METRICS
+        kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
+        write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
+        self.file = path.open("a", encoding="utf-8")
+        # Unlike TensorBoard's own, this writer needs no TensorFlow. What an earlier start wrote of the steps to come is
+        # hidden; file names have the second of the start in them, which two starts may share.
+        self.tensorboard = SummaryWriter(
+            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{start_step}"
+        )
+        if wandb_project:
+            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project)
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one event.
+
+        Args:
+          step: steps done.
+          values: {"train/loss/de": 3.2, …}.
+        """
+        if self.file is None:
+            return
+        now = time.time()
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self.file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.tensorboard.add_scalar(name, value, step, walltime=now)
+        self.tensorboard.flush()
+        if self.wandb is not None:
+            self.wandb.log(dict(values), step=step)
+
+
+def _wandb_run(workdir: Path, project: str) -> Any:
+    """Return the Weights & Biases run of a workdir, the same one at each start."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
+    identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
+    return wandb.init(project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir))
+
+
+def shown_loss(key: str) -> str:
+    """Return what a loss is called on the terminal: "de" or "mean" of the first task, the task's name of others; else ""."""
+    if key.startswith(LOSS):
+        return key.removeprefix(LOSS)
+    return key.removeprefix("train/").removesuffix("/loss/mean") if key.endswith("/loss/mean") else ""
+
+
+class TrainingProgress:
+    """What the terminal shows: step, speed, time left, loss of each language; plain lines where it is not a terminal.
+
+    Args:
+      steps: of the whole run.
+      start_step: that it begins at.
+      shown: whether this process shows anything.
+    """
+
+    def __init__(self, steps: int, start_step: int, shown: bool):
+        self.console = Console(quiet=not shown)
+        self.steps, self.is_live = steps, self.console.is_terminal and shown
+        self.losses: list[str] = []
+        columns = (
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, speed_estimate_period=120, expand=True)
+        self.task = self.bar.add_task("train", total=steps, completed=start_step, speed="compiling")
+        self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2)
+
+    def __enter__(self) -> TrainingProgress:
+        if self.is_live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.is_live:
+            self.live.stop()
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the numbers of a log line."""
+        self.losses = [f"{name} {value:.2f}" for key, value in values.items() if (name := shown_loss(key))]
+        speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
+        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # it takes two lines to know
+        self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")
+        if not self.is_live:
+            shown += [] if left is None else [f"{left / 60:.1f} min left"]
+            self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(self.losses)]))
+
+    def say(self, text: str) -> None:
+        """Print a line above the live ones."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _picture(self) -> RenderableType:
+        """Return the bar, and below it as many losses as fit in a few lines, that of all languages first."""
+        columns = max(self.console.width // (max(map(len, self.losses), default=0) + 2), 1)
+        losses = sorted(self.losses, key=lambda loss: not loss.startswith("mean "))
+        left_out = len(losses) - LOSS_LINES * columns
+        if left_out > 0:
+            losses = [*losses[: LOSS_LINES * columns - 1], f"+{left_out + 1}"]
+        grid = Table.grid(*[""] * columns, padding=(0, 2, 0, 0))
+        for start in range(0, len(losses), columns):
+            grid.add_row(*losses[start : start + columns])
+        return Group(self.bar.get_renderable(), grid)

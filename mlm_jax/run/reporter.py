@@ -1,0 +1,226 @@
+"""What a run says of itself: log lines one step late, evaluations, the report's data and the closing table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.checkpoints.workdir import config_json
+from mlm_jax.common.console import table_console
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.evaluation.held_out import HeldOut, Retrieval
+from mlm_jax.objectives.multitask import uncertainty_weight
+from mlm_jax.parallel.topology import chip_of
+from mlm_jax.report import (
+    LanguageRow,
+    language_rows,
+    language_table,
+    map_section,
+    retrieval_section,
+    save_sections,
+    task_tables,
+)
+from mlm_jax.run.goodput import Goodput
+from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.training.cost import phase_flops
+from mlm_jax.training.flops import mfu
+from mlm_jax.training.state import TrainState
+from mlm_jax.training.step import Program
+
+MAP_SENTENCES = 24  # of each language on the report's map
+
+
+class Reporter:
+    """Turns the device's sums into log lines, and held-out data into evaluations.
+
+    Log lines are read one step late: by then the device is busy with the next step, so it never waits for the host.
+
+    Args:
+      program: the run's.
+      loader: the run's.
+      held_out: what evaluations measure.
+      workdir: of the run.
+      metrics: where numbers go.
+      progress: what the terminal shows.
+      goodput: where time went.
+    """
+
+    def __init__(self, program: Program, loader: Loader, held_out: HeldOut, workdir: Path, metrics: MetricsWriter,
+                 progress: TrainingProgress, goodput: Goodput):  # fmt: skip
+        self.program, self.loader, self.held_out, self.workdir = program, loader, held_out, workdir
+        self.metrics, self.progress, self.goodput = metrics, progress, goodput
+        self.first_task = next(iter(program.config.tasks))
+        self.pending: tuple[int, Any] | None = None
+        self.marked: tuple[int, float] | None = None  # step and time of the last log line, for the speed
+        self.rows: list[LanguageRow] = []
+        self.found: dict[str, float] = {}  # by the last evaluation
+        self.flops: dict[int, float] = {}  # of a step of each curriculum phase
+
+    def take(self, step: int, state: TrainState) -> None:
+        """Keep the sums up to ``step``; :meth:`flush` reads them."""
+        # The step will reuse the state's memory: keep copies of the small values.
+        self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (
+            state.window, state.gradient_norm, state.skipped, state.first_skipped, state.params.get("uncertainty", {}),
+        )))  # fmt: skip
+
+    def flush(self) -> None:
+        """Write the log line that is waiting, if any.
+
+        Raises:
+          UserError: by then a gradient was not finite and the config says to stop.
+        """
+        if self.pending is None:
+            return
+        (step, values), self.pending = self.pending, None
+        with self.goodput.span("step"):  # the host waits here for the device to finish the step
+            window, norm, skipped, first_skipped, uncertainty = jax.device_get(values)
+        line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
+        line |= window_metrics(window, self.program.languages, self.first_task)
+        line |= self._speed(step)
+        line |= self._shares(step) | self._weights(step, uncertainty)
+        if skipped:
+            line["train/skipped_steps"] = int(skipped)
+        self.metrics.write(step, line)
+        self.progress.update(step, line)
+        check_finite(self.program.config, int(first_skipped))
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Measure on held-out data, log it, keep what the report shows, and return what was logged."""
+        with self.goodput.span("evaluation"):
+            params = state.average if self.program.config.training.ema else state.params
+            found = self.held_out.after(step).evaluate(params)
+            self.metrics.write(step, found.metrics)
+            self.found = found.metrics
+            self._save_sections(step, found.metrics, found.retrieval, found.samples)
+        if self.marked is not None:
+            self.marked = (step, time.perf_counter())  # the pause is not the steps' time
+        return found.metrics
+
+    def farewell(self, report: Path) -> None:
+        """Say where the time went and where the report is, and print a table of each task.
+
+        What ranking is for, retrieval, stands in the first one.
+        """
+        console = table_console(quiet=jax.process_index() != 0)
+        console.print(language_table(self.rows))
+        tasks = self.program.config.tasks
+        shown = [task for number, task in enumerate(tasks) if number == 0 or tasks[task]["objective"] != "ranking"]
+        for table in task_tables(self.found, shown, self.program.languages):
+            console.print(table)
+        console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+    def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
+        """Return what each task's loss was multiplied with in the last step, learned weights as they are after it."""
+        if len(self.program.config.tasks) == 1:
+            return {}
+        given = {task: weight(step - 1) for task, weight in self.program.task_weights.items()}
+        learned = {task: uncertainty_weight(value) for task, value in uncertainty.items()}
+        return {f"train/weight/{task}": float(weight) for task, weight in (given | learned).items()}
+
+    def _speed(self, step: int) -> dict[str, float]:
+        now = time.perf_counter()
+        marked, self.marked = self.marked, (step, now)
+        if marked is None:
+            return {}
+        tokens = sum(self.loader.tokens_seen(step).values()) - sum(self.loader.tokens_seen(marked[0]).values())
+        seconds = now - marked[1]
+        left = (self.program.config.steps - step) * seconds / (step - marked[0])
+        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left} | self._mfu(marked[0], step, seconds)
+
+    def _mfu(self, start: int, step: int, seconds: float) -> dict[str, float]:
+        """Return the share of the devices' peak that the model's FLOPs of these steps come to, where the peak is known."""
+        chip = chip_of(jax.devices()[0])
+        if chip is None:
+            return {}
+        flops = 0.0
+        for phase in self.loader.phases:
+            steps = min(step, phase.stop_step) - max(start, phase.start_step)
+            if steps > 0:
+                if phase.index not in self.flops:
+                    self.flops[phase.index] = phase_flops(self.program, phase, chip.platform).model
+                flops += steps * self.flops[phase.index]
+        return {"train/mfu": mfu(flops, seconds, jax.device_count(), chip.peak_flops / chip.devices_per_chip)}
+
+    def _shares(self, step: int) -> dict[str, float]:
+        planned = self.loader.planned_shares(self.first_task, step - 1)
+        realised = self.loader.realised_shares(self.first_task, 0, step)
+        return {f"plan/share/{language}": share for language, share in planned.items()} | {
+            f"train/share/{language}": share for language, share in realised.items()
+        }
+
+    def _save_sections(self, step: int, metrics: dict[str, float], retrieval: Retrieval | None, samples: dict) -> None:
+        if jax.process_index() != 0:
+            return
+        languages = self.program.languages
+        planned = average_plan(self.loader, self.first_task, step)
+        realised = self.loader.realised_shares(self.first_task, 0, step) if step else {}
+        self.rows = language_rows(languages, metrics, self.loader.tokens_seen(step), planned, realised)
+        parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.program.state.params))
+        device = jax.devices()[0]
+        sections: dict[str, Any] = {
+            "title": self.workdir.name,
+            "languages": list(languages),
+            "facts": [f"{parameters / 1e6:,.1f} M parameters", f"{step:,} steps", f"{len(languages)} languages",
+                      f"{jax.device_count()} × {device.device_kind}"],  # fmt: skip
+            "config": config_json(self.program.config),
+            "table": self.rows,
+            "samples": samples,
+        }
+        if retrieval is not None:
+            sections["retrieval"] = retrieval_section(retrieval.matrices, retrieval.languages, retrieval.candidates, step)
+            if retrieval.embeddings and min(len(rows) for rows in retrieval.embeddings.values()) > 2:
+                sections["map"] = map_section(retrieval.embeddings, retrieval.texts, MAP_SENTENCES)
+        save_sections(self.workdir, sections)
+
+
+def check_finite(config: ConfigDict, first_skipped: int) -> None:
+    """Raise if a gradient was not finite and the config says to stop then.
+
+    Args:
+      config: of the run.
+      first_skipped: the first step with such a gradient; −1 if there was none.
+
+    Raises:
+      UserError: names the step.
+    """
+    if first_skipped >= 0 and config.training.nonfinite == "stop":
+        raise UserError(
+            f"the gradient of step {first_skipped} is not finite; the last checkpoint is from before it",
+            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out",
+        )
+
+
+def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
+    """Return {language: planned share of a task's rows} over the steps so far, phases weighed by their steps."""
+    shares: dict[str, float] = {}
+    for phase in loader.phases:
+        steps = min(phase.stop_step, max(step, 1)) - phase.start_step
+        if steps > 0:
+            for language, share in loader.planned_shares(task, phase.start_step).items():
+                shares[language] = shares.get(language, 0.0) + share * steps / max(step, 1)
+    return shares
+
+
+def window_metrics(window: dict, languages: tuple[str, ...], first_task: str) -> dict[str, float]:
+    """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean.
+
+    The first task is the config's: a window that has been through a compiled step has its keys sorted.
+    """
+    line: dict[str, float] = {}
+    for task, metrics in window.items():
+        for name, (numerator, denominator) in metrics.items():
+            base = f"train/{name}" if task == first_task else f"train/{task}/{name}"
+            seen = np.flatnonzero(np.asarray(denominator) > 0)
+            values = {languages[i]: float(numerator[i] / denominator[i]) for i in seen}
+            line |= {f"{base}/{language}": value for language, value in values.items()}
+            if values:
+                line[f"{base}/mean"] = sum(values.values()) / len(values)
+    return line

@@ -1,0 +1,131 @@
+"""The command line as a newcomer meets it: every verb's help is whole, and what cannot work is one line and exit code 2."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from mlm_jax.cli import EXAMPLES, build_parser, main
+
+
+def verbs():
+    (action,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return action.choices
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"mlm-jax {name} {EXAMPLES[name]}" in shown
+    assert all(action.help for action in verbs()[name]._actions)
+    arguments = shlex.split(EXAMPLES[name].partition(" < ")[0])
+    assert build_parser().parse_args([name, *arguments]).run
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["train"], ["train", "--config", "c.py"], ["embed"], ["translate", "runs/mine"]]
+)
+def test_a_command_that_is_not_whole_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: mlm-jax" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(workdir)]) == 2
+    said = f"{tmp_path / 'none.py'}: there is no such config file. Remedy: see the folder configs/ for examples"
+    assert capsys.readouterr().err == f"mlm-jax: error: {said}\n"
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_workdir_that_is_a_file_is_one_line(below, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for verb in ("train", "prepare", "sweep"):
+        assert main([verb, "--config", "configs/demo.py", "--workdir", str(file / below)]) == 2
+        assert capsys.readouterr().err == (
+            f"mlm-jax: error: {file}: this is a file, where the workdir is to be. Remedy: give another --workdir\n"
+        )
+
+
+def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("mlm_jax.run.loop.train", lambda config, workdir: given.append(config.checkpoint.init))
+    file = tmp_path / "c.py"
+    file.write_text("from mlm_jax.config import default_config\ndef get_config():\n    c = default_config()\n"
+                    "    c.checkpoint.init = {'from': 'old', 'exclude': ('decoder/.*',)}\n    return c\n")  # fmt: skip
+    assert main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--init-from", "runs/1"]) == 0
+    assert given == [{"from": "runs/1", "exclude": ("decoder/.*",)}]
+
+
+@pytest.mark.parametrize("given", ["--runner=DirectRunner", "--runner=DirectRunner --direct_num_workers=2"])
+def test_options_of_beam_are_handed_to_it(given, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("mlm_jax.data.store.beam.run", lambda config, folder, count, options: found.append((count, options)))
+    arguments = ["--config", "configs/demo.py", "--workdir", str(tmp_path), "--beam", "4", "--beam-options", given]
+    assert main(["prepare", *arguments]) == 0
+    assert found == [(4, given.split())]
+
+
+@pytest.mark.parametrize("arguments", ["--language en a b", "a --language en b", "a b --language en"])
+def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, capsys):
+    found = []
+    command = "mlm_jax.inference.encoder.fill_mask_command"
+    monkeypatch.setattr(command, lambda *given, **options: found.append((given, options["language"])))
+    assert main(["fill-mask", "run", *arguments.split()]) == 0
+    assert found == [(("run", ["a", "b"]), "en")]
+    for wrong in (["fill-mask", "run", "a", "--langage", "en"], ["report", "run", "b"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert "unrecognized arguments: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, texts", [
+    ("-- -a", ["-a"]), ("--language en -- -a b", ["-a", "b"]), ("a --language en -- -b", ["a", "-b"]),
+    ("--language en b -- --language", ["b", "--language"]),
+])  # fmt: skip
+def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr("mlm_jax.inference.encoder.fill_mask_command", lambda place, given, **options: found.append(given))
+    assert main(["fill-mask", "run", *arguments.split()]) == 0
+    assert found == [texts]
+    with pytest.raises(SystemExit):
+        main(["fill-mask", "run", "--language", "en", "-a"])
+    assert "unrecognized arguments: -a; text that begins with a dash goes behind --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output, code, said", [
+    ("open('/dev/full', 'w')", 2, "mlm-jax: error: cannot write: No space left on device. Remedy: free some space\n"),
+    ("os.fdopen(gone[1], 'w')", 0, ""),
+])  # fmt: skip
+def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):
+    script = f"""import os, sys
+from mlm_jax import cli
+gone = os.pipe()
+os.close(gone[0])
+sys.stdout = {output}
+cli._report = lambda options: print("line")
+sys.exit(cli.main(["report", "run"]))"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_warnings_are_plain_lines_whatever_a_library_has_set_up():
+    script = """import logging, sys
+from mlm_jax import cli
+def warn(options):
+    logging.basicConfig()  # as absl does
+    logging.getLogger("mlm_jax.data.loading.loader").warning("cuts 3 texts")
+cli._report = warn
+sys.argv = ["mlm-jax", "report", "run"]
+sys.exit(cli.main())"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "mlm-jax: cuts 3 texts\n")

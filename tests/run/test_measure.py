@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+
+from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.common.errors import UserError
+from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.run.measure import Measured, evaluate_command, gradients_command, measure, transfer_between
+from tests.evaluation import runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measure") / "run"
+    store = runs.make_store(folder / "store")
+    config = runs.make_config()
+    loader, program = runs.make_program(store, config)
+    checkpoints = Checkpoints(folder, config, store.vocabulary, runs.LANGUAGES, {"entities": runs.TAGS})
+    state = program.initialise()
+    checkpoints.save(7, state)
+    checkpoints.wait()
+    expected = HeldOut(program, loader, store).evaluate(state.params, everything=True).metrics
+    return folder, expected
+
+
+def test_a_checkpoint_measures_what_its_run_would_on_all_of_the_held_out_data(run):
+    folder, expected = run
+    measured = measure(folder)
+    assert measured.step == 7
+    assert measured.sources == {"entities": ("en",)}
+    assert measured.metrics.keys() == expected.keys()
+    for key, value in expected.items():
+        assert measured.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+def test_one_task_alone_is_printed_with_its_transfer(run, capsys):
+    folder, expected = run
+    evaluate_command([str(folder)], task="entities")
+    printed = capsys.readouterr().out
+    assert "step 7" in printed
+    assert "ranking" not in printed
+    assert "source × target" in printed
+    for language in ("en", "ru"):
+        assert f"{100 * expected[f'eval/entities/f1/{language}']:.1f}" in printed
+
+
+def test_json_has_every_number_and_nothing_else(run, capsys):
+    folder, expected = run
+    evaluate_command([str(folder)], task="entities", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] == 7
+    assert found["eval/entities/loss/ru"] == pytest.approx(expected["eval/entities/loss/ru"], rel=1e-4)
+
+
+def test_a_task_that_does_not_exist_is_named(run):
+    with pytest.raises(UserError, match="no task 'entity'; did you mean 'entities'"):
+        measure(run[0], "entity")
+
+
+def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(caplog):
+    config = runs.make_config()
+    languages = ("en", "ru", "hi")
+
+    def trained_on(source, scores):
+        metrics = {f"eval/entities/accuracy/{code}": value for code, value in scores.items()}
+        return Measured("run", 1, config, languages, metrics, {"entities": source})
+
+    matrix = transfer_between(
+        [
+            trained_on(("en",), {"en": 0.9, "ru": 0.5}),
+            trained_on(("en",), {"en": 0.7, "ru": 0.3}),
+            trained_on(("ru",), {"en": 0.4, "ru": 0.8}),
+            trained_on(("en", "ru"), {"en": 1.0, "ru": 1.0}),
+        ],
+        "entities",
+    )
+    np.testing.assert_allclose(matrix.scores, [[0.8, 0.4], [0.4, 0.8]])
+    assert caplog.messages == ["run learned entities in en, ru: it has no row in the matrix of transfer from one language"]
+    assert matrix.gap("en") == pytest.approx(0.4)
+    assert transfer_between([trained_on(("en", "ru"), {})], "entities") is None
+
+
+def test_gradients_of_tasks_and_of_languages_are_compared(run, capsys):
+    folder, _ = run
+    gradients_command(str(folder), "tasks", parameters="encoder/.*", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["names"] == ["mlm", "ranking", "entities"]
+    cosines = np.array(found["cosines"])
+    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-5)
+    assert (np.abs(cosines - cosines.T) < 1e-5).all() and (np.abs(cosines[0, 1:]) < 1).all()
+    gradients_command(str(folder), "languages", task="mlm")
+    printed = capsys.readouterr().out
+    assert "1.00" in printed and "norm" in printed and sum(code in printed for code in runs.LANGUAGES) >= 2

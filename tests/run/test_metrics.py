@@ -1,0 +1,201 @@
+"""metrics.jsonl, TensorBoard, the terminal, and where the time went."""
+
+import json
+import math
+import struct
+import sys
+import types
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.report.history import read_events
+from mlm_jax.run import goodput as goodput_room
+from mlm_jax.run.goodput import Goodput
+from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+
+
+def write(workdir, start, steps, value=lambda step: step / 3, **options):
+    with MetricsWriter(workdir, start, writes=True, **options) as writer:
+        for step in steps:
+            writer.write(step, {"train/loss/de": value(step), "train/learning_rate": 0.1})
+
+
+def losses(workdir):
+    return [(event["step"], event["train/loss/de"]) for event in read_events(workdir)]
+
+
+def test_an_event_is_a_line_of_flat_keys(tmp_path):
+    write(tmp_path, 0, [10])
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    event = json.loads(line)
+    assert list(event) == ["step", "time", "train/loss/de", "train/learning_rate"]
+    assert event["step"] == 10 and event["train/loss/de"] == 10 / 3 and event["time"] > 1.6e9
+    assert read_events(tmp_path) == [event]
+    assert read_events(tmp_path / "elsewhere") == []
+
+
+def test_an_interrupted_run_leaves_the_same_losses_as_an_uninterrupted_one(tmp_path):
+    (tmp_path / "one").mkdir(), (tmp_path / "other").mkdir()
+    write(tmp_path / "one", 0, range(1, 11))
+    write(tmp_path / "other", 0, range(1, 8), lambda step: step / 3 if step <= 4 else -1.0)
+    with (tmp_path / "other" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "train/lo')  # killed in the middle of a line
+    assert len(read_events(tmp_path / "other")) == 7
+    write(tmp_path / "other", 4, range(5, 11))  # from the checkpoint of step 4
+    assert losses(tmp_path / "other") == losses(tmp_path / "one")
+
+
+def test_a_run_that_begins_again_forgets_the_earlier_one(tmp_path):
+    write(tmp_path, 0, range(5))
+    write(tmp_path, 0, range(2))
+    assert [step for step, _ in losses(tmp_path)] == [0, 1]
+
+
+def test_what_is_not_finite_is_null_which_every_reader_of_json_knows(tmp_path):
+    write(tmp_path, 0, [1, 2, 3], lambda step: {1: math.nan, 2: math.inf, 3: 1.0}[step])
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert losses(tmp_path) == [(1, None), (2, None), (3, 1.0)]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], "}", lines[2], ""]))
+    with pytest.raises(UserError, match=r"metrics.jsonl:2: this is not a JSON object"):
+        read_events(tmp_path)
+    with pytest.raises(UserError, match=":2:"):
+        write(tmp_path, 1, [])
+
+
+def test_only_the_process_that_writes_does(tmp_path):
+    with MetricsWriter(tmp_path, 0, writes=False) as writer:
+        writer.write(1, {"train/loss/de": 1.0})
+    assert not list(tmp_path.iterdir())
+
+
+def tensorboard_events(folder):
+    """Read event files: records of a length, its checksum, the bytes, and theirs."""
+    events = []
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            events.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return events
+
+
+def test_tensorboard_gets_the_same_and_hides_what_was_lost(tmp_path):
+    write(tmp_path, 0, [1, 2])
+    write(tmp_path, 1, [2])
+    events = tensorboard_events(tmp_path / "tensorboard")
+    found = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+    assert (2, "train/loss/de", pytest.approx(2 / 3)) in found and (
+        1,
+        "train/learning_rate",
+        pytest.approx(0.1),
+    ) in found
+    started = [event.step for event in events if event.session_log.status == 1]  # from here on, drop what was before
+    assert started == [1, 2]
+
+
+def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeypatch):
+    logged, runs = [], []
+    run = types.SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append("end")
+    )
+    wandb = types.SimpleNamespace(init=lambda **options: runs.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for folder in ("a/run", "a/run", "b/run"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        write(tmp_path / folder, 0, [1], wandb_project="mine")
+    assert logged[:2] == [(1, {"train/loss/de": 1 / 3, "train/learning_rate": 0.1}), "end"]
+    assert [options["project"] for options in runs] == ["mine"] * 3
+    assert runs[0]["id"] == runs[1]["id"] != runs[2]["id"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="Weights & Biases is not installed"):
+        write(tmp_path, 0, [1], wandb_project="mine")
+
+
+LINE = {"train/loss/de": 2.5, "train/loss/mean": 3.25, "train/accuracy/de": 0.5, "train/tokens_per_second": 12345.6,
+        "train/seconds_left": 90.0, "train/ranking/loss/mean": 4.5, "train/ranking/loss/de": 4.0,
+        "train/learning_rate": 1e-3}  # fmt: skip
+
+
+def test_where_no_terminal_is_progress_is_plain_lines(capsys):
+    with TrainingProgress(100, 0, shown=True) as progress:
+        progress.update(10, LINE)
+        progress.say("[de] is no markup")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["step 10/100  12,346 tokens/s  1.5 min left  de 2.50 mean 3.25 ranking 4.50", "[de] is no markup"]
+
+
+@pytest.mark.parametrize("languages, last", [(6, "l5"), (300, "+")])
+def test_a_terminal_shows_a_bar_and_the_losses_that_fit(capsys, monkeypatch, languages, last):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "90", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
+    progress = TrainingProgress(10_000, 20, shown=True)
+    progress.update(1_000, {f"train/loss/l{index}": 2.0 for index in range(languages)} | LINE)
+    with progress.console.capture() as capture:
+        progress.console.print(progress._picture())
+    text = capture.get()
+    for shown in ("1,000/10,000", "12,346 tokens/s", "left", "mean", "3.25", "l0", last):
+        assert shown in text
+    assert len(text.splitlines()) <= 7
+    with progress:
+        progress.say("a line above")
+    out = capsys.readouterr().out
+    assert "a line above" in out and "1,000/10,000" in out
+
+
+def test_other_processes_show_nothing(capsys):
+    with TrainingProgress(100, 0, shown=False) as progress:
+        progress.update(10, LINE)
+        progress.say("hello")
+    assert capsys.readouterr().out == ""
+
+
+def test_goodput_adds_up_over_restarts(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=100.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(goodput_room, "time", clock)
+
+    def start(spans):
+        goodput = Goodput(tmp_path)
+        for name, seconds in spans:
+            if name:
+                with goodput.span(name):
+                    clock.now += seconds
+            else:
+                clock.now += seconds
+        goodput.write()
+        return goodput
+
+    first = start([("compile", 10), ("step", 60), ("data", 5), ("", 5)])
+    assert first.totals() == {"step": 60, "compile": 10, "data": 5, "checkpoint": 0, "evaluation": 0, "other": 5}
+    clock.now += 1000  # nobody runs
+    second = start([("step", 100), ("checkpoint", 4), ("evaluation", 16)])
+    shares = second.shares()
+    assert shares == {
+        "step": 0.8,
+        "compile": 0.05,
+        "data": 0.025,
+        "checkpoint": 0.02,
+        "evaluation": 0.08,
+        "other": 0.025,
+    }
+    assert second.summary() == (
+        "goodput: step 80.0%, compile 5.0%, data 2.5%, checkpoint 2.0%, evaluation 8.0%, other 2.5%"
+    )
+    with pytest.raises(ValueError), second.span("evaluation"):  # what fails has taken its time too
+        clock.now += 50
+        raise ValueError
+    assert second.totals()["evaluation"] == 66
+
+    Goodput(tmp_path, writes=False).write()
+    assert json.loads((tmp_path / "goodput.json").read_text())["step"] == 160
+    (tmp_path / "goodput.json").write_text("{")
+    with pytest.raises(UserError, match="goodput.json: this is not JSON"):
+        Goodput(tmp_path)

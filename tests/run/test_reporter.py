@@ -1,0 +1,54 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.config import default_config
+from mlm_jax.run.goodput import Goodput
+from mlm_jax.run.reporter import Reporter, window_metrics
+
+
+def test_a_run_whose_gradient_is_not_finite_stops_at_the_next_log_line(tmp_path):
+    config, written = default_config(), []
+    program = SimpleNamespace(config=config, languages=("de",), learning_rate=lambda step: 0.1, task_weights={})
+    loader = SimpleNamespace(tokens_seen=lambda step: {}, planned_shares=lambda *_: {}, realised_shares=lambda *_: {})
+    metrics, progress = SimpleNamespace(write=lambda step, _: written.append(step)), SimpleNamespace(update=lambda *_: None)
+    reporter = Reporter(program, loader, None, tmp_path, metrics, progress, Goodput(tmp_path, False))
+
+    def line(step, first_skipped):
+        numbers = {"gradient_norm": np.nan, "skipped": int(first_skipped >= 0), "first_skipped": first_skipped}
+        state = SimpleNamespace(window={}, params={}, **{name: jnp.asarray(number) for name, number in numbers.items()})
+        reporter.take(step, state)
+        reporter.flush()
+
+    line(10, -1)
+    with pytest.raises(UserError, match="the gradient of step 13 is not finite"):
+        line(20, 13)
+    config.training.nonfinite = "skip"
+    line(30, 13)
+    assert written == [10, 20, 30]
+
+
+def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
+    sums = {"loss": (np.array([6.0, 0.0]), np.array([2.0, 0.0]))}
+    window = jax.jit(lambda tree: tree)({"ranking": sums, "mlm": sums})
+    assert next(iter(window)) == "mlm"  # a compiled function sorts the keys
+    line = window_metrics(window, ("de", "fr"), "ranking")
+    assert line == pytest.approx(
+        {"train/loss/de": 3.0, "train/loss/mean": 3.0, "train/mlm/loss/de": 3.0, "train/mlm/loss/mean": 3.0}
+    )
+
+
+def test_a_run_ends_with_a_table_of_every_task_but_ranking(capsys):
+    tasks = {task: {"objective": task} for task in ("mlm", "ranking", "denoising")}
+    program = SimpleNamespace(config=SimpleNamespace(tasks=tasks), languages=("de",))
+    goodput = SimpleNamespace(summary=lambda: "")
+    reporter = Reporter(program, None, None, Path("run"), None, None, goodput)
+    reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25, "eval/denoising/accuracy/de": 0.35}
+    reporter.farewell(Path("report.html"))
+    printed = capsys.readouterr().out
+    assert "denoising" in printed and "35.0" in printed and "25.0" not in printed
