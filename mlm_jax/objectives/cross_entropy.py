@@ -88,12 +88,15 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     )
     # Devices that share the table's width gather it here, once, and not in every chunk.
     table = constrain(table, "activation_vocabulary", "activation_embed")
+    # One column of ones is enough, but 769 columns are no multiple of 8: cuBLAS then leaves the product to a kernel that takes
+    # 1.4 times as long (docs/training.md).
+    columns_of_ones = 8 - width % 8
     columns = jnp.arange(table.shape[0])
     column_is_real = columns < vocabulary_size  # [vocabulary]
     offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
 
     def one_chunk(carry, part):
-        total, gradient = carry  # of the table and, in a last column, of the bias
+        total, gradient = carry  # of the table and, in column ``width``, of the bias
         hidden_part, labels_part, weights_part = part
         logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=jnp.float32) + offset
         logits = constrain(logits, "rows", None, None, "activation_vocabulary")
@@ -118,15 +121,16 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
             slope -= jnp.where(column_is_real, smoothing / vocabulary_size * weights_part[..., None], 0.0)
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("srpv,vd->srpd", slope, table, preferred_element_type=jnp.float32)
-        # The bias is what a constant feature is multiplied with: one product gives both gradients, without a sum over all
-        # logits, for which TPUs would compute their exponentials once more, and which takes CPUs long.
-        with_one = jnp.pad(hidden_part, ((0, 0),) * 3 + ((0, 1),), constant_values=1)
+        # The bias is the weight of a constant feature, so that one product gives both gradients. A sum over all logits would
+        # take CPUs long, and TPUs would compute the exponentials again for it.
+        with_one = jnp.pad(hidden_part, ((0, 0),) * 3 + ((0, columns_of_ones),), constant_values=1)
         gradient += jnp.einsum("srpv,srpd->svd", slope, with_one, preferred_element_type=jnp.float32)
         gradient = constrain(gradient, "rows", "activation_vocabulary", "activation_embed")
         return (total, gradient), (losses, hits, hidden_gradient.astype(hidden.dtype))
 
     zero = jnp.zeros((), jnp.float32)
-    carry = (zero, jnp.zeros((shards, table.shape[0], width + 1), jnp.float32) if with_gradients else zero)
+    shape = (shards, table.shape[0], width + columns_of_ones)
+    carry = (zero, jnp.zeros(shape, jnp.float32) if with_gradients else zero)
     parts = (split(hidden), split(labels), split(weights))
     if count == 1:
         carry, outputs = one_chunk(carry, jax.tree.map(lambda x: x[0], parts))
