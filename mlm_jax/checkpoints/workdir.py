@@ -25,7 +25,7 @@ FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters
 MAY_CHANGE = (
     "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
     "training.microbatches", "training.nonfinite", "data.store", "data.workers", "model.attention", "model.remat",
-    "model.cross_entropy_chunk",
+    "model.scan_layers", "model.cross_entropy_chunk",
 )  # fmt: skip
 
 

@@ -109,6 +109,10 @@ def default_config() -> ConfigDict:
     model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
     model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
     model.remat = "none"  # what the backward pass recomputes: none | dots (all but products with shared weights) | full
+    # Whether equal layers are one compiled program that runs in a loop: always | never | auto (never on GPUs for groups of up to
+    # 48 layers, else always). Without the loop an H100 took 30 % less time for a step and 32 % less memory, but compiled twice
+    # as long (22 layers: 43 s instead of 20); what a layer keeps for the backward pass is then not copied into one array.
+    model.scan_layers = "auto"
     model.cross_entropy_chunk = 0  # predicted positions of each row whose logits exist at once; 0 is all
 
     config.optimizer = optimizer = ConfigDict(convert_dict=False)

@@ -19,7 +19,7 @@ import numpy as np
 from mlm_jax.common.errors import UserError
 
 # Keys of config.model that say nothing about what the trained function is.
-FREE = ("dropout", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "cross_entropy_chunk")
+FREE = ("dropout", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "scan_layers", "cross_entropy_chunk")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mlm_jax.model.characters import HASHES
 from mlm_jax.model.cross_lingual import FUSIONS, SCORES
 from mlm_jax.model.layers import ACTIVATIONS, GATED
 from mlm_jax.model.sharing import indexes
+from mlm_jax.model.stack import SCAN_LAYERS
 
 CHOICES = {  # {key: the values there are}
     "activation": ("gelu", "gelu_tanh", "relu", *GATED),
@@ -20,6 +21,7 @@ CHOICES = {  # {key: the values there are}
     "dtype": ("auto", "float32", "bfloat16"),
     "attention": IMPLEMENTATIONS,
     "remat": ("none", "dots", "full"),
+    "scan_layers": SCAN_LAYERS,
 }
 PARTS = {  # {key: what it may name}
     "biases": ("norm", "attention", "mlp", "head"),

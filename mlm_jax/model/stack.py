@@ -10,15 +10,20 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mlm_jax.model.attention import platform
 from mlm_jax.model.block import Block, KeysValues, Scope, by_head
 from mlm_jax.model.positions import Relative
 from mlm_jax.model.sharing import stack, take
+
+SCAN_LAYERS = ("auto", "always", "never")
+UNROLLED_AT_MOST = 48  # layers of a group: compilation takes as long as there are layers
 
 
 class LayerGroup(nnx.Module):
     """Equal layers whose weights are ``[layers, …]``, or ``[layers, groups, …]`` if each row's index picks its own.
 
-    Layers are scanned over in periods of ``global_every``, so that each layer's window is static.
+    Layers are scanned over in periods of ``global_every``, so that each layer's window is static. On a GPU the scan is
+    unrolled (``config.model.scan_layers``): a loop would copy what each layer keeps for the backward pass into one array.
 
     Args:
       config: ``config.model``.
@@ -35,7 +40,7 @@ class LayerGroup(nnx.Module):
                  relative: Relative | None, first_layer: int, rngs: nnx.Rngs):  # fmt: skip
         self.count, self.groups, self.first_layer = entry["layers"], groups, first_layer
         self.period = 1 if decoder else max(1, config.global_every)
-        self.remat = config.remat
+        self.remat, self.scan_layers = config.remat, config.scan_layers
         # Where a norm comes right before layer 0, as in ModernBERT, its attention does without its own.
         before = "embedding" in config.norms and "first_attention" not in config.norms
         self.first_bare = before and first_layer == 0 and not decoder and config.norm_position == "pre"
@@ -65,7 +70,7 @@ class LayerGroup(nnx.Module):
         whole, rest = divmod(self.count, self.period)
         if whole:
             fold = lambda leaf: leaf[: self.count - rest].reshape(whole, self.period, *leaf.shape[1:])  # noqa: E731
-            x, _ = jax.lax.scan(period, x, jax.tree.map(fold, parts))
+            x, _ = jax.lax.scan(period, x, jax.tree.map(fold, parts), unroll=self._unrolled())
         if rest:
             x, _ = period(x, jax.tree.map(lambda leaf: leaf[self.count - rest :], parts))
         return x
@@ -109,6 +114,12 @@ class LayerGroup(nnx.Module):
 
         (x, written), _ = jax.lax.scan(layer, (x, written), (weights, jnp.arange(self.count)))
         return x, written
+
+    def _unrolled(self) -> bool:
+        """Return whether the layers are compiled one after another instead of as a loop."""
+        if self.scan_layers == "auto":
+            return platform() == "gpu" and self.count <= UNROLLED_AT_MOST
+        return self.scan_layers == "never"
 
     def _block(self, graphdef: Any, weights: Any, scope: Scope) -> Block:
         """Return a layer with the weights of each row's language, where they are indexed."""
