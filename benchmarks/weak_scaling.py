@@ -15,11 +15,11 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from mlm_jax.commands.plan import line, mesh_name
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import load_config
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.planning.plan import Plan, plan
+from mlm_jax.planning.tables import line, mesh_name
 
 
 def planned(config_file: str, overrides: list[str], topology_name: str, rows_per_chip: int) -> Plan:

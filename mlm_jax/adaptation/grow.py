@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import io
-import itertools
-import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 import sentencepiece
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.prepare import SENTENCE
-from mlm_jax.data.text.corpora import documents
 from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token, model_proto
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.model.sharing import indexes
@@ -92,49 +87,8 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
 
 
-def grow_command(place: str | Path, language: str, source: str, pieces: int, out: str | Path) -> None:
-    """Write a checkpoint's vocabulary with a language added, and say how a config goes on with it.
-
-    Args:
-      place: a workdir or one of its checkpoints.
-      language: code of the new language.
-      source: its text, as ``config.data.corpora`` takes it: a glob or "module:function".
-      pieces: of its script to add at most.
-      out: folder to make.
-
-    Raises:
-      UserError: as :func:`grow_vocabulary`; there is no checkpoint or no text; the folder is there already, or
-        cannot be written.
-    """
-    if Path(out).exists():
-        raise UserError("is there already", file=out, remedy="name another folder")
-    loaded = load_parameters(place)
-    old = loaded.vocabulary
-    found = (document for document in documents(source, language, "train") if document.strip())
-    text = itertools.islice(found, MOST_DOCUMENTS)
-    first = next(text, None)
-    if first is None:
-        raise UserError("there is no text in it", file=source, remedy="give text of the new language")
-    grown = grow_vocabulary(old, language, itertools.chain([first], text), pieces)
-    try:
-        grown.save(out)
-    except OSError as error:
-        shutil.rmtree(out, ignore_errors=True)  # it was not there before
-        raise UserError(f"cannot write: {error.strerror}", file=out) from error
-    own = [f'("{pattern}", {len(loaded.languages)}), ' for pattern in _own_of_a_language(loaded.config.model)]
-    trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'
-    print(
-        f"{grown.size - old.size:,} pieces added to {old.size:,}. "
-        "A config that trains the new language and leaves the others alone:\n"
-        f"    config.languages = {(*loaded.languages, language)}\n"
-        f'    config.vocabulary.path = "{out}"\n'
-        f'    config.checkpoint.init = {{"from": "{place}"}}\n'
-        f"    config.optimizer.freeze_table = {trained}"
-    )
-
-
-def _own_of_a_language(model: ConfigDict) -> list[str]:
-    """Return regexes of the parameters that each language has for itself."""
+def language_specific(model: ConfigDict) -> list[str]:
+    """Return regexes of the parameters of which each language has its own."""
     patterns = ["language_embedding"] if model.language_embedding else []
     for stack in ("encoder", "decoder"):
         for number, entry in enumerate(model[stack]):

@@ -1,120 +1,36 @@
-"""What the data holds, for people: counts, fertility, samples, and the mix: the config's, and what alpha would give."""
+"""``mlm-jax inspect``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import argparse
 
-import numpy as np
-from ml_collections import ConfigDict
-from rich.console import Console
-from rich.table import Table
+from mlm_jax.commands.options import add_config, config_of, store_folder
 
-from mlm_jax.common.console import table_console
-from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.prepare import prepare
-from mlm_jax.data.store.store import TOKENS, Split, Store
-from mlm_jax.data.text.rates import rates
-
-ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
-SAMPLE_TOKENS = 24
+ABOUT = "show what the data holds: counts, fertility, samples, the planned mix and alpha's"
+EXAMPLE = "--config my_config.py --workdir runs/mine"
 
 
-def inspect(
-    config: ConfigDict, folder: str | Path, kinds: Mapping[str, str], console: Console | None = None
-) -> None:
-    """Print tables of a token store, which is prepared first if it is not up to date.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_config(parser)
+    parser.add_argument("--workdir", help="folder of the token store")
 
-    Args:
-      config: the run's config.
-      folder: of the store.
-      kinds: {task: text | pairs | labelled}, what its objective reads.
-      console: where to; standard output by default.
 
-    Raises:
-      UserError: the store cannot be prepared; or, after the tables that need no task, as :class:`.Loader`.
-    """
-    console = console or table_console()
-    store = Store.open(prepare(config, folder))
+def run(options: argparse.Namespace) -> None:
+    """Print tables of the token store, which is prepared first if it is not up to date."""
+    from mlm_jax.common.console import table_console
+    from mlm_jax.data.loading.loader import Loader
+    from mlm_jax.data.store.prepare import prepare
+    from mlm_jax.data.store.store import Store
+    from mlm_jax.objectives import kinds
+    from mlm_jax.report.store_tables import counts_table, mix_table, plan_table, samples_table
+
+    config, console = config_of(options), table_console()
+    store = Store.open(prepare(config, store_folder(config, options.workdir)))
     for table in (counts_table(store), mix_table(store), samples_table(store)):
         if table.row_count:
             console.print(table)
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}", highlight=False)
-    console.print(plan_table(Loader(store, config, kinds)))
-
-
-def counts_table(store: Store) -> Table:
-    """Return streams with their documents, tokens, characters and bytes, and their fertility."""
-    table = Table("stream", "kind", "split", title="What the store holds")
-    for column in ("documents", "tokens", "characters", "bytes", "tokens/word", "tokens/character"):
-        table.add_column(column, justify="right")
-    for stream in store.streams.values():
-        for name, split in stream.splits.items():
-            per_word, per_character = fertility(store, split)
-            table.add_row(
-                stream.name, stream.kind, name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.characters:,}",
-                f"{split.bytes:,}", f"{per_word:.2f}", f"{per_character:.3f}",
-            )  # fmt: skip
-    return table
-
-
-def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, float]:
-    """Return the tokens of a word, where spaces are between words (else it says little), and those of a character.
-
-    Language tokens and ends, which stand around the text, are not counted. Words are those of the first documents.
-    """
-    around = np.setdiff1d(store.vocabulary.special_ids, store.vocabulary.unk_id)
-    first = np.arange(min(split.documents, documents))
-    found = [ids for feature in split.features if feature in TOKENS for ids in split[feature].documents(first)]
-    bounds = [np.flatnonzero(np.isin(ids, around)) for ids in found]
-    texts = [part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)]  # premise </s> hypothesis are two
-    words = sum(len(store.vocabulary.decode(part.tolist()).split()) for part in texts)
-    added = sum(map(len, bounds))
-    tokens = split.tokens - added / max(len(first), 1) * split.documents
-    return (sum(map(len, found)) - added) / max(words, 1), tokens / max(split.characters, 1)
-
-
-def plan_table(loader: Loader) -> Table:
-    """Return the share of each task's rows that each language gets in each phase, as the config mixes them."""
-    table = Table("language", title="Planned share of each task's rows (a pair counts half for each side)")
-    shares = []
-    for task in loader.config.tasks:
-        for phase in loader.phases:
-            of_phase = f", phase {phase.index}" if len(loader.phases) > 1 else ""
-            table.add_column(f"{task}{of_phase} ({phase.strategy})", justify="right")
-            shares.append(loader.planned_shares(task, phase.start_step))
-    for language in loader.languages:
-        table.add_row(language, *(f"{share.get(language, 0):.2%}" for share in shares))
-    return table
-
-
-def mix_table(store: Store) -> Table:
-    """Return the share that each language's text would get under several values of alpha."""
-    text = {name: stream.splits["train"].tokens for name, stream in store.streams.items()
-            if stream.kind == "text" and "train" in stream.splits}  # fmt: skip
-    table = Table("stream", title="Share of the text's rows by alpha (share of tokens to the power of alpha)")
-    for value in ALPHAS:
-        table.add_column(f"{value:g}", justify="right")
-    shares = [rates([*text.values()], value) for value in ALPHAS] if text else []
-    for index, name in enumerate(text):
-        table.add_row(name, *(f"{share[index]:.2%}" for share in shares))
-    return table
-
-
-def samples_table(store: Store) -> Table:
-    """Return the first training example of each stream, as pieces."""
-    table = Table("stream", "first example", title="Samples", show_lines=True)
-    for stream in store.streams.values():
-        split = stream.splits.get("train") or next(iter(stream.splits.values()))
-        sides = [split[feature].documents([0])[0] for feature in split.features]
-        lines = []
-        for feature, side in zip(split.features, sides):
-            if feature == "labels":
-                lines.append(" ".join(stream.labels[label] if label >= 0 else "·" for label in side[:SAMPLE_TOKENS]))
-            else:
-                more = " …" if len(side) > SAMPLE_TOKENS else ""
-                lines.append(" ".join(store.vocabulary.pieces(side[:SAMPLE_TOKENS])) + more)
-        table.add_row(stream.name, "\n".join(lines))
-    return table
+    console.print(plan_table(Loader(store, config, kinds(config.tasks))))

@@ -1,196 +1,28 @@
-"""``mlm-jax plan``: plans as tables or JSON."""
+"""``mlm-jax plan``."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import argparse
 import os
-import sys
 
-import jax
-from ml_collections import ConfigDict
-from rich.console import Console
-from rich.table import Column, Table
+from mlm_jax.commands.options import add_config, config_of
 
-from mlm_jax.common.console import table_console
-from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.topology import Topology
-from mlm_jax.planning.estimate import Estimate, fits
-from mlm_jax.planning.hlo import Work
-from mlm_jax.planning.plan import Plan, plan
-from mlm_jax.planning.roofline import Roofline
-from mlm_jax.planning.search import Estimator, Found, search
-
-SHOWN = 10  # estimates that a search's table lists
-BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links in a slice", "network": "network between slices"}
+ABOUT = "compile the training step for a topology that is not there: memory, FLOPs, collectives, bounds"
+EXAMPLE = "--config configs/mmbert_base.py --topology v5e:4x4"
 
 
-def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = False, confirm: int | None = None) -> int:
-    """Print a plan, or what a search found; return 1 if the step does not fit.
-
-    Args:
-      config: the run's config.
-      topology_name: such as ``v5e:4x4``.
-      as_json: print JSON and nothing else.
-      confirm: search, and compile until so many plans fit; None plans the config as it is.
-
-    Raises:
-      UserError: as :func:`plan` and :func:`search`.
-    """
-    topology = topologies.parse(topology_name)
-    if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", topology.device_count)
-    console, progress = table_console(soft_wrap=True, highlight=False), Console(stderr=True, highlight=False)
-    if confirm != 0:
-        each = "each plan" if confirm else "the step"
-        progress.print(f"compiling {each} for {topology}, which takes minutes where a model is deep")
-    if confirm is not None:
-        found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
-        if as_json:
-            json.dump(search_json(found), sys.stdout, indent=2)
-        else:
-            show_search(found, topology, console)
-        return 0
-    made = plan(config, topology)
-    # What simulated devices take is not what GPUs take: the verdict is the formula's.
-    guess = Estimator(config, topology)(made.mesh, made.remat, made.microbatches) if made.simulated else None
-    if as_json:
-        json.dump(plan_json(made, guess), sys.stdout, indent=2)
-    else:
-        show(made, topology, console, guess)
-    return 0 if (made.memory.fits if guess is None else fits(guess, topology)) else 1
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_config(parser)
+    parser.add_argument("--topology", required=True, help="such as v5e:4x4, 2xv5p:8x8x8 (two slices), H100:8 or cpu:8")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--search", nargs="?", type=int, const=3, metavar="N",
+                        help="estimate meshes, recomputation and microbatches, compile until N fit (3), and rank them")  # fmt: skip
 
 
-def show(made: Plan, topology: Topology, console: Console, guess: Estimate | None = None) -> None:
-    """Print a plan as tables; ``guess`` is the formula's, where the program was compiled for simulated devices."""
-    console.print(line(made))
-    bounds = made.roofline
-    if guess is not None:
-        bounds = guess.roofline
-        console.print(f"by formula: {_gb(guess.peak)} GB, {'fits' if fits(guess, topology) else 'does NOT fit'}")
-        console.print("compiled for simulated CPU devices: shards, FLOPs and kinds of collectives hold; memory and bytes are "
-                      f"not those of a {topology.chip.name}")  # fmt: skip
-    memory = Table("HBM on each device", _number("GB"))
-    for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
-        if name != "capacity" or made.memory.capacity:  # which is not known of simulated devices
-            memory.add_row(name, _gb(getattr(made.memory, name)))
-    console.print(memory)
-    groups = Table("group", *map(_number, ("parameters GB", "on each device", "optimizer GB", "on each device")))
-    for name in dict.fromkeys((*made.parameters, *made.optimizer)):
-        sizes = (*made.parameters.get(name, (0, 0)), *made.optimizer.get(name, (0, 0)))
-        groups.add_row(name, *(_gb(size) for size in sizes))
-    console.print(groups)
-    if made.work is not None:
-        _show_work(made.work, console)
-    flops = Table("FLOPs of a step", _number("TFLOP"))
-    for name, value in (
-        *made.flops.parts.items(),
-        ("recomputed", made.flops.recomputed),
-        ("in all", made.flops.executed),
-    ):
-        flops.add_row(name, _thousandths(value / 1e12))
-    console.print(flops)
-    if bounds is not None:
-        table = Table("bound", _number("ms a step"))
-        for kind, name in BOUNDS.items():
-            if kind != "network" or topology.slices > 1:
-                table.add_row(name, _thousandths(getattr(bounds, kind) * 1e3))
-        console.print(table)
-        console.print(
-            f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
-        )
-    console.print(f"compiled in {made.compile_seconds:.1f} s")
+def run(options: argparse.Namespace) -> int:
+    """Plan the step."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # accelerators of this machine, if any, are not the topology's
+    from mlm_jax.planning.tables import plan_command
 
-
-def _show_work(done: Work, console: Console) -> None:
-    if done.collectives or done.network:
-        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device")))
-        for over, kinds in (("links", done.collectives), ("network", done.network)):
-            for kind, one in kinds.items():
-                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
-        console.print(table)
-    else:
-        console.print("no collectives: devices send each other nothing")
-    if done.unknown_loops:
-        console.print(f"{done.unknown_loops} loop(s) of unknown length: what they do is counted once")
-    if done.cycles:
-        console.print(f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives")
-
-
-def show_search(found: Found, topology: Topology, console: Console) -> None:
-    """Print what was estimated and what was compiled, each ranked by its bound."""
-    shown = f"{min(SHOWN, len(found.estimates))} of {len(found.estimates)} meshes"
-    console.print(f"{found.tried} combinations of mesh, remat and microbatches estimated by formula for {topology}")
-    console.print(f"of each mesh the fastest that should fit ({shown}):")
-    table = _search_table()
-    for one in found.estimates[:SHOWN]:
-        table.add_row(mesh_name(one.mesh), one.remat, str(one.microbatches), _gb(one.peak), *_speed(one.roofline))
-    console.print(table)
-    if not found.compiled:
-        return
-    if topology.chip.platform != "tpu":
-        console.print(f"{len(found.compiled)} of them compiled for simulated CPU devices; what fits and how fast is the formula's")
-        return
-    console.print(f"{len(found.compiled)} compiled, of which {len(found.plans)} fit:")
-    table = _search_table("estimated GB")
-    for one, made in found.ranked:
-        peak = _gb(made.memory.peak) + ("" if made.memory.fits else " does NOT fit")
-        table.add_row(
-            mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline), _gb(one.peak)
-        )
-    console.print(table)
-
-
-def search_json(found: Found) -> dict:
-    """Return what a search found as JSON has it; plans that fit come first, the fastest bound first."""
-    plans = [plan_json(made, one if made.simulated else None) for one, made in found.ranked]
-    return {"tried": found.tried, "estimates": [estimate_json(one) for one in found.estimates], "plans": plans}
-
-
-def plan_json(made: Plan, guess: Estimate | None) -> dict:
-    """Return a plan as JSON has it, with the formula's estimate where it was compiled for simulated devices."""
-    return made.as_json() | ({} if guess is None else {"estimate": estimate_json(guess)})
-
-
-def estimate_json(one: Estimate) -> dict:
-    """Return an estimate as JSON has it, with what follows from it."""
-    bounds = one.roofline
-    follows = {"seconds": bounds.seconds, "bound": bounds.bound} if bounds else {}
-    return dataclasses.asdict(one) | {"peak": one.peak} | follows
-
-
-def line(made: Plan) -> str:
-    """Return a plan in one line."""
-    what = f"{made.topology} {mesh_name(made.mesh)} {made.dtype} remat={made.remat} microbatches={made.microbatches}"
-    if made.simulated:
-        return f"{what}: compiles"
-    verdict = "fits" if made.memory.fits else "does NOT fit"
-    return f"{what}: {_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
-
-
-def mesh_name(mesh: dict[str, int]) -> str:
-    """Return a mesh as "fsdp=4 tensor=2"."""
-    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "one device"
-
-
-def _search_table(*more: str) -> Table:
-    return Table(
-        Column("mesh", no_wrap=True), "remat", *map(_number, ("microbatches", "peak GB", "tokens/s at most")), "bound by",
-        *map(_number, more),
-    )
-
-
-def _speed(bounds: Roofline | None) -> tuple[str, str]:
-    return (f"{bounds.tokens_per_second:,.0f}", BOUNDS[bounds.bound]) if bounds else ("", "")
-
-
-def _number(heading: str) -> Column:
-    return Column(heading, justify="right", no_wrap=True)
-
-
-def _gb(size: float) -> str:
-    return _thousandths(size / 1e9)
-
-
-def _thousandths(value: float) -> str:
-    return "<0.001" if 0 < value < 0.0005 else f"{value:,.3f}"
+    return plan_command(config_of(options), options.topology, as_json=options.json, confirm=options.search)

@@ -1,29 +1,71 @@
-"""``mlm-jax translate``: lines in, translations out; or a synthetic corpus with its provenance."""
+"""``mlm-jax translate``: lines in, translations out; or a synthetic parallel corpus with its provenance."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
 from mlm_jax.common.lines import arriving, read_lines
-from mlm_jax.inference.encoder import load
-from mlm_jax.inference.synthetic import (
-    Recipe,
-    as_column,
-    provenance,
-    provenance_file,
-    synthetic_pairs,
-    write_provenance,
-)
-from mlm_jax.inference.translator import Search, load_translator
+
+if TYPE_CHECKING:
+    from mlm_jax.inference.synthetic import Recipe
+    from mlm_jax.inference.translator import Search
+
+ABOUT = "translate each line of text, or write a synthetic parallel corpus"
+EXAMPLE = "runs/mine --to de --from en < sentences.txt > translations.txt"
+HINT = STREAMS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each")
+    parser.add_argument("--from", dest="source", metavar="LANGUAGE", help=LANGUAGE)
+    parser.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
+    parser.add_argument("--output", default="-", help="text file; standard output if not given")
+    parser.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
+    parser.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
+    parser.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
+    parser.add_argument("--length", type=int, default=0, help="most tokens of a translation; by default about twice the text's")
+    parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample instead of searching")
+    parser.add_argument("--top-k", type=int, default=0, help="sample among the K likeliest pieces")
+    parser.add_argument("--top-p", type=float, default=1.0, help="sample among the likeliest pieces of this share")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="piece of the vocabulary that also ends a "
+                        "translation, and stays in it; repeatable")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--synthetic", choices=("back", "forward"),
+                        help="write a parallel corpus: back puts the translation first and tags it")  # fmt: skip
+    parser.add_argument("--margin", type=float, default=1.0, help="least ratio margin of a synthetic pair; 0 keeps all")
+    parser.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
+    parser.add_argument("--tag", default="<BT>", help="put before back-translations")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Translate the lines, or write a synthetic corpus."""
+    from mlm_jax.inference.synthetic import Recipe
+    from mlm_jax.inference.translator import Search
+
+    if options.beams is not None and options.temperature:
+        raise UserError("a translation is sampled (--temperature) or searched for (--beams)", remedy="leave out one of them")
+    search = Search(4 if options.beams is None else options.beams, options.n_best, options.length_penalty, options.temperature,
+                    options.top_k, options.top_p, options.seed, options.length, tuple(options.stop))  # fmt: skip
+    targets = [code.strip() for code in options.to.split(",") if code.strip()]
+    if options.synthetic:
+        if len(targets) != 1:
+            raise UserError("a synthetic corpus is of one pair of languages", remedy="name one language after --to")
+        recipe = Recipe(options.synthetic, options.source, targets[0], search, options.margin, options.tag)
+        synthesise_command(options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder)
+    else:
+        translate_command(options.checkpoint, target=targets, source=options.source, input=options.input,
+                          output=options.output, search=search)  # fmt: skip
 
 
 def translate_command(place: str | Path, *, target: str | Sequence[str], source: str | None = None, input: str = "-",
@@ -45,6 +87,9 @@ def translate_command(place: str | Path, *, target: str | Sequence[str], source:
     Raises:
       UserError: the model has no decoder or does not know a language; a file cannot be read or written.
     """
+    from mlm_jax.inference.synthetic import as_column
+    from mlm_jax.inference.translator import Search, load_translator
+
     search = search or Search()
     targets = (target,) if isinstance(target, str) else tuple(target)
     if not targets:
@@ -88,6 +133,10 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
     Raises:
       UserError: as :func:`translate_command`; nothing was kept.
     """
+    from mlm_jax.inference.encoder import load
+    from mlm_jax.inference.synthetic import provenance, provenance_file, synthetic_pairs, write_provenance
+    from mlm_jax.inference.translator import load_translator
+
     if output == "-" or not output.endswith(".tsv"):
         raise UserError("a synthetic corpus is a .tsv file", remedy="give --output FILE.tsv")
     translator = load_translator(place)
@@ -100,7 +149,7 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
             raise UserError(f"no pair was kept ({_described(counts)})",
                             remedy="lower --margin, raise --length, or train the model longer")  # fmt: skip
     facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
-    write_provenance(output, facts)  # not sooner: it says how a corpus that is there was made
+    write_provenance(output, facts)  # after the corpus itself: provenance must describe a file that exists
     _report(counts)
     print(f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made', file=sys.stderr)
 
@@ -108,6 +157,9 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
 @contextlib.contextmanager
 def _counting(what: str, lines: Iterable[str]) -> Iterator[Iterator[str]]:
     """Show on a terminal how many lines have been taken."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = SpinnerColumn(), TextColumn("{task.description} {task.completed:,} lines"), BarColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

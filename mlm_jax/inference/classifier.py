@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +14,10 @@ import numpy as np
 from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.common.files import writing
-from mlm_jax.common.lines import arriving, counting_empty, place_of, read_lines, windows
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.data.store.two_texts import joined
 from mlm_jax.evaluation.embedding import document_batches, document_rows
-from mlm_jax.inference.encoder import CUT, WINDOW, Model
+from mlm_jax.inference.encoder import CUT, Model
 
 CUT_WORD = ""  # label of a word that did not fit into the model
 
@@ -173,63 +171,3 @@ class Classifier(Model):
                 own = slice(first, min(len(documents[which]), self.longest) - 1) if self.by_word else ...
                 found[which] = (np.atleast_1d(numbers[row])[own], np.atleast_1d(probabilities[row])[own])
         return found
-
-
-def classify_command(
-    place: str | Path, task: str = "", input: str = "-", output: str = "-", *, language: str | None = None
-) -> None:
-    """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
-
-    An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
-
-    Args:
-      place: a workdir or one of its checkpoints.
-      task: whose head to use; "" where there is one only.
-      input: a text file in UTF-8, a text a line, or two with a tab between; words of a tagger stand apart. "-" is standard input.
-      output: a text file, or "-".
-      language: of the text.
-
-    Raises:
-      UserError: as :func:`load_classifier` and :meth:`Classifier.classify`; a line is neither a text nor two; or a file cannot
-        be read or written.
-    """
-    model, counts, read = load_classifier(place, task), Counter[str](), 0
-    with writing(output) as file:
-        for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
-            file.writelines(_tagged(model, lines, language, counts) if model.by_word else
-                            _classified(model, lines, language, counts, place_of(input), read + 1))  # fmt: skip
-            file.flush()
-            read += len(lines)
-    model.say_counts(counts)
-
-
-def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
-    sentences = [line.split() for line in lines]
-    for words, found in zip(sentences, model._tag(sentences, language, counts)):
-        yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
-        yield "\n"
-
-
-def _classified(
-    model: Classifier, lines: list[str], language: str | None, counts: Counter[str], file: str, first: int
-) -> Iterator[str]:
-    """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
-    texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
-    found = iter(model._classify(texts, language, counts))
-    for line in lines:
-        if line.strip():
-            one = next(found)
-            yield f"{one.label}\t{one.probability:.4f}\t{line}\n"
-        else:
-            yield "\n"
-
-
-def _text(line: str, file: str, number: int) -> str | tuple[str, str]:
-    """Return the text on a line, or the two."""
-    first, *others = line.split("\t")
-    if len(others) > 1:
-        raise UserError(f"{len(others) + 1} columns where a text has 1 and a pair 2", file=file, line=number,
-                        remedy="take out the tabs")  # fmt: skip
-    if others and not (first.strip() and others[0].strip()):
-        raise UserError("a side of the pair is empty", file=file, line=number, remedy="leave the line out, or the tab")
-    return (first, others[0]) if others else first

@@ -9,14 +9,12 @@ model.embed(["Guten Morgen.", "Good morning."], language=["de", "en"])
 
 from __future__ import annotations
 
-import itertools
-import json
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +23,7 @@ import numpy as np
 from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.common.files import writing
-from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines, windows
+from mlm_jax.common.lines import EMPTY, windows
 from mlm_jax.config.check import longest_row
 from mlm_jax.data.vocabulary.pieces import MASK, WORD, Vocabulary
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
@@ -298,77 +295,3 @@ def encode_masked(vocabulary: Vocabulary, text: str) -> list[int]:
             encoded = encoded[1:]
         ids += encoded
     return ids
-
-
-# ------------------------------------------------------------------------------------------------ command line
-
-
-def fill_mask_command(
-    place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
-) -> None:
-    """Print the likeliest pieces for each blank of each text, or of each line of standard input.
-
-    Raises:
-      UserError: as :func:`load` and :meth:`Model.fill_mask`; or a text is not UTF-8.
-    """
-    for number, text in enumerate(texts, start=1):
-        try:
-            text.encode()  # bytes of the command line that are not UTF-8 have become surrogates
-        except UnicodeEncodeError as error:
-            remedy = "convert the text, for example with iconv"
-            raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
-    model = load(place)
-    shown, filled = itertools.tee(texts or read_lines("-"))
-    for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
-        print(text)
-        for number, candidates in enumerate(blanks, start=1):
-            if len(blanks) > 1:
-                print(f"  {MASK} {number}")
-            for candidate in candidates:
-                print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
-
-
-def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
-    """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
-
-    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
-
-    Args:
-      place: a workdir or one of its checkpoints.
-      input: a text file in UTF-8, a text a line; "-" is standard input.
-      output: FILE.npy, FILE.jsonl, or "-". A file appears when it is whole.
-      language: of the text.
-
-    Raises:
-      UserError: as :func:`load` and :meth:`Model.embed`; or a file cannot be read or written.
-    """
-    suffix = Path(output).suffix if output != "-" else ".jsonl"
-    if suffix not in (".npy", ".jsonl"):
-        raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
-    model, counts = load(place), Counter[str]()
-    lines = arriving(counting_empty(read_lines(input), counts), input)
-    embedded = model.embed_stream(lines, language=language, counts=counts)
-    write = _write_npy if suffix == ".npy" else _write_json_lines
-    with writing(output) as file:
-        write(embedded, file.buffer, model.width)
-    model.say_counts(counts)
-
-
-def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
-    for texts, embeddings in embedded:
-        for text, vector in zip(texts, embeddings):
-            line = {"text": text, "embedding": [float(f"{number:.7g}") for number in vector]}
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        file.flush()
-
-
-def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
-    """Write an array whose length is known at the end only: NumPy leaves room in the header for it to grow."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}
-    np.lib.format.write_array_header_1_0(file, header)
-    rows = 0
-    for _, embeddings in embedded:
-        file.write(np.ascontiguousarray(embeddings, "<f4").tobytes())
-        rows += len(embeddings)
-    file.seek(0)
-    np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, width)})

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.files import writing
 from mlm_jax.common.lines import read_lines
 from mlm_jax.data.text.languages import pair_languages
-from mlm_jax.evaluation.bitext import MinedPair, MiningScores, best_threshold, mine, mining_scores
-from mlm_jax.inference.encoder import Model, load
+from mlm_jax.inference.encoder import Model
 
 
 class Sentences(NamedTuple):
@@ -31,47 +27,6 @@ class Sentences(NamedTuple):
     place: Mapping[str, int]
     empty: int
     repeated: int
-
-
-def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
-                 threshold: float | None = None, output: str = "-") -> None:  # fmt: skip
-    """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
-
-    Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to
-    standard error, as do the numbers of empty and of repeated lines; without a threshold the best one for these gold
-    pairs is taken, and said.
-
-    Args:
-      place: a workdir or one of its checkpoints.
-      source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
-        "-" is standard input.
-      target: likewise, in the other language.
-      languages: of the two texts, such as "de-en"; None if the model makes no difference.
-      gold: a file of ``source identifier TAB target identifier`` lines.
-      threshold: least score of a pair; None is the best against ``gold``, or 1.0 (nearer than the neighbourhood).
-      output: FILE.tsv, which appears when it is whole, or "-".
-
-    Raises:
-      UserError: a file cannot be read or written, or is empty, or the model does not know a language.
-    """
-    sides = read_sentences(source), read_sentences(target)
-    for name, side in zip((source, target), sides):
-        if side.empty or side.repeated:
-            left_out = f"{side.empty:,} lines without one, {side.repeated:,} repeat an earlier one"
-            print(f"{name}: {len(side.texts):,} sentences; {left_out}", file=sys.stderr)
-    pairs = read_gold(gold, *sides) if gold else None
-    model = load(place)
-    codes = pair_codes(languages, model)
-    left, right = (model.embed(side.texts, language=code) for side, code in zip(sides, codes))
-    mined = mine(left, right)
-    if threshold is None:
-        threshold = best_threshold(mined, pairs) if pairs else 1.0
-    if pairs is not None:
-        print(describe(mining_scores(mined, pairs, threshold)), file=sys.stderr)
-    kept = [pair for pair in mined if pair.score >= threshold]
-    with writing(output) as file:
-        _write(kept, *sides, file)
-    print(f"{len(kept):,} pairs with a ratio margin of at least {threshold:.4g}", file=sys.stderr)
 
 
 def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, None]:
@@ -143,14 +98,3 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
     if not pairs:
         raise UserError("there is no pair in it", file=file, remedy="write a pair of identifiers a line")
     return pairs
-
-
-def describe(scores: MiningScores) -> str:
-    """Return the scores as one line, in percent."""
-    shares = ((name, 100 * value) for name, value in zip(("precision", "recall", "F1"), scores[:3]))
-    return ", ".join(f"{name} {value:.2f}" for name, value in shares) + f" at threshold {scores.threshold:.4f}"
-
-
-def _write(pairs: Sequence[MinedPair], source: Sentences, target: Sentences, file: IO[str]) -> None:
-    for i, j, score in pairs:
-        print(f"{score:.5f}", source.names[i], target.names[j], source.texts[i], target.texts[j], sep="\t", file=file)

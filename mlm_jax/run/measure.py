@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, load_parameters
-from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.store import Store
@@ -24,11 +22,8 @@ from mlm_jax.evaluation.perplexity import flatten
 from mlm_jax.inference.score import translation_metrics
 from mlm_jax.inference.translator import Translator
 from mlm_jax.objectives import kinds
-from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.report.table import cosine_table, metrics_table, transfer_table
 from mlm_jax.training.context import make_context
-from mlm_jax.training.gradient_cosine import between_languages, between_tasks
 from mlm_jax.training.step import Program, build_program
 
 log = logging.getLogger(__name__)
@@ -52,65 +47,6 @@ class Measured(NamedTuple):
     languages: tuple[str, ...]
     metrics: dict[str, float]
     sources: dict[str, tuple[str, ...]]
-
-
-def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json: bool = False) -> None:
-    """Measure checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
-
-    Args:
-      places: workdirs (their last whole checkpoint) or checkpoints.
-      task: only this task of their configs.
-      as_json: print one JSON object a checkpoint instead.
-
-    Raises:
-      UserError: as :func:`measure`.
-    """
-    measured = []
-    console = table_console(highlight=False)
-    for place in places:
-        found = measure(place, task)
-        measured.append(found)
-        if as_json:
-            print(
-                json.dumps({"checkpoint": str(place), "step": found.step, **found.metrics}, ensure_ascii=False),
-                flush=True,
-            )
-        else:
-            console.print(metrics_table(found.metrics, found.languages, f"{place}, step {found.step:,}"))
-    for name in dict.fromkeys(name for found in measured for name in found.sources):
-        matrix = transfer_between(measured, name)
-        if matrix is not None and not as_json:
-            console.print(transfer_table(matrix, name))
-
-
-def gradients_command(place: str, between: str, *, task: str | None = None, parameters: str = ".*",
-                      as_json: bool = False) -> None:  # fmt: skip
-    """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
-
-    Args:
-      place: a workdir or one of its checkpoints.
-      between: tasks | languages.
-      task: whose languages; the first of the config if not given.
-      parameters: regex of the parameter paths to look at.
-      as_json: print a JSON object instead of a table.
-
-    Raises:
-      UserError: as :func:`open_run`; the task's loss has no part of one language; no parameter matches.
-    """
-    run = open_run(place, task)
-    batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
-    with jax.set_mesh(run.program.mesh):
-        if between == "tasks":
-            found = between_tasks(run.program, run.params, batch, parameters=parameters)
-        else:
-            name = task or next(iter(run.loaded.config.tasks))
-            found = between_languages(run.program, run.params, batch, task=name, parameters=parameters)
-    if as_json:
-        cosines = [[None if np.isnan(value) else float(value) for value in row] for row in found.cosines]
-        print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
-    else:
-        title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
-        table_console(highlight=False).print(cosine_table(found, title))
 
 
 class Run(NamedTuple):

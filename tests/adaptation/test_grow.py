@@ -266,7 +266,7 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
     assert any("adapter" in name for name in moved)
 
     assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "this folder already exists" in capsys.readouterr().err
     assert cli.main([*arguments, "--out", str(tmp_path / "el.txt" / "grown")]) == 2
     assert "el.txt/grown: cannot write: Not a directory" in capsys.readouterr().err
     (tmp_path / "el.txt").write_text("\n")

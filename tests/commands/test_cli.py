@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mlm_jax.cli import EXAMPLES, build_parser, main
+from mlm_jax.cli import VERBS, build_parser, main, verb_module
 
 
 def verbs():
@@ -15,16 +15,16 @@ def verbs():
     return action.choices
 
 
-@pytest.mark.parametrize("name", verbs())
+@pytest.mark.parametrize("name", VERBS)
 def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(name, capsys):
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"mlm-jax {name} {EXAMPLES[name]}" in shown
+    assert f"mlm-jax {name} {verb_module(name).EXAMPLE}" in shown
     assert all(action.help for action in verbs()[name]._actions)
-    arguments = shlex.split(EXAMPLES[name].partition(" < ")[0])
-    assert build_parser().parse_args([name, *arguments]).run
+    arguments = shlex.split(verb_module(name).EXAMPLE.partition(" < ")[0])
+    assert build_parser().parse_args([name, *arguments]).verb == name
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_options_of_beam_are_handed_to_it(given, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", ["--language en a b", "a --language en b", "a b --language en"])
 def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, capsys):
     found = []
-    command = "mlm_jax.inference.encoder.fill_mask_command"
+    command = "mlm_jax.commands.fill_mask.fill_mask_command"
     monkeypatch.setattr(command, lambda *given, **options: found.append((given, options["language"])))
     assert main(["fill-mask", "run", *arguments.split()]) == 0
     assert found == [(("run", ["a", "b"]), "en")]
@@ -94,7 +94,7 @@ def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, caps
 ])  # fmt: skip
 def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, monkeypatch, capsys):
     found = []
-    monkeypatch.setattr("mlm_jax.inference.encoder.fill_mask_command", lambda place, given, **options: found.append(given))
+    monkeypatch.setattr("mlm_jax.commands.fill_mask.fill_mask_command", lambda place, given, **options: found.append(given))
     assert main(["fill-mask", "run", *arguments.split()]) == 0
     assert found == [texts]
     with pytest.raises(SystemExit):
@@ -109,10 +109,11 @@ def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, 
 def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):
     script = f"""import os, sys
 from mlm_jax import cli
+from mlm_jax.commands import report
 gone = os.pipe()
 os.close(gone[0])
 sys.stdout = {output}
-cli._report = lambda options: print("line")
+report.run = lambda options: print("line")
 sys.exit(cli.main(["report", "run"]))"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
@@ -121,10 +122,11 @@ sys.exit(cli.main(["report", "run"]))"""
 def test_warnings_are_plain_lines_whatever_a_library_has_set_up():
     script = """import logging, sys
 from mlm_jax import cli
+from mlm_jax.commands import report
 def warn(options):
     logging.basicConfig()  # as absl does
     logging.getLogger("mlm_jax.data.loading.loader").warning("cuts 3 texts")
-cli._report = warn
+report.run = warn
 sys.argv = ["mlm-jax", "report", "run"]
 sys.exit(cli.main())"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

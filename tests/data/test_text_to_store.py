@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from mlm_jax.commands.inspect import fertility
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data import bible
@@ -22,6 +21,7 @@ from mlm_jax.data.store.tasks import CUT, SeqioVocabulary, register
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary, language_token, sentinel
+from mlm_jax.report.store_tables import fertility
 
 LANGUAGES = ("en", "de")
 WORDS = "in the beginning was word and light shines darkness not it that is there who from all made him".split()  # noqa: SIM905

@@ -7,9 +7,10 @@ import pytest
 
 from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded
+from mlm_jax.commands.classify import classify_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.batch import Rows
-from mlm_jax.inference.classifier import Classifier, Prediction, classify_command
+from mlm_jax.inference.classifier import Classifier, Prediction
 from tests.evaluation.runs import GENRES, LANGUAGES, TAGS, make_config, make_store, sentence
 
 LABELS = {"genre": GENRES, "entities": TAGS}
@@ -117,7 +118,7 @@ def test_empty_lines_stay_empty_and_are_counted(loaded, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("line, message", [("a\tb\tc", "3 columns where a text"), ("a\t ", "a side of the pair is empty")])
 def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_path, monkeypatch, line, message):
     monkeypatch.setattr("mlm_jax.inference.classifier.load_parameters", lambda place: loaded)
-    monkeypatch.setattr("mlm_jax.inference.classifier.WINDOW", 2)
+    monkeypatch.setattr("mlm_jax.inference.encoder.WINDOW", 2)
     (tmp_path / "in.txt").write_text(f"{TEXTS[0]}\n{TEXTS[3]}\n{TEXTS[0]}\n{line}\n")
     with pytest.raises(UserError, match=f"in.txt:4: {message}"):
         classify_command("run", "genre", str(tmp_path / "in.txt"), str(tmp_path / "out.tsv"), language="en")

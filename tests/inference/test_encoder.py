@@ -10,10 +10,12 @@ import pytest
 import mlm_jax
 from mlm_jax.checkpoints.checkpoint import Checkpoints
 from mlm_jax.cli import main
+from mlm_jax.commands.embed import embed_command
+from mlm_jax.commands.fill_mask import fill_mask_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.inference.encoder import Model, embed_command, encode_masked, fill_mask_command
+from mlm_jax.inference.encoder import Model, encode_masked
 from tests.evaluation import runs
 
 LONG = " ".join(runs.words("en")) + " end"  # than the model takes

@@ -3,6 +3,7 @@ import types
 import numpy as np
 import pytest
 
+from mlm_jax.commands.mine import mine_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.inference import miner as mine
 
@@ -25,7 +26,7 @@ class Words:
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
     """Forty sentences on either side, fifteen of which translate each other."""
-    monkeypatch.setattr(mine, "load", Words)
+    monkeypatch.setattr("mlm_jax.inference.encoder.load", Words)
     rng = np.random.default_rng(1)
     common = ["".join(map(str, rng.integers(0, 10, 7))) for _ in range(15)]
     only = ["".join(map(str, rng.integers(0, 10, 7))) for _ in range(50)]
@@ -38,7 +39,7 @@ def texts(tmp_path, monkeypatch):
 
 
 def run(texts, **options):
-    mine.mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-hi", **options)
+    mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-hi", **options)
 
 
 def test_translations_are_found_and_scored(texts, capsys):
@@ -96,9 +97,9 @@ def test_a_missing_file_is_named(texts):
 
 def test_languages_are_a_pair_that_the_model_knows(texts):
     with pytest.raises(UserError, match="'en-de' is not a pair of the model's languages, en, hi"):
-        mine.mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-de")
+        mine_command("run", str(texts / "en"), str(texts / "hi"), languages="en-de")
     with pytest.raises(UserError, match="Remedy: give --languages SOURCE-TARGET, of en, hi"):
-        mine.mine_command("run", str(texts / "en"), str(texts / "hi"))
+        mine_command("run", str(texts / "en"), str(texts / "hi"))
 
 
 def test_codes_of_a_pair_may_hold_hyphens():

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.commands.eval import evaluate_command, gradients_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.run.measure import Measured, evaluate_command, gradients_command, measure, transfer_between
+from mlm_jax.run.measure import Measured, measure, transfer_between
 from tests.evaluation import runs
 
 

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mlm_jax.commands.inspect import plan_table
 from mlm_jax.data.loading.loader import Loader
+from mlm_jax.report.store_tables import plan_table
 from tests.data.stores import config, documents, write
 
 TASKS = {"mlm": {"objective": "mlm", "rows": 4, "length": 8}}

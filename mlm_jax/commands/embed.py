@@ -1,0 +1,85 @@
+"""``mlm-jax embed``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import writing
+from mlm_jax.common.lines import arriving, counting_empty, read_lines
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ABOUT = "turn each line of text into a sentence embedding"
+EXAMPLE = "runs/mine --language sw --input sentences.txt --output vectors.npy"
+HINT = STREAMS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
+    parser.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
+    parser.add_argument("--language", help=LANGUAGE)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Embed the lines."""
+    embed_command(options.checkpoint, options.input, options.output, language=options.language)
+
+
+def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
+    """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
+
+    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      input: a text file in UTF-8, a text a line; "-" is standard input.
+      output: FILE.npy, FILE.jsonl, or "-". A file appears when it is whole.
+      language: of the text.
+
+    Raises:
+      UserError: as :func:`.load` and :meth:`.Model.embed`; or a file cannot be read or written.
+    """
+    from mlm_jax.inference.encoder import load
+
+    suffix = Path(output).suffix if output != "-" else ".jsonl"
+    if suffix not in (".npy", ".jsonl"):
+        raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
+    model, counts = load(place), Counter[str]()
+    lines = arriving(counting_empty(read_lines(input), counts), input)
+    embedded = model.embed_stream(lines, language=language, counts=counts)
+    write = _write_npy if suffix == ".npy" else _write_json_lines
+    with writing(output) as file:
+        write(embedded, file.buffer, model.width)
+    model.say_counts(counts)
+
+
+def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+    for texts, embeddings in embedded:
+        for text, vector in zip(texts, embeddings):
+            line = {"text": text, "embedding": [float(f"{number:.7g}") for number in vector]}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+
+
+def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
+    """Write an array whose length is known at the end only: NumPy leaves room in the header for it to grow."""
+    import numpy as np
+
+    header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}
+    np.lib.format.write_array_header_1_0(file, header)
+    rows = 0
+    for _, embeddings in embedded:
+        file.write(np.ascontiguousarray(embeddings, "<f4").tobytes())
+        rows += len(embeddings)
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, width)})

@@ -1,0 +1,104 @@
+"""``mlm-jax eval``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from mlm_jax.commands.options import CHECKPOINT
+
+ABOUT = "measure a checkpoint on held-out data, per language"
+EXAMPLE = "runs/mine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", nargs="+", help=f"{CHECKPOINT}; several classifiers, each trained on one language, "
+                        "make a matrix of transfer")  # fmt: skip
+    parser.add_argument("--task", help="only this task of the config")
+    parser.add_argument("--gradients", choices=("tasks", "languages"),
+                        help="instead: cosines between the gradients of tasks, or of the languages of --task")  # fmt: skip
+    parser.add_argument("--parameters", default=".*", metavar="REGEX", help="parameters whose gradients are compared")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure checkpoints, or compare gradients."""
+    if options.gradients:
+        for checkpoint in options.checkpoint:
+            gradients_command(checkpoint, options.gradients, task=options.task, parameters=options.parameters, as_json=options.json)
+    else:
+        evaluate_command(options.checkpoint, task=options.task, as_json=options.json)
+
+
+def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json: bool = False) -> None:
+    """Measure checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
+
+    Args:
+      places: workdirs (their last whole checkpoint) or checkpoints.
+      task: only this task of their configs.
+      as_json: print one JSON object a checkpoint instead.
+
+    Raises:
+      UserError: as :func:`mlm_jax.run.measure.measure`.
+    """
+    from mlm_jax.common.console import table_console
+    from mlm_jax.report.table import metrics_table, transfer_table
+    from mlm_jax.run.measure import measure, transfer_between
+
+    measured = []
+    console = table_console(highlight=False)
+    for place in places:
+        found = measure(place, task)
+        measured.append(found)
+        if as_json:
+            print(
+                json.dumps({"checkpoint": str(place), "step": found.step, **found.metrics}, ensure_ascii=False),
+                flush=True,
+            )
+        else:
+            console.print(metrics_table(found.metrics, found.languages, f"{place}, step {found.step:,}"))
+    for name in dict.fromkeys(name for found in measured for name in found.sources):
+        matrix = transfer_between(measured, name)
+        if matrix is not None and not as_json:
+            console.print(transfer_table(matrix, name))
+
+
+def gradients_command(place: str, between: str, *, task: str | None = None, parameters: str = ".*",
+                      as_json: bool = False) -> None:  # fmt: skip
+    """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      between: tasks | languages.
+      task: whose languages; the first of the config if not given.
+      parameters: regex of the parameter paths to look at.
+      as_json: print a JSON object instead of a table.
+
+    Raises:
+      UserError: as :func:`mlm_jax.run.measure.open_run`; the task's loss has no part of one language; no parameter matches.
+    """
+    import jax
+    import numpy as np
+
+    from mlm_jax.common.console import table_console
+    from mlm_jax.parallel.batches import to_devices
+    from mlm_jax.report.table import cosine_table
+    from mlm_jax.run.measure import open_run
+    from mlm_jax.training.gradient_cosine import between_languages, between_tasks
+
+    run = open_run(place, task)
+    batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
+    with jax.set_mesh(run.program.mesh):
+        if between == "tasks":
+            found = between_tasks(run.program, run.params, batch, parameters=parameters)
+        else:
+            name = task or next(iter(run.loaded.config.tasks))
+            found = between_languages(run.program, run.params, batch, task=name, parameters=parameters)
+    if as_json:
+        cosines = [[None if np.isnan(value) else float(value) for value in row] for row in found.cosines]
+        print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
+    else:
+        title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
+        table_console(highlight=False).print(cosine_table(found, title))

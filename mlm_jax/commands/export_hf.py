@@ -1,0 +1,27 @@
+"""``mlm-jax export-hf``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlm_jax.commands.options import CHECKPOINT
+
+ABOUT = "write a checkpoint as a folder that transformers and sentence-transformers load"
+EXAMPLE = "runs/mine --out published"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
+    parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
+    parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export the checkpoint."""
+    from mlm_jax.interop.exporting import export_hf
+
+    out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language)
+    print(f"wrote {out}")

@@ -1,0 +1,73 @@
+"""``mlm-jax fill-mask``."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.lines import read_lines
+
+ABOUT = "fill in the <mask> of each line of text"
+EXAMPLE = 'runs/mine "Habari za <mask>" --language sw'
+HINT = "; text that begins with a dash goes behind --"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("text", nargs="*", help="text with <mask>, behind -- if it begins with a dash; standard input if none")
+    parser.add_argument("--behind", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--top", type=int, default=5, help="candidates a mask")
+    parser.add_argument("--language", help=LANGUAGE)
+
+
+def arrange(arguments: list[str]) -> list[str]:
+    """Hand on texts behind ``--`` as values of an option: argparse finds none behind both an option and ``--``."""
+    if "--" not in arguments:
+        return arguments
+    index = arguments.index("--")
+    return [*arguments[:index], *(f"--behind={text}" for text in arguments[index + 1 :])]
+
+
+def take_rest(options: argparse.Namespace, rest: list[str]) -> bool:
+    """Take texts that stand after an option, where argparse does not look for them; return whether they are texts."""
+    if any(argument.startswith("-") for argument in rest):
+        return False
+    options.text += rest
+    return True
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fill in the masks."""
+    fill_mask_command(options.checkpoint, [*options.text, *options.behind], top_k=options.top, language=options.language)
+
+
+def fill_mask_command(
+    place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
+) -> None:
+    """Print the likeliest pieces for each blank of each text, or of each line of standard input.
+
+    Raises:
+      UserError: as :func:`.load` and :meth:`.Model.fill_mask`; or a text is not UTF-8.
+    """
+    from mlm_jax.inference.encoder import MASK, load
+
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()  # bytes of the command line that are not UTF-8 have become surrogates
+        except UnicodeEncodeError as error:
+            remedy = "convert the text, for example with iconv"
+            raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
+    model = load(place)
+    shown, filled = itertools.tee(texts or read_lines("-"))
+    for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
+        print(text)
+        for number, candidates in enumerate(blanks, start=1):
+            if len(blanks) > 1:
+                print(f"  {MASK} {number}")
+            for candidate in candidates:
+                print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")

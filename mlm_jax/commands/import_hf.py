@@ -1,0 +1,24 @@
+"""``mlm-jax import-hf``."""
+
+from __future__ import annotations
+
+import argparse
+
+ABOUT = "turn a model of Hugging Face transformers into a checkpoint to go on with"
+EXAMPLE = "FacebookAI/xlm-roberta-base --out runs/xlmr --languages de,en"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("source", help="folder with config.json, safetensors and a tokenizer, or a name on the Hub")
+    parser.add_argument("--out", required=True, help="workdir to make")
+    parser.add_argument("--languages", default="", metavar="de,en,…", help="codes of the languages that its rows may be of")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Import the model."""
+    from mlm_jax.interop.importing import RECIPE, import_hf
+
+    languages = tuple(code.strip() for code in options.languages.split(",") if code.strip())
+    out = import_hf(options.source, options.out, languages=languages)
+    print(f"wrote {out}; {out / RECIPE} goes on with its training")

@@ -1,0 +1,62 @@
+"""Arguments and checks that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlm_jax.common.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+CHECKPOINT = "a workdir or one of its checkpoints"
+LANGUAGE = "language of the text (required if the model has language-specific parts)"
+PAIR = "languages of the two texts, such as de-en (required if the model has language-specific parts)"
+STREAMS = "; text comes from --input or standard input"  # hint of the verbs that take no text as an argument
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--set``."""
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="config file; FILE.py:ARGUMENT passes an argument")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
+
+
+def config_of(options: argparse.Namespace) -> ConfigDict:
+    """Load the config that ``--config`` and ``--set`` describe.
+
+    Raises:
+      UserError: as :func:`mlm_jax.config.load_config`.
+    """
+    from mlm_jax.config import load_config
+
+    return load_config(options.config, tuple(options.set))
+
+
+def store_folder(config: ConfigDict, workdir: str | None) -> str:
+    """Return the folder of the token store, which may have to be made.
+
+    Raises:
+      UserError: neither the config nor a workdir says where the store is, or a new store would replace the one that
+        checkpoints of the workdir were trained on.
+    """
+    if not config.data.store and workdir is None:
+        raise UserError("no folder for the token store was given", remedy="give --workdir, or set config.data.store")
+    folder = config.data.store or f"{workdir}/store"
+    if workdir is not None:
+        from mlm_jax.checkpoints.workdir import check_store
+
+        check_store(workdir, config, folder)
+    return folder
+
+
+def check_workdir_path(workdir: str) -> None:
+    """Refuse a workdir that is a file or lies below one.
+
+    Raises:
+      UserError: it is or does.
+    """
+    found = next((path for path in (Path(workdir), *Path(workdir).parents) if path.exists()), None)
+    if found and not found.is_dir():
+        raise UserError("this is a file, where the workdir is to be", file=found, remedy="give another --workdir")

@@ -1,0 +1,20 @@
+"""``mlm-jax report``."""
+
+from __future__ import annotations
+
+import argparse
+
+ABOUT = "write report.html again from a workdir's metrics"
+EXAMPLE = "runs/mine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("workdir", help="folder of a run")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the report, and print where it is."""
+    from mlm_jax.report import write_report
+
+    print(write_report(options.workdir))
