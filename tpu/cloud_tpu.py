@@ -1,4 +1,4 @@
-"""Cloud TPU: create a slice (at once, or queued until there is one), install, train on all workers, begin again if preempted.
+"""Cloud TPU: create a slice (at once, or queued until there is one), install, train on all workers, go on after a preemption.
 
 Commands: https://docs.cloud.google.com/sdk/gcloud/reference/compute/tpus
 """
@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError
-from tpu.job import Job, install_command
+from tpu import worker
+from tpu.job import RENAME_LIMIT, UNFINISHED, Job, install_command
 from tpu.shell import CommandFailed, Shell
 
 TPUS = ("gcloud", "compute", "tpus")
+CHECKOUT, SCRIPT = "checkout.tar.gz", "run.sh"  # what is copied to the workers, in the launcher's scratch folder
 WAITING = ("ACCEPTED", "PROVISIONING", "CREATING", "WAITING_FOR_RESOURCES")  # of a queued resource
 LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "SUSPENDING", "FAILED")
 POLL_SECONDS = 30
 PATIENCE = 10  # times in a row that looking at the queue or following a log may fail before it is given up
+SIGNAL_SECONDS = 30  # from a preemption's signal to the slice's new state
 SSH_FAILED = 255  # exit code of ssh itself, not of what runs there
 INSTALL_GCSFUSE = (  # which not all images have
     "command -v gcsfuse || (curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | "
@@ -56,62 +61,78 @@ class CloudTpu:
             raise UserError("in which zone?", remedy="give --zone, such as --zone us-west4-a")
         job.check_bucket()
         self.job, self.shell, self.queued = job, shell, queued
-        self.archive = f"/tmp/{job.name}.tar.gz"
         self.started = False  # whether the run has begun
         self.place = (*(("--project", job.project) if job.project else ()), "--zone", job.zone)
 
     def launch(self, *, retries: int, keep: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Bring the job to its end, on as many slices as are taken away meanwhile.
+        """Bring the job to its end, on as many slices as that takes.
+
+        A run that a signal stopped goes on: on the same slice if it is still there, otherwise on a new one.
 
         Args:
-          retries: how often to begin again after a preemption.
+          retries: how often to go on after a preemption or a signal.
           keep: whether to leave the slice when the job is done.
           sleep: waits between two looks at the queue.
 
         Raises:
-          UserError: no slice can be had, the run failed, its connection is lost, or it was preempted too often.
+          UserError: no slice can be had, the run failed, its connection is lost, or it was interrupted too often.
         """
-        self.pack()
+        scratch = Path("/tmp/mlm_jax-XXXXXXXX") if self.shell.dry_run else Path(tempfile.mkdtemp(prefix="mlm_jax-"))
+        try:
+            self.pack(scratch)
+            self._launch(scratch, retries, keep, sleep)
+        except KeyboardInterrupt:
+            print(f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}" if self.started else
+                  f"\n{self.job.name} may be there already, or still come, and cost money", flush=True)  # fmt: skip
+            print(f"delete it: {shlex.join(self.deleting())}", flush=True)
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _launch(self, scratch: Path, retries: int, keep: bool, sleep: Callable[[float], None]) -> None:
+        has_slice = False
         for attempt in range(retries + 1):
             self.started = False
             try:
-                self.create(sleep)
-                self.install()
+                if not has_slice:
+                    self.create(sleep)
+                    self.install(scratch)
+                    has_slice = True
                 self.start()
-                self.follow(sleep)
+                if self.follow(sleep):
+                    break
+                what = "was stopped by a signal"
+                sleep(SIGNAL_SECONDS)  # a preemption's signal comes before the slice's state changes
+                has_slice = not self.is_lost()
             except CommandFailed as failure:
                 if not self.is_lost():
                     raise self.failed(failure) from failure
-                print(f"{self.job.name} was preempted ({attempt + 1} of at most {retries + 1} times)", flush=True)
+                what, has_slice = "was preempted", False
+            print(f"{self.job.name} {what} ({attempt + 1} of at most {retries + 1} times)", flush=True)
+            if not has_slice:
                 self.delete()
-                continue
-            except KeyboardInterrupt:
-                print(f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}" if self.started else
-                      f"\n{self.job.name} may be there already, or still come, and cost money", flush=True)  # fmt: skip
-                print(f"delete it: {shlex.join(self.deleting())}", flush=True)
-                raise
-            if not keep:
-                self.delete()
-            return
-        raise UserError(
-            f"{self.job.name} was preempted {retries + 1} times",
-            remedy="run the same command again: the run continues from its last checkpoint",
-        )
+        else:
+            left = f"; the slice is still there, delete it: {shlex.join(self.deleting())}" if has_slice else ""
+            raise UserError(f"{self.job.name} was interrupted {retries + 1} times",
+                            remedy=f"run the same command again: the run continues from its last checkpoint{left}")  # fmt: skip
+        if not keep:
+            self.delete()
 
-    def pack(self) -> None:
-        """Pack the checkout as it is, without what git ignores: neither runs nor virtual environments.
+    def pack(self, scratch: Path) -> None:
+        """Write what the workers get into a folder of one's own: the checkout without what git ignores, and the script.
 
         Raises:
           UserError: ``source`` is no git checkout, or it lacks a file that git knows.
         """
-        source, names = shlex.quote(self.job.source), f"/tmp/{self.job.name}.files"
+        source, names, archive = (shlex.quote(str(path)) for path in (self.job.source, scratch / "files", scratch / CHECKOUT))
         try:
             self.shell.run(("sh", "-c", f"git -C {source} ls-files -coz --exclude-standard > {names} && "
-                                        f"tar -C {source} --null -T {names} -czf {self.archive}"))  # fmt: skip
+                                        f"tar -C {source} --null -T {names} -czf {archive}"))  # fmt: skip
         except CommandFailed as failure:
             last = failure.output.strip().splitlines()[-1:] or [str(failure)]
             raise UserError(f"the checkout {self.job.source} cannot be packed: {last[0]}",
                             remedy="give a git checkout as --source; git status says what it lacks") from failure  # fmt: skip
+        self.shell.write(scratch / SCRIPT, worker.script(self.job))
 
     def create(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Create the slice and wait until it is there.
@@ -158,37 +179,49 @@ class CloudTpu:
         said = self.shell.run((*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)"))
         return said.strip().splitlines()[-1] if said.strip() else ""
 
-    def install(self) -> None:
-        """Copy the checkout to all workers, install it there, and mount the bucket."""
-        job, bucket = self.job, shlex.quote(self.job.bucket)
-        self.shell.run((*TPUS, "tpu-vm", "scp", self.archive, f"{job.name}:", *self.place, "--worker", "all"))
-        self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {Path(self.archive).name}")
+    def install(self, scratch: Path) -> None:
+        """Copy the checkout and the script to all workers, install there, and mount the bucket."""
+        job = self.job
+        mount, bucket = shlex.quote(job.mount), shlex.quote(job.bucket)
+        self.copy(scratch / CHECKOUT, f"{job.name}.tar.gz")
+        self.copy(scratch / SCRIPT, f"{job.name}.sh")
+        self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {job.name}.tar.gz")
         self.on("all", install_command("'./mlm_jax[tpu]'"))
         self.on("all", INSTALL_GCSFUSE)
-        self.on("all", f"sudo mkdir -p {job.mount} && sudo chown $USER {job.mount} && "
-                       f"(mountpoint -q {job.mount} || gcsfuse --implicit-dirs {bucket} {job.mount})")  # fmt: skip
+        self.on("all", f"sudo mkdir -p {mount} && sudo chown $USER {mount} && (mountpoint -q {mount} || "
+                       f"gcsfuse --implicit-dirs --rename-dir-limit={RENAME_LIMIT} {bucket} {mount})")  # fmt: skip
+
+    def copy(self, file: Path, name: str) -> None:
+        """Copy a file into the home folder of every worker."""
+        self.shell.run((*TPUS, "tpu-vm", "scp", str(file), f"{self.job.name}:{name}", *self.place, "--worker", "all"))
 
     def start(self) -> None:
         """Begin to train on all workers; they go on when this terminal is closed."""
-        name = self.job.name
-        body = shlex.quote(f"{self.job.train()}; echo $? > ~/{name}.exit")
         self.started = True
-        self.on("all", f"rm -f ~/{name}.exit; cd mlm_jax && (PATH=~/venv/bin:$PATH nohup sh -c {body} > ~/{name}.log 2>&1 &)")
+        self.on("all", worker.starting(self.job))
 
-    def follow(self, sleep: Callable[[float], None] = time.sleep) -> None:
+    def follow(self, sleep: Callable[[float], None] = time.sleep) -> bool:
         """Show worker 0's log until it ends, then ask every worker how it ended.
 
-        A connection that breaks while the slice is there is made anew, and shows the log from its beginning.
+        A connection that breaks while the slice is there is made again, and shows the log from its beginning.
+
+        Returns:
+          whether the run is complete; otherwise a signal stopped it, and it can go on.
+
+        Raises:
+          CommandFailed: it ended with an error.
         """
         self.patiently(lambda: self.shell.run(self.following()), sleep, SSH_FAILED)
-        name = self.job.name
-        self.on("all", f"timeout 120 sh -c 'until [ -f ~/{name}.exit ]; do sleep 1; done'; exit $(cat ~/{name}.exit || echo 1)")
+        try:
+            return not unfinished(self.on("all", worker.asking(self.job)))
+        except CommandFailed as failure:
+            if not unfinished(failure.output):
+                raise
+            return False
 
     def following(self) -> tuple[str, ...]:
         """Return the command that shows worker 0's log as it grows, and ends with the run."""
-        name = self.job.name
-        shown = f"tail -n +1 -F ~/{name}.log & until [ -f ~/{name}.exit ]; do sleep 1; done; sleep 1; kill $!"
-        return self._ssh("0", shown)
+        return self._ssh("0", worker.showing(self.job))
 
     def deleting(self) -> tuple[str, ...]:
         """Return the command that gives the slice back."""
@@ -216,9 +249,9 @@ class CloudTpu:
             return "NOT_FOUND" in failure.output or "not found" in failure.output
         return any(lost in state for lost in LOST)
 
-    def on(self, worker: str, command: str) -> None:
-        """Run a shell command on a worker, or on all."""
-        self.shell.run(self._ssh(worker, command))
+    def on(self, worker: str, command: str) -> str:
+        """Run a shell command on a worker, or on all, and return what it prints."""
+        return self.shell.run(self._ssh(worker, command))
 
     def failed(self, failure: CommandFailed) -> UserError:
         """Return the error that names the worker on which the run failed."""
@@ -244,3 +277,9 @@ class CloudTpu:
 
     def _ssh(self, worker: str, command: str) -> tuple[str, ...]:
         return (*TPUS, "tpu-vm", "ssh", self.job.name, *self.place, "--worker", worker, "--command", command)
+
+
+def unfinished(output: str) -> bool:
+    """Return whether the workers, as :func:`tpu.worker.asking` prints it, were stopped by a signal and nothing worse."""
+    codes = {int(code) for code in re.findall(worker.ENDED, output)}
+    return UNFINISHED in codes and codes <= {0, UNFINISHED}

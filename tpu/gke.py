@@ -10,9 +10,16 @@ from typing import Any
 import yaml
 
 from mlm_jax.common.errors import UserError
-from tpu.job import Job
+from tpu.job import RENAME_LIMIT, UNFINISHED, Job
 
 COORDINATOR_PORT = 8471  # JAX's own, on TPU pods
+# Which ends of a pod are interruptions: its node was taken away or drained, or a signal stopped the run. They fail the
+# Job with this reason, by which the JobSet begins again without counting it.
+INTERRUPTED = "PodFailurePolicy"
+POD_FAILURE_POLICY = {"rules": [
+    {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [UNFINISHED]}},
+    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+]}  # fmt: skip
 
 
 def manifest(job: Job, *, retries: int) -> str:
@@ -20,7 +27,7 @@ def manifest(job: Job, *, retries: int) -> str:
 
     Args:
       job: what to launch; ``job.image`` has mlm_jax and its configs in it.
-      retries: how often the whole set begins again after a preemption or a failure.
+      retries: how often the whole set begins again after a failure; interruptions are not counted.
 
     Raises:
       UserError: there is no image, or no bucket to write to.
@@ -30,6 +37,7 @@ def manifest(job: Job, *, retries: int) -> str:
     job.check_bucket()
     template = {"spec": {
         "parallelism": job.hosts, "completions": job.hosts, "completionMode": "Indexed", "backoffLimit": 0,
+        "podFailurePolicy": POD_FAILURE_POLICY,
         "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": pod(job)},
     }}  # fmt: skip
     found: dict[str, Any] = {
@@ -39,7 +47,9 @@ def manifest(job: Job, *, retries: int) -> str:
         "metadata": {"name": job.name, "annotations": {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
         "spec": {
-            "failurePolicy": {"maxRestarts": retries},
+            "failurePolicy": {"maxRestarts": retries, "rules": [
+                {"name": "interrupted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": [INTERRUPTED]},
+            ]},
             "replicatedJobs": [{"name": "slice", "replicas": job.topology.slices, "template": template}],
         },
     }  # fmt: skip
@@ -56,8 +66,8 @@ def pod(job: Job) -> dict[str, Any]:
         "resources": {limit: {"google.com/tpu": job.chips_per_host} for limit in ("requests", "limits")},
         "volumeMounts": [{"name": "runs", "mountPath": job.mount}],
     }
-    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io",
-                                      "volumeAttributes": {"bucketName": job.bucket, "mountOptions": "implicit-dirs"}}}  # fmt: skip
+    attributes = {"bucketName": job.bucket, "mountOptions": f"implicit-dirs,rename-dir-limit={RENAME_LIMIT}"}
+    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
     selector = {
         "cloud.google.com/gke-tpu-accelerator": job.offer.gke,
         "cloud.google.com/gke-tpu-topology": "x".join(map(str, job.topology.shape)),

@@ -32,6 +32,9 @@ class Offer:
     source: str
 
 
+UNFINISHED = 75  # exit code of mlm-jax train if a signal stopped it with steps remaining (EX_TEMPFAIL of sysexits.h)
+# gcsfuse refuses to rename a folder of more files, and a checkpoint is complete when its folder is renamed.
+RENAME_LIMIT = 200_000
 CHIPS_PER_HOST = 4  # of every slice of several hosts
 OFFERS = {
     "v4": Offer("v4", 2, "tpu-ubuntu2204-base", "tpu-v4-podslice", CLOUD + "tpu/docs/v4"),
@@ -80,10 +83,11 @@ class Job:
             raise UserError(f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens")
         chip, count = self.topology.chip, math.prod(self.topology.shape)
         if chip.platform == "cpu":
-            raise UserError(f"{self.topology} is nowhere to be had", remedy="run mlm-jax train where the CPUs are")
+            raise UserError(f"{self.topology} cannot be launched: no target offers CPU machines",
+                            remedy="run mlm-jax train on the machine itself")  # fmt: skip
         if chip.platform == "gpu" and count > chip.chips_per_host and count % chip.chips_per_host:
             whole = count // chip.chips_per_host * chip.chips_per_host
-            raise UserError(f"{self.topology} is no number of whole machines of {chip.chips_per_host}",
+            raise UserError(f"{self.topology} is not a whole number of machines with {chip.chips_per_host} GPUs each",
                             remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + chip.chips_per_host}")  # fmt: skip
 
     @property
@@ -131,11 +135,24 @@ class Job:
         if self.topology.slices > 1:
             raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
 
+    @property
+    def place(self) -> str:
+        """Return the workdir as the machines see it."""
+        return f"{self.mount}/{self.workdir}" if self.bucket else self.workdir
+
+    @property
+    def logs(self) -> str:
+        """Return the folder in the workdir that keeps the machines' logs."""
+        return f"{self.place}/logs"
+
     def train(self) -> str:
         """Return the command that every host runs."""
-        place = f"{self.mount}/{self.workdir}" if self.bucket else self.workdir
         settings = [part for override in self.overrides for part in ("--set", override)]
-        return shlex.join(["mlm-jax", "train", "--config", self.config, "--workdir", place, *settings])
+        return shlex.join(["mlm-jax", "train", "--config", self.config, "--workdir", self.place, *settings])
+
+    def exports(self) -> str:
+        """Return the shell lines that set the environment of the run."""
+        return ""
 
 
 def install_command(packages: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 
-REMEMBERED = 200  # last lines of a command's output, to tell why it failed
+REMEMBERED = 5_000  # last lines of a command's output, to tell why it failed
 
 
 class CommandFailed(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tpu.job import Job, install_command
+from tpu.job import UNFINISHED, Job, install_command
 
 
 def task(job: Job) -> str:
@@ -21,7 +21,8 @@ def task(job: Job) -> str:
     job.check_bucket()
     job.check_one_slice()
     chip = job.topology.chip
-    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": "FAILOVER"} | ({"zone": job.zone} if job.zone else {})
+    recovery = {"strategy": "FAILOVER", "recover_on_exit_codes": [UNFINISHED]}
+    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": recovery} | ({"zone": job.zone} if job.zone else {})
     if chip.platform == "tpu":
         resources |= {"accelerators": f"tpu-{job.accelerator_type}:1",
                       "accelerator_args": {"runtime_version": job.offer.runtime}}  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 
 from mlm_jax.common.errors import UserError
-from tpu.job import Job
+from tpu.job import UNFINISHED, Job
 
 SCRIPT = """\
 #!/bin/bash
@@ -20,19 +20,16 @@ SCRIPT = """\
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output={name}.%j.log
-#SBATCH --signal=B:USR1@120
-# JAX takes one GPU for each process of a node. Two minutes before the end of the job's time this script gets SIGUSR1 and
-# passes SIGTERM on: a checkpoint is saved, and the job, requeued, continues from it in the same workdir. Preempted jobs
-# and those of nodes that fail Slurm requeues itself.
-set -euo pipefail
-cd {source}
-requeue=
-trap 'requeue=1; kill -TERM "$run"' USR1
-srun --kill-on-bad-exit=1 {train} &
-run=$! code=0
-wait "$run" || code=$?
-if [ -n "$requeue" ]; then
-  wait "$run" || true
+#SBATCH --signal=TERM@120
+# JAX takes one GPU for each process of a node. Two minutes before the end of the job's time Slurm sends SIGTERM to the
+# run, as it does before a preemption that leaves it time. A run that a signal stops saves a checkpoint and ends with exit
+# code {unfinished}; the job, requeued, continues from it in the same workdir. Slurm itself requeues jobs of nodes that fail.
+set -uo pipefail
+cd {source} || exit 1
+# A process that fails ends the others itself; after being stopped, all of them still save.
+srun --kill-on-bad-exit=0 --wait=600 {train}
+code=$?
+if [ "$code" = {unfinished} ]; then
   exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
@@ -50,5 +47,5 @@ def script(job: Job) -> str:
     if job.bucket:
         raise UserError("a Slurm cluster has file systems that all nodes share", remedy="leave --bucket out")
     reservation = f"\n#SBATCH --reservation={job.reservation}" if job.reservation else ""
-    return SCRIPT.format(name=job.name, nodes=job.hosts, gpus=job.chips_per_host, reservation=reservation,
+    return SCRIPT.format(name=job.name, nodes=job.hosts, gpus=job.chips_per_host, reservation=reservation, unfinished=UNFINISHED,
                          source=shlex.quote(job.source), train=job.train())  # fmt: skip
