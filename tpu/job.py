@@ -81,6 +81,13 @@ class Job:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
             raise UserError(f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens")
+        if self.bucket and not re.fullmatch(r"[a-z0-9][-_.a-z0-9]*", self.bucket):
+            raise UserError(f"{self.bucket!r} is not the name of a bucket", remedy="give --bucket NAME")
+        if "://" in self.workdir or (self.bucket and self.workdir.startswith("/")):
+            remedy = "give its path below the bucket" if self.bucket else "mount the bucket: --bucket NAME"
+            raise UserError(f"--workdir {self.workdir} is not a path below --bucket", remedy=remedy)
+        if not self.mount.startswith("/"):
+            raise UserError(f"--mount {self.mount} is not an absolute path", remedy="write --mount /mnt/runs")
         chip, count = self.topology.chip, math.prod(self.topology.shape)
         if chip.platform == "cpu":
             raise UserError(f"{self.topology} cannot be launched: no target offers CPU machines",

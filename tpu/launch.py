@@ -83,6 +83,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
         settings = {trial_name(trial): trial_settings(trial, options.set) for trial in read_trials(options.config)}
     base = options.name or Path(options.config.partition(".py")[0]).name
+    bucket = options.bucket.removeprefix("gs://").rstrip("/")
     found = []
     for number, (trial, overrides) in enumerate(settings.items()):
         check(load_config(options.config, overrides).mesh, topology)  # a mistake is cheaper here than on a pod
@@ -90,7 +91,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             name=re.sub(r"[^a-z0-9]+", "-", base.lower()).strip("-") + (f"-{number}" if trial else ""),
             config=in_checkout(options.config, options.source),
             workdir=f"{options.workdir}/{trial}" if trial else options.workdir, topology=topology,
-            overrides=overrides, bucket=options.bucket, mount=options.mount, project=options.project, zone=options.zone,
+            overrides=overrides, bucket=bucket, mount=options.mount, project=options.project, zone=options.zone,
             spot=options.spot, reservation=options.reservation, image=options.image, source=options.source,
         ))  # fmt: skip
     return found

@@ -22,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.workdir import config_from_json, config_json, differing_keys, may_change
+from mlm_jax.common.addresses import local_path
 from mlm_jax.common.errors import FULL, UserError, nearest, one_line
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.vocabulary.folder import load_vocabulary
@@ -354,7 +355,7 @@ def find_checkpoint(place: str | Path) -> Path:
 
 def _candidates(place: str | Path) -> list[Path]:
     """Return the checkpoints that ``place`` may mean, the likeliest first."""
-    place = Path(place).resolve()
+    place = local_path(place).resolve()
     for folder in (place, place / "checkpoints"):
         if (folder / "state").is_dir():
             return [folder]

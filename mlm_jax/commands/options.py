@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlm_jax.common.addresses import local_path
 from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def store_folder(config: ConfigDict, workdir: str | None) -> str:
 
 
 def check_workdir_path(workdir: str) -> None:
-    """Refuse a workdir that is a file or lies below one.
+    """Refuse a workdir that is a file or lies below one, or is an address of an object store.
 
     Raises:
       UserError: it is or does.
     """
-    found = next((path for path in (Path(workdir), *Path(workdir).parents) if path.exists()), None)
+    folder = local_path(workdir)
+    found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found and not found.is_dir():
         raise UserError("this is a file, where the workdir is to be", file=found, remedy="give another --workdir")

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.common.addresses import local_path
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
 from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
@@ -30,7 +31,7 @@ def write_report(workdir: str | Path) -> Path:
     Raises:
       UserError: either file is missing or damaged.
     """
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
     return _write(workdir / "report.html", page_data(sections, history, name=workdir.resolve().name))
 

@@ -23,6 +23,7 @@ from mlm_jax.checkpoints.workdir import (
     config_json,
     has_checkpoints,
 )
+from mlm_jax.common.addresses import local_path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.data.loading import curriculum
@@ -65,7 +66,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: the config, the data or the checkpoint cannot work; nothing is half-written.
       SystemExit: a signal (Ctrl-C, a notebook's interrupt) has stopped the run, which is saved: the same call continues.
     """
-    workdir = Path(workdir)
+    workdir = local_path(workdir)
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,6 +82,7 @@ class MetricsWriter:
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self.file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
         self.file.flush()
+        os.fsync(self.file.fileno())  # a mounted bucket is written to when a file is closed or synchronised
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step, walltime=now)
         self.tensorboard.flush()

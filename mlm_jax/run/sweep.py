@@ -28,6 +28,7 @@ import numpy as np
 from rich.table import Table
 
 from mlm_jax.checkpoints.workdir import check_workdir
+from mlm_jax.common.addresses import local_path
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.files import write_whole
@@ -165,7 +166,7 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     """
     if parallel < 1:
         raise UserError(f"there cannot be {parallel} trials at a time", remedy="give --parallel a number from 1")
-    console, workdir, slots = table_console(), Path(workdir), devices(parallel)
+    console, workdir, slots = table_console(), local_path(workdir), devices(parallel)
     say = lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)  # noqa: E731
     listed = read_trials(file)
     trials = {trial_name(trial): trial_settings(trial, overrides) for trial in listed}

@@ -127,6 +127,12 @@ def test_neither_jax_nor_tensorflow_is_needed():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def test_a_bucket_may_be_given_as_an_address(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], "--bucket", "gs://my-runs/", "--dry-run"]) == 0
+    assert capsys.readouterr().out == (GOLDEN / "tpu_vm.txt").read_text()
+
+
 def test_a_run_from_beginning_to_end(gcloud):
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 0
     golden = [line for line in (GOLDEN / "tpu_vm.txt").read_text().splitlines() if line.startswith("$ gcloud")]
@@ -280,6 +286,10 @@ def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
     (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
     (["--topology", "v5e:4x4", "--bucket", "b"], "in which zone"),
     (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
+    (["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"], "is not the name of a bucket. Remedy: give --bucket NAME"),
+    (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
+    (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
+    (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
     (["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"], "several slices are launched on GKE"),
     (["--topology", "2xv5e:4x4", *CLOUD], "mesh.slices is 1. Remedy: add --set mesh.slices=2"),
     (["--topology", "v5e:2x4", *CLOUD], "mesh.fsdp=16 × mesh.tensor=1 × mesh.sequence=1 does not fit 8 devices"),

@@ -8,13 +8,9 @@ from urllib.parse import quote
 
 import tensorstore as ts
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.ragged import FAILURES
-
-
-def is_local(folder: str | Path) -> bool:
-    """Return whether this is a folder and not an address."""
-    return "://" not in str(folder)
 
 
 def open_keys(folder: str | Path) -> ts.KvStore:

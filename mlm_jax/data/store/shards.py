@@ -14,8 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
-from mlm_jax.data.store.addresses import is_local, remove
+from mlm_jax.data.store.addresses import remove
 from mlm_jax.data.store.freshness import is_fresh, request
 from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
 from mlm_jax.data.text import corpora

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
-from mlm_jax.data.store.addresses import is_local, open_keys, quoted
+from mlm_jax.data.store.addresses import open_keys, quoted
 from mlm_jax.data.store.lock import only_writer
 from mlm_jax.data.store.ragged import (
     FAILURES,
