@@ -286,7 +286,7 @@ def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
     (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
     (["--topology", "v5e:4x4", "--bucket", "b"], "in which zone"),
     (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
-    (["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"], "is not the name of a bucket. Remedy: give --bucket NAME"),
+    (["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"], "not the name of a bucket. Remedy: give --bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
