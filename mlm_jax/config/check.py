@@ -88,7 +88,6 @@ OPTIONS = {  # the same for what a task says, of any objective
 }
 WHOLE = ("rows", "length", "alike", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
-FORMATS = ("tsv", "xnli", "conll", "function")  # of labelled sets
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
 TABLES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # {table of config.optimizer: (its values, whether one is such)}
     "decay_table": ("True or False", lambda value: isinstance(value, bool)),
@@ -211,9 +210,6 @@ def _check_labelled(key: str, entry: Any) -> None:
     labels = entry.get("labels", ())
     if not (_is_several(labels) and all(isinstance(label, str) for label in labels)):
         raise BadValue(f"{key}.labels", f"{key}.labels is {labels!r}", 'write a tuple of names: ("0", "1")')
-    if entry["format"] not in FORMATS:
-        raise BadValue(f"{key}.format", f"{key}.format is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
-                       f"use one of {', '.join(FORMATS)}")  # fmt: skip
     if "train" not in entry and "validation" not in entry:
         raise BadValue(key, f"{key} has neither 'train' nor 'validation'", remedy)
     for split in ("train", "validation"):

@@ -114,7 +114,6 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 3}}", "data.labelled.genre.train is 3"),
     ("data.labelled={'genre': 'genre.tsv'}", "data.labelled.genre is 'genre.tsv'. Remedy: write {\"format\""),
     ("data.labelled={'genre': {'format': 'tsv', 'train': 'genre.tsv'}}", "data.labelled.genre has no 'language'"),
-    ("data.labelled={'genre': {'format': 'tvs', 'language': 'en', 'train': 'genre.tsv'}}", "'tvs'; did you mean 'tsv'?"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}", "data.labelled.genre has neither 'train' nor 'validation'"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}", "key 'trian'; did you mean 'train'?"),
     ("data.labelled={'genre': {'format': 'tsv', 'language': ('en',), 'train': 'a.tsv'}}", "data.labelled.genre.language is"),

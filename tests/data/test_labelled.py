@@ -1,12 +1,14 @@
 """Labelled text in the store: pairs that are cut, words without pieces, lines that are passed over."""
 
+import pytest
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data.store.prepare import prepare
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.tasks import CUT, PIECELESS
 from mlm_jax.data.text import labelled
-from mlm_jax.data.text.corpora import BLANK
+from mlm_jax.data.text.reading import BLANK
 
 
 def stored(folder, name, text, **entry):
@@ -72,3 +74,8 @@ def test_xnlis_own_training_file_has_the_labels_of_its_other_files(tmp_path):
     header = "premise\thypo\tlabel\n"
     found = read(tmp_path, "multinli.train.en.tsv", header + "a\tb\tcontradictory\nc\td\tneutral\n", "xnli")
     assert [example.labels for example in found] == [("contradiction",), ("neutral",)]
+
+
+def test_a_format_that_there_is_not_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"data.labelled.set.format is 'tvs'; did you mean 'tsv'\? Remedy: use one of tsv, xnli"):
+        stored(tmp_path, "a.tsv", "no tab\n", format="tvs")

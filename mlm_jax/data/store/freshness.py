@@ -12,7 +12,7 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.addresses import open_keys
 from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
-from mlm_jax.data.text import corpora
+from mlm_jax.data.text.sources import fingerprint
 
 # Keys of config.data that change what the store holds.
 KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
@@ -32,10 +32,10 @@ def request(config: ConfigDict) -> dict[str, Any]:
         "data": {key: config.data[key] for key in KEYS},
         "vocabulary": config.vocabulary.to_dict(),
         "languages": config.languages,
-        "sources": [corpora.fingerprint(source) for source in sources(config)],
+        "sources": [fingerprint(source) for source in sources(config)],
     }
     if config.vocabulary.path:
-        asked["model"] = corpora.fingerprint(config.vocabulary.path)
+        asked["model"] = fingerprint(config.vocabulary.path)
     return json.loads(json.dumps(asked, default=list))
 
 

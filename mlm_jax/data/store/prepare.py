@@ -35,9 +35,10 @@ from mlm_jax.data.store.shards import (
     vocabulary_of_shards,
 )
 from mlm_jax.data.store.store import FEATURES, TOKENS, Store, StoreWriter
-from mlm_jax.data.text import corpora
+from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
+from mlm_jax.data.text.sources import is_library, matches, shown
 from mlm_jax.data.vocabulary.folder import load_vocabulary, open_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
@@ -61,6 +62,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
         is full.
     """
     check_values(config)
+    labelled.check_formats(config.data.labelled)
     console = Console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
@@ -68,8 +70,8 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     if stale := why_stale(config, folder):
         console.print(f"[yellow]token store {folder} is made anew: {stale}")
     for source in sources(config):
-        if not corpora.is_library(source):
-            corpora.matches(source)  # a path that is wrong is told before an hour of reading the others
+        if not is_library(source):
+            matches(source)  # a path that is wrong is told before an hour of reading the others
     from mlm_jax.data.store import tasks
 
     workers = config.data.workers or os.cpu_count() or 1
@@ -105,6 +107,7 @@ def prepare_shard(
       UserError: as :func:`prepare`.
     """
     check_values(config)
+    labelled.check_formats(config.data.labelled)
     console, place = Console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
     if is_fresh(config, place):
         console.print(f"shard {place} is up to date")
@@ -185,9 +188,9 @@ def _write_store(
     ):
         skipped = {}
         for one in registered:
-            shown = bar.add_task(one.name, total=None)
+            bar_of_task = bar.add_task(one.name, total=None)
             for split in one.splits:
-                _write(writer, one, split, config, lambda tokens: bar.advance(shown, tokens))  # noqa: B023
+                _write(writer, one, split, config, lambda tokens: bar.advance(bar_of_task, tokens))  # noqa: B023
             skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
@@ -263,7 +266,7 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
             characters[language] += len(sentence)
         if not sentences[language]:
             pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
-            source = corpora.shown(config.data.corpora.get(language) or next(pairs, None))
+            source = shown(config.data.corpora.get(language) or next(pairs, None))
             raise UserError(f"language {language!r} has no text after filtering", file=source,
                             remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path"
                             )  # fmt: skip
@@ -303,7 +306,6 @@ def _only_tested(config: ConfigDict, language: str) -> bool:
 def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
     """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
     from mlm_jax.data.store import tasks
-    from mlm_jax.data.text import labelled
 
     if language in config.data.corpora:
         read = lambda source, split: corpora.documents(source, language, split)  # noqa: E731

@@ -7,7 +7,6 @@ store is the one that a single run writes, bit for bit.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mlm_jax.data.store.freshness import is_fresh, request
 from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
 from mlm_jax.data.text import corpora
 from mlm_jax.data.text.languages import only_held_out, run_languages
+from mlm_jax.data.text.sources import files, fingerprint, is_library, shown
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 
@@ -127,10 +127,10 @@ def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str])
         if name not in streams:
             labelled = data.labelled.get(name, {}).get("train")
             source = data.corpora.get(name, data.parallel.get(name, data.validation.get(name, labelled)))
-            raise UserError(f"{name!r} has no examples after filtering", file=corpora.shown(source),
+            raise UserError(f"{name!r} has no examples after filtering", file=shown(source),
                             remedy="check its files in config.data")  # fmt: skip
         if name in data.validation and "validation" not in streams[name]:
-            raise UserError(f"data.validation[{name!r}] has no text after filtering", file=corpora.shown(data.validation[name]),
+            raise UserError(f"data.validation[{name!r}] has no text after filtering", file=shown(data.validation[name]),
                             remedy="check the file, or leave it out and let data.validation_fraction hold some back")  # fmt: skip
 
 
@@ -139,13 +139,12 @@ def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
     pieces: list[tuple[str, str, Any, int | None]] = []
     for kind, endings in (("corpora", corpora.TEXT_ENDINGS), ("parallel", corpora.PAIR_ENDINGS)):
         for name, source in config.data[kind].items():
-            if corpora.is_library(source):
+            if is_library(source):
                 pieces.append((kind, name, source, None))
             elif kind == "parallel" and corpora.is_aligned(source):
-                pieces.append((kind, name, list(source), sum(size for _, size, _ in corpora.fingerprint(source))))
+                pieces.append((kind, name, list(source), sum(size for _, size, _ in fingerprint(source))))
             else:
-                files = corpora.files(source, endings)
-                pieces += [(kind, name, (glob.escape(str(file)),), file.stat().st_size) for file in files]
+                pieces += [(kind, name, (str(file),), file.stat().st_size) for file in files(source, endings)]
     for name, entry in config.data.labelled.items():
         pieces.append(("labelled", name, entry, None))
     for name in only_held_out(config):

@@ -25,6 +25,8 @@ from mlm_jax.data.store.store import FEATURES, TOKENS
 from mlm_jax.data.store.two_texts import joined
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
+from mlm_jax.data.text.reading import BLANK
+from mlm_jax.data.text.sources import is_function
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
@@ -171,9 +173,9 @@ def _text(
         texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
         for batch in windows(texts, BATCH):
             whole = [text for text in batch if text.strip()]
-            skipped[corpora.BLANK] += len(batch) - len(whole)
+            skipped[BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
-                skipped[corpora.BLANK] += not ids  # of U+200B alone, for one, there are no pieces
+                skipped[BLANK] += not ids  # of U+200B alone, for one, there are no pieces
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
@@ -234,7 +236,7 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
                 labels = [*chain.from_iterable(marked)]
             pair = len(parts) == 2 and not per_word
             if not (all(parts) if pair else ids):
-                skipped[EMPTY_SIDE if pair else corpora.BLANK] += 1
+                skipped[EMPTY_SIDE if pair else BLANK] += 1
                 continue
             skipped[CUT] += len(ids) + pair > content
             ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
@@ -380,7 +382,7 @@ def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Calla
     """
     if name in config.data.validation:
         yield from read(source if split == "train" else config.data.validation[name], split)
-    elif corpora.is_library(source) and not source.startswith(("tfds:", "datasets:")):
+    elif is_function(source):
         yield from read(source, split)
     else:
         wanted = split == "validation"

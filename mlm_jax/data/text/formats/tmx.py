@@ -1,0 +1,142 @@
+"""``.tmx``: translation memory (TMX 1.4b, LISA OSCAR 2005), read unit by unit with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.reading import DAMAGED, Wanted, open_file, too_large, unreadable
+
+CHUNK = 1 << 16  # bytes handed to the XML parser at once
+CODES = ("bpt", "ept", "ph", "it", "ut")  # native code of the document that was translated, which is no text
+XML_LANG = "http://www.w3.org/XML/1998/namespace lang"
+DOUBLED = "a second segment of the same language in a unit"  # why a segment is left out
+
+
+def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Yield the two segments of each unit; one that the unit lacks, or that is empty, comes as "".
+
+    Of several segments in one language the first that is not empty is taken; the others are counted as skipped. Native code
+    in a segment is left out, and so is what stands inside it; highlighted text (``<hi>``) is text.
+
+    Raises:
+      UserError: the file is not TMX, a unit is too large, or no unit has both languages.
+    """
+    languages = [_plain(code) for code in wanted.sides]
+    found: dict[str, None] = {}
+    whole = 0
+    for texts in _units(file, wanted):
+        found |= dict.fromkeys(texts)
+        first, second = (_code_of(language, texts) for language in languages)
+        second = "" if second == first else second  # a unit's only English is not both en-US and en-GB
+        pair = texts.get(first, "") if first else "", texts.get(second, "") if second else ""
+        whole += bool(first and second and all(pair))
+        yield pair
+    if found and not whole:
+        codes = one_line(", ".join(map(repr, found)))
+        raise UserError(f"no unit has both {languages[0]!r} and {languages[1]!r}, the file's codes are {codes}", file=file,
+                        remedy="name the pair by them in config.data.parallel")  # fmt: skip
+
+
+def _units(file: Path, wanted: Wanted) -> Iterator[dict[str, str]]:
+    """Yield {language code: text} of each unit."""
+    parser = expat.ParserCreate(namespace_separator=" ")
+    state = _State(wanted, parser)
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = state.start, state.end
+    parser.CharacterDataHandler = state.text
+    fed = 0
+    try:
+        with open_file(file) as stream:
+            while chunk := stream.read(CHUNK):
+                parser.Parse(chunk, False)
+                fed += len(chunk)
+                yield from state.take()
+                if fed - state.unit_ended_at > wanted.most_bytes + CHUNK:
+                    raise too_large("a unit", wanted.most_bytes, file, parser.CurrentLineNumber)
+            parser.Parse(b"", True)
+            yield from state.take()
+    except expat.ExpatError as error:
+        raise UserError(f"this is not TMX: {expat.ErrorString(error.code)}", file=file, line=error.lineno,
+                        remedy="fix the file, for example with the help of xmllint") from error  # fmt: skip
+    except (LookupError, ValueError) as error:
+        raise UserError(f"this is not TMX: {one_line(error)}", file=file, remedy="write it in UTF-8") from error
+    except DAMAGED as error:
+        raise unreadable(error, file) from error
+
+
+@dataclass
+class _State:
+    """What is known while a TMX file is parsed: only the text of segments is kept.
+
+    Attributes:
+      wanted: whose ``skipped`` counts segments that are left out.
+      parser: which knows where in the file it is.
+      language: of the segment's variant (``<tuv>``).
+      inside_code: depth of elements since the native code that the parser is inside of; 0 outside of code.
+      segment: parts of the segment's text; None outside of segments.
+      texts: {language code: text} of the unit.
+      units: that are whole and not yet taken.
+      unit_ended_at: byte of the file at which the last unit ended.
+    """
+
+    wanted: Wanted
+    parser: expat.XMLParserType
+    language: str = ""
+    inside_code: int = 0
+    segment: list[str] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    units: list[dict[str, str]] = field(default_factory=list)
+    unit_ended_at: int = 0
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        tag = name.rpartition(" ")[2]
+        if self.inside_code or (self.segment is not None and tag in CODES):
+            self.inside_code += 1
+        elif tag == "tuv":
+            self.language = _plain(attributes.get(XML_LANG) or attributes.get("lang") or "")
+        elif tag == "seg":
+            self.segment = []
+        elif tag == "tu":
+            self.texts = {}
+
+    def text(self, data: str) -> None:
+        if self.segment is not None and not self.inside_code:
+            self.segment.append(data)
+
+    def end(self, name: str) -> None:
+        tag = name.rpartition(" ")[2]
+        if self.inside_code:
+            self.inside_code -= 1
+        elif tag == "seg" and self.segment is not None:
+            text = " ".join("".join(self.segment).split())
+            if text and self.texts.get(self.language):
+                self.wanted.skipped[DOUBLED] += 1
+            else:
+                self.texts[self.language] = text or self.texts.get(self.language, "")
+            self.segment = None
+        elif tag == "tu":
+            self.units.append(self.texts)
+            self.texts = {}
+            self.unit_ended_at = self.parser.CurrentByteIndex
+
+    def take(self) -> list[dict[str, str]]:
+        units, self.units = self.units, []
+        return units
+
+
+def _plain(code: str) -> str:
+    return code.casefold().replace("_", "-")
+
+
+def _code_of(language: str, codes: Collection[str]) -> str:
+    """Return which code means a language: the same in full, else one where either is the other's primary subtag, or ""."""
+    near = (code for code in codes if _primary(code) == language or code == _primary(language))
+    return language if language in codes else next(near, "")
+
+
+def _primary(code: str) -> str:
+    return code.partition("-")[0]

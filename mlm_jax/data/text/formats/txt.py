@@ -1,0 +1,13 @@
+"""``.txt``: a document a line."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+from mlm_jax.data.text.reading import Wanted, lines
+
+
+def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
+    """Yield a file's lines."""
+    yield from lines(file, wanted.most_bytes)

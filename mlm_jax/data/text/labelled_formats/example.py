@@ -1,0 +1,40 @@
+"""A labelled example, and what a reader of labelled text is asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mlm_jax.data.text.reading import MOST_BYTES
+
+
+class Example(NamedTuple):
+    """A labelled example.
+
+    Attributes:
+      texts: the text, or the two texts of a pair, or the words of a sentence.
+      labels: one label, or one for each word.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reader of a labelled set is asked for.
+
+    Attributes:
+      language: of the set.
+      split: train | validation; only functions look at it.
+      labels: that the set may have; () if the config lists none.
+      most_bytes: limit on one line or text.
+      skipped: {reason: lines left out}, which readers add to.
+    """
+
+    language: str
+    split: str
+    labels: tuple[str, ...] = ()
+    most_bytes: int = MOST_BYTES
+    skipped: Counter[str] = field(default_factory=Counter)

@@ -1,0 +1,27 @@
+"""``tsv``: a line is ``text<TAB>label``, or ``text<TAB>text<TAB>label`` for a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.text.labelled_formats.example import Asked, Example
+from mlm_jax.data.text.reading import BLANK, lines
+
+
+def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
+    """Yield (number of the line, example).
+
+    Raises:
+      UserError: a line has not two or three columns, or one of them is empty.
+    """
+    for number, line in enumerate(lines(file, asked.most_bytes), 1):
+        if not line.strip():
+            asked.skipped[BLANK] += 1
+            continue
+        columns = line.split("\t")
+        if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
+            raise UserError("not 'text<TAB>label' or 'text<TAB>text<TAB>label'", file=file, line=number,
+                            remedy="separate text and label by one tab")  # fmt: skip
+        yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))

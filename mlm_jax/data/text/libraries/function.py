@@ -1,0 +1,81 @@
+"""``"module:function"``: a function of the user's that yields texts, pairs or labelled texts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.data.text.reading import Wanted, brief, checked_text
+
+
+def read(source: str, wanted: Wanted) -> Iterator[Any]:
+    """Yield what ``function(language or pair, split)`` yields.
+
+    Raises:
+      UserError: there is no such function, it returns nothing that can be iterated over, or an example is no text or pair.
+    """
+    for number, example in called(source, wanted.name, wanted.split):
+        where = f"example {number}"
+        if not wanted.sides:
+            yield checked_text(example, wanted.most_bytes, source, where=where)
+            continue
+        if not isinstance(example, (tuple, list)) or len(example) != 2:
+            raise UserError(f"{where} is {brief(example)}", file=source, remedy="yield pairs (text, text)")
+        first, second = (checked_text(side, wanted.most_bytes, source, where=where) for side in example)
+        yield first, second
+
+
+def called(source: str, name: str, split: str) -> Iterator[tuple[int, Any]]:
+    """Yield what a function yields, numbered from 1.
+
+    Raises:
+      UserError: there is no such function, or it returns nothing that can be iterated over.
+    """
+    found = corpus_function(source)(name, split)
+    if not isinstance(found, Iterable) or isinstance(found, (str, bytes, dict)):
+        raise UserError(f"the function returns {brief(found)}", file=source, remedy="yield one example at a time")
+    yield from enumerate(found, 1)
+
+
+def corpus_function(source: str) -> Callable[[str, str], Any]:
+    """Return the function that ``"module:function"`` names.
+
+    Raises:
+      UserError: there is no such module or function.
+    """
+    module_name, _, function_name = source.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import {module_name!r} of {source!r}: {error}", remedy="check config.data") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise UserError(f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}",
+                        remedy="name a function of a file that Python imports, such as my_text.py for 'my_text:function'"
+                        )  # fmt: skip
+    return function
+
+
+def fingerprint(rest: str, source: str) -> list[str]:
+    """Return the function's name and the digest of its module's code."""
+    return [source, *code_digest(rest.partition(":")[0])]
+
+
+def code_digest(module: str) -> list[str]:
+    """Return the SHA-256 of a module's file, in a list; [] if there is no such module or file.
+
+    Code that the module itself imports is not looked at.
+    """
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):  # a package above it is missing, or is no package
+        return []
+    if found is None or not found.origin or not Path(found.origin).is_file():
+        return []
+    return [hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()]

@@ -1,0 +1,40 @@
+"""``"tfds:name"``: a text set of TensorFlow Datasets that was prepared on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.libraries.example import from_columns
+from mlm_jax.data.text.reading import Wanted
+
+
+def read(name: str, wanted: Wanted) -> Iterator[Any]:
+    """Yield the texts or pairs of a split, whatever file format the set was prepared in.
+
+    Raises:
+      UserError: the set or the split is not here, or an example has no text.
+    """
+    for number, entry in enumerate(_entries(name, wanted.split), 1):
+        yield from_columns(entry, number, f"tfds:{name}", wanted)
+
+
+def _entries(name: str, split: str) -> Iterable[dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+        try:
+            return builder.as_data_source(split=split)
+        except NotImplementedError:  # TFRecord, the default of tfds, has no random access
+            return tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    except Exception as error:  # the library raises many kinds, all of them about what the user named
+        remedy = "prepare the set with tfds first, and check its splits"
+        raise UserError(f"tfds:{name}: {one_line(error)}", remedy=remedy) from error
+
+
+def fingerprint(rest: str, source: str) -> list[str]:
+    """Return the name, which may hold the set's version."""
+    del rest
+    return [source]

@@ -1,0 +1,153 @@
+"""Open text files, plain or packed, and read their lines and texts with bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlm_jax.common.errors import UserError, one_line
+
+PACKINGS = (".gz", ".zst")
+BLANK = "a blank line, or no text"  # why a document is left out
+DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
+MOST_BYTES = 1 << 24  # of one document, unless data.max_document_bytes says otherwise
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader is asked for.
+
+    Attributes:
+      name: language or pair, as the config calls it.
+      split: train | validation; only functions and data set libraries look at it.
+      sides: the two languages of a pair; () for text of one language.
+      most_bytes: limit on one document, line or unit.
+      skipped: {reason: examples left out}, which readers add to.
+    """
+
+    name: str
+    split: str = "train"
+    sides: tuple[str, ...] = ()
+    most_bytes: int = MOST_BYTES
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def ending(file: Path) -> str:
+    """Return ".txt" for both ``a.txt`` and ``a.txt.gz``."""
+    suffixes = file.suffixes
+    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in PACKINGS else file.suffix
+
+
+def open_file(file: Path) -> BinaryIO:
+    """Open a file for reading, unpacked on the way.
+
+    Raises:
+      UserError: it is packed and has no bytes at all, which is no packed file.
+      OSError: it cannot be opened.
+    """
+    if file.suffix not in PACKINGS:
+        return file.open("rb")
+    if not file.stat().st_size:
+        raise UserError(f"a {file.suffix} file of 0 bytes: it was cut short", file=file, remedy="fetch or pack the file again")
+    if file.suffix == ".gz":
+        return gzip.open(file)  # type: ignore[return-value]
+    import pyarrow as pa  # unlike zstandard's reader, it raises an error if the file was cut short
+
+    return io.BufferedReader(pa.input_stream(file, compression="zstd"))
+
+
+def lines(file: Path, most_bytes: int = MOST_BYTES) -> Generator[str, None, None]:
+    """Yield a file's lines without their ends, and without a byte order mark before the first.
+
+    Args:
+      file: plain or packed.
+      most_bytes: limit on one line, which bounds the memory.
+
+    Raises:
+      UserError: the file cannot be read or unpacked, or a line is too long, not UTF-8 or holds NUL.
+    """
+    number = 0
+    try:
+        with open_file(file) as stream:
+            while line := stream.readline(most_bytes + 1):
+                number += 1
+                if number == 1:
+                    _check_first(line, file)
+                if len(line) > most_bytes:
+                    raise too_large("the line", most_bytes, file, number)
+                text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
+                if "\0" in text:
+                    raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number,
+                                    remedy="convert the file to UTF-8, for example with iconv")  # fmt: skip
+                yield text
+    except UnicodeDecodeError as error:
+        raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
+                        remedy="convert the file, for example with iconv") from error  # fmt: skip
+    except DAMAGED as error:
+        raise unreadable(error, file, number + 1) from error
+
+
+def _check_first(line: bytes, file: Path) -> None:
+    """Refuse two kinds of file whose first line already shows that they cannot be read line by line."""
+    if line.startswith(UTF16_MARKS):
+        raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy="convert the file, for example with iconv")
+    if not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+        raise UserError("the lines end in CR alone (classic Mac), so this is one line", file=file, line=1,
+                        remedy=r"convert the file, for example with tr '\r' '\n'")  # fmt: skip
+
+
+def unreadable(error: Exception, file: Path, line: int | None = None) -> UserError:
+    """Return the error for a file that cannot be opened or unpacked."""
+    remedy = "fetch or pack the file again"
+    if "too much memory" in str(error):  # zstd's window is larger than decoders take unasked
+        remedy = "the file was packed with a long window (zstd --long): unpack it with zstd -d --long=31, and pack it without"
+    return UserError(f"cannot read it: {one_line(error)}", file=file, line=line, remedy=remedy)
+
+
+def too_large(what: str, most_bytes: int, file: Any, line: int | None = None) -> UserError:
+    """Return the error for a document that is larger than the limit."""
+    return UserError(f"{what} has more than {most_bytes:,} bytes", file=file, line=line,
+                     remedy="split the document, leave it out, or raise data.max_document_bytes")  # fmt: skip
+
+
+def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None, *, where: str = "") -> str:
+    """Return a text that did not come from a text file, if it is one that can be written in UTF-8.
+
+    Args:
+      text: what stands in a JSON field, in a column or in what a function yields.
+      most_bytes: limit on its size.
+      file: file, folder or function that it came from.
+      line: of the file.
+      where: place for messages, such as "row 3".
+
+    Raises:
+      UserError: it is no text, too large, or holds NUL or half of a surrogate pair.
+    """
+    where = f"{where}: " if where else ""
+    if not isinstance(text, str):
+        raise UserError(f"{where}the text is {brief(text)}", file=file, line=line, remedy="leave such examples out, or write text")
+    if len(text) > most_bytes // 4 and len(text.encode(errors="replace")) > most_bytes:  # 4 bytes a character at most
+        raise too_large(f"{where}the text", most_bytes, file, line)
+    if "\0" in text:
+        raise UserError(f"{where}character {text.index(chr(0)) + 1} of the text is NUL", file=file, line=line,
+                        remedy="leave the example out, or take the NUL out of it")  # fmt: skip
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}character {error.start + 1} of the text is half of a surrogate pair", file=file, line=line,
+                        remedy="leave it out, or fix what cut the text there") from error  # fmt: skip
+    return text
+
+
+def brief(value: Any) -> str:
+    """Return a value as a message shows it: its type and the beginning of what is written of it."""
+    import reprlib
+
+    return f"{reprlib.repr(value)} ({type(value).__name__})" if value is not None else "missing (None)"
