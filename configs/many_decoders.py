@@ -16,7 +16,7 @@ def get_config():
     config.data.parallel = {f"{language}-en": f"pairs/{language}-en.tsv" for language in TARGETS if language != "en"}
     config.vocabulary.size = 128_000
 
-    config.tasks = {"translation": {"objective": "translation", "rows": 4096, "length": 128, "alike": 32}}
+    config.tasks = {"translation": {"objective": "translation", "rows": 4096, "length": 128, "same_language_rows": 32}}
 
     config.model.encoder = ({"layers": 12, "weights": "shared"},)
     config.model.decoder = ({"layers": 6, "weights": "target_language"},)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
-from mlm_jax.config import default_config
+from mlm_jax.config import default_config, renamed_options
 from mlm_jax.data.store.freshness import check_unchanged
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
     """Return a config from :func:`config_json`; keys that this version does not know are left out."""
     config = default_config()
     _fill(config, values)
+    config.tasks = {task: renamed_options(options) for task, options in config.tasks.items()}  # runs of older versions go on
     return config
 
 
@@ -110,7 +111,7 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
 def may_change(key: str) -> bool:
     """Return whether a continuation may set this config key anew."""
     listed = any(key.startswith(entry) if entry.endswith(".") else key == entry for entry in MAY_CHANGE)
-    return listed or re.fullmatch(r"tasks\..+\.test", key) is not None  # what a task is measured on
+    return listed or re.fullmatch(r"tasks\..+\.evaluate_on", key) is not None  # what a task is measured on
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

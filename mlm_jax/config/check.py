@@ -71,7 +71,7 @@ NUMBERS = {  # {key: (least, most)}
 OPTIONS = {  # the same for what a task says, of any objective
     "rows": (1, FOREVER),
     "length": (2, FOREVER),
-    "alike": (1, FOREVER),
+    "same_language_rows": (1, FOREVER),
     "weight": (0, FOREVER),
     "mask_rate": (SMALL, 1),
     "noise_density": (SMALL, 1),
@@ -86,7 +86,8 @@ OPTIONS = {  # the same for what a task says, of any objective
     "queue_after": (0, FOREVER),
     "smoothing": (0, 1),
 }
-WHOLE = ("rows", "length", "alike", "queue", "queue_after")
+RENAMED = {"alike": "same_language_rows", "test": "evaluate_on"}  # {old option of a task: its name now}
+WHOLE = ("rows", "length", "same_language_rows", "queue", "queue_after")
 UNITS = ("token", "word", "span")  # what masking hides together
 LABELLED = ("format", "language", "train", "validation", "labels")  # keys of a labelled set
 TABLES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # {table of config.optimizer: (its values, whether one is such)}
@@ -153,16 +154,16 @@ def check_values(config: ConfigDict) -> None:
                        'write {"mlm": {"objective": "mlm", "rows": 64, "length": 512}}')  # fmt: skip
     for task, entry in config.tasks.items():
         _check_task(task, entry)
-        runs, rest = divmod(entry["rows"], entry.get("alike", 1))
+        runs, rest = divmod(entry["rows"], entry.get("same_language_rows", 1))
         if rest:
-            key = f"tasks.{task}.alike"
-            raise BadValue(key, f"{key} is {entry['alike']}, but {entry['rows']} rows cannot come in such runs",
+            key = f"tasks.{task}.same_language_rows"
+            raise BadValue(key, f"{key} is {entry['same_language_rows']}, but {entry['rows']} rows cannot come in such runs",
                            f"make tasks.{task}.rows a multiple of it")  # fmt: skip
         if runs % config.training.microbatches:
             raise BadValue(
                 "training.microbatches",
                 f"tasks.{task}.rows is {entry['rows']}, which {config.training.microbatches} microbatches cannot share",
-                "make it a multiple of training.microbatches" + " · alike" * ("alike" in entry),
+                "make it a multiple of training.microbatches" + " · same_language_rows" * ("same_language_rows" in entry),
             )
     for index, entry in enumerate(config.curriculum):
         key = f"curriculum[{index}]"
@@ -217,6 +218,11 @@ def _check_labelled(key: str, entry: Any) -> None:
             _check_source(f"{key}.{split}", entry[split])
 
 
+def renamed_options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's entry with options that older versions called by other names under the names of this version."""
+    return {RENAMED.get(option, option): value for option, value in entry.items()}
+
+
 def several(names: str | Sequence[str]) -> tuple[str, ...]:
     """Return what a key names, where a single name may stand for a tuple of one."""
     return (names,) if isinstance(names, str) else tuple(names)
@@ -228,13 +234,16 @@ def _check_task(task: str, entry: Any) -> None:
         raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter")
     if not isinstance(entry, Mapping):
         raise BadValue(key, f"{key} is {entry!r}", 'write {"objective": "mlm", "rows": 64, "length": 512}')
+    for old, new in RENAMED.items():
+        if old in entry:
+            raise BadValue(f"{key}.{old}", f"{key}.{old} is now called {new!r}", f"rename it to {key}.{new}")
     for option in ("objective", "rows", "length"):
         if option not in entry:
             raise BadValue(key, f"{key} has no {option!r}", "every task has an objective, rows and a length")
     for option, (least, most) in OPTIONS.items():
         if option in entry and not (option == "weight" and isinstance(entry[option], str)):  # "0:0,1000:1"
             check_number(f"{key}.{option}", entry[option], least, most, whole=option in WHOLE)
-    for option in ("data", "test"):
+    for option in ("data", "evaluate_on"):
         names = entry.get(option, ())
         if not isinstance(names, str) and not (_is_several(names) and all(isinstance(name, str) for name in names)):
             raise BadValue(f"{key}.{option}", f"{key}.{option} is {names!r}", "name streams of config.data, in a tuple")

@@ -63,8 +63,9 @@ def default_config() -> ConfigDict:
     # {name: {"objective": mlm | tlm | ranking | cross_attention_mlm | translation | denoising | classification |
     # token_classification, "rows": rows per step over all devices, "length": tokens a row, "weight": number,
     # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all
-    # that fit), "alike": so many rows on end are of one language and direction, and take weights of their own once (1),
-    # "test": labelled sets that it is measured on beside its own, and the objective's own options}}
+    # that fit), "same_language_rows": length of the runs of consecutive rows that share one language and direction (1): their
+    # language-specific weights are gathered once a run,
+    # "evaluate_on": labelled sets that it is evaluated on besides its own, and the objective's own options}}
     config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}}
 
     config.model = model = ConfigDict(convert_dict=False)

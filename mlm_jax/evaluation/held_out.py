@@ -203,7 +203,7 @@ class HeldOut:
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]
-        limit, multiple = None if everything else self.config.evaluation.rows, self.row_multiple * objective.alike
+        limit, multiple = None if everything else self.config.evaluation.rows, self.row_multiple * objective.same_language_rows
         if objective.additive:  # the last batch is filled up with rows that change nothing
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // multiple) * multiple

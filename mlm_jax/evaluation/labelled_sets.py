@@ -20,7 +20,7 @@ def labelled_sets(
 ) -> dict[str, tuple[Stream, ...]]:
     """Return {task: sets to measure it on} of the tasks that read labelled text.
 
-    They are the sets that a task reads, and those of its "test"; of a task without one, the sets that no task reads or
+    They are the sets that a task reads, and those of its "evaluate_on"; if it has none, also the sets that no task reads or
     tests on and whose labels it all knows. That is what zero-shot transfer is measured on.
 
     Args:
@@ -32,12 +32,12 @@ def labelled_sets(
       UserError: a set has a label that its task does not know, could be that of several tasks, or cannot be tested on.
     """
     found = {task: [*streams] for task, streams in read.items()}
-    named = {task: several(tasks[task]["test"]) for task in read if "test" in tasks[task]}
+    named = {task: several(tasks[task]["evaluate_on"]) for task in read if "evaluate_on" in tasks[task]}
     for task, names in named.items():
         for stream in (store.stream(name) for name in names):
             if not _is_held_out(stream) or per_token(stream) != per_token(read[task][0]):
                 raise UserError(f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
-                                remedy=f"mend its entry in config.data.labelled, or tasks.{task}.test")  # fmt: skip
+                                remedy=f"mend its entry in config.data.labelled, or tasks.{task}.evaluate_on")  # fmt: skip
             _check_labels(stream, task, read[task][0].labels)
             found[task] += [] if stream in found[task] else [stream]
     taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())
@@ -50,7 +50,7 @@ def labelled_sets(
         near = [task for task in others if set(stream.labels) & set(read[task][0].labels)]
         if len(knowing) > 1:
             raise UserError(f"the labelled set {stream.name!r} has labels of the tasks {' and '.join(map(repr, knowing))}",
-                            remedy=f'say whose it is: "test": ({stream.name!r},) in the task')  # fmt: skip
+                            remedy=f'say whose it is: "evaluate_on": ({stream.name!r},) in the task')  # fmt: skip
         if near and not knowing:
             _check_labels(stream, near[0], read[near[0]][0].labels)
         if knowing:
@@ -73,7 +73,7 @@ def _check_labels(stream: Stream, task: str, names: Sequence[str]) -> None:
             raise UserError(f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not know"
                             f"{nearest(label, names)}",
                             remedy='list the same "labels" for both in config.data.labelled, '
-                                   f"or name the sets that it is tested on in tasks.{task}.test")  # fmt: skip
+                                   f"or name the sets that it is tested on in tasks.{task}.evaluate_on")  # fmt: skip
 
 
 def _is_held_out(stream: Stream) -> bool:

@@ -304,7 +304,7 @@ class Translator(Model):
                 stop: tuple[int, ...], task: str) -> Hypotheses:  # fmt: skip
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
-        which: dict[str, Any] = {"task": task, "alike": 0 if self._indexed else 1}  # all rows of a batch, see _groups
+        which: dict[str, Any] = {"task": task, "same_language_rows": 0 if self._indexed else 1}  # all rows of a batch, see _groups
         memory = model.encode(rows, target_language=target, **which)  # [rows, source length, width]
         start = model.start_decoding(memory, rows.segment_ids, language=target, capacity=length,
                                      source_language=rows.language, **which)  # fmt: skip

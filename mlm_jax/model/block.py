@@ -29,7 +29,7 @@ class Scope(NamedTuple):
       bias: attention bias ``[1, heads, length, length]`` of all layers, or None.
       memory: ``[rows, memory length, width]`` that a decoder attends to, or None.
       memory_segment_ids: ``[rows, memory length]``, or None.
-      layer_index: ``[runs]`` of rows that are alike, or ``()`` for all rows, that picks language-indexed layers, or None.
+      layer_index: ``[runs]`` of rows of the same language, or ``()`` for all rows, that picks language-indexed layers, or None.
       adapter_index: likewise, that picks language-indexed adapters, or None.
     """
 

@@ -1,9 +1,9 @@
 """Which weights a row uses: one stacked array for all languages, families or tasks, of which a row takes its slice.
 
-Rows of different languages go through one program: their weights are gathered, ``[runs, …]``, one for each run of rows
-on end that are alike (a single row, if not more are known to be), and every layer takes weights with such an axis in
-front as well as weights without, as where all rows are alike. Compiling does not depend on how many there are, and what
-no row of a batch uses gets a gradient of exactly zero.
+Rows of different languages share one compiled program. Consecutive rows of the same language form a run (of length 1 by
+default). The weights of each run are gathered into ``[runs, …]`` arrays. Every layer accepts weights with or without this
+leading axis; without it, all rows use the same weights. Compiling does not depend on the number of languages, and weights
+that no row of a batch uses get a gradient of exactly zero.
 """
 
 from __future__ import annotations

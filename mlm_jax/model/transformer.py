@@ -182,7 +182,7 @@ class Transformer(nnx.Module):
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
     def encode(self, rows: Rows, *, target_language: jax.Array | None = None, task: str = "",
-               key: jax.Array | None = None, alike: int = 1) -> jax.Array:  # fmt: skip
+               key: jax.Array | None = None, same_language_rows: int = 1) -> jax.Array:  # fmt: skip
         """Return hidden states ``[rows, length, width]``; a token sees its own document only.
 
         Args:
@@ -190,13 +190,14 @@ class Transformer(nnx.Module):
           target_language: ``[rows]`` language that is to be written, for weights indexed by it; the rows' own if not given.
           task: whose weights to use, where they are indexed by the task.
           key: of dropout; None is none.
-          alike: so many rows on end are of the same languages, whose weights are then taken once; 0: all rows are.
+          same_language_rows: length of the runs of consecutive rows that share their languages, whose weights are gathered once a
+            run; 0: all rows do.
 
         Raises:
           UserError: rows are too long, or weights are indexed by the task and none of that name is known.
         """
         target = rows.language if target_language is None else target_language
-        index = self._index(rows.language, target, rows.language, task, alike)
+        index = self._index(rows.language, target, rows.language, task, same_language_rows)
         keys = split_key(key, 3 + len(self.encoder.indexes))
         if self.characters is None:
             x = self._layers(self.embed(rows, keys[0]), rows.segment_ids, rows.positions, index, keys[3:])
@@ -217,9 +218,11 @@ class Transformer(nnx.Module):
             x = group(x, scope_here, key=key)
         return x
 
-    def sentence_embeddings(self, rows: Rows, *, task: str = "", key: jax.Array | None = None, alike: int = 1) -> jax.Array:
+    def sentence_embeddings(
+        self, rows: Rows, *, task: str = "", key: jax.Array | None = None, same_language_rows: int = 1
+    ) -> jax.Array:
         """Return ``[rows, width]`` float32: the mean of the hidden states of a row's tokens, padding left out."""
-        return mean_of_tokens(self.encode(rows, task=task, key=key, alike=alike), rows.segment_ids)
+        return mean_of_tokens(self.encode(rows, task=task, key=key, same_language_rows=same_language_rows), rows.segment_ids)
 
     def encode_with_source(
         self, target: Rows, source: Rows, *, task: str = "", key: jax.Array | None = None
@@ -258,7 +261,7 @@ class Transformer(nnx.Module):
 
     def decode(self, rows: Rows, memory: jax.Array, memory_segment_ids: jax.Array, *,
                source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None,
-               alike: int = 1) -> jax.Array:  # fmt: skip
+               same_language_rows: int = 1) -> jax.Array:  # fmt: skip
         """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
 
         Where the model has cross-lingual attention, they are fused at the end with what it takes from the memory: the layer
@@ -271,14 +274,14 @@ class Transformer(nnx.Module):
           source_language: ``[rows]``, for weights indexed by it; the target's if not given.
           task: as in :meth:`encode`.
           key: as in :meth:`encode`.
-          alike: as in :meth:`encode`.
+          same_language_rows: as in :meth:`encode`.
 
         Raises:
           UserError: there is no decoder; or as :meth:`encode`.
         """
         decoder = self._decoder()
         source = rows.language if source_language is None else source_language
-        index = self._index(source, rows.language, rows.language, task, alike)
+        index = self._index(source, rows.language, rows.language, task, same_language_rows)
         keys = split_key(key, 1 + len(decoder.indexes))
         x = self.embed(rows, keys[0])
         bias = decoder.bias(self.decoder_relative, x.shape[1])
@@ -290,7 +293,7 @@ class Transformer(nnx.Module):
         return self._fused(x if self.decoder_norm is None else self.decoder_norm(x), memory, rows.segment_ids, memory_segment_ids)
 
     def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
-                       source_language: jax.Array | None = None, task: str = "", alike: int = 1) -> Cache:  # fmt: skip
+                       source_language: jax.Array | None = None, task: str = "", same_language_rows: int = 1) -> Cache:  # fmt: skip
         """Return what :meth:`decode_step` starts from; nothing is written yet.
 
         Args:
@@ -300,7 +303,7 @@ class Transformer(nnx.Module):
           capacity: most tokens that will be written.
           source_language: ``[rows]``, for weights indexed by it; ``language`` if not given.
           task: as in :meth:`encode`.
-          alike: as there.
+          same_language_rows: as in :meth:`encode`.
 
         Raises:
           UserError: there is no decoder, or it cannot take ``capacity`` tokens.
@@ -308,7 +311,7 @@ class Transformer(nnx.Module):
         if capacity > self.longest:
             raise UserError(f"{capacity} tokens are more than the model can write, which takes rows of {self.longest}")
         source = language if source_language is None else source_language
-        index = self._index(source, language, language, task, alike)
+        index = self._index(source, language, language, task, same_language_rows)
         written, remembered = {}, {}
         for name, group, scope in self._decoder().with_scopes(Scope(memory_segment_ids), index):
             keys, values = remembered[name] = group.remember(memory, scope)
@@ -318,7 +321,7 @@ class Transformer(nnx.Module):
         return Cache(written, remembered, memory_segment_ids, language, source, looked_at)
 
     def decode_step(
-        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", alike: int = 1
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", same_language_rows: int = 1
     ) -> tuple[jax.Array, Cache]:
         """Write one token of every row, as :meth:`decode` would have at that position.
 
@@ -327,7 +330,7 @@ class Transformer(nnx.Module):
           position: ``()`` int32, the same for all rows; earlier positions are in the cache.
           cache: of :meth:`start_decoding` or the last step.
           task: as given to :meth:`start_decoding`.
-          alike: as in :meth:`encode`.
+          same_language_rows: as in :meth:`encode`.
 
         Returns:
           ``[rows, width]`` hidden states, and the cache with this token in it.
@@ -338,7 +341,7 @@ class Transformer(nnx.Module):
         capacity = jax.tree.leaves(cache.written)[0].shape[3]
         bias = decoder.bias(self.decoder_relative, capacity, position)
         scope = Scope(rows.segment_ids, self._angles(here, self.rope_theta), None, bias, None, cache.memory_segment_ids)
-        index = self._index(cache.source_language, cache.language, cache.language, task, alike)
+        index = self._index(cache.source_language, cache.language, cache.language, task, same_language_rows)
         x, written = self.embed(rows), {}
         for name, group, scope_here in decoder.with_scopes(scope, index):
             x, written[name] = group.step(x, scope_here, position, cache.written[name], cache.remembered[name])
@@ -393,9 +396,9 @@ class Transformer(nnx.Module):
         return None if theta is None else rotation(positions, self.head_dim, theta)
 
     def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str,
-               alike: int = 1) -> dict[str, jax.Array | None]:  # fmt: skip
+               same_language_rows: int = 1) -> dict[str, jax.Array | None]:  # fmt: skip
         """Return what picks the weights of each run of rows, by the names that a layer group gives it; ``()`` of all rows."""
-        source, target, own = (each[::alike] if alike else each[0] for each in (source, target, own))
+        source, target, own = (each[::same_language_rows] if same_language_rows else each[0] for each in (source, target, own))
         index: dict[str, jax.Array | None] = {"shared": None, "source_language": source, "target_language": target}
         index["family"] = None if self.family_of is None else jnp.asarray(self.family_of)[own]
         stacks = [groups for groups in (self.encoder, self.decoder) if groups is not None]

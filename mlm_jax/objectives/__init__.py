@@ -33,7 +33,7 @@ PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
     "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),
     "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
 }
-TASK_KEYS = ("objective", "rows", "length", "weight", "data", "test", "packed", "directions")  # the rest are options
+TASK_KEYS = ("objective", "rows", "length", "weight", "data", "evaluate_on", "packed", "directions")  # the rest are options
 
 __all__ = [
     "MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "check_parts", "create_objectives",
@@ -53,8 +53,8 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise BadValue(f"tasks.{task}.objective", f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
                            f"choose from {', '.join(OBJECTIVES)}")  # fmt: skip
-        if "test" in entry and OBJECTIVES[name].kind != "labelled":
-            raise BadValue(f"tasks.{task}.test", f"tasks.{task}.test names labelled sets, which {name} reads none of")
+        if "evaluate_on" in entry and OBJECTIVES[name].kind != "labelled":
+            raise BadValue(f"tasks.{task}.evaluate_on", f"tasks.{task}.evaluate_on names labelled sets, which {name} reads none of")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
         objectives[task] = from_options(OBJECTIVES[name], options, task, TASK_KEYS)
     return objectives

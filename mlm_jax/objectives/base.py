@@ -62,7 +62,8 @@ class Objective:
 
     Attributes:
       task: the task's name, which also names its head where it has one.
-      alike: so many rows on end are of the same languages, and share a set of language-indexed weights.
+      same_language_rows: length of the runs of consecutive rows that share their languages. Language-indexed weights are
+        gathered once a run.
     """
 
     kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
@@ -70,7 +71,7 @@ class Objective:
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     task: str = ""
-    alike: int = 1
+    same_language_rows: int = 1
 
     def initial_memory(self, width: int) -> Any:
         """Return what the objective remembers from step to step, as it is before the first step; None: nothing.
@@ -126,14 +127,14 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
     return kind(task=task, **options)
 
 
-def in_parts(rows: Any, parts: int, alike: int) -> Any:
+def in_parts(rows: Any, parts: int, run_length: int) -> Any:
     """Return a tree of ``[rows, …]`` arrays as ``[parts, rows / parts, …]``.
 
-    Run r of ``alike`` rows goes to part r mod parts, so that every part has rows of every device and none moves.
+    Run r, of ``run_length`` rows, goes to part r mod parts, so that every part has rows of every device and none moves.
     """
 
     def split(x: jax.Array) -> jax.Array:
-        runs = x.reshape(-1, parts, alike, *x.shape[1:])
+        runs = x.reshape(-1, parts, run_length, *x.shape[1:])
         return jnp.moveaxis(runs, 1, 0).reshape(parts, -1, *x.shape[1:])
 
     return jax.tree.map(split, rows)

@@ -35,7 +35,7 @@ class Classification(Objective):
 
     def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None):
         """Return the mean loss, and loss and accuracy by language."""
-        hidden = model.encode(examples.rows, task=self.task, key=key, alike=self.alike)  # [rows, length, width]
+        hidden = model.encode(examples.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=self.pooled).astype(jnp.float32)
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]

@@ -46,7 +46,7 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
         source, target = examples.source, examples.target.masked.rows
         pairs = concatenate_rows(target, source)
-        both = model.encode(pairs, task=self.task, key=key, alike=self.alike)  # [2 rows, length, width]
+        both = model.encode(pairs, task=self.task, key=key, same_language_rows=self.same_language_rows)  # [2 rows, length, width]
         alone, memory = jnp.split(both, 2)
         fused, _ = model.cross_lingual(alone, memory, target.segment_ids, source.segment_ids)
         plugged, metrics = predict_masked(model, fused, examples.target, context)

@@ -61,7 +61,7 @@ class MaskedLanguageModelling(Objective):
 
     def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""
-        hidden = model.encode(examples.masked.rows, task=self.task, key=key, alike=self.alike)  # [rows, length, width]
+        hidden = model.encode(examples.masked.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         return predict_masked(model, hidden, examples, context)
 
 

@@ -112,13 +112,13 @@ def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, ob
     Each part is recomputed in the backward pass, so that memory is one part's while the loss still sees the whole
     batch: the gradient is exact (what Gao et al. 2021 call gradient caching).
     """
-    task, alike = objective.task, objective.alike
+    which: dict[str, Any] = {"task": objective.task, "same_language_rows": objective.same_language_rows}
     if parts == 1:
-        return model.sentence_embeddings(rows, task=task, key=key, alike=alike)
+        return model.sentence_embeddings(rows, key=key, **which)
     keys = None if key is None else jax.random.split(key, parts)
-    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], task=task, key=part[1], alike=alike))
-    embeddings = jax.lax.map(encode, (in_parts(rows, parts, alike), keys))  # [parts, rows / parts, width]
-    runs = embeddings.reshape(parts, -1, alike, embeddings.shape[-1])
+    encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], key=part[1], **which))
+    embeddings = jax.lax.map(encode, (in_parts(rows, parts, objective.same_language_rows), keys))  # [parts, rows / parts, width]
+    runs = embeddings.reshape(parts, -1, objective.same_language_rows, embeddings.shape[-1])
     return jnp.moveaxis(runs, 0, 1).reshape(len(rows.tokens), -1)
 
 

@@ -66,7 +66,7 @@ def predict_sequence(model: Any, examples: SequenceExamples, context: Context, k
     """Encode the source, decode the shifted target, and score its labels."""
     source, decoder = examples.source, examples.decoder
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-    weights: dict[str, Any] = {"task": objective.task, "alike": objective.alike}
+    weights: dict[str, Any] = {"task": objective.task, "same_language_rows": objective.same_language_rows}
     memory = model.encode(source, target_language=decoder.language, key=encoder_key, **weights)  # [rows, source length, width]
     hidden = model.decode(
         decoder, memory, source.segment_ids, source_language=source.language, key=decoder_key, **weights

@@ -60,7 +60,7 @@ def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches:
         if entry["rows"] % shares and groups > 1:
             raise UserError(f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
                             remedy="make them a multiple of it")  # fmt: skip
-        multiple = shares * microbatches * entry.get("alike", 1)
+        multiple = shares * microbatches * entry.get("same_language_rows", 1)
         if shares > 1 and entry["rows"] % multiple:
             log.warning(
                 "task %s: %d rows in %d microbatches cannot be shared by mesh.data · mesh.fsdp = %d: every device computes all; "

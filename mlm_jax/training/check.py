@@ -89,7 +89,7 @@ def _check_names(config: ConfigDict) -> None:
     data = config.data
     known = (*data.corpora, *data.parallel, *data.labelled, *data.mixture_languages, *data.validation)
     for task, entry in config.tasks.items():
-        for key in ("data", "test"):
+        for key in ("data", "evaluate_on"):
             for name in several(entry.get(key, ())):
                 if name not in known:
                     problem = f"tasks.{task}.{key} names {name!r}, of which config.data has nothing{nearest(name, known)}"

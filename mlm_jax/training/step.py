@@ -222,7 +222,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
         (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts, True)
         if not additive:
             return grads, found
-        split = {task: in_parts(examples[task], parts, objectives[task].alike) for task in additive}
+        split = {task: in_parts(examples[task], parts, objectives[task].same_language_rows) for task in additive}
 
         def one_part(carry: Any, part: Any) -> tuple[Any, dict]:
             piece, index = part

@@ -19,7 +19,7 @@ from mlm_jax.checkpoints import checkpoint, initialise
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.initialise import initialise_from
-from mlm_jax.checkpoints.workdir import check_workdir, claim_workdir
+from mlm_jax.checkpoints.workdir import check_workdir, claim_workdir, config_json
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.run.stop import StopSignal
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
 def test_what_may_change_does(workdir):
     config = make_config(mesh__fsdp=4, evaluation__every=7, checkpoint__keep_last=1, training__microbatches=2)
     config.steps = 99
-    config.tasks = {"mlm": {**config.tasks["mlm"], "test": ()}}  # what is measured, not what is trained
+    config.tasks = {"mlm": {**config.tasks["mlm"], "evaluate_on": ()}}  # what is measured, not what is trained
     assert open_run(workdir, config).restore(shapes(make_state())) is not None
 
 
@@ -186,6 +186,16 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     values["model"]["forgotten"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values))
     check_workdir(tmp_path, make_config())
+    # Runs of older versions go on, though two options of a task have new names.
+    config = make_config()
+    config.tasks = {"mlm": {**config.tasks["mlm"], "same_language_rows": 4, "evaluate_on": ("ner",)}}
+    values = config_json(config)
+    values["tasks"]["mlm"]["alike"] = values["tasks"]["mlm"].pop("same_language_rows")
+    values["tasks"]["mlm"]["test"] = values["tasks"]["mlm"].pop("evaluate_on")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    check_workdir(tmp_path, config)
+    with pytest.raises(UserError, match="tasks.mlm.same_language_rows"):
+        check_workdir(tmp_path, make_config())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         check_workdir(tmp_path, make_config())

@@ -91,6 +91,8 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
     ("tasks.mlm.rows=x", "tasks.mlm.rows is 'x'. Remedy: use a whole number from 1"),
     ("tasks.mlm.mask_rate=0", "tasks.mlm.mask_rate is 0. Remedy: use a number above 0 to 1"),
     ("tasks.mlm.mask_rate=1.5", "tasks.mlm.mask_rate is 1.5"),
+    ("tasks.mlm.alike=4", "tasks.mlm.alike is now called 'same_language_rows'. Remedy: rename it to tasks.mlm.same_language_rows"),
+    ("tasks.mlm.test=('ner',)", "tasks.mlm.test is now called 'evaluate_on'"),
     ("tasks.mlm.weight=-1", "tasks.mlm.weight is -1"),
     ("model.kv_heads=-1", "model.kv_heads is -1. Remedy: use a number from 0"),
     ("model.rope_theta=0", "model.rope_theta is 0.0. Remedy: use a number above 0"),

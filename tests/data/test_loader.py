@@ -269,7 +269,7 @@ def test_pairs_are_read_in_both_directions_by_turns(store):
 
 
 def test_runs_of_rows_are_of_one_pair_and_one_direction(store):
-    data = loader(store, {"rank": {"rows": 12, "length": 20, "alike": 3}})
+    data = loader(store, {"rank": {"rows": 12, "length": 20, "same_language_rows": 3}})
     assert data.realised_shares("rank", 0, 200) == pytest.approx(data.planned_shares("rank", 0), abs=1e-2)
     read = []
     for step in range(20):
@@ -456,7 +456,8 @@ def test_a_damaged_store_ends_the_run_with_the_file_named(tmp_path):
 
 BAD = [
     ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
-    ({"mlm": {"rows": 6, "length": 8, "alike": 2}}, {"process_count": 2}, "cannot share in runs of 2 alike.*multiple of 4"),
+    ({"mlm": {"rows": 6, "length": 8, "same_language_rows": 2}}, {"process_count": 2},
+     "share in runs of 2 rows of the same language.*of 4"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),
     ({"genre": {"rows": 4, "length": 8}}, {}, "mixes labels of tokens with labels of whole documents.*tasks.genre.data"),

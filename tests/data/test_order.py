@@ -15,9 +15,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(order, "BLOCKS", 5)
 
 
-def begun(sizes, rows, phases, seed="seed", weights=None, alike=1):
+def begun(sizes, rows, phases, seed="seed", weights=None, run_length=1):
     """Return an order with these (steps, length) phases, and the step they end with."""
-    made = Order([f"stream{i}" for i in range(len(sizes))], sizes, rows, seed, alike)
+    made = Order([f"stream{i}" for i in range(len(sizes))], sizes, rows, seed, run_length)
     step = 0
     for index, (steps, length) in enumerate(phases):
         random = np.random.default_rng(index).random(len(sizes)) + 0.05
@@ -28,9 +28,9 @@ def begun(sizes, rows, phases, seed="seed", weights=None, alike=1):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(20, 700), min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 3), PHASES, st.integers(0, 99))
-def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, alike, phases, seed):
-    rows = runs * alike
-    made, end = begun(sizes, rows, phases, seed, alike=alike)
+def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, run_length, phases, seed):
+    rows = runs * run_length
+    made, end = begun(sizes, rows, phases, seed, run_length=run_length)
     seen = [np.zeros((end * rows * 50 // size + 2, size), int) for size in sizes]
     taken, units = np.zeros(len(sizes), int), np.zeros(len(sizes), int)
     for step in range(end):
@@ -42,7 +42,7 @@ def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, alike
         filled = np.bincount(parts.row, weights=parts.stop - parts.start, minlength=rows)
         np.testing.assert_array_equal(filled, plan.units)
         for field in (plan.stream, plan.run):
-            assert (field.reshape(runs, alike) == field[::alike, None]).all()
+            assert (field.reshape(runs, run_length) == field[::run_length, None]).all()
         np.add.at(taken, plan.stream, 1)
         np.add.at(units, plan.stream, plan.units)
     np.testing.assert_array_equal(made.units_taken(end), units)
@@ -53,10 +53,10 @@ def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, alike
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 3), PHASES)
-def test_hosts_take_the_rows_of_one_host(hosts, runs_each, alike, phases):
-    rows_each = runs_each * alike
+def test_hosts_take_the_rows_of_one_host(hosts, runs_each, run_length, phases):
+    rows_each = runs_each * run_length
     rows = hosts * rows_each
-    made, end = begun([500, 90, 7], rows, phases, alike=alike)
+    made, end = begun([500, 90, 7], rows, phases, run_length=run_length)
     for step in range(0, end, 3):
         whole = made.plan(step, 0, rows)
         parts = [made.plan(step, host * rows_each, (host + 1) * rows_each) for host in range(hosts)]

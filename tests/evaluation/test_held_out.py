@@ -87,7 +87,7 @@ def test_a_set_that_nobody_reads_is_measured_by_the_task_that_knows_its_labels(t
         tmp_path / "store", ner=("en", NER, TRAINED), fewer=("de", ("B-PER", "O"), HELD_OUT), other=("de", NER[::-1], HELD_OUT),
         read=("de", NER, TRAINED), genre=("en", ("no", "yes"), GENRE), foreign=("de", ("a", "b"), {"validation": [[0], [1]]}),
     )  # fmt: skip
-    tasks = {"entities": {"data": ("ner",)}, "more": {"data": ("read",), "test": ()}, "genre": {"data": ("genre",)}}
+    tasks = {"entities": {"data": ("ner",)}, "more": {"data": ("read",), "evaluate_on": ()}, "genre": {"data": ("genre",)}}
     assert sets_of(store, tasks) == {"entities": ["ner", "fewer", "other"], "more": ["read"], "genre": ["genre"]}
     assert "no task is measured on the labelled sets foreign: none has" in caplog.text
     np.testing.assert_array_equal(in_task_order(np.array([[0, 1, -1]]), store.stream("fewer"), NER), [[1, 0, -1]])
@@ -102,13 +102,13 @@ def test_labels_that_a_task_does_not_know_and_sets_of_two_tasks_are_errors(tmp_p
     ner, a, b = ({"data": (name,)} for name in ("ner", "a", "b"))
     with pytest.raises(UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not know.*labels"):
         sets_of(store, {"entities": ner})
-    with pytest.raises(UserError, match="the labelled set 'c' has labels of the tasks 'a' and 'b'.*test"):
+    with pytest.raises(UserError, match="the labelled set 'c' has labels of the tasks 'a' and 'b'.*evaluate_on"):
         sets_of(store, {"a": a, "b": b})
-    assert sets_of(store, {"a": a, "b": b | {"test": "c"}}) == {"a": ["a"], "b": ["b", "c"]}
+    assert sets_of(store, {"a": a, "b": b | {"evaluate_on": "c"}}) == {"a": ["a"], "b": ["b", "c"]}
     with pytest.raises(UserError, match="task 'a' cannot be tested on 'ner'"):
-        sets_of(store, {"a": a | {"test": ("ner",)}})
+        sets_of(store, {"a": a | {"evaluate_on": ("ner",)}})
     with pytest.raises(UserError, match="has no stream 'd'"):
-        sets_of(store, {"a": a | {"test": ("d",)}})
+        sets_of(store, {"a": a | {"evaluate_on": ("d",)}})
 
 
 def test_labels_of_a_test_set_are_measured_as_the_task_numbers_them(run, store, tmp_path):
@@ -191,7 +191,7 @@ def test_a_limit_looks_at_the_first_rows_only(run):
 def test_one_device_measures_what_eight_do(run, store):
     held_out, params, first = run
     config = runs.make_config()
-    config.tasks["mlm"]["alike"] = 2
+    config.tasks["mlm"]["same_language_rows"] = 2
     loader, program = runs.make_program(store, config, devices=jax.devices()[:1])
     alone = jax.device_put(jax.device_get(params), jax.devices()[0])
     second = HeldOut(program, loader, store).evaluate(alone)

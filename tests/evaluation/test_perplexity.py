@@ -28,7 +28,7 @@ class Unigram:
     def __init__(self, log_probabilities):
         self.log_probabilities = log_probabilities
 
-    def encode(self, rows, *, task="", key=None, alike=1):
+    def encode(self, rows, *, task="", key=None, same_language_rows=1):
         assert key is None, "evaluation must not use dropout"
         return jnp.zeros((*rows.tokens.shape, 2))
 

@@ -19,7 +19,7 @@ class BagOfWords:
     def __init__(self, table):
         self.table = table
 
-    def sentence_embeddings(self, rows, *, task="", key=None, alike=1):
+    def sentence_embeddings(self, rows, *, task="", key=None, same_language_rows=1):
         real = (rows.segment_ids > 0)[..., None]
         return (jnp.tanh(self.table[rows.tokens]) * real).sum(axis=1) / real.sum(axis=1)
 

@@ -56,7 +56,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
     ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be a language's code"),
     ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
-    ("tasks.mlm.test=('ner',)", "tasks.mlm.test", "which mlm reads none of"),
+    ("tasks.mlm.evaluate_on=('ner',)", "tasks.mlm.evaluate_on", "which mlm reads none of"),
     ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
     ("tasks.mlm.weight='0:-1,4:1'", "tasks.mlm.weight", "negative or not finite"),
     ("tasks.mlm.weight='0:nan'", "tasks.mlm.weight", "negative or not finite"),

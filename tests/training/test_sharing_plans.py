@@ -52,14 +52,14 @@ def drawn(program, seed=0):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), program.state.params)
 
 
-def batch(languages, seed=0, rows=8, alike=1):
+def batch(languages, seed=0, rows=8, same_language_rows=1):
     """Rows in the given languages by turns, so many on end in each, translated into the next one."""
-    given = np.repeat(np.resize(np.asarray(languages, np.int32), rows // alike), alike)
+    given = np.repeat(np.resize(np.asarray(languages, np.int32), rows // same_language_rows), same_language_rows)
 
     def text(number, language):
         return random_rows(10 * seed + number, rows=rows, length=8, documents=1)._replace(language=language)
 
-    pairs = {"inputs": text(0, given), "targets": text(1, np.roll(given, alike))}
+    pairs = {"inputs": text(0, given), "targets": text(1, np.roll(given, same_language_rows))}
     return {"translation": pairs, "mlm": {"inputs": text(2, given)}}
 
 
@@ -123,15 +123,15 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
-    rows = batch(range(4), rows=16, alike=4)
+    rows = batch(range(4), rows=16, same_language_rows=4)
     rows["ranking"] = rows["translation"]
 
-    def slopes(alike, parts, devices=1):
+    def slopes(same_language_rows, parts, devices=1):
         config = make_config(*PLANS[plan])
         config.mesh.fsdp = min(devices, 2)
         config.tasks = config.tasks | {"ranking": {"objective": "ranking", "length": 8}}
         for entry in config.tasks.values():
-            entry.update(rows=16, alike=alike)
+            entry.update(rows=16, same_language_rows=same_language_rows)
         config.training.microbatches = parts
         program = make_program(config, devices=devices)
         function = gradient_function(program, program.objectives)
@@ -146,8 +146,8 @@ def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
     def distance(found):
         return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() / scale, found, expected)))
 
-    for alike, parts, devices in ((4, 2, 1), (1, 1, 4), (4, 1, 4)):
-        assert distance(slopes(alike, parts, devices)) < 1e-5
+    for same_language_rows, parts, devices in ((4, 2, 1), (1, 1, 4), (4, 1, 4)):
+        assert distance(slopes(same_language_rows, parts, devices)) < 1e-5
     assert distance(slopes(8, 1)) > 1e-3  # which these rows are not
 
 
@@ -158,10 +158,10 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
     rows = rows._replace(language=np.full_like(rows.language, 2))
     target = np.ones_like(rows.language)
 
-    def hidden(params, alike):
-        return program.model(params).encode(rows, target_language=target, alike=alike)
+    def hidden(params, same_language_rows):
+        return program.model(params).encode(rows, target_language=target, same_language_rows=same_language_rows)
 
-    each, *together = (jax.jit(hidden, static_argnums=1)(drawn(program), alike) for alike in (1, 2, 0))
+    each, *together = (jax.jit(hidden, static_argnums=1)(drawn(program), same_language_rows) for same_language_rows in (1, 2, 0))
     for found in together:
         np.testing.assert_allclose(found, each, atol=1e-5)
 

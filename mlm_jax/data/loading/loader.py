@@ -55,7 +55,8 @@ class Loader:
       texts with one label the longer one is cut).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
       in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named.
-    - ``"alike": n``: rows come in runs of n on end that are of one stream, and every other run of a pair is read the other way.
+    - ``"same_language_rows": n``: rows come in runs of n consecutive rows of one stream, and every other run of a pair is read
+      the other way.
 
     Args:
       store: an open token store.
@@ -116,7 +117,7 @@ class Loader:
             if task.packed:
                 batch[name] = self._packed(task, plan.stream, task.order.slices(plan), length)
             else:
-                turn = plan.start + plan.epoch if task.order.alike == 1 else plan.run
+                turn = plan.start + plan.epoch if task.order.run_length == 1 else plan.run
                 reverse = (turn % 2 == 1) & task.alternate
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
@@ -277,11 +278,11 @@ class Loader:
     def _task(self, name: str, entry: dict, kind: str, split: str) -> _Task:
         """Return a task with its streams and the order of its rows in every phase."""
         where = f"task {name!r}"
-        rows, length, alike = entry["rows"], entry["length"], entry.get("alike", 1)
-        if rows % (self.process_count * alike):
-            runs = f" in runs of {alike} alike" if alike > 1 else ""
+        rows, length, run = entry["rows"], entry["length"], entry.get("same_language_rows", 1)
+        if rows % (self.process_count * run):
+            runs = f" in runs of {run} rows of the same language" if run > 1 else ""
             raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share{runs}",
-                            remedy=f"choose a multiple of {self.process_count * alike}")  # fmt: skip
+                            remedy=f"choose a multiple of {self.process_count * run}")  # fmt: skip
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
             raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")
@@ -290,7 +291,7 @@ class Loader:
         streams = self._streams(where, entry.get("data", ()), kind, split)
         splits = tuple(stream.split(split) for stream in streams)
         sizes = [part.values("inputs") if packed else part.documents for part in splits]
-        order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", alike)
+        order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", run)
         alternate = kind == "pairs" and directions == "both"
         task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
         for phase in self.phases:

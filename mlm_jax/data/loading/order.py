@@ -82,12 +82,12 @@ class Order:
       sizes: ``[streams]`` units, at least 1.
       rows: of the task per step, over all hosts.
       seed: any text.
-      alike: rows come in runs of so many of one stream.
+      run_length: number of consecutive rows that are of one stream.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, alike: int = 1):
+    def __init__(self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, run_length: int = 1):
         self.sizes = np.asarray(sizes, np.int64)
-        self.rows, self.alike = rows, alike
+        self.rows, self.run_length = rows, run_length
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]
         self._keys = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
         self._phases: list[_Phase] = []
@@ -119,8 +119,8 @@ class Order:
     def rows_taken(self, step: int) -> np.ndarray:
         """Return the rows of each stream in the steps before ``step``: ``[streams]`` int64."""
         phase = self._phase(step)
-        runs = (step - phase.start_step) * self.rows // self.alike
-        return phase.rows_before + phase.apportionment.counts(runs) * self.alike
+        runs = (step - phase.start_step) * self.rows // self.run_length
+        return phase.rows_before + phase.apportionment.counts(runs) * self.run_length
 
     def units_taken(self, step: int) -> np.ndarray:
         """Return the units of each stream in the steps before ``step``, over all epochs: ``[streams]`` int64."""
@@ -140,10 +140,10 @@ class Order:
         """Return where rows ``start_row`` … ``stop_row - 1`` of a step's rows come from, both at the edge of a run."""
         phase = self._phase(step)
         first = (step - phase.start_step) * self.rows
-        seats = phase.apportionment.seats((first + start_row) // self.alike, (first + stop_row) // self.alike)
-        stream, ordinal = (np.repeat(each, self.alike) for each in seats)
-        ordinal = ordinal * self.alike + np.arange(len(ordinal)) % self.alike + phase.rows_before[stream]
-        run, era = ordinal // self.alike, phase.era
+        seats = phase.apportionment.seats((first + start_row) // self.run_length, (first + stop_row) // self.run_length)
+        stream, ordinal = (np.repeat(each, self.run_length) for each in seats)
+        ordinal = ordinal * self.run_length + np.arange(len(ordinal)) % self.run_length + phase.rows_before[stream]
+        run, era = ordinal // self.run_length, phase.era
         ordinal = ordinal - era.rows_before[stream]
         epoch, start, units, index = self._piece(era, stream, ordinal)
         whole = units // era.length  # rows to shuffle: all but the epoch's short one
