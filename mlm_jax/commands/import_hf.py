@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder with config.json, safetensors and a tokenizer, or a name on the Hub")
     parser.add_argument("--out", required=True, help="workdir to make")
     parser.add_argument("--languages", default="", metavar="de,en,…", help="codes of the languages that its rows may be of")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="import weights that are NaN or infinite as they are")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,5 +21,5 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.interop.importing import RECIPE, import_hf
 
     languages = tuple(code.strip() for code in options.languages.split(",") if code.strip())
-    out = import_hf(options.source, options.out, languages=languages)
+    out = import_hf(options.source, options.out, languages=languages, allow_nonfinite=options.allow_nonfinite)
     print(f"wrote {out}; {out / RECIPE} goes on with its training")

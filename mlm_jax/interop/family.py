@@ -317,7 +317,8 @@ class ForeignConfig(dict):
 
 KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number from 1", lambda value: type(value) is int and value > 0),  # all of them count something
+    # All of them count something, and nothing counts more than 2³¹.
+    int: ("a whole number from 1 to 2³¹", lambda value: type(value) is int and 0 < value <= 2**31),
     float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
     str: ("a text", lambda value: isinstance(value, str)),
     tuple: ("a list of texts", lambda value: isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)),

@@ -26,7 +26,9 @@ VOCABULARY, RECIPE = "vocabulary", "config.py"
 IN_FLIGHT = 200_000_000  # bytes that are copied at once while the checkpoint is written, or the largest array
 
 
-def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...] = ()) -> Path:
+def import_hf(
+    source: str | Path, out: str | Path, *, languages: tuple[str, ...] = (), allow_nonfinite: bool = False
+) -> Path:
     """Turn a model of Hugging Face transformers into a workdir of ours.
 
     The workdir holds a checkpoint that every verb takes, the vocabulary, and ``config.py``, a config that continues the
@@ -36,6 +38,7 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
       source: a folder with config.json, safetensors and a tokenizer, or a name on the Hugging Face Hub.
       out: the workdir to make; must not exist yet.
       languages: codes that rows may be of; a model with language-indexed weights brings its own.
+      allow_nonfinite: import weights that are NaN or infinite as they are.
 
     Returns:
       ``out``.
@@ -44,24 +47,29 @@ def import_hf(source: str | Path, out: str | Path, *, languages: tuple[str, ...]
       UserError: something in ``source`` is missing, damaged, contradictory or without counterpart; the message names
         it, and nothing is written.
     """
-    shown, out = Path(out), Path(out).resolve()
-    published = Published(local_folder(source))
-    facts, kind = published.facts, published.family.model_type
+    out = Path(out).resolve()
+    published = Published(local_folder(source), finite=not allow_nonfinite)
+    facts = published.facts
     if languages and facts.languages:
         raise UserError(
             f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
         )
+    languages = facts.languages or languages or UNDETERMINED
     for code in languages:
         if languages.count(code) > 1 or code.split() != [code]:
-            problem = "is named twice" if languages.count(code) > 1 else "has white space"
-            raise UserError(f"language {code!r} {problem}", remedy="give --languages codes such as de,en")
-    languages = facts.languages or languages or UNDETERMINED
-    vocabulary = read_vocabulary(published.folder, kind, facts.rows, facts.ids)
+            problem = "is named twice" if languages.count(code) > 1 else "has white space, or no letters"
+            where = published.folder / "config.json" if facts.languages else None
+            raise UserError(f"language {code!r} {problem}", file=where, remedy="codes are such as de,en")
+    vocabulary = read_vocabulary(published.folder, published.family.model_type, facts.rows, facts.ids)
     config = imported_config(published, vocabulary, out)
     with whole_folder(out) as scratch:
-        flat = published.params(flat_shapes(config, vocabulary.size, languages), config.model, languages)
+        try:
+            shapes = flat_shapes(config, vocabulary.size, languages)
+        except UserError as error:  # the model cannot be built; the values are those of their file
+            raise UserError(error.problem, file=published.folder / "config.json") from error
+        flat = published.params(shapes, config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
-        (scratch / RECIPE).write_text(recipe(config, str(source), kind, shown), encoding="utf-8")
+        (scratch / RECIPE).write_text(recipe(config, str(source)), encoding="utf-8")
         claim_workdir(scratch, config)
         save_weights(scratch, config, vocabulary, languages, flat)
     return out
@@ -119,27 +127,29 @@ def check_decoder_start(published: Published, vocabulary: Any, before: list[int]
         )
 
 
-def recipe(config: ConfigDict, source: str, kind: str, out: Path) -> str:
+def recipe(config: ConfigDict, source: str) -> str:
     """Return the text of a config file that goes on with an imported model.
+
+    What comes from outside stands in it as literals only: names of folders and values of a published config.json are
+    not ours, and must not become code.
 
     Args:
       config: of the model.
       source: what it was imported from.
-      kind: its ``model_type``.
-      out: the folder that the file will lie in, as the user wrote it.
     """
     default = default_config().model
     changed = {key: value for key, value in config.model.items() if value != default[key]}
     settings = "".join(f"        {key}={_literal(value)},\n" for key, value in changed.items())
-    return f'''"""Goes on with the training of {source} ({kind}), once config.data says on which text.
+    return f'''"""Goes on with the training of a published model, once config.data says on which text.
 
-    mlm-jax train --config {out / RECIPE} --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
+    mlm-jax train --config THIS_FILE --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
 """
 
 from pathlib import Path
 
 from mlm_jax.config import default_config
 
+SOURCE = {source!r}  # where the model came from
 IMPORTED = str(Path(__file__).resolve().parent)  # this folder may be moved
 
 
@@ -153,7 +163,7 @@ def get_config():
     config.tasks = {_literal(config.tasks)}
     config.model.update(
 {settings}    )
-    config.optimizer.learning_rate = 1e-4  # a trained model wants less than a new one
+    config.optimizer.learning_rate = 1e-4  # a trained model needs a lower rate than a new one
     return config
 '''
 

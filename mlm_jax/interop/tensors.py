@@ -1,60 +1,81 @@
 """Reading and writing safetensors folders tensor by tensor, in one file or in shards with an index.
 
-Nothing is held beside the tensor at hand (reading maps a little of the files, writing keeps one shard), so that peak
-memory is the model plus about one shard.
+Only the current tensor is held (reading maps a little of the files, writing keeps one shard), so that peak memory is
+the model plus about one shard.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.interop.foreign_files import MOST_JSON, parse_json, read_json, without_repeats
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 MAPPED_BYTES = 2 * 10**8  # of a file that may stay in memory after they were read
+READ = ("F64", "F32", "F16", "BF16")  # types as a header names them
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 class TensorReader:
-    """The tensors of a folder: names and shapes at once, values one at a time.
+    """The tensors of a folder: names, types and shapes at once, values one at a time.
 
     Args:
-      folder: holds ``model.safetensors``, or ``model.safetensors.index.json`` and the shards that it names.
+      folder: holds ``model.safetensors``, or else ``model.safetensors.index.json`` and the shards that it names.
+
+    Attributes:
+      shapes: {tensor: shape}.
+      file_of: {tensor: name of the file that holds it}.
 
     Raises:
-      UserError: there are no such files, a shard that the index names is missing, or a file is cut short.
+      UserError: there are no such files, a shard that the index names is missing, a file is cut short or damaged, or a
+        name stands in it twice.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
         self.file_of: dict[str, str] = {}
         self.open: tuple[str, safe_open] | None = None
         self.mapped = 0  # bytes of the open file that were read, and so lie in memory
         for name in self._files():
-            file = self._opened(name)
-            for tensor in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+            header = self._header(name)
+            self._opened(name)  # the library checks that the header fits the file
+            for tensor, entry in header.items():
+                if tensor in self.file_of:
+                    raise UserError(f"tensor {tensor!r} is in {self.file_of[tensor]} and in {name}", file=self.folder)
                 self.file_of[tensor] = name
-                self.shapes[tensor] = tuple(file.get_slice(tensor).get_shape())
+                self.shapes[tensor], self.types[tensor] = tuple(entry["shape"]), entry["dtype"]
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(map(math.prod, self.shapes.values()))
 
     def _files(self) -> list[str]:
+        """Return the names of the files: the whole one if it is there, as in transformers, or else the shards."""
         index = self.folder / INDEX
-        if index.is_file():
+        files = [SINGLE]
+        if not (self.folder / SINGLE).is_file() and index.is_file():
             try:
-                files = sorted(set(map(os.fspath, json.loads(index.read_text())["weight_map"].values())))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                files = sorted(set(map(os.fspath, read_json(index)["weight_map"].values())))
+            except (KeyError, AttributeError, TypeError) as error:
                 raise UserError("not an index of safetensors files", file=index, remedy="download it again") from error
-        else:
-            files = [SINGLE]
+            for name in files:
+                if Path(name).name != name:
+                    raise UserError(f"it names a file in another folder: {name!r}", file=index)
         for name in files:
             if not (self.folder / name).is_file():
                 pickled = sorted(path.name for path in self.folder.glob("*.bin"))
@@ -65,6 +86,28 @@ class TensorReader:
                 )
         return files
 
+    def _header(self, name: str) -> dict[str, Any]:
+        """Return {tensor: {"dtype": …, "shape": …}} of a file; no tensor is read for it."""
+        file = self.folder / name
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if size > MOST_JSON:
+                raise UserError("the file is cut short or not in the safetensors format (its header would have "
+                                f"{size:,} bytes)", file=file, remedy="download it again")  # fmt: skip
+            text = opened.read(size)
+        try:
+            header = parse_json(text, file, object_pairs_hook=without_repeats)
+            tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+            if all({"dtype", "shape"} <= entry.keys() for entry in tensors.values()):
+                return tensors
+            reason = "a tensor has no type or no shape"
+        except UserError as error:
+            reason = error.problem
+        except AttributeError:
+            reason = "its header is no table of tensors"
+        raise UserError(f"the file is cut short or not in the safetensors format ({reason})", file=file,
+                        remedy="download it again")  # fmt: skip
+
     def _opened(self, name: str):
         if self.open is None or self.open[0] != name:
             self.mapped = 0
@@ -72,7 +115,7 @@ class TensorReader:
                 self.open = (name, safe_open(self.folder / name, framework="np"))
             except SafetensorError as error:
                 raise UserError(
-                    f"the file is cut short or not in the safetensors format ({error})",
+                    f"the file is cut short or not in the safetensors format ({one_line(error)})",
                     file=self.folder / name,
                     remedy="download it again",
                 ) from error
@@ -89,20 +132,20 @@ class TensorReader:
         """Return a tensor in the file's own dtype (bfloat16 as ``ml_dtypes.bfloat16``).
 
         Raises:
-          UserError: there is no such tensor, or it is not of floating-point numbers.
+          UserError: there is no such tensor, or it is not of floating-point numbers of 16 bits or more.
         """
         if name not in self.file_of:
             raise UserError(f"tensor {name!r} is missing{nearest(name, self.file_of)}", file=self.folder)
-        tensor = self._opened(self.file_of[name]).get_tensor(name)
-        self.mapped += tensor.nbytes
-        if self.mapped > MAPPED_BYTES:  # opened anew for the next tensor, a file is out of memory
-            self.open = None
-        if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype != ml_dtypes.bfloat16:
+        if self.types[name] not in READ:
             raise UserError(
-                f"tensor {name!r} is of type {tensor.dtype}, which is not a floating-point type that is read",
+                f"tensor {name!r} is of type {self.types[name]}, but only {', '.join(READ)} are read",
                 file=self.folder / self.file_of[name],
                 remedy="quantised weights must be turned back into floating-point numbers first",
             )
+        tensor = self._opened(self.file_of[name]).get_tensor(name)
+        self.mapped += tensor.nbytes
+        if self.mapped > MAPPED_BYTES:  # a file that is opened again for the next tensor leaves memory
+            self.open = None
         return tensor
 
 
@@ -129,8 +172,19 @@ class TensorWriter:
         self.shards: list[list[str]] = []
 
     def add(self, name: str, value: np.ndarray) -> None:
-        """Take one tensor; writes a shard when there is enough for one."""
-        value = np.ascontiguousarray(value, self.dtype)
+        """Take one tensor; writes a shard when there is enough for one.
+
+        Raises:
+          UserError: the type that is written cannot hold a value.
+        """
+        with np.errstate(over="ignore"):
+            written = np.ascontiguousarray(value, self.dtype)
+        if written.dtype != value.dtype and (np.isfinite(value) & ~np.isfinite(written)).any():
+            raise UserError(
+                f"tensor {name!r} holds {np.abs(value[np.isfinite(value)]).max():g}, which is too large for {written.dtype}",
+                remedy="write it as bfloat16 or float32",
+            )
+        value = written
         if self.pending and self.pending_bytes + value.nbytes > self.shard_bytes:
             self._flush()
         self.pending[name] = value

@@ -49,20 +49,11 @@ def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> proc
     )
 
 
-def sentencepiece_pieces(model: bytes) -> list[tuple[str, float]]:
-    """Return (piece, score) of a SentencePiece model, by id."""
-    return [(piece.piece, piece.score) for piece in ModelProto.FromString(model).pieces]
-
-
-def from_sentencepiece(
-    model: bytes, *, pieces: list[tuple[str, float]] | None = None, unk_id: int | None = None
-) -> Tokenizer:
+def from_sentencepiece(model: bytes) -> Tokenizer:
     """Return a tokenizer with the pieces, scores, normalisation and byte fallback of a SentencePiece model.
 
     Args:
       model: serialised.
-      pieces: (piece, score) by id, where a unigram model's ids are not to be its own.
-      unk_id: of the unknown piece among them.
 
     Raises:
       UserError: the model is neither unigram nor BPE, or treats white space in a way that has no counterpart.
@@ -75,13 +66,9 @@ def from_sentencepiece(
         raise UserError(
             "a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers"
         )
-    pieces = sentencepiece_pieces(model) if pieces is None else pieces
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     if trainer.model_type == UNIGRAM:
-        tokenizer = Tokenizer(
-            models.Unigram(
-                pieces, unk_id=trainer.unk_id if unk_id is None else unk_id, byte_fallback=trainer.byte_fallback
-            )
-        )
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
     else:
         ids = {piece: index for index, (piece, _) in enumerate(pieces)}
         usable = {piece.piece: piece.score for piece in proto.pieces if piece.type == ModelProto.SentencePiece.NORMAL}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config import default_config
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
 from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches
+from mlm_jax.interop.foreign_files import read_json
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.training.paths import by_path
 
@@ -37,15 +37,12 @@ def read_config(folder: str | Path) -> ForeignConfig:
       UserError: it is missing, not JSON, or of a model type that is not known here.
     """
     file = Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"), object_hook=ForeignConfig)
-        kind = config["model_type"]
-    except FileNotFoundError as error:
-        raise UserError(
-            "there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError("this is not the configuration of a model: it has no model_type", file=file) from error
+    if not file.exists():
+        raise UserError("there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers")
+    config = read_json(file, object_hook=ForeignConfig)
+    kind = config.get("model_type") if isinstance(config, ForeignConfig) else None
+    if kind is None:
+        raise UserError("this is not the configuration of a model: it has no model_type", file=file)
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"model_type {kind!r} is unknown here{nearest(kind, FAMILIES)}", file=file,
                         remedy=f"one of {', '.join(FAMILIES)} can be read")  # fmt: skip
@@ -57,6 +54,7 @@ class Published:
 
     Args:
       folder: with config.json and safetensors.
+      finite: whether a weight that is NaN or infinite is an error.
 
     Attributes:
       family: the table that fits.
@@ -67,8 +65,8 @@ class Published:
       UserError: a file is missing or damaged, or the configuration asks for what we lack; the message names it.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, finite: bool = True):
+        self.folder, self.finite = Path(folder), finite
         self.config = read_config(folder)
         self.family = FAMILIES[self.config["model_type"]]
         self.tensors = TensorReader(folder)
@@ -76,8 +74,10 @@ class Published:
         self.base = self.family.base if any(name.startswith(self.family.base) for name in self.names) else ""
         try:
             self.facts = self.family.facts(self.config)
+            self._check_size("num_hidden_layers", self.config.get("num_hidden_layers", 1), most=len(self.names))
             self.contents = self._contents()
             self.settings = self.family.settings(self.config, self.contents)
+            self._check_sizes()
         except UserError as error:
             raise UserError(error.problem, file=error.file or self.folder / "config.json", remedy=error.remedy) from error
 
@@ -99,9 +99,45 @@ class Published:
             tied = says_tied and np.array_equal(self.read(family.output), self.read(embedding))
         return Contents(head, any(name.startswith("decoder.") for name in names), bool(tied))
 
+    def _check_sizes(self) -> None:
+        """Check sizes that arrays and loops depend on against the headers of the files, before anything of that size exists.
+
+        Raises:
+          UserError: config.json says more than the files hold.
+        """
+        embedding = self.family.embedding.replace("{base}", self.base)
+        shape, expected = self.tensors.shapes[self.names[embedding]], (self.facts.rows, self.settings["width"])
+        if shape != expected:
+            raise UserError(
+                f"tensor {embedding!r} is of shape {list(shape)}, but config.json asks for {list(expected)}", file=self.folder
+            )
+        for stack in ("encoder", "decoder"):
+            layers = sum(group["layers"] for group in self.settings[stack])
+            self._check_size(f"the number of layers of the {stack}", layers, most=len(self.names))
+        self._check_size("the number of languages", len(self.facts.languages), most=len(self.names))
+        for key in ("mlp_width", "heads", "kv_heads", "head_width", "embedding_types"):
+            self._check_size(key, self.settings.get(key, 0), most=self.tensors.elements)
+        if self.settings["position"] == "learned":
+            self._check_size("max_position_embeddings", self.settings["max_positions"], most=self.tensors.elements)
+
+    def _check_size(self, name: str, value: int, *, most: int) -> None:
+        if value > most:
+            raise UserError(f"{name} is {value}, which is more than there are tensors or numbers in the files ({most})")
+
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor by our table's spelling of its name."""
-        return self.tensors.read(self.names[name])
+        """Return a tensor by our table's spelling of its name.
+
+        Raises:
+          UserError: it holds a number that is not finite, and that is not allowed.
+        """
+        tensor = self.tensors.read(self.names[name])
+        if self.finite and not np.isfinite(tensor).all():
+            raise UserError(
+                f"tensor {name!r} holds NaN or infinite numbers",
+                file=self.folder,
+                remedy="download it again, or import it as it is with --allow-nonfinite",
+            )
+        return tensor
 
     def params(
         self, shapes: Mapping[str, Sequence[int]], model: Any, languages: Sequence[str]

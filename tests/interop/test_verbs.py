@@ -116,7 +116,7 @@ def test_the_recipe_is_a_config_that_fits(imported, tmp_path):
     settings = json.loads((ours / "config.json").read_text())["model"]
     assert json.loads(json.dumps(config.model.to_dict(), default=list)) == settings
     assert open_vocabulary(config.vocabulary.path, LANGUAGES, 0).size == config.vocabulary.size
-    assert f"train --config {ours}/config.py --workdir" in (ours / "config.py").read_text()
+    assert "train --config THIS_FILE --workdir" in (ours / "config.py").read_text()
     shutil.copytree(ours, tmp_path / "moved")
     moved = load_config(tmp_path / "moved" / "config.py")
     assert moved.checkpoint.init == {"from": str(tmp_path / "moved")}
@@ -273,6 +273,16 @@ def text(name, content):
     return lambda folder: (folder / name).write_text(content)
 
 
+def shards(index):
+    """An edit that leaves an index of shards, and no whole file."""
+
+    def edit(folder):
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_text(index)
+
+    return edit
+
+
 def without(name):
     return lambda folder: (folder / name).unlink()
 
@@ -328,10 +338,10 @@ BAD = {
         "model.safetensors is missing; pytorch_model.bin is a pickle",
     ),
     "a shard that is not there": (
-        text("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+        shards('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
         "model-00001-of-00002.safetensors is missing",
     ),
-    "index is not JSON": (text("model.safetensors.index.json", "{"), "index.json: not an index"),
+    "index is not JSON": (shards("{"), "index.json: this is not JSON"),
     "wrong shape": (
         edit_tensor(swap),
         r"'model.layers.1.mlp.Wo.weight' is of shape \[40, 32\], but config.json asks for \[32, 40\]",
@@ -343,7 +353,7 @@ BAD = {
     ),
     "quantised": (
         edit_tensor(lambda tensors: tensors.update({NORM: np.ones(32, np.int8)})),
-        f"'{NORM}' is of type int8",
+        f"'{NORM}' is of type I8",
     ),
     "unknown model_type": (
         edit_json("config.json", model_type="modernbort"),
@@ -361,7 +371,7 @@ BAD = {
     "two tokens before a text": (template("bos mask $A eos", bos=2, mask=4, eos=1), "writes <bos> <mask> before a text"),
     "a null that is counted with": (
         edit_json("config.json", local_attention=None),
-        "config.json: local_attention is null, where a whole number from 1 belongs",
+        "config.json: local_attention is null, where a whole number from 1 to 2³¹ belongs",
     ),
     "a number in quotes": (edit_json("config.json", num_attention_heads="2"), 'num_attention_heads is "2", where a whole'),
     "a yes in quotes": (edit_json("config.json", attention_bias="false"), 'attention_bias is "false", where true or false'),
@@ -370,7 +380,7 @@ BAD = {
     "a token that is no number": (edit_json("config.json", pad_token_id="0"), 'pad_token_id is "0", where a token'),
     "a tokenizer's settings that are a list": (text("tokenizer_config.json", "[1]"), "tokenizer_config.json: this is no JSON obj"),
     "a piece that is none": (edit_json("tokenizer_config.json", mask_token={"a": 1}), "tokenizer_config.json: mask_token is"),
-    "a shard without a name": (text("model.safetensors.index.json", '{"weight_map": {"a": 1}}'), "index.json: not an index"),
+    "a shard without a name": (shards('{"weight_map": {"a": 1}}'), "index.json: not an index"),
     "an activation that we lack": (
         edit_json("config.json", hidden_activation="quick_gelu"),
         "config.json: hidden_activation is 'quick_gelu'",

@@ -1,0 +1,67 @@
+"""Files that a stranger wrote: read only if they are regular, small enough, and what they claim to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.common.errors import UserError, one_line
+
+# The largest published files are far below: config.json 0.1 MB, a header of tensors 2 MB, Gemma's tokenizer.json 34 MB.
+MOST_JSON, MOST_TOKENIZER = 16_000_000, 128_000_000  # bytes
+
+
+def check_file(file: Path, most: int) -> None:
+    """Check that a file is regular (a link to one is, as in the Hub's cache) and has at most ``most`` bytes.
+
+    Raises:
+      UserError: it is not, or is larger.
+    """
+    if not file.is_file():
+        raise UserError("this is not a regular file", file=file)
+    size = file.stat().st_size
+    if size > most:
+        raise UserError(f"the file has {size:,} bytes, but at most {most:,} are read", file=file,
+                        remedy="check where it comes from")  # fmt: skip
+
+
+def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
+    """Return what a JSON text says; ``options`` are those of ``json.loads``.
+
+    Raises:
+      UserError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise UserError("the JSON is nested too deeply to be read", file=file, remedy="download it again") from error
+    except ValueError as error:  # UnicodeDecodeError is one as well
+        raise UserError(f"this is not JSON: {one_line(error)}", file=file, remedy="download it again") from error
+
+
+def read_json(file: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what a small JSON file says.
+
+    Raises:
+      UserError: it is no regular file, too large, not JSON, or nested too deeply.
+    """
+    check_file(file, MOST_JSON)
+    try:
+        return parse_json(file.read_bytes(), file, object_hook=object_hook)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", file=file) from error
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dictionary; for ``json.loads(object_pairs_hook=…)``.
+
+    Raises:
+      ValueError: a key stands in it twice, so that two readers may take two meanings from it.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found

@@ -1,0 +1,327 @@
+"""The files of a published tokenizer as one ``tokenizers.Tokenizer`` with the ids that transformers' AutoTokenizer gives.
+
+How ids follow from a file is decided by the tokenizer's class, which tokenizer_config.json names and which need not be that
+of the model: multilingual MiniLMs are BERTs with XLM-R's tokenizer.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.vocabulary.pieces import WORD, model_proto
+from mlm_jax.data.vocabulary.published import TOKENIZER
+from mlm_jax.interop.foreign_files import MOST_TOKENIZER, check_file, parse_json, read_json
+from mlm_jax.interop.tokenizer import template
+
+SENTENCEPIECE, WORDPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"), ("vocab.txt",)
+ADDED = "added_tokens.json"
+# The flags of an added token that its JSON form may carry, with their defaults.
+FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+
+
+class Source(NamedTuple):
+    """What a tokenizer is built from.
+
+    Attributes:
+      settings: of tokenizer_config.json and special_tokens_map.json.
+      model_type: of the model.
+      rows: of the table of embeddings, which no id may pass.
+    """
+
+    settings: Mapping[str, Any]
+    model_type: str
+    rows: int
+
+    def piece(self, role: str, default: str) -> str:
+        """Return the piece that the settings name for a role such as "cls", or the class's own."""
+        return content(self.settings.get(f"{role}_token")) or default
+
+    def flag(self, key: str, default: bool | None) -> bool | None:
+        """Return a yes or no of the settings.
+
+        Raises:
+          UserError: it is another kind of value.
+        """
+        value = self.settings.get(key, default)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{key} is {json.dumps(value)}, where true or false belongs")
+        return value
+
+
+class TokenizerClass(NamedTuple):
+    """A tokenizer class of transformers.
+
+    Attributes:
+      files: names of its own kind of file, the first that is there is read.
+      model: kind of the model in its ``tokenizer.json``.
+      read: (file, source) → tokenizer.
+      rebuild: (what tokenizer.json says, tokenizer of it, source) → None; sets what the class itself decides.
+    """
+
+    files: tuple[str, ...]
+    model: str
+    read: Callable[[Path, Source], Tokenizer]
+    rebuild: Callable[[Mapping[str, Any], Tokenizer, Source], None]
+
+
+def content(token: Any) -> str:
+    """Return the piece of a token that is given as a text or as an object; "" if it is neither."""
+    token = token.get("content") if isinstance(token, Mapping) else token
+    return token if isinstance(token, str) else ""
+
+
+def read_tokenizer(folder: Path, source: Source) -> Tokenizer:
+    """Return the tokenizer of a folder.
+
+    Raises:
+      UserError: there is none, it cannot be read, its class is unknown here, or its files contradict each other.
+    """
+    named = source.settings.get("tokenizer_class")
+    name = DEFAULT_CLASS.get(source.model_type, "") if named in (None, *GENERIC) else str(named).removesuffix("Fast")
+    known = CLASSES.get(name)
+    try:
+        if (folder / TOKENIZER).is_file():
+            tokenizer = _whole(folder / TOKENIZER, known if named not in GENERIC else None, source)
+        elif known:
+            found = [file for file in known.files if (folder / file).is_file()]
+            if not found:
+                raise UserError(
+                    f"there is no tokenizer: {name} needs {TOKENIZER} or {', '.join(known.files)}",
+                    remedy="if the files are another class's, name it as tokenizer_class in tokenizer_config.json",
+                )
+            check_file(folder / found[0], MOST_TOKENIZER)
+            tokenizer = known.read(folder / found[0], source)
+        else:
+            raise UserError(
+                f"there is no tokenizer: without {TOKENIZER}, how ids follow from its files is known of "
+                f"{', '.join(CLASSES)} only" + (f", not of {name}" if name else ""),
+                remedy=f"write {TOKENIZER} with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+            )
+        _add(tokenizer, _added_later(folder, source), source.rows)
+        return tokenizer
+    except UserError as error:
+        raise UserError(error.problem, file=error.file or folder, remedy=error.remedy) from error
+    except BaseException as error:  # the library raises nothing more precise than Exception, and panics of Rust
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"the tokenizer cannot be read: {one_line(error)}", file=folder, remedy="download it again"
+        ) from error
+
+
+def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, with what its class decides whatever the file says."""
+    check_file(file, MOST_TOKENIZER)
+    text = file.read_text(encoding="utf-8")
+    tokenizer = Tokenizer.from_str(text)
+    if known:
+        described = parse_json(text, file)
+        model = described["model"]
+        if model.get("type", known.model) == known.model and not model.get("byte_fallback"):
+            known.rebuild(described, tokenizer, source)
+    return tokenizer
+
+
+# ------------------------------------------------------------------------------------------------------- added tokens
+
+
+def _added_later(folder: Path, source: Source) -> dict[int, AddedToken]:
+    """Return {id: token} of what was added to the tokenizer after it was made, as transformers finds it."""
+    found = source.settings.get("added_tokens_decoder")
+    if isinstance(found, Mapping):
+        return {_id(index): _token(token, f"added_tokens_decoder.{index}") for index, token in found.items()}
+    if not (folder / ADDED).is_file():
+        return {}
+    special = {content(value) for key, value in source.settings.items() if key.endswith("_token")}
+    listed = source.settings.get("additional_special_tokens")
+    special |= set(map(content, listed)) if isinstance(listed, list) else set()
+    added = read_json(folder / ADDED)
+    if not isinstance(added, dict):
+        raise UserError("this is no JSON object of pieces and their ids", file=folder / ADDED)
+    return {
+        _id(index): AddedToken(piece, special=piece in special, normalized=piece not in special)
+        for piece, index in added.items()
+    }
+
+
+def _id(index: Any) -> int:
+    if isinstance(index, bool) or not (isinstance(index, int) or (isinstance(index, str) and index.isdecimal())):
+        raise UserError(f"an added token has the id {json.dumps(index)}, which is no number")
+    return int(index)
+
+
+def _token(token: Any, name: str) -> AddedToken:
+    if not content(token):
+        raise UserError(f"{name} is {json.dumps(token)[:60]}, where a piece belongs")
+    flags = {flag: bool(token.get(flag, default)) for flag, default in FLAGS.items()} if isinstance(token, Mapping) else {}
+    special = isinstance(token, str) or bool(token.get("special", False))
+    return AddedToken(content(token), special=special, **flags)
+
+
+def _add(tokenizer: Tokenizer, added: Mapping[int, AddedToken], rows: int) -> None:
+    """Add tokens that must come to lie at these ids.
+
+    Raises:
+      UserError: the ids are not the next free ones, or are beyond the table of embeddings.
+    """
+    for index, token in sorted(added.items()):
+        if index >= rows:
+            raise UserError(f"the added token {token.content!r} has the id {index}, but the table of embeddings {rows} rows")
+        there, size = tokenizer.token_to_id(token.content), tokenizer.get_vocab_size(with_added_tokens=True)
+        if there not in (None, index) or (there is None and index != size):
+            raise UserError(
+                f"the added token {token.content!r} has the id {index}, but the tokenizer's files make it "
+                f"{size if there is None else there}",
+                remedy=f"write {TOKENIZER} with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+            )
+        tokenizer.add_tokens([token])
+
+
+# ------------------------------------------------------------------------------------------------------- the classes
+
+
+def _spm(file: Path) -> tuple[list[tuple[str, float]], bytes]:
+    """Return (piece, score) by id of a unigram SentencePiece model, and its table of normalisation.
+
+    Raises:
+      UserError: it is a model of another kind.
+    """
+    proto = model_proto(file.read_bytes())
+    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+        raise UserError("this SentencePiece model is no unigram model, as its tokenizer's class has", file=file)
+    return [(piece.piece, piece.score) for piece in proto.pieces], proto.normalizer_spec.precompiled_charsmap
+
+
+def _unigram_pipeline(tokenizer: Tokenizer, charsmap: bytes, *, prefix: bool = True) -> None:
+    """Set how transformers' unigram classes normalise and split a text, whatever a file says."""
+    scheme = "always" if prefix else "never"
+    tokenizer.normalizer = normalizers.Precompiled(charsmap) if charsmap else normalizers.Sequence([])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement=WORD, prepend_scheme=scheme)]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement=WORD, prepend_scheme=scheme)
+
+
+def _charsmap(described: Mapping[str, Any]) -> bytes:
+    normalizer = described.get("normalizer") or {}
+    for step in normalizer.get("normalizers", [normalizer]):
+        if step.get("type") == "Precompiled":
+            return base64.b64decode(step["precompiled_charsmap"])
+    return b""
+
+
+def _fairseq(file: Path, source: Source) -> Tokenizer:
+    """Return XLM-R's tokenizer: fairseq's special pieces, then the model's own without <unk> <s> </s>, then <mask>."""
+    pieces, charsmap = _spm(file)
+    arranged = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces[3:], ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(arranged, unk_id=3, byte_fallback=False))
+    tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
+    tokenizer.add_tokens([AddedToken(p, normalized=False, special=True) for p in ("<s>", "<pad>", "</s>", "<unk>")])
+    _fairseq_around(tokenizer, charsmap, source)
+    return tokenizer
+
+
+def _fairseq_again(described: Mapping[str, Any], tokenizer: Tokenizer, source: Source) -> None:
+    _fairseq_around(tokenizer, _charsmap(described), source)
+
+
+def _fairseq_around(tokenizer: Tokenizer, charsmap: bytes, source: Source) -> None:
+    _unigram_pipeline(tokenizer, charsmap, prefix=source.flag("add_prefix_space", True) is not False)
+    begin, end = (source.piece(role, default) for role, default in (("bos", "<s>"), ("eos", "</s>")))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[begin, "$A", end], pair=[begin, "$A", end, end, "$B", end],
+        special_tokens=[(piece, _known(tokenizer, piece)) for piece in (begin, end)],
+    )  # fmt: skip
+
+
+def _known(tokenizer: Tokenizer, piece: str) -> int:
+    """Return the id of a piece.
+
+    Raises:
+      UserError: the tokenizer has no such piece.
+    """
+    index = tokenizer.token_to_id(piece)
+    if index is None:
+        raise UserError(f"the settings name {piece!r} as a special piece, which the tokenizer does not have")
+    return index
+
+
+def _t5(file: Path, source: Source) -> Tokenizer:
+    """Return T5's tokenizer: the pieces of the model, then sentinels, which are numbered from the end."""
+    pieces, charsmap = _spm(file)
+    extra = source.settings.get("extra_ids", 100 if source.model_type == "t5" else 0)
+    if type(extra) is not int or not 0 <= extra <= source.rows:
+        raise UserError(f"extra_ids is {json.dumps(extra)[:40]}, where a number from 0 to the table's {source.rows} rows belongs")
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.add_tokens([AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))])
+    tokenizer.add_tokens([AddedToken(p, normalized=False, special=True) for p in ("<pad>", "</s>", "<unk>")])
+    _unigram_pipeline(tokenizer, charsmap)
+    tokenizer.post_processor = template(tokenizer, [], [_known(tokenizer, source.piece("eos", "</s>"))])
+    return tokenizer
+
+
+def _t5_again(described: Mapping[str, Any], tokenizer: Tokenizer, source: Source) -> None:
+    _unigram_pipeline(tokenizer, _charsmap(described))
+
+
+def _wordpiece(file: Path, source: Source) -> Tokenizer:
+    """Return BERT's tokenizer of a vocab.txt."""
+    ids = {piece.rstrip("\n"): index for index, piece in enumerate(file.open(encoding="utf-8"))}
+    roles = {role: source.piece(role, f"[{role.upper()}]") for role in ("pad", "unk", "cls", "sep", "mask")}
+    for role in ("unk", "cls", "sep"):
+        if roles[role] not in ids:
+            raise UserError(
+                f"{file.name} has no piece {roles[role]!r}, the {role}_token", file=file,
+                remedy=f"name its own in tokenizer_config.json, as {role}_token",
+            )  # fmt: skip
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=roles["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(**_bert_rules(source, {}))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    there = [piece for piece in roles.values() if piece in ids]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False, special=True) for piece in there])
+    cls, sep = roles["cls"], roles["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[cls, "$A", sep], pair=[cls, "$A", sep, "$B:1", f"{sep}:1"], special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+    )
+    return tokenizer
+
+
+def _wordpiece_again(described: Mapping[str, Any], tokenizer: Tokenizer, source: Source) -> None:
+    """Let the settings override the file, as transformers does; what they leave out stays as in the file."""
+    rules = described.get("normalizer") or {}
+    if rules.get("type") == "BertNormalizer":
+        tokenizer.normalizer = normalizers.BertNormalizer(**_bert_rules(source, rules))
+
+
+def _bert_rules(source: Source, file: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "clean_text": file.get("clean_text", True),
+        "handle_chinese_chars": source.flag("tokenize_chinese_chars", file.get("handle_chinese_chars", True)),
+        "strip_accents": source.flag("strip_accents", file.get("strip_accents")),
+        "lowercase": source.flag("do_lower_case", file.get("lowercase", True)),
+    }
+
+
+BERT = TokenizerClass(WORDPIECE, "WordPiece", _wordpiece, _wordpiece_again)
+CLASSES = {
+    "XLMRobertaTokenizer": TokenizerClass(SENTENCEPIECE, "Unigram", _fairseq, _fairseq_again),
+    "T5Tokenizer": TokenizerClass(SENTENCEPIECE, "Unigram", _t5, _t5_again),
+    "MT5Tokenizer": TokenizerClass(SENTENCEPIECE, "Unigram", _t5, _t5_again),
+    "BertTokenizer": BERT,
+    "DistilBertTokenizer": BERT,
+}
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer.json says all
+DEFAULT_CLASS = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "xmod": "XLMRobertaTokenizer",
+    "bert": "BertTokenizer",
+    **dict.fromkeys(("t5", "mt5", "umt5"), "T5Tokenizer"),
+}

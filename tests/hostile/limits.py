@@ -1,0 +1,39 @@
+"""What every hostile input is held to: exit code 2, one line on standard error, little memory, little time."""
+
+import contextlib
+import resource
+import signal
+
+from mlm_jax import cli
+
+SECONDS, KILOBYTES = 20, 1_000_000
+
+
+@contextlib.contextmanager
+def limited(seconds=SECONDS, kilobytes=KILOBYTES):
+    """Fail if the block takes longer, or raises the peak memory of the process by more."""
+
+    def too_long(*_):
+        raise AssertionError(f"not done within {seconds} s")
+
+    old = signal.signal(signal.SIGALRM, too_long)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < kilobytes, f"took {grown / 1e6:.1f} GB"
+
+
+def refused(capfd, *arguments):
+    """Return the one line that a command which must be refused says."""
+    capfd.readouterr()
+    with limited():
+        assert cli.main([*map(str, arguments)]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and len(lines[0]) < 1500, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
