@@ -11,26 +11,21 @@ import jax
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
 from mlm_jax.checkpoints.transplant import Facts, transplant
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.check import several
+from mlm_jax.config.keys import INIT
+from mlm_jax.config.values import several
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import check_matches, compiled
 
 log = logging.getLogger(__name__)
 
-KEYS = ("from", "include", "exclude", "rename", "like")
-
 
 def check_init(settings: Mapping[str, Any]) -> None:
-    """Check what ``config.checkpoint.init`` names, before hours go into preparing data.
+    """Check that there is a checkpoint where ``config.checkpoint.init`` names one, before hours go into preparing data.
 
     Raises:
-      UserError: there is no such key, or no checkpoint where it says "from".
+      UserError: there is none, or a key is unknown or missing.
     """
-    for key in settings:
-        if key not in KEYS:
-            raise UserError(f"checkpoint.init has no key {key!r}", remedy=f"its keys are {', '.join(KEYS)}")
-    if "from" not in settings:
-        raise UserError("checkpoint.init does not say from where", remedy='add "from": a workdir or a checkpoint')
+    INIT.check("checkpoint.init", settings)
     find_checkpoint(settings["from"])
 
 

@@ -1,6 +1,7 @@
-"""Every key that a run can set, with its default: the one place to look up what a config may say.
+"""Every key that a run can set, declared once: name, default, kind of its values, and what it does.
 
-A config file defines ``get_config()`` and changes what it wants to::
+The checks, their messages, ``mlm-jax config`` and docs/config.md all come from these declarations. A config file defines
+``get_config()`` and changes what it wants to::
 
     from mlm_jax.config import default_config
 
@@ -14,155 +15,345 @@ A key that is not in here is an error that names the nearest one (``load_config`
 
 from __future__ import annotations
 
+import copy
+import re
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from mlm_jax.config.values import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    FLAG,
+    FOREVER,
+    NAME_OR_NAMES,
+    NAMES,
+    REQUIRED,
+    SOURCE,
+    TEXT,
+    ByName,
+    Each,
+    Entries,
+    Entry,
+    Fits,
+    Key,
+    Number,
+    OneOrByName,
+    are_names,
+    choice,
+    is_number,
+    is_several,
+    is_text,
+    some,
+    whole,
+)
+
+
+def _are_language_codes(value: Any) -> bool:
+    return are_names(value) and all(re.fullmatch(r"[\w-]+", code) for code in value)
+
+
+def _are_betas(value: Any) -> bool:
+    return len(value) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in value)
+
+
+def _are_first_and_last(value: Any) -> bool:
+    return len(value) in (0, 2) and all(isinstance(step, int) and step >= 0 for step in value)
+
+
+def _is_decay(entry: Any) -> bool:
+    return _is_row(entry) and isinstance(entry[1], bool)
+
+
+def _is_factor(entry: Any) -> bool:
+    return _is_row(entry) and is_number(entry[1]) and 0 <= entry[1] < FOREVER
+
+
+def _is_frozen(entry: Any) -> bool:
+    return _is_row(entry) and isinstance(entry[1], int)
+
+
+def _is_row(entry: Any) -> bool:
+    return is_several(entry) and len(entry) == 2 and isinstance(entry[0], str)
+
+
+def _is_axis(value: Any) -> bool:
+    return type(value) is int and (value >= 1 or value == -1)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, str) or (is_number(value) and 0 <= value < FOREVER)
+
+
+INDEX = choice("shared", "source_language", "target_language", "family", "task")
+AXIS = Fits(_is_axis, "a whole number from 1, or -1 for all devices that remain (one axis at most)")
+STRATEGY = choice("alpha", "unimax", "explicit", "mixture")
+DIRECTIONS = choice("both", "forward")
+
+LABELLED_SET = Entry((
+    Key("format", REQUIRED, TEXT, "Format of its files, such as tsv; docs/data.md lists the formats."),
+    Key("language", REQUIRED, TEXT, "Language of its text."),
+    Key("train", (), SOURCE, "Files to train on."),
+    Key("validation", (), SOURCE, "Files to evaluate on."),
+    Key("labels", (), NAMES, "Labels, in the order of their indices; by default those of the training split."),
+), example='{"format": "tsv", "language": "en", "train": "genre.tsv"}')  # fmt: skip
+
+PHASE = Entry((
+    Key("steps", REQUIRED, whole(1), "Steps of the phase; those of all phases add up to `steps`."),
+    Key("languages", (), Fits(are_names, 'a tuple of languages: ("de",)'),
+        "Languages that are read. A pair is read if both of its are."),
+    Key("strategy", "alpha", STRATEGY, "As `mixing.strategy`; it follows from the next three keys if one of them is given."),
+    Key("alpha", 0.5, Number(0, 1), "As `mixing.alpha`."),
+    Key("unimax_epochs", 4.0, Number(ABOVE_ZERO), "As `mixing.unimax_epochs`."),
+    Key("rates", {}, ByName(Number(0), '{"en": 1, "de": 2}'), "As `mixing.rates`."),
+    Key("mask_rate", {}, OneOrByName(Number(ABOVE_ZERO, 1), '{"mlm": 0.15}'),
+        "Mask rate of all tasks that mask, or of each task by name."),
+    Key("length", {}, OneOrByName(whole(2), '{"mlm": 1024}'),
+        "Tokens a row: a number for all tasks that read text, or numbers of tasks by name."),
+    Key("rope_theta", 160_000.0, Number(ABOVE_ZERO), "As `model.rope_theta`."),
+), example='{"steps": 1000, "alpha": 0.3}')  # fmt: skip
+
+TASK = Entry((
+    Key("objective", REQUIRED, Fits(is_text, "the name of an objective, such as mlm"),
+        "What the task learns: an objective, of those listed below."),
+    Key("rows", REQUIRED, whole(1), "Rows a step, over all devices (the batch size)."),
+    Key("length", REQUIRED, whole(2), "Tokens a row (the sequence length)."),
+    Key("weight", 1.0, Fits(_is_weight, 'a number from 0, "step:value,step:value" or "uncertainty"'),
+        "Weight of the task's loss: a number, a piecewise linear function of the step such as \"0:0,1000:1\", or "
+        "\"uncertainty\", which learns it (Kendall et al. 2018)."),
+    Key("data", (), NAME_OR_NAMES, "Names of the streams in `data` that the task reads. () reads all that fit the objective."),
+    Key("evaluate_on", (), NAME_OR_NAMES,
+        "Labelled sets that the task is evaluated on, besides the validation splits of those it reads. By default these are "
+        "all sets that no task reads or names and whose labels it knows."),
+    Key("same_language_rows", 1, whole(1),
+        "Length of the runs of consecutive rows that share one language and direction. Language-specific weights are gathered "
+        "once a run."),
+    Key("packed", True, FLAG, "Rows of text are slices of joined documents; False puts one document in each row."),
+    Key("directions", "both", DIRECTIONS, "Of pairs: both reads each pair either way, forward reads it as it is named."),
+), example='{"objective": "mlm", "rows": 64, "length": 512}', open=True,
+   renamed=(("alike", "same_language_rows"), ("test", "evaluate_on")))  # fmt: skip
+
+LAYER_GROUP = Entry((
+    Key("layers", REQUIRED, whole(1), "Number of layers."),
+    Key("weights", "shared", INDEX, "What chooses a layer's weights: shared uses the same ones for all rows."),
+    Key("adapter", 0, whole(0), "Width of a bottleneck adapter in each layer; 0 for none."),
+    Key("adapter_weights", "source_language", INDEX,
+        "What chooses an adapter's weights; by default what chooses the layer's, or the source language if that is shared."),
+    Key("adapter_norm", "own", choice("own", "reused"),
+        "own: the adapter has a norm and begins as the identity. reused: the layer's norm is applied before and after the "
+        "adapter (X-MOD)."),
+), example='{"layers": 12, "weights": "shared"}')  # fmt: skip
+
+RELATIVE = Entry((
+    Key("buckets", REQUIRED, whole(4), "Number of buckets for distances, a multiple of 4."),
+    Key("max_distance", REQUIRED, Number(3), "Distance from which on all are in the last bucket; more than half of `buckets`."),
+    Key("per_layer", REQUIRED, FLAG, "Whether each layer has its own table (umT5), or all share one (T5)."),
+), example='{"buckets": 32, "max_distance": 128, "per_layer": False}')  # fmt: skip
+
+SCORES = choice("dot", "scaled_dot", "cosine", "bilinear", "additive")
+FUSIONS = choice("residual", "gate", "concat")
+CROSS_LINGUAL = Entry((
+    Key("score", REQUIRED, SCORES, "How the attention between two positions is scored."),
+    Key("fuse", REQUIRED, FUSIONS, "How the output of cross-lingual attention joins the target's hidden states."),
+), example='{"score": "scaled_dot", "fuse": "residual"}', empty=True)  # fmt: skip
+
+INIT = Entry((
+    Key("from", REQUIRED, TEXT, "The other run's workdir, or one of its checkpoints."),
+    Key("include", (".*",), NAME_OR_NAMES, "Regular expressions over this run's parameter paths: those to take."),
+    Key("exclude", (), NAME_OR_NAMES, "Regular expressions over this run's parameter paths: those to leave as they are."),
+    Key("rename", (), Entries(_is_row, "(regex, replacement)"),
+        "(regex, replacement) pairs that turn the other run's paths into this run's."),
+    Key("like", {}, ByName(TEXT, '{"tl": "id"}'), "{new language: language of the other run whose weights it begins with}."),
+), example='{"from": "runs/mine"}', empty=True)  # fmt: skip
+
+GROUPS = {  # {group of keys: what it is about}
+    "": "The run as a whole.",
+    "data": "Where the text comes from, and how it is stored.",
+    "vocabulary": "The vocabulary: a given one, or one that is trained on the text.",
+    "mixing": "How often each language is read.",
+    "model": "The Transformer.",
+    "optimizer": "How the weights are updated.",
+    "training": "The training step, and what is logged of it.",
+    "mesh": "How devices share the work.",
+    "checkpoint": "What is saved, and what a new run starts from.",
+    "evaluation": "What is measured on held-out text, and how often.",
+}
+
+KEYS: tuple[Key, ...] = (
+    Key("seed", 0, whole(), "Seed of the initial weights, of the order of the data and of the masks."),
+    Key("steps", 10_000, whole(1), "Optimizer steps of the whole run."),
+    Key("languages", (), Fits(_are_language_codes, "language codes such as sw, zh-Hans or deu_Latn"),
+        "Language codes in the order of their indices. () takes the order in which `data` names them."),
+    Key("families", {}, ByName(Fits(are_names, 'a tuple of languages: ("de", "en")'), '{"germanic": ("de", "en")}'),
+        "Languages of each family, for layer groups whose weights are indexed by \"family\"."),
+
+    Key("data.corpora", {}, ByName(SOURCE, '{"en": "text/en/*.txt"}'),
+        "Text of each language: files that end in .txt or .jsonl (plain, .gz or .zst) or .parquet, or a function."),
+    Key("data.parallel", {}, ByName(SOURCE, '{"de-en": "text/de-en.tsv"}'),
+        "Parallel text of each pair of languages: .tsv or .tmx files, (file of one side, file of the other), or a function."),
+    Key("data.labelled", {}, ByName(LABELLED_SET, '{"genre": {"format": "tsv", …}}'), "Labelled sets, by name."),
+    Key("data.validation", {}, ByName(SOURCE, '{"en": "text/en/held_out.txt"}'),
+        "Held-out text of a language or pair, from the same kinds of source. The language or pair need not have training text: "
+        "it is then a test set."),
+    Key("data.validation_fraction", 0.01, Number(0, 1),
+        "Share of a corpus that is held out if `data.validation` names nothing for it. A function yields its own held-out text."),
+    Key("data.mixture", "", TEXT, "Name of a registered seqio Mixture to use instead of `data.corpora` and `data.parallel`."),
+    Key("data.mixture_languages", {}, ByName(Fits(is_text, 'a language or a pair such as "de-en"'),
+                                             '{"my_task": "de-en"}'),
+        "Language or pair of each seqio task of `data.mixture`."),
+    Key("data.modules", (), Entries(is_text, "names of Python modules"),
+        "Python modules that are imported first: they register seqio tasks or define corpus functions."),
+    Key("data.prefix", "language", choice("language", "bos", "none"), "First token of every document."),
+    Key("data.max_document_tokens", 8192, whole(1),
+        "Longer documents are split into several. Longer sides of pairs and longer labelled texts are cut."),
+    Key("data.store", "", TEXT, "Folder of the token store; \"\" is WORKDIR/store."),
+    Key("data.workers", 1, whole(0), "Processes that tokenise, each its share of the files; 0 uses one for each core."),
+
+    Key("vocabulary.path", "", TEXT,
+        "A SentencePiece .model file or a vocabulary folder, such as WORKDIR/store/vocabulary of a run. \"\" trains a vocabulary."),
+    Key("vocabulary.kind", "unigram", choice("unigram", "bpe", "bytes"), "Kind of vocabulary to train."),
+    Key("vocabulary.size", 32_000, whole(1), "Number of pieces, special tokens and byte fallback included."),
+    Key("vocabulary.alpha", 0.5, Number(0, 1), "Languages are sampled by share**alpha to train the vocabulary."),
+    Key("vocabulary.sentences", 1_000_000, whole(1), "Sentences sampled to train the vocabulary, of all languages together."),
+    Key("vocabulary.character_coverage", 0.9998, Number(ABOVE_ZERO, 1),
+        "Share of all characters that are covered by pieces. The rest are spelled as bytes."),
+    Key("vocabulary.sentinels", 100, whole(0), "Number of sentinel pieces <extra_id_0> …, for span corruption."),
+
+    Key("mixing.strategy", "alpha", STRATEGY,
+        "alpha: by share**alpha. unimax: uniform, with at most `mixing.unimax_epochs` repetitions. explicit: by `mixing.rates`. "
+        "mixture: as the seqio Mixture of `data.mixture` has it."),
+    Key("mixing.alpha", 0.5, Number(0, 1), "Exponent of a language's share of the tokens: 1 is proportional, 0 uniform."),
+    Key("mixing.unimax_epochs", 4.0, Number(ABOVE_ZERO),
+        "Most repetitions of any language's text during the run, under unimax (Chung et al. 2023)."),
+    Key("mixing.rates", {}, ByName(Number(0), '{"en": 1, "de": 2}'),
+        "Rate of each language or pair, under explicit. Rates need not sum to one."),
+
+    Key("curriculum", (), Each(PHASE),
+        "Phases of the run, in order. A phase leaves the keys that it does not name as they are in the rest of the config. () is "
+        "a single phase."),
+
+    Key("tasks", {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}},
+        ByName(TASK, '{"mlm": {"objective": "mlm", "rows": 64, "length": 512}}'),
+        "Tasks that are trained together, by name. Besides these keys, each task has the options of its objective."),
+
+    Key("model.encoder", ({"layers": 12, "weights": "shared"},), Each(LAYER_GROUP), "Layer groups of the encoder, in order."),
+    Key("model.decoder", (), Each(LAYER_GROUP),
+        "Layer groups of the decoder, whose layers attend to the encoder's output; () is a model without a decoder."),
+    Key("model.character_downsampling", 0, whole(0),
+        "r > 0 makes a character encoder (CANINE) that turns every r characters into one position; 0 for none."),
+    Key("model.width", 768, whole(1), "Width of the hidden states."),
+    Key("model.heads", 12, whole(1), "Number of attention heads."),
+    Key("model.kv_heads", 0, whole(0), "Number of heads of keys and values (grouped-query attention); 0 is `model.heads`."),
+    Key("model.head_width", 0, whole(0), "Width of one head; 0 is `model.width` / `model.heads`."),
+    Key("model.mlp_width", 1152, whole(1), "Inner width of the feed-forward layer."),
+    Key("model.activation", "geglu", choice("geglu", "swiglu", "gelu", "gelu_tanh", "geglu_tanh", "relu"),
+        "Activation of the feed-forward layer; geglu, geglu_tanh and swiglu are gated."),
+    Key("model.norm", "layer", choice("layer", "rms"), "Kind of norm: LayerNorm or RMSNorm."),
+    Key("model.norm_position", "pre", choice("pre", "post"),
+        "Whether norms come before or after attention and feed-forward layer."),
+    Key("model.norm_epsilon", 1e-5, Number(0), "ε of the norms."),
+    Key("model.biases", ("head",), some("norm", "attention", "mlp", "head"), "What has biases; head is the output layer."),
+    Key("model.position", "rope", choice("rope", "learned", "relative", "none"),
+        "How positions are told apart; relative is by T5's buckets."),
+    Key("model.max_positions", 8192, whole(1), "Longest row that is accepted, and rows of the learned position table."),
+    Key("model.position_offset", 0, whole(0), "First row of the learned position table in use (XLM-R: 2)."),
+    Key("model.relative", {"buckets": 32, "max_distance": 128, "per_layer": False}, RELATIVE, "Relative position bias (T5)."),
+    Key("model.rope_theta", 160_000.0, Number(ABOVE_ZERO), "RoPE base of layers that attend to everything."),
+    Key("model.local_rope_theta", 10_000.0, Number(ABOVE_ZERO), "RoPE base of layers with a window."),
+    Key("model.window", 128, whole(0), "Layers with a window attend to window // 2 tokens on either side."),
+    Key("model.global_every", 3, whole(1),
+        "Layers 0, n, 2n … attend to everything, the others have the window; 1 lets all attend to everything."),
+    Key("model.attention_scale", True, FLAG, "Divide attention scores by √head_width (T5: False)."),
+    Key("model.embedding_types", 0, whole(0), "Rows of a token-type table, of which row 0 is added (BERT: 2, XLM-R: 1)."),
+    Key("model.norms", ("embedding", "final"), some("embedding", "first_attention", "final", "output_scale"),
+        "Norms outside the layers. embedding: after the embeddings; layer 0 then has no attention norm, unless first_attention is "
+        "also named. final: after the last encoder and decoder layer. output_scale: divide the decoder's output by √width before "
+        "the output layer (T5)."),
+    Key("model.language_embedding", False, FLAG, "Add an embedding of the row's language to every position."),
+    Key("model.tied_embeddings", True, FLAG, "The output layer uses the token embeddings as its weights."),
+    Key("model.head_transform", True, FLAG,
+        "Dense layer, activation and norm before the output layer of masked language modelling."),
+    Key("model.cross_lingual", {}, CROSS_LINGUAL,
+        "Cross-lingual attention from a target (a row of text, or the decoder's output) to its source; {} for none."),
+    Key("model.dropout", 0.0, Number(0, BELOW_ONE), "Dropout on embeddings and residual branches, in training."),
+    Key("model.initializer_stddev", 0.02, Number(0), "Standard deviation of the initial weights."),
+    Key("model.vocabulary_multiple", 1, whole(1),
+        "The number of rows of the embedding table is rounded up to a multiple of this, so that devices can share it."),
+    Key("model.dtype", "auto", choice("auto", "float32", "bfloat16"),
+        "Type of the computation; auto is float32 on CPU, else bfloat16. Parameters are float32."),
+    Key("model.attention", "auto", choice("auto", "reference", "cudnn", "splash"), "Attention kernel; auto chooses by platform."),
+    Key("model.remat", "none", choice("none", "dots", "full"),
+        "What the backward pass recomputes (gradient checkpointing): none, all but products with shared weights, or everything."),
+    Key("model.scan_layers", "auto", choice("auto", "always", "never"),
+        "Whether equal layers are one compiled program that runs in a loop; auto is never on GPUs for groups of up to 48 layers, "
+        "else always. Without the loop an H100 took 30 % less time for a step and 32 % less memory, but compiled twice as long."),
+    Key("model.cross_entropy_chunk", 0, whole(0),
+        "Predicted positions of each row whose logits are in memory at once; 0 is all of them."),
+
+    Key("optimizer.name", "adamw", TEXT, "Update rule: adamw, stable_adamw, adafactor, lion or muon."),
+    Key("optimizer.learning_rate", 5e-4, Number(0), "Highest learning rate of the run."),
+    Key("optimizer.schedule", "wsd", TEXT,
+        "Learning rate over the run: wsd (warm-up, stable, 1 − √ decay), cosine, linear, rsqrt or constant."),
+    Key("optimizer.warmup_steps", 500, Number(0), "Steps of the linear warm-up."),
+    Key("optimizer.decay_steps", 1_000, Number(0), "Steps of the decay at the end of the run, under wsd."),
+    Key("optimizer.final_fraction", 0.02, Number(0, 1),
+        "Share of the highest learning rate at which wsd, cosine and linear end, and at which the warm-up of wsd begins."),
+    Key("optimizer.betas", (0.9, 0.98), Fits(_are_betas, "two numbers from 0 to below 1"),
+        "Decay of the first and of the second moment."),
+    Key("optimizer.epsilon", 1e-6, Number(ABOVE_ZERO), "ε of the update rule."),
+    Key("optimizer.clip", 1.0, Number(0), "Global norm that gradients are clipped to; 0 for no clipping."),
+    Key("optimizer.weight_decay", 0.01, Number(0), "Decoupled weight decay."),
+    Key("optimizer.decay_table", ((r"(.*(bias|scale|norm.*)|uncertainty/.*)", False), (r".*", True)),
+        Entries(_is_decay, "(regex, True or False)"),
+        "Which parameters decay, by regular expressions over paths such as encoder/0/attention/query/kernel. The first that "
+        "matches counts, and every parameter must match one."),
+    Key("optimizer.rate_table", ((r".*", 1.0),), Entries(_is_factor, "(regex, factor from 0)"),
+        "Factors on the learning rate, by regular expressions as in `optimizer.decay_table`."),
+    Key("optimizer.freeze_table", ((r".*", False),), Entries(_is_frozen, "(regex, True, False or a number of rows)"),
+        "Which parameters are frozen, by regular expressions as in `optimizer.decay_table`: True, False, or a number n, which "
+        "freezes the first n rows only (the old pieces of a grown vocabulary, or the weights of the first languages)."),
+
+    Key("training.normalize", "per_language", choice("per_language", "per_language_mean", "token"),
+        "per_language: Σ_l 1/N_l Σ_i over the N_l predictions of each language l. per_language_mean: that over the number of "
+        "languages. token: the mean over all predictions."),
+    Key("training.microbatches", 1, whole(1),
+        "A step's rows go through the model in this many parts (gradient accumulation). The loss does not change."),
+    Key("training.z_loss", 0.0, Number(0), "Weight of log²Z, which keeps logits small (PaLM)."),
+    Key("training.ema", 0.0, Number(0, BELOW_ONE),
+        "Decay of an exponential moving average of the weights, which is then what is measured and used; 0 for none."),
+    Key("training.nonfinite", "stop", choice("stop", "skip"),
+        "What a gradient that is not finite does: stop ends the run by the next log line, skip leaves the step out and counts it."),
+    Key("training.log_every", 10, whole(1), "Steps between two log lines."),
+    Key("training.profile", (), Fits(_are_first_and_last, "(first step, last step), or ()"),
+        "Steps (first, last) that are traced into WORKDIR/profile, for TensorBoard or Perfetto."),
+    Key("training.wandb", "", TEXT, "Weights & Biases project; \"\" for none."),
+
+    Key("mesh.data", -1, AXIS, "Devices that split the rows and hold whole weights; -1 is all that remain."),
+    Key("mesh.fsdp", 1, AXIS, "Devices that split the rows and the weights."),
+    Key("mesh.tensor", 1, AXIS, "Devices that split heads, feed-forward width and vocabulary."),
+    Key("mesh.sequence", 1, AXIS, "Devices that split the length of a row."),
+    Key("mesh.slices", 1, whole(1), "Slices of a multi-slice TPU job, joined over the data axis."),
+
+    Key("checkpoint.every", 1_000, whole(1), "Steps between two checkpoints."),
+    Key("checkpoint.keep_last", 3, whole(1), "Number of latest checkpoints that are kept."),
+    Key("checkpoint.keep_every", 0, whole(0), "Checkpoints of steps that are multiples of this are kept for good; 0 for none."),
+    Key("checkpoint.init", {}, INIT,
+        "Start from another run's weights. Vocabulary and languages may differ (checkpoints/transplant.py); {} is a fresh start."),
+
+    Key("evaluation.every", 1_000, whole(1), "Steps between two evaluations. The last step is always evaluated."),
+    Key("evaluation.rows", 64, whole(1), "Most held-out rows of each stream and task."),
+    Key("evaluation.pairs", 1_000, whole(1), "Most held-out sentence pairs of each language pair that retrieval is measured on."),
+    Key("evaluation.select", "", TEXT, "Metric that picks the best checkpoint, such as eval/loss/mean; \"\" picks the last one."),
+)  # fmt: skip
+KEY = {key.name: key for key in KEYS}
 
 
 def default_config() -> ConfigDict:
     """Return every key with its default; a new object at each call."""
     config = ConfigDict(convert_dict=False)
-    config.seed = 0  # of the initial weights, the data's order and the masks
-    config.steps = 10_000  # optimizer steps of the whole run
-    config.languages = ()  # language codes in index order; () is the order in which the data names them
-    config.families = {}  # {family: (language, ...)}: for layer groups whose weights are indexed by "family"
-
-    config.data = data = ConfigDict(convert_dict=False)
-    data.corpora = {}  # text, {language: glob, (glob, ...) or "module:function"}: .txt .jsonl, plain, .gz or .zst; .parquet
-    data.parallel = {}  # parallel text, {"de-en": tsv or tmx glob, (file of one side, file of the other), or "module:function"}
-    data.labelled = {}  # {name: {"format": ..., "language": ..., "train": glob, "validation": glob, "labels": (...)}}
-    # Held-out text, {language or pair: what corpora and parallel take}, also of one without training text (a test set).
-    data.validation = {}
-    data.validation_fraction = 0.01  # share held out of a corpus for which validation names nothing; a function yields its own
-    data.mixture = ""  # a registered seqio Mixture to use instead of corpora and parallel
-    data.mixture_languages = {}  # {seqio task of that mixture: language or "de-en" pair}
-    data.modules = ()  # Python modules to import first: they register seqio tasks or define corpus functions
-    data.prefix = "language"  # first token of every document: language | bos | none
-    data.max_document_tokens = 8192  # longer documents become several; longer sides of pairs and labelled texts are cut
-    data.store = ""  # folder of the token store; "" is WORKDIR/store
-    data.workers = 1  # processes that prepare tokenises with, each its share of the files; 0 is one a core
-
-    config.vocabulary = vocabulary = ConfigDict(convert_dict=False)
-    vocabulary.path = ""  # a SentencePiece .model or a vocabulary folder, as of a run: WORKDIR/store/vocabulary; "" trains one
-    vocabulary.kind = "unigram"  # unigram | bpe | bytes
-    vocabulary.size = 32_000  # pieces in all, special tokens and byte fallback included
-    vocabulary.alpha = 0.5  # languages are sampled by share**alpha to train the vocabulary
-    vocabulary.sentences = 1_000_000  # sampled for the vocabulary, all languages together
-    vocabulary.character_coverage = 0.9998  # share of characters that get pieces; the rest falls back to bytes
-    vocabulary.sentinels = 100  # <extra_id_0> …: for span corruption
-
-    config.mixing = mixing = ConfigDict(convert_dict=False)
-    # alpha: share**alpha | unimax: uniform with at most unimax_epochs | explicit: rates | mixture: as data.mixture says
-    mixing.strategy = "alpha"
-    mixing.alpha = 0.5  # exponent of a language's share of tokens; 1 is proportional, 0 uniform
-    mixing.unimax_epochs = 4.0  # most repetitions of any language's text in the run under unimax (Chung et al. 2023)
-    mixing.rates = {}  # {language: rate} under explicit; need not sum to one
-
-    # Phases of the run, in order: {"steps": n, and any of "languages", "strategy", "alpha", "rates", "unimax_epochs",
-    # "mask_rate", "length", "rope_theta"}; what a phase does not say is as in the rest of the config. () is one phase.
-    config.curriculum = ()
-
-    # {name: {"objective": mlm | tlm | ranking | cross_attention_mlm | translation | denoising | classification |
-    # token_classification, "rows": rows per step over all devices, "length": tokens a row, "weight": number,
-    # "step:value,…" (piecewise linear) or "uncertainty" (learned, Kendall et al. 2018), "data": streams it reads (() is all
-    # that fit), "same_language_rows": length of the runs of consecutive rows that share one language and direction (1): their
-    # language-specific weights are gathered once a run,
-    # "evaluate_on": labelled sets that it is evaluated on besides its own, and the objective's own options}}
-    config.tasks = {"mlm": {"objective": "mlm", "rows": 64, "length": 512, "weight": 1.0, "mask_rate": 0.3}}
-
-    config.model = model = ConfigDict(convert_dict=False)
-    # Layer groups: {"layers": n, "weights": shared | source_language | target_language | family | task,
-    # "adapter": width of a bottleneck adapter a layer (0: none), "adapter_weights": whose index picks the adapter,
-    # "adapter_norm": "own" (an adapter begins as the identity) or "reused" (X-MOD: the layer's, before and after it)}
-    model.encoder = ({"layers": 12, "weights": "shared"},)
-    model.decoder = ()  # layer groups with attention to the encoder's output; () is an encoder-only model
-    model.character_downsampling = 0  # r > 0: CANINE-style character encoder, every r characters become one position
-    model.width = 768  # of the residual stream
-    model.heads = 12  # attention heads
-    model.kv_heads = 0  # heads of keys and values (grouped-query attention); 0 is as many as heads
-    model.head_width = 0  # of one head; 0 is width / heads
-    model.mlp_width = 1152  # inner width of the feed-forward layer
-    model.activation = "geglu"  # geglu | swiglu | gelu | gelu_tanh | geglu_tanh | relu
-    model.norm = "layer"  # layer | rms
-    model.norm_position = "pre"  # pre | post
-    model.norm_epsilon = 1e-5
-    model.biases = ("head",)  # what has biases: any of norm, attention, mlp, head (the output layer)
-    model.position = "rope"  # rope | learned | relative (T5's buckets) | none
-    model.max_positions = 8192  # rows of the learned position table, and the longest row that is accepted
-    model.position_offset = 0  # first row of the learned position table in use (XLM-R: 2)
-    model.relative = {"buckets": 32, "max_distance": 128, "per_layer": False}  # T5's relative position bias (umT5: per_layer)
-    model.rope_theta = 160_000.0  # RoPE base of layers that see everything
-    model.local_rope_theta = 10_000.0  # RoPE base of layers with a window
-    model.window = 128  # local layers see window // 2 tokens to either side
-    model.global_every = 3  # layers 0, n, 2n … see everything, the rest the window; 1: all see everything
-    model.attention_scale = True  # divide scores by √head_width (T5: False)
-    model.embedding_types = 0  # rows of a token-type table of which row 0 is added (BERT: 2, XLM-R: 1)
-    # Norms besides each layer's: "embedding", and then "first_attention" where layer 0's attention is to have its own as well;
-    # "final", at the end of encoder and decoder; "output_scale": the decoder's output layer reads it divided by √width (T5).
-    model.norms = ("embedding", "final")
-    model.language_embedding = False  # add an embedding of the row's language to every position
-    model.tied_embeddings = True  # the output layer reuses the token embeddings
-    model.head_transform = True  # dense + activation + norm before the output layer of masked language modelling
-    # The attention layer between a target, a row or what a decoder writes, and its source: {"score": dot | scaled_dot |
-    # cosine | bilinear | additive, "fuse": residual | gate | concat}; {} is none.
-    model.cross_lingual = {}
-    model.dropout = 0.0  # on embeddings and residual branches, in training
-    model.initializer_stddev = 0.02
-    model.vocabulary_multiple = 1  # the embedding table's rows are rounded up to a multiple of this, to shard evenly
-    model.dtype = "auto"  # of the computation: float32 | bfloat16 | auto (float32 on CPU); parameters are float32
-    model.attention = "auto"  # auto (by platform) | reference | cudnn | splash
-    model.remat = "none"  # what the backward pass recomputes: none | dots (all but products with shared weights) | full
-    # Whether equal layers are one compiled program that runs in a loop: always | never | auto (never on GPUs for groups of up to
-    # 48 layers, else always). Without the loop an H100 took 30 % less time for a step and 32 % less memory, but compiled twice
-    # as long (22 layers: 43 s instead of 20); what a layer keeps for the backward pass is then not copied into one array.
-    model.scan_layers = "auto"
-    model.cross_entropy_chunk = 0  # predicted positions of each row whose logits exist at once; 0 is all
-
-    config.optimizer = optimizer = ConfigDict(convert_dict=False)
-    optimizer.name = "adamw"  # adamw | stable_adamw | adafactor | lion | muon
-    optimizer.learning_rate = 5e-4  # at its highest
-    optimizer.schedule = "wsd"  # wsd (warm-up, stable, 1-sqrt decay) | cosine | linear | rsqrt | constant
-    optimizer.warmup_steps = 500
-    optimizer.decay_steps = 1_000  # wsd only: length of the decay at the end
-    optimizer.final_fraction = 0.02  # of the highest learning rate: where wsd, cosine and linear end, and wsd's warm-up begins
-    optimizer.betas = (0.9, 0.98)  # decay of the first and the second moment
-    optimizer.epsilon = 1e-6
-    optimizer.clip = 1.0  # global norm that gradients are clipped to; 0 is off
-    optimizer.weight_decay = 0.01
-    # Regex tables over parameter paths such as "encoder/0/attention/query/kernel": the first match wins, and every
-    # parameter must match. Values: whether it decays, a factor on the learning rate, whether it is frozen (a number: the
-    # vocabulary's first pieces or the first languages' own weights are, as when others were added behind them).
-    optimizer.decay_table = ((r"(.*(bias|scale|norm.*)|uncertainty/.*)", False), (r".*", True))
-    optimizer.rate_table = ((r".*", 1.0),)
-    optimizer.freeze_table = ((r".*", False),)
-
-    config.training = training = ConfigDict(convert_dict=False)
-    training.normalize = "per_language"  # per_language: Σ_l 1/N_l Σ_i | per_language_mean: that over the languages | token
-    training.microbatches = 1  # a step's rows go through the model in this many parts; the loss does not change
-    training.z_loss = 0.0  # weight of log²Z, which keeps logits small (PaLM)
-    training.ema = 0.0  # decay of an exponential moving average of the weights, which is what is measured and used; 0 is off
-    training.nonfinite = "stop"  # a gradient that is not finite: stop (by the next log line) | skip (counted)
-    training.log_every = 10  # steps
-    training.profile = ()  # steps (first, last) to trace into WORKDIR/profile
-    training.wandb = ""  # Weights & Biases project; "" is off
-
-    config.mesh = mesh = ConfigDict(convert_dict=False)
-    mesh.data = -1  # devices that split the rows and hold whole weights; -1 is all that remain
-    mesh.fsdp = 1  # devices that split the rows and the weights
-    mesh.tensor = 1  # devices that split heads, feed-forward width and vocabulary
-    mesh.sequence = 1  # devices that split the length of a row
-    mesh.slices = 1  # slices of a multi-slice TPU job, joined over the data axis
-
-    config.checkpoint = checkpoint = ConfigDict(convert_dict=False)
-    checkpoint.every = 1_000  # steps
-    checkpoint.keep_last = 3
-    checkpoint.keep_every = 0  # steps whose multiples are kept for good; 0 is none
-    # Start from other weights: {"from": workdir or checkpoint, "include": (regex, …), "exclude": (regex, …),
-    # "rename": ((regex, replacement), …)}, matched against parameter paths, and "like": {new language: old language}
-    # whose weights it begins with; vocabulary and languages may differ (training/transplant.py). {} is a fresh start.
-    checkpoint.init = {}
-
-    config.evaluation = evaluation = ConfigDict(convert_dict=False)
-    evaluation.every = 1_000  # steps; the last step is always evaluated
-    evaluation.rows = 64  # held-out rows of each stream and task, at most
-    evaluation.pairs = 1_000  # held-out sentence pairs of each language pair that retrieval is measured on, at most
-    evaluation.select = ""  # metric that picks the best checkpoint, such as "eval/loss/mean"; "" is the last
+    for key in KEYS:
+        group, _, name = key.name.rpartition(".")
+        if group and group not in config:
+            config[group] = ConfigDict(convert_dict=False)
+        (config[group] if group else config)[name] = copy.deepcopy(key.default)
     return config.lock()

@@ -14,8 +14,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
-from mlm_jax.config.check import BadValue, check_values
+from mlm_jax.config.check import check_values
 from mlm_jax.config.keys import default_config
+from mlm_jax.config.values import BadValue
 
 WHERE_KEYS_ARE = "mlm_jax/config/keys.py lists every key"
 

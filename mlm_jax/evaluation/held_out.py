@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.config.check import longest_row
+from mlm_jax.config.together import longest_row
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.data.loading.loader import Loader, cuts

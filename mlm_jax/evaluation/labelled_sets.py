@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import several
+from mlm_jax.config.values import several
 from mlm_jax.data.store.store import Store, Stream
 
 log = logging.getLogger(__name__)

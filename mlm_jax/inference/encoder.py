@@ -24,7 +24,7 @@ from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import EMPTY, windows
-from mlm_jax.config.check import longest_row
+from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import MASK, WORD, Vocabulary
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents

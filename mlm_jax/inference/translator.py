@@ -18,7 +18,7 @@ from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import windows
-from mlm_jax.config.check import several
+from mlm_jax.config.values import several
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.data.text.languages import pair_languages
 from mlm_jax.data.vocabulary.pieces import WORD

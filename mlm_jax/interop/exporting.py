@@ -11,7 +11,7 @@ import numpy as np
 
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import longest_row
+from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
 from mlm_jax.interop.family import Contents, Facts

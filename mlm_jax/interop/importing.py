@@ -16,7 +16,7 @@ from mlm_jax.checkpoints.checkpoint import Checkpoints
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.config.check import longest_row
+from mlm_jax.config.together import longest_row
 from mlm_jax.interop.folder import local_folder, whole_folder
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from mlm_jax.interop.weights import Published, flat_shapes

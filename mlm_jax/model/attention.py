@@ -14,7 +14,6 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.model import kernels
 from mlm_jax.model.layers import pad_length
 
-IMPLEMENTATIONS = ("auto", "reference", "cudnn", "splash")
 NEVER = -1e30  # score of a key that is not seen; finite, so that a query which sees nothing stays finite
 SMALLEST_BLOCK = 32  # queries to a block of windowed attention, at least
 

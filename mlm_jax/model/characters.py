@@ -18,12 +18,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mlm_jax.config.together import CHARACTER_HASHES
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.block import Block, Scope
 from mlm_jax.model.layers import Norm, activation_of, pad_length, parameter
 from mlm_jax.model.stack import rematerialise
 
-HASHES, BUCKETS = 8, 2**14  # of CANINE
+HASHES, BUCKETS = CHARACTER_HASHES, 2**14  # of CANINE
 LONGEST = 4  # characters (or bytes: no character has more in UTF-8) to the longest n-gram; single ones have a table
 # Odd multipliers: the upper bits of a product with one are a universal hash (Dietzfelbinger et al. 1997).
 ROLL = 0x9E3779B1

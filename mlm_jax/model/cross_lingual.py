@@ -11,8 +11,6 @@ from mlm_jax.model.attention import NEVER, seen
 from mlm_jax.model.layers import Dense, parameter, unit
 from mlm_jax.parallel.rules import constrain
 
-SCORES = ("dot", "scaled_dot", "cosine", "bilinear", "additive")
-FUSIONS = ("residual", "gate", "concat")
 COSINE_SCALE = 10.0  # at first: a cosine's range is too small for a softmax (Liu et al. 2022, Swin V2)
 
 

@@ -16,13 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.rules import constrain, shards_of
 
 BY_LANGUAGE = ("source_language", "target_language", "family")
-INDEXES = ("shared", *BY_LANGUAGE, "task")
-ADAPTER_NORMS = ("own", "reused")
-GROUP_KEYS = ("layers", "weights", "adapter", "adapter_weights", "adapter_norm")
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -96,37 +93,10 @@ def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
 
     Args:
       entry: one of ``config.model.encoder`` or ``config.model.decoder``.
-
-    Raises:
-      UserError: a key or a value is unknown, or weights and adapters are indexed by different things.
     """
-    if not isinstance(entry, Mapping):
-        raise UserError(f"a layer group is {entry!r}", remedy='write ({"layers": n, "weights": "shared"},)')
-    for key in entry:
-        if key not in GROUP_KEYS:
-            raise UserError(f"a layer group has no key {key!r}{nearest(key, GROUP_KEYS)}",
-                            remedy=f"its keys are {', '.join(GROUP_KEYS)}")  # fmt: skip
-    layers, width = entry.get("layers", 0), entry.get("adapter", 0)
-    if type(layers) is not int or layers < 1:
-        raise UserError(f"a layer group has {layers!r} layers", remedy='write {"layers": n} with a whole number n ≥ 1')
-    if type(width) is not int or width < 0:
-        raise UserError(f"a layer group has an adapter of width {width!r}", remedy="write a whole number; 0 is none")
     weights = entry.get("weights", "shared")
     own = "shared" if not entry.get("adapter") else "source_language" if weights == "shared" else weights
     adapter = entry.get("adapter_weights", own)
-    for key, name, known in (
-        ("weights", weights, INDEXES),
-        ("adapter_weights", adapter, INDEXES),
-        ("adapter_norm", entry.get("adapter_norm", "own"), ADAPTER_NORMS),
-    ):
-        if name not in known:
-            raise UserError(f"a layer group's {key} {name!r} is unknown{nearest(name, known)}",
-                            remedy=f"use one of {', '.join(known)}")  # fmt: skip
-    if weights != "shared" and adapter not in ("shared", weights):
-        raise UserError(
-            f"a layer group's weights are indexed by {weights!r} and its adapters by {adapter!r}",
-            remedy="share the weights, or index both by the same",
-        )
     return weights, adapter if entry.get("adapter") else "shared"
 
 

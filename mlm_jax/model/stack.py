@@ -15,7 +15,6 @@ from mlm_jax.model.block import Block, KeysValues, Scope, by_head
 from mlm_jax.model.positions import Relative
 from mlm_jax.model.sharing import stack, take
 
-SCAN_LAYERS = ("auto", "always", "never")
 UNROLLED_AT_MOST = 48  # layers of a group: compilation takes as long as there are layers
 
 

@@ -11,12 +11,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.check import longest_row
+from mlm_jax.config.check import check_model_values
+from mlm_jax.config.together import longest_row
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.attention import platform
 from mlm_jax.model.block import KeysValues, Scope
 from mlm_jax.model.characters import CharacterEncoder
-from mlm_jax.model.check import check_model
 from mlm_jax.model.cross_lingual import CrossLingualAttention
 from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
 from mlm_jax.model.layers import Norm, dropout, pad_length, parameter, split_key
@@ -99,7 +99,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
                  families: Mapping[str, tuple[str, ...]] = {}, tasks: tuple[str, ...] = (), labels: Mapping[str, int] = {},
                  uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
-        check_model(config)
+        check_model_values(config)
         stddev, width = config.initializer_stddev, config.width
         self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
         self.vocabulary_size, self.width, self.tasks = vocabulary_size, width, tuple(tasks)

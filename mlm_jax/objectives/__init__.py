@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import nearest
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax.common.errors import nearest
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 
 # {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.

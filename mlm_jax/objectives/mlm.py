@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.check import several
+from mlm_jax.config.values import several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.text.languages import run_languages

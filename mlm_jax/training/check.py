@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import BadValue, check_values, longest_row, several
+from mlm_jax.config.check import check_values
+from mlm_jax.config.together import longest_row
+from mlm_jax.config.values import BadValue, several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Objective, check_parts, create_objectives

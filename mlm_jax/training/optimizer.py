@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.training.directions import DIRECTIONS, Axes, direction
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import apply_table

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.together import check_schedule
+from mlm_jax.config.values import BadValue
 from mlm_jax.objectives.multitask import UNCERTAINTY
 
 Schedule = Callable[[Any], Any]  # step (int or traced) → float32
@@ -34,10 +35,8 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     if config.schedule not in SHAPES:
         raise BadValue("optimizer.schedule", f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
                        f"use one of {', '.join(SHAPES)}")  # fmt: skip
+    check_schedule(config, steps)
     decay = config.decay_steps if config.schedule == "wsd" else 0
-    if warmup + decay > steps:
-        parts = f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "")
-        raise UserError(f"{parts} are more than the run's {steps} steps", remedy="shorten them or raise steps")
     shape, first = SHAPES[config.schedule], floor if config.schedule == "wsd" else 0.0
 
     def rate(step: Any) -> Any:

@@ -105,12 +105,12 @@ def test_unimax_counts_repetitions_over_the_whole_run():
 BAD = [
     (({"steps": 90},), "take 90 steps, but the run has 100.*last phase's steps to 100"),
     (({"steps": 60}, {"steps": 60}),  "take 120 steps.*last phase's steps to 40"),
-    (({"languages": ("de",)},), "steps is None"),
+    (({"languages": ("de",)},), "has no 'steps'"),
     (({"steps": 0},), "steps is 0"),
     (({"steps": 99.5},), "steps is 99.5. Remedy: use a whole number from 1"),
     (({"steps": 100, "maskrate": 0.1},), "unknown key 'maskrate'; did you mean 'mask_rate'"),
     (({"steps": 100, "languages": ("fr",)},), "language 'fr' is not in the run"),
-    (({"steps": 100, "strategy": "unimx"},), "unknown mixing strategy 'unimx'; did you mean 'unimax'"),
+    (({"steps": 100, "strategy": "unimx"},), "strategy is 'unimx'; did you mean 'unimax'"),
     (({"steps": 100, "strategy": "unimax", "alpha": 0.5},), "unimax, which has no use for 'alpha'"),
     (({"steps": 100, "rates": {"de": 1}, "alpha": 0.5},), "no use for"),
     (({"steps": 100, "rates": {"de": 1, "fr": 1}},), "rates name 'fr'"),
@@ -119,7 +119,7 @@ BAD = [
     (({"steps": 100, "alpha": "0.5"},), "alpha is '0.5'"),
     (({"steps": 100, "unimax_epochs": 0},), "unimax_epochs is 0. Remedy: use a number above 0"),
     (({"steps": 100, "mask_rate": 1.5},), "mask_rate is 1.5. Remedy: use a number above 0 to 1"),
-    (({"steps": 100, "mask_rate": {"mlx": 0.5}},), "task 'mlx', which there is not; did you mean 'mlm'"),
+    (({"steps": 100, "mask_rate": {"mlx": 0.5}},), "names the unknown task 'mlx'; did you mean 'mlm'"),
     (({"steps": 100, "length": 1},), "length is 1"),
     (({"steps": 100, "rope_theta": float("inf")},), "rope_theta is inf"),
 ]  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from mlm_jax.config import default_config
-from mlm_jax.model.cross_lingual import COSINE_SCALE, FUSIONS, SCORES, CrossLingualAttention
+from mlm_jax.config.keys import FUSIONS, SCORES
+from mlm_jax.model.cross_lingual import COSINE_SCALE, CrossLingualAttention
 
 WIDTH, HEADS = 8, 2
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0]])  # of the target: two documents and padding
@@ -19,7 +20,7 @@ def make(score, fuse):
     config.model.update(width=WIDTH, heads=HEADS, cross_lingual={"score": score, "fuse": fuse})
     layer = CrossLingualAttention(config.model, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(layer)
-    rng = np.random.default_rng(SCORES.index(score))
+    rng = np.random.default_rng(SCORES.names.index(score))
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.7, leaf.shape), jnp.float32), params)
     return nnx.merge(graphdef, params), nnx.to_pure_dict(params)
 
@@ -47,8 +48,8 @@ def expected_fusion(fuse, weights, x, context):
     return gate * x + (1 - gate) * context
 
 
-@pytest.mark.parametrize("fuse", FUSIONS)
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("fuse", FUSIONS.names)
+@pytest.mark.parametrize("score", SCORES.names)
 def test_every_score_and_fusion_is_its_formula(score, fuse):
     layer, weights = make(score, fuse)
     rng = np.random.default_rng(7)

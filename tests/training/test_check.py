@@ -4,7 +4,7 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config, located, set_key
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.objectives import kinds
 from mlm_jax.run import loop
@@ -50,7 +50,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("tasks.ranking.data=('de-en', 'de-fr')", "tasks.ranking.data", "names 'de-fr', of which config.data has nothing"),
     ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
     ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
-    ("tasks.mlm.objective=['mlm']", "tasks.mlm.objective", "no objective ['mlm']"),
+    ("tasks.mlm.objective=['mlm']", "tasks.mlm.objective", "tasks.mlm.objective is ['mlm']. Remedy: write the name of"),
     ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
     ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
     ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
@@ -65,13 +65,22 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
     ("optimizer.freeze_table=(('encodr/.*', True), ('.*', False))", "", "optimizer.freeze_table: no parameter matches"),
     ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
-    ("model.encoder=(12,)", "", "a layer group is 12. Remedy: write ({\"layers\": n"),
-    ("model.encoder=({'layers': 2.5},)", "", "a layer group has 2.5 layers. Remedy: write {\"layers\": n} with a whole"),
-    ("model.encoder=({'layers': 1, 'adapter': '8'},)", "", "an adapter of width '8'. Remedy: write a whole number"),
-    ("model.relative={'bucket': 32}", "", "model.relative has the keys bucket. Remedy: give it buckets"),
+    ("model.encoder=(12,)", "model.encoder[0]", "model.encoder[0] is 12. Remedy: write {\"layers\": 12"),
+    ("model.encoder=({'layers': 2.5},)", "model.encoder[0].layers", "layers is 2.5. Remedy: use a whole number from 1"),
+    ("model.encoder=({'layers': 1, 'adapter': '8'},)", "model.encoder[0].adapter", "is '8'. Remedy: use a whole number from 0"),
+    ("model.decoder=({'layers': 1, 'wieghts': 'task'},)", "model.decoder[0].wieghts", "did you mean 'weights'"),
+    ("model.decoder=({'layers': 1, 'weights': 'tsk'},)", "model.decoder[0].weights", "did you mean 'task'"),
+    ("model.decoder=({'layers': 1, 'weights': 'task', 'adapter_weights': 'family'},)", "model.decoder[0].adapter_weights",
+     "has weights indexed by 'task' and adapters by 'family'"),
+    ("model.cross_lingual={'score': 'dto', 'fuse': 'gate'}", "model.cross_lingual.score", "did you mean 'dot'"),
+    ("model.cross_lingual={'score': 'dot'}", "model.cross_lingual", "model.cross_lingual has no 'fuse'"),
+    ("mesh.fsdp=0", "mesh.fsdp", "mesh.fsdp is 0. Remedy: write a whole number from 1, or -1"),
+    ("mixing.rates={'en': -1}", "mixing.rates.en", "mixing.rates.en is -1"),
+    ("model.relative={'bucket': 32}", "model.relative.bucket", "has an unknown key 'bucket'; did you mean 'buckets'"),
+    ("model.relative={'buckets': 32}", "model.relative", "model.relative has no 'max_distance'"),
     ("model.relative={'buckets': 32.0, 'max_distance': 128, 'per_layer': False}", "model.relative.buckets", "is 32.0"),
     ("languages=('en', 'de', 'en')", "", "config.languages names 'en' twice"),
-    ("languages=('en', 'de', 3)", "", "3 cannot be a language's code"),
+    ("languages=('en', 'de', 3)", "languages", "languages is ('en', 'de', 3). Remedy: write language codes such as"),
 ])  # fmt: skip
 def test_what_cannot_work_is_named_with_its_key(override, key, message):
     config = make_config()
@@ -137,8 +146,8 @@ def test_a_task_of_texts_reads_no_labels_of_words(tmp_path, objective, name, mes
 
 @pytest.mark.parametrize("init, message", [
     ({"from": "none"}, "none: there is no checkpoint here"),
-    ({"form": "none"}, "has no key 'form'"),
-    ({"like": {}}, "does not say from where"),
+    ({"form": "none"}, "has an unknown key 'form'; did you mean 'from'"),
+    ({"like": {}}, "checkpoint.init has no 'from'"),
 ])  # fmt: skip
 def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, monkeypatch, init, message):
     config = make_config()
@@ -146,6 +155,8 @@ def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, 
     monkeypatch.setattr(loop, "prepared", lambda *_: pytest.fail("data was prepared"))
     with pytest.raises(UserError, match=message):
         loop.train(config, tmp_path / "run")
+    if "from" not in init:
+        return
     # A run that goes on needs them no more.
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     monkeypatch.setattr(loop, "prepared", lambda *_: (_ for _ in ()).throw(LookupError))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import CHOICES, SMALL, check_number
+from mlm_jax.config.keys import KEY
+from mlm_jax.config.together import check_curriculum, phase_strategy
 from mlm_jax.data.text.rates import rates as share_rates
 from mlm_jax.data.text.rates import unimax
-
-STRATEGIES = CHOICES["mixing.strategy"]
-DECIDED_BY = {"alpha": "alpha", "unimax_epochs": "unimax", "rates": "explicit"}  # {key of a phase: strategy it is of}
-KEYS = ("steps", "languages", "strategy", *DECIDED_BY, "mask_rate", "length", "rope_theta")
 
 
 @dataclass(frozen=True)
@@ -104,20 +100,15 @@ def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] =
       pairs: "de-en" names that explicit rates may use, besides languages.
 
     Raises:
-      UserError: a phase has an unknown key, language or strategy, a value that cannot be, a key that its strategy does
-        not use, or the phases do not take ``config.steps`` steps.
+      UserError: a phase cannot work by itself (:func:`.check_curriculum`), or names a language that is not in the run.
     """
+    KEY["curriculum"].kind.check("curriculum", config.curriculum)
+    check_curriculum(config)
     entries = list(config.curriculum) or [{"steps": config.steps}]
     phases: list[Phase] = []
     for index, entry in enumerate(entries):
         start = phases[-1].stop_step if phases else 0
         phases.append(_phase(config, index, start, dict(entry), tuple(languages), tuple(pairs)))
-    total = phases[-1].stop_step
-    if total != config.steps:
-        raise UserError(
-            f"the curriculum's phases take {total} steps, but the run has {config.steps}",
-            remedy=f"set steps={total}, or the last phase's steps to {entries[-1]['steps'] + config.steps - total}",
-        )
     return tuple(phases)
 
 
@@ -141,10 +132,7 @@ def rope_theta(config: ConfigDict, steps: int) -> float:
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
     where = f"curriculum[{index}]"
     name = where if config.curriculum else "the run"  # without a curriculum it is one phase
-    for key in entry:
-        if key not in KEYS:
-            raise UserError(f"{name} has an unknown key {key!r}{nearest(key, KEYS)}")
-    strategy = _strategy(name, entry, config.mixing.strategy)
+    strategy = phase_strategy(where, entry, config.mixing.strategy)
     chosen = tuple(entry.get("languages", ())) or languages
     for language in chosen:
         if language not in languages:
@@ -157,41 +145,18 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
         index=index,
         name=name,
         start_step=start,
-        stop_step=start + int(_number(f"{where}.steps", entry.get("steps"), 1, whole=True)),
+        stop_step=start + entry["steps"],
         languages=tuple(language for language in languages if language in chosen),
         strategy=strategy,
-        alpha=_number(f"{where}.alpha", entry.get("alpha", config.mixing.alpha), 0),
-        unimax_epochs=_number(f"{where}.unimax_epochs", entry.get("unimax_epochs", config.mixing.unimax_epochs), SMALL),
-        rates={key: _number(f"{where}.rates.{key}", rate, 0) for key, rate in rates.items()},
-        mask_rates=_by_task(f"{where}.mask_rate", entry.get("mask_rate", {}), config.tasks, SMALL, 1.0),
-        lengths=_by_task(f"{where}.length", entry.get("length", {}), config.tasks, 2, whole=True),
-        rope_theta=_number(f"{where}.rope_theta", entry.get("rope_theta", config.model.rope_theta), SMALL),
+        alpha=float(entry.get("alpha", config.mixing.alpha)),
+        unimax_epochs=float(entry.get("unimax_epochs", config.mixing.unimax_epochs)),
+        rates={key: float(rate) for key, rate in rates.items()},
+        mask_rates=_by_task(entry.get("mask_rate", {})),
+        lengths=_by_task(entry.get("length", {})),
+        rope_theta=float(entry.get("rope_theta", config.model.rope_theta)),
     )
 
 
-def _strategy(name: str, entry: dict, default: str) -> str:
-    """Return the strategy that a phase names, or that its other keys mean."""
-    meant = [strategy for key, strategy in DECIDED_BY.items() if key in entry]
-    strategy = entry.get("strategy", meant[0] if meant else default)
-    if strategy not in STRATEGIES:
-        raise UserError(f"{name}: unknown mixing strategy {strategy!r}{nearest(strategy, STRATEGIES)}")
-    for key, other in DECIDED_BY.items():
-        if key in entry and other != strategy:
-            raise UserError(f"{name} mixes by {strategy}, which has no use for {key!r}", remedy=f"leave out {key!r}")
-    return strategy
-
-
-def _by_task(
-    key: str, value: Any, tasks: Mapping, least: float, most: float = math.inf, *, whole: bool = False
-) -> dict[str, Any]:
+def _by_task(value: Any) -> dict[str, Any]:
     """Return {task: value}, with the key "" for a plain number, which holds for every task that has such a thing."""
-    entries = dict(value) if isinstance(value, Mapping) else {"": value}
-    for task in entries:
-        if task and task not in tasks:
-            raise UserError(f"{key} names task {task!r}, which there is not{nearest(task, tasks)}")
-    return {task: _number(key, entry, least, most, whole=whole) for task, entry in entries.items()}
-
-
-def _number(key: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False) -> Any:
-    check_number(key, value, least, most, whole=whole)
-    return value if whole else float(value)
+    return dict(value) if isinstance(value, Mapping) else {"": value}

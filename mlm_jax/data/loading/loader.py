@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.check import several
+from mlm_jax.config.values import several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.data.loading.curriculum import Phase

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.check import BadValue
+from mlm_jax.config.values import BadValue
 from mlm_jax.data.text.labelled_formats import conll, function, tsv, xnli
 from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.reading import MOST_BYTES

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.config.check import several
+from mlm_jax.config.values import several
 from mlm_jax.data.text.libraries import function, saved_datasets, tfds
 from mlm_jax.data.text.reading import PACKINGS, ending
 
