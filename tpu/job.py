@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import shlex
 
@@ -15,33 +16,38 @@ CLOUD = "https://docs.cloud.google.com/"
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """What the clouds call a chip.
+    """Google Cloud's names of a chip.
 
     Attributes:
-      accelerator: prefix of Cloud TPU's accelerator type.
+      gke: value of the node label ``cloud.google.com/gke-tpu-accelerator``, or ``gke-accelerator`` of a GPU.
+      source: where the names are from.
+      accelerator: prefix of Cloud TPU's accelerator type; "" if the chip is offered on GKE only.
       cores: what the number in that type counts, for each chip.
       runtime: software version of TPU VMs.
-      gke: value of the node label ``cloud.google.com/gke-tpu-accelerator``.
-      source: where this is from.
     """
 
-    accelerator: str
-    cores: int
-    runtime: str
     gke: str
     source: str
+    accelerator: str = ""
+    cores: int = 1
+    runtime: str = ""
 
 
 UNFINISHED = 75  # exit code of mlm-jax train if a signal stopped it with steps remaining (EX_TEMPFAIL of sysexits.h)
 # gcsfuse refuses to rename a folder of more files, and a checkpoint is complete when its folder is renamed.
 RENAME_LIMIT = 200_000
-CHIPS_PER_HOST = 4  # of every slice of several hosts
+COORDINATOR_PORT = 8476  # of process 0, where JAX does not find it by itself
+CHIPS_PER_HOST = 4  # of every TPU slice of several hosts
 OFFERS = {
-    "v4": Offer("v4", 2, "tpu-ubuntu2204-base", "tpu-v4-podslice", CLOUD + "tpu/docs/v4"),
-    "v5e": Offer("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", CLOUD + "tpu/docs/v5e"),
-    "v5p": Offer("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", CLOUD + "tpu/docs/v5p"),
-    "v6e": Offer("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", CLOUD + "tpu/docs/v6e"),
-}  # runtimes: docs/runtimes; labels: kubernetes-engine/docs/concepts/plan-tpus
+    "v4": Offer("tpu-v4-podslice", CLOUD + "tpu/docs/v4", "v4", 2, "tpu-ubuntu2204-base"),
+    "v5e": Offer("tpu-v5-lite-podslice", CLOUD + "tpu/docs/v5e", "v5litepod", 1, "v2-alpha-tpuv5-lite"),
+    "v5p": Offer("tpu-v5p-slice", CLOUD + "tpu/docs/v5p", "v5p", 2, "v2-alpha-tpuv5"),
+    "v6e": Offer("tpu-v6e-slice", CLOUD + "tpu/docs/v6e", "v6e", 1, "v2-alpha-tpuv6e"),
+    "tpu7x": Offer("tpu7x", CLOUD + "tpu/docs/tpu7x"),
+    "A100": Offer("nvidia-a100-80gb", CLOUD + "compute/docs/gpus"),
+    "H100": Offer("nvidia-h100-80gb", CLOUD + "compute/docs/gpus"),
+    "H200": Offer("nvidia-h200-141gb", CLOUD + "compute/docs/gpus"),
+}  # runtimes: docs/runtimes; labels: kubernetes-engine/docs/concepts/plan-tpus and how-to/gpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +60,28 @@ class Job:
       workdir: path below ``mount``; the same one after every preemption, so that the run goes on.
       topology: what it runs on.
       overrides: ``key=value`` settings.
-      bucket: Google Cloud Storage bucket that is mounted; "" where the workdir is on a file system that all hosts share.
+      store: the token store that the run reads; "" if it makes its own.
+      extras: of the package, besides the one for the accelerator: "wandb", for example.
+      environment: (name, value) of environment variables of the run.
+      secrets: names of environment variables whose values are taken from the launcher's own environment. They go to the
+        machines in files that only their owner may read, and never onto a command line or into a log.
+      bucket: Google Cloud Storage bucket that is mounted; "" if the workdir is on a file system that all hosts share.
       mount: where the bucket is mounted.
       project: of Google Cloud; "" is gcloud's default.
       zone: of Google Cloud.
+      service_account: that the machines act as; "" is the project's (Cloud TPU) or the namespace's (GKE) default.
+      network: VPC network of the machines; "" is the default.
+      subnetwork: of that network.
+      internal_ips: whether the machines get no external addresses.
+      iap: whether connections go through Identity-Aware Proxy.
       spot: whether the machines may be taken back at any time, for less money.
       reservation: of machines that are booked; "" is none.
+      calendar: whether the reservation was booked in calendar mode.
       image: container image with mlm_jax, on GKE.
+      namespace: of Kubernetes; "" is kubectl's default.
+      queue: Kueue's local queue that admits the job; "" is none.
+      setup: shell line that activates an environment before the run, on Slurm.
+      cpus: CPU cores of each GPU, on Slurm, if a job does not take whole nodes.
       source: checkout that is copied to the machines.
     """
 
@@ -69,18 +90,54 @@ class Job:
     workdir: str
     topology: Topology
     overrides: tuple[str, ...] = ()
+    store: str = ""
+    extras: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
     bucket: str = ""
     mount: str = "/mnt/runs"
     project: str = ""
     zone: str = ""
+    service_account: str = ""
+    network: str = ""
+    subnetwork: str = ""
+    internal_ips: bool = False
+    iap: bool = False
     spot: bool = False
     reservation: str = ""
+    calendar: bool = False
     image: str = ""
+    namespace: str = ""
+    queue: str = ""
+    setup: str = ""
+    cpus: int = 8
     source: str = "."
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
             raise UserError(f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens")
+        self._check_places()
+        for name in (*dict(self.environment), *self.secrets):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UserError(f"{name!r} cannot name an environment variable", remedy="write --env NAME=VALUE, --secret NAME")
+        if self.reservation and not re.fullmatch(r"[-\w./]+", self.reservation):
+            raise UserError(f"{self.reservation!r} cannot name a reservation", remedy="give its name as --reservation")
+        if self.calendar and not self.reservation:
+            raise UserError("--calendar needs a reservation", remedy="name it: --reservation NAME")
+        chip, count = self.topology.chip, math.prod(self.topology.shape)
+        if chip.platform == "cpu":
+            raise UserError(
+                f"{self.topology} cannot be launched: no target offers CPU machines",
+                remedy="run mlm-jax train on the machine itself",
+            )
+        if chip.platform == "gpu" and count > chip.chips_per_host and count % chip.chips_per_host:
+            whole = count // chip.chips_per_host * chip.chips_per_host
+            raise UserError(
+                f"{self.topology} is not a whole number of machines with {chip.chips_per_host} GPUs each",
+                remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + chip.chips_per_host}",
+            )
+
+    def _check_places(self) -> None:
         if self.bucket and not re.fullmatch(r"[a-z0-9][-_.a-z0-9]*", self.bucket):
             raise UserError(f"{self.bucket!r} is not the name of a bucket", remedy="give --bucket NAME")
         if "://" in self.workdir or (self.bucket and self.workdir.startswith("/")):
@@ -88,14 +145,6 @@ class Job:
             raise UserError(f"--workdir {self.workdir} is not a path below --bucket", remedy=remedy)
         if not self.mount.startswith("/"):
             raise UserError(f"--mount {self.mount} is not an absolute path", remedy="write --mount /mnt/runs")
-        chip, count = self.topology.chip, math.prod(self.topology.shape)
-        if chip.platform == "cpu":
-            raise UserError(f"{self.topology} cannot be launched: no target offers CPU machines",
-                            remedy="run mlm-jax train on the machine itself")  # fmt: skip
-        if chip.platform == "gpu" and count > chip.chips_per_host and count % chip.chips_per_host:
-            whole = count // chip.chips_per_host * chip.chips_per_host
-            raise UserError(f"{self.topology} is not a whole number of machines with {chip.chips_per_host} GPUs each",
-                            remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + chip.chips_per_host}")  # fmt: skip
 
     @property
     def hosts(self) -> int:
@@ -110,15 +159,26 @@ class Job:
         return math.prod(self.topology.shape) // self.hosts
 
     @property
+    def is_gpu(self) -> bool:
+        """Return whether the accelerators are GPUs."""
+        return self.topology.chip.platform == "gpu"
+
+    @property
     def offer(self) -> Offer:
-        """Return what Cloud TPU calls the chip.
+        """Return Google Cloud's names of the chip.
 
         Raises:
-          UserError: it is none of Cloud TPU's that can be had by name.
+          UserError: Google Cloud does not offer it.
         """
         if self.topology.chip.name not in OFFERS:
-            raise UserError(f"{self.topology} is not a Cloud TPU", remedy=f"use {', '.join(OFFERS)}, or another --target")
+            raise UserError(f"{self.topology} is not offered by Google Cloud", remedy=f"use {', '.join(OFFERS)}")
         return OFFERS[self.topology.chip.name]
+
+    def check_cloud_tpu(self) -> None:
+        """Raise a UserError if the chip is not offered as Cloud TPU VMs."""
+        if self.is_gpu or not self.offer.accelerator:
+            what, remedy = ("is not a TPU", "slurm, gke or skypilot") if self.is_gpu else ("is offered on GKE only", "gke")
+            raise UserError(f"{self.topology} {what}", remedy=f"use --target {remedy}")
 
     @property
     def accelerator_type(self) -> str:
@@ -133,14 +193,9 @@ class Job:
         return "--accelerator-type", self.accelerator_type
 
     def check_bucket(self) -> None:
-        """Raise a UserError where nothing would outlive the machines."""
+        """Raise a UserError if nothing would outlive the machines."""
         if not self.bucket:
             raise UserError("a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount")
-
-    def check_one_slice(self) -> None:
-        """Raise a UserError where there are several slices."""
-        if self.topology.slices > 1:
-            raise UserError("several slices are launched on GKE", remedy="use --target gke, or a topology of one slice")
 
     @property
     def place(self) -> str:
@@ -152,17 +207,35 @@ class Job:
         """Return the folder in the workdir that keeps the machines' logs."""
         return f"{self.place}/logs"
 
+    @property
+    def packages(self) -> str:
+        """Return the extras that the machines install, such as "tpu,wandb"."""
+        return ",".join(("cuda" if self.is_gpu else "tpu", *self.extras))
+
     def train(self) -> str:
         """Return the command that every host runs."""
         settings = [part for override in self.overrides for part in ("--set", override)]
         return shlex.join(["mlm-jax", "train", "--config", self.config, "--workdir", self.place, *settings])
 
     def exports(self) -> str:
-        """Return the shell lines that set the environment of the run."""
-        return ""
+        """Return the shell lines that set the environment of the run, without secrets."""
+        return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment)
+
+    def secret_values(self) -> dict[str, str]:
+        """Return the secrets, from the launcher's own environment.
+
+        Raises:
+          UserError: one is not set there.
+        """
+        for name in self.secrets:
+            if not os.environ.get(name):
+                raise UserError(f"the environment variable {name} is not set here", remedy=f"export {name}, or leave out --secret")
+        return {name: os.environ[name] for name in self.secrets}
 
 
 def install_command(packages: str) -> str:
     """Return the shell command that makes ~/venv with ``packages`` in it; machines' own Python may be too old for JAX."""
-    return ("curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv -q --clear --python 3.12 ~/venv && "
-            f"~/.local/bin/uv pip install -q --python ~/venv {packages}")  # fmt: skip
+    return (
+        "curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv -q --clear --python 3.12 ~/venv && "
+        f"~/.local/bin/uv pip install -q --python ~/venv {packages}"
+    )

@@ -4,8 +4,9 @@ r"""Launch a training run where the accelerators are, or print how.
         --zone us-west4-a --bucket my-runs --workdir mmbert --dry-run
 
 Targets: ``tpu-vm`` (Cloud TPU, at once), ``queued`` (Cloud TPU, when there is one), ``gke`` (a JobSet), ``slurm`` (GPU
-clusters), ``skypilot``. With ``--dry-run`` every command and file is shown and nothing is done. Neither JAX nor
-TensorFlow is needed here.
+clusters), ``skypilot``. With ``--dry-run`` every command and file is shown and nothing is done. The same command with
+``status``, ``logs`` or ``stop`` behind ``tpu.launch`` looks at what was launched, or stops it. Neither JAX nor TensorFlow
+is needed here.
 """
 
 from __future__ import annotations
@@ -14,27 +15,42 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import file_and_argument, load_config
 from mlm_jax.parallel.axes import mesh_shape
 from mlm_jax.parallel.topology import Topology, parse
-from tpu import gke, skypilot, slurm
+from tpu import gke, needs, skypilot, slurm
 from tpu.cloud_tpu import CloudTpu
 from tpu.job import Job
 from tpu.shell import CommandFailed, Shell
 
 TARGETS = ("tpu-vm", "queued", "gke", "slurm", "skypilot")
+VERBS = ("run", "status", "logs", "stop")
+CLOUD_TPU = ("tpu-vm", "queued")
 NEEDED_BY = {  # {option: targets that it means something to}
-    "project": ("tpu-vm", "queued"),
-    "zone": ("tpu-vm", "queued", "skypilot"),
+    "project": CLOUD_TPU,
+    "zone": (*CLOUD_TPU, "skypilot"),
+    "service_account": (*CLOUD_TPU, "gke"),
+    "network": CLOUD_TPU,
+    "subnetwork": CLOUD_TPU,
+    "internal_ips": CLOUD_TPU,
+    "iap": CLOUD_TPU,
     "image": ("gke",),
-    "spot": ("tpu-vm", "queued", "gke", "skypilot"),
+    "namespace": ("gke",),
+    "queue": ("gke",),
+    "setup": ("slurm",),
+    "cpus": ("slurm",),
+    "spot": (*CLOUD_TPU, "gke", "skypilot"),
     "reservation": ("queued", "gke", "slurm"),
-    "retries": ("tpu-vm", "queued", "gke"),
-    "keep": ("tpu-vm", "queued"),
+    "calendar": ("queued",),
+    "retries": (*CLOUD_TPU, "gke"),
+    "keep": CLOUD_TPU,
 }
 
 
@@ -44,24 +60,40 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m tpu.launch", description=one, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--config", required=True, help="FILE.py or FILE.py:argument, in the checkout that --source names")
-    found.add_argument("--topology", required=True, help="v5e:4x4, v5p:8x8x8, 2xv5e:16x16 (two slices), H100:16")
-    found.add_argument("--workdir", required=True, help="of the run, below the bucket if there is one; the same to go on")
-    found.add_argument("--target", choices=TARGETS, default="tpu-vm", help="where it runs (tpu-vm); see below")
-    found.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
-    found.add_argument("--sweep", action="store_true", help="launch each trial of the config's sweep(), below WORKDIR")
-    found.add_argument("--name", default="", help="of machines and job; made of the config's name if not given")
-    found.add_argument("--bucket", default="", help="Google Cloud Storage bucket for workdirs and stores, mounted at --mount")
-    found.add_argument("--mount", default="/mnt/runs", help="folder of the machines that the bucket is mounted at (/mnt/runs)")
-    found.add_argument("--project", default="", help="of Google Cloud; gcloud's default if not given")
-    found.add_argument("--zone", default="", help="of Google Cloud")
-    found.add_argument("--image", default="", help="container with mlm_jax[tpu] and configs/ (gke)")
-    found.add_argument("--source", default=".", help="checkout to copy to the machines, or where they find it (slurm, gke)")
-    found.add_argument("--spot", action="store_true", help="cheaper machines that may be taken back")
-    found.add_argument("--reservation", default="", help="of booked machines to take (queued, gke, slurm)")
-    found.add_argument("--retries", type=int, default=10, help="how often to begin again after a preemption (10)")
-    found.add_argument("--keep", action="store_true", help="leave the slice when the run is done (tpu-vm, queued)")
-    found.add_argument("--dry-run", action="store_true", help="show commands and files only")
+    add = found.add_argument
+    add("verb", nargs="?", choices=VERBS, default="run", help="run (default), or status, logs, stop of what was launched so")
+    add("--config", required=True, help="FILE.py or FILE.py:argument, in the checkout that --source names")
+    add("--topology", required=True, help="v5e:4x4, v5p:8x8x8, 2xv5e:16x16 (two slices), H100:16")
+    add("--workdir", required=True, help="of the run, below the bucket if there is one; the same one continues the run")
+    add("--target", choices=TARGETS, default="tpu-vm", help="where it runs (tpu-vm); see below")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
+    add("--sweep", action="store_true", help="launch each trial of the config's sweep(), below WORKDIR; slurm: a job array")
+    add("--name", default="", help="of machines and job; made of the config's name if not given")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the run; repeatable")
+    add("--secret", action="append", default=[], metavar="NAME", help="environment variable of the run whose value is "
+        "taken from the environment here and never shown, such as WANDB_API_KEY; repeatable")  # fmt: skip
+    add("--extra", action="append", default=[], help="extra of the package to install as well, such as demo; repeatable")
+    add("--bucket", default="", help="Google Cloud Storage bucket for workdirs and stores, mounted at --mount")
+    add("--mount", default="/mnt/runs", help="folder of the machines that the bucket is mounted at (/mnt/runs)")
+    add("--project", default="", help="of Google Cloud; gcloud's default if not given")
+    add("--zone", default="", help="of Google Cloud")
+    add("--service-account", default="", help="that the machines act as; it must be able to write to the bucket")
+    add("--network", default="", help="VPC network of the machines (tpu-vm, queued)")
+    add("--subnetwork", default="", help="of that network (tpu-vm, queued)")
+    add("--internal-ips", action="store_true", help="no external addresses (tpu-vm, queued)")
+    add("--iap", action="store_true", help="connect through Identity-Aware Proxy (tpu-vm, queued)")
+    add("--image", default="", help="container made by the Dockerfile of this checkout (gke)")
+    add("--namespace", default="", help="of Kubernetes (gke)")
+    add("--queue", default="", help="Kueue's local queue that admits the job (gke)")
+    add("--setup", default="", help="shell line that activates an environment before the run (slurm)")
+    add("--cpus", type=int, default=8, help="CPU cores of each GPU if a job does not take whole nodes (8, slurm)")
+    add("--source", default=".", help="checkout to copy to the machines, or where they find it (slurm, gke)")
+    add("--spot", action="store_true", help="cheaper machines that may be taken back")
+    add("--reservation", default="", help="of booked machines to take (queued, gke, slurm)")
+    add("--calendar", action="store_true", help="the reservation was booked in calendar mode (queued)")
+    add("--retries", type=int, default=10, help="how often to begin again: after a preemption, on gke after an error (10)")
+    add("--keep", action="store_true", help="leave the slice when the run is done (tpu-vm, queued)")
+    add("--dry-run", action="store_true", help="show commands and files only")
     return found
 
 
@@ -69,12 +101,12 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     """Return the runs to launch: one, or one for each trial of a sweep.
 
     Raises:
-      UserError: there is no such config or topology, a setting does not exist, the mesh does not fit the topology, or an
-        option means nothing to the target.
+      UserError: there is no such config or topology, a setting does not exist, the mesh does not fit the topology, the
+        machines would not have a file that the config names, or an option means nothing to the target.
     """
     for option, targets in NEEDED_BY.items():
         if getattr(options, option) != parser().get_default(option) and options.target not in targets:
-            raise UserError(f"--{option} means nothing to --target {options.target}",
+            raise UserError(f"--{option.replace('_', '-')} means nothing to --target {options.target}",
                             remedy=f"leave it out, or use --target {' or '.join(targets)}")  # fmt: skip
     topology = parse(options.topology)
     settings: dict[str, tuple[str, ...]] = {"": tuple(options.set)}
@@ -83,18 +115,66 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
         settings = {trial_name(trial): trial_settings(trial, options.set) for trial in read_trials(options.config)}
     base = options.name or Path(options.config.partition(".py")[0]).name
-    bucket = options.bucket.removeprefix("gs://").rstrip("/")
+    name = re.sub(r"[^a-z0-9]+", "-", base.lower()).strip("-")
+    is_array = options.sweep and options.target == "slurm"
+    same = {
+        "topology": topology,
+        "config": in_checkout(options.config, options.source),
+        "bucket": options.bucket.removeprefix("gs://").rstrip("/"),
+        "environment": environment(options.env),
+        "secrets": tuple(options.secret),
+        **{field: getattr(options, field) for field in OPTIONS},
+    }
     found = []
     for number, (trial, overrides) in enumerate(settings.items()):
-        check(load_config(options.config, overrides).mesh, topology)  # a mistake is cheaper here than on a pod
-        found.append(Job(
-            name=re.sub(r"[^a-z0-9]+", "-", base.lower()).strip("-") + (f"-{number}" if trial else ""),
-            config=in_checkout(options.config, options.source),
-            workdir=f"{options.workdir}/{trial}" if trial else options.workdir, topology=topology,
-            overrides=overrides, bucket=bucket, mount=options.mount, project=options.project, zone=options.zone,
-            spot=options.spot, reservation=options.reservation, image=options.image, source=options.source,
-        ))  # fmt: skip
+        config = load_config(options.config, overrides)
+        check(config.mesh, topology)  # a mistake is cheaper here than on a pod
+        job = Job(
+            name=name if is_array or not trial else f"{name}-{number}",
+            workdir=f"{options.workdir}/{trial}" if trial else options.workdir,
+            overrides=overrides,
+            store=config.data.store,
+            extras=tuple(dict.fromkeys((*needs.extras_of(config), *options.extra))),
+            **same,
+        )
+        if options.verb == "run":
+            check_needs(config, job, options)
+        found.append(job)
     return found
+
+
+OPTIONS = (  # that are a job's fields by the same name
+    "mount", "project", "zone", "service_account", "network", "subnetwork", "internal_ips", "iap", "spot", "reservation",
+    "calendar", "image", "namespace", "queue", "setup", "cpus", "source",
+)  # fmt: skip
+
+
+def environment(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return (name, value) of ``NAME=VALUE`` options.
+
+    Raises:
+      UserError: one has no value.
+    """
+    for text in given:
+        if "=" not in text:
+            raise UserError(f"--env {text} has no value", remedy="write --env NAME=VALUE, or --secret NAME")
+    return tuple((name, value) for name, _, value in (text.partition("=") for text in given))
+
+
+def check_needs(config: ConfigDict, job: Job, options: argparse.Namespace) -> None:
+    """Check, with what is here, that the machines will have what the run needs.
+
+    Raises:
+      UserError: they would not.
+    """
+    job.secret_values()
+    if options.target == "slurm":
+        slurm.script([job])
+        if not options.dry_run:
+            needs.check_here(config, job)
+        return
+    job.check_bucket()
+    needs.check_files(config, job)
 
 
 def check(mesh: Mapping[str, int], topology: Topology) -> None:
@@ -123,20 +203,38 @@ def in_checkout(config: str, source: str) -> str:
     return str(file.resolve().relative_to(root)) + (f":{argument}" if argument else "")
 
 
-def launch(job: Job, shell: Shell, options: argparse.Namespace) -> None:
-    """Launch one job on the target that the options name.
+def launch(launched: Sequence[Job], shell: Shell, options: argparse.Namespace) -> None:
+    """Launch jobs on the target that the options name, one after the other, or as one array on Slurm.
 
     Raises:
-      UserError: the target cannot do it, or it failed; the message says what is left and how to delete it.
+      UserError: the target cannot do it, or one failed; the message says what is left and how to delete it.
     """
-    if options.target in ("tpu-vm", "queued"):
-        cloud = CloudTpu(job, shell, queued=options.target == "queued")
-        return cloud.launch(retries=options.retries, keep=options.keep)
-    file, text, command = {
-        "gke": lambda: (f"{job.name}.yaml", gke.manifest(job, retries=options.retries), ("kubectl", "apply", "-f")),
-        "slurm": lambda: (f"{job.name}.sbatch", slurm.script(job), ("sbatch",)),
-        "skypilot": lambda: (f"{job.name}.sky.yaml", skypilot.task(job), ("sky", "jobs", "launch", "--yes", "--detach-run")),
-    }[options.target]()
+    if options.target == "slurm":
+        return submit(f"{launched[0].name}.sbatch", slurm.script(launched), ("sbatch",), shell)
+    for job in launched:
+        if options.target == "skypilot":
+            task = skypilot.task(job)
+            needs.check_store(job, shell)
+            submit(f"{job.name}.sky.yaml", task, skypilot.launching(job), shell)
+        elif options.target == "gke":
+            manifest = gke.manifest(job, retries=options.retries)
+            needs.check_store(job, shell)
+            needs.check_image(job, shell)
+            if job.secrets:
+                apply_secret(job, shell)
+            submit(f"{job.name}.yaml", manifest, ("kubectl", "apply", "-f"), shell)
+        else:
+            cloud = CloudTpu(job, shell, queued=options.target == "queued")
+            needs.check_store(job, shell)
+            cloud.launch(retries=options.retries, keep=options.keep)
+
+
+def submit(file: str, text: str, command: Sequence[str], shell: Shell) -> None:
+    """Write a file, and give it to a command.
+
+    Raises:
+      UserError: the command refuses it.
+    """
     shell.write(file, text)
     try:
         shell.run((*command, file))
@@ -145,12 +243,44 @@ def launch(job: Job, shell: Shell, options: argparse.Namespace) -> None:
         raise UserError(f"{command[0]} refused the job: {last[0]}", file=file) from failure
 
 
+def apply_secret(job: Job, shell: Shell) -> None:
+    """Make the Kubernetes Secret of a job, by a file that is there for as long as that takes and is its owner's alone."""
+    with tempfile.TemporaryDirectory(prefix="mlm_jax-") as folder:
+        file = "/tmp/mlm_jax-XXXXXXXX/secret.yaml" if shell.dry_run else f"{folder}/secret.yaml"
+        shell.write(file, gke.secret(job), shown=f"({', '.join(job.secrets)})\n")
+        try:
+            shell.run(("kubectl", "apply", "-f", file))
+        except CommandFailed as failure:
+            raise UserError("kubectl refused the secret", remedy="see its message above") from failure
+
+
+def look(verb: str, job: Job, shell: Shell, options: argparse.Namespace) -> None:
+    """Show the status or the log of a job, or stop it.
+
+    Raises:
+      UserError: its target's program fails.
+    """
+    try:
+        if options.target in CLOUD_TPU:
+            getattr(CloudTpu(job, shell, queued=options.target == "queued"), verb)()
+        else:
+            target = {"gke": gke, "slurm": slurm, "skypilot": skypilot}[options.target]
+            shell.run(getattr(target, verb)(job))
+    except CommandFailed as failure:
+        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
+        raise UserError(f"{verb} of {job.name}: {last[0]}", remedy="check --name, --target and --zone") from failure
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        for job in jobs(options):
-            launch(job, Shell(options.dry_run), options)
+        launched, shell = jobs(options), Shell(options.dry_run)
+        if options.verb == "run":
+            launch(launched, shell, options)
+        else:
+            for job in {job.name: job for job in launched}.values():
+                look(options.verb, job, shell, options)
     except UserError as error:
         print(f"tpu.launch: error: {error}", file=sys.stderr)
         return 2

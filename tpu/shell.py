@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from collections import deque
@@ -61,16 +62,26 @@ class Shell:
             raise CommandFailed(command, process.returncode, "".join(lines))
         return "".join(lines)
 
-    def write(self, file: str | Path, text: str) -> None:
-        """Write a file that a command reads, whole or not at all, and say so.
+    def write(self, file: str | Path, text: str, *, shown: str | None = None) -> None:
+        """Write a file that a command reads, whole or not at all, and print that.
+
+        Args:
+          file: where.
+          text: its content.
+          shown: what a dry run prints instead of a secret content; the file is then its owner's alone.
 
         Raises:
           UserError: it cannot be written.
         """
-        print(f"# {file}\n{text}" if self.dry_run else f"wrote {file}", flush=True)
-        if not self.dry_run:
-            try:
-                Path(file).parent.mkdir(parents=True, exist_ok=True)
+        print(f"# {file}\n{text if shown is None else shown}" if self.dry_run else f"wrote {file}", flush=True)
+        if self.dry_run:
+            return
+        try:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            if shown is None:
                 write_whole(file, text)
-            except OSError as error:
-                raise UserError(f"cannot write: {error.strerror}", file=file) from error
+            else:
+                with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as opened:
+                    opened.write(text)
+        except OSError as error:
+            raise UserError(f"cannot write: {error.strerror}", file=file) from error

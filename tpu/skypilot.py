@@ -9,7 +9,12 @@ from typing import Any
 
 import yaml
 
-from tpu.job import UNFINISHED, Job, install_command
+from mlm_jax.common.errors import UserError
+from tpu.job import COORDINATOR_PORT, UNFINISHED, Job, install_command
+
+# CUDA 13 needs this driver; machines with an older one get CUDA 12.
+CUDA_13_DRIVER = 580
+DRIVER = "driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n1 | cut -d. -f1)"
 
 
 def task(job: Job) -> str:
@@ -19,26 +24,60 @@ def task(job: Job) -> str:
       UserError: there is no bucket, so that the workdir would be lost with the machines, or there are several slices.
     """
     job.check_bucket()
-    job.check_one_slice()
-    chip = job.topology.chip
+    if job.topology.slices > 1:
+        raise UserError("SkyPilot launches one slice", remedy="use --target queued or gke, or a topology of one slice")
     recovery = {"strategy": "FAILOVER", "recover_on_exit_codes": [UNFINISHED]}
     resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": recovery} | ({"zone": job.zone} if job.zone else {})
-    if chip.platform == "tpu":
-        resources |= {"accelerators": f"tpu-{job.accelerator_type}:1",
-                      "accelerator_args": {"runtime_version": job.offer.runtime}}  # fmt: skip
-        nodes, packages, joined = 1, "'.[tpu]'", ""  # SkyPilot runs the commands on every host of a slice
+    joined = ""
+    if job.is_gpu:
+        resources |= {"accelerators": f"{job.topology.chip.name}:{job.chips_per_host}"}
+        nodes, setup = job.hosts, gpu_setup(job)
+        if nodes > 1:
+            joined = (
+                f" --coordinator $(echo \"$SKYPILOT_NODE_IPS\" | head -n1):{COORDINATOR_PORT}"
+                " --process-count $SKYPILOT_NUM_NODES --process-index $SKYPILOT_NODE_RANK"
+            )
     else:
-        resources |= {"accelerators": f"{chip.name}:{job.chips_per_host}"}
-        nodes, packages = job.hosts, "'.[cuda]'"
-        joined = " --coordinator $(echo \"$SKYPILOT_NODE_IPS\" | head -n1):8476 --process-count $SKYPILOT_NUM_NODES" \
-                 " --process-index $SKYPILOT_NODE_RANK" if nodes > 1 else ""  # fmt: skip
+        job.check_cloud_tpu()
+        runtime = {"runtime_version": job.offer.runtime}
+        resources |= {"accelerators": f"tpu-{job.accelerator_type}:1", "accelerator_args": runtime}
+        nodes, setup = 1, install_command(f"'.[{job.packages}]'")  # SkyPilot runs the commands on every host of a slice
     found = {
         "name": job.name,
         "workdir": job.source,
         "num_nodes": nodes,
         "resources": resources,
+        **({"envs": dict(job.environment)} if job.environment else {}),
+        **({"secrets": dict.fromkeys(job.secrets)} if job.secrets else {}),
         "file_mounts": {job.mount: {"source": f"gs://{job.bucket}", "mode": "MOUNT"}},
-        "setup": install_command(packages),
+        "setup": setup,
         "run": f"export PATH=~/venv/bin:$PATH\n{job.train()}{joined}\n",
     }
     return yaml.safe_dump(found, sort_keys=False, width=1000)
+
+
+def gpu_setup(job: Job) -> str:
+    """Return the shell lines that install the package with the CUDA that the machine's driver runs."""
+    extras = f"[{','.join(job.extras)}]" if job.extras else ""
+    newer, older = install_command(f"'.[{job.packages}]'"), install_command(f"'.{extras}' 'jax[cuda12]'")
+    return f"{DRIVER}\nif [ \"$driver\" -ge {CUDA_13_DRIVER} ]; then\n  {newer}\nelse\n  {older}\nfi\n"
+
+
+def launching(job: Job) -> tuple[str, ...]:
+    """Return the command that takes the task file; secrets are named, and SkyPilot reads their values from its environment."""
+    return "sky", "jobs", "launch", "--yes", "--detach-run", *(part for name in job.secrets for part in ("--secret", name))
+
+
+def status(job: Job) -> tuple[str, ...]:
+    """Return the command that shows the job's state."""
+    return "sky", "jobs", "queue"
+
+
+def logs(job: Job) -> tuple[str, ...]:
+    """Return the command that shows the job's log as it grows."""
+    return "sky", "jobs", "logs", "--name", job.name
+
+
+def stop(job: Job) -> tuple[str, ...]:
+    """Return the command that ends the job and gives its machines back."""
+    return "sky", "jobs", "cancel", "--yes", "--name", job.name

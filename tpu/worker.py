@@ -11,7 +11,8 @@ SCRIPT = """\
 # Trains on this worker. Its log is copied into the workdir once a minute and at the end, so that it outlives the machine.
 cd ~/mlm_jax || exit 1
 export PATH=~/venv/bin:$PATH
-{environment}log=~/{name}.log ended=~/{name}.exit
+{environment}if [ -f ~/{name}.env ]; then . ~/{name}.env; fi
+log=~/{name}.log ended=~/{name}.exit
 kept={logs}/$(hostname)-$(date +%Y%m%dT%H%M%S).log
 rm -f "$ended"
 : > "$log"
@@ -59,3 +60,12 @@ def stopping(job: Job) -> str:
 
 
 ENDED = r"the run ended with exit code (\d+)"  # what :func:`asking` prints, with the code
+
+
+def secrets(job: Job) -> str:
+    """Return the shell lines that set the secrets, for ``~/NAME.env`` of every worker.
+
+    Raises:
+      UserError: one is not set in the launcher's environment.
+    """
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.secret_values().items())

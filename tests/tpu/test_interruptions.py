@@ -174,7 +174,7 @@ def test_slurm(machine, signals):
         (machine / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (machine / "bin" / name).chmod(0o755)
     begun, starts = signals(job), 0
-    script = slurm.script(job)
+    script = slurm.script([job])
     assert "#SBATCH --signal=TERM@" in script  # to the step's tasks; srun itself would turn SIGTERM into SIGKILL
     while starts == 0 or (machine / "requeued").exists():
         (machine / "requeued").unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def test_a_batch_job_that_fails_is_not_requeued(machine, code):
     for name, text in (("srun", f"exit {code}"), ("scontrol", f"touch {machine}/requeued")):
         (machine / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (machine / "bin" / name).chmod(0o755)
-    script = slurm.script(Job("fails", "c.py", "run", parse("H100:2"), source=str(machine)))
+    script = slurm.script([Job("fails", "c.py", "run", parse("H100:2"), source=str(machine))])
     assert subprocess.run(["bash", "-c", script], env=os.environ | {"SLURM_JOB_ID": "17"}).returncode == code
     assert not (machine / "requeued").exists()
 

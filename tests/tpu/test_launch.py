@@ -20,7 +20,8 @@ from tpu.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-COMMON = ["--config", "configs/mmbert_base.py", "--workdir", "mmbert", "--set", "steps=100"]
+COMMON = ["--config", "configs/mmbert_base.py", "--workdir", "mmbert", "--set", "steps=100", "--set", "data.store=/mnt/runs/store"]
+SECRET = "not to be seen"
 CLOUD = ["--zone", "us-west4-a", "--project", "my-project", "--bucket", "my-runs"]
 LAUNCHES = {
     "tpu_vm": [*CLOUD, "--topology", "v5e:4x4", "--spot"],
@@ -28,6 +29,18 @@ LAUNCHES = {
     "gke": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "2xv6e:16x16", "--target", "gke", "--spot",
             "--set", "mesh.slices=2"],
     "reserved": [*CLOUD, "--topology", "v5p:4x4x16", "--target", "queued", "--reservation", "tuesday"],
+    "network": [*CLOUD, "--topology", "v5e:2x2", "--service-account", "me@p.iam.gserviceaccount.com", "--network", "n",
+                "--set", "mesh.fsdp=4", "--subnetwork", "s", "--internal-ips", "--iap", "--env", "A=it's",
+                "--secret", "WANDB_API_KEY"],
+    "calendar": [*CLOUD, "--topology", "v5p:4x4x16", "--target", "queued", "--reservation", "tuesday", "--calendar"],
+    "slices": [*CLOUD, "--topology", "2xv5e:4x4", "--target", "queued", "--set", "mesh.slices=2"],
+    "gke_tpu7x": ["--bucket", "my-runs", "--image", "us-docker.pkg.dev/p/r/mlm_jax:1", "--topology", "tpu7x:2x2x2",
+                  "--target", "gke", "--namespace", "research", "--queue", "team", "--service-account", "trainer",
+                  "--secret", "WANDB_API_KEY", "--env", "A=b", "--set", "training.wandb=project"],
+    "gke_gpu": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "H100:16", "--target", "gke"],
+    "slurm_one": ["--topology", "H100:1", "--target", "slurm", "--setup", "source venv/bin/activate", "--set", "mesh.fsdp=1",
+                  "--env", "A=b", "--secret", "WANDB_API_KEY", "--cpus", "12"],
+    "slurm_array": ["--config", "configs/sweeps/alpha.py", "--sweep", "--topology", "H100:1", "--target", "slurm"],
     "slurm": ["--topology", "H100:16", "--target", "slurm"],
     "skypilot_tpu": ["--bucket", "my-runs", "--topology", "v5e:4x4", "--target", "skypilot", "--spot"],
     "skypilot_gpu": ["--bucket", "my-runs", "--topology", "H100:16", "--target", "skypilot"],
@@ -57,6 +70,11 @@ if "describe" in words:
 """
 
 
+@pytest.fixture(autouse=True)
+def secret(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+
+
 @pytest.fixture
 def gcloud(tmp_path, monkeypatch):
     """Put the stand-in on PATH; returns (fail, calls, set the state)."""
@@ -83,7 +101,8 @@ def gcloud(tmp_path, monkeypatch):
 
         def verbs(self):
             known = ("create", "scp", "ssh", "describe", "delete")
-            return [next(word for word in call.split() if word in known) for call in self.calls()]
+            found = (next((word for word in call.split() if word in known), "") for call in self.calls())
+            return [verb for verb in found if verb]
 
     return Stand()
 
@@ -99,23 +118,31 @@ def test_every_command_and_file(name, capsys, monkeypatch):
     assert shown == golden.read_text(), "if this is meant, run REWRITE_GOLDEN=1 pytest tests/tpu"
 
 
-def test_jobsets_are_what_kubernetes_takes():
-    text = (GOLDEN / "gke.txt").read_text()
-    jobset = yaml.safe_load(text.partition("\n")[2].rpartition("\n$ kubectl")[0])
+@pytest.mark.parametrize("name, replicas, pods", [("gke", 2, 64), ("gke_tpu7x", 1, 2), ("gke_gpu", 1, 2)])
+def test_jobsets_are_what_kubernetes_takes(name, replicas, pods):
+    text = (GOLDEN / f"{name}.txt").read_text()
+    jobset = yaml.safe_load(text[text.index("apiVersion: jobset") : text.rindex("\n$ kubectl")])
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
     (replicated,) = jobset["spec"]["replicatedJobs"]
-    assert replicated["replicas"] == 2 and set(replicated) == {"name", "replicas", "template"}
+    assert replicated["replicas"] == replicas and set(replicated) == {"name", "replicas", "template"}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}, **replicated["template"]}
     kubernetes_validate.validate(job, "1.33", strict=True)
-    assert job["spec"]["parallelism"] == job["spec"]["completions"] == 64  # hosts of 256 chips
+    assert job["spec"]["parallelism"] == job["spec"]["completions"] == pods
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    subprocess.run(["bash", "-n", "-c", container["command"][-1]], check=True)
     job["spec"]["paralelism"] = 1
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, "1.33", strict=True)
 
 
-def test_batch_scripts_are_shell():
-    script = (GOLDEN / "slurm.txt").read_text().partition("\n")[2].rpartition("\n$ sbatch")[0]
+def test_the_image_is_linted():
+    subprocess.run([Path(sys.executable).with_name("hadolint"), ROOT / "Dockerfile"], check=True)
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm_one", "slurm_array"])
+def test_batch_scripts_are_shell(name):
+    script = (GOLDEN / f"{name}.txt").read_text().partition("\n")[2].rpartition("\n$ sbatch")[0]
     assert script.startswith("#!/bin/bash\n#SBATCH")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
@@ -274,26 +301,123 @@ def test_the_checkout_is_packed_without_what_git_ignores(tmp_path, monkeypatch):
         one.pack(tmp_path)
 
 
-def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
+def test_a_sweep_on_slurm_is_an_array_with_a_task_a_trial(tmp_path):
+    script = (GOLDEN / "slurm_array.txt").read_text().partition("\n")[2].rpartition("\n$ sbatch")[0]
+    assert "#SBATCH --array=0-4\n" in script
+    for name, text in (("srun", 'printf "%s\\n" "$@"'), ("nvidia-smi", "echo 580.1"), ("mlm-jax", "exit 9")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    shown = [subprocess.run(["bash", "-c", script], env=environment | {"SLURM_ARRAY_TASK_ID": str(task)}, cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout.splitlines() for task in range(5)]  # fmt: skip
+    alphas = [line for words in shown for line in words if line.startswith("mixing.alpha=")]
+    assert alphas == [f"mixing.alpha={alpha}" for alpha in (1.0, 0.7, 0.5, 0.3, 0.0)]
+
+
+def test_secrets_are_neither_shown_nor_on_a_command_line(gcloud, tmp_path, capsys, monkeypatch):
+    kept = []
+    copy = CloudTpu.copy
+    monkeypatch.setattr(CloudTpu, "copy", lambda self, file, name: (kept.append((name, file, file.read_text(), file.stat())),
+                                                                    copy(self, file, name)))  # fmt: skip
+    monkeypatch.setattr(CloudTpu, "pack", lambda self, scratch: ((scratch / "checkout.tar.gz").touch(), PACK(self, scratch)))
+    monkeypatch.setattr(Shell, "run", lambda self, command: "" if command[0] == "sh" else RUN(self, command))
+    assert launch.main([*COMMON, *LAUNCHES["network"]]) == 0
+    (secrets,) = (entry for entry in kept if entry[0] == "mmbert-base.env")
+    assert secrets[2] == f"export WANDB_API_KEY='{SECRET}'\n" and secrets[3].st_mode & 0o077 == 0
+    assert not secrets[1].exists() and not secrets[1].parent.exists()
+    shown = capsys.readouterr()
+    assert SECRET not in shown.out + shown.err + "".join(gcloud.calls())
+    assert all(SECRET not in text for name, _, text, _ in kept if name != "mmbert-base.env")
+    for name in LAUNCHES:
+        assert SECRET not in (GOLDEN / f"{name}.txt").read_text()
+
+
+PACK, RUN = CloudTpu.pack, Shell.run
+
+
+def test_a_secret_that_is_not_set_is_named_first(gcloud, capsys, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert launch.main([*COMMON, *LAUNCHES["network"]]) == 2
+    assert "WANDB_API_KEY is not set here" in capsys.readouterr().err and gcloud.calls() == []
+
+
+@pytest.mark.parametrize("name", ["tpu_vm", "gke"])
+def test_a_store_that_is_not_there_is_noticed_before_anything_is_paid_for(gcloud, capsys, name):
+    gcloud.fail("storage ls", 1, "ERROR: One or more URLs matched no objects.")
+    assert launch.main([*COMMON, *LAUNCHES[name]]) == 2
+    said = capsys.readouterr().err
+    assert "there is no token store at gs://my-runs/store: ERROR: One or more" in said and len(gcloud.calls()) == 1
+
+
+@pytest.mark.parametrize("settings, said", [
+    (("data.store=",), "data.corpora.af names 'text/af/*.jsonl.zst', which the machines would not have"),
+    (("data.store=runs/store",), "data.store names 'runs/store', which the machines would not have"),
+    (("checkpoint.init={'from': 'runs/before'}",), 'checkpoint.init["from"] names'),
+    (("data.store=", "vocabulary.path=v.model", "data.corpora={'de': '/mnt/runs/text/*.txt'}"), "vocabulary.path names 'v.model'"),
+    (("data.store=", "data.corpora={'de': '/mnt/runs/text/*.txt', 'en': 'mlm_jax.data.bible:text'}"), ""),
+    (("data.store=", "data.corpora={'de': 'README.md'}"), ""),
+    (("data.store=s3://other/store",), ""),
+])  # fmt: skip
+def test_what_the_machines_would_not_have(capsys, monkeypatch, settings, said):
     monkeypatch.chdir(ROOT)
-    arguments = ["--config", "configs/sweeps/alpha.py", "--workdir", "alpha", "--sweep", *LAUNCHES["slurm"], "--dry-run"]
-    assert launch.main(arguments) == 0
-    trains = [line for line in capsys.readouterr().out.splitlines() if "mlm-jax train" in line]
-    assert len(trains) == len(set(trains)) > 2 and all("--set mixing.alpha=" in line for line in trains)
+    arguments = [*COMMON, *LAUNCHES["tpu_vm"], *(part for setting in settings for part in ("--set", setting)), "--dry-run"]
+    assert launch.main(arguments) == (2 if said else 0)
+    assert said in capsys.readouterr().err
+
+
+def test_text_that_a_cluster_does_not_have(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert launch.main([*COMMON, *LAUNCHES["slurm"]]) == 2
+    assert "data.store names '/mnt/runs/store', which is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, verb, commands", [
+    ("tpu_vm", "status", ["gcloud compute tpus tpu-vm describe mmbert-base --project my-project --zone us-west4-a"]),
+    ("queued", "status", ["queued-resources describe mmbert-base", "tpu-vm describe mmbert-base"]),
+    ("slices", "logs", ["tpu-vm ssh mmbert-base-0 --project my-project --zone us-west4-a --worker 0 --command 'tail"]),
+    ("tpu_vm", "stop", ["kill -TERM $(cat ~/mmbert-base.pid)", "tpu-vm delete mmbert-base"]),
+    ("gke_tpu7x", "status", ["kubectl get jobsets,pods -l app.kubernetes.io/name=mmbert-base --namespace research"]),
+    ("gke", "logs", ["kubectl logs --follow --tail=-1 -c train -l app.kubernetes.io/name=mmbert-base,batch"]),
+    ("gke", "stop", ["kubectl delete jobset mmbert-base"]),
+    ("slurm", "status", ["squeue --me --name mmbert-base"]),
+    ("slurm", "logs", ["sh -c 'tail -n +1 -F ./mmbert-base.*.log'"]),
+    ("slurm_array", "stop", ["scancel --me --name alpha"]),
+    ("skypilot_gpu", "status", ["sky jobs queue"]),
+    ("skypilot_gpu", "logs", ["sky jobs logs --name mmbert-base"]),
+    ("skypilot_gpu", "stop", ["sky jobs cancel --yes --name mmbert-base"]),
+])  # fmt: skip
+def test_what_was_launched_can_be_looked_at_and_stopped(name, verb, commands, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert launch.main([verb, *COMMON, *LAUNCHES[name], "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(commands) and all(command in line for command, line in zip(commands, lines))
+
+
+def test_extras_follow_from_the_config(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = ["--set", "training.wandb=project", "--extra", "demo", "--dry-run"]
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], *options]) == 0
+    assert "./mlm_jax[tpu,wandb,demo]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
-    (["--topology", "v5e:4x4", "--bucket", "b"], "in which zone"),
+    (["--topology", "v5e:4x4", "--bucket", "b"], "no zone was given"),
+    (["--topology", "tpu7x:2x2x2", *CLOUD], "tpu7x:2x2x2 is offered on GKE only. Remedy: use --target gke"),
+    (["--topology", "v5e:4x4", "--bucket", "b", "--iap", "--target", "skypilot"], "--iap means nothing to --target skypilot"),
+    (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--calendar"], "--calendar needs a reservation"),
+    (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--reservation", "a\n#SBATCH"], "cannot name a reservation"),
+    (["--topology", "v5e:4x4", *CLOUD, "--env", "A"], "--env A has no value"),
+    (["--topology", "v5e:4x4", *CLOUD, "--env", "A b=c"], "'A b' cannot name an environment variable"),
     (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
     (["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"], "not the name of a bucket. Remedy: give --bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
     (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
-    (["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"], "several slices are launched on GKE"),
+    (["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"], "several slices are created together by the queue"),
     (["--topology", "2xv5e:4x4", *CLOUD], "mesh.slices is 1. Remedy: add --set mesh.slices=2"),
     (["--topology", "v5e:2x4", *CLOUD], "mesh.fsdp=16 × mesh.tensor=1 × mesh.sequence=1 does not fit 8 devices"),
-    (["--topology", "H100:16", *CLOUD], "is not a Cloud TPU"),
+    (["--topology", "H100:16", *CLOUD], "H100:16 is not a TPU. Remedy: use --target slurm"),
     (["--topology", "H100:20", "--target", "slurm", "--set", "mesh.fsdp=4"], "whole number of machines with 8 GPUs each. Remedy"),
     (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 cannot be launched: no target offers CPU machines"),
     (["--topology", "v5p-512", *CLOUD], "v5p-512 is 256 chips"),
@@ -301,7 +425,7 @@ def test_a_sweep_is_a_launch_a_trial(capsys, monkeypatch):
     (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
     (["--topology", "v5e:4x4", *CLOUD, "--source", "tests"], "configs/mmbert_base.py: the machines would not have this config"),
     (["--topology", "v5e:4x4", "--target", "slurm"], "is not a GPU topology"),
-    (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "a container runs"),
+    (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "no container image was given"),
     (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
 ])  # fmt: skip
 def test_what_cannot_be_launched(arguments, said, capsys, monkeypatch):

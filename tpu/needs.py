@@ -1,0 +1,126 @@
+"""What a run needs on its machines, checked before they are paid for: text or a token store, and other files that it reads."""
+
+from __future__ import annotations
+
+import fnmatch
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.errors import UserError
+from tpu.job import Job
+from tpu.shell import CommandFailed, Shell
+
+MANIFEST = "manifest.json"  # file that every token store has
+
+
+def extras_of(config: ConfigDict) -> tuple[str, ...]:
+    """Return the extras of the package that a config needs on the machines."""
+    return ("wandb",) if config.training.wandb else ()
+
+
+def check_files(config: ConfigDict, job: Job) -> None:
+    """Check that machines which get a checkout and a mounted bucket have every file that the config names.
+
+    Raises:
+      UserError: they would not have one.
+    """
+    kept = checkout_files(job.source)
+    for key, path in named_files(config):
+        if not is_local(path) or path.startswith(f"{job.mount.rstrip('/')}/"):
+            continue
+        if not any(fnmatch.fnmatch(file, path) or file.startswith(f"{path.rstrip('/')}/") for file in kept):
+            text = key.startswith("data.") and key != "data.store"
+            remedy = f"put it below the bucket, as {job.mount}/…" if not text else (
+                f"put the text below the bucket, as {job.mount}/…, or prepare a token store there with mlm-jax prepare "
+                f"and add --set data.store={job.mount}/store")  # fmt: skip
+            raise UserError(f"{key} names {path!r}, which the machines would not have: it is neither in the checkout nor below "
+                            f"{job.mount}", remedy=remedy)  # fmt: skip
+
+
+def check_store(job: Job, shell: Shell) -> None:
+    """Check that the token store in the bucket is there, by listing its manifest.
+
+    Raises:
+      UserError: it is not, or the bucket cannot be read.
+    """
+    mount = f"{job.mount.rstrip('/')}/"
+    if not job.store or (is_local(job.store) and not job.store.startswith(mount)):  # none, or one in the checkout
+        return
+    address = f"gs://{job.bucket}/{job.store.removeprefix(mount)}" if is_local(job.store) else job.store
+    command = ("gcloud", "storage", "ls") if address.startswith("gs://") else ("aws", "s3", "ls")
+    try:
+        shell.run((*command, f"{address.rstrip('/')}/{MANIFEST}"))
+    except CommandFailed as failure:
+        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
+        raise UserError(f"there is no token store at {address}: {last[0]}", remedy="prepare it first: mlm-jax prepare") from failure
+
+
+def check_image(job: Job, shell: Shell) -> None:
+    """Check that a container image in Google's Artifact Registry is there; other registries have no common command.
+
+    Raises:
+      UserError: it is not.
+    """
+    if "-docker.pkg.dev/" not in job.image:
+        return
+    try:
+        shell.run(("gcloud", "artifacts", "docker", "images", "describe", job.image, "--format", "value(image_summary.digest)"))
+    except CommandFailed as failure:
+        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
+        raise UserError(f"there is no image {job.image}: {last[0]}", remedy="build the Dockerfile, and push it") from failure
+
+
+def named_files(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Yield (key, path or glob) of everything on disk that a run of this config reads."""
+    if config.data.store:
+        yield "data.store", config.data.store
+    else:
+        for key in ("corpora", "parallel", "validation"):
+            for language, source in config.data[key].items():
+                yield from ((f"data.{key}.{language}", path) for path in paths(source))
+        for name, entry in config.data.labelled.items():
+            splits = (entry.get(split, ()) for split in ("train", "validation"))
+            yield from ((f"data.labelled.{name}", path) for split in splits for path in paths(split))
+        if config.vocabulary.path:
+            yield "vocabulary.path", config.vocabulary.path
+    if config.checkpoint.init.get("from"):
+        yield 'checkpoint.init["from"]', config.checkpoint.init["from"]
+
+
+def paths(source: Any) -> Iterator[str]:
+    """Yield the paths and globs of a source; functions and data sets of libraries, which have a colon, are none."""
+    for entry in (source,) if isinstance(source, str) else source:
+        if ":" not in entry or "://" in entry:
+            yield entry
+
+
+def checkout_files(source: str) -> list[str]:
+    """Return the files of a checkout that git does not ignore: those that the machines get.
+
+    Raises:
+      UserError: it is no git checkout.
+    """
+    listed = subprocess.run(
+        ("git", "-C", source, "ls-files", "-coz", "--exclude-standard"), capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        last = listed.stderr.strip().splitlines()[-1:] or ["git failed"]
+        raise UserError(f"the checkout {source} cannot be listed: {last[0]}", remedy="give a git checkout as --source")
+    return listed.stdout.split("\0")
+
+
+def check_here(config: ConfigDict, job: Job) -> None:
+    """Check that files which the machines read from the file system of this one are there.
+
+    Raises:
+      UserError: one is not.
+    """
+    root = Path(job.source)
+    for key, path in named_files(config):
+        if is_local(path) and not any(root.glob(path) if not Path(path).is_absolute() else Path("/").glob(path.lstrip("/"))):
+            raise UserError(f"{key} names {path!r}, which is not there", file=root, remedy="see config.data in the config file")
