@@ -6,7 +6,6 @@ Those files import nothing heavy before their verb is run.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import logging
 import os
@@ -16,7 +15,7 @@ from types import ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_workdir_path
-from mlm_jax.common.errors import FULL, UserError
+from mlm_jax.common.errors import UserError
 
 VERBS = {  # in the order in which --help lists them
     "train": "train",
@@ -75,10 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 0
     except OSError as error:
-        if error.errno not in (*FULL, errno.EFBIG):
+        from mlm_jax.common.disk import REMEDIES, disk_problem
+
+        problem = disk_problem(error)
+        if not problem:
             raise
         _drop_output()
-        print(f"mlm-jax: error: cannot write: {error.strerror}. Remedy: free some space", file=sys.stderr)
+        print(f"mlm-jax: error: {problem}. Remedy: {REMEDIES[problem]}", file=sys.stderr)
         return 2
 
 

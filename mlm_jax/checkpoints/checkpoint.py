@@ -7,9 +7,7 @@ import json
 import logging
 import math
 import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,30 +21,29 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.workdir import config_from_json, config_json, differing_keys, may_change
 from mlm_jax.common.addresses import local_path
-from mlm_jax.common.errors import FULL, UserError, nearest, one_line
+from mlm_jax.common.disk import REMEDIES, causes, disk_problem
+from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.files import whole_folder
+from mlm_jax.common.quiet import quiet_orbax
+from mlm_jax.config.check import check_values
 from mlm_jax.data.loading import curriculum
-from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.folder import read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.training.paths import by_path
 from mlm_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
-for noisy in ("absl", "asyncio"):  # Orbax logs a page for every checkpoint, and what it raises anyway
-    logging.getLogger(noisy).setLevel(logging.CRITICAL)
-
-
 ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # what the names of such metrics begin with
+FACTS: dict[str, Callable[[Any], bool]] = {  # {what a checkpoint says of itself: whether a value can be that}
+    "config": lambda value: isinstance(value, dict),
+    "languages": lambda value: _texts(value),
+    "labels": lambda value: isinstance(value, dict) and all(_texts(names) for names in value.values()),
+    "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
+    "checksums": lambda value: isinstance(value, dict),
+}
+MOST_SHRUNK = 100  # times that weights may be larger than their compressed files
 METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
-
-
-def _say_unraisable(found: Any, say: Any = sys.unraisablehook) -> None:
-    """Keep quiet about arrays whose writing ends after that of another failed, which closed Orbax's event loop."""
-    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
-        say(found)
-
-
-sys.unraisablehook = _say_unraisable
 
 
 class Loaded(NamedTuple):
@@ -82,6 +79,7 @@ class Checkpoints:
         least the largest array. None writes in the background, for which everything is copied.
     """
 
+    @quiet_orbax()
     def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
                  labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
         self.select = config.evaluation.select
@@ -91,6 +89,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
                 log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])
+            self._remove_damaged_metrics()
+        everyone(True)
         policies = [policy.LatestN(n=config.checkpoint.keep_last)]
         if config.checkpoint.keep_every:
             policies.append(policy.EveryNSteps(config.checkpoint.keep_every))
@@ -107,6 +107,7 @@ class Checkpoints:
         )
         self.best = self._best_on_disk()  # kept here too, since what is being written cannot be read yet
 
+    @quiet_orbax()
     def save(
         self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
@@ -139,6 +140,7 @@ class Checkpoints:
         here = self._score(self._measured(metrics))
         return self.best is None or here > self.best
 
+    @quiet_orbax()
     def complete(self, step: int, metrics: Mapping[str, float]) -> None:
         """Give a checkpoint that was saved without metrics those of an evaluation of its weights.
 
@@ -154,16 +156,13 @@ class Checkpoints:
         selected = self._measured(metrics)
         if jax.process_index() == 0:
             folder = self.folder / str(step)
-            with tempfile.TemporaryDirectory(dir=self.folder.parent) as temporary:
-                whole = Path(temporary) / METRICS
-                whole.mkdir()
+            with whole_folder(folder / METRICS) as whole:
                 (whole / METRICS).write_text(json.dumps(selected))
-                shutil.rmtree(folder / METRICS, ignore_errors=True)
-                whole.rename(folder / METRICS)
         everyone(True)
         self.manager.reload()
         self._take(selected)
 
+    @quiet_orbax()
     def wait(self) -> None:
         """Wait until everything is on disk.
 
@@ -172,6 +171,7 @@ class Checkpoints:
         """
         self._guarded(self.manager.wait_until_finished)
 
+    @quiet_orbax()
     def restore(self, abstract: TrainState) -> TrainState | None:
         """Return the state of the last whole checkpoint, laid out as ``abstract`` says; None if there is none.
 
@@ -229,9 +229,15 @@ class Checkpoints:
         self.manager.reload()
         self.best = self._best_on_disk()
 
+    def _remove_damaged_metrics(self) -> None:
+        """Remove metrics that cannot be read, over which Orbax would stumble; their checkpoints count as not measured."""
+        for metrics in self.folder.glob(f"*/{METRICS}"):
+            if metrics.parent.name.isdigit() and not _metrics(metrics.parent):
+                shutil.rmtree(metrics, ignore_errors=True)
+
     def _best_on_disk(self) -> float | None:
         """Return the best score of the checkpoints; None if none has the metric."""
-        found = [self.manager.metrics(step) or {} for step in self.manager.all_steps()] if self.select else []
+        found = [_metrics(self.folder / str(step)) for step in self.manager.all_steps()] if self.select else []
         return max((self._score(metrics) for metrics in found if self.select in metrics), default=None)
 
     def _take(self, metrics: Mapping[str, float] | None) -> None:
@@ -255,14 +261,13 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            reasons = [error, *causes(error)]
-            if any(getattr(reason, "errno", None) in FULL or "No space left" in str(reason) for reason in reasons):
-                if jax.process_index() == 0:
-                    for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                        shutil.rmtree(unfinished, ignore_errors=True)
-                raise UserError("the disk is full; earlier checkpoints are whole", file=self.folder,
-                                remedy="free some space and run the same command again") from error  # fmt: skip
-            raise
+            if not (problem := disk_problem(error)):
+                raise
+            if jax.process_index() == 0:
+                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            raise UserError(f"{problem}; earlier checkpoints are whole", file=self.folder,
+                            remedy=f"{REMEDIES[problem]} and run the same command again") from error  # fmt: skip
 
 
 def score(select: str, metrics: Mapping[str, float]) -> float:
@@ -306,9 +311,7 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
             item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True,
         ))  # fmt: skip
     except Exception as error:
-        if any(
-            "RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in [error, *causes(error)]
-        ):
+        if any("RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in causes(error)):
             raise  # the devices' memory is full: nothing is wrong with the checkpoint
         raise Damaged(_brief(error)) from error
 
@@ -334,12 +337,6 @@ def everyone(fine: bool) -> bool:
     return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(fine)).all())
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Return what an exception was raised from, and that in turn."""
-    while (error := error.__cause__ or error.__context__) is not None:  # type: ignore[assignment]
-        yield error
-
-
 def _brief(error: BaseException) -> str:
     return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
 
@@ -363,7 +360,7 @@ def _candidates(place: str | Path) -> list[Path]:
         if steps:
             steps.sort(key=lambda child: int(child.name), reverse=True)
             select = _select(steps)
-            return sorted(steps, key=lambda child: _metric(child, select), reverse=True)  # stable
+            return sorted(steps, key=lambda child: score(select, _metrics(child)), reverse=True)  # stable
     raise UserError("there is no checkpoint here", file=place, remedy="name a workdir or one of its checkpoints")
 
 
@@ -371,22 +368,22 @@ def _select(folders: Sequence[Path]) -> str:
     """Return the metric by which a run picks its best checkpoint, as the first of these that can be read says."""
     for folder in folders:
         try:
-            return load_facts(folder)["config"]["evaluation"]["select"]
-        except Damaged:
+            return config_from_json(load_facts(folder)["config"]).evaluation.select
+        except (Damaged, UserError):
             continue
     return ""
 
 
-def _metric(folder: Path, select: str) -> float:
-    """Return a checkpoint's selected metric so that more is better; -inf if it has none."""
+def _metrics(folder: Path) -> dict[str, float]:
+    """Return the metrics that a checkpoint was measured by; {} if it has none that can be read."""
     file = folder / METRICS / METRICS
     if not file.exists():
-        return -math.inf
+        return {}
     try:
-        return score(select, json.loads(file.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+        return {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
-        return -math.inf
+        return {}
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
@@ -397,11 +394,15 @@ def load_facts(folder: Path) -> dict[str, Any]:
     """
     try:
         facts = json.loads((folder / "facts" / "metadata").read_text())
-        return {key: facts[key] for key in ("config", "languages", "labels", "vocabulary", "checksums")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for key, fits in FACTS.items():
+            if not fits(facts[key]):
+                raise ValueError(f"{key!r} is not what a checkpoint has there")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"its facts cannot be read: {_brief(error)}") from error
+    return {key: facts[key] for key in FACTS}
 
 
+@quiet_orbax()
 def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> Loaded:
     """Load a model for use: its parameters (the average where the run kept one), config, vocabulary and languages.
 
@@ -426,7 +427,12 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
 
 def _load(folder: Path, device: jax.Device) -> Loaded:
     facts = load_facts(folder)
-    config = config_from_json(facts["config"])
+    try:
+        config = config_from_json(facts["config"])
+        check_values(config)
+        vocabulary = _unpack(facts["vocabulary"], folder)
+    except UserError as error:
+        raise Damaged(error.problem) from error
     field = "average" if config.training.ema else "params"
     try:
         described = _described(folder)
@@ -435,29 +441,43 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         described = described[field]
     except Exception as error:  # Orbax raises many kinds for damaged files
         raise Damaged(_brief(error)) from error
+    _check_sizes(folder, config, described)
     there = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), described)
     arrays = read_arrays(folder, {field: shapes})
     if problem := damage(arrays, facts["checksums"]):
         raise Damaged(problem)
-    try:
-        vocabulary = _unpack(facts["vocabulary"])
-    except (UserError, ValueError) as error:
-        raise Damaged(f"its vocabulary cannot be read: {getattr(error, 'problem', error)}") from error
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
     config.model.rope_theta = curriculum.rope_theta(config, step)  # what these weights know
     return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
 
 
+def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:
+    """Check that what a checkpoint says of its size can be true, before memory is taken for it.
+
+    Raises:
+      Damaged: its arrays would be far larger than its files, or its config has more layers than any array has rows.
+    """
+    arrays = jax.tree.leaves(described)
+    claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
+    there = sum(file.stat().st_size for file in (folder / "state").rglob("*") if file.is_file())
+    if claimed > max(MOST_SHRUNK * there, 1 << 30):
+        raise Damaged(f"it says that its arrays have {claimed:,} bytes, but its files have {there:,}")
+    longest = max((size for leaf in arrays for size in leaf.shape), default=0)
+    for group in (*config.model.encoder, *config.model.decoder):
+        layers = group.get("layers", 0) if isinstance(group, Mapping) else 0
+        if not isinstance(layers, int) or layers > max(longest, len(arrays)):
+            raise Damaged(f"its config asks for {layers!r} layers, which its arrays cannot be of")
+
+
 def _pack(vocabulary: Vocabulary) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary.save(folder)
-        return {file.name: base64.b64encode(file.read_bytes()).decode() for file in sorted(Path(folder).iterdir())}
+    return {name: base64.b64encode(content).decode() for name, content in sorted(vocabulary.files().items())}
 
 
-def _unpack(files: Mapping[str, str]) -> Vocabulary:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(base64.b64decode(content))
-        return load_vocabulary(folder)
+def _unpack(files: Mapping[str, str], place: Path) -> Vocabulary:
+    return read_vocabulary(lambda name: base64.b64decode(files[name], validate=True), place)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

@@ -35,21 +35,31 @@ def config_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """Return a config from :func:`config_json`; keys that this version does not know are left out."""
+    """Return a config from :func:`config_json`; keys that this version does not know are left out.
+
+    Raises:
+      UserError: a value is of another type than the key's.
+    """
     config = default_config()
-    _fill(config, values)
-    config.tasks = {task: renamed_options(options) for task, options in config.tasks.items()}  # runs of older versions go on
+    _fill(config, values, "config")
+    config.tasks = {task: renamed_options(options) if isinstance(options, Mapping) else options
+                    for task, options in config.tasks.items()}  # fmt: skip (runs of older versions go on)
     return config
 
 
-def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+def _fill(config: ConfigDict, values: Any, room: str) -> None:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{room} is {_brief(values)}, which is no table of keys")
     for key, value in values.items():
         if key not in config:
             log.warning("the checkpoint's config key %r is not known to this version", key)
         elif isinstance(config[key], ConfigDict):
-            _fill(config[key], value)
+            _fill(config[key], value, f"{room}.{key}")
         else:
-            config[key] = _tuples(value)
+            try:
+                config[key] = _tuples(value)
+            except (TypeError, RecursionError) as error:
+                raise UserError(f"{room}.{key} is {_brief(value)}, which is of another type than its default") from error
 
 
 def _tuples(value: Any) -> Any:

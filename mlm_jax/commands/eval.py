@@ -48,7 +48,7 @@ def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json:
     from mlm_jax.run.measure import measure, transfer_between
 
     measured = []
-    console = table_console(highlight=False)
+    console = table_console()
     for place in places:
         found = measure(place, task)
         measured.append(found)
@@ -101,4 +101,4 @@ def gradients_command(place: str, between: str, *, task: str | None = None, para
         print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
     else:
         title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
-        table_console(highlight=False).print(cosine_table(found, title))
+        table_console().print(cosine_table(found, title))

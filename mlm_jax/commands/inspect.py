@@ -32,5 +32,5 @@ def run(options: argparse.Namespace) -> None:
             console.print(table)
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
-            console.print(f"{name}: {count:,} examples: {reason}", highlight=False)
+            console.print(f"{name}: {count:,} examples: {reason}")
     console.print(plan_table(Loader(store, config, kinds(config.tasks))))

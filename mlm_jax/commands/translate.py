@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
+from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
 from mlm_jax.common.lines import arriving, read_lines
@@ -157,11 +158,10 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
 @contextlib.contextmanager
 def _counting(what: str, lines: Iterable[str]) -> Iterator[Iterator[str]]:
     """Show on a terminal how many lines have been taken."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description} {task.completed:,} lines"), BarColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
 

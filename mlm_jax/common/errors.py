@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what an OSError's errno is where the disk or the quota is full
 
 
 class UserError(Exception):

@@ -1,47 +1,189 @@
-"""Text files that are whole or not there."""
+"""Files and folders that are whole or absent, whatever ends the process that writes them.
+
+They grow beside their place under a temporary name, which is created exclusively and never opened through a link, and are
+renamed at the end. A lock is held on what grows, so that what a killed process has left is told from what another one
+is writing, and is removed by the next writer of the same place.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
+import os
+import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.disk import disk_errors
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.lock import is_at, locked
+
+SCRATCH = ".incomplete"
+LONGEST = 255  # bytes of a file's name
+SYSTEM = ("/dev", "/proc")  # what the system offers there is written to as it is, links (/dev/stdout) included
 
 
-@contextlib.contextmanager
-def _whole(place: str | Path) -> Iterator[TextIO]:
-    """Open a text file in UTF-8; whoever reads it meanwhile, or after a crash, finds the old text or the new one."""
-    scratch = Path(f"{place}.incomplete")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            yield file
-        scratch.replace(place)
-    finally:
-        scratch.unlink(missing_ok=True)
+def inside(folder: str | Path, name: object) -> Path:
+    """Return the path of a file in a folder by a name that a file of someone else's gives.
+
+    Raises:
+      UserError: the name is not that of a file directly in the folder.
+    """
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "\0"))
+    if not plain or len(str(name).encode(errors="replace")) > LONGEST:
+        raise UserError(f"{one_line(repr(name))[:80]} is not the name of a file in this folder", file=folder)
+    return Path(folder, str(name))
 
 
 def write_whole(file: str | Path, text: str) -> None:
-    """Write a text file that is there whole, or not at all."""
-    with _whole(file) as opened:
+    """Write a text file in UTF-8 that is there whole, or not at all.
+
+    Raises:
+      UserError: the place is a symbolic link.
+    """
+    with whole_file(file) as opened:
         opened.write(text)
 
 
 @contextlib.contextmanager
 def writing(output: str) -> Iterator[TextIO]:
-    """Open a text file that appears when it is whole, or standard output ("-").
+    """Open a text file that appears when it is whole, or standard output ("-"); pipes and devices are written to as they are.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or is a symbolic link.
     """
     if output == "-":
         yield sys.stdout
         sys.stdout.flush()
         return
-    try:
-        with _whole(output) as file:
+    with disk_errors(output), whole_file(output) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def whole_file(place: str | Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8; whoever reads it meanwhile, or after a crash, finds the old text or the new one.
+
+    What is no regular file (a pipe, a device) cannot be replaced and is written to as it is.
+
+    Raises:
+      UserError: the place is a symbolic link.
+    """
+    place = Path(os.path.abspath(place))
+    if _is_system(place) or (place.exists() and not place.is_symlink() and not (place.is_file() or place.is_dir())):
+        with place.open("a", encoding="utf-8") as file:
             yield file
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", file=output) from error
+        return
+    _refuse_link(place)
+    with _scratch(place, _create_file) as (scratch, descriptor):
+        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        scratch.replace(place)
+
+
+@contextlib.contextmanager
+def whole_folder(place: str | Path) -> Iterator[Path]:
+    """Yield a scratch folder that takes the place of what is there (a folder, or nothing) when the block ends well.
+
+    Raises:
+      UserError: the place is a symbolic link.
+    """
+    place = Path(os.path.abspath(place))
+    _refuse_link(place)
+    with _scratch(place, _create_folder) as (scratch, _):
+        yield scratch
+        if place.exists():
+            with _scratch(place, _create_folder) as (old, _):  # renamed, not emptied: a reader finds all or nothing
+                place.rename(old / "old")
+                scratch.rename(place)
+        else:
+            scratch.rename(place)
+
+
+def append_to(file: str | Path) -> TextIO:
+    """Open a text file in UTF-8 to append to; never through a symbolic link.
+
+    Raises:
+      UserError: the file is a symbolic link.
+    """
+    _refuse_link(Path(file))
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    return open(descriptor, "a", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------- details
+
+
+def _is_system(place: Path) -> bool:
+    """Return whether a place is one of the system's own, such as /dev/stdout or the /dev/fd/63 of a shell's >(…)."""
+    folder = os.path.realpath(place.parent)
+    return any(folder == root or folder.startswith(f"{root}/") for root in SYSTEM) and not folder.startswith("/dev/shm")
+
+
+def _refuse_link(place: Path) -> None:
+    if place.is_symlink():
+        remedy = f"name {os.path.realpath(place)} itself, or remove the link"
+        raise UserError("this is a symbolic link, through which nothing is written", file=place, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """Yield a new scratch path beside a place, and a descriptor of it that holds its lock; it is gone afterwards."""
+    _remove_abandoned(place)
+    while True:
+        scratch = place.with_name(f"{_stem(place)}.{secrets.token_hex(4)}{SCRATCH}")
+        try:
+            descriptor = create(scratch)
+        except FileExistsError:
+            continue
+        if locked(descriptor) and is_at(descriptor, scratch):
+            break
+        os.close(descriptor)  # another writer took it for abandoned before it was locked
+    try:
+        yield scratch, descriptor
+    finally:
+        _remove(scratch)  # gone already if it was renamed
+        os.close(descriptor)
+
+
+def _stem(place: Path) -> str:
+    """Return what the names of a place's scratch files begin with."""
+    fits = len(place.name.encode()) <= LONGEST - 30
+    return f".{place.name if fits else hashlib.sha256(place.name.encode()).hexdigest()}"
+
+
+def _create_file(scratch: Path) -> int:
+    return os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def _create_folder(scratch: Path) -> int:
+    scratch.mkdir(parents=True)
+    return os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove what killed writers of a place have left: scratch files that nobody holds."""
+    for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
+        try:
+            descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # a link, or another writer has just removed it
+            continue
+        try:
+            if locked(descriptor, unsupported=False):
+                _remove(scratch)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if scratch.is_dir() and not scratch.is_symlink():
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        scratch.unlink(missing_ok=True)

@@ -1,12 +1,61 @@
-"""A library's greetings kept off the user's screen."""
+"""What libraries print that is not for the user."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import Any
+
+CHATTY = ("absl", "asyncio")  # Orbax logs a page for every checkpoint, and what it raises anyway
+
+
+class _Quiet:
+    """Keeps the loggers of ``CHATTY`` and Orbax's closed event loops silent as long as somebody asks for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.levels: dict[str, int] = {}
+        self.hook: Any = None
+
+    def begin(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.levels = {name: logging.getLogger(name).level for name in CHATTY}
+                for name in CHATTY:
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
+                self.hook, sys.unraisablehook = sys.unraisablehook, self.say_unraisable
+
+    def end(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                for name, level in self.levels.items():
+                    logging.getLogger(name).setLevel(level)
+                sys.unraisablehook = self.hook
+
+    def say_unraisable(self, found: Any) -> None:
+        """Leave out arrays whose writing ends after that of another failed, which closed Orbax's event loop."""
+        if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+            self.hook(found)
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Keep Orbax's logging and its closed event loops off the screen inside; also a decorator."""
+    _quiet.begin()
+    try:
+        yield
+    finally:
+        _quiet.end()
 
 
 @contextlib.contextmanager

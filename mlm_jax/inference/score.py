@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
+from mlm_jax.common.console import plain_console
 from mlm_jax.data.store.store import Stream
 from mlm_jax.evaluation.translation import translation_scores
 from mlm_jax.inference.translator import Search, Translator
@@ -46,7 +46,7 @@ def translation_metrics(translator: Translator, streams: Sequence[Stream], *, li
             sources.setdefault(target, []).extend((source, text) for text in texts)
             references.setdefault(target, []).extend(translations)
     chrf, bleu = {}, {}
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     for target, given in track(sources.items(), "translating, language by language", console=console, transient=True,
                                disable=not console.is_terminal):  # fmt: skip
         found = translator.translate(

@@ -15,7 +15,7 @@ from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
 from mlm_jax.interop.family import Contents, Facts
-from mlm_jax.interop.folder import whole_folder
+from mlm_jax.interop.folder import new_folder
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, write_weights
 from mlm_jax.training.paths import by_path
@@ -66,7 +66,7 @@ def export_hf(
     flat = {path: value for path, value in flat.items() if not path.startswith(TASK_HEADS)}
     facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(vocabulary, prefix))
     chosen = choose_family(model, facts, family)
-    with whole_folder(out) as scratch:
+    with new_folder(out) as scratch:
         config = {
             "architectures": [chosen.architecture(Contents.of_model(model))],
             "model_type": chosen.model_type,

@@ -17,7 +17,7 @@ from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
-from mlm_jax.interop.folder import local_folder, whole_folder
+from mlm_jax.interop.folder import local_folder, new_folder
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from mlm_jax.interop.weights import Published, flat_shapes
 
@@ -62,7 +62,7 @@ def import_hf(
             raise UserError(f"language {code!r} {problem}", file=where, remedy="codes are such as de,en")
     vocabulary = read_vocabulary(published.folder, published.family.model_type, facts.rows, facts.ids)
     config = imported_config(published, vocabulary, out)
-    with whole_folder(out) as scratch:
+    with new_folder(out) as scratch:
         try:
             shapes = flat_shapes(config, vocabulary.size, languages)
         except UserError as error:  # the model cannot be built; the values are those of their file

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from mlm_jax.common.console import table_console
+from mlm_jax.common.console import plain_console, table_console
 from mlm_jax.parallel import topology as topologies
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.estimate import Estimate, fits
@@ -40,7 +40,7 @@ def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = Fals
     topology = topologies.parse(topology_name)
     if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", topology.device_count)
-    console, progress = table_console(soft_wrap=True, highlight=False), Console(stderr=True, highlight=False)
+    console, progress = table_console(soft_wrap=True), plain_console(stderr=True)
     if confirm != 0:
         each = "each plan" if confirm else "the step"
         progress.print(f"compiling {each} for {topology}, which takes minutes where a model is deep")

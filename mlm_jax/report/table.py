@@ -85,7 +85,7 @@ def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> Lan
 
 
 def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
-    """Lay the rows out for a terminal: ``rich.print(language_table(rows))``; columns without any value are left out."""
+    """Lay the rows out for a terminal: ``table_console().print(language_table(rows))``; columns without any value are left out."""
     table = _table(title)
     columns = [name for name in COLUMNS if name == "language" or any(getattr(row, name) is not None for row in rows)]
     for name in columns:

@@ -26,6 +26,7 @@ from mlm_jax.checkpoints.workdir import (
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.processes import fresh_processes
+from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
@@ -52,6 +53,7 @@ from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
 
+@quiet_orbax()
 def train(config: ConfigDict, workdir: str | Path) -> Path:
     """Train as the config says, from the last whole checkpoint of ``workdir`` if there is one.
 

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.files import write_whole
+from mlm_jax.common.files import append_to, write_whole
 from mlm_jax.report.history import METRICS, read_events
 
 LOSS = "train/loss/"  # what the keys of the first task's losses begin with
@@ -50,7 +51,7 @@ class MetricsWriter:
         path = Path(workdir) / METRICS
         kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
         write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
-        self.file = path.open("a", encoding="utf-8")
+        self.file = append_to(path)
         # Unlike TensorBoard's own, this writer needs no TensorFlow. What an earlier start wrote of the steps to come is
         # hidden; file names have the second of the start in them, which two starts may share.
         self.tensorboard = SummaryWriter(
@@ -117,7 +118,7 @@ class TrainingProgress:
     """
 
     def __init__(self, steps: int, start_step: int, shown: bool):
-        self.console = Console(quiet=not shown)
+        self.console = plain_console(quiet=not shown)
         self.steps, self.is_live = steps, self.console.is_terminal and shown
         self.losses: list[str] = []
         columns = (
@@ -149,7 +150,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the live ones."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         """Return the bar, and below it as many losses as fit in a few lines, that of all languages first."""

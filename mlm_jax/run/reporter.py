@@ -114,8 +114,8 @@ class Reporter:
         shown = [task for number, task in enumerate(tasks) if number == 0 or tasks[task]["objective"] != "ranking"]
         for table in task_tables(self.found, shown, self.program.languages):
             console.print(table)
-        console.print(self.goodput.summary(), highlight=False, soft_wrap=True)
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        console.print(self.goodput.summary(), soft_wrap=True)
+        console.print(f"report: {report}", soft_wrap=True)
 
     def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
         """Return what each task's loss was multiplied with in the last step, learned weights as they are after it."""

@@ -11,6 +11,7 @@ Beside ``get_config`` in the same file::
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import itertools
 import json
@@ -31,7 +32,7 @@ from mlm_jax.checkpoints.workdir import check_workdir
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.common.files import write_whole
+from mlm_jax.common.files import append_to, write_whole
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.report.history import read_events, read_history, thin
 from mlm_jax.report.page import write_page
@@ -167,7 +168,7 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
     if parallel < 1:
         raise UserError(f"there cannot be {parallel} trials at a time", remedy="give --parallel a number from 1")
     console, workdir, slots = table_console(), local_path(workdir), devices(parallel)
-    say = lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)  # noqa: E731
+    say = functools.partial(console.print, soft_wrap=True)
     listed = read_trials(file)
     trials = {trial_name(trial): trial_settings(trial, overrides) for trial in listed}
     configs = {name: load_config(file, settings) for name, settings in trials.items()}
@@ -219,7 +220,7 @@ def _run_trials(commands: Mapping[str, Sequence[str]], workdir: Path, steps: Map
         folder, one_device = workdir / name, free.get()
         folder.mkdir(parents=True, exist_ok=True)
         say(f"{name}: begins, see {folder / LOG}")
-        with (folder / LOG).open("a") as log:
+        with append_to(folder / LOG) as log:
             environment = os.environ | one_device
             code = subprocess.run(commands[name], stdout=log, stderr=log, env=environment, check=False).returncode
         free.put(one_device)

@@ -103,7 +103,7 @@ def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, 
 
 
 @pytest.mark.parametrize("output, code, said", [
-    ("open('/dev/full', 'w')", 2, "mlm-jax: error: cannot write: No space left on device. Remedy: free some space\n"),
+    ("open('/dev/full', 'w')", 2, "mlm-jax: error: the disk is full. Remedy: free some space\n"),
     ("os.fdopen(gone[1], 'w')", 0, ""),
 ])  # fmt: skip
 def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):

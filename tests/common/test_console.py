@@ -1,6 +1,13 @@
 import io
+import re
+from pathlib import Path
 
-from mlm_jax.common.console import table_console
+import pytest
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+import mlm_jax
+from mlm_jax.common.console import plain_console, table_console
 from mlm_jax.report.table import language_rows, language_table
 
 LONG = 123_456_789
@@ -27,3 +34,19 @@ def test_numbers_are_whole_where_there_is_no_terminal(monkeypatch):
 def test_a_width_that_the_user_gives_is_kept(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     assert max(map(len, printed().splitlines())) <= 60
+
+
+@pytest.mark.parametrize("text", ["[/bold]", "[red]x[/]", "[link=x]y", ":smile:", "a [1] b"])
+def test_texts_of_users_are_no_markup(text):
+    file = io.StringIO()
+    table_console(file=file).print(Table(text, title=text, show_header=True))
+    with Progress(TextColumn("{task.description}", markup=False), console=plain_console(file=file)) as bar:
+        bar.add_task(text)
+    assert file.getvalue().count(text) >= 3
+
+
+def test_there_is_no_console_that_takes_markup():
+    package = Path(mlm_jax.__file__).parent
+    for file in package.rglob("*.py"):
+        if file.name != "console.py":
+            assert not re.search(r"\bConsole\(|rich\.print|from rich import print", file.read_text()), file

@@ -1,7 +1,5 @@
 """Small token stores for tests."""
 
-from pathlib import Path
-
 import numpy as np
 
 from mlm_jax.config import default_config
@@ -18,8 +16,8 @@ class Ids:
     def __init__(self, size=1000):
         self.size = size
 
-    def save(self, folder):
-        Path(folder, "ids.txt").write_text(str(self.size))
+    def files(self):
+        return {"ids.txt": str(self.size).encode()}
 
 
 def documents(lengths, seed=0, size=1000):

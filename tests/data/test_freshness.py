@@ -77,4 +77,4 @@ def test_a_store_without_a_run_is_made_anew_and_the_reason_is_said(run, capsys):
     command = ["prepare", "--config", str(config), "--workdir", str(workdir)]
     assert main([*command, "--set", "data.max_document_tokens=9"]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "is made anew: data.max_document_tokens differs, " in said and "has changed" in said
+    assert "is made again: data.max_document_tokens differs, " in said and "has changed" in said

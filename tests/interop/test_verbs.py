@@ -488,10 +488,10 @@ def test_a_full_disk_leaves_nothing(error, good, tmp_path, monkeypatch):
         raise error
 
     monkeypatch.setattr("mlm_jax.interop.tensors.save_file", full)
-    with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
+    with pytest.raises(UserError, match="the disk is full; nothing was written"):
         export_hf(tmp_path / "ours", tmp_path / "out")
     monkeypatch.setattr("mlm_jax.data.vocabulary.published.PublishedVocabulary.save", full)
-    with pytest.raises(UserError, match="no space left on the disk; nothing was written"):
+    with pytest.raises(UserError, match="the disk is full; nothing was written"):
         import_hf(good, tmp_path / "second")
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 

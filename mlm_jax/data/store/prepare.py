@@ -5,13 +5,10 @@ On one core or several, on one machine or many: a part of the sources is a shard
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import random
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mlm_jax.common.errors import FULL, UserError
+from mlm_jax.common.console import plain_console
+from mlm_jax.common.disk import disk_errors
+from mlm_jax.common.errors import UserError
 from mlm_jax.common.lines import windows
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
@@ -39,11 +38,12 @@ from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
 from mlm_jax.data.text.sources import is_library, matches, shown
-from mlm_jax.data.vocabulary.folder import load_vocabulary, open_vocabulary
+from mlm_jax.data.vocabulary.folder import open_vocabulary, read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
 WRITE = 1024  # documents handed to the store at once
+NOTHING_LEFT = "nothing half-written was left"
 
 
 def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:
@@ -63,19 +63,19 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
-    console = Console(stderr=True, quiet=not progress)
+    console = plain_console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
         return str(folder)
     if stale := why_stale(config, folder):
-        console.print(f"[yellow]token store {folder} is made anew: {stale}")
+        console.print(f"token store {folder} is made again: {stale}", style="yellow")
     for source in sources(config):
         if not is_library(source):
             matches(source)  # a path that is wrong is told before an hour of reading the others
     from mlm_jax.data.store import tasks
 
     workers = config.data.workers or os.cpu_count() or 1
-    with _disk_errors(folder):
+    with disk_errors(folder, left=NOTHING_LEFT):
         vocabulary = make_vocabulary(config, run_languages(config), console)
         if workers > 1:
             _in_processes(config, folder, workers, vocabulary, console)
@@ -86,7 +86,8 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
 
 
 def prepare_shard(
-    config: ConfigDict, folder: str | Path, index: int, count: int, *, vocabulary: str = "", progress: bool = True
+    config: ConfigDict, folder: str | Path, index: int, count: int, *, vocabulary: Mapping[str, bytes] | None = None,
+    progress: bool = True,
 ) -> str:
     """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
 
@@ -97,7 +98,7 @@ def prepare_shard(
       folder: of the whole store to be.
       index: of the shard, from 0.
       count: of shards.
-      vocabulary: folder of it, if it was trained before.
+      vocabulary: its files, if it was trained before.
       progress: whether to show a progress bar.
 
     Returns:
@@ -108,14 +109,14 @@ def prepare_shard(
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
-    console, place = Console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    console, place = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
     if is_fresh(config, place):
         console.print(f"shard {place} is up to date")
         return place
     from mlm_jax.data.store import tasks
 
-    with _disk_errors(place):
-        made = load_vocabulary(vocabulary) if vocabulary else vocabulary_of_shards(config, folder, count)
+    with disk_errors(place, left=NOTHING_LEFT):
+        made = read_vocabulary(vocabulary.__getitem__, place) if vocabulary else vocabulary_of_shards(config, folder, count)
         made = made or make_vocabulary(config, run_languages(config), console)
         if config.data.mixture:  # a user's tasks are not cut
             registered = tasks.register(config, made)
@@ -132,11 +133,11 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
     Raises:
       UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
     """
-    console = Console(stderr=True, quiet=not progress)
+    console = plain_console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
         return str(folder)
-    with _disk_errors(folder):
+    with disk_errors(folder, left=NOTHING_LEFT):
         join_shards(config, folder, count)
     _say_what_lacks(config, folder, console)
     return str(folder)
@@ -147,10 +148,9 @@ def _in_processes(
 ) -> None:
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
-    with tempfile.TemporaryDirectory() as saved, fresh_processes(workers) as pool:
-        vocabulary.save(saved)
+    with fresh_processes(workers) as pool:
         shards = [
-            pool.submit(prepare_shard, config, folder, i, workers, vocabulary=saved, progress=False)
+            pool.submit(prepare_shard, config, folder, i, workers, vocabulary=vocabulary.files(), progress=False)
             for i in range(workers)
         ]
         try:
@@ -177,7 +177,7 @@ def _write_store(
     """Run the seqio tasks and write their examples; of a shard (``whole=False``) a task may have none."""
     asked = request(config)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:,} tokens"),
         TimeElapsedColumn(),
@@ -205,23 +205,11 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
     store = Store.open(folder)
     for name, reasons in store.manifest["facts"]["skipped"].items():
         for reason, count in reasons.items():
-            console.print(f"[yellow]{name}: {count:,} examples left out or changed ({reason})")
+            console.print(f"{name}: {count:,} examples left out or changed ({reason})", style="yellow")
     for name, stream in store.streams.items():
         if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
-            console.print(f"[yellow]{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
-                          "data.validation, or raise data.validation_fraction")  # fmt: skip
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (*FULL, errno.EFBIG):
-            raise UserError(
-                "the disk is full", file=folder, remedy="free some space; nothing half-written was left"
-            ) from error
-        raise
+            console.print(f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
+                          "data.validation, or raise data.validation_fraction", style="yellow")  # fmt: skip
 
 
 def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console) -> Vocabulary:

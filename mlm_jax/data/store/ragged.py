@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from mlm_jax.common.disk import disk_problem
 from mlm_jax.common.errors import UserError, one_line
 
 FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
@@ -229,10 +230,7 @@ def corrupt(error: Exception, place: str) -> UserError:
 
 
 def unwritten(error: Exception, place: str) -> UserError:
-    """Return the error that says that nothing can be written at ``place``; TensorStore tells the reason last."""
-    full = any(
-        sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
-    )
-    problem = "the disk is full" if full else "cannot write the token store"
-    remedy = "free some space or name another folder in data.store; nothing half-written was left" if full else ""
-    return UserError(f"{problem}: {one_line(error)}", file=place, remedy=remedy)
+    """Return the error that says that nothing can be written at ``place``."""
+    problem = disk_problem(error)
+    remedy = "free some space, or name another folder in data.store; nothing half-written was left" if problem else ""
+    return UserError(problem or f"cannot write the token store: {one_line(error)}", file=place, remedy=remedy)

@@ -14,8 +14,6 @@ where its documents start, and packing needs no second look-up. ``Ragged.read`` 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,8 +28,9 @@ import tensorstore as ts
 
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.files import inside, whole_folder
+from mlm_jax.common.lock import only_writer
 from mlm_jax.data.store.addresses import open_keys, quoted
-from mlm_jax.data.store.lock import only_writer
 from mlm_jax.data.store.ragged import (
     FAILURES,
     FILE_VALUES,
@@ -46,7 +45,7 @@ from mlm_jax.data.store.ragged import (
     open_flat,
     unwritten,
 )
-from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.folder import read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 FORMAT = 1
@@ -185,14 +184,10 @@ class Store:
           UserError: it is not the one that the manifest names.
         """
         place = f"{self.folder}/vocabulary"
-        with tempfile.TemporaryDirectory() as local:
-            files = self._keys / "vocabulary/"
-            for name in files.list().result():
-                Path(local, name.decode()).write_bytes(files.read(name).result().value)
-            try:
-                vocabulary = load_vocabulary(local)
-            except UserError as error:  # of the copy
-                raise UserError(error.problem, file=place, remedy=MAKE_ANEW) from error
+        try:
+            vocabulary = read_vocabulary(self._vocabulary_file, place)
+        except UserError as error:
+            raise UserError(error.problem, file=place, remedy=MAKE_ANEW) from error
         if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
             raise UserError(
                 "the vocabulary is not the one that the store was made with",
@@ -200,6 +195,15 @@ class Store:
                 remedy=MAKE_ANEW,
             )
         return vocabulary
+
+    def _vocabulary_file(self, name: str) -> bytes:
+        try:
+            found = self._keys.read(f"vocabulary/{name}").result()
+        except FAILURES as error:
+            raise corrupt(error, f"{self.folder}/vocabulary/{name}") from error
+        if found.state != "value":
+            raise FileNotFoundError(name)
+        return found.value
 
     def stream(self, name: str) -> Stream:
         """Return a stream.
@@ -212,7 +216,11 @@ class Store:
         return self.streams[name]
 
     def _stream(self, name: str, facts: dict[str, Any]) -> Stream:
-        splits = {split: Split(self, f"{quoted(name)}/{split}", f) for split, f in facts["splits"].items()}
+        splits = {}
+        for split, of_split in facts["splits"].items():
+            for step in (split, *of_split["features"]):
+                inside(self.folder, step)  # a part of a path
+            splits[split] = Split(self, f"{quoted(name)}/{split}", of_split)
         languages, labels = tuple(facts["languages"]), tuple(facts["labels"])
         return Stream(name, facts["kind"], languages, labels, facts["rate"], splits)
 
@@ -226,12 +234,12 @@ class Store:
 class StoreWriter:
     """Writes a store; as a context manager, so that a folder is either a whole store or not there.
 
-    A local store grows in ``FOLDER.incomplete``, which has one writer and is renamed at the end; in a bucket the manifest is last.
+    A local store has one writer, grows in a folder beside it and is renamed at the end; in a bucket the manifest is last.
     Memory is bounded by the streams: at most one file's values (1 Mi) of each array wait, and one file is in flight.
 
     Args:
       folder: of the store to be; a store that is there is replaced, anything else is an error.
-      vocabulary: has ``size``, ``pad_id``, ``eos_id``, ``fingerprint`` and ``save(folder)``.
+      vocabulary: has ``size``, ``pad_id``, ``eos_id``, ``fingerprint`` and ``files()``.
       languages: codes in index order.
 
     Attributes:
@@ -253,17 +261,15 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         local = is_local(self.folder)
-        self._place = f"{self.folder}.incomplete" if local else self.folder
         try:
             if local:
                 final = Path(self.folder)
                 foreign = final.exists() and not (final / MANIFEST).exists() and _holds_something(final)
                 if not foreign:
-                    self._held.enter_context(only_writer(self._place))
-                    shutil.rmtree(self._place, ignore_errors=True)
-                    self._keys = open_keys(self._place)
+                    self._held.enter_context(only_writer(self.folder))
+                    self._keys = open_keys(self._held.enter_context(whole_folder(self.folder)))
             else:
-                self._keys = open_keys(self._place)
+                self._keys = open_keys(self.folder)
                 ours = any(self._keys.read(name).result().state == "value" for name in (MANIFEST, UNFINISHED))
                 foreign = not ours and bool(self._keys.list().result())
             if foreign:
@@ -283,17 +289,18 @@ class StoreWriter:
         self._keys.delete_range(ts.KvStore.KeyRange(inclusive_min=UNFINISHED + "\0")).result()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        try:
-            if kind is None:
+        with self._held:  # gives the folder its name, or removes it after an error; then it releases the lock
+            self._held.callback(self._abandon)
+            if error is not None:
+                raise error
+            try:
                 self._finish()
-        except FAILURES as failure:
-            raise unwritten(failure, self.folder) from failure
-        finally:
-            for array in self._arrays.values():
-                array.abandon()
-            if is_local(self.folder):
-                shutil.rmtree(self._place, ignore_errors=True)  # gone already where it was renamed
-            self._held.close()
+            except FAILURES as failure:
+                raise unwritten(failure, self.folder) from failure
+
+    def _abandon(self) -> None:
+        for array in self._arrays.values():
+            array.abandon()
 
     def add(
         self,
@@ -434,19 +441,10 @@ class StoreWriter:
     def _finish(self) -> None:
         for array in self._arrays.values():
             array.finish()
-        with tempfile.TemporaryDirectory() as local:
-            self.vocabulary.save(local)
-            for file in sorted(Path(local).iterdir()):
-                self._keys.write(f"vocabulary/{file.name}", file.read_bytes()).result()
+        for name, content in self.vocabulary.files().items():
+            self._keys.write(f"vocabulary/{name}", content).result()
         self._keys.write(MANIFEST, json.dumps(self._manifest(), indent=1, ensure_ascii=False).encode()).result()
-        if is_local(self.folder):
-            final, old = Path(self.folder), Path(f"{self.folder}.old")
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
-            Path(self._place).rename(final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
+        if not is_local(self.folder):
             self._keys.write(UNFINISHED, None).result()
 
     def _manifest(self) -> dict[str, Any]:

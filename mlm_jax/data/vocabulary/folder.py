@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlm_jax.common.errors import UserError
-from mlm_jax.data.vocabulary.pieces import FACTS, Vocabulary
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.vocabulary.pieces import FACTS, Read, Vocabulary
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 
 KINDS: dict[str, type[Vocabulary]] = {"bytes": Vocabulary, "sentencepiece": Vocabulary, "tokenizers": PublishedVocabulary}
+MOST_SENTINELS = 1 << 20
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:
@@ -19,15 +20,30 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
     Raises:
       UserError: there is no vocabulary, or it is damaged.
     """
-    folder = Path(folder)
+    return read_vocabulary(lambda name: Path(folder, name).read_bytes(), folder)
+
+
+def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
+    """Make a vocabulary from its files, wherever they are kept.
+
+    Args:
+      read: returns the content of a file by its name, which is one of those that ``files()`` of a vocabulary gives;
+        raises FileNotFoundError if there is none.
+      place: for messages.
+
+    Raises:
+      UserError: there is no vocabulary, or it is damaged.
+    """
     try:
-        facts = json.loads((folder / FACTS).read_text())
-        return KINDS[facts["kind"]].load(folder, facts)
+        facts = json.loads(read(FACTS))
+        if not 0 <= facts.get("sentinels", 0) <= MOST_SENTINELS or not all(isinstance(code, str) for code in facts["languages"]):
+            raise ValueError("it has languages or sentinels that no vocabulary has")
+        return KINDS[facts["kind"]].from_files(facts, read)
     except FileNotFoundError as error:
-        raise UserError("there is no vocabulary here", file=folder,
+        raise UserError("there is no vocabulary here", file=place,
                         remedy="mlm-jax prepare, grow or import-hf writes one") from error  # fmt: skip
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"the vocabulary is damaged: {error}", file=folder, remedy="make or copy it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the vocabulary is damaged: {one_line(error)}", file=place, remedy="make or copy it again") from error
 
 
 def open_vocabulary(path: str | Path, languages: Sequence[str], sentinels: int) -> Vocabulary:

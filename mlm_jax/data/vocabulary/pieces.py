@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 BYTES = 256
 WORD = "▁"  # SentencePiece's mark of a space
+Files = dict[str, bytes]  # {name: content} of the files that hold a vocabulary
+Read = Callable[[str], bytes]  # returns the content of a file by its name
 
 
 def language_token(language: str) -> str:
@@ -251,17 +253,25 @@ class Vocabulary:
         """Write the vocabulary into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+
+    def files(self) -> Files:
+        """Return {name: content} of the files that hold the vocabulary."""
         facts = {"kind": "bytes" if self.model is None else "sentencepiece", "languages": self.languages,
                  "sentinels": self.sentinels}  # fmt: skip
-        (folder / FACTS).write_text(json.dumps(facts, indent=1))
-        if self.model is not None:
-            (folder / MODEL).write_bytes(self.model)
+        model = {} if self.model is None else {MODEL: self.model}
+        return {FACTS: json.dumps(facts, indent=1).encode(), **model}
 
     @classmethod
-    def load(cls, folder: Path, facts: Mapping[str, Any]) -> Vocabulary:
-        """Read what :meth:`save` wrote into ``folder``, whose facts are these; :func:`load_vocabulary` reads both."""
-        model = None if facts["kind"] == "bytes" else (folder / MODEL).read_bytes()
-        return cls(model, facts["languages"], facts["sentinels"])
+    def from_files(cls, facts: Mapping[str, Any], read: Read) -> Vocabulary:
+        """Make the vocabulary from its :meth:`files`; :func:`read_vocabulary` knows which class they are of.
+
+        Args:
+          facts: the parsed ``FACTS``.
+          read: returns the content of a file by its name.
+        """
+        return cls(None if facts["kind"] == "bytes" else read(MODEL), facts["languages"], facts["sentinels"])
 
     # ------------------------------------------------------------------------------------------------ details
 

@@ -7,13 +7,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Vocabulary, language_token
+from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Vocabulary, language_token
 
 TOKENIZER = "tokenizer.json"
 SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
@@ -116,18 +115,15 @@ class PublishedVocabulary(Vocabulary):
         facts = json.dumps([sorted(self._ids.items()), self.languages])
         return hashlib.sha256(self._text.encode() + facts.encode()).hexdigest()
 
-    def save(self, folder: str | Path) -> None:
-        """Write the vocabulary into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def files(self) -> Files:
+        """Return {name: content} of the files that hold the vocabulary."""
         facts = {"kind": "tokenizers", "ids": self._ids, "languages": self.languages}
-        (folder / FACTS).write_text(json.dumps(facts, indent=1))
-        (folder / TOKENIZER).write_text(self._text, encoding="utf-8")
+        return {FACTS: json.dumps(facts, indent=1).encode(), TOKENIZER: self._text.encode()}
 
     @classmethod
-    def load(cls, folder: Path, facts: Mapping[str, Any]) -> PublishedVocabulary:
-        """Read what :meth:`save` wrote into ``folder``, whose facts are these; :func:`load_vocabulary` reads both."""
-        return cls((folder / TOKENIZER).read_text(encoding="utf-8"), facts["ids"], facts["languages"])
+    def from_files(cls, facts: Mapping[str, Any], read: Read) -> PublishedVocabulary:
+        """Make the vocabulary from its :meth:`files`, as :meth:`Vocabulary.from_files`."""
+        return cls(read(TOKENIZER).decode(), facts["ids"], facts["languages"])
 
     @property
     def tokenizer_json(self) -> str:

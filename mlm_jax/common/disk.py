@@ -1,0 +1,68 @@
+"""Disks that take no more: full, read-only, forbidden or gone. Every library says so in its own way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlm_jax.common.errors import UserError
+
+FULL, READ_ONLY = "the disk is full", "the disk is read-only"
+REMEDIES = {FULL: "free some space", READ_ONLY: "name a folder on another disk"}
+NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY}
+# How Rust (safetensors: "os error 28") and C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error 28: No space left on
+# device]") tell the same.
+OS_ERROR = re.compile(r"os error (\d+)", re.IGNORECASE)
+SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, "Read-only file system": READ_ONLY}
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, what it was raised from, and that in turn."""
+    reason: BaseException | None = error
+    while reason is not None:
+        yield reason
+        reason = reason.__cause__ or reason.__context__
+
+
+def disk_problem(error: BaseException) -> str:
+    """Return "the disk is full" or "the disk is read-only" if an error or one of its causes says so, else ""."""
+    for reason in causes(error):
+        number = OS_ERROR.search(str(reason))
+        if problem := NUMBERS.get(getattr(reason, "errno", None) or (int(number[1]) if number else 0)):
+            return problem
+        if sign := next((sign for sign in SIGNS if sign in str(reason)), None):
+            return SIGNS[sign]
+    return ""
+
+
+@contextlib.contextmanager
+def disk_errors(place: str | Path, *, left: str = "", remedy: str = "") -> Iterator[None]:
+    """Turn errors of the disk inside the block into a UserError.
+
+    Args:
+      place: file or folder that is written.
+      left: what the message adds about what is there now, such as "nothing half-written was left".
+      remedy: instead of that of a full or read-only disk.
+
+    Raises:
+      UserError: the disk is full or read-only, ``place`` may not be written, or its folder is gone.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # TensorStore raises ValueError, safetensors its own
+        problem = disk_problem(error)
+        if not problem and not isinstance(error, OSError):
+            raise
+        if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():
+            problem = "its folder is gone"
+        if not problem and isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError):
+            problem = f"cannot write: {error.strerror}"
+        if not problem:
+            raise
+        more = f"; {left}" if left else ""
+        raise UserError(f"{problem}{more}", file=place, remedy=remedy or REMEDIES.get(problem, "")) from error

@@ -1,0 +1,73 @@
+"""One writer of a folder at a time, among the processes that see the same file system."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlm_jax.common.errors import UserError, one_line
+
+UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, as some clusters mount it
+
+
+@contextlib.contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Hold ``FOLDER.lock`` while the block runs; the system releases it however the process ends.
+
+    Nothing is held on a file system without locks.
+
+    Raises:
+      UserError: another process holds it; the message names that process.
+    """
+    file = Path(f"{folder}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            if not locked(descriptor):
+                holder = one_line(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"
+                raise UserError(f"{holder} is writing here", file=folder, remedy="wait until it has ended")
+            if is_at(descriptor, file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def locked(descriptor: int, *, unsupported: bool = True) -> bool:
+    """Lock an open file, or folder, for this process until it is closed.
+
+    Args:
+      descriptor: of the file.
+      unsupported: the answer on a file system without locks.
+
+    Returns:
+      whether the lock was taken; False if another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return unsupported
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at ``path``: its last holder may have removed it after it was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False

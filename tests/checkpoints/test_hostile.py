@@ -1,0 +1,151 @@
+"""Checkpoints that strangers made: refused in a line, without writing anywhere or taking much memory."""
+
+import base64
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.common.errors import UserError
+from tests.checkpoints.helpers import make_config, open_run, save
+from tests.checkpoints.test_checkpoint import workdir, written  # noqa: F401
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def vocabulary(**changes):
+    return {"vocabulary.json": encoded(json.dumps({"kind": "bytes", "languages": ["en", "de"], "sentinels": 4} | changes))}
+
+
+HOSTILE = {  # {what: {dotted key of the facts: value}}
+    "config is a list": {"config": []},
+    "config is a text": {"config": "x"},
+    "a room of the config is a text": {"config.model": "x"},
+    "a width is a text": {"config.model.width": "wide"},
+    "a width is a list": {"config.model.width": [1]},
+    "a width is below 1": {"config.model.width": -4},
+    "steps nested": {"config.steps": nested(900)},
+    "a table nested": {"config.optimizer.decay_table": nested(900)},
+    "no tasks": {"config.tasks": {}},
+    "tasks is a list": {"config.tasks": []},
+    "a task is a number": {"config.tasks": {"mlm": 3}},
+    "a billion layers": {"config.model.encoder": [{"layers": 10**9, "weights": "shared"}]},
+    "layers is a text": {"config.model.encoder": [{"layers": "many", "weights": "shared"}]},
+    "a billion layers of the decoder": {"config.model.decoder": [{"layers": 10**9, "weights": "shared"}]},
+    "labels is a list": {"labels": ["a"]},
+    "labels are numbers": {"labels": {"x": [1, 2]}},
+    "languages are numbers": {"languages": [1, 2]},
+    "languages is a text": {"languages": "en"},
+    "languages is null": {"languages": None},
+    "checksums is a list": {"checksums": [1]},
+    "vocabulary is a text": {"vocabulary": "x"},
+    "vocabulary is no base64": {"vocabulary": {"vocabulary.json": "%%%"}},
+    "vocabulary of numbers": {"vocabulary": {"vocabulary.json": 3}},
+    "vocabulary without facts": {"vocabulary": {}},
+    "vocabulary of another kind": {"vocabulary": vocabulary(kind="pickle")},
+    "vocabulary is a list": {"vocabulary": {"vocabulary.json": encoded("[]")}},
+    "a vocabulary's languages are numbers": {"vocabulary": vocabulary(languages=[1])},
+    "a hundred million sentinels": {"vocabulary": vocabulary(sentinels=10**8)},
+    "negative sentinels": {"vocabulary": vocabulary(sentinels=-1)},
+    "sentinels is a text": {"vocabulary": vocabulary(sentinels="x")},
+    "no model": {"vocabulary": vocabulary(kind="sentencepiece")},
+    "a model of rubbish": {"vocabulary": vocabulary(kind="sentencepiece") | {"vocabulary.model": encoded("rubbish")}},
+    "a tokenizer of rubbish": {"vocabulary": vocabulary(kind="tokenizers", ids={}) | {"tokenizer.json": encoded("{}")}},
+}
+
+
+def put(facts, key, value):
+    *rooms, name = key.split(".")
+    for room in rooms:
+        facts = facts[room]
+    facts[name] = value
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_checkpoint_says_of_itself_cannot_be_believed(workdir, changes):  # noqa: F811
+    (one,) = [workdir / "checkpoints" / "2"]
+    file = one / "facts" / "metadata"
+    facts = json.loads(file.read_text())
+    for key, value in changes.items():
+        put(facts, key, value)
+    file.write_text(json.dumps(facts))
+    with pytest.raises(UserError) as raised:
+        load_parameters(one)
+    assert "\n" not in str(raised.value) and str(one) in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "3", "null", '{"config": 1}', "\x00"])
+def test_facts_that_are_no_facts(workdir, text):  # noqa: F811
+    (workdir / "checkpoints" / "2" / "facts" / "metadata").write_text(text)
+    with pytest.raises(UserError):
+        load_parameters(workdir / "checkpoints" / "2")
+    assert load_parameters(workdir).step == 1  # the last whole one
+
+
+@pytest.mark.parametrize("name", ["../escaped", "sub/escaped", "ABSOLUTE"])
+def test_names_in_a_checkpoint_are_written_nowhere(workdir, name):  # noqa: F811
+    file = workdir / "checkpoints" / "2" / "facts" / "metadata"
+    facts = json.loads(file.read_text())
+    absolute = workdir / "escaped"
+    facts["vocabulary"][str(absolute) if name == "ABSOLUTE" else name] = encoded("written")
+    file.write_text(json.dumps(facts))
+    before = sorted(workdir.rglob("*"))
+    load_parameters(workdir / "checkpoints" / "2")
+    assert sorted(workdir.rglob("*")) == before and not absolute.exists()
+
+
+def test_arrays_far_larger_than_their_files_take_no_memory(workdir):  # noqa: F811
+    step = workdir / "checkpoints" / "2"
+    metadata = step / "state" / "array_metadatas"
+    assert metadata.is_dir()
+    for file in (step / "state").rglob("*"):
+        if file.is_file() and b'"write_shape"' in file.read_bytes():
+            file.write_bytes(file.read_bytes().replace(b"80", b"80000000000"))
+    try:
+        loaded = load_parameters(step)
+    except UserError:
+        return
+    assert loaded.params["encoder"]["kernel"].shape == (64, 80)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{", "[" * 200_000, '{"eval/loss/mean": "x"}', '{"eval/loss/mean": null}'])
+def test_a_metric_that_is_none(tmp_path, text):
+    config = make_config(evaluation__select="eval/loss/mean")
+    save(open_run(tmp_path, config), 1, 2, metrics=lambda step: {"eval/loss/mean": float(step)})
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text(text)
+    assert find_checkpoint(tmp_path).name == "2"
+    open_run(tmp_path, config)
+
+
+SCRIPT = """
+import logging, sys
+before = sys.unraisablehook, [logging.getLogger(name).level for name in ("absl", "asyncio")]
+import mlm_jax.cli, mlm_jax.run.loop, mlm_jax.inference.translator, mlm_jax.run.sweep, mlm_jax.interop.importing
+assert before == (sys.unraisablehook, [logging.getLogger(name).level for name in ("absl", "asyncio")])
+"""
+
+
+def test_importing_changes_nothing_of_others():
+    assert subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True).stderr == b""
+
+
+def test_loggers_of_others_are_as_they_were_after_saving(tmp_path):
+    logging.getLogger("absl").setLevel(logging.INFO)
+    try:
+        hook = sys.unraisablehook
+        save(open_run(tmp_path), 1)
+        assert logging.getLogger("absl").level == logging.INFO and sys.unraisablehook is hook
+    finally:
+        logging.getLogger("absl").setLevel(logging.NOTSET)
