@@ -35,6 +35,14 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
     output_bias                      [vocabulary]
     classifiers/<task>/…             kernel [width, labels], bias [labels]
     uncertainty/<task>               ()                              tasks whose weight in the loss is learned
+
+Axes of activations, as comments at line ends and docstrings name them, and the letters that stand for them in ``einsum``::
+
+    rows r        sequences of a batch; runs: groups of consecutive rows that share language-indexed weights
+    length q      tokens of a row that attend; kv_length k: tokens that are attended to
+    heads         of queries; kv_heads n: of keys and values; g: heads / kv_heads, the query heads of one of them
+    head_dim d    of one head; width w: of the residual stream; mlp_width: inside the feed-forward layer
+    positions p   of a row that are predicted; vocabulary v: pieces
 """
 
 from __future__ import annotations

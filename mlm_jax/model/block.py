@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import attention, reference_by_head, seen
-from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, split_key
+from mlm_jax.model.attention import attention, reference_by_head
+from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, project, split_key
+from mlm_jax.model.masks import seen
 from mlm_jax.model.positions import Relative, Rotation, rotate
 from mlm_jax.model.sharing import Indexed, each_row
 from mlm_jax.parallel.rules import constrain
@@ -48,6 +49,30 @@ def by_head(both: KeysValues) -> KeysValues:
     return jnp.swapaxes(both[0], 1, 2), jnp.swapaxes(both[1], 1, 2)
 
 
+def layer_of(cache: KeysValues, layer: jax.Array) -> KeysValues:
+    """Return one layer's ``[rows, kv_heads, capacity, head_dim]`` of ``[rows, layers, kv_heads, capacity, head_dim]``."""
+    key, value = (jax.lax.dynamic_index_in_dim(each, layer, axis=1, keepdims=False) for each in cache)
+    return key, value
+
+
+def write_token(cache: KeysValues, new: KeysValues, layer: jax.Array, position: jax.Array) -> KeysValues:
+    """Return a cache ``[rows, layers, kv_heads, capacity, head_dim]`` with one layer's token ``[rows, kv_heads, 1, head_dim]``."""
+    start = (0, layer, 0, position, 0)
+    key, value = (jax.lax.dynamic_update_slice(old, token[:, None], start) for old, token in zip(cache, new))
+    return key, value
+
+
+def pin_queries(query: jax.Array) -> jax.Array:
+    """Split queries ``[rows, length, heads, head_dim]`` over the devices by rows, length and heads."""
+    return constrain(query, "rows", "length", "activation_heads", None)
+
+
+def pin_keys_values(key: jax.Array, value: jax.Array) -> KeysValues:
+    """Split keys and values by rows and heads only: every query sees all of them, on whichever device it is."""
+    axes = ("rows", None, "activation_heads", None)
+    return constrain(key, *axes), constrain(value, *axes)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with grouped key/value heads (Vaswani et al. 2017; Ainslie et al. 2023)."""
 
@@ -65,34 +90,37 @@ class Attention(nnx.Module):
         self.scale = head_dim**-0.5 if config.attention_scale else 1.0
         self.implementation = config.attention
 
-    def keys_values(self, x: jax.Array, angles: Rotation | None = None) -> KeysValues:
-        """Return keys and values of ``[rows, length, width]``; every query sees all of them, wherever it is computed."""
-        key, value = self.key(x), self.value(x)
-        key = key if angles is None else rotate(key, angles)
-        axes = ("rows", None, "activation_heads", None)
-        return constrain(key, *axes), constrain(value, *axes)
+    def queries_keys_values(self, x: jax.Array, angles: Rotation | None = None) -> tuple[jax.Array, KeysValues]:
+        """Return queries, and keys and values, of ``[rows, length, width]`` that attends to itself, turned by ``angles``."""
+        key, value, query = project(x, self.key, self.value, self.query)  # [rows, length, kv_heads or heads, head_dim]
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        return pin_queries(query), pin_keys_values(key, value)
 
-    def __call__(self, x: jax.Array, seen: KeysValues, *, angles: Rotation | None = None, bias: jax.Array | None = None,
-                 **mask: Any) -> jax.Array:  # fmt: skip
-        """Return ``[rows, length, width]``; ``mask`` is what :func:`attention` takes."""
-        query = self.query(x) if angles is None else rotate(self.query(x), angles)
-        query = constrain(query, "rows", "length", "activation_heads", None)
-        mixed = attention(query, *seen, bias=bias, scale=self.scale, implementation=self.implementation, **mask)
+    def queries(self, x: jax.Array) -> jax.Array:
+        """Return queries ``[rows, length, heads, head_dim]`` of ``[rows, length, width]`` that attends to a memory."""
+        return pin_queries(self.query(x))
+
+    def keys_values(self, memory: jax.Array) -> KeysValues:
+        """Return keys and values of a memory ``[rows, memory length, width]``."""
+        return pin_keys_values(*project(memory, self.key, self.value))
+
+    def attend(self, query: jax.Array, keys_values: KeysValues, **mask: Any) -> jax.Array:
+        """Return ``[rows, length, width]``; ``mask`` is what :func:`attention` takes, the position bias included."""
+        mixed = attention(query, *keys_values, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
 
-    def of_cache(self, x: jax.Array, cached: KeysValues, mask: jax.Array, *, angles: Rotation | None = None,
-                 bias: jax.Array | None = None) -> jax.Array:  # fmt: skip
+    def attend_by_head(self, query: jax.Array, keys_values: KeysValues, mask: jax.Array,
+                       bias: jax.Array | None = None) -> jax.Array:  # fmt: skip
         """Return ``[rows, 1, width]`` of one token a row that sees keys and values by head (:func:`by_head`).
 
         Args:
-          x: ``[rows, 1, width]``.
-          cached: ``[rows, kv_heads, kv_length, head_dim]``.
+          query: ``[rows, 1, heads, head_dim]``.
+          keys_values: both ``[rows, kv_heads, kv_length, head_dim]``.
           mask: ``[rows, 1, kv_length]`` bool.
-          angles: of the token's position.
-          bias: ``[1, heads, 1, kv_length]``.
+          bias: ``[1 or rows, heads, 1, kv_length]``.
         """
-        query = self.query(x) if angles is None else rotate(self.query(x), angles)
-        mixed = reference_by_head(jnp.swapaxes(query, 1, 2) * self.scale, *cached, mask, bias)
+        mixed = reference_by_head(jnp.swapaxes(query, 1, 2) * self.scale, *keys_values, mask, bias)
         return self.output(jnp.swapaxes(mixed, 1, 2))
 
     def own_bias(
@@ -161,69 +189,76 @@ class Block(nnx.Module):
         """
         keys = split_key(key, 4)
         angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)
-
-        def attend(h: jax.Array) -> jax.Array:
+        with jax.named_scope("attention"):
+            h = self._before(self.attention_norm, x, bare)  # [rows, length, width]
+            query, keys_values = self.attention.queries_keys_values(h, angles)
             bias = self.attention.own_bias(scope.bias, h.shape[0], h.shape[1])
-            return self.attention(h, self.attention.keys_values(h, angles), angles=angles, bias=bias,
-                                  segment_ids=scope.segment_ids, window=window, causal=self.causal)  # fmt: skip
-
-        x = self._part(x, self.attention_norm, attend, keys[0], bare)
+            mixed = self.attention.attend(query, keys_values, bias=bias, segment_ids=scope.segment_ids, window=window,
+                                          causal=self.causal)  # fmt: skip
+            x = self._after(self.attention_norm, x, mixed, keys[0])
         if self.memory_attention is not None:
             assert scope.memory is not None and self.memory_norm is not None
-            remembered = self.remember(scope.memory)
-            recall = lambda h: self.memory_attention(h, remembered, segment_ids=scope.segment_ids,  # noqa: E731
+            with jax.named_scope("memory_attention"):
+                remembered = self.remember(scope.memory)
+                query = self.memory_attention.queries(self._before(self.memory_norm, x))
+                mixed = self.memory_attention.attend(query, remembered, segment_ids=scope.segment_ids,
                                                      kv_segment_ids=scope.memory_segment_ids)  # fmt: skip
-            x = self._part(x, self.memory_norm, recall, keys[1])
-        return self._finish(x, scope, keys[2:])
+                x = self._after(self.memory_norm, x, mixed, keys[1])
+        return self._feed_forward(x, scope, keys[2:])
 
     def remember(self, memory: jax.Array) -> KeysValues:
         """Return a decoder layer's keys and values of a memory ``[rows, memory length, width]``."""
         assert self.memory_attention is not None
         return self.memory_attention.keys_values(memory)
 
-    def step(self, x: jax.Array, scope: Scope, position: jax.Array, write: Callable[[KeysValues], KeysValues],
-             remembered: KeysValues) -> jax.Array:  # fmt: skip
-        """Return ``[rows, 1, width]`` of the token at one position, which sees itself and what was written before.
+    def step(self, x: jax.Array, scope: Scope, position: jax.Array, layer: jax.Array, written: KeysValues,
+             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
+        """Return ``[rows, 1, width]`` of the token at one position, and the cache with the token's key and value.
 
         Args:
           x: ``[rows, 1, width]``.
           scope: ``segment_ids`` are ``[rows, 1]``; angles and bias are those of the position.
-          position: ``()`` int32.
-          write: puts this token's key and value ``[rows, kv_heads, 1, head_dim]`` into the cache, and returns all that this
-            layer wrote, ``[rows, kv_heads, capacity, head_dim]``, right up to ``position``.
-          remembered: keys and values of the memory, by head.
+          position: ``()`` int32; the token sees itself and all earlier positions.
+          layer: ``()`` int32, which of the cache's layers this is.
+          written: keys and values ``[rows, layers, kv_heads, capacity, head_dim]`` of the earlier positions.
+          remembered: this layer's keys and values of the memory, ``[rows, kv_heads, memory length, head_dim]``.
         """
+        assert self.memory_norm is not None and self.memory_attention is not None
+        assert scope.memory_segment_ids is not None
+        h = self._before(self.attention_norm, x)
+        query, new = self.attention.queries_keys_values(h, scope.whole)
+        written = write_token(written, by_head(new), layer, position)
+        own = layer_of(written, layer)  # [rows, kv_heads, capacity, head_dim]
+        capacity = own[0].shape[2]
+        until_here = jnp.broadcast_to(jnp.arange(capacity) <= position, (len(h), 1, capacity))
+        bias = self.attention.own_bias(scope.bias, len(h), capacity, position)
+        x = self._after(self.attention_norm, x, self.attention.attend_by_head(query, own, until_here, bias))
 
-        def attend(h: jax.Array) -> jax.Array:
-            written = write(by_head(self.attention.keys_values(h, scope.whole)))
-            capacity = written[0].shape[2]
-            until_here = jnp.broadcast_to(jnp.arange(capacity) <= position, (len(h), 1, capacity))
-            bias = self.attention.own_bias(scope.bias, len(h), capacity, position)
-            return self.attention.of_cache(h, written, until_here, angles=scope.whole, bias=bias)
+        query = self.memory_attention.queries(self._before(self.memory_norm, x))
+        mask = seen(scope.segment_ids, scope.memory_segment_ids, window=0, causal=False)
+        x = self._after(self.memory_norm, x, self.memory_attention.attend_by_head(query, remembered, mask))
+        return self._feed_forward(x, scope, (None, None)), written
 
-        def recall(h: jax.Array) -> jax.Array:
-            assert self.memory_attention is not None and scope.memory_segment_ids is not None
-            mask = seen(scope.segment_ids, scope.memory_segment_ids, window=0, causal=False)
-            return self.memory_attention.of_cache(h, remembered, mask)
-
-        assert self.memory_norm is not None
-        x = self._part(x, self.attention_norm, attend, None)
-        return self._finish(self._part(x, self.memory_norm, recall, None), scope, (None, None))
-
-    def _part(self, x: jax.Array, norm: Norm, layer: Callable[[jax.Array], jax.Array], key: jax.Array | None,
-              bare: jax.Array | None = None) -> jax.Array:  # fmt: skip
-        """Return the residual sum of one part of the layer, with its norm before or after."""
+    def _before(self, norm: Norm, x: jax.Array, bare: jax.Array | None = None) -> jax.Array:
+        """Return what a part of the layer reads, ``[rows, length, width]``: ``x``, or its norm if norms come before the parts."""
         if self.post:
-            return norm(x + dropout(layer(x), self.rate, key))
-        normed = norm(x) if bare is None else jnp.where(bare, x, norm(x))
-        return x + dropout(layer(normed), self.rate, key)
+            return x
+        return norm(x) if bare is None else jnp.where(bare, x, norm(x))
 
-    def _finish(self, x: jax.Array, scope: Scope, keys: Any) -> jax.Array:
-        x = self._part(x, self.mlp_norm, self.mlp, keys[0])
+    def _after(self, norm: Norm, x: jax.Array, change: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Return ``x + change``, ``[rows, length, width]``, normed if norms come after the parts; ``key`` is of dropout."""
+        x = x + dropout(change, self.rate, key)
+        return norm(x) if self.post else x
+
+    def _feed_forward(self, x: jax.Array, scope: Scope, keys: Sequence[jax.Array | None]) -> jax.Array:
+        """Return ``[rows, length, width]`` after the feed-forward layer and the adapter; ``keys`` are of dropout."""
+        with jax.named_scope("feed_forward"):
+            x = self._after(self.mlp_norm, x, self.mlp(self._before(self.mlp_norm, x)), keys[0])
         if self.adapter is not None:
-            adapter = self.adapter
-            if isinstance(adapter, Indexed):
-                adapter = adapter.pick(scope.adapter_index)
-            x = x + dropout(adapter(x), self.rate, keys[1])
-            x = self.mlp_norm(x) if self.reuse_norm else x
+            with jax.named_scope("adapter"):
+                adapter = self.adapter
+                if isinstance(adapter, Indexed):
+                    adapter = adapter.pick(scope.adapter_index)
+                x = x + dropout(adapter(x), self.rate, keys[1])
+                x = self.mlp_norm(x) if self.reuse_norm else x
         return constrain(x, "rows", "length", "activation_embed")

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import NEVER, seen
+from mlm_jax.model.attention import NEVER
 from mlm_jax.model.layers import Dense, parameter, unit
+from mlm_jax.model.masks import seen
 from mlm_jax.parallel.rules import constrain
 
 COSINE_SCALE = 10.0  # at first: a cosine's range is too small for a softmax (Liu et al. 2022, Swin V2)

@@ -15,52 +15,101 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mlm_jax.model.choice import LANES
 from mlm_jax.model.layers import pad_length
+from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
 from mlm_jax.parallel.rules import partition_spec, split_by
 
-LANES = 128  # the smallest block of splash attention
-LARGEST_BLOCK = 512
+LARGEST_BLOCK = 512  # of splash attention
+REACH = 64  # keys that a block of cuDNN's windowed attention meets on either side are a multiple of this
+LARGEST_MASK = 2**22  # pairs of a query and a key that one row has a mask for at once: 8 MB in bfloat16
 
 
-def cudnn_obstacle(platform: str, query: jax.Array, key: jax.Array, bias: Any) -> str:
-    """Return why cuDNN cannot attend with this query and these keys, or an empty string."""
-    if platform != "gpu":
-        return f"cuDNN runs on GPUs, not on {platform.upper()}s"
-    if query.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"cuDNN computes in 16 bits, not in {query.dtype}"
-    if bias is not None:
-        return "cuDNN gives no gradient for a position bias beside a mask (model.position='relative')"
-    if query.shape[-1] % 8 or query.shape[-1] > 128:
-        return f"cuDNN takes heads of a width that is a multiple of 8 up to 128, not of {query.shape[-1]}"
-    odd = [length for length in (query.shape[1], key.shape[1]) if length % 2]
-    if odd:
-        return f"cuDNN takes rows of even length, not of {odd[0]}"
-    return ""
-
-
-def splash_obstacle(platform: str, query: jax.Array, key: jax.Array, bias: Any) -> str:
-    """Return why splash attention cannot attend with this query and these keys, or an empty string."""
-    if platform != "tpu":
-        return f"splash attention runs on TPUs, not on {platform.upper()}s"
-    if bias is not None:
-        return "splash attention takes no position bias (model.position='relative')"
-    return ""
-
-
-def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float) -> jax.Array:
+def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array, *,
+          window: int, causal: bool, scale: float) -> jax.Array:  # fmt: skip
     """Return attention by cuDNN's flash attention; shapes as in :func:`mlm_jax.model.attention.attention`.
 
-    cuDNN's own windows only look back, and its own packing knows no windows, so the mask is passed as one bias
-    ``[rows, 1, length, kv_length]`` for all heads.
+    cuDNN's own windows only look back, and its packed rows know no windows, so each call gets a mask. Windows are computed in
+    blocks of 128 queries and 256 keys (for a window of 128), and long rows in blocks of queries, so that the masks that
+    exist at once stay small.
     """
-
-    def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale, implementation="cudnn")
-
+    block, reach = cudnn_window_block(window)
     mesh, q_spec, kv_spec = specs(query, key)
+    if window and query.shape[1] == key.shape[1] >= BLOCKS_AT_LEAST * block:
+
+        def in_blocks(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+            flat = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value, mask))  # [rows · blocks, …]
+            return fused(*flat, scale=scale).reshape(query.shape)
+
+        if mesh is not None:
+            # Blocks lie on the devices that have their part of the length: neighbours send each other the keys in between.
+            blocks = -(-query.shape[1] // block)
+            along = q_spec[1] if blocks % split_by(mesh, q_spec[1]) == 0 else None
+            split, kv_split = (P(q_spec[0], along, None, spec[2], None) for spec in (q_spec, kv_spec))
+            in_blocks = _on_shards(in_blocks, mesh, (split, kv_split, kv_split, P(*split[:2])), split)
+        return in_windows(in_blocks, query, key, value, segment_ids, window=window, causal=causal, block=block, reach=reach)
+
+    def whole(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array,
+              positions: jax.Array) -> jax.Array:  # fmt: skip
+        def some(query: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+            mask = seen(segment_ids, kv_segment_ids, window=window, causal=causal, positions=positions)
+            return fused(query, key, value, mask, scale=scale)
+
+        return in_query_blocks(some, query, segment_ids, positions, block=query_block(key.shape[1]))
+
+    arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
     if mesh is None:
-        return attend(query, key, value, mask)
-    return _on_shards(attend, mesh, (q_spec, kv_spec, kv_spec, P(*q_spec[:2])), q_spec)(query, key, value, mask)
+        return whole(*arrays)
+    array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(q_spec[0]), P(q_spec[1]))
+    return _on_shards(whole, mesh, array_specs, q_spec)(*arrays)
+
+
+def fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float) -> jax.Array:
+    """Return attention over the keys in ``mask`` ``[rows, length, kv_length]`` by one call of cuDNN."""
+    return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale, implementation="cudnn")
+
+
+def cudnn_window_block(window: int) -> tuple[int, int]:
+    """Return the queries of a block of windowed attention, and the keys that it meets on either side."""
+    reach = max(REACH, -(-(window // 2) // REACH) * REACH)
+    return 2 * reach, reach
+
+
+def query_block(kv_length: int) -> int:
+    """Return how many queries of a row share a mask of at most ``LARGEST_MASK`` pairs, a multiple of ``LANES``."""
+    return max(LARGEST_MASK // kv_length // LANES, 1) * LANES
+
+
+def in_query_blocks(attend: Callable[..., jax.Array], query: jax.Array, segment_ids: jax.Array, positions: jax.Array, *,
+                    block: int) -> jax.Array:  # fmt: skip
+    """Return ``attend(query, segment_ids, positions)``, one block of queries after another.
+
+    The backward pass makes each block's mask again, and keeps what cuDNN returned.
+
+    Args:
+      attend: of ``[rows, block, …]`` queries, ``[rows, block]`` segments and ``[block]`` positions.
+      query: ``[rows, length, heads, head_dim]``.
+      segment_ids: ``[rows, length]``.
+      positions: ``[length]``.
+      block: queries to a block.
+    """
+    rows, length = query.shape[:2]
+    count = -(-length // block)
+    if count == 1:
+        return attend(query, segment_ids, positions)
+
+    def blocks(x: jax.Array) -> jax.Array:  # [rows, length, …] → [blocks, rows, block, …]
+        padded = pad_length(x, 0, count * block - length)
+        return jnp.moveaxis(padded.reshape(len(x), count, block, *x.shape[2:]), 1, 0)
+
+    again = jax.checkpoint(lambda part: attend(*part), policy=_is_of_cudnn)
+    parts = blocks(query), blocks(segment_ids), blocks(positions[None])[:, 0]
+    mixed = jnp.moveaxis(jax.lax.map(again, parts), 0, 1)  # [rows, blocks, block, heads, head_dim]
+    return mixed.reshape(rows, count * block, *query.shape[2:])[:, :length]
+
+
+def _is_of_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name.startswith("dot_product_attention")
 
 
 def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array, *,

@@ -6,14 +6,17 @@ Each takes its parameters as they were declared, or with an axis of runs of rows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.model.sharing import per_row
-from mlm_jax.parallel.rules import constrain
+from mlm_jax.parallel.mesh import platform
+from mlm_jax.parallel.rules import constrain, shards_over
 
 
 def parameter(rngs: nnx.Rngs, shape: Sequence[int], axes: Sequence[str], stddev: float | None) -> nnx.Param:
@@ -47,13 +50,40 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]``."""
-        kernel = self.kernel[...].astype(x.dtype)
-        own = kernel.ndim - self.inputs - self.outputs  # 1 where each run of rows has its own kernel
+        return self.plus_bias(self.product(x, self.kernel[...].astype(x.dtype)))
+
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]`` and a kernel with the axes of this layer's."""
+        own = kernel.ndim - self.inputs - self.outputs  # 1 if each run of rows has its own kernel
         h = x.reshape(len(kernel), -1, *x.shape[1:]) if own else x  # [runs, rows of a run, …, *inputs]
         contract = range(h.ndim - self.inputs, h.ndim), range(own, own + self.inputs)
         y = jax.lax.dot_general(h, kernel, (contract, (range(own), range(own))))
-        y = y.reshape(*x.shape[: x.ndim - self.inputs], *y.shape[y.ndim - self.outputs :])
-        return y if self.bias is None else y + per_row(self.bias[...].astype(x.dtype), self.outputs, y)
+        return y.reshape(*x.shape[: x.ndim - self.inputs], *y.shape[y.ndim - self.outputs :])
+
+    def plus_bias(self, y: jax.Array) -> jax.Array:
+        """Return ``[rows, …, *outputs]`` with this layer's bias added, if it has one."""
+        return y if self.bias is None else y + per_row(self.bias[...].astype(y.dtype), self.outputs, y)
+
+
+def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
+    """Return what each layer makes of the same input, ``[rows, …, *outputs]``.
+
+    On a GPU one product with the concatenated kernels gives all of them: it reads ``x`` once, and the gradient of ``x`` is
+    one product instead of a sum of several. Devices of a tensor mesh axis each hold a part of every kernel, which
+    concatenation would move, so that there the products stay apart.
+
+    Args:
+      x: ``[rows, …, *inputs]``.
+      layers: with the same inputs; their outputs may differ in size along the first axis only.
+    """
+    if platform() != "gpu" or shards_over("tensor") > 1:
+        return [layer(x) for layer in layers]
+    kernels = [layer.kernel[...].astype(x.dtype) for layer in layers]
+    axis = -layers[0].outputs
+    together = layers[0].product(x, jnp.concatenate(kernels, axis=axis))
+    ends = np.cumsum([kernel.shape[axis] for kernel in kernels])
+    parts = jnp.split(together, ends[:-1], axis=axis)
+    return [layer.plus_bias(part) for layer, part in zip(layers, parts, strict=True)]
 
 
 def unit(vectors: jax.Array) -> jax.Array:
@@ -107,8 +137,17 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, length, width]``."""
-        hidden = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            hidden = self.activation(self.up(x))  # [rows, length, mlp_width]
+        else:
+            gate, up = project(x, self.gate, self.up)
+            hidden = self.activation(gate) * up
         return self.down(constrain(hidden, "rows", "length", "activation_mlp"))
+
+
+def computation_type(name: str, platform: str) -> Any:
+    """Return the type that ``config.model.dtype`` means on a platform: bfloat16 or float32."""
+    return jnp.bfloat16 if name == "bfloat16" or (name == "auto" and platform != "cpu") else jnp.float32
 
 
 def pad_length(x: jax.Array, before: int, after: int) -> jax.Array:

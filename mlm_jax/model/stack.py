@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import platform
-from mlm_jax.model.block import Block, KeysValues, Scope, by_head
+from mlm_jax.model.block import Block, KeysValues, Scope, by_head, layer_of
 from mlm_jax.model.positions import Relative
 from mlm_jax.model.sharing import stack, take
+from mlm_jax.parallel.mesh import platform
 
 UNROLLED_AT_MOST = 48  # layers of a group: compilation takes as long as there are layers
 
@@ -100,16 +100,8 @@ class LayerGroup(nnx.Module):
         def layer(carry: Any, part: Any) -> tuple[Any, None]:
             x, written = carry
             weights, number = part
-            here = lambda both: tuple(jax.lax.dynamic_index_in_dim(a, number, axis=1, keepdims=False) for a in both)  # noqa: E731
-
-            def write(new: KeysValues) -> KeysValues:
-                nonlocal written
-                put = lambda old, one: jax.lax.dynamic_update_slice(old, one[:, None], (0, number, 0, position, 0))  # noqa: E731
-                written = put(written[0], new[0]), put(written[1], new[1])
-                return here(written)
-
-            x = self._block(graphdef, weights, scope).step(x, scope, position, write, here(remembered))
-            return (x, written), None
+            block = self._block(graphdef, weights, scope)
+            return block.step(x, scope, position, number, written, layer_of(remembered, number)), None
 
         (x, written), _ = jax.lax.scan(layer, (x, written), (weights, jnp.arange(self.count)))
         return x, written

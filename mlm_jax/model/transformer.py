@@ -14,15 +14,15 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config.check import check_model_values
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.loading.batch import Rows
-from mlm_jax.model.attention import platform
 from mlm_jax.model.block import KeysValues, Scope
 from mlm_jax.model.characters import CharacterEncoder
 from mlm_jax.model.cross_lingual import CrossLingualAttention
 from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
-from mlm_jax.model.layers import Norm, dropout, pad_length, parameter, split_key
+from mlm_jax.model.layers import Norm, computation_type, dropout, pad_length, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotation
 from mlm_jax.model.sharing import family_table, indexes
 from mlm_jax.model.stack import LayerGroup
+from mlm_jax.parallel.mesh import platform
 from mlm_jax.parallel.rules import constrain
 
 
@@ -152,11 +152,11 @@ class Transformer(nnx.Module):
     @property
     def dtype(self) -> Any:
         """The type of the computation: bfloat16 or float32."""
-        bfloat16 = self.dtype_name == "bfloat16" or (self.dtype_name == "auto" and platform() != "cpu")
-        return jnp.bfloat16 if bfloat16 else jnp.float32
+        return computation_type(self.dtype_name, platform())
 
     # ------------------------------------------------------------------------------------------------ encoder
 
+    @jax.named_scope("embedding")
     def embed(self, rows: Rows, key: jax.Array | None = None, *, n_grams: jax.Array | None = None) -> jax.Array:
         """Return ``[rows, length, width]`` embeddings of tokens (and n-grams), positions and languages.
 
@@ -351,6 +351,7 @@ class Transformer(nnx.Module):
 
     # ------------------------------------------------------------------------------------------------ heads
 
+    @jax.named_scope("head")
     def masked_head(self, hidden: jax.Array) -> jax.Array:
         """Return what the output layer reads for masked language modelling, ``[rows, positions, width]``."""
         return hidden if self.head is None else self.head(hidden)

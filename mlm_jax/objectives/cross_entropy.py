@@ -74,6 +74,7 @@ def _backward(options, gradients, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
+@jax.named_scope("cross_entropy")
 def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradients: bool):
     vocabulary_size, chunk, z_loss, smoothing = options
     rows, positions, width = hidden.shape

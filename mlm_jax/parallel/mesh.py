@@ -1,4 +1,4 @@
-"""The mesh: devices arranged along data, fsdp, tensor and sequence."""
+"""The mesh: devices arranged along data, fsdp, tensor and sequence; and which platform a program is traced for."""
 
 from __future__ import annotations
 
@@ -41,3 +41,9 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
     else:
         grid = np.array(devices).reshape(tuple(shape.values()))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def platform() -> str:
+    """Return what the program is traced for, "cpu" | "gpu" | "tpu": the mesh's devices (``jax.set_mesh``), or JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

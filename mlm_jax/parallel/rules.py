@@ -102,6 +102,12 @@ def shards_of(axis: str, size: int) -> int:
     return split_by(mesh, (*partition_spec((axis,), mesh, (size,)), None)[0])
 
 
+def shards_over(mesh_axis: str) -> int:
+    """Return how many devices the mesh that is set has along one of its axes; 1 if no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get(mesh_axis, 1)
+
+
 def split_by(mesh: Any, entry: Any) -> int:
     """Return in how many parts an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
     return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))

@@ -15,8 +15,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import SMALLEST_BLOCK
-from mlm_jax.model.kernels import LANES, block_size
+from mlm_jax.model.attention import reference_window_block
+from mlm_jax.model.choice import LANES, choose, shapes
+from mlm_jax.model.kernels import block_size, cudnn_window_block
+from mlm_jax.model.masks import BLOCKS_AT_LEAST
 from mlm_jax.objectives import Context, Objective, create_objectives
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
@@ -154,12 +156,10 @@ def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
 
 
 def implementation(model: ConfigDict, platform: str, length: int, kv_length: int, *, biased: bool) -> str:
-    """Return what :func:`mlm_jax.model.attention.choose` will take for rows of these lengths."""
+    """Return what :func:`mlm_jax.model.choice.choose` will take for rows of these lengths."""
     if model.attention != "auto":
         return model.attention
-    if biased or min(length, kv_length) < LANES:
-        return "reference"
-    return {"tpu": "splash", "gpu": "cudnn"}.get(platform, "reference")
+    return choose("auto", *shapes(model, length, kv_length, platform), biased=biased, here=platform)
 
 
 def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, implementation: str) -> float:
@@ -176,9 +176,11 @@ def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, im
                 near = key_first <= last + (0 if causal else reach) and key_last >= first - reach
                 visited += block * kv_block if near else 0
         return visited / length
-    block = max(window // 2, SMALLEST_BLOCK)
-    if implementation == "reference" and window and length == kv_length >= 4 * block:
-        return 3 * block * (-(-length // block) * block) / length
+    block, reach = cudnn_window_block(window)
+    if implementation == "reference":
+        block = reach = reference_window_block(window)
+    if window and length == kv_length >= BLOCKS_AT_LEAST * block:
+        return (block + 2 * reach) * (-(-length // block) * block) / length
     return kv_length
 
 

@@ -146,15 +146,16 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
-        # What is frozen has no part in the norm, so that the compiler need not compute its gradient.
-        norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
-        finite = jnp.isfinite(norm)
-        before = at_step(state.optimizer_state, state.step)
-        updates, optimizer_state = program.transformation.update(grads, before, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
-        params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
+        with jax.named_scope("optimizer"):
+            # What is frozen has no part in the norm, so that the compiler need not compute its gradient.
+            norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
+            finite = jnp.isfinite(norm)
+            before = at_step(state.optimizer_state, state.step)
+            updates, optimizer_state = program.transformation.update(grads, before, state.params)
+            params = optax.apply_updates(state.params, updates)
+            # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
+            keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+            params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
         extras = keep(extras, state.extras)
         decay = config.training.ema
         # So written that a parameter which does not move has exactly itself for an average. That of a language which is

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlm_jax.model.attention import attention, local, reference, seen
-from mlm_jax.model.kernels import cudnn_obstacle
+from mlm_jax.model.attention import attention, reference
+from mlm_jax.model.masks import in_windows, seen
 from mlm_jax.model.positions import Relative, rotate, rotation
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 2, 200, 4, 8
@@ -51,10 +51,11 @@ def test_against_torch(rng, packed, scale, kv_heads, window, causal):
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=2e-6)
 
 
-@pytest.mark.parametrize("window, block", [(16, 32), (64, 32), (64, 50), (2, 7)])
-def test_a_window_by_blocks_is_the_window(packed, window, block):
+@pytest.mark.parametrize("window, block, reach", [(16, 32, 32), (64, 32, 32), (64, 50, 50), (2, 7, 7), (16, 32, 8), (16, 64, 32)])
+def test_a_window_by_blocks_is_the_window(packed, window, block, reach):
     query, key, value, segments = packed
-    by_blocks = local(query, key, value, segments, window=window, causal=False, block=block)
+    attend = jax.vmap(reference, in_axes=1, out_axes=1)
+    by_blocks = in_windows(attend, query, key, value, segments, window=window, causal=False, block=block, reach=reach)
     whole = reference(query, key, value, seen(segments, segments, window=window, causal=False))
     real = np.asarray(segments) > 0
     np.testing.assert_allclose(np.asarray(by_blocks)[real], np.asarray(whole)[real], atol=2e-6)
@@ -106,10 +107,3 @@ def test_buckets_of_distances_are_t5s(bidirectional, buckets, farthest):
     ahead = torch.arange(150)[None, :] - torch.arange(150)[:, None]
     theirs = T5Attention._relative_position_bucket(ahead, bidirectional, buckets, farthest).numpy()
     np.testing.assert_array_equal(ours, theirs)
-
-
-def test_cudnn_takes_rows_of_even_length_on_both_sides():
-    shape = lambda length: jax.ShapeDtypeStruct((ROWS, length, HEADS, 64), jnp.bfloat16)  # noqa: E731
-    assert cudnn_obstacle("gpu", shape(128), shape(130), None) == ""
-    assert "not of 129" in cudnn_obstacle("gpu", shape(129), shape(128), None)
-    assert "not of 131" in cudnn_obstacle("gpu", shape(128), shape(131), None)

@@ -9,6 +9,7 @@ import pytest
 
 from mlm_jax import model as model_room
 from mlm_jax.config import default_config
+from mlm_jax.model.layers import Dense
 from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
@@ -84,6 +85,23 @@ def test_losses_are_those_of_one_device(one_device, sizes):
     found = losses(config_of(**dict(zip(AXES, sizes))), 8)
     for task, wanted in one_device.items():
         assert np.all(np.isfinite(wanted)) and wanted.any()
+        np.testing.assert_allclose(found[task], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh, products", [({"fsdp": 4, "sequence": 2}, "one"), ({"fsdp": 4, "tensor": 2}, "apart")])
+def test_projections_of_gpus_are_one_product_unless_devices_share_the_kernels(monkeypatch, one_device, mesh, products):
+    concatenated = []
+    monkeypatch.setattr("mlm_jax.model.layers.platform", lambda: "gpu")
+    original = Dense.product
+
+    def recording(self, x, kernel):
+        concatenated.append(kernel.shape != self.kernel[...].shape)
+        return original(self, x, kernel)
+
+    monkeypatch.setattr(Dense, "product", recording)
+    found = losses(config_of(**mesh), 8)
+    assert any(concatenated) == (products == "one")
+    for task, wanted in one_device.items():
         np.testing.assert_allclose(found[task], wanted, rtol=1e-5)
 
 

@@ -127,6 +127,9 @@ def test_a_window_costs_its_band():
     # Blocks of 512: of 8 × 8, those on the diagonal and beside it.
     assert keys_per_query(4096, 4096, window=128, causal=False, implementation="splash") == (8 + 2 * 7) * 512 / 8
     assert keys_per_query(1024, 1024, window=0, causal=True, implementation="splash") == 3 * 512 / 2
+    assert keys_per_query(1024, 1024, window=128, causal=False, implementation="cudnn") == 2 * 128
+    assert keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000  # too short for blocks of 384
+    assert keys_per_query(1600, 1600, window=300, causal=False, implementation="cudnn") == 2 * 384 * (5 * 384) / 1600
 
 
 def test_mfu():

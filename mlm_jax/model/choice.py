@@ -1,0 +1,155 @@
+"""Which implementation of attention is used: the fastest that the platform, the shapes and the type allow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.model.layers import computation_type
+from mlm_jax.parallel.mesh import platform
+
+LANES = 128  # the smallest block of splash attention; rows that are shorter gain nothing from a kernel
+AUTO = "set model.attention='auto'"
+
+
+class Obstacle(NamedTuple):
+    """Why a kernel cannot be used, and what the user can change."""
+
+    problem: str
+    remedy: str
+
+
+class Choice(NamedTuple):
+    """How one kind of layers attends.
+
+    Attributes:
+      layers: such as "encoder, window of 128".
+      implementation: "reference" | "cudnn" | "splash".
+      obstacle: why the platform's own kernel is not used; None if it is, if the platform has none, or if rows are so short
+        that it would gain nothing.
+    """
+
+    layers: str
+    implementation: str
+    obstacle: Obstacle | None
+
+
+def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
+    """Return why cuDNN's flash attention cannot be used, or None.
+
+    Args:
+      here: the platform, "cpu" | "gpu" | "tpu".
+      query: ``[rows, length, heads, head_dim]``, an array or its shape and type.
+      key: ``[rows, kv_length, kv_heads, head_dim]``.
+      biased: whether a position bias is added to the scores.
+    """
+    if here != "gpu":
+        return Obstacle(f"cuDNN runs on GPUs, not on {here.upper()}s", AUTO)
+    if capability := old_gpu():
+        return Obstacle(f"cuDNN's flash attention needs compute capability 8.0, and this GPU has {capability}",
+                        "use an A100, L4, H100 or another GPU since 2020")  # fmt: skip
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        return Obstacle(f"cuDNN computes in 16 bits, not in {query.dtype}", "set model.dtype='bfloat16'")
+    if biased:
+        return Obstacle("cuDNN gives no gradient for a position bias beside a mask (model.position='relative')",
+                        "set model.position='rope', unless the weights are T5's")  # fmt: skip
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        return Obstacle(f"cuDNN takes heads of a width that is a multiple of 8 up to 128, not of {query.shape[-1]}",
+                        "set model.head_width, or model.heads, so that a head is 64 or 128 wide")  # fmt: skip
+    odd = [length for length in (query.shape[1], key.shape[1]) if length % 2]
+    if odd:
+        return Obstacle(f"cuDNN takes rows of even length, not of {odd[0]}", "make the task's length even")
+    return None
+
+
+def splash_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
+    """Return why splash attention cannot be used, or None; arguments are those of :func:`cudnn_obstacle`."""
+    if here != "tpu":
+        return Obstacle(f"splash attention runs on TPUs, not on {here.upper()}s", AUTO)
+    if biased:
+        return Obstacle("splash attention takes no position bias (model.position='relative')",
+                        "set model.position='rope', unless the weights are T5's")  # fmt: skip
+    return None
+
+
+OBSTACLES: dict[str, Callable[..., Obstacle | None]] = {"splash": splash_obstacle, "cudnn": cudnn_obstacle}
+KERNEL_OF = {"tpu": "splash", "gpu": "cudnn"}  # {platform: its kernel}
+
+
+def old_gpu() -> str:
+    """Return the compute capability of this machine's GPUs if it is below 8.0, or no NVIDIA GPU's; "" if not, or without GPUs."""
+    if jax.default_backend() != "gpu":
+        return ""  # the program is compiled for GPUs that are not here
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    recent = re.fullmatch(r"(\d+)\.\d+", capability) and float(capability) >= 8
+    return "" if recent else capability or "none"
+
+
+def choose(implementation: str, query: Any, key: Any, *, biased: bool, here: str | None = None) -> str:
+    """Return the implementation to use for arguments of these shapes.
+
+    Args:
+      implementation: ``config.model.attention``.
+      query: ``[rows, length, heads, head_dim]``, an array or its shape and type.
+      key: ``[rows, kv_length, kv_heads, head_dim]``.
+      biased: whether a position bias is added to the scores.
+      here: the platform; the one that the program is traced for if not given.
+
+    Raises:
+      UserError: the platform, or the kernel, cannot do what ``implementation`` asks for.
+    """
+    here = platform() if here is None else here
+    if implementation in OBSTACLES:
+        if query.shape[1] == 1:  # one step of decoding: a kernel for long rows gains nothing
+            return "reference"
+        if obstacle := OBSTACLES[implementation](here, query, key, biased=biased):
+            raise UserError(f"model.attention={implementation!r}: {obstacle.problem}", remedy=AUTO)
+        return implementation
+    if implementation == "reference" or here not in KERNEL_OF or min(query.shape[1], key.shape[1]) < LANES:
+        return "reference"
+    kernel = KERNEL_OF[here]
+    return "reference" if OBSTACLES[kernel](here, query, key, biased=biased) else kernel
+
+
+def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str | None = None) -> list[Choice]:
+    """Return how each kind of layers attends, for a run's log.
+
+    Args:
+      model: ``config.model``.
+      length: tokens of the encoder's rows.
+      target_length: tokens of the decoder's rows; 0 if the task has none.
+      here: the platform; the one that programs are traced for if not given.
+
+    Raises:
+      UserError: as :func:`choose`.
+    """
+    here = platform() if here is None else here
+    relative = model.position == "relative"
+    layers, every = sum(entry["layers"] for entry in model.encoder), max(1, model.global_every)
+    slots = -(-length // model.character_downsampling) if model.character_downsampling else length
+    kinds = [("encoder, whole rows" if every > 1 else "encoder", slots, slots, relative)]
+    if every > 1 and layers > 1:
+        kinds.append((f"encoder, window of {model.window}", slots, slots, relative))
+    if model.decoder and target_length:
+        kinds += [("decoder", target_length, target_length, relative), ("decoder to encoder", target_length, slots, False)]
+    found = []
+    for name, queries, keys, biased in kinds:
+        query, key = shapes(model, queries, keys, here)
+        chosen = choose(model.attention, query, key, biased=biased, here=here)
+        kernel = KERNEL_OF.get(here)
+        gains = kernel and chosen != kernel and model.attention == "auto" and min(queries, keys) >= LANES
+        found.append(Choice(name, chosen, OBSTACLES[kernel](here, query, key, biased=biased) if kernel and gains else None))
+    return found
+
+
+def shapes(model: ConfigDict, length: int, kv_length: int, here: str) -> tuple[Any, Any]:
+    """Return shape and type of one row's queries and keys on a platform."""
+    head_dim, dtype = model.head_width or model.width // model.heads, computation_type(model.dtype, here)
+    query = jax.ShapeDtypeStruct((1, length, model.heads, head_dim), dtype)
+    return query, jax.ShapeDtypeStruct((1, kv_length, model.kv_heads or model.heads, head_dim), dtype)
