@@ -124,17 +124,10 @@ class Job:
             raise UserError(f"{self.reservation!r} cannot name a reservation", remedy="give its name as --reservation")
         if self.calendar and not self.reservation:
             raise UserError("--calendar needs a reservation", remedy="name it: --reservation NAME")
-        chip, count = self.topology.chip, math.prod(self.topology.shape)
-        if chip.platform == "cpu":
+        if self.topology.chip.platform == "cpu":
             raise UserError(
                 f"{self.topology} cannot be launched: no target offers CPU machines",
                 remedy="run mlm-jax train on the machine itself",
-            )
-        if chip.platform == "gpu" and count > chip.chips_per_host and count % chip.chips_per_host:
-            whole = count // chip.chips_per_host * chip.chips_per_host
-            raise UserError(
-                f"{self.topology} is not a whole number of machines with {chip.chips_per_host} GPUs each",
-                remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + chip.chips_per_host}",
             )
 
     def _check_places(self) -> None:
@@ -149,9 +142,9 @@ class Job:
     @property
     def hosts(self) -> int:
         """Return how many machines a slice has."""
-        chips = math.prod(self.topology.shape)
-        per_host = self.topology.chip.chips_per_host if self.topology.chip.platform != "tpu" else CHIPS_PER_HOST
-        return -(-chips // per_host)
+        if self.topology.chip.platform == "gpu":
+            return self.topology.hosts
+        return -(-math.prod(self.topology.shape) // CHIPS_PER_HOST)
 
     @property
     def chips_per_host(self) -> int:

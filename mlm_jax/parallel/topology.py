@@ -1,4 +1,4 @@
-"""Chips and how many of them: what a plan computes with, and devices to compile for that need not exist."""
+"""How many chips of a kind, in which shape: what a plan computes for and a launcher asks for."""
 
 from __future__ import annotations
 
@@ -6,82 +6,30 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.errors import UserError
+from mlm_jax.parallel import chips
+from mlm_jax.parallel.chips import Chip
 
-if TYPE_CHECKING:  # a launcher names topologies without JAX
-    import jax
+# The shapes of Cloud TPU's slices: up to 64 chips these, and from there on, in three dimensions, ascending multiples of 4
+# (https://docs.cloud.google.com/tpu/docs/v5e, v6e, v4, v5p, tpu7x; kubernetes-engine/docs/concepts/plan-tpus).
+SQUARE = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
+SLICES = {"v5e": SQUARE, "v6e": SQUARE, "v4": CUBE, "v5p": CUBE, "tpu7x": CUBE}
+MOST_CHIPS = {"v4": 4096, "v5p": 6144, "tpu7x": 9216}  # of a slice of three dimensions
 
-GIB, GB, TERA = 2**30, 1e9, 1e12
-CLOUD, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
-DIMENSIONS = {"v4": 3, "v5p": 3, "tpu7x": 3, "v5e": 2, "v6e": 2}  # of a slice's torus; other chips are counted only
-INSTALL_TPU = "pip install 'mlm_jax[tpu]'"
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One accelerator, as its maker describes it.
-
-    Attributes:
-      name: as in a topology.
-      platform: "tpu" | "gpu" | "cpu".
-      kinds: what ``jax.Device.device_kind`` begins with.
-      hbm_bytes: capacity.
-      peak_flops: of dense bfloat16 matrix products, in FLOP/s.
-      hbm_bandwidth: bytes/s.
-      link_bandwidth: bytes/s that the chip can send over ICI or NVLink: half of the bidirectional figure.
-      network_bandwidth: bytes/s that it can send to other slices: its share of the host's; 0 where no page says.
-      chips_per_host: of the common machine type.
-      devices_per_chip: how many ``jax.Device`` a chip is.
-      source: where the numbers are from.
-    """
-
-    name: str
-    platform: str
-    kinds: tuple[str, ...]
-    hbm_bytes: float
-    peak_flops: float
-    hbm_bandwidth: float
-    link_bandwidth: float
-    network_bandwidth: float
-    chips_per_host: int
-    devices_per_chip: int
-    source: str
-
-
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        # A pod of 256 chips of v5e has 6.4 Tbit/s to the network, one of v6e 25.6; v5p has 50 Gbit/s a chip.
-        # ICI of v4: 6 links of 50 GB/s each way (Jouppi et al. 2023, table 4); its page gives no figure.
-        Chip("v4", "tpu", ("TPU v4",), 32 * GIB, 275 * TERA, 1200 * GB, 300 * GB, 0.0, 4, 1,
-             CLOUD + "v4, https://arxiv.org/abs/2304.01433"),
-        Chip("v5e", "tpu", ("TPU v5 lite", "TPU v5e"), 16 * GIB, 197 * TERA, 819 * GB, 200 * GB, 3.125 * GB, 8, 1,
-             CLOUD + "v5e"),
-        Chip("v5p", "tpu", ("TPU v5p", "TPU v5"), 95 * GIB, 459 * TERA, 2765 * GB, 600 * GB, 6.25 * GB, 4, 1,
-             CLOUD + "v5p"),
-        Chip("v6e", "tpu", ("TPU v6 lite", "TPU v6e"), 32 * GIB, 918 * TERA, 1638 * GB, 400 * GB, 12.5 * GB, 8, 1,
-             CLOUD + "v6e, " + CLOUD + "tpu7x"),
-        Chip("tpu7x", "tpu", ("TPU7x", "TPU v7x"), 192 * GIB, 2307 * TERA, 7380 * GB, 600 * GB, 0.0, 4, 2,
-             CLOUD + "tpu7x"),
-        Chip("A100", "gpu", ("NVIDIA A100",), 80 * GB, 312 * TERA, 2039 * GB, 300 * GB, 0.0, 8, 1, NVIDIA + "a100/"),
-        Chip("H100", "gpu", ("NVIDIA H100",), 80 * GB, 989.4 * TERA, 3350 * GB, 450 * GB, 0.0, 8, 1, NVIDIA + "h100/"),
-        Chip("H200", "gpu", ("NVIDIA H200",), 141 * GB, 989.4 * TERA, 4800 * GB, 450 * GB, 0.0, 8, 1, NVIDIA + "h200/"),
-        Chip("cpu", "cpu", ("cpu",), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 1, "simulated devices: no peak to compare with"),
-    )
-}  # fmt: skip
+# JAX takes this share of a GPU's memory unless one of the variables says otherwise (docs.jax.dev, "GPU memory allocation").
+GPU_SHARE, SHARE_VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips of one kind: ``v5p:8x8x8``, ``2xv5e:16x16`` (two slices), ``H100:8``, ``cpu:8``.
+    """A number of chips of one kind: ``v5p:8x8x8``, ``2xv5e:16x16`` (two slices), ``H100:8``, ``H100:4x8``, ``cpu:8``.
 
     Attributes:
-      chip: what each of them is.
-      shape: chips along each dimension of a slice's torus.
-      slices: how many such slices there are.
+      chip: the kind.
+      shape: of TPUs, the chips along each dimension of a slice's torus; of GPUs, ``(GPUs,)`` or ``(hosts, GPUs of each)``.
+      slices: how many such slices of TPUs there are.
     """
 
     chip: Chip
@@ -98,112 +46,124 @@ class Topology:
         """Return how many ``jax.Device`` there are."""
         return self.chips * self.chip.devices_per_chip
 
+    @property
+    def hosts(self) -> int:
+        """Return in how many machines the chips are; those of TPUs have as many chips as is common."""
+        if self.chip.platform == "gpu" and len(self.shape) == 2:
+            return self.shape[0]
+        return -(-self.chips // self.chip.chips_per_host) if self.chip.platform != "cpu" else 1
+
+    @property
+    def linked(self) -> int:
+        """Return how many devices, consecutive ones, are joined by links: of a slice, a host, or an NVLink rack."""
+        if self.chip.platform == "gpu":
+            return min(self.chips, self.chip.linked or self.chips // self.hosts)
+        return self.device_count // self.slices
+
+    @property
+    def capacity(self) -> float:
+        """Return the bytes of memory on each device that a program may use; 0 if that is unknown."""
+        share = 1.0
+        if self.chip.platform == "gpu":
+            share = float(next((os.environ[name] for name in SHARE_VARIABLES if os.environ.get(name)), GPU_SHARE))
+        return share * self.chip.hbm_bytes / self.chip.devices_per_chip
+
     def __str__(self) -> str:
         several = f"{self.slices}x" if self.slices > 1 else ""
         return f"{several}{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
 
 
-def parse(text: str) -> Topology:
-    """Return the topology that ``text`` names, such as ``v5e:4x4``, ``2xv5e:4x4`` or ``H100:8``.
+def parse(text: str, chip: str = "") -> Topology:
+    """Return the topology that ``text`` names, such as ``v5e:4x4``, ``2xv5e:4x4``, ``H100:8`` or ``H100:4x8``.
+
+    Args:
+      text: the name.
+      chip: what ``--chip`` says of a chip that is not in the table, or has other numbers.
 
     Raises:
-      UserError: no such chip, or no such shape; or slices of what has none.
+      UserError: no such chip, no such shape, or several slices of a chip that has none.
     """
-    if found := re.fullmatch(r"(v\d\w*?|v5litepod)-(\d+)", text):  # Cloud TPU's own names
-        name, number = found[1].replace("v5litepod", "v5e"), int(found[2])
-        chips = number // 2 if name in ("v4", "v5p") else number
-        raise UserError(f"topology {text!r} has no shape; {text} is {chips} chips",
-                        remedy=f"write {name}:{_example_shape(chips, DIMENSIONS.get(name, 2))}")  # fmt: skip
-    several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text).groups()  # type: ignore[union-attr]
-    names = {known.lower(): known for known in CHIPS}
-    if name.lower() not in names:
-        raise UserError(
-            f"topology {text!r}: no chip {name!r}{nearest(name, CHIPS)}", remedy=f"use one of {', '.join(CHIPS)}"
-        )
-    chip = CHIPS[names[name.lower()]]
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError(f"topology {text!r} has no shape", remedy="write v5e:4x4, v5p:8x8x8, H100:8 or cpu:8")
-    sizes = tuple(int(size) for size in shape.split("x"))
-    dimensions = DIMENSIONS.get(chip.name, 1)
-    if len(sizes) != dimensions:
-        raise UserError(f"topology {text!r}: {chip.name} has shapes of {dimensions} dimension(s)",
-                        remedy=f"write {chip.name}:{'x'.join('4' * dimensions)}")  # fmt: skip
-    slices = int(several or 1)
-    if slices > 1 and not chip.network_bandwidth:
-        raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
-                        remedy=f"write {text.split('x', 1)[1]}")  # fmt: skip
-    return Topology(chip, sizes, slices)
-
-
-def _example_shape(chips: int, dimensions: int) -> str:
-    """Return the shape of so many chips that is nearest to a cube or a square, such as "4x8x8"."""
-    sizes = []
-    for left in range(dimensions, 0, -1):
-        root = round(chips ** (1 / left), 6)
-        sizes.append(max(size for size in range(1, int(root) + 1) if chips % size == 0))
-        chips //= sizes[-1]
-    return "x".join(map(str, sorted(sizes)))
-
-
-def chip_of(device: Any) -> Chip | None:
-    """Return what a ``jax.Device`` is; None where its kind is not in :data:`CHIPS` or has no peak."""
-    for chip in CHIPS.values():
-        if chip.peak_flops and device.device_kind.startswith(chip.kinds):
-            return chip
-    return None
-
-
-def devices(topology: Topology) -> Sequence[jax.Device]:
-    """Return devices to compile for: of the topology itself on TPU, simulated ones in the place of CPUs and GPUs.
-
-    Raises:
-      UserError: libtpu is missing, it does not know the topology, or too few devices are simulated.
-    """
-    if topology.chip.platform == "tpu":
-        return _tpu_devices(topology)
-    import jax
-
-    found = jax.devices("cpu")
-    if len(found) < topology.device_count:
-        raise UserError(
-            f"{topology} needs {topology.device_count} simulated devices, and there are {len(found)}",
-            remedy=f"set XLA_FLAGS=--xla_force_host_platform_device_count={topology.device_count}",
-        )
-    return found[: topology.device_count]
-
-
-def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
-    from jax.experimental import topologies
-
-    from mlm_jax.common.quiet import quiet_stderr
-
-    # There is no machine to ask about its TPUs, and another process may be compiling as well.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    if found := re.fullmatch(r"(v\d\w*?|v5litepod)-(\d+)", text, re.IGNORECASE):  # Cloud TPU's own names
+        name, number = found[1].lower().replace("v5litepod", "v5e"), int(found[2])
+        count = number // 2 if name in ("v4", "v5p") else number
+        raise UserError(f"topology {text!r} has no shape; {text} is {count} chips",
+                        remedy=f"write {name}:{_text(_nearest_shape(name, count))}")  # fmt: skip
+    several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text, re.IGNORECASE).groups()  # type: ignore[union-attr]
     try:
-        name = str(dataclasses.replace(topology, slices=1))
-        with quiet_stderr():  # libtpu says at length that there is no TPU here
-            return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        if not libtpu_installed():
-            raise UserError(
-                f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
-            ) from error
-        raise UserError(f"libtpu does not know the topology {topology}: {one_line(error)}",
-                        remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
+        found_chip = chips.find(name, chip)
+    except UserError as error:
+        raise UserError(f"topology {text!r}: {error.problem}", remedy=error.remedy) from None
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape.lower()):
+        raise UserError(f"topology {text!r} has no shape", remedy="write v5e:4x4, v5p:8x8x8, H100:8, H100:4x8 or cpu:8")
+    topology = Topology(found_chip, tuple(int(size) for size in shape.lower().split("x")), int(several or 1))
+    if found_chip.platform == "tpu":
+        _check_slice(text, topology)
+    else:
+        _check_hosts(text, topology)
+    return topology
 
 
-def libtpu_installed() -> bool:
-    """Return whether the compiler of TPUs is installed."""
-    import importlib.util
+def _check_slice(text: str, topology: Topology) -> None:
+    """Raise a UserError if Cloud TPU has no slice of this shape."""
+    name, shape = topology.chip.name, topology.shape
+    dimensions = len(SLICES[name][0])
+    if len(shape) != dimensions:
+        raise UserError(f"topology {text!r}: {name} has shapes of {dimensions} dimension(s)",
+                        remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}")  # fmt: skip
+    if not _exists(name, shape):
+        raise UserError(f"topology {text!r}: Cloud TPU has no {name} slice of this shape",
+                        remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}")  # fmt: skip
+    if topology.slices > 1 and not topology.chip.network_bandwidth:
+        raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
+                        remedy=f"write {text.split('x', 1)[1]}, or give --chip network=BYTES_PER_SECOND")  # fmt: skip
 
-    return importlib.util.find_spec("libtpu") is not None
+
+def _check_hosts(text: str, topology: Topology) -> None:
+    """Raise a UserError if the chips, GPUs or simulated ones, do not come in whole hosts."""
+    chip, shape = topology.chip, topology.shape
+    if topology.slices > 1:
+        raise UserError(f"topology {text!r}: only TPUs come in slices",
+                        remedy=f"write {chip.name}:{topology.slices}x{_text(shape)}")  # fmt: skip
+    if len(shape) > 1 + (chip.platform == "gpu"):
+        raise UserError(f"topology {text!r}: {chip.name} has shapes of {1 + (chip.platform == 'gpu')} dimension(s)",
+                        remedy=f"write {chip.name}:{math.prod(shape)}")  # fmt: skip
+    if chip.platform != "gpu":
+        return
+    most = chip.chips_per_host
+    if len(shape) == 1 and shape[0] > most and shape[0] % most:
+        whole = shape[0] // most * most
+        raise UserError(f"topology {text!r} is not a whole number of machines with {most} GPUs each",
+                        remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + most}")  # fmt: skip
+    if len(shape) == 2 and shape[1] > most:
+        hosts = -(-math.prod(shape) // most)
+        raise UserError(f"topology {text!r}: a host has at most {most} {chip.name}",
+                        remedy=f"write {chip.name}:{hosts}x{most}, or give --chip per_host={shape[1]}")  # fmt: skip
+    if topology.linked < topology.chips and not chip.network_bandwidth:
+        raise UserError(f"topology {text!r}: the network between hosts of {chip.name} is not known",
+                        remedy="give --chip network=BYTES_PER_SECOND, what each GPU can send to other hosts")  # fmt: skip
 
 
-def _options(topology: Topology) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
-    if topology.chip.name == "v4":
-        options["chip_config_name"] = "megacore"  # its two cores are one device
-    if topology.chip.name in ("v5e", "v6e"):  # machines of four chips, or of one, as on Colab
-        options["chips_per_host_bounds"] = (1, 1, 1) if math.prod(topology.shape) == 1 else (2, 2, 1)
-    return options
+def _exists(name: str, shape: tuple[int, ...]) -> bool:
+    if shape in SLICES[name]:
+        return True
+    large = len(shape) == 3 and math.prod(shape) <= MOST_CHIPS[name] and list(shape) == sorted(shape)
+    return large and not any(size % 4 for size in shape)
+
+
+def _nearest_shape(name: str, count: int) -> tuple[int, ...]:
+    """Return the shape of a slice whose number of chips is nearest to ``count``, and of those the one nearest to a cube."""
+    shapes = list(SLICES.get(name, SQUARE))
+    if len(shapes[0]) == 3:
+        sizes = range(4, 4 * round(MOST_CHIPS[name] ** 0.5), 4)
+        largest = min(MOST_CHIPS[name], 2 * count)
+        shapes += [
+            (a, b, c)
+            for a in sizes if a**3 <= largest
+            for b in sizes if b >= a and a * b * b <= largest
+            for c in sizes if c >= b and a * b * c <= largest
+        ]  # fmt: skip
+    return min(shapes, key=lambda shape: (abs(math.prod(shape) - count), sum(shape)))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -52,8 +52,7 @@ class Estimate:
 
 def fits(guess: Estimate, topology: Topology) -> bool:
     """Return whether a step fits by formula."""
-    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip
-    return not capacity or guess.peak <= capacity
+    return not topology.capacity or guess.peak <= topology.capacity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +107,16 @@ def estimate(config: ConfigDict, topology: Topology, mesh: Mapping[str, int], si
     gradients = sizes.gradients * (1 if parts == 1 else 2)
     temporaries = gradients + kept + max(output, working + gathered)
 
-    share = lambda count: (count - 1) / count  # noqa: E731
     passes = 3 if remat == "full" else 2  # forward, backward, and forward again
-    links = parts * passes * bytes_each * sizes.layers * share(fsdp) + parts * bytes_each * sizes.table * share(fsdp)
-    links += 4 * (sizes.layers + sizes.table) * share(fsdp)  # gradients, scattered
-    links += 2 * sizes.gradients * share(data // topology.slices)
-    links += 2 * 2 * passes * layers * here * width * bytes_each * share(tensor)
     kv_width = 2 * (model.kv_heads or model.heads) * (model.head_width or width // model.heads) / tensor
-    links += passes * layers * here * sequence * kv_width * bytes_each * share(sequence)
-    network = 2 * sizes.gradients * share(topology.slices)
+    sent = {  # bytes that a ring over the axis sends, but for the factor (n − 1)/n
+        "data": 2 * sizes.gradients,
+        # Weights, gathered for each pass, and their float32 gradients, scattered.
+        "fsdp": parts * bytes_each * (passes * sizes.layers + sizes.table) + 4 * (sizes.layers + sizes.table),
+        "tensor": 2 * 2 * passes * layers * here * width * bytes_each,
+        "sequence": passes * layers * here * sequence * kv_width * bytes_each,
+    }
+    links, network = _over(sent, mesh, topology)
     hbm = 2 * (sizes.state + (passes + 1) * everything * layers * here + 3 * 4 * predicted * vocabulary
                + parts * passes * bytes_each * (sizes.layers + sizes.table))  # fmt: skip
     bounds = (
@@ -124,6 +124,30 @@ def estimate(config: ConfigDict, topology: Topology, mesh: Mapping[str, int], si
         if topology.chip.peak_flops else None
     )  # fmt: skip
     return Estimate(dict(mesh), remat, parts, sizes.state, temporaries, bounds)
+
+
+def _over(sent: Mapping[str, float], mesh: Mapping[str, int], topology: Topology) -> tuple[float, float]:
+    """Return the bytes that each device sends over links and over the network.
+
+    Args:
+      sent: {axis: bytes that a ring over its devices sends, but for the factor (n − 1)/n}.
+      mesh: {axis: devices}, the last axis being that of consecutive devices.
+      topology: which says how many consecutive devices are linked.
+    """
+    links = network = 0.0
+    stride = 1
+    for axis, count in reversed([*mesh.items()]):
+        near = max(1, min(count, topology.linked // stride))  # of the devices along this axis, those that are linked
+        ring = sent[axis] * (count - 1) / count
+        if topology.slices > 1 and near < count:  # reduced within each slice, and then between slices
+            links += sent[axis] * (near - 1) / near
+            network += sent[axis] * (topology.slices - 1) / topology.slices
+        elif near < count:
+            links, network = links + ring * (near - 1) / near, network + ring / near
+        else:
+            links += ring
+        stride *= count
+    return links, network
 
 
 def layer_bytes(model: ConfigDict, tensor: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What an optimised HLO module does in one run, loops multiplied out: collectives, traffic with HBM, cycles.
+"""What an optimised HLO module does in one run, loops multiplied out: collectives, kernels, traffic with HBM, cycles.
 
 The compiler's own cost analysis counts a loop's body once, and a Transformer is a loop over layers.
 """
@@ -10,13 +10,18 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# {what begins in the background: place of what it writes, in a shape that is also of what it reads and of counters}
+KERNELS = ("matrix products", "custom kernels", "copies", "dynamic-update-slices", "other kernels")
+# {asynchronous instruction: index of its result in its shape, which also names its operands and counters}
 RESULTS = {"copy-start": 0, "slice-start": 1, "collective-permute-start": 1}
-UNKNOWN_CYCLES = 2**62  # from here on the compiler means that it does not know
+UNKNOWN_CYCLES = 2**62  # the compiler writes such numbers for "unknown"
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
         "partition-id", "replica-id", "iota", "opt-barrier", "send", "recv")  # fmt: skip
+TRIVIAL = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # what a fusion that only copies may hold
+FLOW = ("while", "conditional", "call")  # their computations run as they stand; those of other instructions are part of a kernel
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
@@ -31,12 +36,14 @@ class Collective:
     """Collectives of one kind in one step.
 
     Attributes:
-      count: how often one is run.
+      count: how many run.
       sent: bytes that each device sends, by the ring algorithm of its kind.
+      waited: of ``sent``, the bytes of collectives during which the device does nothing else.
     """
 
     count: int
     sent: float
+    waited: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +51,18 @@ class Work:
     """What one run of a module does on each device.
 
     Attributes:
-      collectives: {kind: how many, and how much} of those over the links of a slice.
-      network: the same of transfers between slices, over the data centre's network.
+      collectives: {kind: how many, and how much} of those over the links of a slice or a host.
+      network: the same of transfers between slices or hosts. What spans several hosts of several GPUs is in both: a
+        ring leaves each host once for each of its GPUs, and passes through the links between them.
+      kernels: {kind of :data:`KERNELS`: how many run}.
       written: bytes written to HBM by all instructions.
-      cycles: that the compiler's cost model gives them, without hand-written kernels and collectives; 0 but on TPUs.
-      unknown_loops: loops whose number of rounds the compiler does not tell; their bodies are counted once.
+      cycles: the compiler's estimate, without hand-written kernels and collectives; 0 except on TPUs.
+      unknown_loops: loops whose number of rounds the compiler does not state; their bodies are counted once.
     """
 
     collectives: dict[str, Collective]
     network: dict[str, Collective]
+    kernels: dict[str, int]
     written: float
     cycles: int
     unknown_loops: int
@@ -67,16 +77,18 @@ class _Instruction:
     root: bool
 
 
-def work(text: str, slices: int = 1) -> Work:
+def work(text: str, slices: int = 1, linked: int = 0) -> Work:
     """Return what an optimised HLO module does on each device.
 
     Args:
       text: ``compiled.as_text()``.
-      slices: of the multi-slice job that it is compiled for.
+      slices: of the multi-slice TPU job that it is compiled for.
+      linked: consecutive devices that links join, if collectives between others go over a network; 0: links join all.
     """
     computations, entry = _computations(text)
     within: dict[str, Collective] = {}
     between: dict[str, Collective] = {}
+    kernels = dict.fromkeys(KERNELS, 0)
     written, cycles, unknown = 0.0, 0, 0
     channels: set[str] = set()
 
@@ -85,32 +97,70 @@ def work(text: str, slices: int = 1) -> Work:
         for instruction in computations.get(name, []):
             kind = collective_kind(instruction.opcode)
             channel = _channel(instruction)
-            # What overlaps with other work is written down where it begins, where it goes on and where it ends.
+            # A collective that overlaps with other work is listed where it begins, where it goes on and where it ends.
             known = channel in channels
             if kind is not None and not known:
                 channels.update([channel] if channel else [])
                 # TPUs fuse an all-reduce of which each device keeps a part: that is a reduce-scatter.
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
-                _add(within, kind, times, _sent(kind, instruction, whole=scattered))
+                sent, share = _sent(kind, instruction, whole=scattered), _network_share(instruction, linked)
+                waits = not fused and (not instruction.opcode.endswith("-start") or '"is_sync":true' in instruction.rest)
+                if share < 1:
+                    _add(within, kind, times, (1 - share) * sent, waits)
+                if share > 0:
+                    _add(between, kind, times, share * sent, waits)
             # The compiler splits a collective over slices into those of each slice and transfers between the slices.
             transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
             if instruction.opcode == "send" and transfer:
                 kind, size = transfer[1].lower().replace("_", "-"), shape_bytes(instruction.shape.split(", u32")[0])
-                _add(between, kind, times, _ring(kind, size, slices))
+                _add(between, kind, times, _ring(kind, size, slices), False)
             if not fused and not instruction.opcode.endswith("-done") and instruction.opcode not in FREE:
                 written += times * _written(instruction, computations, channels)
                 cycles += times * _cycles(instruction)
+                if collective_kind(instruction.opcode) is None:
+                    kernels[_kernel(instruction, computations)] += times
             rounds = times
             if instruction.opcode == "while":
                 trips = _trips(instruction, computations)
                 unknown += trips is None
                 rounds *= trips or 1
             for called in _called(instruction):
-                walk(called, rounds, fused or instruction.opcode in ("fusion", "async-start", "reduce", "all-reduce"))
+                walk(called, rounds, fused or instruction.opcode not in FLOW)
 
     walk(entry, 1, False)
-    return Work({kind: within[kind] for kind in KINDS if kind in within}, between, written, cycles, unknown)
+    found = {kind: within[kind] for kind in KINDS if kind in within}
+    return Work(found, between, kernels, written, cycles, unknown)
+
+
+def _kernel(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> str:
+    """Return the kind of kernel that runs an instruction."""
+    if instruction.opcode in ("copy", "copy-start"):
+        return "copies"
+    if instruction.opcode in ("dot", "convolution") or "__cublas" in instruction.rest:
+        return "matrix products"
+    if instruction.opcode == "custom-call":
+        return "custom kernels"
+    if instruction.opcode == "dynamic-update-slice":
+        return "dynamic-update-slices"
+    if instruction.opcode != "fusion":
+        return "other kernels"
+    inner = [one for name in _called(instruction) for one in computations.get(name, [])]
+    opcodes = {one.opcode for one in inner}
+    if opcodes & {"dot", "convolution"}:
+        return "matrix products"
+    by_name = {one.name: one for one in inner}
+    roots = [one for one in inner if one.root]
+    results = [by_name[name] for root in roots if root.opcode == "tuple" for name in _operands(root) if name in by_name]
+    if any(_below_bitcasts(one, by_name).opcode == "dynamic-update-slice" for one in (*roots, *results)):
+        return "dynamic-update-slices"
+    return "copies" if opcodes - {*TRIVIAL} == {"copy"} else "other kernels"
+
+
+def _below_bitcasts(instruction: _Instruction, by_name: dict[str, _Instruction]) -> _Instruction:
+    while instruction.opcode == "bitcast" and (names := _operands(instruction)) and names[0] in by_name:
+        instruction = by_name[names[0]]
+    return instruction
 
 
 def _channel(instruction: _Instruction) -> str:
@@ -124,9 +174,9 @@ def _cycles(instruction: _Instruction) -> int:
     return int(found[1]) if found and int(found[1]) < UNKNOWN_CYCLES else 0
 
 
-def _add(found: dict[str, Collective], kind: str, times: int, sent: float) -> None:
-    known = found.get(kind, Collective(0, 0.0))
-    found[kind] = Collective(known.count + times, known.sent + times * sent)
+def _add(found: dict[str, Collective], kind: str, times: int, sent: float, waits: bool) -> None:
+    known, more = found.get(kind, Collective(0, 0.0)), times * sent
+    found[kind] = Collective(known.count + times, known.sent + more, known.waited + waits * more)
 
 
 def collective_kind(opcode: str) -> str | None:
@@ -180,33 +230,76 @@ def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> i
     return None
 
 
-def _group_size(instruction: _Instruction) -> int:
-    grid = re.search(r"replica_groups=\[(\d+),(\d+)\]", instruction.rest)
+def _group(instruction: _Instruction) -> list[int]:
+    """Return the devices of a collective's first group, in the numbering of the program; [0] if it names none."""
+    grid = re.search(r"replica_groups=\[(\d+),(\d+)\](?:<=(\[[\d,]+\](?:T\([\d,]+\))?))?", instruction.rest)
     if grid:
-        return int(grid[2])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", instruction.rest)
-    if named:  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]))
+        groups, size = int(grid[1]), int(grid[2])
+        return _numbering(grid[3] or f"[{groups * size}]").reshape(groups, size)[0].tolist()
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\) |[^{]*)\{([^}]*)\}", instruction.rest)
+    if named:  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2, the part behind a first one of size 1
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        used = {
+            name: (int(before or 1), int(part or sizes[name]))
+            for name, before, part in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[3])
+        }
+        numbers = _numbering(named[2] or f"[{math.prod(sizes.values())}]").reshape([*sizes.values()])
+        for index, (name, size) in enumerate(sizes.items()):
+            before, part = used.get(name, (1, 1))
+            step = size // (before * part)
+            numbers = numbers.take(range(0, part * step, step), axis=index)
+        return numbers.ravel().tolist()
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", instruction.rest)
-    return len(listed[1].split(",")) if listed else 1
+    return _integers(listed[1]) if listed else [0]
+
+
+def _numbering(text: str) -> np.ndarray:
+    """Return the device numbers of "[4,8]T(1,0)", the numbers 0 … 31 in 4 rows of 8 turned round, or of "3,1,2,0"."""
+    tiled = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if not tiled:
+        return np.array(_integers(text))
+    dimensions = _integers(tiled[1])
+    numbers = np.arange(math.prod(dimensions)).reshape(dimensions)
+    return numbers.transpose(_integers(tiled[2])) if tiled[2] else numbers
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _network_share(instruction: _Instruction, linked: int) -> float:
+    """Return the share of what a device sends that goes to devices which no links join with it.
+
+    Of a group that spans hosts, each of a host's members passes 1/members of the data on to the next host: as many rings
+    run at once as there are members, each leaving the host at another one.
+    """
+    if not linked:
+        return 0.0
+    if collective_kind(instruction.opcode) == "collective-permute":
+        pairs = re.findall(r"\{(\d+),(\d+)\}", instruction.rest.split("source_target_pairs=")[-1].split("}}")[0] + "}")
+        leaving = [int(a) // linked != int(b) // linked for a, b in pairs]
+        return sum(leaving) / len(leaving) if leaving else 0.0
+    hosts = [device // linked for device in _group(instruction)]
+    return 0.0 if len(set(hosts)) == 1 else 1 / max(hosts.count(host) for host in set(hosts))
 
 
 def _sent(kind: str, instruction: _Instruction, *, whole: bool) -> float:
-    """Return the bytes that each device sends; ``whole``: the shape is that before it is scattered."""
-    size, group = shape_bytes(instruction.shape), _group_size(instruction)
-    begins = instruction.opcode.endswith("-start")
+    """Return the bytes that each device sends; ``whole``: the shape is the one before it is scattered."""
+    size, group = shape_bytes(instruction.shape), len(_group(instruction))
+    begins = instruction.opcode.endswith("-start")  # its shape names arguments and results, except for all-reduces
     if kind == "collective-permute":
-        return size / 2 if begins else size  # one that begins gives its argument and its result
+        return size / 2 if begins else size
     if kind == "all-gather" and begins:
         return _ring(kind, size / (1 + 1 / group), group)
     if kind == "reduce-scatter" and not whole:
-        return _ring(kind, size * group, group)
+        return _ring(kind, size / (group + 1) * group if begins else size * group, group)
+    if kind == "all-to-all" and begins:
+        return _ring(kind, size / 2, group)
     return _ring(kind, size, group)
 
 
 def _ring(kind: str, size: float, group: int) -> float:
-    """Return the bytes that each of a group sends for a whole array of this size, passed on from neighbour to neighbour."""
+    """Return the bytes that each of a group sends for a whole array of this size, in a ring."""
     return (2 if kind == "all-reduce" else 1) * size * (group - 1) / group
 
 

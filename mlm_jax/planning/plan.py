@@ -17,8 +17,9 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Objective, kinds
-from mlm_jax.parallel import topology as topologies
+from mlm_jax.parallel import devices
 from mlm_jax.parallel.batches import check_rows, row_group
+from mlm_jax.parallel.gpu_targets import TARGETS
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.hlo import Work, work
@@ -28,6 +29,8 @@ from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
 from mlm_jax.training.flops import Flops
 from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program, build_program, make_train_step
+
+CUDNN_ATTENTION = (8, 0)  # the lowest compute capability that cuDNN's flash attention runs on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +151,13 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     Raises:
       UserError: the config cannot work, or the topology cannot be compiled for.
     """
-    config, chip = for_platform(config, topology), topology.chip
+    simulated = devices.is_simulated(topology)
+    config, chip = for_platform(config, topology, simulated=simulated), topology.chip
     if config.mesh.slices != topology.slices:
         raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
                         remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
-    mesh = make_mesh(config.mesh, topologies.devices(topology))
-    # Simulated devices are all of this process; GPUs are of one a machine at least.
-    groups = row_group(mesh)[1] if chip.platform != "gpu" else -(-topology.chips // chip.chips_per_host)
+    mesh = make_mesh(config.mesh, devices.devices(topology))
+    groups = row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts  # simulated: one process
     check_rows(config.tasks, mesh, config.training.microbatches, groups)
     planned = prepare(config, topology, mesh)
     begin = time.perf_counter()
@@ -162,13 +165,15 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     seconds = time.perf_counter() - begin
     parameters, optimizer = _by_group(planned.program)
     tokens, bounds = tokens_of(planned.batch), None
-    if done is not None and chip.platform == "tpu":
-        links, network = (sum(one.sent for one in kinds.values()) for kinds in (done.collectives, done.network))
+    if done is not None and not simulated:
+        over = (done.collectives, done.network)
+        links, network = (sum(one.sent for one in kinds.values()) for kinds in over)
+        waited = (sum(one.waited for one in over[0].values()), sum(one.waited for one in over[1].values()))
         bounds = roofline(topology, planned.flops, hbm=memory.arguments + 2 * done.written, links=links, network=network,
-                          tokens=tokens)  # fmt: skip
+                          tokens=tokens, waited=waited)  # fmt: skip
     return Plan(
         str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
-        parameters, optimizer, planned.flops, done, tokens, bounds, seconds, chip.platform != "tpu",
+        parameters, optimizer, planned.flops, done, tokens, bounds, seconds, simulated,
     )  # fmt: skip
 
 
@@ -184,7 +189,8 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
     platform = topology.chip.platform
     if config.model.dtype == "auto":
         config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
-    if platform == "gpu" and simulated:
+    too_old = platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
+    if platform == "gpu" and (simulated or too_old) and config.model.attention == "auto":
         config.model.attention = "reference"
     return config
 
@@ -210,8 +216,8 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
 
 def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]:
     program, batch = planned.program, planned.batch
-    # Simulated devices have as much as this machine has, and another platform's attention.
-    capacity = topology.chip.hbm_bytes / topology.chip.devices_per_chip if topology.chip.platform == "tpu" else 0.0
+    simulated = devices.is_simulated(topology)  # such devices have the memory of this machine
+    capacity = 0.0 if simulated else topology.capacity
     arguments = sum(_bytes(leaf)[1] for leaf in jax.tree.leaves((program.state, batch)))
     lowered = make_train_step(program, objectives=planned.objectives).lower(program.state, batch)  # type: ignore[attr-defined]
     try:
@@ -231,7 +237,7 @@ def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     peak = found.argument_size_in_bytes + outputs + found.temp_size_in_bytes + found.generated_code_size_in_bytes
     memory = Memory(found.argument_size_in_bytes, outputs, found.temp_size_in_bytes, peak, capacity)
-    return memory, work(compiled.as_text(), topology.slices)
+    return memory, work(compiled.as_text(), topology.slices, topology.linked if topology.chip.platform == "gpu" else 0)
 
 
 def _by_group(program: Program) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:

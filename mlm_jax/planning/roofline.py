@@ -1,4 +1,4 @@
-"""The least time a step can take: work of each kind over the peak rate that a chip's maker states for it."""
+"""How long a step takes at least, and about how long it should take: work of each kind over the chip's rates."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from mlm_jax.training.flops import Flops, mfu
 
 KINDS = ("matmul", "hbm", "links", "network")
 
+# The shares of its stated peaks that one H100 reached in JAX: 681 of 989 TFLOP/s (bfloat16 product of 8,192³), 2.2 of 3.35
+# TB/s (a copy, read and written). No other chip was measured; the same shares are taken for all.
+MATMUL_SHARE, HBM_SHARE = 0.69, 0.66
+
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """The least time a step can take, if all of a kind of work went at its peak and the kinds overlapped wholly.
+    """Bounds on a step, and what is expected of it.
 
     Attributes:
-      matmul: seconds of matrix products, with those that are repeated.
+      matmul: seconds of matrix products at the peak rate, with those that are repeated.
       hbm: seconds to write each intermediate to HBM and to read it once.
-      links: seconds to send what collectives send within a slice (ICI, NVLink).
-      network: seconds to send what goes from slice to slice (DCN).
-      tokens_per_second: over all devices, at most.
+      links: seconds to send what collectives send within a slice or a host (ICI, NVLink).
+      network: seconds to send what goes between slices or hosts.
+      tokens_per_second: over all devices, at most: if the kinds of work overlapped wholly.
       mfu: at most.
+      expected_seconds: of a step, if matrix products and memory reach :data:`MATMUL_SHARE` and :data:`HBM_SHARE` of
+        their peaks one after the other, and collectives overlap with them except for those that the program waits for.
+      expected_tokens_per_second: follows from it.
     """
 
     matmul: float
@@ -29,6 +36,8 @@ class Roofline:
     network: float
     tokens_per_second: float
     mfu: float
+    expected_seconds: float
+    expected_tokens_per_second: float
 
     @property
     def seconds(self) -> float:
@@ -41,24 +50,37 @@ class Roofline:
         return max(KINDS, key=lambda kind: getattr(self, kind))
 
 
-def roofline(topology: Topology, flops: Flops, *, hbm: float, links: float, network: float, tokens: int) -> Roofline:
+def roofline(
+    topology: Topology, flops: Flops, *, hbm: float, links: float, network: float, tokens: int,
+    waited: tuple[float, float] = (0.0, 0.0),
+) -> Roofline:  # fmt: skip
     """Return the bounds that peak rates set on a step.
 
     Args:
       topology: whose chip has peaks.
       flops: of all devices.
       hbm: bytes that each device writes and reads.
-      links: bytes that each device sends within its slice.
-      network: bytes that each device sends to other slices.
+      links: bytes that each device sends within its slice or host.
+      network: bytes that each device sends to other slices or hosts.
       tokens: of a step.
+      waited: of the bytes over links and over the network, those of collectives that nothing overlaps with.
     """
     chip, parts = topology.chip, topology.chip.devices_per_chip
+
+    def seconds_of(sent: float, bandwidth: float) -> float:
+        return sent / (bandwidth / parts) if sent else 0.0
+
     times = {
         "matmul": flops.executed / (topology.chips * chip.peak_flops),
-        "hbm": hbm / (chip.hbm_bandwidth / parts),
-        "links": links / (chip.link_bandwidth / parts),
-        "network": network / (chip.network_bandwidth / parts) if network else 0.0,
+        "hbm": seconds_of(hbm, chip.hbm_bandwidth),
+        "links": seconds_of(links, chip.link_bandwidth),
+        "network": seconds_of(network, chip.network_bandwidth),
     }
     seconds = max(times.values())
-    return Roofline(**times, tokens_per_second=tokens / seconds,
-                    mfu=mfu(flops.model, seconds, topology.chips, chip.peak_flops))  # fmt: skip
+    waiting = seconds_of(waited[0], chip.link_bandwidth) + seconds_of(waited[1], chip.network_bandwidth)
+    working = times["matmul"] / MATMUL_SHARE + times["hbm"] / HBM_SHARE
+    expected = max(working + waiting, times["links"], times["network"])
+    return Roofline(
+        **times, tokens_per_second=tokens / seconds, mfu=mfu(flops.model, seconds, topology.chips, chip.peak_flops),
+        expected_seconds=expected, expected_tokens_per_second=tokens / expected,
+    )  # fmt: skip

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mlm_jax.common.console import plain_console, table_console
-from mlm_jax.parallel import topology as topologies
-from mlm_jax.parallel.topology import Topology
+from mlm_jax.parallel.devices import is_simulated, why_simulated
+from mlm_jax.parallel.topology import Topology, parse
 from mlm_jax.planning.estimate import Estimate, fits
 from mlm_jax.planning.hlo import Work
 from mlm_jax.planning.plan import Plan, plan
@@ -22,28 +22,33 @@ from mlm_jax.planning.roofline import Roofline
 from mlm_jax.planning.search import Estimator, Found, search
 
 SHOWN = 10  # estimates that a search's table lists
-BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links in a slice", "network": "network between slices"}
+BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links", "network": "network"}
 
 
-def plan_command(config: ConfigDict, topology_name: str, *, as_json: bool = False, confirm: int | None = None) -> int:
+def plan_command(
+    config: ConfigDict, topology_name: str, *, chip: str = "", as_json: bool = False, confirm: int | None = None
+) -> int:
     """Print a plan, or what a search found; return 1 if the step does not fit.
 
     Args:
       config: the run's config.
       topology_name: such as ``v5e:4x4``.
+      chip: numbers of a chip that is not in the table, as ``--chip`` gives them.
       as_json: print JSON and nothing else.
       confirm: search, and compile until so many plans fit; None plans the config as it is.
 
     Raises:
       UserError: as :func:`plan` and :func:`search`.
     """
-    topology = topologies.parse(topology_name)
-    if topology.chip.platform != "tpu" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    topology = parse(topology_name, chip)
+    if is_simulated(topology) and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", topology.device_count)
     console, progress = table_console(soft_wrap=True), plain_console(stderr=True)
     if confirm != 0:
         each = "each plan" if confirm else "the step"
-        progress.print(f"compiling {each} for {topology}, which takes minutes where a model is deep")
+        if reason := why_simulated(topology):
+            progress.print(f"memory and speed are estimated by formula: {reason}")
+        progress.print(f"compiling {each} for {topology}, which takes minutes for a deep model")
     if confirm is not None:
         found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
         if as_json:
@@ -81,7 +86,7 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
         groups.add_row(name, *(_gb(size) for size in sizes))
     console.print(groups)
     if made.work is not None:
-        _show_work(made.work, console)
+        _show_work(made.work, console, simulated=made.simulated)
     flops = Table("FLOPs of a step", _number("TFLOP"))
     for name, value in (
         *made.flops.parts.items(),
@@ -93,24 +98,32 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
     if bounds is not None:
         table = Table("bound", _number("ms a step"))
         for kind, name in BOUNDS.items():
-            if kind != "network" or topology.slices > 1:
+            if kind != "network" or bounds.network:
                 table.add_row(name, _thousandths(getattr(bounds, kind) * 1e3))
         console.print(table)
         console.print(
             f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
         )
+    if topology.chip.platform == "gpu" and not made.simulated:
+        console.print("not known without the card: which kernels autotuning takes (cuBLAS where Triton is listed here, other tile "
+                      "sizes), and the workspace of cuBLAS, cuDNN and NCCL")  # fmt: skip
     console.print(f"compiled in {made.compile_seconds:.1f} s")
 
 
-def _show_work(done: Work, console: Console) -> None:
+def _show_work(done: Work, console: Console, *, simulated: bool) -> None:
     if done.collectives or done.network:
-        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device")))
+        table = Table("collective", "over", *map(_number, ("a step", "GB sent by each device", "of it waited for")))
         for over, kinds in (("links", done.collectives), ("network", done.network)):
             for kind, one in kinds.items():
-                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent))
+                table.add_row(kind, over, f"{one.count:,}", _gb(one.sent), _gb(one.waited))
         console.print(table)
     else:
         console.print("no collectives: devices send each other nothing")
+    if not simulated:
+        table = Table("kernels", _number("a step"))
+        for kind, count in done.kernels.items():
+            table.add_row(kind, f"{count:,}")
+        console.print(table)
     if done.unknown_loops:
         console.print(f"{done.unknown_loops} loop(s) of unknown length: what they do is counted once")
     if done.cycles:
@@ -128,7 +141,7 @@ def show_search(found: Found, topology: Topology, console: Console) -> None:
     console.print(table)
     if not found.compiled:
         return
-    if topology.chip.platform != "tpu":
+    if found.compiled[0][1].simulated:
         console.print(f"{len(found.compiled)} of them compiled for simulated CPU devices; what fits and how fast is the formula's")
         return
     console.print(f"{len(found.compiled)} compiled, of which {len(found.plans)} fit:")

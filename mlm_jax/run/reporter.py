@@ -17,7 +17,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.objectives.multitask import uncertainty_weight
-from mlm_jax.parallel.topology import chip_of
+from mlm_jax.parallel.chips import chip_of
 from mlm_jax.report import (
     LanguageRow,
     language_rows,

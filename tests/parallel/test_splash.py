@@ -8,19 +8,19 @@ import pytest
 from mlm_jax.common.errors import UserError
 from mlm_jax.model.attention import attention
 from mlm_jax.model.kernels import splash
-from mlm_jax.parallel import topology
+from mlm_jax.parallel import devices, topology
 from mlm_jax.parallel.batches import batch_sharding
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.rules import partition_spec
 
-needs_libtpu = pytest.mark.skipif(not topology.libtpu_installed(), reason=f"no libtpu: {topology.INSTALL_TPU}")
+needs_libtpu = pytest.mark.skipif(not devices.libtpu_installed(), reason=f"no libtpu: {devices.INSTALL_TPU}")
 ROWS, LENGTH, HEADS, KV_HEADS, HEAD_DIM = 4, 512, 4, 2, 64
 
 
 def compiled(name, mesh_sizes, *, implementation="splash", **mask):
     """Return the optimised program of attention and its gradients on a topology."""
     mesh = make_mesh(
-        {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1} | mesh_sizes, topology.devices(topology.parse(name))
+        {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1} | mesh_sizes, devices.devices(topology.parse(name))
     )
 
     def array(heads):

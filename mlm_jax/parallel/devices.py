@@ -1,0 +1,108 @@
+"""Devices to compile for: those of a topology that need not exist on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.quiet import quiet_stderr
+from mlm_jax.parallel.gpu_targets import TARGETS, target_config
+from mlm_jax.parallel.topology import Topology
+
+INSTALL_TPU = "pip install 'mlm_jax[tpu]'"
+INSTALL_CUDA = "pip install 'mlm_jax[cuda]'"
+
+
+def devices(topology: Topology) -> Sequence[jax.Device]:
+    """Return devices to compile for: of the topology itself if its compiler is here, otherwise simulated CPU devices.
+
+    Raises:
+      UserError: libtpu is missing, it does not know the topology, or too few devices are simulated.
+    """
+    if topology.chip.platform == "tpu":
+        return _tpu_devices(topology)
+    if not is_simulated(topology):
+        return _gpu_devices(topology)
+    found = jax.devices("cpu")
+    if len(found) < topology.device_count:
+        raise UserError(
+            f"{topology} needs {topology.device_count} simulated devices, and there are {len(found)}",
+            remedy=f"set XLA_FLAGS=--xla_force_host_platform_device_count={topology.device_count}",
+        )
+    return found[: topology.device_count]
+
+
+def is_simulated(topology: Topology) -> bool:
+    """Return whether CPU devices stand for the topology's, because nothing here compiles for its chips."""
+    if topology.chip.platform == "gpu":
+        return topology.chip.name not in TARGETS or not cuda_installed()
+    return topology.chip.platform == "cpu"
+
+
+def why_simulated(topology: Topology) -> str:
+    """Return why the topology's own devices are not compiled for; "" if they are."""
+    if topology.chip.platform != "gpu" or not is_simulated(topology):
+        return ""
+    if topology.chip.name not in TARGETS:
+        return f"XLA's compiler is not told enough about {topology.chip.name} (it is about {', '.join(TARGETS)})"
+    return f"the compiler for {topology.chip.name} is not installed; {INSTALL_CUDA} brings it, no GPU is needed"
+
+
+def cuda_installed() -> bool:
+    """Return whether the compiler of NVIDIA's GPUs is installed, which is JAX's CUDA plugin."""
+    return any(importlib.util.find_spec(f"jax_plugins.xla_cuda{version}") for version in (13, 12)) if _plugins() else False
+
+
+def libtpu_installed() -> bool:
+    """Return whether the compiler of TPUs is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def _plugins() -> bool:
+    return importlib.util.find_spec("jax_plugins") is not None
+
+
+def _gpu_devices(topology: Topology) -> Sequence[jax.Device]:
+    """Return GPUs that are not here, of processes that have a host each."""
+    each = topology.chips // topology.hosts
+    joined = max(1, topology.linked // each)  # hosts in one NVLink network
+    partitions = -(-topology.hosts // joined)
+    shape = f"{partitions}x{topology.hosts // partitions}x{each}"
+    with quiet_stderr():
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name="", target_config=target_config(topology.chip), topology=shape
+        ).devices
+
+
+def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
+    # There is no machine to ask about its TPUs, and another process may be compiling as well.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    try:
+        name = str(dataclasses.replace(topology, slices=1))
+        with quiet_stderr():  # libtpu says at length that there is no TPU here
+            return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        if not libtpu_installed():
+            raise UserError(
+                f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
+            ) from error
+        raise UserError(f"libtpu does not know the topology {topology}: {one_line(error)}",
+                        remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
+
+
+def _options(topology: Topology) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.chip.name == "v4":
+        options["chip_config_name"] = "megacore"  # its two cores are one device
+    if topology.chip.name in ("v5e", "v6e"):  # machines of four chips, or of one, as on Colab
+        options["chips_per_host_bounds"] = (1, 1, 1) if math.prod(topology.shape) == 1 else (2, 2, 1)
+    return options
