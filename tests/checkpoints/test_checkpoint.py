@@ -307,7 +307,7 @@ def test_weights_are_taken_by_patterns_and_renamed(workdir, same_shapes, caplog)
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"form": "x"}, "no key 'form'"),
+    ({"form": "x"}, "unknown key 'form'; did you mean 'from'"),
     ({"include": ()}, "takes no parameter"),
     ({"include": ("decoder/.*",)}, "'include': no parameter matches 'decoder/.*'; did you mean 'encoder'?"),
     ({"exclude": ("encoder/(",)}, "'exclude': 'encoder/(' is not a regular expression"),
