@@ -1,7 +1,7 @@
 r"""Back-translation: real pairs alone against real and synthetic ones.
 
     mlm-jax train --config configs/back_translation.py:reverse --workdir runs/back/reverse
-    PYTHONPATH=.:configs python -c "from configs.back_translation import *; print(*german_alone(4000), sep='\n')" \
+    python -c "from configs.back_translation import *; print(*german_alone(4000), sep='\n')" \
       > runs/back/german.txt
     mlm-jax translate runs/back/reverse --from de --to en --synthetic back --margin 1.0 \
       --input runs/back/german.txt --output runs/back/synthetic.tsv
@@ -16,8 +16,7 @@ with the tag <BT> on its English side. The same number of steps for both.
 
 from itertools import islice
 
-from small import choose, run_for, small_config
-
+from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
 from mlm_jax.data.text import corpora
 

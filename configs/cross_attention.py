@@ -23,7 +23,7 @@ are aligned rightly. (With ``scaled_dot`` and ``residual`` it was 11 %: bilinear
 
 import random
 
-from small import choose, run_for, small_config
+from configs.small import choose, run_for, small_config
 
 STAGES = ("source", "attention", "decoder", "genre", "synthetic")
 SYNTHETIC, WORDS = "en-xx", 100  # the pair of languages, and words in each

@@ -11,8 +11,7 @@ bits per byte; its numbers are in docs/methods.md.
 
 from itertools import islice
 
-from small import choose, run_for, small_config
-
+from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
 
 VARIANTS = ("source", "target", "scratch")

@@ -11,8 +11,7 @@ English from and into four languages, of which Hindi has a tenth of the text. Th
 
 from itertools import islice
 
-from small import choose, run_for, small_config
-
+from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
 
 LANGUAGES = ("en", "de", "fr", "ru", "hi")

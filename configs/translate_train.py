@@ -1,7 +1,7 @@
 r"""Translate-train: German labels that nobody gave, by translating English text that has some.
 
     mlm-jax train --config configs/translate_train.py:translator --workdir runs/translate_train/translator
-    PYTHONPATH=.:configs python -c "from configs.translate_train import *; print(*english_texts(), sep='\n')" \
+    python -c "from configs.translate_train import *; print(*english_texts(), sep='\n')" \
       > runs/translate_train/en.txt
     mlm-jax translate runs/translate_train/translator --from en --to de --synthetic forward --margin 0 --beams 1 \
       --input runs/translate_train/en.txt --output runs/translate_train/synthetic.tsv
@@ -16,8 +16,7 @@ many steps and are tested on verses of other books.
 
 from itertools import islice
 
-from small import GENRES, balanced_genre, choose, run_for, small_config
-
+from configs.small import GENRES, balanced_genre, choose, run_for, small_config
 from mlm_jax.data import bible
 from mlm_jax.data.text import corpora
 

@@ -1,14 +1,12 @@
 """Every config file loads, and its program can be built: shapes only, nothing is allocated."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import jax
 import pytest
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config import check_keys, default_config, load_config
+from mlm_jax.config import check_keys, default_config, import_config, load_config
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.check import check_config
@@ -24,13 +22,9 @@ FILES = {
 
 
 def variants():
-    sys.path.insert(0, str(FOLDER))  # a config imports its neighbour
-    try:
-        for name, names in FILES.items():
-            for variant in ("", *getattr(importlib.import_module(name), names)):
-                yield f"{name}.py:{variant}" if variant else f"{name}.py"
-    finally:
-        sys.path.remove(str(FOLDER))
+    for name, names in FILES.items():
+        for variant in ("", *getattr(import_config(FOLDER / f"{name}.py"), names)):
+            yield f"{name}.py:{variant}" if variant else f"{name}.py"
 
 
 @pytest.mark.parametrize("config_file", variants())

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import difflib
 import inspect
 import re
-import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.config.check import check_values
-from mlm_jax.config.keys import default_config
+from mlm_jax.config.keys import KEYS, default_config
+from mlm_jax.config.module import import_file
 from mlm_jax.config.values import BadValue
+from mlm_jax.config.words import here
 
-WHERE_KEYS_ARE = "mlm_jax/config/keys.py lists every key"
+WHERE_KEYS_ARE = "mlm-jax config lists every key"
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict:
@@ -103,11 +105,11 @@ def set_key(config: ConfigDict, key: str, value: str) -> None:
     for parent in parents:
         if not isinstance(target, (ConfigDict, dict)) or parent not in target:
             known = target.keys() if isinstance(target, (ConfigDict, dict)) else ()
-            raise UserError(f"unknown config key {key!r}{nearest(parent, known)}", remedy=WHERE_KEYS_ARE)
+            raise UserError(f"unknown config key {key!r}{here(last) or _hint(parent, known)}", remedy=WHERE_KEYS_ARE)
         target = target[parent]
     if not isinstance(target, (ConfigDict, dict)) or (isinstance(target, ConfigDict) and last not in target):
         known = target.keys() if isinstance(target, ConfigDict) else ()
-        raise UserError(f"unknown config key {key!r}{nearest(last, known)}", remedy=WHERE_KEYS_ARE)
+        raise UserError(f"unknown config key {key!r}{_hint(last, known)}", remedy=WHERE_KEYS_ARE)
     literal = _literal(value)
     if isinstance(target, ConfigDict):
         if isinstance(target[last], bool) and isinstance(literal, str) and literal.lower() in ("true", "false"):
@@ -129,7 +131,7 @@ def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
     """
     for key, value in config.items():
         if key not in known:
-            raise UserError(f"unknown config key {prefix + key!r}{nearest(key, known.keys())}", remedy=WHERE_KEYS_ARE)
+            raise UserError(f"unknown config key {prefix + key!r}{_hint(key, known)}", remedy=WHERE_KEYS_ARE)
         if isinstance(known[key], ConfigDict):
             check_keys(value, known[key], f"{prefix}{key}.")
         elif not _same_kind(value, known[key]):
@@ -154,27 +156,23 @@ def _literal(text: str):
         return text
 
 
-def import_config(path: str | Path):
-    """Import a config file as a module.
+def import_config(path: str | Path) -> ModuleType:
+    """Import a config file as a module; the same file is always the same module.
 
     Raises:
       UserError: it is missing or fails; the message names file and line.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UserError("there is no such config file", file=file, remedy="see the folder configs/ for examples")
-    if file.suffix != ".py":
-        raise UserError("a config file is Python, and ends in .py", file=file, remedy="see configs/demo.py")
-    spec = importlib.util.spec_from_file_location(f"mlm_jax_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # What a config names ("module:function", its neighbours) is found beside it and in the working directory.
-    sys.path += [folder for folder in (str(file.resolve().parent), str(Path.cwd())) if folder not in sys.path]
     try:
-        spec.loader.exec_module(module)
+        return import_file(file)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(_problem(error), file=file, line=_line_in(error, file)) from error
-    return module
+        neighbour = file.parent / f"{getattr(error, 'name', None)}.py"
+        remedy = ""
+        if isinstance(error, ModuleNotFoundError) and neighbour.is_file():  # of a package: its modules have one name each
+            remedy = f"write from {file.resolve().parent.name}.{neighbour.stem} import …"
+        raise UserError(_problem(error), file=file, line=_line_in(error, file), remedy=remedy) from error
 
 
 def _line_that_names(key: str, file: Path) -> int | None:
@@ -196,13 +194,23 @@ def _line_in(error: BaseException, file: Path) -> int | None:
 
 
 def _problem(error: BaseException) -> str:
-    unknown = re.search(r"""'(\w+)\\?'\\nDid you mean "(\w+)" instead""", str(error))
-    if unknown:  # of reading a key that is not there
-        return f"unknown config key {unknown[1]!r}; did you mean {unknown[2]!r}?"
-    locked = re.search(r'Key "(\w+)" does not exist.*?(Did you mean "(\w+)")?( instead of.*)?$', str(error), re.DOTALL)
-    if locked:
-        return f"unknown config key {locked[1]!r}" + (f"; did you mean {locked[3]!r}?" if locked[3] else "")
+    """Return what an exception says in one line; of an unknown key, which one is meant."""
+    set_there = re.search(r'Key "(\w+)" does not exist', str(error))
+    read_there = re.match(r"""\W*(\w+)\W*(\\nDid you mean|$)""", str(error))
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename if error.__traceback__ else ""
+    unknown = set_there or read_there
+    if unknown and isinstance(error, (AttributeError, KeyError)) and "ml_collections" in raised_in:
+        meant = re.search(r'Did you mean "(\w+)"', str(error))
+        return f"unknown config key {unknown[1]!r}{_hint(unknown[1], [meant[1]] if meant else [])}"
     return one_line(error) or type(error).__name__
+
+
+def _hint(name: str, siblings: Iterable[str]) -> str:
+    """Return what an unknown key is called here, the nearest key of its group or of another one, or an empty string."""
+    elsewhere = {key.name.rpartition(".")[2]: key.name for key in KEYS}
+    close = [name] if name in elsewhere else difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.8)
+    other = f"; did you mean {elsewhere[close[0]]!r}?" if close else ""
+    return here(name) or (other if name in elsewhere else nearest(name, siblings) or other)
 
 
 def _remedy(error: BaseException) -> str:

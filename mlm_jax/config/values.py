@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.words import here
 
 ABOVE_ZERO = 1e-30  # the least value of a number that must be above 0
 BELOW_ONE = math.nextafter(1, 0)  # the largest value of a number that must be below 1
@@ -235,7 +236,7 @@ class Entry:
                 raise BadValue(f"{key}.{old}", f"{key}.{old} is now called {new!r}", f"rename it to {key}.{new}")
         for name in value:
             if name not in known and not self.open:
-                raise BadValue(f"{key}.{name}", f"{key} has an unknown key {name!r}{nearest(name, known)}",
+                raise BadValue(f"{key}.{name}", f"{key} has an unknown key {name!r}{nearest(name, known) or here(name)}",
                                f"its keys are {', '.join(known)}")  # fmt: skip
         for name, entry in known.items():
             if entry.default is REQUIRED and name not in value:

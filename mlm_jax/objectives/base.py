@@ -12,6 +12,7 @@ import numpy as np
 
 from mlm_jax.common.errors import nearest
 from mlm_jax.config.values import BadValue
+from mlm_jax.config.words import here
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 
 # {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
@@ -122,8 +123,9 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
     known = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
     for name in options:
         if name not in known:
-            raise BadValue(f"tasks.{task}.{name}", f"tasks.{task} has no option {name!r}{nearest(name, [*known, *others])}",
-                           f"its options are {', '.join([*others, *known])}")  # fmt: skip
+            meant = nearest(name, [*known, *others]) or here(name, task)
+            problem = f"tasks.{task} has no option {name!r}{meant}"
+            raise BadValue(f"tasks.{task}.{name}", problem, f"its options are {', '.join([*others, *known])}")
     return kind(task=task, **options)
 
 
