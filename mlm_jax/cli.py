@@ -32,6 +32,7 @@ VERBS = {  # in the order in which --help lists them
     "import-hf": "import_hf",
     "export-hf": "export_hf",
     "sweep": "sweep",
+    "compare": "compare",
     "plan": "plan",
     "report": "report",
 }

@@ -13,6 +13,7 @@ from typing import Any
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
+from mlm_jax.report.comparison import Run, page_of
 from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
@@ -33,29 +34,28 @@ def write_report(workdir: str | Path) -> Path:
     """
     workdir = local_path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
-    return _write(workdir / "report.html", page_data(sections, history, name=workdir.resolve().name))
+    file = workdir / "report.html"
+    write_whole(file, render(page_data(sections, history, name=workdir.resolve().name)))
+    return file
 
 
-def write_page(file: Path, *, title: str, lines: Sequence[str], curves: Mapping[str, Any]) -> Path:
-    """Write a page of curves only, such as a sweep's, and return its path.
+def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: Run | None = None) -> Path:
+    """Write a page that compares runs, and return its path.
 
     Args:
       file: to write.
+      runs: to compare.
       title: of the page.
-      lines: names of what is compared.
-      curves: {"de/loss": {"eval": {line: series}}}.
+      baseline: the run that differences are to; the first one if not given.
     """
-    steps = max((points[-1][0] for splits in curves.values() for one in splits.values() for points in one.values()), default=0)
-    return _write(file, {
-        "title": title, "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()), "steps": steps,
-        "languages": list(lines), "facts": [], "curves": curves, "run": [], "shares": {"plan": {}, "realised": {}},
-        "table": [], "retrieval": None, "map": None, "samples": {}, "config": [],
-    })  # fmt: skip
-
-
-def _write(file: Path, data: Mapping[str, Any]) -> Path:
-    write_whole(file, render(data))
+    data = page_of(runs, title, file.parent, baseline) | {"written": now()}
+    write_whole(file, fill("comparison.html", ("charts.js", "comparison.js"), data))
     return file
+
+
+def now() -> str:
+    """Return the time as pages show it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime())
 
 
 def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
     }
     return {
         "title": sections.get("title") or name,
-        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+        "written": now(),
         "steps": max(series[-1][0] for series in history.values()),
         "languages": languages,
         "facts": sections.get("facts", []),
@@ -100,21 +100,24 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """Put data, style and script into the page."""
+    """Return the report's page."""
+    return fill("page.html", ("charts.js", "sections.js"), data, table=table_html(data["table"]))
+
+
+def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: str) -> str:
+    """Put data, style, scripts and other parts into a page that has ``{{name}}`` in their places."""
     folder = files("mlm_jax.report") / "page"
-    read = lambda name: (folder / name).read_text(encoding="utf-8")  # noqa: E731
+
+    def read(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
     # "</script>" in a sample must not end the script, and "<!--" must not open a comment.
-    encoded = json.dumps(plain(data), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    parts = {
-        "title": html.escape(str(data["title"])),
-        "style": read("style.css"),
-        "table": table_html(data["table"]),
-        "data": encoded,
-        "script": read("charts.js") + read("sections.js"),
-    }
-    page = read("page.html")
-    pieces = page.split("{{")
-    return pieces[0] + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in pieces[1:])
+    parts["data"] = json.dumps(plain(data), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    parts["title"] = html.escape(str(data["title"]))
+    parts["style"] = read("style.css")
+    parts["script"] = "".join(read(name) for name in scripts)
+    first, *pieces = read(page).split("{{")
+    return first + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in pieces)
 
 
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,46 +10,45 @@ Beside ``get_config`` in the same file::
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import hashlib
 import itertools
 import json
 import os
-import queue
 import shlex
+import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from ml_collections import ConfigDict
+from rich.console import Console
 
 from mlm_jax.checkpoints.workdir import check_workdir
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.common.files import append_to, write_whole
+from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
-from mlm_jax.report.history import read_events, read_history, thin
-from mlm_jax.report.page import write_page
+from mlm_jax.data.store.freshness import request
+from mlm_jax.report.comparison import FINISHED, Run, read_run, seeds_table, summary_table
+from mlm_jax.report.page import write_comparison
+from mlm_jax.run.trials import INTERRUPTED, UNFINISHED, Trial, is_finished, run_trials
 
-Trial = dict[str, Any]  # config key → value
-COMPARISON, PLOT, LOG = "comparison.json", "comparison.html", "log.txt"
-METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what trials are compared by, of every task
-INTERRUPTED = 130  # exit code after Ctrl-C
+Settings = dict[str, Any]  # of a trial: config key → value
+COMPARISON, PLOT = "comparison.json", "comparison.html"
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
-def product(axes: Mapping[str, Iterable[Any]]) -> list[Trial]:
+def product(axes: Mapping[str, Iterable[Any]]) -> list[Settings]:
     """Return a trial for every combination of values."""
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
-def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
+def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
     """Return a trial for every position in value lists of the same length.
 
     Raises:
@@ -61,12 +60,12 @@ def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
     return [dict(zip(axes, values)) for values in zip(*axes.values())]
 
 
-def chain(*sweeps: Iterable[Trial]) -> list[Trial]:
+def chain(*sweeps: Iterable[Settings]) -> list[Settings]:
     """Return the trials of several sweeps, one after another."""
     return [*itertools.chain(*sweeps)]
 
 
-def trial_name(trial: Trial) -> str:
+def trial_name(trial: Settings) -> str:
     """Return the trial's folder: "alpha=0.3,seed=1"; a long name ends in a hash of what does not fit."""
     short = {key: key.rpartition(".")[2] for key in trial}
     doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
@@ -78,7 +77,7 @@ def trial_name(trial: Trial) -> str:
     return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}…{digest}"
 
 
-def read_trials(file: str) -> list[Trial]:
+def read_trials(file: str) -> list[Settings]:
     """Return the trials of a config file; an argument behind its name is for ``get_config`` only.
 
     Raises:
@@ -112,7 +111,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def trial_settings(trial: Trial, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+def trial_settings(trial: Settings, overrides: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the ``key=value`` settings of a trial, behind those of all trials."""
     return (*overrides, *(f"{key}={value!r}" for key, value in trial.items()))
 
@@ -121,11 +120,6 @@ def command(verb: str, file: str, workdir: Path, settings: Sequence[str]) -> lis
     """Return the command of a verb of mlm-jax for a trial."""
     pairs = itertools.chain.from_iterable(("--set", setting) for setting in settings)
     return [sys.executable, "-m", "mlm_jax.cli", verb, "--config", file, "--workdir", str(workdir), *pairs]
-
-
-def is_finished(workdir: Path, steps: int) -> bool:
-    """Return whether a trial's last step has been evaluated."""
-    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir))
 
 
 def devices(parallel: int) -> list[dict[str, str]]:
@@ -148,8 +142,9 @@ def devices(parallel: int) -> list[dict[str, str]]:
 def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: Sequence[str] = (), dry_run: bool = False) -> int:
     """Run the trials that are not finished, ``parallel`` at a time, and compare all of them.
 
-    Trials that were interrupted go on from their last checkpoint. Of several at a time each sees a device of its own. A
-    token store that trials share is prepared before the first of them begins.
+    Trials that were interrupted go on from their last checkpoint. Of several at a time each sees a device of its own.
+    Trials with the same text and vocabulary share a token store, below WORKDIR/stores unless the config names one; if
+    several run at a time, it is prepared before the first of them begins. All share their compiled programs.
 
     Args:
       file: config file with ``get_config`` and ``sweep``.
@@ -159,139 +154,106 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
       dry_run: print each trial's command instead of running it.
 
     Returns:
-      0, or 1 if a trial failed, or 130 after Ctrl-C or where a signal stopped a trial: those under way have saved, and the
-      same command continues.
+      0, or 1 if a trial failed, or, if a signal stopped the sweep, 130 after Ctrl-C and 75 otherwise: trials under way
+      have saved, and the same command continues.
 
     Raises:
       UserError: the file or a trial cannot work, or a trial's folder belongs to another config.
     """
     if parallel < 1:
-        raise UserError(f"there cannot be {parallel} trials at a time", remedy="give --parallel a number from 1")
+        raise UserError(f"--parallel must be at least 1, not {parallel}", remedy="give a number from 1")
     console, workdir, slots = table_console(), local_path(workdir), devices(parallel)
     say = functools.partial(console.print, soft_wrap=True)
-    listed = read_trials(file)
-    trials = {trial_name(trial): trial_settings(trial, overrides) for trial in listed}
-    configs = {name: load_config(file, settings) for name, settings in trials.items()}
+    listed = {trial_name(trial): trial for trial in read_trials(file)}
+    settings = {name: trial_settings(trial, overrides) for name, trial in listed.items()}
+    configs = {name: load_config(file, given) for name, given in settings.items()}
     for name, config in configs.items():
+        if not config.data.store:
+            store = shared_store(workdir, config)
+            settings[name] = (*settings[name], f"data.store={store}")
+            config.data.store = str(store)
         check_workdir(workdir / name, config)
     waiting = [name for name, config in configs.items() if not is_finished(workdir / name, config.steps)]
-    say(f"{len(trials)} trials, {len(trials) - len(waiting)} finished before")
-    commands = {name: command("train", file, workdir / name, trials[name]) for name in waiting}
+    say(f"{len(listed)} trials, {len(listed) - len(waiting)} finished before")
+    commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():
             say(shlex.join(train))
         return 0
-    shared = {configs[name].data.store: name for name in reversed(waiting) if configs[name].data.store}
+    shared = {configs[name].data.store: name for name in reversed(waiting)}
     for store, name in shared.items() if parallel > 1 else ():
         say(f"preparing {store}")
-        if subprocess.run(command("prepare", file, workdir / name, trials[name]), check=False).returncode:
+        if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # it has said why
-    code = _run_trials(commands, workdir, {name: config.steps for name, config in configs.items()}, slots, say)
-    if code == INTERRUPTED:
+    trials = [Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting]
+    states, stopped_by = run_trials(trials, slots, say)
+    runs = write_results(workdir, listed, states)
+    if stopped_by:
         say("interrupted; the same command continues")
-        return code
-    results = compare(workdir, listed)
-    if results:
-        say(f"curves of all trials: {plot(workdir, [result['name'] for result in results])}")
-    for metric in compared_metrics(key for result in results for key in result["metrics"]):
-        console.print(comparison_table(results, metric))
-    return code
+        return INTERRUPTED if stopped_by == signal.SIGINT else UNFINISHED
+    if any(run.metrics for run in runs):
+        show(runs, console)
+        say(f"language by language, and curves: {workdir / PLOT}")
+    return int(any(state.startswith("failed") for state in states.values()))
 
 
-def _run_trials(commands: Mapping[str, Sequence[str]], workdir: Path, steps: Mapping[str, int], slots: Sequence[dict[str, str]],
-                say: Callable[[str], None]) -> int:  # fmt: skip
-    """Run trials, as many at a time as there are slots, and return 0, 1 if one failed, or 130 where a signal stopped one.
+def shared_store(workdir: Path, config: ConfigDict) -> Path:
+    """Return the folder of the token store of trials that read the same text in the same vocabulary."""
+    asked = request(config)
+    same = json.dumps([asked[key] for key in ("data", "vocabulary", "languages")], sort_keys=True)
+    return workdir / "stores" / hashlib.sha256(same.encode()).hexdigest()[:8]
 
-    Args:
-      commands: {trial: command}.
-      workdir: of the sweep; what a trial prints goes into its folder's log.txt.
-      steps: {trial: steps}.
-      slots: environment variables that give a process its device.
-      say: prints a line.
+
+def environment(workdir: Path, name: str) -> dict[str, str]:
+    """Return environment variables of a trial: compiled programs are shared, W&B groups the trials.
+
+    Variables that are set already are left as they are.
     """
-    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    for slot in slots:
-        free.put(slot)
-    stopped = threading.Event()  # a signal that has reached a trial is meant for the sweep
-
-    def run(name: str) -> tuple[str, int | None]:
-        if stopped.is_set():
-            return name, None
-        folder, one_device = workdir / name, free.get()
-        folder.mkdir(parents=True, exist_ok=True)
-        say(f"{name}: begins, see {folder / LOG}")
-        with append_to(folder / LOG) as log:
-            environment = os.environ | one_device
-            code = subprocess.run(commands[name], stdout=log, stderr=log, env=environment, check=False).returncode
-        free.put(one_device)
-        if code in (0, INTERRUPTED) and not is_finished(folder, steps[name]):
-            stopped.set()
-        return name, code
-
-    failed = False
-    with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
-        try:
-            for done in concurrent.futures.as_completed([pool.submit(run, name) for name in commands]):
-                name, code = done.result()
-                if code is not None and not stopped.is_set():
-                    failed |= code != 0
-                    say(f"{name}: {f'failed: {last_line(workdir / name / LOG)}' if code else 'finished'}")
-        except KeyboardInterrupt:  # the trials got it too: they save and end
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-    return INTERRUPTED if stopped.is_set() else int(failed)
+    ours = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.resolve() / "compiled"),
+        "WANDB_RUN_GROUP": workdir.resolve().name,
+        "WANDB_TAGS": ",".join(part[:64] for part in name.split(",")),  # W&B's longest tag
+    }
+    return {variable: value for variable, value in ours.items() if variable not in os.environ}
 
 
-def last_line(file: Path) -> str:
-    """Return the last line of a trial's log, which says why it failed."""
-    return next((line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a word")
-
-
-def compared_metrics(keys: Iterable[str]) -> list[str]:
-    """Return what trials are compared by, ``eval/loss`` or ``eval/genre/accuracy``, of keys with a language behind it."""
-    metrics = dict.fromkeys(key.rpartition("/")[0] for key in keys)
-    return [metric for metric in metrics if metric.rpartition("/")[2] in METRICS]
-
-
-def compare(workdir: Path, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Write and return the last evaluation of every trial: [{"trial", "step", "metrics"}]."""
-    results = []
-    for trial in trials:
-        evaluations = [event for event in read_events(workdir / trial_name(trial)) if any(key.startswith("eval/") for key in event)]
-        if evaluations:
-            last = evaluations[-1]
-            metrics = {key: value for key, value in last.items() if key.startswith("eval/")}
-            results.append({"trial": trial, "name": trial_name(trial), "step": last["step"], "metrics": metrics})
-    write_whole(workdir / COMPARISON, json.dumps(results, indent=1, default=str))
-    return results
-
-
-def plot(workdir: Path, names: Sequence[str]) -> Path:
-    """Write and return a page with a chart a language and metric, in which every trial is a curve.
+def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping[str, str]) -> list[Run]:
+    """Write comparison.json and comparison.html, and return the trials as runs.
 
     Args:
       workdir: of the sweep.
-      names: of the trials, each with a ``metrics.jsonl`` in its folder.
+      trials: {name: settings}.
+      states: of the trials that were run now; those of others are told from their metrics and from the last comparison.
     """
-    histories = {name: read_history(workdir / name) for name in names}
-    metrics = compared_metrics(key for history in histories.values() for key in history if key.startswith("eval/"))
-    keys = {key for history in histories.values() for key in history if key.rpartition("/")[0] in metrics}
-    curves = {}
-    for key in sorted(keys, key=lambda key: key.rpartition("/")[::-2]):  # by language, then by metric
-        metric, _, language = key.removeprefix("eval/").rpartition("/")
-        lines = {name: thin(history[key]) for name, history in histories.items() if key in history}
-        curves[f"{language}/{metric}"] = {"eval": lines}
-    return write_page(workdir / PLOT, title=f"{workdir.name}: {len(names)} trials", lines=names, curves=curves)
+    before = {entry["name"]: entry.get("state", "") for entry in read_results(workdir)}
+    runs = []
+    for name, trial in trials.items():
+        state = states.get(name) or (before.get(name, "") if before.get(name, "").startswith("failed") else "")
+        runs.append(read_run(workdir / name, name, trial, "" if state == FINISHED else state))
+    found = [
+        {"trial": run.settings, "name": run.name, "state": run.state, "step": run.step, "metrics": run.metrics} for run in runs
+    ]
+    write_whole(workdir / COMPARISON, json.dumps(found, indent=1, default=str))
+    write_comparison(workdir / PLOT, runs, title=workdir.resolve().name)
+    return runs
 
 
-def comparison_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
-    """Return trials × languages (or pairs) of one metric."""
-    found = (key for result in results for key in result["metrics"] if key.rpartition("/")[0] == metric)
-    columns = list(dict.fromkeys(key.rpartition("/")[2] for key in found))
-    table = Table("trial", "step", title=metric)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for result in results:
-        values = (result["metrics"].get(f"{metric}/{column}") for column in columns)
-        table.add_row(result["name"], str(result["step"]), *("" if value is None else f"{value:.3f}" for value in values))
-    return table
+def read_results(workdir: Path) -> list[dict[str, Any]]:
+    """Return what an earlier comparison of a sweep says; [] if there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = workdir / COMPARISON
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    except ValueError as error:
+        raise UserError("this is not JSON", file=file, remedy="delete it: it is written again") from error
+
+
+def show(runs: Sequence[Run], console: Console) -> None:
+    """Print the tables of a comparison: a row a run, and means over seeds if there are several."""
+    console.print(summary_table(runs))
+    seeds = seeds_table(runs)
+    if seeds is not None:
+        console.print(seeds)

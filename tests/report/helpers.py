@@ -1,8 +1,11 @@
 """A run that never was: seven languages in five scripts, with the curves and sections that a real one leaves."""
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
+import pytest
 
 from mlm_jax.config import default_config
 from mlm_jax.report import language_rows, map_section, retrieval_section, save_sections
@@ -105,3 +108,19 @@ def sample(text, rng):
         {"truth": words[second], "guesses": wrong},
         " " + " ".join(words[second + 1 :]),
     ]
+
+
+def drawn_by_a_browser(page, folder):
+    """What Chromium makes of a page; nothing may be said on its console."""
+    run = subprocess.run(
+        [
+            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
+            "--window-size=1280,3000", f"--user-data-dir={folder}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in run.stderr, run.stderr
+    return run.stdout
+
+
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

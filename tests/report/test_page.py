@@ -1,15 +1,13 @@
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.report import save_sections, write_report
-from mlm_jax.report.page import changed_keys, table_html, write_page
-from tests.report.helpers import ARTICLE, write_run
+from mlm_jax.report.page import changed_keys, page_data, render, table_html
+from tests.report.helpers import ARTICLE, drawn_by_a_browser, needs_chromium, write_run
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +83,6 @@ def test_config_marks_what_differs_from_the_defaults():
     assert changed == {"model.width": "128", "tasks.mlm.mask_rate": "0.15", "tasks.rank.objective": "ranking"}
 
 
-def drawn_by_a_browser(page, folder):
-    """What Chromium makes of a page; nothing may be said on its console."""
-    run = subprocess.run(
-        [
-            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
-            "--window-size=1280,3000", f"--user-data-dir={folder}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in run.stderr, run.stderr
-    return run.stdout
-
-
-needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-
-
 @needs_chromium
 def test_a_browser_draws_every_section_without_an_error(workdir, tmp_path):
     drawn = drawn_by_a_browser(workdir / "report.html", tmp_path)
@@ -114,8 +96,9 @@ def test_a_browser_draws_every_section_without_an_error(workdir, tmp_path):
 
 @needs_chromium
 def test_axes_are_of_whole_steps_and_name_a_share_as_it_is(tmp_path):
-    curves = {"de/accuracy": {"eval": {"alpha=1": [[0, 0.0], [6, 0.15]]}}}
-    drawn = drawn_by_a_browser(write_page(tmp_path / "page.html", title="x", lines=["alpha=1"], curves=curves), tmp_path)
+    history = {"eval/accuracy/de": [(0, 0.0), (6, 0.15)]}
+    (tmp_path / "page.html").write_text(render(page_data({"languages": ["de"]}, history, "x")))
+    drawn = drawn_by_a_browser(tmp_path / "page.html", tmp_path)
     labels = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
     assert "12.5 %" in labels and "15 %" in labels and "13 %" not in labels
     assert "4" in labels and not [label for label in labels if re.fullmatch(r"\d+\.\d+", label)]

@@ -12,18 +12,20 @@ import pytest
 from mlm_jax import cli
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
+from mlm_jax.config import default_config
 from mlm_jax.run.sweep import (
     chain,
-    compare,
     devices,
-    is_finished,
-    plot,
+    environment,
     product,
     read_trials,
     run_sweep,
+    shared_store,
     trial_name,
+    write_results,
     zipped,
 )
+from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials
 from tests.tiny import write_store
 
 CONFIG = """
@@ -71,7 +73,7 @@ def test_an_argument_goes_to_every_trial(tmp_path, request, capsys):
     printed = capsys.readouterr().out
     assert "2 trials, 0 finished" in printed and printed.count(f"train --config {file} --workdir") == 2
     assert cli.main(["sweep", "--config", file, "--workdir", str(tmp_path / "out"), "--parallel", "0"]) == 2
-    assert "there cannot be 0 trials at a time" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "--parallel must be at least 1, not 0" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def sweep_file(tmp_path, request, trials='{"mixing.alpha": (0.3, 1.0)}'):
@@ -110,63 +112,141 @@ def test_each_trial_sees_a_device_of_those_given(monkeypatch):
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in devices(3)] == ["0", "1", "2"]
 
 
-def test_an_interrupt_begins_no_further_trial(tmp_path, request):
-    """The first trial is a program that waits for the interrupt; the second one must never be."""
+WAIT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('ready', flush=True); signal.pause()"
+
+
+@pytest.mark.parametrize("number, to_group, code", [
+    (signal.SIGINT, True, 130), (signal.SIGTERM, False, 75), (signal.SIGHUP, False, 75),
+])  # fmt: skip
+def test_a_signal_ends_the_trials_and_begins_no_further_one(tmp_path, request, number, to_group, code):
+    """The first trial is a program that waits for the signal, and takes one only; the second one must never be."""
     file = sweep_file(tmp_path, request)
-    code = f"""
-import subprocess, sys
+    program = f"""
+import sys
 from mlm_jax.run import sweep
-wait = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); print('ready', flush=True); signal.pause()"
-sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", wait]
+sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {WAIT!r}]
 sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     log = tmp_path / "out" / "alpha=0.3" / "log.txt"
     while not (log.exists() and log.read_text()):
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if to_group else os.kill)(process.pid, number)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in printed
-    assert os.listdir(tmp_path / "out") == ["alpha=0.3"]
+    assert process.returncode == code and "the same command continues" in printed and "alpha=0.3: stopped" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"alpha=0.3", "comparison.json", "comparison.html"}
 
 
-def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, capsys, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_trials_end_with_a_sweep_that_is_killed(tmp_path, request):
     file = sweep_file(tmp_path, request)
-    fail = "print('much'); print('mlm-jax: error: it cannot work'); print(); raise SystemExit(2)"
+    wait = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {WAIT}"
+    program = f"""
+import sys
+from mlm_jax.run import sweep
+sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {wait!r}]
+sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+    log = tmp_path / "out" / "alpha=0.3" / "log.txt"
+    while not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    pid = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("fail, said", [
+    ("print('much'); print('mlm-jax: error: it cannot work'); print(); raise SystemExit(2)", "mlm-jax: error: it cannot work"),
+    ("import os; print('measuring', flush=True); os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL)"),
+    ("raise SystemExit(3)", "without a message"),
+])  # fmt: skip
+def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, capsys, monkeypatch, fail, said):
+    file = sweep_file(tmp_path, request)
     monkeypatch.setattr("mlm_jax.run.sweep.command", lambda *_: [sys.executable, "-c", fail])
     assert run_sweep(file, tmp_path / "out") == 1
     printed = capsys.readouterr().out.splitlines()
-    assert f"alpha=1.0: begins, see {tmp_path}/out/alpha=1.0/log.txt" in printed
-    assert "alpha=1.0: failed: mlm-jax: error: it cannot work" in printed
+    assert f"alpha=1.0: begins (0 of 2 finished, 1 failed), see {tmp_path}/out/alpha=1.0/log.txt" in printed
+    assert f"alpha=1.0: failed: {said} (0 of 2 finished, 2 failed)" in printed
+    results = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [result["state"] for result in results] == [f"failed: {said}"] * 2
 
 
-def test_comparison_takes_the_last_evaluation(tmp_path):
-    trial = {"seed": 1}
-    (tmp_path / "seed=1").mkdir()
-    events = [{"step": 2, "time": 0, "eval/loss/de": 3.0}, {"step": 4, "time": 0, "train/loss/de": 1.0},
-              {"step": 4, "time": 0, "eval/loss/de": 2.0}]  # fmt: skip
-    (tmp_path / "seed=1" / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    (result,) = compare(tmp_path, [trial, {"seed": 2}])
-    assert result["step"] == 4 and result["metrics"] == {"eval/loss/de": 2.0}
+def test_trials_under_way_say_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlm_jax.run.trials.SAY_SECONDS", 0.0)
+    monkeypatch.setattr("mlm_jax.run.trials.LOOK_SECONDS", 0.05)
+    event = {"step": 3, "time": 0, "train/loss/mean": 2.5, "train/seconds_left": 90.0}
+    code = f"import json, time; open('metrics.jsonl', 'w').write('[]\\n' + json.dumps({event}) + '\\n' + '{{\"st'); time.sleep(0.5)"
+    folder = tmp_path / "one"
+    trial = Trial("one", [sys.executable, "-c", f"import os; os.chdir({str(folder)!r}); {code}"], folder, 10, {})
+    said = []
+    monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_: True)
+    assert run_trials([trial], [{}], said.append) == ({"one": "finished"}, 0)
+    assert "one: step 3 of 10, loss 2.500, 1.5 min left" in said and said[-1] == "one: finished (1 of 1 finished)"
+    assert last_event(tmp_path / "one") == event and last_event(tmp_path) is None
+
+
+def test_a_trial_that_fails_gives_its_device_back(tmp_path):
+    trials = [Trial(name, [sys.executable, "-c", "raise SystemExit(1)"], tmp_path / name, 1, {}) for name in "abc"]
+    states, stopped_by = run_trials(trials, [{}], lambda line: None)
+    assert len(states) == 3 and stopped_by == 0
+
+
+def write_trial(folder, events, steps=4, select=""):
+    config = default_config()
+    config.steps, config.evaluation.select = steps, select
+    claim_workdir(folder, config)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"time": 0, **event}) + "\n" for event in events))
+
+
+def test_comparison_takes_the_last_evaluation_or_the_one_that_the_config_selects(tmp_path):
+    events = [{"step": 2, "eval/loss/de": 1.0, "eval/loss/mean": 1.0}, {"step": 4, "train/loss/de": 1.0},
+              {"step": 4, "eval/loss/de": 2.0, "eval/loss/mean": 2.0}]  # fmt: skip
+    write_trial(tmp_path / "seed=1", events)
+    write_trial(tmp_path / "seed=3", events, select="eval/loss/mean")
+    one, two, three = write_results(tmp_path, {f"seed={seed}": {"seed": seed} for seed in (1, 2, 3)}, {})
+    assert (one.step, one.metrics["eval/loss/de"], one.state) == (4, 2.0, "finished")
+    assert (two.step, two.metrics, two.state) == (None, {}, "not begun")
+    assert (three.step, three.metrics["eval/loss/de"], three.state) == (2, 1.0, "finished")
     assert is_finished(tmp_path / "seed=1", 4) and not is_finished(tmp_path / "seed=1", 5)
     assert not is_finished(tmp_path / "seed=2", 4)
 
 
-def test_the_plot_has_a_chart_a_language_with_a_curve_a_trial(tmp_path):
-    for name, start in (("alpha=0.3", 3.0), ("alpha=1.0", 4.0)):
-        (tmp_path / name).mkdir()
-        events = [{"step": step, "time": 0, "eval/loss/de": start - step, "eval/loss/sw": start, "train/loss/de": 9.0,
-                   "eval/tags/f1/de": 0.5, "eval/retrieval_csls_at_1/de-sw": 0.1}
-                  for step in (0, 1, 2)]  # fmt: skip
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    page = plot(tmp_path, ["alpha=0.3", "alpha=1.0"]).read_text()
-    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
-    assert list(data["curves"]) == ["de/loss", "de/tags/f1", "sw/loss"]
-    falling = {"alpha=0.3": [[0, 3.0], [1, 2.0], [2, 1.0]], "alpha=1.0": [[0, 4.0], [1, 3.0], [2, 2.0]]}
-    assert data["curves"]["de/loss"]["eval"] == falling
-    assert data["languages"] == ["alpha=0.3", "alpha=1.0"]
+def test_a_failure_is_remembered_until_the_trial_is_finished(tmp_path):
+    write_trial(tmp_path / "seed=1", [{"step": 2, "eval/loss/de": 1.0}])
+    trials = {"seed=1": {"seed": 1}}
+    write_results(tmp_path, trials, {"seed=1": "failed: killed by signal 9 (SIGKILL)"})
+    assert write_results(tmp_path, trials, {})[0].state == "failed: killed by signal 9 (SIGKILL)"
+    assert write_results(tmp_path, trials, {"seed=1": "stopped"})[0].state == "stopped"
+    assert write_results(tmp_path, trials, {})[0].state == "at step 2 of 4"
+
+
+def test_trials_with_the_same_text_share_a_store_and_all_share_compiled_programs(tmp_path, monkeypatch):
+    one, other, third = default_config(), default_config(), default_config()
+    one.data.corpora = other.data.corpora = {"de": "m:f"}
+    third.data.corpora = {"de": "m:g"}
+    other.mixing.alpha, other.model.width = 0.9, 8
+    assert shared_store(tmp_path, one) == shared_store(tmp_path, other) != shared_store(tmp_path, third)
+    other.vocabulary.size = 300
+    assert shared_store(tmp_path, one) != shared_store(tmp_path, other)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    found = environment(tmp_path / "sweep", "alpha=0.3,seed=1")
+    assert found == {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "sweep" / "compiled"), "WANDB_TAGS": "alpha=0.3,seed=1"}
 
 
 @pytest.mark.slow
@@ -176,8 +256,10 @@ def test_a_sweep_runs_once_and_compares(tmp_path, request, capsys):
     file.write_text(CONFIG.format(root=str(request.config.rootpath), store=str(store)))
     assert run_sweep(str(file), tmp_path / "out", parallel=2) == 0
     results = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [result["name"] for result in results] == ["alpha=0.3", "alpha=1.0"]
+    assert [(result["name"], result["state"]) for result in results] == [("alpha=0.3", "finished"), ("alpha=1.0", "finished")]
     assert all("eval/loss/de" in result["metrics"] for result in results)
-    capsys.readouterr()
+    assert (tmp_path / "out" / "comparison.html").exists() and any((tmp_path / "out" / "compiled").iterdir())
+    printed = capsys.readouterr().out
+    assert "runs by eval/loss/mean" in printed and "best" in printed
     assert run_sweep(str(file), tmp_path / "out") == 0
     assert "2 finished before" in capsys.readouterr().out

@@ -31,6 +31,20 @@ function niceTicks(low, high, count) {
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
+// ---- metrics: name, how its values read, and what it is
+const METRICS = {
+  loss: ["Loss", decimals, "Nats for each predicted token of held-out text (lines with dots) and of training text (thin lines)."],
+  accuracy: ["Accuracy", percent, "Share of the predicted tokens that the model guesses right."],
+  bits_per_byte: ["Bits per byte", decimals, "Held-out loss counted for each byte of text: comparable between vocabularies and scripts."],
+  retrieval_at_1: ["Retrieval@1", percent, "How often a held-out sentence’s translation is its nearest neighbour, averaged over all pairs with the language."],
+};
+const metricInfo = (metric) => {
+  const [task, name] = metric.includes("/") ? [`${metric.slice(0, metric.lastIndexOf("/"))}: `, metric.split("/").at(-1)] : ["", metric];
+  const [label, format, about] = METRICS[name] || [name.replaceAll("_", " "), decimals, ""];
+  return { label: task + (task ? label.toLowerCase() : label), format, about };
+};
+const metricLabel = (metric) => metricInfo(metric).label;
+
 // ---- languages
 const languageNames = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
 const languageName = (code) => {
@@ -79,6 +93,22 @@ const tooltip = {
 };
 addEventListener("scroll", tooltip.hide, { passive: true });
 
+function theme() {
+  $("#theme").addEventListener("click", () => {
+    const style = document.documentElement.style;
+    const dark = style.colorScheme ? style.colorScheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    style.colorScheme = dark ? "light" : "dark";
+  });
+}
+
+// Offers rows of cells as a CSV file.
+function download(name, rows) {
+  const cell = (value) => { const text = value === null || value === undefined ? "" : String(value); return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+  const link = el("a", { download: name, href: URL.createObjectURL(new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" })) });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
 // ---- charts are drawn for the width they get, so that text stays readable on a phone
 function responsive(host, draw) {
   let width = 0;
@@ -93,30 +123,42 @@ function responsive(host, draw) {
 let charts = 0; // drawn so far: makes names of clip paths unique
 
 // Draws lines {label, points: [[step, value]], language?, kind?: "train" | "plan" | "average"} over steps.
-function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true }) {
+// ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, name] of phases. The first ``settled`` of the steps, where
+// all curves fall, do not count for the extent.
+function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true, xLabel = "steps", yLabel = "", bands = [], settled = 0 }) {
   lines = lines.filter((line) => line.points.length);
   const points = lines.flatMap((line) => line.points);
   if (!points.length) return;
   const [firstStep, lastStep] = [Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0]))];
-  let [low, high] = range(lines, zero);
+  const begun = firstStep + settled * (lastStep - firstStep);
+  const counted = lines.map((line) => ({ ...line, points: line.points.filter((p) => p[0] >= begun) }));
+  let [low, high] = range(counted, zero);
   const ends = labels ? lines.filter((line) => line.kind !== "train" && line.kind !== "plan") : [];
 
   responsive(host, (width) => {
     const named = ends.length > 1 && ends.length <= 16;
     const height = Math.round(Math.min(Math.max(width * ratio, least), 430));
     const longest = named ? Math.max(...ends.map((line) => line.label.length)) : 0;
-    const margin = { top: 10, right: named ? 14 + 7.5 * longest : 12, bottom: 24 };
+    const margin = { top: yLabel ? 24 : 10, right: named ? 14 + 7.5 * longest : 12, bottom: xLabel ? 40 : 24 };
     const ticks = niceTicks(low, high, Math.max(3, Math.round(height / 60)));
     margin.left = 12 + 6.6 * Math.max(...ticks.map((tick) => format(tick).length));
     const x = (step) => margin.left + ((step - firstStep) / (lastStep - firstStep || 1)) * (width - margin.left - margin.right);
     const y = (value) => height - margin.bottom - ((value - low) / (high - low || 1)) * (height - margin.top - margin.bottom);
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img" });
+    bands.forEach(([from, to, name], i) => {
+      const [start, end] = [Math.max(from, firstStep), Math.min(to, lastStep)];
+      if (start >= end) return;
+      root.append(svg("rect", { class: i % 2 ? "band odd" : "band", x: x(start), y: margin.top, width: x(end) - x(start), height: height - margin.top - margin.bottom }, svg("title", {}, name)),
+        svg("text", { class: "band", x: x(start) + 5, y: margin.top + 13 }, name));
+    });
+    if (xLabel) root.append(svg("text", { class: "label", x: (margin.left + width - margin.right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
+    if (yLabel) root.append(svg("text", { class: "label", x: 0, y: 12 }, yLabel));
     for (const tick of ticks)
       root.append(
         svg("line", { class: "gridline", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
     for (const tick of niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))).filter(Number.isInteger))
-      root.append(svg("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, tick >= 10000 ? compact(tick) : tick));
+      root.append(svg("text", { x: x(tick), y: height - margin.bottom + 18, "text-anchor": "middle" }, tick >= 10000 ? compact(tick) : tick));
     root.append(svg("line", { class: "axis", x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }));
     const clip = `clip-${++charts}`;
     root.append(svg("clipPath", { id: clip }, svg("rect", { x: 0, y: margin.top - 3, width, height: height - margin.top - margin.bottom + 4 })));
@@ -128,7 +170,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
         for (const [step, value] of line.points) group.append(svg("circle", { class: "dot", cx: x(step), cy: y(value), r: 2.4 }));
       root.append(group);
     }
-    if (named) endLabels(root, ends, (line) => y(line.points.at(-1)[1]), width - margin.right + 8, height);
+    if (named) endLabels(root, ends, (line) => y(line.points.at(-1)[1]), width - margin.right + 8, height - margin.bottom + 24);
     host.replaceChildren(root);
     crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep });
   });

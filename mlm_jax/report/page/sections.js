@@ -1,17 +1,6 @@
 // The sections of the page, from top to bottom; each one shows itself if the run has what it draws.
 
 const section = (id) => { const node = $(`#${id}`); node.hidden = false; return node; };
-const METRICS = { // name, how its values read, and what it is
-  loss: ["Loss", decimals, "Nats for each predicted token of held-out text (lines with dots) and of training text (thin lines)."],
-  accuracy: ["Accuracy", percent, "Share of the predicted tokens that the model guesses right."],
-  bits_per_byte: ["Bits per byte", decimals, "Held-out loss counted for each byte of text: comparable between vocabularies and scripts."],
-  retrieval_at_1: ["Retrieval@1", percent, "How often a held-out sentence’s translation is its nearest neighbour, averaged over all pairs with the language."],
-};
-const metricInfo = (metric) => {
-  const [task, name] = metric.includes("/") ? [`${metric.slice(0, metric.lastIndexOf("/"))}: `, metric.split("/").at(-1)] : ["", metric];
-  const [label, format, about] = METRICS[name] || [name.replaceAll("_", " "), decimals, ""];
-  return { label: task + (task ? label.toLowerCase() : label), format, about };
-};
 
 function header() {
   const mean = PAGE.table.find((row) => row.language === "mean") || {};
@@ -35,11 +24,6 @@ function header() {
   $("#tiles").replaceChildren(...tiles);
   $("#summary").textContent = PAGE.facts.join(" · ");
   $("#footer").textContent = `Step ${PAGE.steps.toLocaleString("en")}; written by mlm_jax on ${PAGE.written}.`;
-  $("#theme").addEventListener("click", () => {
-    const style = document.documentElement.style;
-    const dark = style.colorScheme ? style.colorScheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    style.colorScheme = dark ? "light" : "dark";
-  });
 }
 
 function legend() {
@@ -221,6 +205,7 @@ function config() {
 }
 
 paintLanguages();
+theme();
 header();
 legend();
 finalTable();

@@ -1,0 +1,47 @@
+"""``mlm-jax compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mlm_jax.common.errors import UserError
+
+ABOUT = "compare runs: the config keys that differ, and each metric, language by language"
+EXAMPLE = "runs/one runs/another --output comparison.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("workdirs", nargs="+", metavar="RUN", help="workdirs of runs; the first is the baseline")
+    parser.add_argument("--metric", default="", help="metric of the table of languages, such as accuracy (what ranks the runs)")
+    parser.add_argument("--output", default="", metavar="FILE.html", help="page to write: tables, charts and curves")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the tables, and write the page."""
+    from mlm_jax.common.addresses import local_path
+    from mlm_jax.common.console import table_console
+    from mlm_jax.report.comparison import (
+        compare_workdirs,
+        language_comparison,
+        metric_named,
+        seeds_table,
+        settings_table,
+        summary_table,
+    )
+    from mlm_jax.report.page import write_comparison
+
+    if len(options.workdirs) < 2:
+        raise UserError("there is nothing to compare", remedy="name two runs or more")
+    runs = compare_workdirs([local_path(workdir) for workdir in options.workdirs])
+    console = table_console()
+    if runs[0].settings:
+        console.print(settings_table(runs))
+    console.print(summary_table(runs))
+    if (seeds := seeds_table(runs)) is not None:
+        console.print(seeds)
+    if metric := metric_named(runs, options.metric):
+        console.print(language_comparison(runs, metric, runs[0]))
+    if options.output:
+        print(write_comparison(Path(options.output), runs, title=" · ".join(run.name for run in runs)[:80]))

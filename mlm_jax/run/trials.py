@@ -1,0 +1,192 @@
+"""The processes of a sweep's trials: so many at a time, each on a device of its own, watched, and ended with the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from mlm_jax.common.files import append_to
+from mlm_jax.report.comparison import FINISHED
+from mlm_jax.report.history import METRICS, read_events
+from mlm_jax.run.metrics import LOSS
+
+LOG = "log.txt"
+INTERRUPTED, UNFINISHED = 130, 75  # exit codes after Ctrl-C, and of a run that another signal stopped
+STOPPED = "stopped"  # state of a trial that a signal ended, and that the same command continues
+LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two looks at the processes, and two lines about trials under way
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+TAIL_BYTES = 200_000  # of a metrics file, in which its last line is looked for
+
+
+@dataclasses.dataclass
+class Trial:
+    """A trial that is to be run.
+
+    Attributes:
+      name: its folder in the sweep's.
+      command: that trains it.
+      folder: its workdir.
+      steps: of the whole run.
+      environment: variables beside those of this process.
+    """
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+    steps: int
+    environment: Mapping[str, str]
+
+
+class Running:
+    """A trial's process, with its log and its device."""
+
+    def __init__(self, trial: Trial, device: Mapping[str, str]):
+        self.trial, self.device = trial, device
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        self.log: TextIO = append_to(trial.folder / LOG)
+        environment = {**os.environ, **trial.environment, **device}
+        # A session of its own: a terminal's Ctrl-C reaches the sweep only, which passes on one signal, not two.
+        self.process = subprocess.Popen(trial.command, stdout=self.log, stderr=self.log, env=environment,
+                                        start_new_session=True, preexec_fn=end_with_parent)  # fmt: skip
+
+    def end(self) -> str:
+        """Close the log of a process that has ended, and return the trial's state."""
+        self.log.close()
+        return state_after(self.trial, self.process.returncode)
+
+    def progress(self) -> str:
+        """Return where the trial is, such as "step 120 of 300, loss 3.21, 4.0 min left"."""
+        event = last_event(self.trial.folder)
+        if event is None:
+            return "starting"
+        found = [f"step {event['step']:,} of {self.trial.steps:,}"]
+        if isinstance(loss := event.get(f"{LOSS}mean", event.get("eval/loss/mean")), (int, float)):
+            found.append(f"loss {loss:.3f}")
+        if isinstance(left := event.get("train/seconds_left"), (int, float)):
+            found.append(f"{left / 60:.1f} min left")
+        return ", ".join(found)
+
+
+def run_trials(
+    trials: Sequence[Trial], devices: Sequence[Mapping[str, str]], say: Callable[[str], None]
+) -> tuple[dict[str, str], int]:
+    """Run trials, one a device at a time.
+
+    Ctrl-C, SIGTERM and SIGHUP are passed on as SIGTERM: the trials save and end, no further one begins. A second signal is
+    passed on as well, and ends them at once.
+
+    Args:
+      trials: in the order in which they begin.
+      devices: environment variables that give a process its device, one entry for each trial at a time.
+      say: prints a line.
+
+    Returns:
+      {trial: state} of those that were begun, and the number of the signal that stopped them, or 0.
+    """
+    waiting, free = list(trials), list(devices)
+    running: list[Running] = []
+    states: dict[str, str] = {}
+    said = time.monotonic()
+    with signals() as received:
+        forwarded = 0
+        while running or (waiting and not received):
+            while waiting and free and not received:
+                trial = waiting.pop(0)
+                running.append(Running(trial, free.pop(0)))
+                say(f"{trial.name}: begins ({count(states, trials)}), see {trial.folder / LOG}")
+            if len(received) > forwarded:
+                forwarded += 1
+                for one in running:
+                    one.process.send_signal(signal.SIGTERM)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                free.append(one.device)
+                states[one.trial.name] = state = one.end()
+                if state == STOPPED and not received:
+                    received.append(signal.SIGTERM)  # a signal that has reached a trial is meant for the sweep
+                say(f"{one.trial.name}: {state} ({count(states, trials)})")
+            if running and time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                for one in running:
+                    say(f"{one.trial.name}: {one.progress()}")
+            time.sleep(LOOK_SECONDS if running else 0)
+    return states, received[0] if received else 0
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Yield a list of the signals that ask to stop, as they come; in a thread other than the main one none comes."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Let the kernel send SIGTERM to this process when its parent dies (Linux; called between fork and exec)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def state_after(trial: Trial, code: int) -> str:
+    """Return a trial's state by its exit code and its metrics."""
+    if is_finished(trial.folder, trial.steps):
+        return FINISHED if code == 0 else f"failed: finished, but ended with exit code {code}"
+    if code in (0, UNFINISHED, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        return STOPPED
+    if code < 0:
+        return f"failed: killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"failed: {last_line(trial.folder / LOG)}"
+
+
+def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
+    """Return such as "3 of 40 finished, 1 failed"."""
+    failed = sum(state.startswith("failed") for state in states.values())
+    finished = sum(state == FINISHED for state in states.values())
+    return f"{finished} of {len(trials)} finished" + (f", {failed} failed" if failed else "")
+
+
+def is_finished(workdir: Path, steps: int) -> bool:
+    """Return whether a trial's last step has been evaluated."""
+    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir))
+
+
+def last_event(workdir: Path) -> dict[str, Any] | None:
+    """Return the last event of a metrics file that another process appends to; None if there is none."""
+    file = workdir / METRICS
+    if not file.exists():
+        return None
+    with file.open("rb") as opened:
+        opened.seek(max(file.stat().st_size - TAIL_BYTES, 0))
+        lines = opened.read().split(b"\n")[:-1]  # what follows the last line end is not whole
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except ValueError:  # the first line of the tail may be cut
+            continue
+        if isinstance(event, dict) and "step" in event:
+            return event
+    return None
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a trial's log, which says why it failed."""
+    return next((line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message")
