@@ -15,7 +15,7 @@ from types import ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_workdir_path
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.errors import UserError, nearest
 
 VERBS = {  # in the order in which --help lists them
     "train": "train",
@@ -35,7 +35,15 @@ VERBS = {  # in the order in which --help lists them
     "compare": "compare",
     "plan": "plan",
     "report": "report",
+    "config": "config",
 }
+
+ELSEWHERE = {  # {what others call a verb: the verb here}
+    "evaluate": "eval", "test": "eval", "validate": "eval", "finetune": "train", "fine-tune": "train", "pretrain": "train",
+    "fit": "train", "preprocess": "prepare", "tokenize": "prepare", "encode": "embed", "predict": "classify", "tag": "classify",
+    "generate": "translate", "import": "import-hf", "export": "export-hf", "convert": "import-hf", "tune": "sweep",
+    "estimate": "plan", "keys": "config",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arrange = getattr(verb_module(given[0]), "arrange", None)
         given[1:] = arrange(given[1:]) if arrange else given[1:]
     parser = build_parser()
+    if given and given[0] not in VERBS and not given[0].startswith("-"):
+        meant = ELSEWHERE.get(given[0].lower())
+        near = f"; did you mean {meant!r}?" if meant else nearest(given[0], VERBS)
+        parser.error(f"there is no verb {given[0]!r}{near or '.'} The verbs are {', '.join(VERBS)}")
     options, rest = parser.parse_known_args(given)
     verb = verb_module(options.verb)
     if rest and not (hasattr(verb, "take_rest") and verb.take_rest(options, rest)):

@@ -93,24 +93,24 @@ DIRECTIONS = choice("both", "forward")
 LABELLED_SET = Entry((
     Key("format", REQUIRED, TEXT, "Format of its files, such as tsv; docs/data.md lists the formats."),
     Key("language", REQUIRED, TEXT, "Language of its text."),
-    Key("train", (), SOURCE, "Files to train on."),
-    Key("validation", (), SOURCE, "Files to evaluate on."),
-    Key("labels", (), NAMES, "Labels, in the order of their indices; by default those of the training split."),
+    Key("train", None, SOURCE, "Files to train on."),
+    Key("validation", None, SOURCE, "Files to evaluate on."),
+    Key("labels", None, NAMES, "Labels, in the order of their indices; by default those of the training split."),
 ), example='{"format": "tsv", "language": "en", "train": "genre.tsv"}')  # fmt: skip
 
 PHASE = Entry((
     Key("steps", REQUIRED, whole(1), "Steps of the phase; those of all phases add up to `steps`."),
-    Key("languages", (), Fits(are_names, 'a tuple of languages: ("de",)'),
-        "Languages that are read. A pair is read if both of its are."),
-    Key("strategy", "alpha", STRATEGY, "As `mixing.strategy`; it follows from the next three keys if one of them is given."),
-    Key("alpha", 0.5, Number(0, 1), "As `mixing.alpha`."),
-    Key("unimax_epochs", 4.0, Number(ABOVE_ZERO), "As `mixing.unimax_epochs`."),
-    Key("rates", {}, ByName(Number(0), '{"en": 1, "de": 2}'), "As `mixing.rates`."),
-    Key("mask_rate", {}, OneOrByName(Number(ABOVE_ZERO, 1), '{"mlm": 0.15}'),
+    Key("languages", None, Fits(are_names, 'a tuple of languages: ("de",)'),
+        "Languages that are read, and with them pairs of two of them."),
+    Key("strategy", None, STRATEGY, "As `mixing.strategy`; it follows from the next three keys if one of them is given."),
+    Key("alpha", None, Number(0, 1), "As `mixing.alpha`."),
+    Key("unimax_epochs", None, Number(ABOVE_ZERO), "As `mixing.unimax_epochs`."),
+    Key("rates", None, ByName(Number(0), '{"en": 1, "de": 2}'), "As `mixing.rates`."),
+    Key("mask_rate", None, OneOrByName(Number(ABOVE_ZERO, 1), '{"mlm": 0.15}'),
         "Mask rate of all tasks that mask, or of each task by name."),
-    Key("length", {}, OneOrByName(whole(2), '{"mlm": 1024}'),
+    Key("length", None, OneOrByName(whole(2), '{"mlm": 1024}'),
         "Tokens a row: a number for all tasks that read text, or numbers of tasks by name."),
-    Key("rope_theta", 160_000.0, Number(ABOVE_ZERO), "As `model.rope_theta`."),
+    Key("rope_theta", None, Number(ABOVE_ZERO), "As `model.rope_theta`."),
 ), example='{"steps": 1000, "alpha": 0.3}')  # fmt: skip
 
 TASK = Entry((
@@ -122,7 +122,7 @@ TASK = Entry((
         "Weight of the task's loss: a number, a piecewise linear function of the step such as \"0:0,1000:1\", or "
         "\"uncertainty\", which learns it (Kendall et al. 2018)."),
     Key("data", (), NAME_OR_NAMES, "Names of the streams in `data` that the task reads. () reads all that fit the objective."),
-    Key("evaluate_on", (), NAME_OR_NAMES,
+    Key("evaluate_on", None, NAME_OR_NAMES,
         "Labelled sets that the task is evaluated on, besides the validation splits of those it reads. By default these are "
         "all sets that no task reads or names and whose labels it knows."),
     Key("same_language_rows", 1, whole(1),
@@ -137,7 +137,7 @@ LAYER_GROUP = Entry((
     Key("layers", REQUIRED, whole(1), "Number of layers."),
     Key("weights", "shared", INDEX, "What chooses a layer's weights: shared uses the same ones for all rows."),
     Key("adapter", 0, whole(0), "Width of a bottleneck adapter in each layer; 0 for none."),
-    Key("adapter_weights", "source_language", INDEX,
+    Key("adapter_weights", None, INDEX,
         "What chooses an adapter's weights; by default what chooses the layer's, or the source language if that is shared."),
     Key("adapter_norm", "own", choice("own", "reused"),
         "own: the adapter has a norm and begins as the identity. reused: the layer's norm is applied before and after the "

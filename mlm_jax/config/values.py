@@ -47,7 +47,7 @@ class Key:
 
     Attributes:
       name: dotted for a config key (``model.width``), plain for a key of a dictionary (``layers``).
-      default: ``REQUIRED`` if there is none.
+      default: ``REQUIRED`` if the key must be given, None if another key or the data decides.
       kind: of its values.
       doc: one sentence, or a few short ones, for the reference.
     """

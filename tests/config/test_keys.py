@@ -49,7 +49,7 @@ def test_the_default_config_is_a_new_one_at_each_call():
 def test_a_key_has_a_sentence_and_a_default_of_its_kind(key):
     assert re.fullmatch(r"\S.{9,}\.", key.doc), key.doc
     assert key.kind.words
-    if key.default not in (REQUIRED, (), {}):
+    if key.default not in (REQUIRED, None, (), {}):
         key.kind.check(key.name, key.default)
 
 

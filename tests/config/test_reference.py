@@ -1,0 +1,54 @@
+"""The reference of the keys is generated from their declarations, and can be searched."""
+
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.cli import VERBS, main
+from mlm_jax.config.keys import KEYS
+
+PAGE = Path(__file__).parents[2] / "docs/config.md"
+
+
+def printed(capsys, *arguments):
+    assert main(["config", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_page_is_what_the_code_says(capsys):
+    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "--markdown"), "run mlm-jax config --markdown > docs/config.md"
+
+
+def test_all_keys_are_listed_with_their_sentences(capsys):
+    text = " ".join(printed(capsys).split())
+    for key in KEYS:
+        assert key.name in text and " ".join(key.doc.replace("`", "").split()) in text
+
+
+@pytest.mark.parametrize("words, first, others", [
+    (("learning", "RATE"), "optimizer.learning_rate", ["optimizer.rate_table"]),
+    (("batch_size",), "tasks.TASK.rows", []),
+    (("gradient-accumulation",), "training.microbatches", []),
+    (("label_smoothing",), "tasks.TASK.smoothing", []),
+    (("checkpoint.init.like",), "checkpoint.init.like", []),
+])  # fmt: skip
+def test_words_find_keys(capsys, words, first, others):
+    lines = [line.split()[0] for line in printed(capsys, *words).splitlines() if line and not line.startswith(" ")]
+    assert lines[0] == first and set(others) <= set(lines)
+    assert others or len(lines) == 1
+
+
+def test_a_word_that_no_key_has_is_an_error(capsys):
+    assert main(["config", "lerning_rate"]) == 2
+    assert "no config key has lerning_rate; did you mean 'learning_rate'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, meant", [
+    ("trian", "train"), ("Evaluate", "eval"), ("export", "export-hf"), ("fill_mask", "fill-mask"),
+])  # fmt: skip
+def test_a_verb_that_there_is_not_names_the_nearest(capsys, given, meant):
+    with pytest.raises(SystemExit) as stopped:
+        main([given, "--config", "c.py"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert f"there is no verb {given!r}; did you mean {meant!r}?" in error and ", ".join(VERBS) in error
