@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.prepare import SENTENCE
-from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token, model_proto
+from mlm_jax.data.vocabulary.normalisation import normalise_like
+from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token
+from mlm_jax.data.vocabulary.proto import model_proto
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.model.sharing import indexes
 
@@ -66,7 +68,8 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     old = model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
-    parts = (text[start : start + SENTENCE] for text in sentences for start in range(0, len(text), SENTENCE))
+    normalise = normalise_like(serialised).normalize  # new pieces are of the text as the vocabulary reads it
+    parts = (normalise(text[start : start + SENTENCE]) for text in sentences for start in range(0, len(text), SENTENCE))
     text = [part for part in parts if set(part) - characters]
     alphabet = set().union(*text)
     if not any(character.isalpha() for character in alphabet - characters):
@@ -75,9 +78,9 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(text), model_writer=out, model_type="bpe" if is_bpe else "unigram",
-            # Every character has to be a piece; some fall apart into several in NFKC.
+            # Every character has to be a piece.
             vocab_size=max(2 * count + 1000, 2 * len(alphabet)), hard_vocab_limit=False, character_coverage=1.0,
-            normalization_rule_name="nmt_nfkc", max_sentence_length=1 << 16, minloglevel=2, num_threads=1,
+            normalization_rule_name="identity", max_sentence_length=1 << 16, minloglevel=2, num_threads=1,
         )  # fmt: skip
     except RuntimeError as error:
         raise UserError(f"SentencePiece could not be trained: {one_line(error)}",

@@ -24,8 +24,8 @@ FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters
 # that are done, or (steps) the user plainly wants it to.
 MAY_CHANGE = (
     "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
-    "training.microbatches", "training.nonfinite", "data.store", "data.workers", "model.attention", "model.remat",
-    "model.scan_layers", "model.cross_entropy_chunk",
+    "training.microbatches", "training.nonfinite", "data.store", "data.workers", "data.max_document_bytes",
+    "model.attention", "model.remat", "model.scan_layers", "model.cross_entropy_chunk",
 )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ def classify_command(
 
 
 def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
-    sentences = [line.split() for line in lines]
+    sentences = [line.replace("\t", " ").split(" ") for line in lines]  # any other white space is part of a word, as in CoNLL
+    sentences = [[word for word in words if word] for words in sentences]
     for words, found in zip(sentences, model._tag(sentences, language, counts)):
         yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
         yield "\n"

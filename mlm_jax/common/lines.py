@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from mlm_jax.common.errors import UserError
@@ -94,6 +94,20 @@ class Arriving:
 def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
     """Return lines as :class:`Arriving` where ``place`` is standard input and no file; as they are otherwise."""
     return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
+
+
+def bounded_windows(items: Iterable[Item], size: int, weight: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Yield up to ``size`` items at a time, fewer if their weights reach ``most``: memory stays bounded by large items too."""
+    window: list[Item] = []
+    total = 0
+    for item in items:
+        window.append(item)
+        total += weight(item)
+        if len(window) == size or total >= most:
+            yield window
+            window, total = [], 0
+    if window:
+        yield window
 
 
 def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

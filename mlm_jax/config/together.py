@@ -26,7 +26,15 @@ def check_together(config: ConfigDict) -> None:
     _check_rows(config)
     check_curriculum(config)
     _check_rates(config)
+    _check_sources(config)
     check_schedule(config.optimizer, config.steps)
+
+
+def _check_sources(config: ConfigDict) -> None:
+    for name in ("corpora", "parallel", "labelled"):
+        if config.data.mixture and config.data[name]:
+            raise BadValue(f"data.{name}", f"data.mixture and data.{name} are both set, but a mixture is read instead of the other",
+                           f"leave one of them out, or register what data.{name} names as a task of the mixture")  # fmt: skip
 
 
 def longest_row(model: ConfigDict) -> int:

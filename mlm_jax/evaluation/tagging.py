@@ -10,6 +10,9 @@ import numpy as np
 from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.extras import metric_library
 
+# Prefixes of tags: B begins an entity, I and M go on, E and L end it, S and U are whole ones.
+PREFIXES, BEGINS, ENDS = "BIMELSU", "BSU", "ELSU"
+
 
 class EntityScores(NamedTuple):
     """Precision, recall and F1 (shares) over whole entities, and how many entities there are."""
@@ -25,7 +28,7 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
     """Score tagged sentences by entity, as CoNLL does (Tjong Kim Sang 2002; micro average over types).
 
     Args:
-      predicted: tags of each sentence, ``O`` or ``B-``, ``I-``, ``E-``, ``S-`` and a type.
+      predicted: tags of each sentence, ``O`` or a prefix and a type: IOB2, IOBES, BILUO or BMES.
       gold: the right ones.
       languages: of each sentence.
 
@@ -51,12 +54,12 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
 
 
 def _as_iob2(tags: Sequence[str]) -> list[str]:
-    """Write tags with B and I alone: an entity that E or S has ended is not gone on with."""
+    """Write tags with B and I alone; after a tag that ends an entity, the next one begins another."""
     written, ended = [], False
     for tag in tags:
-        begins = tag[0] in "BS" or ended
+        begins = tag[0] in BEGINS or ended
         written.append(tag if tag == "O" else f"{'B' if begins else 'I'}-{tag[2:]}")
-        ended = tag[0] in "ES"
+        ended = tag[0] in ENDS
     return written
 
 
@@ -108,4 +111,4 @@ def _check_tags(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]
 
 
 def _is_tag(tag: str) -> bool:
-    return tag == "O" or (len(tag) > 2 and tag[0] in "BIES" and tag[1] == "-")
+    return tag == "O" or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")

@@ -95,7 +95,10 @@ class Classifier(Model):
 
         Raises:
           UserError: the task is of words; or as :meth:`Model.embed`.
+          TypeError: a single text was given, or a single sentence.
         """
+        if isinstance(texts, str):
+            raise TypeError("classify takes a sequence of texts; put a single one into a list")
         counts: Counter[str] = Counter()
         found = self._classify(texts, language, counts)
         self._warn_of_cuts(counts)
@@ -125,7 +128,10 @@ class Classifier(Model):
 
         Raises:
           UserError: the task is of whole texts; or as :meth:`Model.embed`.
+          TypeError: a sentence is a text and not a sequence of words.
         """
+        if isinstance(sentences, str) or any(isinstance(words, str) for words in sentences):
+            raise TypeError("tag takes a sequence of sentences, each a sequence of words")
         counts: Counter[str] = Counter()
         found = self._tag(sentences, language, counts)
         self._warn_of_cuts(counts)
@@ -136,16 +142,13 @@ class Classifier(Model):
     ) -> list[list[Prediction]]:
         if not self.by_word:
             raise UserError(f"task {self.task!r} classifies whole texts", remedy="use classify instead of tag")
-        pieces = iter(self.vocabulary.encode_batch([word for words in sentences for word in words]))
-        by_sentence = [[next(pieces) for _ in words] for words in sentences]
-        encoded = [[piece for word in words for piece in word] for words in by_sentence]
+        encoded, starts = zip(*map(self.vocabulary.encode_words, sentences)) if sentences else ((), ())
         found = []
-        for words, (numbers, probabilities) in zip(by_sentence, self._predictions(encoded, language)):
-            starts = np.cumsum([0, *map(len, words)])[:-1]
-            counts[CUT] += sum(map(len, words)) > len(numbers)
+        for ids, first, (numbers, probabilities) in zip(encoded, starts, self._predictions([*encoded], language)):
+            counts[CUT] += len(ids) > len(numbers)
             found.append([
-                Prediction(self.labels[numbers[start]], float(probabilities[start])) if word and start < len(numbers)
-                else Prediction(CUT_WORD, 0.0) for word, start in zip(words, starts)
+                Prediction(self.labels[numbers[start]], float(probabilities[start])) if 0 <= start < len(numbers)
+                else Prediction(CUT_WORD, 0.0) for start in first
             ])  # fmt: skip
         return found
 

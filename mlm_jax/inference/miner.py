@@ -56,12 +56,19 @@ def read_sentences(file: str) -> Sentences:
     A sentence that occurs again is the same one under another name; empty lines are passed over. Both are counted.
 
     Raises:
-      UserError: the file cannot be read, has no sentence, or an identifier twice.
+      UserError: the file cannot be read, has no sentence, an identifier twice, or tabs on some lines only.
     """
     found: dict[str, str] = {}  # sentence → its first name
     text_of: dict[str, str] = {}
     empty = 0
+    named: bool | None = None  # whether the lines have identifiers, as the first line that is not empty has
     for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            named = "\t" in line if named is None else named
+            if named != ("\t" in line):
+                problem = "no tab, but the lines before have one" if named else "a tab, but the lines before have none"
+                raise UserError(f"{problem}: is the text before a tab an identifier?", file=file, line=number,
+                                remedy="write IDENTIFIER<tab>SENTENCE on each line, or take out the tabs")  # fmt: skip
         name, tab, text = line.partition("\t")
         text, name = (text.strip(), name) if tab else (line.strip(), str(number))
         if name in text_of:

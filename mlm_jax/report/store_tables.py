@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from rich.table import Table
 
@@ -60,9 +62,11 @@ def plan_table(loader: Loader) -> Table:
 
 def mix_table(store: Store) -> Table:
     """Return the share that each language's text would get under several values of alpha."""
-    text = {name: stream.splits["train"].tokens for name, stream in store.streams.items()
-            if stream.kind == "text" and "train" in stream.splits}  # fmt: skip
-    table = Table("stream", title="Share of the text's rows by alpha (share of tokens to the power of alpha)")
+    text: Counter[str] = Counter()  # the loader mixes languages, and streams of one language in proportion to their tokens
+    for stream in store.streams.values():
+        if stream.kind == "text" and "train" in stream.splits:
+            text[stream.languages[0]] += stream.splits["train"].tokens
+    table = Table("language", title="Share of the text's rows by alpha (share of tokens to the power of alpha)")
     for value in ALPHAS:
         table.add_column(f"{value:g}", justify="right")
     shares = [rates([*text.values()], value) for value in ALPHAS] if text else []

@@ -1,5 +1,6 @@
 """Whether a store is what the config asks for, and what becomes of one that a run was trained on."""
 
+import json
 import os
 import re
 
@@ -7,6 +8,7 @@ import pytest
 
 from mlm_jax.cli import main
 from mlm_jax.config import load_config
+from mlm_jax.data.store.freshness import is_fresh, why_stale
 from mlm_jax.data.store.prepare import prepare
 
 CONFIG = """from mlm_jax.config import default_config
@@ -52,8 +54,8 @@ def test_text_that_changes_under_a_run_leaves_its_store_alone(run, verb, capsys)
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda folder: os.utime(folder / "en.txt", (1, 1)), "en.txt: .*570 bytes as then, but written anew.*delete .*store"),
-    (lambda folder: (folder / "en2.txt").write_text("more"), "en2.txt: .*it is new"),
+    (lambda folder: os.utime(folder / "en.txt", (1, 1)), "en.txt: .*same size, 570 bytes, but another modif.*delete .*store"),
+    (lambda folder: (folder / "en2.txt").write_text("more"), "en2.txt: .*it is new.*Remedy: take it away, or use a new workdir"),
     (lambda folder: (folder / "en.txt").rename(folder / "en3.txt"), "en.txt: .*it is gone; 1 more"),
 ])  # fmt: skip
 def test_what_has_changed_is_named(run, change, said, capsys):
@@ -78,3 +80,28 @@ def test_a_store_without_a_run_is_made_anew_and_the_reason_is_said(run, capsys):
     assert main([*command, "--set", "data.max_document_tokens=9"]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "is made again: data.max_document_tokens differs, " in said and "has changed" in said
+
+
+def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
+    module = f"text_of_{tmp_path.name}".replace("-", "_")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "def text(language, split): return [{0!r}] * 30\n"
+    (tmp_path / f"{module}.py").write_text(code.format("the word was light"))
+    (tmp_path / "config.py").write_text(CONFIG.replace('"FOLDER/en*.txt"', repr(f"{module}:text")))
+    config, store = load_config(tmp_path / "config.py"), tmp_path / "run" / "store"
+    prepare(config, store, progress=False)
+    assert is_fresh(config, store) and why_stale(config, store) == ""
+
+    manifest = json.loads((store / "manifest.json").read_text())
+    request = manifest["facts"]["request"]
+    older = request | {"sources": [source[:1] for source in request["sources"]]}
+    del older["code"]
+    (store / "manifest.json").write_text(json.dumps(manifest | {"facts": manifest["facts"] | {"request": older}}))
+    assert is_fresh(config, store)  # a store of a version that did not record code
+    (store / "manifest.json").write_text(json.dumps(manifest))
+
+    (tmp_path / f"{module}.py").write_text(code.format("another text"))
+    assert not is_fresh(config, store) and f"the code of {module}:text has changed" in why_stale(config, store)
+    (tmp_path / "run" / "checkpoints" / "12").mkdir(parents=True)
+    assert main(["prepare", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]) == 2
+    assert f"the code that yields this run's text has changed: {module}:text. Remedy: restore it" in capsys.readouterr().err

@@ -115,3 +115,68 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path):
     config.data.modules = ("nonexist",)
     with pytest.raises(UserError, match=r"data.modules: cannot import 'nonexist': No module named"):
         prepare(config, tmp_path / "store", progress=False)
+
+
+def rows_of(store, feature="inputs", split="train"):
+    found = store.stream("of_user").split(split)
+    return [store.vocabulary.decode(row.tolist()) for row in found[feature].documents(range(found.documents))]
+
+
+def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
+    """Whether it is declared and missing, or empty in every example: the task is text."""
+    def register(features, *preprocessors):
+        config = mixture(features=("inputs", "targets"))
+        seqio.TaskRegistry.remove("of_user")
+        seqio.MixtureRegistry.remove("mixture_of_user")
+        seqio.TaskRegistry.add(
+            "of_user", source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
+            preprocessors=[*preprocessors, seqio.preprocessors.tokenize], output_features=features,
+        )  # fmt: skip
+        seqio.MixtureRegistry.add("mixture_of_user", [("of_user", 2.0)])
+        config.data.mixture_languages = {"of_user": "en"}
+        return config
+
+    feature, optional = (seqio.Feature(VOCABULARY, add_eos=False, required=required) for required in (True, False))
+    only = lambda name: lambda ds: ds.map(lambda x: {name: x[name]})  # noqa: E731
+    for number, (features, step) in enumerate((
+        ({"inputs": optional, "targets": feature}, only("targets")),
+        ({"inputs": feature, "targets": optional}, only("inputs")),
+        ({"inputs": feature, "targets": feature}, seqio.map_over_dataset(lambda x: {"inputs": "", "targets": x["targets"]})),
+        ({"inputs": feature, "targets": feature}, seqio.map_over_dataset(lambda x: {"inputs": x["targets"], "targets": ""})),
+    )):  # fmt: skip
+        config = register(features, step)
+        store = Store.open(prepare(config, tmp_path / f"{number}", progress=False))
+        assert store.stream("of_user").kind == "text"
+        read = LINES[::-1] if number == 1 else LINES
+        assert rows_of(store) == [store.vocabulary.decode(store.vocabulary.encode(line)) for line in read]
+
+    empty = lambda x: tf.where(x["targets"] == LINES[0], "", x["inputs"])  # noqa: E731
+    sometimes = seqio.map_over_dataset(lambda x: {"inputs": empty(x), "targets": x["targets"]})
+    store = Store.open(prepare(register({"inputs": feature, "targets": feature}, sometimes), tmp_path / "pairs", progress=False))
+    assert store.stream("of_user").kind == "pairs" and store.stream("of_user").split("train").documents == 5
+    assert store.manifest["facts"]["skipped"]["of_user"] == {"a side is empty": 10}  # of both splits
+
+
+def test_unknown_pieces_count_with_their_text(tmp_path, monkeypatch):
+    text = ["this is 光光 a test", "光", "that is good"]
+    whole = lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices({"targets": text})  # noqa: E731
+    monkeypatch.setattr("tests.data.test_mixture.sources", whole)
+    _, store = first(mixture(), tmp_path / "store")
+    split = store.stream("of_user").split("train")
+    assert store.vocabulary.unk_id in split["inputs"].documents([1])[0]
+    assert (split.characters, split.bytes) == (sum(map(len, text)), sum(len(line.encode()) for line in text))
+
+    def cut(ds):
+        return ds.map(lambda x: {**x, "targets": x["targets"][:3]})
+
+    _, store = first(mixture(cut), tmp_path / "cut")
+    kept = [seqio.SentencePieceVocabulary(MODEL).encode(line)[:3] for line in text]
+    assert store.stream("of_user").split("train").tokens == sum(map(len, kept)) + 2 * len(text)
+    assert store.stream("of_user").split("train").characters < sum(map(len, text))
+
+
+def test_a_name_in_mixture_languages_that_is_no_task_is_an_error(tmp_path):
+    config = mixture()
+    config.data.mixture_languages = {"of_user": "en", "of_usr": "de"}
+    with pytest.raises(UserError, match="names 'of_usr', which is no task of 'mixture_of_user'; did you mean 'of_user'"):
+        prepare(config, tmp_path / "store", progress=False)

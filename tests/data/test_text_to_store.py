@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import sentencepiece
 import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,9 @@ from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.tasks import CUT, SeqioVocabulary, register
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.normalisation import normaliser
 from mlm_jax.data.vocabulary.pieces import Vocabulary, language_token, sentinel
+from mlm_jax.interop.tokenizer import to_tokenizers
 from mlm_jax.report.store_tables import fertility
 
 LANGUAGES = ("en", "de")
@@ -113,11 +116,45 @@ def test_a_foreign_model_gets_the_missing_pieces_appended(tmp_path, vocabulary):
     assert foreign.encode("that is good") == oracle.encode("that is good")
 
 
-def test_a_vocabulary_larger_than_the_text_names_the_largest(vocabulary):
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_the_zero_width_non_joiner_is_kept(kind):
+    """It is a letter's form in Persian: without it "می‌خواهم" (I want) falls apart into two words."""
+    lines = ["می\u200cخواهم به خانه بروم", "کتاب\u200cها را می\u200cخوانم"]
     config = default_config().vocabulary
-    config.size, config.sentinels = 5000, 3
-    with pytest.raises(UserError, match=r"vocabulary.size=5000 is more than the text has pieces for.*at most \d+"):
-        Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
+    config.kind, config.size, config.sentinels = kind, 330, 3
+    vocabulary = Vocabulary.train(lines * 20, config, ("fa",))
+    assert [vocabulary.decode(vocabulary.encode(line)) for line in lines] == lines
+    exported = to_tokenizers(vocabulary, [], [])
+    assert [exported.encode(line, add_special_tokens=False).ids for line in lines] == vocabulary.encode_batch(lines)
+
+
+def test_a_new_vocabulary_normalises_every_other_character_as_nmt_nfkc():
+    options = {"add_dummy_prefix": False, "escape_whitespaces": False, "remove_extra_whitespaces": False}
+    theirs = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc", **options)
+    texts = [f"a{chr(code)}b" for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
+    ours = normaliser()
+    assert [text for text in texts if ours.normalize(text) != theirs.normalize(text)] == ["a\u200cb"]
+    for text in ("ﬁ  ① ｶﾞ \u0410\u0306", "e\u0301\u200ce"):
+        assert ours.normalize(text) == theirs.normalize(text).replace("é e", "é\u200ce")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_the_size_of_a_vocabulary_is_a_limit(tmp_path, kind, capsys):
+    """Text that has fewer pieces gives fewer, and that is printed."""
+    (tmp_path / "en.txt").write_text("\n".join(sentences(WORDS, 50)))
+    config = default_config()
+    config.data.corpora = {"en": str(tmp_path / "en.txt")}
+    config.vocabulary.update(kind=kind, size=5000, sentinels=3)
+    store = Store.open(prepare(config, tmp_path / "store"))
+    assert 270 < store.vocabulary.size < 1000
+    said = " ".join(capsys.readouterr().err.split())
+    assert "at most 5,000 pieces" in said
+    assert f"the text has pieces for a vocabulary of {store.vocabulary.size:,}, not of 5,000" in said
+
+
+def test_a_vocabulary_that_is_too_small_is_refused():
+    config = default_config().vocabulary
+    config.sentinels = 3
     config.size = 200
     with pytest.raises(UserError, match="no room"):
         Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
@@ -461,7 +498,11 @@ def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
         ({"corpora": {"en": str(tmp_path / "empty.txt")}}, r"empty\.txt: language 'en' has no text"),
         ({"parallel": {"deen": str(tmp_path / "pairs.tsv")}}, "not two languages"),
         ({"corpora": {}, "parallel": {}, "labelled": {}}, "names no data"),
-        ({"mixture": "absent"}, "no seqio mixture 'absent'"),
+        ({"mixture": "absent"}, "data.mixture and data.corpora are both set"),
+        ({"mixture": "absent", "corpora": {}, "labelled": {}}, "data.mixture and data.parallel are both set"),
+        ({"mixture": "absent", "corpora": {}, "parallel": {}}, "data.mixture and data.labelled are both set"),
+        ({"mixture": "absent", "mixture_languages": {"a": "en"}, "corpora": {}, "parallel": {}, "labelled": {}},
+         "no seqio mixture 'absent'"),
     ):
         broken = text_config(tmp_path)
         broken.data.update(changes)

@@ -53,3 +53,12 @@ def test_tags_of_entities_are_told_from_parts_of_speech():
 def test_what_cannot_be_scored_is_refused(predicted, gold, languages, problem):
     with pytest.raises(UserError, match=problem):
         entity_scores(predicted, gold, languages)
+
+
+@pytest.mark.parametrize("begin, inside, end, single", ["BIES", "BILU", "BMES", "BIIB"])
+def test_every_scheme_of_tags_is_measured(begin, inside, end, single):
+    gold = [[f"{begin}-PER", f"{inside}-PER", f"{end}-PER", f"{single}-LOC", f"{single}-LOC", "O"]]
+    predicted = [[f"{begin}-PER", f"{inside}-PER", f"{end}-PER", "O", f"{single}-LOC", "O"]]
+    assert is_entity_tags([*{*gold[0]}])
+    scores = entity_scores(predicted, gold, ["en"])["en"]
+    assert (scores.precision, scores.recall, scores.entities) == (1.0, pytest.approx(2 / 3), 3)

@@ -133,3 +133,11 @@ def test_which_classifier(loaded, task, message):
         Classifier(loaded._replace(labels={}))
     with pytest.raises(UserError, match="use tag"):
         Classifier(loaded, "entities").classify(["a"], language="en")
+
+
+def test_a_single_text_is_no_sequence_of_texts(loaded):
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        Classifier(loaded, "genre").classify("abc")
+    for wrong in ("abc", ["abc"]):
+        with pytest.raises(TypeError, match="each a sequence of words"):
+            Classifier(loaded, "entities").tag(wrong)

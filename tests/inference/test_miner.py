@@ -106,3 +106,13 @@ def test_codes_of_a_pair_may_hold_hyphens():
     model = types.SimpleNamespace(languages=("de", "zh-Hans"), needs_language=False)
     assert mine.pair_codes("zh-Hans-de", model) == ("zh-Hans", "de")
     assert mine.pair_codes(None, model) == (None, None)
+
+
+@pytest.mark.parametrize("lines, line", [
+    (["Fluss", "Stein", "", "Brief\tBrot", "Winter"], 4), (["a\tFluss", "b\tStein", "Brief"], 3),
+])  # fmt: skip
+def test_a_tab_on_some_lines_only_is_an_error(tmp_path, lines, line):
+    """Otherwise the word before it would be taken for an identifier, and the sentence would lose it."""
+    (tmp_path / "de").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=rf"de:{line}: (a|no) tab, but the lines before have (none|one): is"):
+        mine.read_sentences(str(tmp_path / "de"))

@@ -34,7 +34,7 @@ class _Task:
     rows: int  # per step, over all hosts
     length: int  # tokens a row, where the curriculum does not change it
     packed: bool  # rows are slices of text, not one document each
-    alternate: bool  # of a pair, both directions
+    alternate: np.ndarray  # [streams] bool: a pair that is read in both directions
     streams: tuple[Stream, ...]
     splits: tuple[Split, ...]
     languages: np.ndarray  # [streams, 1 or 2] index of the run's languages
@@ -54,7 +54,8 @@ class Loader:
     - Rows of ``pairs`` and ``labelled`` are one example each, padded, or cut to ``length`` (the last token stays; of two
       texts with one label the longer one is cut).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
-      in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named.
+      in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named. Pairs
+      within one language are always read forward.
     - ``"same_language_rows": n``: rows come in runs of n consecutive rows of one stream, and every other run of a pair is read
       the other way.
 
@@ -118,7 +119,7 @@ class Loader:
                 batch[name] = self._packed(task, plan.stream, task.order.slices(plan), length)
             else:
                 turn = plan.start + plan.epoch if task.order.run_length == 1 else plan.run
-                reverse = (turn % 2 == 1) & task.alternate
+                reverse = (turn % 2 == 1) & task.alternate[plan.stream]
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
 
@@ -232,16 +233,24 @@ class Loader:
     def tokens_seen(self, step: int) -> dict[str, int]:
         """Return {language: tokens} of all tasks in the steps before ``step``, over all hosts, without padding.
 
-        Of packed text it is the exact number, of one example a row the expected one: rows times tokens an example.
+        For packed text it is the exact number. For rows of one example each it is the expected one: the number of rows times
+        the mean length of an example, cut to the length of a row.
         """
         seen = np.zeros(len(self.languages))
-        for task in self._tasks.values():
-            units = task.order.units_taken(step)
+        for name, task in self._tasks.items():
             for side, feature in enumerate(_token_features(task.kind)):
-                an_example = [
-                    min(split.values(feature) / split.documents, task.length) for split in task.splits
-                ]  # [streams]
-                np.add.at(seen, task.languages[:, side], units if task.packed else units * np.array(an_example))
+                if task.packed:
+                    np.add.at(seen, task.languages[:, side], task.order.units_taken(step))
+                    continue
+                for phase in self.phases:
+                    last = phase is self.phases[-1]
+                    stop = step if last else min(step, phase.stop_step)
+                    if stop <= phase.start_step:
+                        break
+                    examples = task.order.units_taken(stop) - task.order.units_taken(phase.start_step)  # [streams]
+                    length = phase.length(name, task.kind, task.length)
+                    tokens = [ragged.mean_length(length) for ragged in task.features(feature)]
+                    np.add.at(seen, task.languages[:, side], examples * np.array(tokens))
         return {language: round(tokens) for language, tokens in zip(self.languages, seen.tolist())}
 
     def _by_language(self, task: _Task, shares: np.ndarray) -> dict[str, float]:
@@ -292,7 +301,9 @@ class Loader:
         splits = tuple(stream.split(split) for stream in streams)
         sizes = [part.values("inputs") if packed else part.documents for part in splits]
         order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", run)
-        alternate = kind == "pairs" and directions == "both"
+        both = kind == "pairs" and directions == "both"
+        # A pair of one language is a user's own task, such as question and answer: it has a direction.
+        alternate = np.array([both and len({*stream.languages}) == 2 for stream in streams])
         task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
         for phase in self.phases:
             units = phase.length(name, kind, length) if packed else 1

@@ -12,6 +12,7 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.addresses import open_keys
 from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
+from mlm_jax.data.text.libraries.function import code_digest
 from mlm_jax.data.text.sources import fingerprint
 
 # Keys of config.data that change what the store holds.
@@ -26,6 +27,11 @@ def sources(config: ConfigDict) -> list[Any]:
     return found + [entry[split] for entry in labelled for split in ("train", "validation") if split in entry]
 
 
+def code(config: ConfigDict) -> dict[str, list[str]]:
+    """Return {module: its digest} of the modules that register a user's seqio tasks."""
+    return {module: code_digest(module) for module in config.data.modules}
+
+
 def request(config: ConfigDict) -> dict[str, Any]:
     """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
     asked = {
@@ -33,6 +39,7 @@ def request(config: ConfigDict) -> dict[str, Any]:
         "vocabulary": config.vocabulary.to_dict(),
         "languages": config.languages,
         "sources": [fingerprint(source) for source in sources(config)],
+        "code": code(config),
     }
     if config.vocabulary.path:
         asked["model"] = fingerprint(config.vocabulary.path)
@@ -47,7 +54,8 @@ def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
     """
     if not _exists(folder):
         return False
-    made_of, asked = _made_of(folder), request(config)
+    made_of = _made_of(folder)
+    asked = _comparable(request(config), made_of)
     if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
         written = ("data", "vocabulary", "languages")
         return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
@@ -62,20 +70,27 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
     """
     if not _exists(folder) or is_fresh(config, folder):
         return
-    made_of, asked = _made_of(folder) or {}, request(config)
+    made_of = _made_of(folder) or {}
+    asked = _comparable(request(config), made_of)
     before, now = _files(made_of), _files(asked)
     new_run = "use a new workdir, with checkpoint.init to start from these weights"
     changed = _changed(before, now)
     if changed and before:
         name, others = changed[0], len(changed) - 1
         then, here = before.get(name), now.get(name)
-        size = f"{then[0]:,} bytes then, {here[0]:,} bytes now" if then and here else "it is new" if here else "it is gone"
-        remedy = f"restore it, or {new_run}"
-        if then and here and then[0] == here[0]:
-            size = f"{then[0]:,} bytes as then, but written anew"
+        size, remedy = "it is gone", f"restore it, or {new_run}"
+        if here and not then:
+            size, remedy = "it is new", f"take it away, or {new_run}"
+        elif here and then and here[0] != then[0]:
+            size = f"{then[0]:,} bytes then, {here[0]:,} bytes now"
+        elif here and then:
+            size = f"same size, {here[0]:,} bytes, but another modification time"
             remedy = f"if its text is still the same, delete {folder}, which is then made again; if not, restore it, or {new_run}"
         more = f"; {others:,} more have changed" if others else ""
         raise UserError(f"the text that this run was trained on has changed ({size}{more})", file=name, remedy=remedy)
+    if names := _changed_code(made_of, asked):
+        raise UserError(f"the code that yields this run's text has changed: {', '.join(names)}", file=folder,
+                        remedy=f"restore it, or {new_run}")  # fmt: skip
     keys = ", ".join(_keys(made_of, asked))
     raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: {keys}",
                     file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
@@ -85,11 +100,34 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
     """Say what sets a store that is there apart from the one that the config asks for; "" where there is no store."""
     if not _exists(folder):
         return ""
-    made_of, asked = _made_of(folder), request(config)
+    made_of = _made_of(folder)
     if made_of is None:
         return "it was not made by prepare"
-    changed = _changed(_files(made_of), _files(asked))
-    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{file} has changed" for file in changed[:1]])
+    asked = _comparable(request(config), made_of)
+    changed = [*_changed(_files(made_of), _files(asked))[:1], *(f"the code of {name}" for name in _changed_code(made_of, asked))]
+    return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{what} has changed" for what in changed])
+
+
+def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a request without what the version that made a store did not record: the digests of code."""
+    made_of = made_of or {}
+    asked = asked if "code" in made_of else {key: value for key, value in asked.items() if key != "code"}
+    before = made_of.get("sources", [])
+    if len(before) != len(asked["sources"]):
+        return asked
+    pairs = zip(before, asked["sources"])
+    return asked | {"sources": [now[:1] if then == now[:1] and isinstance(now[0], str) else now for then, now in pairs]}
+
+
+def _changed_code(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return the functions and modules whose code is not the one that a store was made with."""
+    before = _digests(made_of)
+    return [name for name, digest in _digests(asked).items() if name in before and before[name] != digest]
+
+
+def _digests(asked: dict[str, Any]) -> dict[str, Any]:
+    functions = {found[0]: found[1:] for found in asked.get("sources", ()) if found and isinstance(found[0], str)}
+    return functions | asked.get("code", {})
 
 
 def _keys(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:

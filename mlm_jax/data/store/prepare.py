@@ -37,11 +37,13 @@ from mlm_jax.data.store.store import FEATURES, TOKENS, Store, StoreWriter
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
+from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
 from mlm_jax.data.text.sources import is_library, matches, shown
 from mlm_jax.data.vocabulary.folder import open_vocabulary, read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
+PRETOKENIZED = "_pretokenized"  # what seqio's tokenize appends to a feature's name to keep its text
 WRITE = 1024  # documents handed to the store at once
 NOTHING_LEFT = "nothing half-written was left"
 
@@ -232,8 +234,11 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
         return given
     if config.data.mixture:
         return tasks.mixture_vocabulary(config, languages)
-    console.print(f"training a vocabulary of {settings.size:,} pieces ({settings.kind})")
-    return Vocabulary.train(vocabulary_sentences(config, languages), settings, languages)
+    console.print(f"training a vocabulary of at most {settings.size:,} pieces ({settings.kind})")
+    trained = Vocabulary.train(vocabulary_sentences(config, languages), settings, languages)
+    if trained.size < settings.size:
+        console.print(f"the text has pieces for a vocabulary of {trained.size:,}, not of {settings.size:,}")
+    return trained
 
 
 def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iterator[str]:
@@ -295,8 +300,9 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
     """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
     from mlm_jax.data.store import tasks
 
+    most_bytes = config.data.max_document_bytes
     if language in config.data.corpora:
-        read = lambda source, split: corpora.documents(source, language, split)  # noqa: E731
+        read = lambda source, split: corpora.documents(source, language, split, most_bytes=most_bytes)  # noqa: E731
         for document in tasks.split_of(config, language, config.data.corpora[language], "train", read):
             if document.strip():
                 yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
@@ -305,24 +311,24 @@ def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
         languages = split_pair(pair, named_languages(config))
         if language in languages:
             side = languages.index(language)
-            both = lambda source, split: corpora.sentence_pairs(source, pair, split, languages)  # noqa: B023, E731
+            both = lambda s, split: corpora.sentence_pairs(s, pair, split, languages, most_bytes=most_bytes)  # noqa: B023, E731
             found = tasks.split_of(config, pair, source, "train", both)
             yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
     for entry in config.data.labelled.values():
         if entry["language"] == language:
-            yield from (" ".join(example.texts)[:SENTENCE] for example in labelled.examples(dict(entry), "train"))
+            found = labelled.examples(dict(entry), "train", most_bytes=most_bytes)
+            yield from (" ".join(example.texts)[:SENTENCE] for example in found)
 
 
 def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
     """Run one seqio task and append its examples to the store."""
     features = FEATURES[one.kind]
-    text_of = lambda row: writer.vocabulary.decode(row.tolist())  # noqa: E731
     for batch in _read(one, split, config.data.max_document_tokens):
         rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
         if "bytes" in batch:
             characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
-        else:  # a user's task hands over ids only: its text is what they decode to
-            texts = [text_of(row) for feature in features if feature in TOKENS for row in rows[feature]]
+        else:
+            rows, texts = _of_user(one, rows, batch, writer.vocabulary)
             characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
             for feature, language in zip(features, one.languages):
                 prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
@@ -331,10 +337,29 @@ def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advanc
         advance(sum(len(row) for feature in features if feature != "labels" for row in rows[feature]))
 
 
+def _of_user(
+    one: Any, rows: dict[str, list[np.ndarray]], batch: dict[str, Any], vocabulary: Vocabulary
+) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Return the examples of a user's task that have text in every feature, and these texts; the others are counted.
+
+    A user's task hands over ids. Its text is what they decode to, and, if there are unknown pieces, what seqio's ``tokenize``
+    kept of the text itself.
+    """
+    nothing = np.setdiff1d(vocabulary.special_ids, vocabulary.unk_id)
+    filled = [all(not np.isin(row, nothing).all() for row in example) for example in zip(*rows.values())]
+    one.skipped[EMPTY_SIDE if one.kind == "pairs" else BLANK] += filled.count(False)
+    texts = []
+    for feature, documents in rows.items():
+        originals = batch.get(feature + PRETOKENIZED, [None] * len(documents))
+        for row, original, whole in zip(documents, originals, filled):
+            if whole:
+                known = original.decode(errors="replace") if isinstance(original, bytes) else None
+                texts.append(vocabulary.written(row.tolist(), known))
+    return {feature: [row for row, whole in zip(kept, filled) if whole] for feature, kept in rows.items()}, texts
+
+
 def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
     """Return an example of a user's task as every other document: with its prefix and its end, once each."""
-    if not len(row):
-        return row  # which the store refuses
     before = [] if row[: len(prefix)].tolist() == prefix else prefix
     return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
 
@@ -343,15 +368,24 @@ def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     """Yield {feature: rows} of some examples at a time.
 
     Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
-    and out of TensorFlow an example. A user's task is run by seqio, and told the tokens that an example may have; what its
-    preprocessors leave longer is not cut.
+    and out of TensorFlow an example. A user's task is run by seqio.
+
+    Raises:
+      UserError: an example of a user's task of text has a second feature, which the first examples did not have.
     """
+    from mlm_jax.data.store.tasks import PROBED, user_examples
+
     if one.examples is not None:
-        for batch in windows(one.examples(split), WRITE):
-            yield {key: [example[key] for example in batch] for key in batch[0]}
+        for examples in windows(one.examples(split), WRITE):
+            yield {key: [example[key] for example in examples] for key in examples[0]}
         return
-    lengths = dict.fromkeys(one.task.output_features, most)
-    data = one.task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
-    if one.kind == "text" and "inputs" not in one.task.output_features:  # a T5-style task without inputs
-        data = data.map(lambda example: {**example, "inputs": example["targets"]})
-    yield from data.ragged_batch(WRITE).as_numpy_iterator()
+    for found in user_examples(one.task, split, most).ragged_batch(WRITE).as_numpy_iterator():
+        batch: dict[str, Any] = found
+        if one.kind == "text":
+            (other,) = {*TOKENS} - {one.feature}
+            if any(len(row) for row in batch.get(other, ())):
+                raise UserError(f"seqio task {one.name!r} has {other}, which its first {PROBED} examples do not have",
+                                remedy=f"leave {other} out of the task, or let each example have it")  # fmt: skip
+            there = [suffix for suffix in ("", PRETOKENIZED) if one.feature + suffix in batch]
+            batch = {f"inputs{suffix}": batch[one.feature + suffix] for suffix in there}
+        yield batch

@@ -89,6 +89,7 @@ class Ragged:
         self.longest: int = facts["longest"]
         self.per_token: bool = facts["per_token"]
         self.complemented: bool = facts["complemented"]
+        self._mean_lengths: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -106,6 +107,15 @@ class Ragged:
         """Return how many documents have more values than ``length``, and of how many: of the first ``LOOKED_AT`` at most."""
         looked_at = min(len(self), LOOKED_AT)
         return int((np.diff(self.offsets.read(0, looked_at + 1)) > length).sum()), looked_at
+
+    def mean_length(self, most: int) -> float:
+        """Return the mean number of values of a document that is cut to ``most``, of the first ``LOOKED_AT`` documents."""
+        if self.longest <= most:
+            return len(self.values) / max(len(self), 1)
+        if most not in self._mean_lengths:
+            offsets = self.offsets.read(0, min(len(self), LOOKED_AT) + 1)
+            self._mean_lengths[most] = float(np.minimum(np.diff(offsets), most).mean())
+        return self._mean_lengths[most]
 
     def documents(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Return the documents of these indices, each an int32 array."""

@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.common.lines import windows
+from mlm_jax.common.lines import bounded_windows, windows
 from mlm_jax.common.quiet import quiet_stderr
 from mlm_jax.data.store.store import FEATURES, TOKENS
-from mlm_jax.data.store.two_texts import joined
+from mlm_jax.data.store.two_texts import cut_longer, joined
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
-from mlm_jax.data.text.reading import BLANK
+from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
 from mlm_jax.data.text.sources import is_function
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
@@ -38,11 +38,12 @@ with quiet_stderr():
     import tensorflow as tf
 
 BATCH = 512  # documents that are tokenised at once
+BATCH_CHARACTERS = 1 << 22  # of these documents, at most, but for the last one
 SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
+PROBED = 100  # examples of a user's task that show which features it fills
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
 PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
-EMPTY_SIDE = "a side is empty"
 CUT = "cut: longer than data.max_document_tokens"
 
 
@@ -112,6 +113,7 @@ class Registered:
       splits: that it has, of train and validation.
       labels: names of the classes.
       rate: mixing rate that a user's mixture gives it.
+      feature: of a user's task of text, the feature that holds the text.
       skipped: {reason: examples left out}, filled while the task is read.
       examples: split → what the task's source yields, in plain Python; None for a user's task.
     """
@@ -123,6 +125,7 @@ class Registered:
     splits: tuple[str, ...]
     labels: tuple[str, ...] = ()
     rate: float | None = None
+    feature: str = "inputs"
     skipped: Counter = field(default_factory=Counter)
     examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
 
@@ -170,8 +173,9 @@ def _text(
     skipped: Counter[str] = Counter()
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split))
-        for batch in windows(texts, BATCH):
+        limits = {"most_bytes": config.data.max_document_bytes, "skipped": skipped}
+        texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split, **limits))
+        for batch in bounded_windows(texts, BATCH, len, BATCH_CHARACTERS):
             whole = [text for text in batch if text.strip()]
             skipped[BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
@@ -195,8 +199,9 @@ def _pairs(
     skipped: Counter[str] = Counter()
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides))
-        for batch in windows(found, BATCH):
+        limits = {"most_bytes": config.data.max_document_bytes, "skipped": skipped}
+        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides, **limits))
+        for batch in bounded_windows(found, BATCH, lambda sides: len(sides[0]) + len(sides[1]), BATCH_CHARACTERS):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
@@ -205,18 +210,21 @@ def _pairs(
                     skipped[EMPTY_SIDE] += 1
                     continue
                 skipped[CUT] += max(len(ids_a), len(ids_b)) > content
+                kept = a if len(ids_a) <= content else vocabulary.decode(ids_a[:content])
+                kept += b if len(ids_b) <= content else vocabulary.decode(ids_b[:content])
                 yield {
                     "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
                     "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
-                    "characters": len(a) + len(b),
-                    "bytes": len(a.encode()) + len(b.encode()),
+                    "characters": len(kept),
+                    "bytes": len(kept.encode()),
                 }
 
     return Registered(pair, _task(pair, "pairs", read, vocabulary), "pairs", sides, splits, skipped=skipped, examples=read)
 
 
 def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
-    names = labelled.label_names(entry)
+    most_bytes = config.data.max_document_bytes
+    names = labelled.label_names(entry, most_bytes)
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
     splits = tuple(split for split in SPLITS if split in entry)
@@ -225,23 +233,29 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
     per_word = labelled.is_per_word(entry)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        for example in labelled.examples({**entry, "labels": names}, split, skipped):
-            parts = vocabulary.encode_batch([*example.texts])
-            ids = [token for part in parts for token in part]
-            if per_word:  # the label stands at a word's first piece
-                skipped[PIECELESS] += not all(parts)
-                marked = (
-                    [index[label], *[-1] * (len(part) - 1)][: len(part)] for part, label in zip(parts, example.labels)
-                )
-                labels = [*chain.from_iterable(marked)]
-            pair = len(parts) == 2 and not per_word
+        given = entry.get("labels", ())  # which a reader needs to know: "-" may be a class
+        for example in labelled.examples({**entry, "labels": given or names}, split, skipped, most_bytes):
+            text = " ".join(example.texts)
+            pair = len(example.texts) == 2 and not per_word
+            if per_word:
+                ids, starts = vocabulary.encode_words(example.texts)
+                skipped[PIECELESS] += -1 in starts
+                labels = [-1] * len(ids)  # but at a word's first piece
+                for start, label in zip(starts, example.labels):
+                    if start >= 0:
+                        labels[start] = index[label]
+            else:
+                parts = vocabulary.encode_batch([*example.texts])
+                ids = [token for part in parts for token in part]
             if not (all(parts) if pair else ids):
                 skipped[EMPTY_SIDE if pair else BLANK] += 1
                 continue
-            skipped[CUT] += len(ids) + pair > content
+            if len(ids) + pair > content:
+                skipped[CUT] += 1
+                kept = cut_longer(len(parts[0]), len(parts[1]), content - 1) if pair else (content,)
+                text = " ".join(vocabulary.decode(part[:most]) for part, most in zip(parts if pair else [ids], kept))
             ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
             row = prefix + ids + [vocabulary.eos_id]
-            text = " ".join(example.texts)
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
             yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
 
@@ -297,23 +311,69 @@ def _import_modules(config: ConfigDict) -> None:
 
 def _of_mixture(config: ConfigDict) -> list[Registered]:
     _import_modules(config)
+    mixture = _mixture(config)
+    registered = []
+    for task in mixture.tasks:
+        language = config.data.mixture_languages[task.name]
+        splits = tuple(split for split in SPLITS if split in task.splits)
+        filled = _filled_features(task, splits, config.data.max_document_tokens)
+        kind = "pairs" if len(filled) == 2 else "text"
+        languages = languages_of(config, language) if kind == "pairs" else (language,)
+        languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
+        rate = float(mixture.get_rate(task))
+        registered.append(Registered(task.name, task, kind, languages, splits, rate=rate, feature=filled[0]))
+    return registered
+
+
+class _OfUser(NamedTuple):
+    """A user's mixture: its tasks by name, and their rates."""
+
+    tasks: tuple[seqio.Task, ...]
+    get_rate: Callable[[seqio.Task], float]
+
+
+def _mixture(config: ConfigDict) -> _OfUser:
+    _import_modules(config)
     names = seqio.MixtureRegistry.names()
     if config.data.mixture not in names:
         raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
                         remedy="name the module that registers it in config.data.modules")  # fmt: skip
     mixture = seqio.get_mixture_or_task(config.data.mixture)
-    registered = []
-    for task in sorted(mixture.tasks, key=lambda task: task.name):
-        language = config.data.mixture_languages.get(task.name)
-        if language is None:
-            raise UserError(f"what language is the seqio task {task.name!r} of?",
-                            remedy=f"set config.data.mixture_languages = {{{task.name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
-        kind = "pairs" if {"inputs", "targets"} <= set(task.output_features) else "text"
-        languages = languages_of(config, language) if kind == "pairs" else (language,)
-        languages = languages * 2 if kind == "pairs" and len(languages) == 1 else languages
-        splits = tuple(split for split in SPLITS if split in task.splits)
-        registered.append(Registered(task.name, task, kind, languages, splits, rate=float(mixture.get_rate(task))))
-    return registered
+    tasks = tuple(sorted(mixture.tasks, key=lambda task: task.name))
+    known = [task.name for task in tasks]
+    for name in known:
+        if name not in config.data.mixture_languages:
+            raise UserError(f"what language is the seqio task {name!r} of?",
+                            remedy=f"set config.data.mixture_languages = {{{name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
+    for name in config.data.mixture_languages:
+        if name not in known:
+            raise UserError(f"config.data.mixture_languages names {name!r}, which is no task of {config.data.mixture!r}"
+                            f"{nearest(name, known)}", remedy=f"its tasks are {', '.join(known)}")  # fmt: skip
+    return _OfUser(tasks, mixture.get_rate)
+
+
+def user_examples(task: seqio.Task, split: str, most_tokens: int) -> tf.data.Dataset:
+    """Return the examples of a user's task, whose preprocessors get the tokens that an example may have; nothing is cut."""
+    lengths = dict.fromkeys(task.output_features, most_tokens)
+    return task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
+
+
+def _filled_features(task: seqio.Task, splits: tuple[str, ...], most_tokens: int) -> tuple[str, ...]:
+    """Return which of inputs and targets a user's task fills; ("inputs",) if there is nothing to tell it by.
+
+    A feature may be declared and be missing (``required=False``), or be empty in every example (``rekey`` from None).
+    """
+    for split in splits:
+        data = user_examples(task, split, most_tokens)
+        there = [name for name in TOKENS if name in task.output_features and name in data.element_spec]
+        if len(there) < 2:
+            return (*there,) or ("inputs",)
+        found = {name: False for name in there}
+        for example in data.take(PROBED).as_numpy_iterator():
+            found |= {name: found[name] or bool(len(example[name])) for name in there}
+        if any(found.values()):
+            return tuple(name for name in there if found[name])
+    return ("inputs",)
 
 
 def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabulary:
@@ -323,8 +383,8 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
       UserError: its tasks disagree, or it is no SentencePiece vocabulary.
     """
     found = {}
-    for one in _of_mixture(config):
-        for feature in one.task.output_features.values():
+    for task in _mixture(config).tasks:
+        for feature in task.output_features.values():
             found[repr(feature.vocabulary)] = feature.vocabulary
     if len(found) != 1:
         raise UserError(f"the tasks of mixture {config.data.mixture!r} have {len(found)} vocabularies, one is needed")
@@ -345,8 +405,8 @@ def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None
     """
     special = {*vocabulary.special_ids.tolist()}
     checked = []
-    for one in _of_mixture(config):
-        for theirs in (one.task.output_features[name].vocabulary for name in TOKENS if name in one.task.output_features):
+    for task in _mixture(config).tasks:
+        for theirs in (task.output_features[name].vocabulary for name in TOKENS if name in task.output_features):
             if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
                 continue
             checked.append(theirs)
@@ -357,7 +417,7 @@ def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None
                     key = "vocabulary.path" if config.vocabulary.path else "vocabulary.kind"
                     raise UserError(
                         f"{key}={config.vocabulary[key.partition('.')[2]]!r} is not the vocabulary of the seqio task "
-                        f"{one.task.name!r}: {text!r} is {found} in it, {wanted} in the task",
+                        f"{task.name!r}: {text!r} is {found} in it, {wanted} in the task",
                         remedy="leave vocabulary.path and vocabulary.kind out, which takes the mixture's own",
                     )
 

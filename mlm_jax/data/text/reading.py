@@ -15,6 +15,7 @@ from mlm_jax.common.errors import UserError, one_line
 
 PACKINGS = (".gz", ".zst")
 BLANK = "a blank line, or no text"  # why a document is left out
+EMPTY_SIDE = "a side is empty"  # why a pair is left out
 DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
 MOST_BYTES = 1 << 24  # of one document, unless data.max_document_bytes says otherwise
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

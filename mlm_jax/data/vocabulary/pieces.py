@@ -20,6 +20,8 @@ import sentencepiece
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.data.vocabulary import normalisation
+from mlm_jax.data.vocabulary.proto import model_proto, pieces_of
 
 MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
@@ -108,13 +110,16 @@ class Vocabulary:
     def train(cls, sentences: Iterable[str], config: ConfigDict, languages: Sequence[str]) -> Vocabulary:
         """Train a SentencePiece model with byte fallback; the same sentences give the same model.
 
+        It has ``config.size`` pieces, or fewer if the text does not have so many. U+200C, which is a letter's form in Persian
+        for example, is kept (:mod:`mlm_jax.data.vocabulary.normalisation`).
+
         Args:
           sentences: text of all languages, already in the wanted proportions.
           config: ``config.vocabulary``.
           languages: that get a language token.
 
         Raises:
-          UserError: the text does not support a vocabulary of this size.
+          UserError: ``config.size`` is too small for the special tokens, bytes and single characters, or there is no text.
         """
         symbols = [MASK, *map(language_token, languages), *map(sentinel, range(config.sentinels))]
         least = 4 + BYTES + len(symbols) + 1
@@ -125,9 +130,11 @@ class Vocabulary:
             )
         out, failures = io.BytesIO(), []
 
+        normaliser = normalisation.normaliser()
+
         def noting_failures() -> Iterator[str]:  # SentencePiece up to 0.2.1 takes an error for the end of the text
             try:
-                yield from sentences
+                yield from map(normaliser.normalize, sentences)
             except UserError as error:
                 failures.append(error)
                 raise
@@ -137,14 +144,15 @@ class Vocabulary:
                 sentence_iterator=noting_failures(), model_writer=out, model_type=config.kind, vocab_size=config.size,
                 character_coverage=config.character_coverage, byte_fallback=True, control_symbols=symbols,
                 pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=EOS, unk_piece=UNK, bos_piece=BOS,
-                normalization_rule_name="nmt_nfkc", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
+                normalization_rule_name="identity", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
+                hard_vocab_limit=False,
                 train_extremely_large_corpus=config.sentences > 10_000_000,
             )  # fmt: skip
         except RuntimeError as error:
             if failures:
                 raise failures[0] from None
             raise _training_error(str(error), config) from error
-        return cls(out.getvalue(), languages, config.sentinels)
+        return cls(normalisation.with_rules(out.getvalue()), languages, config.sentinels)
 
     @classmethod
     def bytes(cls, languages: Sequence[str], sentinels: int) -> Vocabulary:
@@ -168,6 +176,30 @@ class Vocabulary:
             return [[byte + 4 for byte in text.encode()] for text in texts]
         return self.processor.encode(list(texts), num_threads=1)
 
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the token ids of a sentence that is given as words, with spaces between them if spaces have ids.
+
+        Returns:
+          ids of the sentence, and for each word the index of its first piece, or -1 if the word has no piece.
+        """
+        spaced = self._spaces_have_ids
+        nonempty = [word for word in words if word]
+        texts = iter(self.encode_batch([f" {word}" if spaced and index else word for index, word in enumerate(nonempty)]))
+        ids: list[int] = []
+        starts = []
+        for word in words:
+            pieces = next(texts) if word else []
+            space = int(self.is_bytes and bool(ids))  # a byte of its own; elsewhere the space is part of a piece
+            starts.append(len(ids) + space if len(pieces) > space else -1)
+            ids += pieces
+        return ids, starts
+
+    @cached_property
+    def _spaces_have_ids(self) -> bool:
+        """Whether a space before a word changes the ids: true for bytes and byte-level BPE, false if every word gets a mark."""
+        alone, spaced = self.encode_batch(["a", " a"])
+        return alone != spaced
+
     def encode_special(self, text: str) -> list[int]:
         """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves.
 
@@ -187,6 +219,24 @@ class Vocabulary:
         if self.model is None:
             return bytes_to_text(i - 4 for i in ordinary)
         return self.processor.decode(ordinary)
+
+    def written(self, ids: Sequence[int], text: str | None) -> str:
+        """Return the text that ids stand for, also of unknown pieces.
+
+        Args:
+          ids: of a text, or of its beginning; special pieces may stand around them.
+          text: that was encoded, if it is known. Without it, an unknown piece counts as one character, U+FFFD.
+        """
+        unknown = [*ids].count(self.unk_id)
+        if not unknown:
+            return self.decode(ids)
+        special = {*self.special_ids.tolist()} - {self.unk_id}
+        ordinary = [index for index in ids if index not in special]
+        if text is not None and self.model is not None:
+            pieces = pieces_of(self.processor.encode(text, out_type="serialized_proto"))[: len(ordinary)]
+            if [index for index, _ in pieces] == ordinary:
+                return "".join(surface for _, surface in pieces).strip()
+        return self.decode(ids) + "\ufffd" * unknown
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Return the written form of each token id.
@@ -290,13 +340,6 @@ def bytes_to_text(values: Iterable[int]) -> str:
     return bytes(values).decode(errors="replace")
 
 
-def model_proto(model: bytes) -> Any:
-    """Return what a ``.model`` of SentencePiece says, as a message that can be changed."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
-
-
 def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
     """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
     proto = model_proto(model)
@@ -306,12 +349,8 @@ def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePie
 
 
 def _training_error(message: str, config: ConfigDict) -> UserError:
-    largest = re.search(r"<= (\d+)", message)
     needed = re.search(r"smaller than required_chars\D*\d+ vs (\d+)", message)
     if needed:
         return UserError(f"vocabulary.size={config.size} is too small for the {needed[1]} pieces of single characters and bytes",
                          remedy="raise vocabulary.size or lower vocabulary.character_coverage")  # fmt: skip
-    if "Vocabulary size" in message or "vocab_size" in message:
-        hint = f"set vocabulary.size to at most {largest[1]}" if largest else "lower vocabulary.size or give more text"
-        return UserError(f"vocabulary.size={config.size} is more than the text has pieces for", remedy=hint)
     return UserError(f"SentencePiece could not be trained: {one_line(message)}")

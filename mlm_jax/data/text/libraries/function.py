@@ -70,8 +70,10 @@ def fingerprint(rest: str, source: str) -> list[str]:
 def code_digest(module: str) -> list[str]:
     """Return the SHA-256 of a module's file, in a list; [] if there is no such module or file.
 
-    Code that the module itself imports is not looked at.
+    Code that the module itself imports is not looked at. Our own modules have no digest: a new version reads the same text.
     """
+    if module.partition(".")[0] == "mlm_jax":
+        return []
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):  # a package above it is missing, or is no package

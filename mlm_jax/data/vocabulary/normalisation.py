@@ -1,0 +1,69 @@
+"""How text is normalised before it is cut into pieces: SentencePiece's ``nmt_nfkc``, but U+200C is kept.
+
+``nmt_nfkc`` turns the zero-width non-joiner into a space. In Persian and other languages it stands inside words, so text would
+be read and written wrongly.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+
+import sentencepiece
+
+from mlm_jax.data.vocabulary.proto import model_proto
+
+NAME = "nmt_nfkc_keeping_zwnj"
+BASE = "nmt_nfkc"
+NON_JOINER = "\u200c".encode()
+
+
+def normalise_like(model: bytes) -> sentencepiece.SentencePieceNormalizer:
+    """Return a normaliser that changes characters as a model does, and leaves spaces as they are."""
+    return sentencepiece.SentencePieceNormalizer(
+        model_proto=model, add_dummy_prefix=False, escape_whitespaces=False, remove_extra_whitespaces=False
+    )
+
+
+def normaliser() -> sentencepiece.SentencePieceNormalizer:
+    """Return the normaliser of new vocabularies."""
+    return normalise_like(with_rules(_base_model()))
+
+
+def with_rules(model: bytes) -> bytes:
+    """Return a model with the rules of new vocabularies."""
+    proto = model_proto(model)
+    proto.normalizer_spec.name = NAME
+    proto.normalizer_spec.precompiled_charsmap = rules()
+    return proto.SerializeToString()
+
+
+def rules() -> bytes:
+    """Return the rules as SentencePiece compiles them."""
+    return _without(NON_JOINER, model_proto(_base_model()).normalizer_spec.precompiled_charsmap)
+
+
+@cache
+def _base_model() -> bytes:
+    return sentencepiece.SentencePieceNormalizer(rule_name=BASE).serialized_model_proto()
+
+
+def _without(character: bytes, compiled: bytes) -> bytes:
+    """Take the rule for a character out of compiled rules, so that the character stays as it is.
+
+    The format is the size of a trie, the trie, and zero-terminated replacements. The trie is a double array (Aoe 1989; Darts
+    clone): the child of a unit for byte c stands at ``position XOR c`` and repeats c; a unit whose highest bit is set is the
+    child for no byte.
+    """
+    (size,) = struct.unpack_from("<I", compiled)
+    changed = bytearray(compiled)
+    trie = memoryview(changed)[4 : 4 + size]
+    position = 0
+    for byte in b"\0" + character:  # the root is the child for byte 0
+        place = position ^ byte
+        (unit,) = struct.unpack_from("<I", trie, 4 * place)
+        if byte and unit & 0x800000FF != byte:
+            raise AssertionError(f"{BASE} has no rule for {character!r}")
+        position = place ^ ((unit >> 10) << ((unit & 0x200) >> 6))
+    struct.pack_into("<I", trie, 4 * place, 0x80000000)
+    return bytes(changed)
