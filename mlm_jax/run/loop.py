@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.checkpoint import Checkpoints
 from mlm_jax.checkpoints.initialise import check_init, initialise_from
+from mlm_jax.checkpoints.provenance import record
 from mlm_jax.checkpoints.transplant import Facts
 from mlm_jax.checkpoints.workdir import (
     check_store,
@@ -99,11 +100,12 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     start = int(state.step)
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
+        record(workdir, start)
 
     # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.
     goodput = Goodput(workdir, first)
     with (
-        MetricsWriter(workdir, start, first, config.training.wandb) as metrics,
+        MetricsWriter(workdir, start, first, config.training.wandb, config_json(config)) as metrics,
         TrainingProgress(config.steps, start, first) as progress,
         StopSignal() as stop,
     ):

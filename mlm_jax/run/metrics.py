@@ -37,12 +37,14 @@ class MetricsWriter:
       start_step: step that the run begins at.
       writes: whether this process writes.
       wandb_project: "" is off.
+      config: of the run, as JSON values, for TensorBoard's text and the columns of Weights & Biases.
 
     Raises:
       UserError: the file is damaged, or Weights & Biases is asked for but not installed.
     """
 
-    def __init__(self, workdir: str | Path, start_step: int, writes: bool, wandb_project: str = ""):
+    def __init__(self, workdir: str | Path, start_step: int, writes: bool, wandb_project: str = "",
+                 config: Mapping[str, Any] | None = None):  # fmt: skip
         self.file: TextIO | None = None
         self.tensorboard: Any = None
         self.wandb: Any = None
@@ -58,7 +60,10 @@ class MetricsWriter:
             str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{start_step}"
         )
         if wandb_project:
-            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project)
+            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config or {})
+        if config and start_step == 0:
+            lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines()
+            self.tensorboard.add_text("config", "\n".join(f"    {line}" for line in lines), 0)  # indented: code in Markdown
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -91,14 +96,22 @@ class MetricsWriter:
             self.wandb.log(dict(values), step=step)
 
 
-def _wandb_run(workdir: Path, project: str) -> Any:
-    """Return the Weights & Biases run of a workdir, the same one at each start."""
+def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
+    """Return the Weights & Biases run of a workdir, the same one at each start.
+
+    Its config are the run's keys. Tags are the objectives of its tasks unless WANDB_TAGS names others; a sweep names its
+    trials' group and tags by WANDB_RUN_GROUP and WANDB_TAGS, which W&B reads itself.
+    """
     try:
         import wandb
     except ImportError as error:
         raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
     identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
-    return wandb.init(project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir))
+    objectives = sorted({task["objective"] for task in config.get("tasks", {}).values()})
+    tags = {} if os.environ.get("WANDB_TAGS") else {"tags": objectives}
+    return wandb.init(
+        project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir), config=dict(config), **tags
+    )
 
 
 def shown_loss(key: str) -> str:

@@ -115,6 +115,12 @@ def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeyp
     assert logged[:2] == [(1, {"train/loss/de": 1 / 3, "train/learning_rate": 0.1}), "end"]
     assert [options["project"] for options in runs] == ["mine"] * 3
     assert runs[0]["id"] == runs[1]["id"] != runs[2]["id"]
+    config = {"seed": 3, "tasks": {"a": {"objective": "mlm"}, "b": {"objective": "ranking"}}}
+    write(tmp_path / "b/run", 0, [1], wandb_project="mine", config=config)
+    assert runs[-1]["config"] == config and runs[-1]["tags"] == ["mlm", "ranking"]
+    monkeypatch.setenv("WANDB_TAGS", "mine")  # W&B reads it unless tags are given
+    write(tmp_path / "b/run", 0, [1], wandb_project="mine", config=config)
+    assert "tags" not in runs[-1]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="Weights & Biases is not installed"):
         write(tmp_path, 0, [1], wandb_project="mine")
