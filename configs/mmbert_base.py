@@ -16,6 +16,7 @@ def get_config():
 
     config.tasks = {"mlm": {"objective": "mlm", "rows": 256, "length": 1024, "mask_rate": 0.3}}
 
+    config.optimizer.update(warmup_steps=500, decay_steps=1_000)
     config.model.encoder = ({"layers": 22, "weights": "shared"},)
     config.model.width = 768
     config.model.heads = 12

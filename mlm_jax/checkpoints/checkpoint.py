@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
-from mlm_jax.checkpoints.workdir import config_from_json, config_json, differing_keys, may_change
+from mlm_jax.checkpoints.workdir import changed_keys, config_from_json, config_json
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.disk import REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
@@ -212,8 +212,7 @@ class Checkpoints:
         """Check that a checkpoint is of this run."""
         facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
         different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
-        keys = differing_keys(facts["config"], self.facts["config"])
-        different += [f"config.{key}" for key in keys if not may_change(key)]
+        different += [f"config.{key}" for key in changed_keys(facts["config"], self.facts["config"])]
         if different:
             raise UserError(f"this checkpoint is of another run; these differ: {', '.join(different)}",
                             file=self.folder / str(step), remedy=ANOTHER_RUN)  # fmt: skip

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config, renamed_options
+from mlm_jax.config.together import steps_of
 from mlm_jax.data.store.freshness import check_unchanged
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
         except ValueError as error:
             raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
         theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
-        different = {key: values for key, values in differing_keys(theirs, mine).items() if not may_change(key)}
+        different = changed_keys(theirs, mine)
         if different:
             few = len(different) <= FEW_KEYS
             said = (f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items())
@@ -116,6 +117,22 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
     file = Path(workdir) / CONFIG
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(config_json(config), indent=1, ensure_ascii=False))
+
+
+def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return {dotted key: both values} of the keys that differ between a run's config and that of its continuation, wrongly.
+
+    Args:
+      theirs: of the run, as :func:`config_json` gives it.
+      mine: of the continuation.
+    """
+    different = {key: values for key, values in differing_keys(theirs, mine).items() if not may_change(key)}
+    for key in ("optimizer.warmup_steps", "optimizer.decay_steps"):  # 500 steps and a share of 0.05 may be the same
+        if key in different:
+            before, now = different[key]
+            if steps_of(before, theirs["steps"]) == steps_of(now, mine["steps"]):
+                del different[key]
+    return different
 
 
 def may_change(key: str) -> bool:

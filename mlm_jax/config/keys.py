@@ -77,6 +77,10 @@ def _is_row(entry: Any) -> bool:
     return is_several(entry) and len(entry) == 2 and isinstance(entry[0], str)
 
 
+def _are_steps(value: Any) -> bool:
+    return is_number(value) and 0 <= value < FOREVER and (value < 1 or value == int(value))
+
+
 def _is_axis(value: Any) -> bool:
     return type(value) is int and (value >= 1 or value == -1)
 
@@ -85,6 +89,7 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, str) or (is_number(value) and 0 <= value < FOREVER)
 
 
+STEPS = Fits(_are_steps, "a whole number of steps, or a share of `steps` below 1")
 INDEX = choice("shared", "source_language", "target_language", "family", "task")
 AXIS = Fits(_is_axis, "a whole number from 1, or -1 for all devices that remain (one axis at most)")
 STRATEGY = choice("alpha", "unimax", "explicit", "mixture")
@@ -297,8 +302,9 @@ KEYS: tuple[Key, ...] = (
     Key("optimizer.learning_rate", 5e-4, Number(0), "Highest learning rate of the run."),
     Key("optimizer.schedule", "wsd", TEXT,
         "Learning rate over the run: wsd (warm-up, stable, 1 − √ decay), cosine, linear, rsqrt or constant."),
-    Key("optimizer.warmup_steps", 500, Number(0), "Steps of the linear warm-up."),
-    Key("optimizer.decay_steps", 1_000, Number(0), "Steps of the decay at the end of the run, under wsd."),
+    Key("optimizer.warmup_steps", 0.05, STEPS, "Length of the linear warm-up, in steps or as a share of the run."),
+    Key("optimizer.decay_steps", 0.1, STEPS,
+        "Length of the decay at the end of the run, under wsd, in steps or as a share of the run."),
     Key("optimizer.final_fraction", 0.02, Number(0, 1),
         "Share of the highest learning rate at which wsd, cosine and linear end, and at which the warm-up of wsd begins."),
     Key("optimizer.betas", (0.9, 0.98), Fits(_are_betas, "two numbers from 0 to below 1"),

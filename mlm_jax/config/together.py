@@ -185,7 +185,18 @@ def check_schedule(optimizer: ConfigDict, steps: int) -> None:
     Raises:
       UserError: they do not.
     """
-    warmup, decay = optimizer.warmup_steps, optimizer.decay_steps if optimizer.schedule == "wsd" else 0
+    warmup, decay = warmup_and_decay(optimizer, steps)
     if warmup + decay > steps:
         parts = f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "")
-        raise UserError(f"{parts} are more than the run's {steps} steps", remedy="shorten them or raise steps")
+        raise UserError(f"{parts} are more than the run's {steps} steps",
+                        remedy="shorten them, write shares of the run such as 0.05 and 0.1, or raise steps")  # fmt: skip
+
+
+def warmup_and_decay(optimizer: ConfigDict, steps: int) -> tuple[int, int]:
+    """Return the steps of the warm-up, and of the decay at the end, which only the schedule wsd has."""
+    return steps_of(optimizer.warmup_steps, steps), steps_of(optimizer.decay_steps, steps) if optimizer.schedule == "wsd" else 0
+
+
+def steps_of(value: float, steps: int) -> int:
+    """Return a number of steps that may be written as a share, below 1, of the run's steps."""
+    return round(value * steps) if value < 1 else int(value)

@@ -50,6 +50,7 @@ from mlm_jax.run.stop import Stopped, StopSignal
 from mlm_jax.training.check import check_config
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
+from mlm_jax.training.schedule import schedule_line
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
@@ -111,6 +112,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     ):
         held_out.between = stop.check
         progress.say(parameters_line(program))
+        progress.say(schedule_line(config.optimizer, config.steps))
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)

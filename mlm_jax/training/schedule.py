@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.together import check_schedule
+from mlm_jax.config.together import check_schedule, warmup_and_decay
 from mlm_jax.config.values import BadValue
 from mlm_jax.objectives.multitask import UNCERTAINTY
 
@@ -31,12 +31,12 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     Raises:
       UserError: the schedule is unknown, or its parts are longer than the run.
     """
-    peak, warmup, floor = config.learning_rate, config.warmup_steps, config.final_fraction
+    peak, floor = config.learning_rate, config.final_fraction
     if config.schedule not in SHAPES:
         raise BadValue("optimizer.schedule", f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
                        f"use one of {', '.join(SHAPES)}")  # fmt: skip
     check_schedule(config, steps)
-    decay = config.decay_steps if config.schedule == "wsd" else 0
+    warmup, decay = warmup_and_decay(config, steps)
     shape, first = SHAPES[config.schedule], floor if config.schedule == "wsd" else 0.0
 
     def rate(step: Any) -> Any:
@@ -45,6 +45,14 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
         return peak * warm * shape(step, warmup, steps, decay, floor)
 
     return rate
+
+
+def schedule_line(config: ConfigDict, steps: int) -> str:
+    """Return the schedule of ``config.optimizer`` in one line, for the log of a run of ``steps`` steps."""
+    warmup, decay = warmup_and_decay(config, steps)
+    shares = [f" ({value:g} of {steps:,})" if 0 < value < 1 else "" for value in (config.warmup_steps, config.decay_steps)]
+    parts = [f"warm-up over {warmup:,} steps{shares[0]}"] + ([f"decay over the last {decay:,}{shares[1]}"] if decay else [])
+    return f"learning rate: {config.schedule}, at most {config.learning_rate:g}, {', '.join(parts)}"
 
 
 def _wsd(step, warmup, steps, decay, floor):

@@ -186,6 +186,16 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     values["model"]["forgotten"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values))
     check_workdir(tmp_path, make_config())
+    # A share of the steps and that many steps are the same, of old runs' defaults too.
+    config = make_config(optimizer__warmup_steps=0.05, optimizer__decay_steps=0.1)
+    config.steps = 10_000
+    values = config_json(config)
+    values["optimizer"].update(warmup_steps=500, decay_steps=1000)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    check_workdir(tmp_path, config)
+    config.steps = 2_000
+    with pytest.raises(UserError, match=r"warmup_steps \(500.0 there, 0.05 here\)"):
+        check_workdir(tmp_path, config)
     # Runs of older versions go on, though two options of a task have new names.
     config = make_config()
     config.tasks = {"mlm": {**config.tasks["mlm"], "same_language_rows": 4, "evaluate_on": ("ner",)}}
@@ -214,7 +224,7 @@ def test_a_checkpoint_alone_is_enough_to_use_the_model(workdir):
 
 def test_a_model_is_used_with_the_rotary_positions_of_its_last_phase(tmp_path):
     config = make_config()
-    config.curriculum = ({"steps": 1}, {"steps": 2, "rope_theta": 7.0})
+    config.steps, config.curriculum = 3, ({"steps": 1}, {"steps": 2, "rope_theta": 7.0})
     save(open_run(tmp_path, config), 1, 2)
     for step, theta in ((1, config.model.rope_theta), (2, 7.0)):
         assert load_parameters(tmp_path / "checkpoints" / str(step)).config.model.rope_theta == theta

@@ -8,7 +8,7 @@ import transformers
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.training.schedule import SHAPES, learning_rate, piecewise_linear
+from mlm_jax.training.schedule import SHAPES, learning_rate, piecewise_linear, schedule_line
 
 STEPS, WARMUP, DECAY = 100, 10, 30
 
@@ -51,7 +51,21 @@ def test_without_warmup_the_first_step_has_the_highest_rate():
         assert float(learning_rate(config, 10)(0)) == 0.5, schedule
 
 
+def test_warmup_and_decay_may_be_shares_of_the_run_and_are_by_default():
+    shares, steps = default_config().optimizer, default_config().optimizer
+    for total in (10_000, 320, 30, 3, 1):
+        steps.update(warmup_steps=round(0.05 * total), decay_steps=round(0.1 * total))
+        for step in {0, 1, total // 20, total // 2, total - total // 10, total - 1}:
+            assert float(learning_rate(shares, total)(step)) == float(learning_rate(steps, total)(step))
+    assert schedule_line(shares, 10_000) == (
+        "learning rate: wsd, at most 0.0005, warm-up over 500 steps (0.05 of 10,000), decay over the last 1,000 (0.1 of 10,000)"
+    )
+    steps.update(schedule="cosine", warmup_steps=4)
+    assert schedule_line(steps, 30) == "learning rate: cosine, at most 0.0005, warm-up over 4 steps"
+
+
 @pytest.mark.parametrize("changes, message", [
+    ({"warmup_steps": 0.8, "decay_steps": 0.3}, "warmup_steps=80 and decay_steps=30 are more than the run's 100 steps"),
     ({"schedule": "wds"}, "no schedule 'wds'; did you mean 'wsd'?"),
     ({"warmup_steps": 71}, "warmup_steps=71 and decay_steps=30 are more than the run's 100 steps"),
     ({"schedule": "cosine", "warmup_steps": 101}, "warmup_steps=101 are more than"),
