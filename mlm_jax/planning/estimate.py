@@ -13,11 +13,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
+from mlm_jax import model as model_room
+from mlm_jax.parallel.axes import AXES
+from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.prepare import Known, for_platform, planned_labels, prepare
 from mlm_jax.planning.roofline import Roofline, roofline
-from mlm_jax.training.flops import Flops, Traffic
+from mlm_jax.training.cost import tokens_of
+from mlm_jax.training.flops import Flops, Traffic, traffic
+from mlm_jax.training.optimizer import optimizer_state_shardings
+
+REMATS = ("none", "dots", "full")  # the least recomputation first
 
 # What a layer keeps for its backward pass besides the results of its matrix products, in widths of the residual stream: norms
 # and their float32 inputs, rotated queries and keys, gates, attention's transposed arguments. Of a compiled
@@ -34,7 +43,7 @@ class Estimate:
       remat, microbatches: of the step.
       arguments: bytes of state and batch.
       temporaries: bytes of gradients, activations and gathered weights.
-      roofline: the bounds; None where the chip has no peak.
+      roofline: the bounds; None if the chip has no peak.
     """
 
     mesh: dict[str, int]
@@ -183,3 +192,77 @@ def sizes_on(params: Any, optimizer_state: Any, average: Any, mesh: Mapping[str,
     state = sum(each(leaf) for leaf in jax.tree.leaves((params, optimizer_state, average)))
     gradients = sum(each(leaf) for leaf in jax.tree.leaves(params))
     return Sizes(state, gradients, sum(whole_over_fsdp(leaf) for leaf in layers), whole_over_fsdp(table))
+
+
+class Estimator:
+    """Estimates a run's step by formula, for any mesh, recomputation, microbatches and chunk of the output layer.
+
+    Args:
+      config: the run's config.
+      topology: what to estimate for.
+      known: what is known of the data; None if only the config is.
+
+    Attributes:
+      config: with what follows from the topology's platform.
+      program: the run's, as shapes.
+      tokens, flops: of a step as the config has it.
+      traffic: what goes through the model, by task.
+
+    Raises:
+      UserError: the config cannot work, or says too little about its data.
+    """
+
+    def __init__(self, config: ConfigDict, topology: Topology, known: Known | None = None):
+        self.config, self.topology = for_platform(config, topology, simulated=False), topology
+        self.everywhere = AbstractMesh((topology.device_count, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        self.known = known
+        planned = prepare(self.config, topology, self.everywhere, known)
+        self.program, self.tokens, self.flops = planned.program, tokens_of(planned.batch), planned.flops
+        context = self.program.context
+        self.traffic = [traffic(one, planned.batch[task], context) for task, one in planned.objectives.items()]
+        self.axes = model_room.abstract(
+            self.config, vocabulary_size=context.vocabulary_size, languages=self.program.languages,
+            labels=known.labels if known else planned_labels(config),
+        )[2]  # fmt: skip
+        self._flops: dict[tuple[str, bool], Flops] = {}
+        self._sizes: dict[tuple[int, ...], Sizes] = {}
+
+    def __call__(self, mesh: dict[str, int], remat: str, parts: int, chunk: int | None = None) -> Estimate:
+        """Return the estimate of one way to lay out the step; ``chunk`` is the config's if it is not given."""
+        trial = applied(self.config, mesh, remat, parts)
+        if chunk is not None:
+            trial.model.cross_entropy_chunk = chunk
+        layout = (remat, parts > 1)  # a ranking task encodes twice if there are several parts
+        if layout not in self._flops:
+            self._flops[layout] = prepare(trial, self.topology, self.everywhere, self.known).flops
+        return estimate(trial, self.topology, mesh, self.sizes(mesh), self.traffic, self._flops[layout], self.tokens)
+
+    def sizes(self, mesh: dict[str, int]) -> Sizes:
+        """Return the bytes of the run's state on a mesh."""
+        key = tuple(mesh.values())
+        if key not in self._sizes:
+            abstract = AbstractMesh(key, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+            state, config = self.program.state, self.config
+            shardings = parameter_shardings(self.axes, state.params, abstract)
+            moments = optimizer_state_shardings(self.program.transformation, state.params, shardings)
+
+            def placed(leaf: Any, sharding: Any) -> Any:
+                return leaf.update(sharding=sharding)
+
+            params = jax.tree.map(placed, state.params, shardings)
+            self._sizes[key] = sizes_on(params, jax.tree.map(placed, state.optimizer_state, moments),
+                                        params if config.training.ema else {}, mesh)  # fmt: skip
+        return self._sizes[key]
+
+
+def common_rows(config: ConfigDict) -> int:
+    """Return the greatest number that divides the rows of every task: what shares it evenly shares them all."""
+    return math.gcd(*(entry["rows"] for entry in config.tasks.values()))
+
+
+def applied(config: ConfigDict, mesh: dict[str, int], remat: str, parts: int) -> ConfigDict:
+    """Return a copy of the config with this mesh, recomputation and number of microbatches."""
+    trial = config.copy_and_resolve_references()
+    trial.mesh.update(mesh)
+    trial.model.remat, trial.training.microbatches = remat, parts
+    return trial

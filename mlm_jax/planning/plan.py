@@ -1,4 +1,4 @@
-"""The pod on a laptop: compile a run's real training step for devices that are not there, and say what it would take."""
+"""The pod on a laptop: compile a run's real training step for devices that are not there, and list what it takes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.values import several
-from mlm_jax.data.loading import curriculum
-from mlm_jax.data.loading.batch import Batch
-from mlm_jax.data.text.languages import run_languages
-from mlm_jax.objectives import Objective, kinds
 from mlm_jax.parallel import devices
 from mlm_jax.parallel.batches import check_rows, row_group
-from mlm_jax.parallel.gpu_targets import TARGETS
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.estimate import Estimator
 from mlm_jax.planning.hlo import Work, work
+from mlm_jax.planning.prepare import Planned, for_platform, prepare
 from mlm_jax.planning.roofline import Roofline, roofline
-from mlm_jax.training.context import planned_context
-from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops, tokens_of
+from mlm_jax.training.cost import tokens_of
 from mlm_jax.training.flops import Flops
 from mlm_jax.training.paths import by_path
-from mlm_jax.training.step import Program, build_program, make_train_step
-
-CUDNN_ATTENTION = (8, 0)  # the lowest compute capability that cuDNN's flash attention runs on
+from mlm_jax.training.step import Program, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +34,8 @@ class Memory:
       arguments: state and batch.
       outputs: the new state, without what takes the place of an argument.
       temporaries: activations and whatever else lives within the step.
-      peak: the most there is at any time.
-      capacity: of the device; 0 where devices are simulated.
+      peak: all of it together.
+      capacity: what a program may use; 0 if that is not known.
     """
 
     arguments: float
@@ -71,9 +64,10 @@ class Plan:
       flops: of all devices.
       work: what the compiled step does on each device; None if it does not fit.
       tokens: of a step.
-      roofline: None if the step does not fit, or devices are simulated.
+      roofline: None if the step does not fit, or the chip has no peaks.
       compile_seconds: on this machine.
-      simulated: whether the numbers of memory and collectives are of simulated CPU devices.
+      simulated: whether it was compiled for simulated CPU devices. For GPUs, ``memory`` and ``roofline`` are then estimates
+        by formula, and ``work`` is None: what CPUs do says little about it.
     """
 
     topology: str
@@ -102,47 +96,10 @@ class Plan:
         return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """What is to be compiled: a run's program without its data, and one step's batch.
-
-    Attributes:
-      program: laid out on devices that need not exist.
-      objectives: {task: objective} of the curriculum's phase with the most FLOPs.
-      batch: the global rows of one step, as shapes.
-      flops: of one step.
-    """
-
-    program: Program
-    objectives: dict[str, Objective]
-    batch: Batch
-    flops: Flops
-
-
-def prepare(config: ConfigDict, topology: Topology, mesh: Any) -> Planned:
-    """Put together what a run would compile on a mesh, without its data.
-
-    Args:
-      config: as :func:`for_platform` returns it.
-      topology: what the mesh is of.
-      mesh: a ``Mesh`` to compile for, or an ``AbstractMesh`` to look at shapes.
-
-    Raises:
-      UserError: the config cannot work, or says too little about its data.
-    """
-    languages = tuple(config.languages) or run_languages(config)
-    program = build_program(config, planned_context(languages, config), languages, mesh, labels=planned_labels(config))
-    phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
-    costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
-    flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
-    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
-    return Planned(program, objectives, batch_shapes(config, mesh, phase), flops)
-
-
 def plan(config: ConfigDict, topology: Topology) -> Plan:
     """Compile a run's training step for a topology, and return what it takes; needs no data and no accelerator.
 
-    Where a curriculum changes the step, the phase with the most FLOPs is planned.
+    If a curriculum changes the step, the phase with the most FLOPs is planned.
 
     Args:
       config: the run's config; its data may not exist.
@@ -152,7 +109,8 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
       UserError: the config cannot work, or the topology cannot be compiled for.
     """
     simulated = devices.is_simulated(topology)
-    config, chip = for_platform(config, topology, simulated=simulated), topology.chip
+    original, chip = config, topology.chip
+    config = for_platform(config, topology, simulated=simulated)
     if config.mesh.slices != topology.slices:
         raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
                         remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
@@ -164,54 +122,22 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     memory, done = _compile(planned, topology)
     seconds = time.perf_counter() - begin
     parameters, optimizer = _by_group(planned.program)
-    tokens, bounds = tokens_of(planned.batch), None
+    tokens, flops, bounds = tokens_of(planned.batch), planned.flops, None
     if done is not None and not simulated:
         over = (done.collectives, done.network)
         links, network = (sum(one.sent for one in kinds.values()) for kinds in over)
         waited = (sum(one.waited for one in over[0].values()), sum(one.waited for one in over[1].values()))
         bounds = roofline(topology, planned.flops, hbm=memory.arguments + 2 * done.written, links=links, network=network,
                           tokens=tokens, waited=waited)  # fmt: skip
+    if simulated and chip.platform == "gpu":
+        estimator = Estimator(original, topology)
+        guess = estimator(dict(mesh.shape), config.model.remat, config.training.microbatches)
+        memory = Memory(guess.arguments, 0.0, guess.temporaries, guess.peak, topology.capacity)
+        done, flops, bounds = None, estimator.flops, guess.roofline
     return Plan(
         str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
-        parameters, optimizer, planned.flops, done, tokens, bounds, seconds, simulated,
+        parameters, optimizer, flops, done, tokens, bounds, seconds, simulated,
     )  # fmt: skip
-
-
-def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = True) -> ConfigDict:
-    """Return a copy of the config in which what is chosen by platform is chosen for the topology's, not for this machine's.
-
-    Args:
-      config: the run's.
-      topology: what it is for.
-      simulated: whether CPU devices take the place of GPUs: they have no cuDNN.
-    """
-    config = config.copy_and_resolve_references()
-    platform = topology.chip.platform
-    if config.model.dtype == "auto":
-        config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
-    too_old = platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
-    if platform == "gpu" and (simulated or too_old) and config.model.attention == "auto":
-        config.model.attention = "reference"
-    return config
-
-
-def planned_labels(config: ConfigDict) -> dict[str, int]:
-    """Return {classification task: number of labels} by what ``config.data.labelled`` says.
-
-    Raises:
-      UserError: it does not say which labels there are.
-    """
-    found = {}
-    for task, kind in kinds(config.tasks).items():
-        if kind != "labelled":
-            continue
-        wanted = several(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
-        labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
-        if not labels or not labels[0]:
-            raise UserError(f"task {task!r}: how many labels there are is only known from data, which a plan does not read",
-                            remedy='write "labels": (...) in config.data.labelled')  # fmt: skip
-        found[task] = len(labels[0])
-    return found
 
 
 def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]:

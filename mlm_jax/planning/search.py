@@ -6,23 +6,22 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-import jax
-from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
-from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.axes import AXES
-from mlm_jax.parallel.rules import parameter_shardings
+from mlm_jax.parallel.devices import is_simulated
 from mlm_jax.parallel.topology import Topology
-from mlm_jax.planning.estimate import Estimate, Sizes, estimate, fits, sizes_on
-from mlm_jax.planning.plan import Plan, for_platform, plan, planned_labels, prepare
-from mlm_jax.training.cost import tokens_of
-from mlm_jax.training.flops import Flops, traffic
-from mlm_jax.training.optimizer import optimizer_state_shardings
+from mlm_jax.planning.estimate import REMATS, Estimate, Estimator, applied, common_rows, fits
+from mlm_jax.planning.plan import Plan, plan
 
-REMATS = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32)
+SMALL_SLICE = 8  # TPU devices up to which fsdp may span the whole slice without a warning
+TIE = 0.01  # expected times that differ by less are equal
+RULE = (
+    "ranked by the time that is expected of a step; within 1 %: the mesh that sends less, then the one of fewer axes, then the "
+    "one of less memory; meshes with a warning come last"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +29,27 @@ class Found:
     """What a search found.
 
     Attributes:
-      estimates: of each mesh the way that is fastest by formula and fits by formula, the fastest first.
+      estimates: of each mesh the way that ranks first among those that fit by formula, in the order of :data:`RULE`.
       tried: how many combinations were estimated.
       compiled: those that the compiler was asked about, with its answer, in the order in which it was asked.
+      topology: what was planned for.
+      estimator: which made the estimates.
     """
 
     estimates: list[Estimate]
     tried: int
     compiled: list[tuple[Estimate, Plan]]
+    topology: Topology
+    estimator: Estimator
 
     @property
     def ranked(self) -> list[tuple[Estimate, Plan]]:
-        """Return what was compiled: plans that fit, the fastest bound first, and then the others."""
-        bound = lambda made: made.roofline.seconds if made.roofline else 0.0  # noqa: E731
-        return sorted(self.compiled, key=lambda pair: (not pair[1].memory.fits, bound(pair[1])))
+        """Return what was compiled: plans that fit, in the order of :data:`RULE`, and then the others."""
+        return sorted(self.compiled, key=lambda pair: (not pair[1].memory.fits, rank(pair[1], self.topology)))
 
     @property
     def plans(self) -> list[Plan]:
-        """Return the compiled plans that fit, the fastest bound first."""
+        """Return the compiled plans that fit, in the order of :data:`RULE`."""
         return [made for _, made in self.ranked if made.memory.fits]
 
 
@@ -68,24 +70,25 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
         raise UserError(f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more")
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
-    candidates = _candidates(config, topology)
+    estimator = Estimator(config, topology)
+    candidates = _candidates(estimator)
     if not candidates:
         raise UserError(f"no mesh of the {topology.device_count} devices of {topology} shares the rows of every task evenly",
                         remedy="make the rows a multiple of the devices")  # fmt: skip
-    hopeful = sorted((one for one in candidates if fits(one, topology)), key=_time)
+    hopeful = sorted((one for one in candidates if fits(one, topology)), key=lambda one: rank(one, topology))
     best: dict[tuple[int, ...], Estimate] = {}
     for one in hopeful:
         best.setdefault(_key(one), one)
     compiled: list[tuple[Estimate, Plan]] = []
     settled: set[tuple[int, ...]] = set()  # meshes of which one way fits
     queue = hopeful
-    if not hopeful and topology.chip.platform == "tpu":  # where the compiler knows better than the formula
+    if not hopeful and not is_simulated(topology):  # the compiler knows better than the formula
         queue = sorted(candidates, key=lambda one: one.peak)[:1]
     while queue and len(settled) < confirm and len(compiled) < 2 * confirm:
         one = queue.pop(0)
         if _key(one) in settled:
             continue
-        made = plan(_applied(config, one.mesh, one.remat, one.microbatches), topology)
+        made = plan(applied(config, one.mesh, one.remat, one.microbatches), topology)
         compiled.append((one, made))
         if report is not None:
             report(one, made)
@@ -93,7 +96,7 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
             settled.add(_key(one))
         else:  # what should take no less on the same mesh is not asked about
             queue = [other for other in queue if _key(other) != _key(one) or other.peak < 0.9 * one.peak]
-    found = Found(list(best.values()), len(candidates), compiled)
+    found = Found(list(best.values()), len(candidates), compiled, topology, estimator)
     if not found.plans and (confirm or not hopeful):
         raise UserError(f"no mesh, microbatches or recomputation make this step fit {topology}",
                         remedy="use more chips, fewer rows or a smaller model")  # fmt: skip
@@ -104,7 +107,7 @@ def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
     """Yield {axis: devices} whose product is the topology's devices, and which split rows and heads evenly.
 
     All but ``data`` are powers of two. ``tensor`` stays within eight devices and divides heads and feed-forward width;
-    ``sequence`` is used only where rows are too few for the devices.
+    ``sequence`` is used only if rows are too few for the devices.
     """
     devices, rows = topology.device_count, common_rows(config)
     longest = max(entry["length"] for entry in config.tasks.values())
@@ -123,82 +126,50 @@ def meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
                     yield dict(zip(AXES, (over_rows // fsdp, fsdp, tensor, sequence), strict=True))
 
 
-class Estimator:
-    """Estimates a run's step by formula, for any mesh, recomputation and microbatches.
-
-    Args:
-      config: the run's config.
-      topology: what to estimate for.
-
-    Raises:
-      UserError: the config cannot work, or says too little about its data.
-    """
-
-    def __init__(self, config: ConfigDict, topology: Topology):
-        self.config, self.topology = for_platform(config, topology, simulated=False), topology
-        self.everywhere = AbstractMesh((topology.device_count, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        planned = prepare(self.config, topology, self.everywhere)
-        self.program, self.tokens = planned.program, tokens_of(planned.batch)
-        context = self.program.context
-        self.traffic = [traffic(one, planned.batch[task], context) for task, one in planned.objectives.items()]
-        self.axes = model_room.abstract(self.config, vocabulary_size=context.vocabulary_size, labels=planned_labels(config),
-                                        languages=self.program.languages)[2]  # fmt: skip
-        self._flops: dict[tuple[str, bool], Flops] = {}
-        self._sizes: dict[tuple[int, ...], Sizes] = {}
-
-    def __call__(self, mesh: dict[str, int], remat: str, parts: int) -> Estimate:
-        """Return the estimate of one way to lay out the step."""
-        trial = _applied(self.config, mesh, remat, parts)
-        known = (remat, parts > 1)  # a ranking task encodes twice where there are several parts
-        if known not in self._flops:
-            self._flops[known] = prepare(trial, self.topology, self.everywhere).flops
-        return estimate(trial, self.topology, mesh, self.sizes(mesh), self.traffic, self._flops[known], self.tokens)
-
-    def sizes(self, mesh: dict[str, int]) -> Sizes:
-        """Return the bytes of the run's state on a mesh."""
-        key = tuple(mesh.values())
-        if key not in self._sizes:
-            abstract = AbstractMesh(key, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-            state, config = self.program.state, self.config
-            shardings = parameter_shardings(self.axes, state.params, abstract)
-            moments = optimizer_state_shardings(self.program.transformation, state.params, shardings)
-            placed = lambda leaf, sharding: leaf.update(sharding=sharding)  # noqa: E731
-            params = jax.tree.map(placed, state.params, shardings)
-            self._sizes[key] = sizes_on(params, jax.tree.map(placed, state.optimizer_state, moments),
-                                        params if config.training.ema else {}, mesh)  # fmt: skip
-        return self._sizes[key]
+def best(estimator: Estimator) -> Estimate | None:
+    """Return the layout that ranks first of all that fit by formula; None if none does."""
+    fitting = [one for one in _candidates(estimator) if fits(one, estimator.topology)]
+    return min(fitting, key=lambda one: rank(one, estimator.topology), default=None)
 
 
-def common_rows(config: ConfigDict) -> int:
-    """Return the greatest number that divides the rows of every task: what shares it evenly shares them all."""
-    return math.gcd(*(entry["rows"] for entry in config.tasks.values()))
+def settings(one: Estimate | Plan) -> str:
+    """Return the options that give a run this layout."""
+    mesh = " ".join(f"--set mesh.{axis}={size}" for axis, size in one.mesh.items())
+    return f"{mesh} --set model.remat={one.remat} --set training.microbatches={one.microbatches}"
 
 
-def _candidates(config: ConfigDict, topology: Topology) -> list[Estimate]:
+def warning(mesh: dict[str, int], topology: Topology) -> str:
+    """Return what speaks against a mesh, whatever its bounds; "" if nothing does."""
+    if topology.chip.platform == "tpu" and mesh["fsdp"] == topology.linked > SMALL_SLICE:
+        return "fsdp spans the slice: libtpu then gathers weights by all-reduce, twice the bytes"
+    if mesh["tensor"] * mesh["sequence"] > topology.linked:
+        return "tensor and sequence reach beyond a host: each layer waits for the network"
+    if mesh["fsdp"] > 1 and mesh["fsdp"] * mesh["tensor"] * mesh["sequence"] > topology.linked:
+        return "fsdp reaches beyond a host: weights are gathered over the network"
+    return ""
+
+
+def rank(one: Estimate | Plan, topology: Topology) -> tuple[float, ...]:
+    """Return what layouts are sorted by, as :data:`RULE` says."""
+    peak = one.peak if isinstance(one, Estimate) else one.memory.peak
+    warned, axes = bool(warning(one.mesh, topology)), sum(size > 1 for size in one.mesh.values())
+    if one.roofline is None:
+        return warned, peak, axes
+    bounds = one.roofline
+    return warned, round(math.log(bounds.expected_seconds) / TIE), bounds.links + bounds.network, axes, peak
+
+
+def _candidates(estimator: Estimator) -> list[Estimate]:
     """Return the estimate of every combination."""
-    estimator, rows = Estimator(config, topology), common_rows(config)
+    config = estimator.config
+    rows = common_rows(config)
     return [
         estimator(mesh, remat, parts)
-        for mesh in meshes(config, topology)
+        for mesh in meshes(config, estimator.topology)
         for remat in REMATS
         for parts in MICROBATCHES
         if rows // (mesh["data"] * mesh["fsdp"]) % parts == 0
     ]
-
-
-def _applied(config: ConfigDict, mesh: dict[str, int], remat: str, parts: int) -> ConfigDict:
-    trial = config.copy_and_resolve_references()
-    trial.mesh.update(mesh)
-    trial.model.remat, trial.training.microbatches = remat, parts
-    return trial
-
-
-def _time(one: Estimate) -> tuple[float, float]:
-    """Return what to sort by: the bound, and then all work, for kinds of work never overlap wholly."""
-    if one.roofline is None:
-        return one.peak, 0.0
-    bounds = one.roofline
-    return bounds.seconds, bounds.matmul + bounds.hbm + bounds.links + bounds.network
 
 
 def _key(one: Estimate) -> tuple[int, ...]:

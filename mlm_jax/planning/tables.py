@@ -15,11 +15,12 @@ from rich.table import Column, Table
 from mlm_jax.common.console import plain_console, table_console
 from mlm_jax.parallel.devices import is_simulated, why_simulated
 from mlm_jax.parallel.topology import Topology, parse
-from mlm_jax.planning.estimate import Estimate, fits
+from mlm_jax.planning.answer import Answer, answer
+from mlm_jax.planning.estimate import Estimate, Estimator
 from mlm_jax.planning.hlo import Work
 from mlm_jax.planning.plan import Plan, plan
 from mlm_jax.planning.roofline import Roofline
-from mlm_jax.planning.search import Estimator, Found, search
+from mlm_jax.planning.search import RULE, Found, search, settings, warning
 
 SHOWN = 10  # estimates that a search's table lists
 BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links", "network": "network"}
@@ -51,33 +52,41 @@ def plan_command(
         progress.print(f"compiling {each} for {topology}, which takes minutes for a deep model")
     if confirm is not None:
         found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
+        first = found.plans[0] if found.plans else found.estimates[0]
+        said = answer(found.estimator, first)
         if as_json:
-            json.dump(search_json(found), sys.stdout, indent=2)
+            json.dump(search_json(found) | {"answer": dataclasses.asdict(said)}, sys.stdout, indent=2)
         else:
-            show_search(found, topology, console)
+            show_search(found, console)
+            console.print(f"take {settings(first)}")
+            show_answer(said, console)
         return 0
     made = plan(config, topology)
-    # What simulated devices take is not what GPUs take: the verdict is the formula's.
-    guess = Estimator(config, topology)(made.mesh, made.remat, made.microbatches) if made.simulated else None
+    said = answer(Estimator(config, topology), made)
     if as_json:
-        json.dump(plan_json(made, guess), sys.stdout, indent=2)
+        json.dump(made.as_json() | {"answer": dataclasses.asdict(said)}, sys.stdout, indent=2)
     else:
-        show(made, topology, console, guess)
-    return 0 if (made.memory.fits if guess is None else fits(guess, topology)) else 1
+        show(made, topology, console)
+        show_answer(said, console)
+    return 0 if made.memory.fits else 1
 
 
-def show(made: Plan, topology: Topology, console: Console, guess: Estimate | None = None) -> None:
-    """Print a plan as tables; ``guess`` is the formula's, where the program was compiled for simulated devices."""
+def show_answer(said: Answer, console: Console) -> None:
+    """Print what a plan comes to, below its tables."""
+    console.print()
+    for one in said.lines():
+        console.print(one)
+
+
+def show(made: Plan, topology: Topology, console: Console) -> None:
+    """Print a plan as tables."""
     console.print(line(made))
-    bounds = made.roofline
-    if guess is not None:
-        bounds = guess.roofline
-        console.print(f"by formula: {_gb(guess.peak)} GB, {'fits' if fits(guess, topology) else 'does NOT fit'}")
-        console.print("compiled for simulated CPU devices: shards, FLOPs and kinds of collectives hold; memory and bytes are "
-                      f"not those of a {topology.chip.name}")  # fmt: skip
+    if made.simulated and topology.chip.platform == "gpu":
+        console.print(f"compiled for simulated CPU devices, which says that shards and mesh work; memory and bounds of a "
+                      f"{topology.chip.name} are by formula")  # fmt: skip
     memory = Table("HBM on each device", _number("GB"))
     for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
-        if name != "capacity" or made.memory.capacity:  # which is not known of simulated devices
+        if name != "capacity" or made.memory.capacity:  # unknown of simulated CPUs
             memory.add_row(name, _gb(getattr(made.memory, name)))
     console.print(memory)
     groups = Table("group", *map(_number, ("parameters GB", "on each device", "optimizer GB", "on each device")))
@@ -95,15 +104,14 @@ def show(made: Plan, topology: Topology, console: Console, guess: Estimate | Non
     ):
         flops.add_row(name, _thousandths(value / 1e12))
     console.print(flops)
+    bounds = made.roofline
     if bounds is not None:
         table = Table("bound", _number("ms a step"))
         for kind, name in BOUNDS.items():
             if kind != "network" or bounds.network:
                 table.add_row(name, _thousandths(getattr(bounds, kind) * 1e3))
         console.print(table)
-        console.print(
-            f"at most {bounds.tokens_per_second:,.0f} tokens/s, MFU {bounds.mfu:.1%}; peaks: {topology.chip.source}"
-        )
+        console.print(f"MFU at most {bounds.mfu:.1%}; peaks: {topology.chip.source}")
     if topology.chip.platform == "gpu" and not made.simulated:
         console.print("not known without the card: which kernels autotuning takes (cuBLAS where Triton is listed here, other tile "
                       "sizes), and the workspace of cuBLAS, cuDNN and NCCL")  # fmt: skip
@@ -130,14 +138,17 @@ def _show_work(done: Work, console: Console, *, simulated: bool) -> None:
         console.print(f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives")
 
 
-def show_search(found: Found, topology: Topology, console: Console) -> None:
-    """Print what was estimated and what was compiled, each ranked by its bound."""
-    shown = f"{min(SHOWN, len(found.estimates))} of {len(found.estimates)} meshes"
+def show_search(found: Found, console: Console) -> None:
+    """Print what was estimated and what was compiled, each as it ranks."""
+    topology, shown = found.topology, f"{min(SHOWN, len(found.estimates))} of {len(found.estimates)} meshes"
     console.print(f"{found.tried} combinations of mesh, remat and microbatches estimated by formula for {topology}")
-    console.print(f"of each mesh the fastest that should fit ({shown}):")
+    console.print(f"of each mesh the first that should fit ({shown}), {RULE}:")
     table = _search_table()
     for one in found.estimates[:SHOWN]:
-        table.add_row(mesh_name(one.mesh), one.remat, str(one.microbatches), _gb(one.peak), *_speed(one.roofline))
+        table.add_row(
+            mesh_name(one.mesh), one.remat, str(one.microbatches), _gb(one.peak), *_speed(one.roofline),
+            warning(one.mesh, topology),
+        )  # fmt: skip
     console.print(table)
     if not found.compiled:
         return
@@ -149,20 +160,17 @@ def show_search(found: Found, topology: Topology, console: Console) -> None:
     for one, made in found.ranked:
         peak = _gb(made.memory.peak) + ("" if made.memory.fits else " does NOT fit")
         table.add_row(
-            mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline), _gb(one.peak)
-        )
+            mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline),
+            warning(made.mesh, topology), _gb(one.peak),
+        )  # fmt: skip
     console.print(table)
 
 
 def search_json(found: Found) -> dict:
-    """Return what a search found as JSON has it; plans that fit come first, the fastest bound first."""
-    plans = [plan_json(made, one if made.simulated else None) for one, made in found.ranked]
-    return {"tried": found.tried, "estimates": [estimate_json(one) for one in found.estimates], "plans": plans}
-
-
-def plan_json(made: Plan, guess: Estimate | None) -> dict:
-    """Return a plan as JSON has it, with the formula's estimate where it was compiled for simulated devices."""
-    return made.as_json() | ({} if guess is None else {"estimate": estimate_json(guess)})
+    """Return what a search found as JSON has it; plans that fit come first."""
+    plans = [made.as_json() for _, made in found.ranked]
+    estimates = [estimate_json(one) | {"warning": warning(one.mesh, found.topology)} for one in found.estimates]
+    return {"tried": found.tried, "rule": RULE, "estimates": estimates, "plans": plans}
 
 
 def estimate_json(one: Estimate) -> dict:
@@ -175,10 +183,10 @@ def estimate_json(one: Estimate) -> dict:
 def line(made: Plan) -> str:
     """Return a plan in one line."""
     what = f"{made.topology} {mesh_name(made.mesh)} {made.dtype} remat={made.remat} microbatches={made.microbatches}"
-    if made.simulated:
+    if not made.memory.capacity:
         return f"{what}: compiles"
     verdict = "fits" if made.memory.fits else "does NOT fit"
-    return f"{what}: {_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}"
+    return f"{what}: {_gb(made.memory.peak)} of {_gb(made.memory.capacity)} GB, {verdict}{' by formula' if made.simulated else ''}"
 
 
 def mesh_name(mesh: dict[str, int]) -> str:
@@ -188,13 +196,15 @@ def mesh_name(mesh: dict[str, int]) -> str:
 
 def _search_table(*more: str) -> Table:
     return Table(
-        Column("mesh", no_wrap=True), "remat", *map(_number, ("microbatches", "peak GB", "tokens/s at most")), "bound by",
-        *map(_number, more),
-    )
+        Column("mesh", no_wrap=True), "remat",
+        *map(_number, ("microbatches", "peak GB", "tokens/s expected", "at most")), "bound by", "warning", *map(_number, more),
+    )  # fmt: skip
 
 
-def _speed(bounds: Roofline | None) -> tuple[str, str]:
-    return (f"{bounds.tokens_per_second:,.0f}", BOUNDS[bounds.bound]) if bounds else ("", "")
+def _speed(bounds: Roofline | None) -> tuple[str, str, str]:
+    if bounds is None:
+        return "", "", ""
+    return f"{bounds.expected_tokens_per_second:,.0f}", f"{bounds.tokens_per_second:,.0f}", BOUNDS[bounds.bound]
 
 
 def _number(heading: str) -> Column:

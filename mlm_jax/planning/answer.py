@@ -1,0 +1,164 @@
+"""What a plan comes to: does it fit, how fast, how long, how often each language is read, and what to change."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.store import Store
+from mlm_jax.objectives import kinds
+from mlm_jax.planning.advice import changes, lines
+from mlm_jax.planning.estimate import Estimate, Estimator, fits
+from mlm_jax.planning.plan import Plan
+from mlm_jax.planning.search import best, settings, warning
+from mlm_jax.training.cost import batch_shapes, phase_flops, tokens_of
+
+# Bytes/s that a host writes of a checkpoint: a local NVMe disk, or its share of a bucket. An assumption.
+WRITE_RATE = 1e9
+SHOWN = 8  # languages whose epochs are listed one by one
+WORTH = 0.1  # how much faster another layout must be, by formula, to be named
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The end of a plan.
+
+    Attributes:
+      fits: whether the step fits.
+      by: "compiler" | "formula", what says so.
+      peak, capacity: bytes on each device; the capacity is 0 if it is not known.
+      expected, most: tokens/s over all devices; None if the chip has no peak, or the step does not fit.
+      steps, tokens: of the whole run, padding included.
+      hours, chip_hours: expected, of the steps alone.
+      epochs: {language: how often its training text is read}; {} without a token store.
+      epochs_unknown: why not, if ``epochs`` is empty.
+      checkpoint: bytes of one.
+      checkpoint_seconds: to write it, at :data:`WRITE_RATE` a host, while training goes on.
+      changes: settings that make it fit, if it does not; otherwise settings that make it faster.
+    """
+
+    fits: bool
+    by: str
+    peak: float
+    capacity: float
+    expected: float | None
+    most: float | None
+    steps: int
+    tokens: int
+    hours: float | None
+    chip_hours: float | None
+    epochs: dict[str, float]
+    epochs_unknown: str
+    checkpoint: float
+    checkpoint_seconds: float
+    changes: list[str]
+
+    def lines(self) -> list[str]:
+        """Return the answer in sentences."""
+        room = f"{self.peak / 1e9:,.3f} of {self.capacity / 1e9:,.3f} GB" if self.capacity else f"{self.peak / 1e9:,.3f} GB"
+        said = [f"{'fits' if self.fits else 'does NOT fit'}: {room} on each device, by the {self.by}"]
+        if self.expected is not None and self.hours is not None:
+            said.append(f"speed: {self.expected:,.0f} tokens/s expected, {self.most:,.0f} at most")
+            said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_hours(self.hours)} and {self.chip_hours:,.1f} "
+                        "chip-hours expected, without evaluation and compilation")  # fmt: skip
+        else:
+            said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens")
+        said.append(f"epochs: {_epochs(self.epochs) or self.epochs_unknown}")
+        said.append(f"checkpoint: {self.checkpoint / 1e9:,.1f} GB, written in {self.checkpoint_seconds:,.0f} s at "
+                    f"{WRITE_RATE / 1e9:g} GB/s a host, while training goes on")  # fmt: skip
+        said += [f"change: {change}" for change in self.changes] or ["change: nothing"]
+        return said
+
+
+def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
+    """Return what a plan, or an estimate, comes to.
+
+    Args:
+      estimator: of the config and the topology.
+      layout: how the step is laid out, and what it takes.
+    """
+    config, topology, program = estimator.config, estimator.topology, estimator.program
+    compiled = isinstance(layout, Plan) and not layout.simulated
+    peak = layout.memory.peak if isinstance(layout, Plan) else layout.peak
+    fitting = layout.memory.fits if isinstance(layout, Plan) else fits(layout, topology)
+    bounds = layout.roofline if fitting else None
+    phases = curriculum.resolve(config, program.languages, tuple(config.data.parallel))
+    costs = [phase_flops(program, phase, topology.chip.platform).model for phase in phases]
+    counts = [phase.stop_step - phase.start_step for phase in phases]
+    sizes = [tokens_of(batch_shapes(config, program.mesh, phase)) for phase in phases]
+    hours = None
+    if bounds is not None:  # of the phase with the most FLOPs: the others take less in proportion
+        equal = sum(count * cost / max(costs) for count, cost in zip(counts, costs, strict=True))
+        hours = equal * bounds.expected_seconds / 3600
+    epochs, unknown = epochs_of(config)
+    state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state))
+    return Answer(
+        fitting, "compiler" if compiled else "formula", peak, topology.capacity,
+        bounds.expected_tokens_per_second if bounds else None, bounds.tokens_per_second if bounds else None, config.steps,
+        sum(count * size for count, size in zip(counts, sizes, strict=True)), hours,
+        hours * topology.chips if hours is not None else None, epochs, unknown, state,
+        state / WRITE_RATE / topology.hosts, _changes(estimator, layout, fitting),
+    )  # fmt: skip
+
+
+def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> list[str]:
+    """Return what to change: so that the step fits, or so that it is faster."""
+    config, topology = estimator.config, estimator.topology
+    if not fitting:
+        temporaries = layout.memory.temporaries if isinstance(layout, Plan) else None
+        return [lines(changes(config, topology, layout.mesh, temporaries=temporaries))]
+    found = [text] if (text := warning(layout.mesh, topology)) else []
+    now, other = estimator(layout.mesh, layout.remat, layout.microbatches), best(estimator)
+    if other is not None and now.roofline is not None and other.roofline is not None:
+        gain = now.roofline.expected_seconds / other.roofline.expected_seconds - 1
+        if gain >= WORTH:
+            found.append(f"{settings(other)} should be {gain:.0%} faster by formula")
+    return found
+
+
+def epochs_of(config: ConfigDict) -> tuple[dict[str, float], str]:
+    """Return ({language: how often the run reads its training text}, "") or ({}, why that is not known)."""
+    folder = config.data.store
+    if not folder or not Path(folder).exists():
+        where = f"there is nothing at data.store={folder}" if folder else "data.store names no token store"
+        return {}, f"not known, for {where}. Remedy: mlm-jax prepare, then --set data.store=FOLDER"
+    try:
+        loader = Loader(Store.open(folder), config, kinds(config.tasks))
+    except UserError as error:
+        return {}, f"not known: {error}"
+    seen = loader.tokens_seen(config.steps)
+    held = dict.fromkeys(loader.languages, 0)
+    read = {stream.name for task in config.tasks for stream in loader.streams(task)}
+    for name in read:
+        stream = loader.store.streams[name]
+        split = stream.splits["train"]
+        for language, feature in zip(stream.languages, ("inputs", "targets")):
+            held[language] += split.values(feature) if feature in split.features else 0
+    return {language: seen[language] / held[language] for language in loader.languages if held[language]}, ""
+
+
+def _epochs(epochs: dict[str, float]) -> str:
+    if len(epochs) <= SHOWN:
+        return ", ".join(f"{language} {count:,.2f}" for language, count in epochs.items())
+    least, most = min(epochs, key=epochs.__getitem__), max(epochs, key=epochs.__getitem__)
+    return (f"{epochs[least]:,.2f} ({least}) to {epochs[most]:,.2f} ({most}), median {statistics.median(epochs.values()):,.2f}, "
+            f"of {len(epochs)} languages")  # fmt: skip
+
+
+def _large(count: float) -> str:
+    for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:,.1f} {name}"
+    return f"{count:,.0f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 0.1 else f"{hours * 3600:,.0f} seconds"

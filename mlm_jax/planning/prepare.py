@@ -1,0 +1,116 @@
+"""What a plan compiles or estimates: a run's program without its data, for the platform of a topology."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.config.values import several
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.batch import Batch
+from mlm_jax.data.text.languages import run_languages
+from mlm_jax.objectives import Context, Objective, kinds
+from mlm_jax.parallel.gpu_targets import TARGETS
+from mlm_jax.parallel.topology import Topology
+from mlm_jax.training.context import planned_context
+from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops
+from mlm_jax.training.flops import Flops
+from mlm_jax.training.step import Program, build_program
+
+CUDNN_ATTENTION = (8, 0)  # the lowest compute capability that cuDNN's flash attention runs on
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of a run's data where a run is under way; a plan before it goes by the config.
+
+    Attributes:
+      context: facts about the vocabulary.
+      languages: codes in index order.
+      labels: {classification task: number of labels}.
+    """
+
+    context: Context
+    languages: tuple[str, ...]
+    labels: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What is to be compiled: a run's program without its data, and one step's batch.
+
+    Attributes:
+      program: laid out on devices that need not exist.
+      objectives: {task: objective} of the curriculum's phase with the most FLOPs.
+      batch: the global rows of one step, as shapes.
+      flops: of one step.
+    """
+
+    program: Program
+    objectives: dict[str, Objective]
+    batch: Batch
+    flops: Flops
+
+
+def prepare(config: ConfigDict, topology: Topology, mesh: Any, known: Known | None = None) -> Planned:
+    """Put together what a run would compile on a mesh, without its data.
+
+    Args:
+      config: as :func:`for_platform` returns it.
+      topology: what the mesh is of.
+      mesh: a ``Mesh`` to compile for, or an ``AbstractMesh`` to look at shapes.
+      known: what is known of the data; None if only the config is.
+
+    Raises:
+      UserError: the config cannot work, or says too little about its data.
+    """
+    if known is None:
+        languages = tuple(config.languages) or run_languages(config)
+        known = Known(planned_context(languages, config), languages, planned_labels(config))
+    languages = known.languages
+    program = build_program(config, known.context, languages, mesh, labels=known.labels)
+    phases = curriculum.resolve(config, languages, tuple(config.data.parallel))
+    costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
+    flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
+    objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
+    return Planned(program, objectives, batch_shapes(config, mesh, phase), flops)
+
+
+def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = True) -> ConfigDict:
+    """Return a copy of the config in which what is chosen by platform is chosen for the topology's, not for this machine's.
+
+    Args:
+      config: the run's.
+      topology: what it is for.
+      simulated: whether CPU devices take the place of GPUs: they have no cuDNN.
+    """
+    config = config.copy_and_resolve_references()
+    platform = topology.chip.platform
+    if config.model.dtype == "auto":
+        config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
+    too_old = platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
+    if platform == "gpu" and (simulated or too_old) and config.model.attention == "auto":
+        config.model.attention = "reference"
+    return config
+
+
+def planned_labels(config: ConfigDict) -> dict[str, int]:
+    """Return {classification task: number of labels} by what ``config.data.labelled`` says.
+
+    Raises:
+      UserError: it does not say which labels there are.
+    """
+    found = {}
+    for task, kind in kinds(config.tasks).items():
+        if kind != "labelled":
+            continue
+        wanted = several(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
+        labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
+        if not labels or not labels[0]:
+            raise UserError(f"task {task!r}: how many labels there are is only known from data, which a plan does not read",
+                            remedy='write "labels": (...) in config.data.labelled')  # fmt: skip
+        found[task] = len(labels[0])
+    return found
