@@ -16,7 +16,7 @@ import jax
 from mlm_jax.config import default_config
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.topology import parse
-from mlm_jax.planning.plan import prepare
+from mlm_jax.planning.prepare import prepare
 from mlm_jax.training.step import make_train_step
 
 SHARED = {"layers": 4, "weights": "shared"}

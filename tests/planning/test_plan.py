@@ -11,6 +11,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.parallel import chips, devices, topology
 from mlm_jax.planning import plan, search
+from mlm_jax.planning.prepare import planned_labels
 
 # The extra [test] brings libtpu wherever it exists, which is Linux on x86-64.
 needs_libtpu = pytest.mark.skipif(not devices.libtpu_installed(), reason=f"no libtpu: {devices.INSTALL_TPU}")
@@ -229,4 +230,4 @@ def test_labels_must_be_known_without_data():
     config = small()
     config.tasks = {"topic": {"objective": "classification", "rows": 8, "length": 16}}
     with pytest.raises(UserError, match="how many labels"):
-        plan.planned_labels(config)
+        planned_labels(config)
