@@ -30,11 +30,13 @@ class Topology:
       chip: the kind.
       shape: of TPUs, the chips along each dimension of a slice's torus; of GPUs, ``(GPUs,)`` or ``(hosts, GPUs of each)``.
       slices: how many such slices of TPUs there are.
+      memory: bytes on each device that a program may use, if the devices are here and have been asked; 0: by the chip.
     """
 
     chip: Chip
     shape: tuple[int, ...]
     slices: int = 1
+    memory: float = 0.0
 
     @property
     def chips(self) -> int:
@@ -63,6 +65,8 @@ class Topology:
     @property
     def capacity(self) -> float:
         """Return the bytes of memory on each device that a program may use; 0 if that is unknown."""
+        if self.memory:
+            return self.memory
         share = 1.0
         if self.chip.platform == "gpu":
             share = float(next((os.environ[name] for name in SHARE_VARIABLES if os.environ.get(name)), GPU_SHARE))

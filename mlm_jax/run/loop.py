@@ -44,6 +44,7 @@ from mlm_jax.report import write_report
 from mlm_jax.report.history import read_events
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.lift import lifts, warning
+from mlm_jax.run.memory import must_fit
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.run.reporter import Reporter, check_finite
 from mlm_jax.run.stop import Stopped, StopSignal
@@ -92,12 +93,14 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     check_labels(loader, config)
     labels = loader.labels()
     context = make_context(store.vocabulary, loader.languages, config)
-    program = build_program(config, context, loader.languages, mesh, labels={task: len(names) for task, names in labels.items()})
+    label_counts = {task: len(names) for task, names in labels.items()}
+    program = build_program(config, context, loader.languages, mesh, labels=label_counts)
     held_out = HeldOut(program, loader, store)
 
     # 3. The state: resumed, begun from other weights, or fresh.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
-    state = first_state(program, checkpoints, store.vocabulary)
+    with must_fit(program, label_counts):
+        state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
     if first:
         claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
@@ -130,7 +133,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
             profiler.before(step)
             run, is_new = compiled.step_of(step)
-            with goodput.span("compile" if is_new else "step"):
+            with goodput.span("compile" if is_new else "step"), must_fit(program, label_counts, run, batch):
                 state = run(state, batch)
                 if is_new:
                     jax.block_until_ready(state.step)

@@ -1,0 +1,97 @@
+"""A step that does not fit the devices: the error names settings with which it should, and not the compiler's traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.parallel.chips import Chip, chip_of
+from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.advice import changes, lines
+from mlm_jax.planning.prepare import Known
+from mlm_jax.training.step import Program
+
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA's errors begin if an allocation fails
+
+
+@contextlib.contextmanager
+def must_fit(program: Program, labels: dict[str, int], run: Callable | None = None, batch: Any = None) -> Iterator[None]:
+    """Turn XLA's error about too little memory into one that names settings with which the step should fit.
+
+    Args:
+      program: the run's.
+      labels: {classification task: number of labels}.
+      run: the jitted step that is run inside; its program is asked how much it takes. None if it is something else.
+      batch: of that step.
+
+    Raises:
+      UserError: the devices have too little memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        raise too_large(program, labels, None if run is None else compiled_bytes(program, run, batch)) from error
+
+
+def too_large(program: Program, labels: dict[str, int], compiled: tuple[float, float] | None) -> UserError:
+    """Return the error of a step that does not fit.
+
+    Args:
+      program: the run's.
+      labels: {classification task: number of labels}.
+      compiled: bytes of the step's arguments and temporaries on each device, if its compiler has told.
+    """
+    topology, config = topology_of(program), program.config
+    known = Known(program.context, program.languages, labels)
+    temporaries = compiled[1] if compiled else None
+    found = changes(config, topology, dict(program.mesh.shape), temporaries=temporaries, known=known)
+    needs = f"needs {sum(compiled) / 1e9:,.1f} GB" if compiled else "needs more memory than there is"
+    has = f" on each device, which has {topology.capacity / 1e9:,.1f} GB" if topology.capacity else " on each device"
+    return UserError(f"a training step {needs}{has}", remedy=f"by an estimate, one of these fits: {lines(found)}" if found
+                     else lines(found))  # fmt: skip
+
+
+def compiled_bytes(program: Program, run: Callable, batch: Any) -> tuple[float, float] | None:
+    """Return the bytes of a step's arguments and temporaries on each device; None if it cannot even be compiled.
+
+    Args:
+      program: the run's.
+      run: the jitted step.
+      batch: its arrays.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), batch)
+    try:
+        found = run.lower(program.state, shapes).compile().memory_analysis()  # type: ignore[attr-defined]
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        return None
+    return found.argument_size_in_bytes, found.temp_size_in_bytes
+
+
+def topology_of(program: Program) -> Topology:
+    """Return the devices of a run's mesh as a topology, with the memory that they have."""
+    devices = list(program.mesh.devices.flat)
+    first = next(device for device in devices if device.process_index == jax.process_index())
+    memory = (first.memory_stats() or {}).get("bytes_limit", 0)
+    if first.platform == "cpu":
+        memory = _memory_of_this_machine() / jax.local_device_count()
+    chip = chip_of(first) or Chip(first.device_kind, first.platform, (), 0.0, 0.0, 0.0, 0.0, 0.0, len(devices), 1, "")
+    chip = dataclasses.replace(chip, devices_per_chip=1, hbm_bytes=memory or chip.hbm_bytes / chip.devices_per_chip)
+    slices = int(program.config.mesh.slices)
+    return Topology(chip, (len(devices) // slices,), slices, memory=float(memory))
+
+
+def _memory_of_this_machine() -> float:
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return installed if allowed == resource.RLIM_INFINITY else min(installed, allowed)
