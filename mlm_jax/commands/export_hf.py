@@ -17,11 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
     parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
     parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
+    parser.add_argument("--to", default="", metavar="LANGUAGE", help="language whose token the decoder begins with")
 
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
     from mlm_jax.interop.exporting import export_hf
 
-    out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language)
+    out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language,
+                    to=options.to)  # fmt: skip
     print(f"wrote {out}")

@@ -279,6 +279,8 @@ KEYS: tuple[Key, ...] = (
         "the output layer (T5)."),
     Key("model.language_embedding", False, FLAG, "Add an embedding of the row's language to every position."),
     Key("model.tied_embeddings", True, FLAG, "The output layer uses the token embeddings as its weights."),
+    Key("model.pooling", "mean", choice("mean", "first"),
+        "What a text's embedding is: the mean of its hidden states, or the first token's."),
     Key("model.head_transform", True, FLAG,
         "Dense layer, activation and norm before the output layer of masked language modelling."),
     Key("model.cross_lingual", {}, CROSS_LINGUAL,

@@ -157,8 +157,9 @@ class Classifier(Model):
         if len(parts) == 1:
             return parts[0]
         room = self.longest - 1 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
-        counts[CUT] += sum(map(len, parts)) + 1 > room
-        return joined(parts[0], parts[1], self.vocabulary.eos_id, room)
+        between = self.vocabulary.pair_separator
+        counts[CUT] += sum(map(len, parts)) + len(between) > room
+        return joined(parts[0], parts[1], between, room)
 
     def _predictions(
         self, encoded: list[list[int]], language: str | Sequence[str] | None

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlm_jax.common.errors import UserError
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, optional, require, reverse, token_ids
+from mlm_jax.interop.family import (
+    Contents,
+    Entry,
+    Facts,
+    Family,
+    lookup,
+    optional,
+    require,
+    reverse,
+    token_ids,
+    unscaled,
+)
 
 ACTIVATIONS = {
     "silu": "swiglu",
@@ -79,11 +89,8 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     Raises:
       UserError: the frequencies are scaled in a way that we have no counterpart of.
     """
-    if config.get("rope_scaling"):
-        raise UserError(f"rope_scaling is {config['rope_scaling']!r}, which has no counterpart here")
-    rope = optional(config, "rope_parameters", {})
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(f"rope_parameters.rope_type is {rope['rope_type']!r}, which has no counterpart here")
+    unscaled(optional(config, "rope_scaling", {}), "rope_scaling")
+    rope = unscaled(optional(config, "rope_parameters", {}), "rope_parameters")
     return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
-from mlm_jax.interop.family import Contents, Facts
+from mlm_jax.interop.family import Contents, Facts, move_positions, moved
 from mlm_jax.interop.folder import new_folder
+from mlm_jax.interop.sentence_modules import write_json, write_sentence_transformer
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, write_weights
 from mlm_jax.training.paths import by_path
@@ -32,12 +32,13 @@ def export_hf(
     family: str = "",
     dtype: str = "float32",
     language: str = "",
+    to: str = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a model of ours as a folder of Hugging Face transformers.
 
     It loads with ``AutoModelForMaskedLM`` (``AutoModelForSeq2SeqLM`` for encoder-decoders), ``AutoModel`` and
-    ``AutoTokenizer``, and an encoder as a ``SentenceTransformer`` with mean pooling. Where the run kept an average of
+    ``AutoTokenizer``, and an encoder as a ``SentenceTransformer`` with the pooling of ``embed``. Where the run kept an average of
     the weights, that is what is written.
 
     Args:
@@ -46,6 +47,7 @@ def export_hf(
       family: ``model_type`` to write; "" is the first that can express the model.
       dtype: of the weights: float32 | bfloat16 | float16.
       language: whose token the tokenizer puts before each text, for models whose documents begin with one.
+      to: whose token a decoder begins with, for such models; ``generate(decoder_start_token_id=…)`` can name another.
       shard_bytes: largest size of one file.
 
     Returns:
@@ -58,14 +60,17 @@ def export_hf(
     out = Path(out).resolve()
     loaded = load_parameters(checkpoint)
     model, vocabulary = loaded.config.model, loaded.vocabulary
-    prefix = document_prefix(loaded, language)
+    prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     heads = sorted({path.split("/")[1] for path in flat if path.startswith(TASK_HEADS)})
     if heads:
         log.warning("left out: the heads of the tasks %s", ", ".join(heads))
     flat = {path: value for path, value in flat.items() if not path.startswith(TASK_HEADS)}
-    facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(vocabulary, prefix))
+    facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(vocabulary, start))
     chosen = choose_family(model, facts, family)
+    model = moved(chosen, model, facts)
+    if shift := model.position_offset - loaded.config.model.position_offset:
+        flat["position_embedding"] = move_positions(flat["position_embedding"], shift)
     with new_folder(out) as scratch:
         config = {
             "architectures": [chosen.architecture(Contents.of_model(model))],
@@ -76,16 +81,16 @@ def export_hf(
         }
         if chosen.model_type == "xmod":
             config["default_language"] = language or None
-        _write(scratch / "config.json", config)
+        write_json(scratch / "config.json", config)
         if model.decoder:
             keys = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
-            _write(scratch / "generation_config.json", {key: config[key] for key in keys})
+            write_json(scratch / "generation_config.json", {key: config[key] for key in keys})
         writer = TensorWriter(scratch, dtype=dtype, shard_bytes=shard_bytes)
         write_weights(writer, chosen, flat, model, loaded.languages)
         writer.close()
-        write_tokenizer(scratch, vocabulary, prefix, longest(model))
+        write_tokenizer(scratch, vocabulary, prefix, longest(model), types=model.embedding_types > 1)
         if not model.decoder:
-            write_sentence_transformer(scratch, model.width, longest(model))
+            write_sentence_transformer(scratch, model.width, longest(model), model.pooling)
     return out
 
 
@@ -108,10 +113,33 @@ def document_prefix(loaded: Loaded, language: str) -> list[int]:
     return loaded.vocabulary.document_prefix(kind, language)
 
 
-def special_ids(vocabulary: Vocabulary, prefix: list[int]) -> dict[str, int]:
+def decoder_start(loaded: Loaded, to: str) -> int:
+    """Return the id that a decoder begins with.
+
+    Raises:
+      UserError: it begins with a language's token and no language is named, or the model does not know it.
+    """
+    prefix, model = loaded.config.data.prefix, loaded.config.model
+    if to and not (model.decoder and prefix == "language"):
+        raise UserError("--to names the language that a decoder writes, which this model's weights do not depend on"
+                        if model.decoder else "this model has no decoder that could write", remedy="leave --to out")  # fmt: skip
+    if not model.decoder or prefix != "language":
+        start = loaded.vocabulary.document_prefix(prefix, "") if prefix == "bos" else []
+        return start[0] if start else loaded.vocabulary.pad_id
+    if not to:
+        raise UserError(
+            "this model's decoder begins with the token of the language that it writes, and transformers keeps one only",
+            remedy=f"give --to: one of {', '.join(loaded.languages)}; generate(decoder_start_token_id=…) names others",
+        )
+    if to not in loaded.languages:
+        raise UserError(f"the model does not know the language {to!r}{nearest(to, loaded.languages)}")
+    return loaded.vocabulary.document_prefix(prefix, to)[0]
+
+
+def special_ids(vocabulary: Vocabulary, start: int) -> dict[str, int]:
     """Return the special ids that a config.json names; "start" is what a decoder begins with."""
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ("pad", "bos", "eos", "unk", "mask")}
-    ids["start"] = prefix[0] if prefix else vocabulary.pad_id
+    ids["start"] = start
     return {role: int(index) for role, index in ids.items() if index >= 0}
 
 
@@ -120,15 +148,31 @@ def longest(model: Any) -> int | None:
     return None if model.position == "relative" else longest_row(model)
 
 
-def write_tokenizer(folder: Path, vocabulary: Vocabulary, prefix: list[int], length: int | None) -> None:
-    """Write tokenizer.json and tokenizer_config.json."""
+def write_tokenizer(
+    folder: Path, vocabulary: Vocabulary, prefix: list[int], length: int | None, *, types: bool = False
+) -> None:
+    """Write tokenizer.json and tokenizer_config.json.
+
+    Args:
+      folder: of the model.
+      vocabulary: of the run.
+      prefix: ids before every text.
+      length: most tokens of a text; None if there is no limit.
+      types: whether the model reads the numbers by which a tokenizer tells two texts apart (BERT's token types).
+    """
     if isinstance(vocabulary, PublishedVocabulary):
         (folder / TOKENIZER).write_text(vocabulary.tokenizer_json, encoding="utf-8")
     else:
         from mlm_jax.interop.tokenizer import to_tokenizers
 
         to_tokenizers(vocabulary, prefix, [vocabulary.eos_id]).save(str(folder / TOKENIZER))
-    piece = lambda index: vocabulary.pieces([index])[0] if index >= 0 else None  # noqa: E731
+
+    def piece(index: int) -> str | None:
+        return vocabulary.pieces([index])[0] if index >= 0 else None
+
+    inputs = ["input_ids", "attention_mask"]
+    if types and isinstance(vocabulary, PublishedVocabulary):  # in ours, both texts of a pair are of type 0
+        inputs.insert(1, "token_type_ids")
     first = prefix[0] if prefix else vocabulary.bos_id
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -139,26 +183,8 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, prefix: list[int], len
         "cls_token": piece(first),
         "sep_token": piece(vocabulary.eos_id),
         "mask_token": piece(vocabulary.mask_id),
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": inputs,
         "clean_up_tokenization_spaces": False,
         "model_max_length": length,
     }
-    _write(folder / "tokenizer_config.json", {key: value for key, value in config.items() if value is not None})
-
-
-def write_sentence_transformer(folder: Path, width: int, length: int | None) -> None:
-    """Write what makes the folder a ``SentenceTransformer`` whose embedding is the mean over real tokens."""
-    module = "sentence_transformers.models"
-    _write(folder / "modules.json", [
-        {"idx": 0, "name": "0", "path": "", "type": f"{module}.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}.Pooling"},
-    ])  # fmt: skip
-    _write(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    _write(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
-    (folder / "1_Pooling").mkdir()
-    modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "pooling_mode_max_tokens": False}
-    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
-
-
-def _write(file: Path, values: Any) -> None:
-    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {key: value for key, value in config.items() if value is not None})

@@ -7,6 +7,7 @@ where our model has its parameters, so that one table serves models with and wit
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -19,7 +20,10 @@ import numpy as np
 from mlm_jax.common.errors import UserError
 
 # Keys of config.model that say nothing about what the trained function is.
-FREE = ("dropout", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "scan_layers", "cross_entropy_chunk")
+FREE = (
+    "dropout", "pooling", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "scan_layers",
+    "cross_entropy_chunk",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Family:
       copies: {name: the name that it repeats}, as old files do for tied weights.
       renamed: ((pattern, replacement), …) applied to names first: older spellings.
       facts: config.json → facts.
+      first_position: facts → the first row in use of a learned table of positions.
     """
 
     model_type: str
@@ -124,6 +129,7 @@ class Family:
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
+    first_position: Callable[[Facts], int] = lambda facts: 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +243,8 @@ def canonical(model: Any) -> dict[str, Any]:
     rope, learned, relative = (model.position == kind for kind in ("rope", "learned", "relative"))
     layers = sum(group["layers"] for group in model.encoder)
     every = min(model.global_every, layers)  # beyond the last layer it makes no difference
+    if learned:  # the first row in use may be any; :func:`moved` writes it where a family has it
+        settings["max_positions"] = model.max_positions - model.position_offset
     settings |= {
         "encoder": _canonical_groups(model.encoder),
         "decoder": _canonical_groups(model.decoder),
@@ -244,8 +252,8 @@ def canonical(model: Any) -> dict[str, Any]:
         "head_width": model.head_width or model.width // model.heads,
         "biases": tuple(sorted(model.biases)),
         "norms": _canonical_norms(model),
-        "max_positions": None if relative else model.max_positions,
-        "position_offset": model.position_offset if learned else None,
+        "max_positions": None if relative else settings["max_positions"],
+        "position_offset": None,
         "relative": dict(model.relative) if relative else None,
         "rope_theta": model.rope_theta if rope else None,
         "local_rope_theta": model.local_rope_theta if rope and every > 1 else None,
@@ -285,9 +293,24 @@ def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, An
     return tuple(joined)
 
 
+def moved(family: Family, model: Any, facts: Facts) -> Any:
+    """Return ``config.model`` with the first learned position where the family has it, and as many positions in use."""
+    shift = family.first_position(facts) - model.position_offset
+    if model.position != "learned" or not shift:
+        return model
+    changed = copy.deepcopy(model)
+    changed.update(position_offset=model.position_offset + shift, max_positions=model.max_positions + shift)
+    return changed
+
+
+def move_positions(table: np.ndarray, shift: int) -> np.ndarray:
+    """Return ``[positions + shift, width]`` of a learned table, with rows that no position uses added or taken in front."""
+    return table[-shift:] if shift < 0 else np.concatenate([np.zeros((shift, table.shape[1]), table.dtype), table])
+
+
 def differences(family: Family, model: Any, facts: Facts, default: Callable[[], Any]) -> list[tuple[str, Any, Any]]:
     """Return (key, our value, what the family makes of it) for every key of ``config.model`` that it cannot express."""
-    described = family.describe(model, facts)
+    described = family.describe(moved(family, model, facts), facts)
     published = default()
     published.update(family.settings(described, Contents.of_model(model)))
     ours, theirs = canonical(model), canonical(published)
@@ -357,6 +380,22 @@ def lookup(table: Mapping[str, str], key: str, config: Mapping[str, Any], defaul
 def reverse(table: Mapping[str, str], value: str) -> str:
     """Return their name of one of our values: the first that fits, or the first of all if none does."""
     return next((theirs for theirs, ours in table.items() if ours == value), next(iter(table)))
+
+
+def unscaled(rope: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of RoPE settings, if it does not scale the frequencies.
+
+    Args:
+      rope: the settings; the type is called ``rope_type``, or ``type`` in older files.
+      key: where it stands in config.json.
+
+    Raises:
+      UserError: the frequencies are scaled, for which we have no counterpart.
+    """
+    for name in ("rope_type", "type"):
+        if optional(rope, name, "default") != "default":
+            raise UserError(f"{key}.{name} is {rope[name]!r}, which has no counterpart here")
+    return rope
 
 
 def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, int]:

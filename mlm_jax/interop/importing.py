@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pprint
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
 from mlm_jax.interop.folder import local_folder, new_folder
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
+from mlm_jax.interop.sentence_modules import read_pooling
 from mlm_jax.interop.weights import Published, flat_shapes
+
+log = logging.getLogger(__name__)
 
 UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
 VOCABULARY, RECIPE = "vocabulary", "config.py"
@@ -105,10 +109,18 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     config.vocabulary.size = vocabulary.size
     config.data.prefix = "bos" if before else "none"
     room = longest_row(config.model)
+    config.model.pooling = read_pooling(published.folder, room)
     config.tasks = {task: {**entry, "length": min(entry["length"], room)} for task, entry in config.tasks.items()}
     if config.model.decoder:
         check_decoder_start(published, vocabulary, before)
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
+    elif vocabulary.mask_id < 0:  # nothing can be hidden: sentences are told apart from their translations
+        config.tasks = {"ranking": {"objective": "ranking", "rows": 64, "length": min(128, room), "weight": 1.0}}
+    if not published.contents.head and not config.model.decoder:
+        log.warning(
+            "the files hold no head that predicts tokens: fill-mask would print guesses that nothing has trained, "
+            "until the model was trained on"
+        )
     return config
 
 

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, optional, require, reverse, token_ids
+from mlm_jax.interop.family import (
+    Contents,
+    Entry,
+    Facts,
+    Family,
+    lookup,
+    optional,
+    require,
+    reverse,
+    token_ids,
+    unscaled,
+)
 
 ACTIVATIONS = {"gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh", "silu": "swiglu"}
 PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # what the head's dense layer uses
@@ -83,16 +94,16 @@ def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
     Raises:
       UserError: the frequencies are scaled in a way that we have no counterpart of.
     """
-    found = []
-    for kind, old, default in (
-        ("full_attention", "global_rope_theta", 160_000.0),
-        ("sliding_attention", "local_rope_theta", 10_000.0),
-    ):
-        rope = optional(optional(config, "rope_parameters", {}), kind, {})
-        if rope.get("rope_type", "default") != "default":
-            raise UserError(f"rope_parameters.{kind}.rope_type is {rope['rope_type']!r}, which has no counterpart here")
-        found.append(float(optional(rope, "rope_theta", optional(config, old, default))))
-    return found[0], found[1]
+    unscaled(optional(config, "rope_scaling", {}), "rope_scaling")
+    parameters = unscaled(optional(config, "rope_parameters", {}), "rope_parameters")
+    whole, windowed = (
+        unscaled(optional(parameters, kind, {}), f"rope_parameters.{kind}")
+        for kind in ("full_attention", "sliding_attention")
+    )
+    theta = float(optional(whole, "rope_theta", optional(config, "global_rope_theta", 160_000.0)))
+    # null means "as in the layers that see everything"
+    local = theta if "local_rope_theta" in config and config["local_rope_theta"] is None else 10_000.0
+    return theta, float(optional(windowed, "rope_theta", optional(config, "local_rope_theta", local)))
 
 
 def global_every(config: Mapping[str, Any], layers: int) -> int:

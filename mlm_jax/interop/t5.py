@@ -157,11 +157,16 @@ def _family(
 
 def t5_is_scaled(config: Mapping[str, Any], contents: Contents) -> bool:
     """Return T5's choice: transformers takes ``tie_word_embeddings`` for it, whether the weights are tied or not."""
-    return bool(config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False))
+    return config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+
+
+def umt5_is_scaled(config: Mapping[str, Any], contents: Contents) -> bool:
+    """Return umT5's choice: what config.json says, and if it says nothing, whether the weights are tied."""
+    return config.get("scale_decoder_outputs", contents.tied)
 
 
 def describe_t5(model: Any, facts: Facts) -> dict[str, Any]:
-    """Return the config.json of a T5, in which tied means scaled."""
+    """Return the config.json of a T5 or a umT5, in which tied means scaled."""
     scaled = "output_scale" in model.norms
     return describe(model, facts) | {"tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
 
@@ -169,8 +174,7 @@ def describe_t5(model: Any, facts: Facts) -> dict[str, Any]:
 FAMILIES = (
     _family("t5", "T5", rows=32128, feed_forward="relu", per_layer=False, scaled=t5_is_scaled, describe=describe_t5),
     _family("mt5", "MT5", rows=250112, feed_forward="gated-gelu", per_layer=False, scaled=lambda *_: False),
-    # Scaled where it is tied, as umT5 was trained; transformers 5.23 scales untied ones too.
     _family(
-        "umt5", "UMT5", rows=250112, feed_forward="gated-gelu", per_layer=True, scaled=lambda _, contents: contents.tied
+        "umt5", "UMT5", rows=250112, feed_forward="gated-gelu", per_layer=True, scaled=umt5_is_scaled, describe=describe_t5
     ),
 )

@@ -66,7 +66,10 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
         raise UserError(
             "a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers"
         )
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if trainer.model_type == BPE and any(piece.type == piece.USER_DEFINED for piece in proto.pieces):
+        raise UserError("pieces that SentencePiece takes whole before it merges (user_defined_symbols of a BPE model) have no "
+                        "counterpart in tokenizers", remedy="train the vocabulary without them, or as unigram")  # fmt: skip
+    pieces = unigram_scores(proto)
     if trainer.model_type == UNIGRAM:
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
     else:
@@ -77,17 +80,27 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
     steps: list[Any] = []
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
-    if rules.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    if rules.remove_extra_whitespaces:  # U+0020 alone: other white space has become that by now, or stays
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
+    elif rules.add_dummy_prefix:  # in front of a leading space as well, where Metaspace puts none
+        steps.append(normalizers.Prepend(" "))
     tokenizer.normalizer = normalizers.Sequence(steps)
     crossing = any(WORD in piece.lstrip(WORD) for piece, _ in pieces)
-    scheme = "always" if rules.add_dummy_prefix else "never"
+    scheme = "always" if rules.add_dummy_prefix and rules.remove_extra_whitespaces else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD, prepend_scheme=scheme, split=not crossing)
     strip = [decoders.Strip(content=" ", left=1, right=0)] if rules.add_dummy_prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(WORD, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return tokenizer
+
+
+def unigram_scores(proto: ModelProto) -> list[tuple[str, float]]:
+    """Return (piece, score) by id; user-defined symbols have the score with which SentencePiece prefers them.
+
+    That is length · max_score − 0.1 (unigram_model.cc), and max_score, which begins at FLT_MIN, is never below 0.
+    """
+    return [(piece.piece, -0.1 if piece.type == piece.USER_DEFINED else piece.score) for piece in proto.pieces]
 
 
 def merges(scores: dict[str, float]) -> list[tuple[str, str]]:

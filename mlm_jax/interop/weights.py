@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config import default_config
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
-from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches
+from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches, moved
 from mlm_jax.interop.foreign_files import read_json
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.training.paths import by_path
@@ -28,6 +29,12 @@ FAMILIES: dict[str, Family] = {
 }
 # The order in which a model of ours looks for a family that can express it.
 EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "umt5", "xmod")
+
+
+def misspelt(kind: str) -> str:
+    """Return ``"; did you mean …?"`` for a misspelt model type; of another family, such as "roberta", nothing is near."""
+    close = [name for name in FAMILIES if abs(len(name) - len(kind)) <= 1 and SequenceMatcher(None, name, kind).ratio() > 0.85]
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def read_config(folder: str | Path) -> ForeignConfig:
@@ -44,7 +51,7 @@ def read_config(folder: str | Path) -> ForeignConfig:
     if kind is None:
         raise UserError("this is not the configuration of a model: it has no model_type", file=file)
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"model_type {kind!r} is unknown here{nearest(kind, FAMILIES)}", file=file,
+        raise UserError(f"model_type {kind!r} is unknown here{misspelt(str(kind))}", file=file,
                         remedy=f"one of {', '.join(FAMILIES)} can be read")  # fmt: skip
     return config
 
@@ -90,14 +97,26 @@ class Published:
         family, names = self.family, self.names
         head = any(matches([family.head], name) for name in names)
         embedding = family.embedding.replace("{base}", self.base)
+        self._adopt_twin(embedding)
         if embedding not in names:
-            raise UserError(f"tensor {embedding!r} is missing{nearest(embedding, names)}", file=self.folder)
+            others = [name for name in names if name != family.output]  # which must not be taken for the embeddings
+            raise UserError(f"tensor {embedding!r} is missing{nearest(embedding, others)}", file=self.folder)
         says_tied = self.config.get("tie_word_embeddings", family.tied)
         if family.output not in names:
             tied = says_tied or not head or family.tied_if_missing
         else:  # as transformers does, weights that differ are not tied whatever the configuration says
             tied = says_tied and np.array_equal(self.read(family.output), self.read(embedding))
         return Contents(head, any(name.startswith("decoder.") for name in names), bool(tied))
+
+    def _adopt_twin(self, name: str) -> None:
+        """If a tensor is missing and the file has the one that it is tied to under another name, read that one."""
+        if name in self.names or name == self.family.output:
+            return
+        pairs = [(copy, original.replace("{base}", self.base)) for copy, original in self.family.copies.items()]
+        for twin in [copy for copy, original in pairs if original == name] + [original for copy, original in pairs if copy == name]:
+            if twin in self.names and twin != self.family.output:
+                self.names[name] = self.names[twin]
+                return
 
     def _check_sizes(self) -> None:
         """Check sizes that arrays and loops depend on against the headers of the files, before anything of that size exists.
@@ -153,6 +172,9 @@ class Published:
           UserError: a tensor is missing, left over or of another shape; the message names it.
         """
         bound = bind(self.family, shapes, model, languages, self.base)
+        for name, one in bound.items():
+            if not (one.copy or one.unused):
+                self._adopt_twin(name)
         self._check(bound)
         arrays = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
         for one in bound.values():
@@ -221,13 +243,14 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
     """
     if wanted and wanted not in FAMILIES:
         raise UserError(
-            f"model_type {wanted!r} is unknown here{nearest(wanted, FAMILIES)}", remedy=f"one of {', '.join(FAMILIES)}"
+            f"model_type {wanted!r} is unknown here{misspelt(wanted)}", remedy=f"one of {', '.join(FAMILIES)}"
         )
     found = {
         name: differences(FAMILIES[name], model, facts, lambda: default_config().model)
         for name in ([wanted] if wanted else EXPORTED_AS)
     }
-    best = min(found, key=lambda name: len(found[name]))
+    # Of families that fit, one in whose table of positions nothing has to be moved.
+    best = min(found, key=lambda name: (len(found[name]), moved(FAMILIES[name], model, facts) is not model))
     if found[best]:
         fields = "; ".join(f"model.{key} is {ours!r}, not {theirs!r}" for key, ours, theirs in found[best])
         raise UserError(

@@ -123,6 +123,11 @@ def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
     return described | {"hidden_act": "gelu"} if Contents.of_model(model).head else described
 
 
+def first_position(facts: Facts) -> int:
+    """Return the row of the first position: behind the padding's."""
+    return facts.ids.get("pad", 1) + 1
+
+
 FAMILY = Family(
     model_type="xlm-roberta",
     base="roberta.",
@@ -134,6 +139,7 @@ FAMILY = Family(
     embedding="{base}embeddings.word_embeddings.weight",
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
+    first_position=first_position,
     ignored=IGNORED,
     copies={
         "lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight",

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, token_ids
-from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, IGNORED, LAYER, xlm_roberta_describe, xlm_roberta_settings
+from mlm_jax.interop.xlm_roberta import (
+    EMBEDDINGS,
+    HEAD,
+    IGNORED,
+    LAYER,
+    first_position,
+    xlm_roberta_describe,
+    xlm_roberta_settings,
+)
 
 ADAPTER = "{base}encoder.layer.{layer}.output.adapter_modules.{language}"
 ADAPTERS = (
@@ -62,6 +70,7 @@ FAMILY = Family(
     embedding="{base}embeddings.word_embeddings.weight",
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
+    first_position=first_position,
     ignored=IGNORED,
     copies={
         "lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight",

@@ -103,7 +103,7 @@ class Transformer(nnx.Module):
         stddev, width = config.initializer_stddev, config.width
         self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
         self.vocabulary_size, self.width, self.tasks = vocabulary_size, width, tuple(tasks)
-        self.dtype_name, self.rate = config.dtype, config.dropout
+        self.dtype_name, self.rate, self.pooling = config.dtype, config.dropout, config.pooling
         self.head_dim = config.head_width or width // config.heads
         self.rope_theta = config.rope_theta if config.position == "rope" else None
         self.local_rope_theta = config.local_rope_theta if config.position == "rope" else None
@@ -221,8 +221,9 @@ class Transformer(nnx.Module):
     def sentence_embeddings(
         self, rows: Rows, *, task: str = "", key: jax.Array | None = None, same_language_rows: int = 1
     ) -> jax.Array:
-        """Return ``[rows, width]`` float32: the mean of the hidden states of a row's tokens, padding left out."""
-        return mean_of_tokens(self.encode(rows, task=task, key=key, same_language_rows=same_language_rows), rows.segment_ids)
+        """Return ``[rows, width]`` float32: of each row's hidden states what ``model.pooling`` says, padding left out."""
+        hidden = self.encode(rows, task=task, key=key, same_language_rows=same_language_rows)
+        return pool(hidden, rows.segment_ids, self.pooling)
 
     def encode_with_source(
         self, target: Rows, source: Rows, *, task: str = "", key: jax.Array | None = None
@@ -409,6 +410,11 @@ class Transformer(nnx.Module):
                 raise UserError(f"weights are indexed by the task, and {task!r} is none of {', '.join(self.tasks)}")
             index["task"] = jnp.asarray(self.tasks.index(task))
         return index
+
+
+def pool(hidden: jax.Array, segment_ids: jax.Array, pooling: str) -> jax.Array:
+    """Return ``[rows, width]`` float32 of ``[rows, length, width]``: the mean of the tokens, or the first one."""
+    return mean_of_tokens(hidden, segment_ids) if pooling == "mean" else hidden[:, 0].astype(jnp.float32)
 
 
 def mean_of_tokens(hidden: jax.Array, segment_ids: jax.Array) -> jax.Array:

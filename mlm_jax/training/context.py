@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.objectives import Context
+from mlm_jax.objectives import MASKED, Context
 
 
 def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: ConfigDict) -> Context:
@@ -18,7 +19,16 @@ def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: Con
       vocabulary: of the run's text.
       languages: language codes in index order.
       config: the run's config.
+
+    Raises:
+      UserError: a task hides pieces, and the vocabulary has none to put there.
     """
+    hiding = [task for task, entry in config.tasks.items() if entry.get("objective") in MASKED]
+    if hiding and vocabulary.mask_id < 0:
+        raise UserError(
+            f"task {hiding[0]!r} hides pieces behind <mask>, which this vocabulary does not have",
+            remedy="take an objective without a mask (denoising, translation, ranking), or a vocabulary of your own",
+        )
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in languages]
     # Without a stored prefix a decoder starts with padding, as T5's does.
     starts = np.array([prefix[0] if prefix else vocabulary.pad_id for prefix in prefixes], np.int32)

@@ -457,7 +457,7 @@ def test_other_refusals(good, tmp_path, monkeypatch, capsys):
         "int8",
         match="cannot be written as 'int8'",
     )
-    fails("export-hf", tmp_path / "ours", "--out", tmp_path / "out", "--family", "bort", match="did you mean 'bert'")
+    fails("export-hf", tmp_path / "ours", "--out", tmp_path / "out", "--family", "modernbrt", match="did you mean 'modernbert'")
     fails(
         "export-hf",
         tmp_path / "ours",

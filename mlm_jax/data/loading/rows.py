@@ -89,10 +89,10 @@ def read_documents(
 def _shortened(values: np.ndarray, length: int, separator: int) -> np.ndarray:
     """Return the first ``length`` values of a document, or of two texts, their separator and their end what fits."""
     between = np.flatnonzero(values[:-1] == separator)
-    if len(between) != 1:
+    if not len(between) or (np.diff(between) != 1).any():  # a separator is one token, or some in a row
         return values[:length]
-    first, second = values[: between[0]].tolist(), values[between[0] + 1 : -1].tolist()
-    return np.array([*joined(first, second, separator, length - 1), values[-1]])
+    first, second = values[: between[0]].tolist(), values[between[-1] + 1 : -1].tolist()
+    return np.array([*joined(first, second, values[between].tolist(), length - 1), values[-1]])
 
 
 def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray) -> Rows:

@@ -250,11 +250,12 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             if not (all(parts) if pair else ids):
                 skipped[EMPTY_SIDE if pair else BLANK] += 1
                 continue
-            if len(ids) + pair > content:
+            between = vocabulary.pair_separator if pair else ()  # premise </s> hypothesis
+            if len(ids) + len(between) > content:
                 skipped[CUT] += 1
-                kept = cut_longer(len(parts[0]), len(parts[1]), content - 1) if pair else (content,)
+                kept = cut_longer(len(parts[0]), len(parts[1]), content - len(between)) if pair else (content,)
                 text = " ".join(vocabulary.decode(part[:most]) for part, most in zip(parts if pair else [ids], kept))
-            ids = joined(parts[0], parts[1], vocabulary.eos_id, content) if pair else ids[:content]  # premise </s> hypothesis
+            ids = joined(parts[0], parts[1], between, content) if pair else ids[:content]
             row = prefix + ids + [vocabulary.eos_id]
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
             yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}

@@ -11,7 +11,7 @@ def cut_longer(first: int, second: int, room: int) -> tuple[int, int]:
     return min(first, room - kept), kept
 
 
-def joined(first: Sequence[int], second: Sequence[int], separator: int, room: int) -> list[int]:
-    """Return two texts with a separator between, the longer one cut so that all fits into ``room``."""
-    kept, other = cut_longer(len(first), len(second), room - 1)
-    return [*first[:kept], separator, *second[:other]]
+def joined(first: Sequence[int], second: Sequence[int], separator: Sequence[int], room: int) -> list[int]:
+    """Return two texts with the separator's tokens between, the longer one cut so that all fits into ``room``."""
+    kept, other = cut_longer(len(first), len(second), room - len(separator))
+    return [*first[:kept], *separator, *second[:other]]

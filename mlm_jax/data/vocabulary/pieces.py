@@ -70,6 +70,8 @@ class Vocabulary:
             self._base = self.processor.get_piece_size()
             ids = {self.processor.id_to_piece(index): index for index in range(self._base)}
         wanted = [MASK, *map(language_token, self.languages), *map(sentinel, range(sentinels))]
+        if self.eos_id < 0:
+            wanted.insert(0, EOS)
         if self.pad_id < 0:
             wanted.insert(0, PAD)
         if model is not None:
@@ -81,6 +83,7 @@ class Vocabulary:
                 ids[piece] = self._base + len(self._appended)
                 self._appended.append(piece)
         self.pad_id = ids[PAD] if self.pad_id < 0 else self.pad_id
+        self.eos_id = ids[EOS] if self.eos_id < 0 else self.eos_id
         self.size = self._base + len(self._appended)
         self.mask_id = ids[MASK]
         self.language_ids = {language: ids[language_token(language)] for language in self.languages}
@@ -245,6 +248,11 @@ class Vocabulary:
           UserError: an id is outside the vocabulary.
         """
         return [self._piece(int(index)) for index in ids]
+
+    @property
+    def pair_separator(self) -> tuple[int, ...]:
+        """Ids between two texts in one row."""
+        return (self.eos_id,)
 
     def document_prefix(self, prefix: str, language: str) -> list[int]:
         """Return what stands before a document: its language token, ``<s>``, or nothing, as ``config.data.prefix`` says.

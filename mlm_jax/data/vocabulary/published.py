@@ -17,6 +17,7 @@ from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Vocabulary,
 TOKENIZER = "tokenizer.json"
 SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
 # Pieces that vocabularies keep for later: [unused7], <unused7>, <|reserved_special_token_7|>.
+HIDDEN = "\x00{}\x00"  # how special pieces are called while text is encoded
 RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
 
 
@@ -65,8 +66,36 @@ class PublishedVocabulary(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids of each text; nothing is put around them, and what looks like a special piece is text."""
-        self._tokenizer.encode_special_tokens = True
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        tokenizer = self._text_tokenizer
+        tokenizer.encode_special_tokens = True
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @cached_property
+    def _text_tokenizer(self) -> Any:
+        """The tokenizer for text in which nothing is special.
+
+        The special pieces of a unigram model are pieces like others, with a score of 0, the best there is: "<s>" in a text
+        would always become one. In the copy that encodes text their names cannot occur.
+        """
+        described = json.loads(self._text)
+        if described["model"].get("type") != "Unigram":
+            return self._tokenizer
+        vocab = described["model"]["vocab"]
+        for index in np.flatnonzero(self.is_special[: len(vocab)]):
+            vocab[index][0] = HIDDEN.format(vocab[index][0])
+        for token in described.get("added_tokens") or ():
+            if self.is_special[token["id"]]:
+                token["content"] = HIDDEN.format(token["content"])
+        described["post_processor"] = described["padding"] = described["truncation"] = None
+        return type(self._tokenizer).from_str(json.dumps(described))
+
+    @cached_property
+    def pair_separator(self) -> tuple[int, ...]:
+        """Ids between two texts in one row, as the tokenizer writes them: XLM-R's are ``</s> </s>``."""
+        pair = self._tokenizer.encode("a", "a", add_special_tokens=True)
+        ids, inside = pair.ids, [n for n, mark in enumerate(pair.special_tokens_mask) if not mark]
+        gaps = [(a + 1, b) for a, b in zip(inside, inside[1:]) if b > a + 1]
+        return tuple(ids[gaps[0][0] : gaps[0][1]]) if gaps else (self.eos_id,)
 
     def encode_special(self, text: str) -> list[int]:
         """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves."""
@@ -99,14 +128,13 @@ class PublishedVocabulary(Vocabulary):
         """``[size]`` bool: pieces that begin a word, by the mark that this kind of tokenizer puts on them."""
         starts = self.is_special.copy()
         described = json.loads(self._text)
-        if described["model"]["type"] == "WordPiece":
-            inside = described["model"]["continuing_subword_prefix"]
-            begins = lambda piece: not piece.startswith(inside)  # noqa: E731
+        by_inside = described["model"]["type"] == "WordPiece"  # which marks the pieces that continue a word
+        if by_inside:
+            mark = described["model"]["continuing_subword_prefix"]
         else:
             mark = "Ġ" if '"ByteLevel"' in json.dumps([described["pre_tokenizer"], described["decoder"]]) else WORD
-            begins = lambda piece: piece.startswith(mark)  # noqa: E731
         for index, piece in self._pieces.items():
-            starts[index] |= begins(piece)
+            starts[index] |= piece.startswith(mark) != by_inside
         return starts
 
     @cached_property

@@ -1,0 +1,103 @@
+"""The modules of sentence-transformers beside a model: how it makes one vector of a text's hidden states."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.interop.foreign_files import read_json
+
+log = logging.getLogger(__name__)
+
+MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+POOLING = {"mean": "mean", "cls": "first"}  # {their mode: config.model.pooling}
+OLD_MODES = {  # {key of releases before 5: mode}
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+def read_pooling(folder: Path, longest: int) -> str:
+    """Return ``config.model.pooling`` of a published folder, and warn of what its embeddings have and ours do not.
+
+    Args:
+      folder: of the model; without modules.json, the mean is taken.
+      longest: most tokens that our model takes.
+
+    Raises:
+      UserError: a file is damaged, or vectors are pooled in a way that we have no counterpart of.
+    """
+    if not (folder / MODULES).is_file():
+        return "mean"
+    modules = read_json(folder / MODULES)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise UserError("this is no list of modules", file=folder / MODULES)
+    pooling = "mean"
+    for module in modules:
+        kind, path = str(module.get("type")).rpartition(".")[2], str(module.get("path", ""))
+        if kind == "Pooling":
+            pooling = _pooling(_inside(folder, path) / "config.json")
+        elif kind == "Normalize":
+            log.warning("left out: %s of %s: embed gives vectors of any length; their cosines are the same", kind, MODULES)
+        elif kind != "Transformer":
+            log.warning("left out: %s of %s: embed gives the vectors that it would get", kind, MODULES)
+    _warn_of_length(folder / SETTINGS, longest)
+    return pooling
+
+
+def _inside(folder: Path, path: str) -> Path:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise UserError(f"a module lies in another folder: {path!r}", file=folder / MODULES)
+    return folder / path
+
+
+def _pooling(file: Path) -> str:
+    settings = read_json(file)
+    if not isinstance(settings, dict):
+        raise UserError("this is no JSON object", file=file)
+    modes = settings.get("pooling_mode", [mode for key, mode in OLD_MODES.items() if settings.get(key)])
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLING:
+        raise UserError(f"pooling is {json.dumps(modes)}, for which there is no counterpart here", file=file,
+                        remedy="if embeddings do not matter, remove modules.json from the folder")  # fmt: skip
+    return POOLING[modes[0]]
+
+
+def _warn_of_length(file: Path, longest: int) -> None:
+    most = (read_json(file) if file.is_file() else {}).get("max_seq_length")
+    if isinstance(most, int) and most < longest:
+        log.warning("%s cuts texts at %d tokens; embed reads up to %d", file.name, most, longest)
+
+
+def write_sentence_transformer(folder: Path, width: int, longest: int | None, pooling: str) -> None:
+    """Write what makes a folder a ``SentenceTransformer`` whose embeddings are those of ``embed``.
+
+    Args:
+      folder: of the model.
+      width: of a vector.
+      longest: most tokens of a text; None if there is no limit.
+      pooling: ``config.model.pooling``.
+    """
+    module = "sentence_transformers.models"
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{module}.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}.Pooling"},
+    ]
+    modes: dict[str, Any] = {key: POOLING.get(mode) == pooling for key, mode in OLD_MODES.items()}
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+    write_json(folder / MODULES, modules)
+    write_json(folder / SETTINGS, {"max_seq_length": longest, "do_lower_case": False})
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write a JSON file for people and libraries to read."""
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
