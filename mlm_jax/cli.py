@@ -9,6 +9,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}{getattr(verb, 'HINT', '')}")
     if arguments is None:  # this process is ours, and not a test's or a notebook's
         _log_warnings_as_plain_lines()
+        _end_when_asked_to()
         if getattr(verb, "HUGE_PAGES", False):
             from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
@@ -95,6 +97,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         print(f"mlm-jax: error: {problem}. Remedy: {REMEDIES[problem]}", file=sys.stderr)
         return 2
+
+
+def _end_when_asked_to() -> None:
+    """End on SIGTERM and SIGHUP as on an error, so that what is half-written is removed.
+
+    ``train`` and ``sweep`` handle the signals themselves.
+    """
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
 
 
 def verb_module(verb: str) -> ModuleType:

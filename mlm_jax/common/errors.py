@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+UNFINISHED = 75  # exit code of a run, or a sweep, that a signal stopped with steps remaining (EX_TEMPFAIL of sysexits.h)
+
 
 class UserError(Exception):
     """What the user gave cannot work: what is wrong, where, and what to do about it.

@@ -117,6 +117,20 @@ def append_to(file: str | Path) -> TextIO:
     return open(descriptor, "a", encoding="utf-8")
 
 
+def remove_abandoned(place: Path) -> None:
+    """Remove what killed writers of a place have left: scratch files that nobody holds."""
+    for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
+        try:
+            descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # a link, or another writer has just removed it
+            continue
+        try:
+            if locked(descriptor, unsupported=False):
+                _remove(scratch)
+        finally:
+            os.close(descriptor)
+
+
 # ---------------------------------------------------------------------------------------------------- details
 
 
@@ -135,7 +149,7 @@ def _refuse_link(place: Path) -> None:
 @contextlib.contextmanager
 def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
     """Yield a new scratch path beside a place, and a descriptor of it that holds its lock; it is gone afterwards."""
-    _remove_abandoned(place)
+    remove_abandoned(place)
     while True:
         scratch = place.with_name(f"{_stem(place)}.{secrets.token_hex(4)}{SCRATCH}")
         try:
@@ -165,20 +179,6 @@ def _create_file(scratch: Path) -> int:
 def _create_folder(scratch: Path) -> int:
     scratch.mkdir(parents=True)
     return os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-
-def _remove_abandoned(place: Path) -> None:
-    """Remove what killed writers of a place have left: scratch files that nobody holds."""
-    for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
-        try:
-            descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:  # a link, or another writer has just removed it
-            continue
-        try:
-            if locked(descriptor, unsupported=False):
-                _remove(scratch)
-        finally:
-            os.close(descriptor)
 
 
 def _remove(scratch: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +25,8 @@ from mlm_jax.checkpoints.workdir import (
     has_checkpoints,
 )
 from mlm_jax.common.addresses import local_path
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.console import plain_console
+from mlm_jax.common.errors import UNFINISHED, UserError
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.data.loading import curriculum
@@ -55,8 +56,9 @@ from mlm_jax.training.schedule import schedule_line
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
+LESS_MEMORY = "lower config.data.workers if memory ran out"
 
-@quiet_orbax()
+
 def train(config: ConfigDict, workdir: str | Path) -> Path:
     """Train as the config says, from the last whole checkpoint of ``workdir`` if there is one.
 
@@ -68,10 +70,24 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       the path of the report.
 
     Raises:
-      UserError: the config, the data or the checkpoint cannot work; nothing is half-written.
-      SystemExit: a signal (Ctrl-C, a notebook's interrupt) has stopped the run, which is saved: the same call continues.
+      UserError: the config, the data or the checkpoint cannot work, another process trains in this workdir, or the disk
+        is full; nothing is half-written.
+      SystemExit: with code 75 (UNFINISHED): a signal (Ctrl-C, a notebook's interrupt) stopped the run, which is saved.
+        The same call continues.
     """
     workdir = local_path(workdir)
+    with quiet_orbax(), StopSignal() as stop:
+        try:
+            return _train(config, workdir, stop)
+        except Stopped:
+            if jax.process_index() == 0:
+                where = "before the first step" if stop.step is None else f"after step {stop.step}"
+                plain_console().print(f"stopped by a signal {where}; the same command continues from there", soft_wrap=True)
+            raise SystemExit(UNFINISHED) from None
+
+
+def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
+    """Train; the arguments and errors of :func:`train`, and Stopped after a signal."""
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.
@@ -111,8 +127,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     with (
         MetricsWriter(workdir, start, first, config.training.wandb, config_json(config)) as metrics,
         TrainingProgress(config.steps, start, first) as progress,
-        StopSignal() as stop,
     ):
+        stop.begin_steps(start)
         held_out.between = stop.check
         progress.say(parameters_line(program))
         progress.say(schedule_line(config.optimizer, config.steps))
@@ -121,10 +137,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         compiled = CompiledPhases(program, loader)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
         profiler = Profiler(config.training.profile, workdir)
-        try:
-            measure_at_start(state, reporter, checkpoints)
-        except Stopped:
-            say_stopped(progress, start)
+        measure_at_start(state, reporter, checkpoints)
         for step in range(start, config.steps):
             begun = time.perf_counter()
             _, batch = next(batches)
@@ -164,7 +177,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
                     goodput.write()
             if stopping:
                 checkpoints.wait()
-                say_stopped(progress, done)
+                stop.step = done
+                raise Stopped
         with goodput.span("checkpoint"):
             checkpoints.wait()
         goodput.write()
@@ -186,7 +200,7 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
     folder = config.data.store or str(workdir / "store")
     if jax.process_index() == 0 and not is_fresh(config, folder):
         check_store(workdir, config, folder)
-        with fresh_processes(1) as pool:
+        with fresh_processes(1, remedy=LESS_MEMORY) as pool:
             pool.submit(_prepare, config_json(config), folder).result()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the token store is prepared")
@@ -278,16 +292,6 @@ def stop_agreed(stop: StopSignal, step: int) -> bool:
     if jax.process_count() == 1:
         return stop.received
     return multihost_utils.reached_preemption_sync_point(step)
-
-
-def say_stopped(progress: TrainingProgress, step: int) -> NoReturn:
-    """Say that a signal has stopped the run, and end the process as a whole one does.
-
-    Raises:
-      SystemExit: always.
-    """
-    progress.say(f"stopped by a signal after step {step}; the same command continues from there")
-    raise SystemExit(0)
 
 
 def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool:

@@ -30,13 +30,13 @@ from rich.console import Console
 from mlm_jax.checkpoints.workdir import check_workdir
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.console import table_console
-from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.errors import UNFINISHED, UserError, one_line
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run, seeds_table, summary_table
 from mlm_jax.report.page import write_comparison
-from mlm_jax.run.trials import INTERRUPTED, UNFINISHED, Trial, is_finished, run_trials
+from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
 Settings = dict[str, Any]  # of a trial: config key → value
 COMPARISON, PLOT = "comparison.json", "comparison.html"

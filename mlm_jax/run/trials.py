@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
+from mlm_jax.common.processes import end_with_parent
 from mlm_jax.report.comparison import FINISHED
 from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.metrics import LOSS
 
 LOG = "log.txt"
-INTERRUPTED, UNFINISHED = 130, 75  # exit codes after Ctrl-C, and of a run that another signal stopped
+INTERRUPTED = 130  # exit code after Ctrl-C
+ENDED = 128  # what the exit code of a verb that a signal ended adds to the signal's number
 STOPPED = "stopped"  # state of a trial that a signal ended, and that the same command continues
 LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two looks at the processes, and two lines about trials under way
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 TAIL_BYTES = 200_000  # of a metrics file, in which its last line is looked for
 
 
@@ -57,8 +58,10 @@ class Running:
         self.log: TextIO = append_to(trial.folder / LOG)
         environment = {**os.environ, **trial.environment, **device}
         # A session of its own: a terminal's Ctrl-C reaches the sweep only, which passes on one signal, not two.
-        self.process = subprocess.Popen(trial.command, stdout=self.log, stderr=self.log, env=environment,
-                                        start_new_session=True, preexec_fn=end_with_parent)  # fmt: skip
+        with_sweep = functools.partial(end_with_parent, os.getpid(), signal.SIGTERM)
+        self.process = subprocess.Popen(
+            trial.command, stdout=self.log, stderr=self.log, env=environment, start_new_session=True, preexec_fn=with_sweep
+        )
 
     def end(self) -> str:
         """Close the log of a process that has ended, and return the trial's state."""
@@ -140,17 +143,11 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def end_with_parent() -> None:
-    """Let the kernel send SIGTERM to this process when its parent dies (Linux; called between fork and exec)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def state_after(trial: Trial, code: int) -> str:
     """Return a trial's state by its exit code and its metrics."""
     if is_finished(trial.folder, trial.steps):
         return FINISHED if code == 0 else f"failed: finished, but ended with exit code {code}"
-    if code in (0, UNFINISHED, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+    if code in (0, UNFINISHED, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM, ENDED + signal.SIGTERM):
         return STOPPED
     if code < 0:
         return f"failed: killed by signal {-code} ({signal.Signals(-code).name})"

@@ -337,6 +337,7 @@ def test_a_signal_is_noted_once_and_kills_the_second_time():
     found = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin with SIGINT ignored
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
+        stop.begin_steps(0)
         assert not stop.received
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received

@@ -1,5 +1,13 @@
+import os
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.processes import fresh_processes, how_it_ended
+from tests.processes import descendants, is_alive, wait_for
 
 SCRIPT = """
 from mlm_jax.common.processes import fresh_processes
@@ -9,9 +17,61 @@ with fresh_processes(1) as pool:
     pool.submit(getppid).result()
 print("done")
 """
+WAITS = """
+import time
+from mlm_jax.common.processes import fresh_processes
+with fresh_processes(2) as pool:
+    waiting = [pool.submit(time.sleep, 600) for _ in range(2)]
+    pool.submit(print, "begun", flush=True)
+    print("waits", flush=True)
+    for one in waiting:
+        one.result()
+"""
 
 
 def test_a_script_needs_no_main_block_for_helping_processes(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     run = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout.split()) == (0, ["begun", "done"]), run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_helping_processes_end_with_their_parent_whatever_ends_it(number):
+    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
+    assert process.stdout.readline() == "waits\n"
+    wait_for(lambda: len(descendants(process.pid)) >= 3)  # and multiprocessing's resource tracker
+    family = descendants(process.pid)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    wait_for(lambda: not any(map(is_alive, family)))
+    if number == signal.SIGINT:
+        assert said.count("Traceback") == 1 and "leaked" not in said, said  # its own KeyboardInterrupt, no helper's
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_helping_process_that_is_killed_is_one_line():
+    with (
+        pytest.raises(UserError, match=r"a helping process was killed by signal 9 \(SIGKILL\). Remedy: take fewer"),
+        fresh_processes(2, remedy="take fewer") as pool,
+    ):
+        pool.submit(die).result()
+
+
+def test_an_error_ends_the_others_at_once():
+    with pytest.raises(ZeroDivisionError), fresh_processes(2) as pool:
+        import time
+
+        pool.submit(time.sleep, 600)
+        pool.submit(divmod, 1, 0).result()
+
+
+def test_how_it_ended():
+    assert how_it_ended(-9) == "was killed by signal 9 (SIGKILL)"
+    assert how_it_ended(3) == "ended with exit code 3"

@@ -40,6 +40,8 @@ def batch(self, step):
         os.kill(os.getpid(), signal.SIGKILL)
     if step == stop_at:
         os.kill(os.getpid(), signal.SIGTERM)
+    if step == settings.get("hang_up_at"):
+        os.kill(os.getpid(), signal.SIGHUP)
     return read(self, step)
 
 

@@ -5,11 +5,12 @@ On one core or several, on one machine or many: a part of the sources is a shard
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.lines import windows
+from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
 from mlm_jax.data.store.freshness import is_fresh, request, sources, why_stale
@@ -46,6 +49,7 @@ SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained 
 PRETOKENIZED = "_pretokenized"  # what seqio's tokenize appends to a feature's name to keep its text
 WRITE = 1024  # documents handed to the store at once
 NOTHING_LEFT = "nothing half-written was left"
+LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
 def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:
@@ -150,21 +154,18 @@ def _in_processes(
 ) -> None:
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
-    with fresh_processes(workers) as pool:
-        shards = [
-            pool.submit(prepare_shard, config, folder, i, workers, vocabulary=vocabulary.files(), progress=False)
-            for i in range(workers)
-        ]
+    with only_writer(f"{folder}.shards") if is_local(folder) else contextlib.nullcontext():
         try:
-            for shard in shards:
-                shard.result()
+            with fresh_processes(workers, remedy=LESS_MEMORY) as pool:
+                files = vocabulary.files()
+                shards = [
+                    pool.submit(prepare_shard, config, folder, i, workers, vocabulary=files, progress=False)
+                    for i in range(workers)
+                ]
+                for shard in concurrent.futures.as_completed(shards):  # the first error ends the others
+                    shard.result()
             join_shards(config, folder, workers)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of prepare was killed", remedy="lower config.data.workers if memory ran out"
-            ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
             remove_shards(folder, workers)
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import remove_abandoned
 from mlm_jax.data.store.addresses import remove
 from mlm_jax.data.store.freshness import is_fresh, request
 from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
@@ -112,9 +113,13 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
 
 
 def remove_shards(folder: str | Path, count: int) -> None:
-    """Remove the shards of a store, those of them that are there."""
+    """Remove the shards of a store, those of them that are there, and what killed processes left of them."""
     for index in range(count):
-        remove(shard_folder(folder, index, count))
+        place = shard_folder(folder, index, count)
+        remove(place)
+        if is_local(place):
+            remove_abandoned(Path(place))
+            Path(f"{place}.lock").unlink(missing_ok=True)
     parent = Path(shard_folder(folder, 0, count)).parent
     if parent.is_dir() and not any(parent.iterdir()):
         parent.rmdir()

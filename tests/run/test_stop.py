@@ -1,0 +1,117 @@
+"""Signals to a run: when they come, where it runs, and with which exit code it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.common.errors import UNFINISHED
+from mlm_jax.run.stop import Stopped, StopSignal
+from tests.processes import descendants, is_alive, wait_for
+from tests.run.test_resume import run
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+import sys
+sys.argv[0] = "mlm-jax"
+from mlm_jax import cli
+sys.exit(cli.main())
+"""
+CONFIG = """
+from mlm_jax.config import default_config
+def slow(*_):
+    import time
+    while True:
+        time.sleep(0.1)
+        yield "text"
+def get_config():
+    config = default_config()
+    config.data.corpora = {"en": "my_config:slow"}
+    config.vocabulary.kind, config.data.workers = "bytes", 2
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 32}}
+    return config
+"""
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=SLOW), pytest.param(signal.SIGINT, marks=SLOW)]
+)
+def test_a_signal_before_the_steps_ends_the_run_and_its_helpers_at_once(tmp_path, number):
+    (tmp_path / "my_config.py").write_text(CONFIG)
+    command = ["train", "--config", str(tmp_path / "my_config.py"), "--workdir", str(tmp_path / "run")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{tmp_path}", "GLIBC_TUNABLES": "x=1"}
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, *command], env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+    wait_for(lambda: list(tmp_path.glob("run/store.shards/*.incomplete")) or process.poll() is not None, 120)
+    family = descendants(process.pid)
+    assert family, process.communicate()[0]
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == UNFINISHED, printed
+    assert (
+        "stopped by a signal before the first step; the same command continues" in printed
+        and "Traceback" not in printed
+    )
+    wait_for(lambda: not any(map(is_alive, family)))
+
+
+def test_a_run_that_is_done_ends_with_0_and_a_second_start_too(store_folder, tmp_path):
+    common = {"store": str(store_folder), "workdir": str(tmp_path), "steps": 3}
+    code, output = run(**common, hang_up_at=1)
+    assert code == UNFINISHED and "stopped by a signal after step" in output, output
+    for _ in range(2):
+        code, output = run(**common)
+        assert code == 0, output
+
+
+def test_training_off_the_main_thread_takes_no_signals():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with StopSignal() as stop:
+            stop.begin_steps(0)
+            stop.check()
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(10)
+    assert found == [before]
+
+
+def test_a_hangup_is_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert not stop.received
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_before_the_steps_a_signal_raises_and_later_it_is_noted():
+    with StopSignal() as stop:
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        assert stop.received and stop.step is None
+    with StopSignal() as stop:
+        stop.begin_steps(7)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+        with pytest.raises(Stopped):
+            stop.check()
+        assert stop.step == 7
