@@ -1,4 +1,4 @@
-"""The axes of a mesh and their sizes; JAX is not needed to tell whether they fit."""
+"""The axes of a mesh and their sizes; checked without JAX."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
     if slices < 1:
         raise UserError(f"mesh.slices={slices} is impossible", remedy="use a positive number")
     if shape["data"] % slices:
-        raise UserError(f"mesh.data={shape['data']} cannot be split over {slices} slices",
-                        remedy="make it a multiple of mesh.slices")  # fmt: skip
+        raise UserError(
+            f"mesh.data={shape['data']} cannot be split over {slices} slices",
+            remedy="make it a multiple of mesh.slices",
+        )
     return shape

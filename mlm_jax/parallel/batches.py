@@ -26,10 +26,10 @@ def batch_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 def row_group(mesh: Mesh) -> tuple[int, int]:
     """Return which part of a batch's rows this process reads, of how many: those that its devices work on.
 
-    Processes whose devices share rows, as where ``tensor`` or ``sequence`` is larger than a host, read the same ones.
+    Processes whose devices share rows, for example because ``tensor`` is larger than a host, read the same rows.
 
     Raises:
-      UserError: the mesh does not give every process as many rows.
+      UserError: the mesh does not give every process the same number of rows.
     """
     data, fsdp = mesh.devices.shape[:2]
     part_of = np.broadcast_to(np.arange(data * fsdp).reshape(data, fsdp, 1, 1), mesh.devices.shape)
@@ -38,38 +38,47 @@ def row_group(mesh: Mesh) -> tuple[int, int]:
         parts.setdefault(device.process_index, set()).add(int(part))
     groups = sorted({tuple(sorted(mine)) for mine in parts.values()})
     if sum(map(len, groups)) != data * fsdp or len({len(group) for group in groups}) != 1:
-        raise UserError(f"a mesh with data={data} and fsdp={fsdp} gives the {len(parts)} processes unequal shares of the rows",
-                        remedy="make mesh.data · mesh.fsdp a multiple of the processes, or one of its divisors")  # fmt: skip
+        raise UserError(
+            f"a mesh with data={data} and fsdp={fsdp} gives the {len(parts)} processes unequal shares of the rows",
+            remedy="make mesh.data · mesh.fsdp a multiple of the processes, or one of its divisors",
+        )
     return groups.index(tuple(sorted(parts[jax.process_index()]))), len(groups)
 
 
 def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches: int, groups: int) -> None:
-    """Say so where devices cannot share a task's rows evenly: each of them then computes all rows, or all of a microbatch.
+    """Warn if a task's rows cannot be divided evenly: every device then computes all rows, or the whole microbatch.
 
     Args:
       tasks: ``config.tasks``.
       mesh: the run's.
       microbatches: ``config.training.microbatches``.
-      groups: how many parts of a batch's rows are read by different processes, as :func:`row_group` says.
+      groups: number of parts of a batch that different processes read, from :func:`row_group`.
 
     Raises:
-      UserError: the rows are read by several processes, which then cannot put them together.
+      UserError: several processes read the rows, so that uneven shares cannot be put together.
     """
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
     for task, entry in tasks.items():
         if entry["rows"] % shares and groups > 1:
-            raise UserError(f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
-                            remedy="make them a multiple of it")  # fmt: skip
+            raise UserError(
+                f"the {entry['rows']} rows of task {task!r} cannot be shared by mesh.data · mesh.fsdp = {shares}",
+                remedy="make them a multiple of it",
+            )
         multiple = shares * microbatches * entry.get("same_language_rows", 1)
         if shares > 1 and entry["rows"] % multiple:
             log.warning(
                 "task %s: %d rows in %d microbatches cannot be shared by mesh.data · mesh.fsdp = %d: every device computes all; "
-                "make the rows a multiple of %d", task, entry["rows"], microbatches, shares, multiple,
-            )  # fmt: skip
+                "make the rows a multiple of %d",
+                task,
+                entry["rows"],
+                microbatches,
+                shares,
+                multiple,
+            )
 
 
 def to_devices(batch: Any, mesh: Mesh) -> Any:
-    """Turn this process's rows into global arrays on the mesh, without waiting for the copy.
+    """Turn this process's rows into global arrays on the mesh, without waiting until they are copied.
 
     Args:
       batch: a tree of arrays ``[rows of this process, …]``.

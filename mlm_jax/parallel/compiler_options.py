@@ -1,7 +1,7 @@
-"""Options of the compiler, by platform: what XLA does not do by itself and a training step gains from.
+"""Compiler options by platform, for what XLA does not do by default and a training step gains from.
 
-They are given to the step (``jax.jit(..., compiler_options=...)``), so that a plan compiles with what a run compiles
-with, and none depends on the environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` still add to them.
+The step gets them by ``jax.jit(..., compiler_options=...)``, so that a plan and a run compile with the same options,
+whatever the environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` still add to them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from jax.sharding import Mesh
 Options = dict[str, bool | str]
 
 CPU: Options = {
-    # YNNPACK for matrix products only: its sums over rows, as in the gradients of biases and norms, take up to 20 times
-    # as long as XLA's own in jax 0.10 (docs/training.md).
+    # YNNPACK for matrix products only: its sums over rows, as in gradients of biases and norms, take up to 20 times as long
+    # as XLA's own in jax 0.10 (docs/training.md).
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
 }
 TPU: Options = {
-    # Gather a layer's weights, and multiply then. From this many MiB of global operands on (256 by default) XLA would
-    # multiply shard by shard as they come in: of width 768 over 16 devices these are products over 48 dimensions, which
-    # fill a third of the matrix unit (docs/scale.md).
+    # Gather a layer's weights first, then multiply. For operands above this size in MiB (256 by default) XLA multiplies
+    # shard by shard as they arrive. With a width of 768 over 16 devices these are products over 48 dimensions, which fill
+    # a third of the matrix unit (docs/scale.md).
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
 }
 TPU_SLICES: Options = {
-    # All-reduces of gradients between slices are slow: start each as soon as its gradient is there, whatever its size,
-    # and wait for it only where it is used (AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py, DATA_PARALLEL_OVERLAP).
+    # All-reduces of gradients between slices are slow: start each as soon as its gradient is computed, whatever its size,
+    # and wait for it only when it is used (AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py, DATA_PARALLEL_OVERLAP).
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
 }

@@ -58,7 +58,9 @@ def why_simulated(topology: Topology) -> str:
 
 def cuda_installed() -> bool:
     """Return whether the compiler of NVIDIA's GPUs is installed, which is JAX's CUDA plugin."""
-    return any(importlib.util.find_spec(f"jax_plugins.xla_cuda{version}") for version in (13, 12)) if _plugins() else False
+    return (
+        any(importlib.util.find_spec(f"jax_plugins.xla_cuda{version}") for version in (13, 12)) if _plugins() else False
+    )
 
 
 def libtpu_installed() -> bool:
@@ -95,8 +97,10 @@ def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
             raise UserError(
                 f"compiling for {topology} needs libtpu, the compiler of TPUs", remedy=INSTALL_TPU
             ) from error
-        raise UserError(f"libtpu does not know the topology {topology}: {one_line(error)}",
-                        remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4") from error  # fmt: skip
+        raise UserError(
+            f"libtpu does not know the topology {topology}: {one_line(error)}",
+            remedy="use a shape that Cloud TPU offers, such as v5e:4x4 or v5p:4x4x4",
+        ) from error
 
 
 def _options(topology: Topology) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Large arrays in huge pages: memory that XLA takes anew at every step on a CPU, without a fault for every 4 KiB of it."""
+"""Huge pages for large arrays: on a CPU, XLA allocates memory at every step, and huge pages avoid a page fault per 4 KiB."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ TUNABLE = "glibc.malloc.hugetlb=1"  # ask the kernel for transparent huge pages 
 
 
 def restart_with_huge_pages() -> None:
-    """Start this process over, once, with huge pages; glibc reads the wish for them only when a process begins.
+    """Restart this process once, with huge pages: glibc reads the setting only when a process starts.
 
-    Does nothing where the environment says something about glibc already, on other systems than Linux, and where Python does
-    not know how it was started or reads its program from standard input. What a step on CPUs gains is in docs/training.md.
+    Nothing is done if the environment already configures glibc, on systems other than Linux, and if Python does not know
+    how it was started or reads its program from standard input. docs/training.md shows how much a step on CPUs gains.
     """
     can_restart = sys.platform == "linux" and bool(sys.executable) and sys.orig_argv[1:2] not in ([], ["-"])
     if can_restart and "GLIBC_TUNABLES" not in os.environ:

@@ -14,7 +14,7 @@ from mlm_jax.parallel.axes import AXES, mesh_shape
 
 
 def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices in a mesh, along the physical torus where there is one.
+    """Arrange devices in a mesh, along the physical torus if there is one.
 
     Args:
       config_mesh: ``config.mesh``; ``slices`` > 1 joins slices of a multi-slice TPU job along ``data`` (over DCN).
@@ -26,8 +26,12 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(config_mesh, len(devices))
     slices, found = int(config_mesh.get("slices", 1)), {getattr(device, "slice_index", None) for device in devices}
-    if found != {None} and len(found) != slices and (slices > 1 or devices[0].platform == "tpu"):  # a GPU's are its nodes
-        raise UserError(f"mesh.slices={slices}, but the devices are of {len(found)} slices", remedy=f"set mesh.slices={len(found)}")
+    if (
+        found != {None} and len(found) != slices and (slices > 1 or devices[0].platform == "tpu")
+    ):  # a GPU's are its nodes
+        raise UserError(
+            f"mesh.slices={slices}, but the devices are of {len(found)} slices", remedy=f"set mesh.slices={len(found)}"
+        )
     if slices > 1:
         inner = (shape["data"] // slices, *(shape[axis] for axis in AXES[1:]))
         if found != {None}:

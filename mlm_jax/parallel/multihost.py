@@ -16,7 +16,7 @@ from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
 FLAGS = ("--coordinator", "--process-count", "--process-index")
-# What launchers without a cluster manager set. JAX itself reads the first one only.
+# Variables for launchers without a cluster manager. JAX itself reads only the first one.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 MEGASCALE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
@@ -28,7 +28,7 @@ def job(
 ) -> Iterator[None]:
     """Join the job's other processes, if it has any, for the length of a block, and end with them.
 
-    Where the block fails in one process, or a process dies, all of them end: with exit code 2 and the message of a
+    If the block fails in one process, or a process dies, all processes end: with exit code 2 and the message of a
     UserError, or with exit code 1 and a line that names the process (:mod:`mlm_jax.parallel.peers`).
 
     Args:
@@ -67,10 +67,10 @@ def initialise(
 
 
 def from_flags(coordinator: str | None, process_count: int | None, process_index: int | None) -> dict[str, Any] | None:
-    """Return what the flags tell ``jax.distributed.initialize``, or None if there are none.
+    """Return the arguments of ``jax.distributed.initialize`` that the flags give, or None if there are no flags.
 
     Raises:
-      UserError: they are incomplete or cannot be.
+      UserError: the flags are incomplete, or a value is impossible.
     """
     given = dict(zip(FLAGS, (coordinator, process_count, process_index)))
     missing = [flag for flag, value in given.items() if value is None]
@@ -82,12 +82,15 @@ def from_flags(coordinator: str | None, process_count: int | None, process_index
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what to tell ``jax.distributed.initialize`` where the environment is that of one process of many, or None.
+    """Return the arguments of ``jax.distributed.initialize`` if the environment is that of a job with several processes.
 
-    What is left out, JAX reads from the same variables, or from the metadata server of a Cloud TPU VM.
+    Arguments that are left out are read by JAX from the same variables, or from the metadata server of a Cloud TPU VM.
+
+    Returns:
+      the arguments; None if there is one process only.
 
     Raises:
-      UserError: the environment is set by half; the message names the variables.
+      UserError: some of the variables are set and others are not; the message names them.
     """
     if any(name in environment for name in VARIABLES[1:]):
         values = dict(zip(VARIABLES, _complete(environment, VARIABLES, "export all three, or none")))
@@ -101,12 +104,14 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if "," in hosts or any(name in environment for name in MEGASCALE):  # GKE
         slices = MEGASCALE if any(name in environment for name in MEGASCALE) else ()
         on_gke = ("TPU_WORKER_ID",) if hosts else ()  # a Cloud TPU VM knows its hosts from the metadata server
-        _complete(environment, (*on_gke, *slices), "GKE sets them where a JobSet asks for google.com/tpu")
+        _complete(environment, (*on_gke, *slices), "GKE sets them in the pods of a JobSet that asks for google.com/tpu")
         for name in (*on_gke, *slices[1:]):
             _number(environment, name)
         if not cloud_tpu_init.running_in_cloud_tpu_vm:
-            raise UserError("the environment is that of a TPU job, but there is no TPU here, or no libtpu",
-                            remedy="pip install 'mlm_jax[tpu]' on a TPU host, or unset TPU_WORKER_HOSTNAMES")  # fmt: skip
+            raise UserError(
+                "the environment is that of a TPU job, but there is no TPU here, or no libtpu",
+                remedy="pip install 'mlm_jax[tpu]' on a TPU host, or unset TPU_WORKER_HOSTNAMES",
+            )
         return {}
     if VARIABLES[0] in environment:
         _complete(environment, VARIABLES, "export all three, or none")
@@ -116,7 +121,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _slurm_devices(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the GPUs of this process: JAX takes one for each task, even where a node has several and only one task."""
+    """Return the GPUs of this process. JAX takes one for each task, even if a node has several GPUs and only one task."""
     is_alone = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")) is not None
     if is_alone and "SLURM_GPUS_ON_NODE" in environment and "JAX_LOCAL_DEVICE_IDS" not in environment:
         return {"local_device_ids": list(range(_number(environment, "SLURM_GPUS_ON_NODE")))}
@@ -140,7 +145,7 @@ def _complete(environment: Mapping[str, str], names: tuple[str, ...], remedy: st
     if missing:
         present = [name for name in names if name not in missing]
         raise UserError(
-            f"the job's environment is set by half: {', '.join(missing)} is missing beside {', '.join(present)}",
+            f"the job's environment is incomplete: {', '.join(present)} is set, {', '.join(missing)} is not",
             remedy=remedy,
         )
     return [environment[name] for name in names]
@@ -158,5 +163,7 @@ def _join(arguments: Mapping[str, Any]) -> None:
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"cannot join the job's other processes: {one_line(error)}",
-                        remedy="check that every process has started and can reach the coordinator") from error  # fmt: skip
+        raise UserError(
+            f"cannot join the job's other processes: {one_line(error)}",
+            remedy="check that every process has started and can reach the coordinator",
+        ) from error

@@ -1,4 +1,4 @@
-"""A job's processes end together: one that dies or fails ends the others, with a line that says which it was."""
+"""A job's processes end together: if one dies or fails, the others end too, with a line that names it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ import jax
 from mlm_jax.common.errors import UserError, one_line
 
 PULSE_SECONDS = 3.0
-SILENCE_SECONDS = (
-    45.0  # a process without a pulse for so long is dead; less than the heartbeat of JAX, which names nobody
-)
+# A process without a pulse for this long counts as dead. It is less than JAX's own heartbeat, which does not name the process.
+SILENCE_SECONDS = 45.0
 PULSES, VERDICTS = "mlm_jax/pulse", "mlm_jax/verdict"
-LEFT = "left"  # the pulse of a process that has done its work
+LEFT = "left"  # the pulse of a process that has finished
 
 
 class Peers:
     """Watches over the other processes of the job from a thread.
 
-    A collective that waits for a dead process cannot be interrupted, and on an accelerator it waits for ever. So every
-    process writes a pulse into the coordination service of ``jax.distributed``; process 0 reads them all and writes down
-    who is silent, and the others read that one verdict. Silence is counted in rounds of process 0, not by the clock: when
-    the whole job was suspended, nobody is to blame. If process 0 itself is killed, the service is gone with it, and JAX
-    ends the others at once.
+    A collective that waits for a dead process cannot be interrupted, and on an accelerator it waits forever. So every
+    process writes a pulse into the coordination service of ``jax.distributed``. Process 0 reads all pulses and writes a
+    verdict that names silent processes; the others read the verdict. Silence is counted in rounds of process 0 and not by
+    the clock, so that no process is declared dead after the whole job was suspended. If process 0 itself is killed, the
+    service ends with it, and JAX ends the other processes at once.
 
     Args:
       client: of the coordination service.
@@ -47,17 +46,17 @@ class Peers:
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def leave(self) -> None:
-        """Stop watching: this process has done its work."""
+        """Stop watching, because this process has finished."""
         self._leaving.set()
         self._thread.join()
         self.client.key_value_set(f"{PULSES}/{self.index}", LEFT, allow_overwrite=True)
 
     def fail(self, error: BaseException) -> NoReturn:
-        """End this process because of an error, and the others by telling them of it."""
+        """End this process because of an error, and the others by a verdict that names it."""
         if isinstance(error, UserError):
             code, problem = 2, str(error)
             print(f"mlm-jax: error: {error}", file=sys.stderr, flush=True)
@@ -66,7 +65,7 @@ class Peers:
             traceback.print_exception(error)
             sys.stderr.flush()
         if isinstance(error, jax.errors.JaxRuntimeError):
-            # Perhaps a collective that a dead process broke: the thread will name it and end this process.
+            # A dead process may have broken a collective: then the thread names that process and ends this one.
             self._thread.join(SILENCE_SECONDS + 2 * PULSE_SECONDS)
         self._leaving.set()
         self.client.key_value_set(
@@ -91,7 +90,7 @@ class Peers:
                 self._exit(int(code))
 
     def _judge(self) -> None:
-        """Count the rounds in which each process has been silent, and write down who is dead."""
+        """Count the rounds in which each process has been silent, and write a verdict if one is dead."""
         pulses = {int(key.rsplit("/", 1)[1]): pulse for key, pulse in self.client.key_value_dir_get(PULSES)}
         for peer in range(self.count):
             is_silent = pulses.get(peer, "") == self._heard.get(peer, "") and pulses.get(peer) != LEFT
@@ -107,8 +106,8 @@ class Peers:
             )
 
     def _exit(self, code: int) -> NoReturn:
-        """End without the farewell of ``jax.distributed``, which would wait for the dead."""
-        if self.index == 0:  # the verdict is kept by this process: leave the others time to read it
+        """Exit without the shutdown of ``jax.distributed``, which would wait for dead processes."""
+        if self.index == 0:  # this process holds the verdict: leave the others time to read it
             time.sleep(2 * PULSE_SECONDS)
         sys.stdout.flush()
         os._exit(code)

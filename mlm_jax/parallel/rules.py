@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.common.errors import UserError, nearest
 
-# Logical axis → mesh axes, or None to keep it whole. In one array a mesh axis is used once, by the first logical axis
-# that names it (language-indexed weights split their groups over fsdp, and then keep "embed" whole).
+# Logical axis → mesh axes, or None to keep it whole. Each array uses a mesh axis once, for the first logical axis that
+# names it: language-indexed weights split "groups" over fsdp, and so keep "embed" whole.
 RULES: dict[str, tuple[str, ...] | None] = {
     # parameters
-    "layers": None,  # scanned over, one after the other
+    "layers": None,  # a loop runs over them
     "groups": ("fsdp",),  # the languages, families or tasks that a stacked weight is indexed by
     "vocabulary": ("tensor",),
     "embed": ("fsdp",),
@@ -36,7 +36,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "activation_mlp": ("tensor",),
     "activation_heads": ("tensor",),
     "activation_vocabulary": ("tensor",),
-    "lookup_rows": ("data",),  # of token ids while each device of an fsdp group looks up its part of "embed"
+    "lookup_rows": ("data",),  # token ids, while each device of an fsdp group looks up its part of "embed"
     "lookup_embed": ("fsdp",),
 }
 
@@ -80,9 +80,9 @@ def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh | AbstractMes
 
 
 def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
-    """Pin an activation's sharding by its logical axes; the identity where no mesh is set (``jax.set_mesh``).
+    """Pin an activation's sharding by its logical axes; the identity if no mesh is set (``jax.set_mesh``).
 
-    What stands for the axes from ``...`` on is left to the compiler.
+    The compiler chooses the sharding of the axes from ``...`` on.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
@@ -95,7 +95,7 @@ def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
 
 
 def shards_of(axis: str, size: int) -> int:
-    """Return in how many parts the mesh that is set splits a dimension of this size; 1 where no mesh is set."""
+    """Return into how many parts the current mesh splits a dimension of this size; 1 if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
@@ -109,5 +109,5 @@ def shards_over(mesh_axis: str) -> int:
 
 
 def split_by(mesh: Any, entry: Any) -> int:
-    """Return in how many parts an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
+    """Return into how many parts an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
     return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))

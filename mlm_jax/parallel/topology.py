@@ -90,8 +90,10 @@ def parse(text: str, chip: str = "") -> Topology:
     if found := re.fullmatch(r"(v\d\w*?|v5litepod)-(\d+)", text, re.IGNORECASE):  # Cloud TPU's own names
         name, number = found[1].lower().replace("v5litepod", "v5e"), int(found[2])
         count = number // 2 if name in ("v4", "v5p") else number
-        raise UserError(f"topology {text!r} has no shape; {text} is {count} chips",
-                        remedy=f"write {name}:{_text(_nearest_shape(name, count))}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r} has no shape; {text} is {count} chips",
+            remedy=f"write {name}:{_text(_nearest_shape(name, count))}",
+        )
     several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text, re.IGNORECASE).groups()  # type: ignore[union-attr]
     try:
         found_chip = chips.find(name, chip)
@@ -112,39 +114,54 @@ def _check_slice(text: str, topology: Topology) -> None:
     name, shape = topology.chip.name, topology.shape
     dimensions = len(SLICES[name][0])
     if len(shape) != dimensions:
-        raise UserError(f"topology {text!r}: {name} has shapes of {dimensions} dimension(s)",
-                        remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: {name} has shapes of {dimensions} dimension(s)",
+            remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}",
+        )
     if not _exists(name, shape):
-        raise UserError(f"topology {text!r}: Cloud TPU has no {name} slice of this shape",
-                        remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: Cloud TPU has no {name} slice of this shape",
+            remedy=f"write {name}:{_text(_nearest_shape(name, math.prod(shape)))}",
+        )
     if topology.slices > 1 and not topology.chip.network_bandwidth:
-        raise UserError(f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
-                        remedy=f"write {text.split('x', 1)[1]}, or give --chip network=BYTES_PER_SECOND")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: several slices are planned for v5e, v5p and v6e, whose network is known",
+            remedy=f"write {text.split('x', 1)[1]}, or give --chip network=BYTES_PER_SECOND",
+        )
 
 
 def _check_hosts(text: str, topology: Topology) -> None:
     """Raise a UserError if the chips, GPUs or simulated ones, do not come in whole hosts."""
     chip, shape = topology.chip, topology.shape
     if topology.slices > 1:
-        raise UserError(f"topology {text!r}: only TPUs come in slices",
-                        remedy=f"write {chip.name}:{topology.slices}x{_text(shape)}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: only TPUs come in slices", remedy=f"write {chip.name}:{topology.slices}x{_text(shape)}"
+        )
     if len(shape) > 1 + (chip.platform == "gpu"):
-        raise UserError(f"topology {text!r}: {chip.name} has shapes of {1 + (chip.platform == 'gpu')} dimension(s)",
-                        remedy=f"write {chip.name}:{math.prod(shape)}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: {chip.name} has shapes of {1 + (chip.platform == 'gpu')} dimension(s)",
+            remedy=f"write {chip.name}:{math.prod(shape)}",
+        )
     if chip.platform != "gpu":
         return
     most = chip.chips_per_host
     if len(shape) == 1 and shape[0] > most and shape[0] % most:
         whole = shape[0] // most * most
-        raise UserError(f"topology {text!r} is not a whole number of machines with {most} GPUs each",
-                        remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + most}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r} is not a whole number of machines with {most} GPUs each",
+            remedy=f"write {chip.name}:{whole} or {chip.name}:{whole + most}",
+        )
     if len(shape) == 2 and shape[1] > most:
         hosts = -(-math.prod(shape) // most)
-        raise UserError(f"topology {text!r}: a host has at most {most} {chip.name}",
-                        remedy=f"write {chip.name}:{hosts}x{most}, or give --chip per_host={shape[1]}")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: a host has at most {most} {chip.name}",
+            remedy=f"write {chip.name}:{hosts}x{most}, or give --chip per_host={shape[1]}",
+        )
     if topology.linked < topology.chips and not chip.network_bandwidth:
-        raise UserError(f"topology {text!r}: the network between hosts of {chip.name} is not known",
-                        remedy="give --chip network=BYTES_PER_SECOND, what each GPU can send to other hosts")  # fmt: skip
+        raise UserError(
+            f"topology {text!r}: the network between hosts of {chip.name} is not known",
+            remedy="give --chip network=BYTES_PER_SECOND, what each GPU can send to other hosts",
+        )
 
 
 def _exists(name: str, shape: tuple[int, ...]) -> bool:
@@ -162,10 +179,13 @@ def _nearest_shape(name: str, count: int) -> tuple[int, ...]:
         largest = min(MOST_CHIPS[name], 2 * count)
         shapes += [
             (a, b, c)
-            for a in sizes if a**3 <= largest
-            for b in sizes if b >= a and a * b * b <= largest
-            for c in sizes if c >= b and a * b * c <= largest
-        ]  # fmt: skip
+            for a in sizes
+            if a**3 <= largest
+            for b in sizes
+            if b >= a and a * b * b <= largest
+            for c in sizes
+            if c >= b and a * b * c <= largest
+        ]
     return min(shapes, key=lambda shape: (abs(math.prod(shape) - count), sum(shape)))
 
 

@@ -38,8 +38,14 @@ class Change:
         return f"{flags} ({self.peak / 1e9:,.1f} GB{pace})"
 
 
-def changes(config: ConfigDict, topology: Topology, mesh: dict[str, int], *, temporaries: float | None = None,
-            known: Known | None = None) -> list[Change]:  # fmt: skip
+def changes(
+    config: ConfigDict,
+    topology: Topology,
+    mesh: dict[str, int],
+    *,
+    temporaries: float | None = None,
+    known: Known | None = None,
+) -> list[Change]:
     """Return settings with which a step that does not fit should fit, the fastest of each kind, the fastest first.
 
     One setting is changed if that is enough, otherwise several; rows only if nothing else is enough, or alone.
@@ -121,5 +127,7 @@ def _fewer_rows(
 def lines(found: list[Change]) -> str:
     """Return the changes as one sentence, or what is left to do if there are none."""
     if not found:
-        return "use more chips, shorter rows or a smaller model: no microbatches, recomputation or fewer rows make it fit"
+        return (
+            "use more chips, shorter rows or a smaller model: no microbatches, recomputation or fewer rows make it fit"
+        )
     return "; or ".join(map(str, found))

@@ -63,17 +63,25 @@ class Answer:
 
     def lines(self) -> list[str]:
         """Return the answer in sentences."""
-        room = f"{self.peak / 1e9:,.3f} of {self.capacity / 1e9:,.3f} GB" if self.capacity else f"{self.peak / 1e9:,.3f} GB"
+        room = (
+            f"{self.peak / 1e9:,.3f} of {self.capacity / 1e9:,.3f} GB"
+            if self.capacity
+            else f"{self.peak / 1e9:,.3f} GB"
+        )
         said = [f"{'fits' if self.fits else 'does NOT fit'}: {room} on each device, by the {self.by}"]
         if self.expected is not None and self.hours is not None:
             said.append(f"speed: {self.expected:,.0f} tokens/s expected, {self.most:,.0f} at most")
-            said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_hours(self.hours)} and {self.chip_hours:,.1f} "
-                        "chip-hours expected, without evaluation and compilation")  # fmt: skip
+            said.append(
+                f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_hours(self.hours)} and {self.chip_hours:,.1f} "
+                "chip-hours expected, without evaluation and compilation"
+            )
         else:
             said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens")
         said.append(f"epochs: {_epochs(self.epochs) or self.epochs_unknown}")
-        said.append(f"checkpoint: {self.checkpoint / 1e9:,.1f} GB, written in {self.checkpoint_seconds:,.0f} s at "
-                    f"{WRITE_RATE / 1e9:g} GB/s a host, while training goes on")  # fmt: skip
+        said.append(
+            f"checkpoint: {self.checkpoint / 1e9:,.1f} GB, written in {self.checkpoint_seconds:,.0f} s at "
+            f"{WRITE_RATE / 1e9:g} GB/s a host, while training goes on"
+        )
         said += [f"change: {change}" for change in self.changes] or ["change: nothing"]
         return said
 
@@ -101,12 +109,22 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     epochs, unknown = epochs_of(config)
     state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state))
     return Answer(
-        fitting, "compiler" if compiled else "formula", peak, topology.capacity,
-        bounds.expected_tokens_per_second if bounds else None, bounds.tokens_per_second if bounds else None, config.steps,
-        sum(count * size for count, size in zip(counts, sizes, strict=True)), hours,
-        hours * topology.chips if hours is not None else None, epochs, unknown, state,
-        state / WRITE_RATE / topology.hosts, _changes(estimator, layout, fitting),
-    )  # fmt: skip
+        fitting,
+        "compiler" if compiled else "formula",
+        peak,
+        topology.capacity,
+        bounds.expected_tokens_per_second if bounds else None,
+        bounds.tokens_per_second if bounds else None,
+        config.steps,
+        sum(count * size for count, size in zip(counts, sizes, strict=True)),
+        hours,
+        hours * topology.chips if hours is not None else None,
+        epochs,
+        unknown,
+        state,
+        state / WRITE_RATE / topology.hosts,
+        _changes(estimator, layout, fitting),
+    )
 
 
 def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> list[str]:
@@ -149,8 +167,10 @@ def _epochs(epochs: dict[str, float]) -> str:
     if len(epochs) <= SHOWN:
         return ", ".join(f"{language} {count:,.2f}" for language, count in epochs.items())
     least, most = min(epochs, key=epochs.__getitem__), max(epochs, key=epochs.__getitem__)
-    return (f"{epochs[least]:,.2f} ({least}) to {epochs[most]:,.2f} ({most}), median {statistics.median(epochs.values()):,.2f}, "
-            f"of {len(epochs)} languages")  # fmt: skip
+    return (
+        f"{epochs[least]:,.2f} ({least}) to {epochs[most]:,.2f} ({most}), median {statistics.median(epochs.values()):,.2f}, "
+        f"of {len(epochs)} languages"
+    )
 
 
 def _large(count: float) -> str:

@@ -81,8 +81,15 @@ class Sizes:
     table: float
 
 
-def estimate(config: ConfigDict, topology: Topology, mesh: Mapping[str, int], sizes: Sizes, traffic: list[Traffic],
-             flops: Flops, tokens: int) -> Estimate:  # fmt: skip
+def estimate(
+    config: ConfigDict,
+    topology: Topology,
+    mesh: Mapping[str, int],
+    sizes: Sizes,
+    traffic: list[Traffic],
+    flops: Flops,
+    tokens: int,
+) -> Estimate:
     """Return what a step of this config would take on this mesh.
 
     Args:
@@ -107,8 +114,17 @@ def estimate(config: ConfigDict, topology: Topology, mesh: Mapping[str, int], si
     products, everything = layer_bytes(model, tensor)
     kept = {"none": everything, "dots": products, "full": width * bytes_each}[remat] * layers * here / parts
     working = 0.0 if remat == "none" else everything * here / parts
-    chunk = max((each.rows * min(model.cross_entropy_chunk or math.inf, each.predicted / max(1, each.rows))
-                 for each in traffic), default=0.0) / rows_over / parts  # fmt: skip
+    chunk = (
+        max(
+            (
+                each.rows * min(model.cross_entropy_chunk or math.inf, each.predicted / max(1, each.rows))
+                for each in traffic
+            ),
+            default=0.0,
+        )
+        / rows_over
+        / parts
+    )
     vocabulary = sizes.table / width
     # The table, its gradient twice (what there is and what a chunk adds), and a chunk's logits.
     output = sizes.table * (bytes_each + 8) + 1.5 * 4 * chunk * vocabulary
@@ -126,12 +142,17 @@ def estimate(config: ConfigDict, topology: Topology, mesh: Mapping[str, int], si
         "sequence": passes * layers * here * sequence * kv_width * bytes_each,
     }
     links, network = _over(sent, mesh, topology)
-    hbm = 2 * (sizes.state + (passes + 1) * everything * layers * here + 3 * 4 * predicted * vocabulary
-               + parts * passes * bytes_each * (sizes.layers + sizes.table))  # fmt: skip
+    hbm = 2 * (
+        sizes.state
+        + (passes + 1) * everything * layers * here
+        + 3 * 4 * predicted * vocabulary
+        + parts * passes * bytes_each * (sizes.layers + sizes.table)
+    )
     bounds = (
         roofline(topology, flops, hbm=hbm, links=links, network=network, tokens=tokens)
-        if topology.chip.peak_flops else None
-    )  # fmt: skip
+        if topology.chip.peak_flops
+        else None
+    )
     return Estimate(dict(mesh), remat, parts, sizes.state, temporaries, bounds)
 
 
@@ -221,9 +242,11 @@ class Estimator:
         context = self.program.context
         self.traffic = [traffic(one, planned.batch[task], context) for task, one in planned.objectives.items()]
         self.axes = model_room.abstract(
-            self.config, vocabulary_size=context.vocabulary_size, languages=self.program.languages,
+            self.config,
+            vocabulary_size=context.vocabulary_size,
+            languages=self.program.languages,
             labels=known.labels if known else planned_labels(config),
-        )[2]  # fmt: skip
+        )[2]
         self._flops: dict[tuple[str, bool], Flops] = {}
         self._sizes: dict[tuple[int, ...], Sizes] = {}
 
@@ -250,8 +273,12 @@ class Estimator:
                 return leaf.update(sharding=sharding)
 
             params = jax.tree.map(placed, state.params, shardings)
-            self._sizes[key] = sizes_on(params, jax.tree.map(placed, state.optimizer_state, moments),
-                                        params if config.training.ema else {}, mesh)  # fmt: skip
+            self._sizes[key] = sizes_on(
+                params,
+                jax.tree.map(placed, state.optimizer_state, moments),
+                params if config.training.ema else {},
+                mesh,
+            )
         return self._sizes[key]
 
 

@@ -18,10 +18,29 @@ KERNELS = ("matrix products", "custom kernels", "copies", "dynamic-update-slices
 RESULTS = {"copy-start": 0, "slice-start": 1, "collective-permute-start": 1}
 UNKNOWN_CYCLES = 2**62  # the compiler writes such numbers for "unknown"
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
-FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-        "partition-id", "replica-id", "iota", "opt-barrier", "send", "recv")  # fmt: skip
+FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+    "opt-barrier",
+    "send",
+    "recv",
+)
 TRIVIAL = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # what a fusion that only copies may hold
-FLOW = ("while", "conditional", "call")  # their computations run as they stand; those of other instructions are part of a kernel
+FLOW = (
+    "while",
+    "conditional",
+    "call",
+)  # their computations run as they stand; those of other instructions are part of a kernel
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
@@ -105,7 +124,9 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
                 sent, share = _sent(kind, instruction, whole=scattered), _network_share(instruction, linked)
-                waits = not fused and (not instruction.opcode.endswith("-start") or '"is_sync":true' in instruction.rest)
+                waits = not fused and (
+                    not instruction.opcode.endswith("-start") or '"is_sync":true' in instruction.rest
+                )
                 if share < 1:
                     _add(within, kind, times, (1 - share) * sent, waits)
                 if share > 0:
@@ -237,7 +258,9 @@ def _group(instruction: _Instruction) -> list[int]:
         groups, size = int(grid[1]), int(grid[2])
         return _numbering(grid[3] or f"[{groups * size}]").reshape(groups, size)[0].tolist()
     named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\) |[^{]*)\{([^}]*)\}", instruction.rest)
-    if named:  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2, the part behind a first one of size 1
+    if (
+        named
+    ):  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2, the part behind a first one of size 1
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
         used = {
             name: (int(before or 1), int(part or sizes[name]))

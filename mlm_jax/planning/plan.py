@@ -112,10 +112,14 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     original, chip = config, topology.chip
     config = for_platform(config, topology, simulated=simulated)
     if config.mesh.slices != topology.slices:
-        raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
-                        remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
+        raise UserError(
+            f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
+            remedy=f"add --set mesh.slices={topology.slices}",
+        )
     mesh = make_mesh(config.mesh, devices.devices(topology))
-    groups = row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts  # simulated: one process
+    groups = (
+        row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts
+    )  # simulated: one process
     check_rows(config.tasks, mesh, config.training.microbatches, groups)
     planned = prepare(config, topology, mesh)
     begin = time.perf_counter()
@@ -127,17 +131,36 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
         over = (done.collectives, done.network)
         links, network = (sum(one.sent for one in kinds.values()) for kinds in over)
         waited = (sum(one.waited for one in over[0].values()), sum(one.waited for one in over[1].values()))
-        bounds = roofline(topology, planned.flops, hbm=memory.arguments + 2 * done.written, links=links, network=network,
-                          tokens=tokens, waited=waited)  # fmt: skip
+        bounds = roofline(
+            topology,
+            planned.flops,
+            hbm=memory.arguments + 2 * done.written,
+            links=links,
+            network=network,
+            tokens=tokens,
+            waited=waited,
+        )
     if simulated and chip.platform == "gpu":
         estimator = Estimator(original, topology)
         guess = estimator(dict(mesh.shape), config.model.remat, config.training.microbatches)
         memory = Memory(guess.arguments, 0.0, guess.temporaries, guess.peak, topology.capacity)
         done, flops, bounds = None, estimator.flops, guess.roofline
     return Plan(
-        str(topology), dict(mesh.shape), config.model.dtype, config.training.microbatches, config.model.remat, memory,
-        parameters, optimizer, flops, done, tokens, bounds, seconds, simulated,
-    )  # fmt: skip
+        str(topology),
+        dict(mesh.shape),
+        config.model.dtype,
+        config.training.microbatches,
+        config.model.remat,
+        memory,
+        parameters,
+        optimizer,
+        flops,
+        done,
+        tokens,
+        bounds,
+        seconds,
+        simulated,
+    )
 
 
 def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]:

@@ -91,7 +91,9 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
     platform = topology.chip.platform
     if config.model.dtype == "auto":
         config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
-    too_old = platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
+    too_old = (
+        platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
+    )
     if platform == "gpu" and (simulated or too_old) and config.model.attention == "auto":
         config.model.attention = "reference"
     return config
@@ -110,7 +112,9 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
         wanted = several(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
         labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
         if not labels or not labels[0]:
-            raise UserError(f"task {task!r}: how many labels there are is only known from data, which a plan does not read",
-                            remedy='write "labels": (...) in config.data.labelled')  # fmt: skip
+            raise UserError(
+                f"task {task!r}: how many labels there are is only known from data, which a plan does not read",
+                remedy='write "labels": (...) in config.data.labelled',
+            )
         found[task] = len(labels[0])
     return found

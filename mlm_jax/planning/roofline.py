@@ -51,9 +51,15 @@ class Roofline:
 
 
 def roofline(
-    topology: Topology, flops: Flops, *, hbm: float, links: float, network: float, tokens: int,
+    topology: Topology,
+    flops: Flops,
+    *,
+    hbm: float,
+    links: float,
+    network: float,
+    tokens: int,
     waited: tuple[float, float] = (0.0, 0.0),
-) -> Roofline:  # fmt: skip
+) -> Roofline:
     """Return the bounds that peak rates set on a step.
 
     Args:
@@ -81,6 +87,9 @@ def roofline(
     working = times["matmul"] / MATMUL_SHARE + times["hbm"] / HBM_SHARE
     expected = max(working + waiting, times["links"], times["network"])
     return Roofline(
-        **times, tokens_per_second=tokens / seconds, mfu=mfu(flops.model, seconds, topology.chips, chip.peak_flops),
-        expected_seconds=expected, expected_tokens_per_second=tokens / expected,
-    )  # fmt: skip
+        **times,
+        tokens_per_second=tokens / seconds,
+        mfu=mfu(flops.model, seconds, topology.chips, chip.peak_flops),
+        expected_seconds=expected,
+        expected_tokens_per_second=tokens / expected,
+    )

@@ -53,8 +53,9 @@ class Found:
         return [made for _, made in self.ranked if made.memory.fits]
 
 
-def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
-           report: Callable[[Estimate, Plan], None] | None = None) -> Found:  # fmt: skip
+def search(
+    config: ConfigDict, topology: Topology, *, confirm: int = 3, report: Callable[[Estimate, Plan], None] | None = None
+) -> Found:
     """Estimate every mesh × microbatches × recomputation, and compile the most promising until enough of them fit.
 
     Args:
@@ -67,14 +68,18 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
       UserError: nothing fits, no mesh shares the rows evenly, or ``confirm`` is negative.
     """
     if confirm < 0:
-        raise UserError(f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more")
+        raise UserError(
+            f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more"
+        )
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
     estimator = Estimator(config, topology)
     candidates = _candidates(estimator)
     if not candidates:
-        raise UserError(f"no mesh of the {topology.device_count} devices of {topology} shares the rows of every task evenly",
-                        remedy="make the rows a multiple of the devices")  # fmt: skip
+        raise UserError(
+            f"no mesh of the {topology.device_count} devices of {topology} shares the rows of every task evenly",
+            remedy="make the rows a multiple of the devices",
+        )
     hopeful = sorted((one for one in candidates if fits(one, topology)), key=lambda one: rank(one, topology))
     best: dict[tuple[int, ...], Estimate] = {}
     for one in hopeful:
@@ -98,8 +103,10 @@ def search(config: ConfigDict, topology: Topology, *, confirm: int = 3,
             queue = [other for other in queue if _key(other) != _key(one) or other.peak < 0.9 * one.peak]
     found = Found(list(best.values()), len(candidates), compiled, topology, estimator)
     if not found.plans and (confirm or not hopeful):
-        raise UserError(f"no mesh, microbatches or recomputation make this step fit {topology}",
-                        remedy="use more chips, fewer rows or a smaller model")  # fmt: skip
+        raise UserError(
+            f"no mesh, microbatches or recomputation make this step fit {topology}",
+            remedy="use more chips, fewer rows or a smaller model",
+        )
     return found
 
 

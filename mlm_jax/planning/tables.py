@@ -82,8 +82,10 @@ def show(made: Plan, topology: Topology, console: Console) -> None:
     """Print a plan as tables."""
     console.print(line(made))
     if made.simulated and topology.chip.platform == "gpu":
-        console.print(f"compiled for simulated CPU devices, which says that shards and mesh work; memory and bounds of a "
-                      f"{topology.chip.name} are by formula")  # fmt: skip
+        console.print(
+            f"compiled for simulated CPU devices, which says that shards and mesh work; memory and bounds of a "
+            f"{topology.chip.name} are by formula"
+        )
     memory = Table("HBM on each device", _number("GB"))
     for name in ("arguments", "outputs", "temporaries", "peak", "capacity"):
         if name != "capacity" or made.memory.capacity:  # unknown of simulated CPUs
@@ -113,8 +115,10 @@ def show(made: Plan, topology: Topology, console: Console) -> None:
         console.print(table)
         console.print(f"MFU at most {bounds.mfu:.1%}; peaks: {topology.chip.source}")
     if topology.chip.platform == "gpu" and not made.simulated:
-        console.print("not known without the card: which kernels autotuning takes (cuBLAS where Triton is listed here, other tile "
-                      "sizes), and the workspace of cuBLAS, cuDNN and NCCL")  # fmt: skip
+        console.print(
+            "not known without the card: which kernels autotuning takes (cuBLAS where Triton is listed here, other tile "
+            "sizes), and the workspace of cuBLAS, cuDNN and NCCL"
+        )
     console.print(f"compiled in {made.compile_seconds:.1f} s")
 
 
@@ -135,7 +139,9 @@ def _show_work(done: Work, console: Console, *, simulated: bool) -> None:
     if done.unknown_loops:
         console.print(f"{done.unknown_loops} loop(s) of unknown length: what they do is counted once")
     if done.cycles:
-        console.print(f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives")
+        console.print(
+            f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives"
+        )
 
 
 def show_search(found: Found, console: Console) -> None:
@@ -146,23 +152,34 @@ def show_search(found: Found, console: Console) -> None:
     table = _search_table()
     for one in found.estimates[:SHOWN]:
         table.add_row(
-            mesh_name(one.mesh), one.remat, str(one.microbatches), _gb(one.peak), *_speed(one.roofline),
+            mesh_name(one.mesh),
+            one.remat,
+            str(one.microbatches),
+            _gb(one.peak),
+            *_speed(one.roofline),
             warning(one.mesh, topology),
-        )  # fmt: skip
+        )
     console.print(table)
     if not found.compiled:
         return
     if found.compiled[0][1].simulated:
-        console.print(f"{len(found.compiled)} of them compiled for simulated CPU devices; what fits and how fast is the formula's")
+        console.print(
+            f"{len(found.compiled)} of them compiled for simulated CPU devices; what fits and how fast is the formula's"
+        )
         return
     console.print(f"{len(found.compiled)} compiled, of which {len(found.plans)} fit:")
     table = _search_table("estimated GB")
     for one, made in found.ranked:
         peak = _gb(made.memory.peak) + ("" if made.memory.fits else " does NOT fit")
         table.add_row(
-            mesh_name(made.mesh), made.remat, str(made.microbatches), peak, *_speed(made.roofline),
-            warning(made.mesh, topology), _gb(one.peak),
-        )  # fmt: skip
+            mesh_name(made.mesh),
+            made.remat,
+            str(made.microbatches),
+            peak,
+            *_speed(made.roofline),
+            warning(made.mesh, topology),
+            _gb(one.peak),
+        )
     console.print(table)
 
 
@@ -196,9 +213,13 @@ def mesh_name(mesh: dict[str, int]) -> str:
 
 def _search_table(*more: str) -> Table:
     return Table(
-        Column("mesh", no_wrap=True), "remat",
-        *map(_number, ("microbatches", "peak GB", "tokens/s expected", "at most")), "bound by", "warning", *map(_number, more),
-    )  # fmt: skip
+        Column("mesh", no_wrap=True),
+        "remat",
+        *map(_number, ("microbatches", "peak GB", "tokens/s expected", "at most")),
+        "bound by",
+        "warning",
+        *map(_number, more),
+    )
 
 
 def _speed(bounds: Roofline | None) -> tuple[str, str, str]:

@@ -39,7 +39,9 @@ def must_fit(program: Program, labels: dict[str, int], run: Callable | None = No
     except jax.errors.JaxRuntimeError as error:
         if EXHAUSTED not in str(error):
             raise
-        raise too_large(program, labels, None if run is None else compiled_bytes(program, run, batch)) from error
+        # Compiling again would wait for the other processes, which have no error.
+        known = compiled_bytes(program, run, batch) if run is not None and jax.process_count() == 1 else None
+        raise too_large(program, labels, known) from error
 
 
 def too_large(program: Program, labels: dict[str, int], compiled: tuple[float, float] | None) -> UserError:
