@@ -23,13 +23,15 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.data.store.prepare import prepare
     from mlm_jax.data.store.store import Store
     from mlm_jax.objectives import kinds
-    from mlm_jax.report.store_tables import counts_table, mix_table, plan_table, samples_table
+    from mlm_jax.report.store_tables import counts_table, mix_table, overlap_table, plan_table, samples_table
 
     config, console = config_of(options), table_console()
     store = Store.open(prepare(config, store_folder(config, options.workdir)))
-    for table in (counts_table(store), mix_table(store), samples_table(store)):
+    for table in (counts_table(store), overlap_table(store), mix_table(store), samples_table(store)):
         if table.row_count:
             console.print(table)
+    if not overlap_table(store).row_count and store.manifest["facts"].get("held_out"):
+        console.print("No training text was also validation text.")
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}")

@@ -202,6 +202,8 @@ KEYS: tuple[Key, ...] = (
         "it is then a test set."),
     Key("data.validation_fraction", 0.01, Number(0, 1),
         "Share of a corpus that is held out if `data.validation` names nothing for it. A function yields its own held-out text."),
+    Key("data.decontaminate", True, FLAG,
+        "Whether training leaves out text that is validation text of any stream. Turn it off only if you know why."),
     Key("data.mixture", "", TEXT, "Name of a registered seqio Mixture to use instead of `data.corpora` and `data.parallel`."),
     Key("data.mixture_languages", {}, ByName(Fits(is_text, 'a language or a pair such as "de-en"'),
                                              '{"my_task": "de-en"}'),

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.store.held_out import REASONS
 from mlm_jax.data.store.store import TOKENS, Split, Store
 from mlm_jax.data.text.rates import rates
 
@@ -44,6 +45,21 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
     added = sum(map(len, bounds))
     tokens = split.tokens - added / max(len(first), 1) * split.documents
     return (sum(map(len, found)) - added) / max(words, 1), tokens / max(split.characters, 1)
+
+
+def overlap_table(store: Store) -> Table:
+    """Return how much of each stream's training text was held-out text, and is no longer in it."""
+    facts = store.manifest["facts"]
+    table = Table("stream", title="Training text that was also validation text, and was left out")
+    for column in ("text held out", "sentence held out", "sentences cut out of", "examples left to train on"):
+        table.add_column(column, justify="right")
+    for name, reasons in facts.get("skipped", {}).items():
+        counts = [reasons.get(reason, 0) for reason in REASONS]
+        if any(counts):
+            train = store.streams[name].splits.get("train")
+            table.add_row(name, *(f"{count:,}" for count in (*counts, train.documents if train else 0)))
+    table.caption = f"compared with {facts.get('held_out', 0):,} validation texts and sentences"
+    return table
 
 
 def plan_table(loader: Loader) -> Table:

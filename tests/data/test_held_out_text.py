@@ -16,7 +16,7 @@ def config(tmp_path):
     (tmp_path / "en.txt").write_text("the word was light\nand the light shines\n" * 3)
     (tmp_path / "pairs.tsv").write_text("das wort\tthe word\nlicht\tlight\n" * 3)
     (tmp_path / "fr.txt").write_text("le mot\nla lumiere\n")
-    (tmp_path / "en-test.txt").write_text("the word\nlight\n")
+    (tmp_path / "en-test.txt").write_text("a word\nlights\n")
     (tmp_path / "empty.txt").write_text("\n \n")
     changed = default_config()
     changed.data.corpora = {"en": str(tmp_path / "en.txt")}

@@ -17,7 +17,7 @@ from mlm_jax.data.text.sources import fingerprint
 
 # Keys of config.data that change what the store holds.
 KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
-        "prefix", "max_document_tokens")  # fmt: skip
+        "prefix", "max_document_tokens", "decontaminate")  # fmt: skip
 
 
 def sources(config: ConfigDict) -> list[Any]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,22 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.lines import windows
 from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
+from mlm_jax.data.store import streams
 from mlm_jax.data.store.freshness import is_fresh, request, sources, why_stale
+from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
 from mlm_jax.data.store.shards import (
     check_streams,
+    done_shard,
     join_shards,
     remove_shards,
     shard_folder,
     share,
-    vocabulary_of_shards,
 )
 from mlm_jax.data.store.store import FEATURES, TOKENS, Store, StoreWriter
-from mlm_jax.data.text import corpora, labelled
+from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
 from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
@@ -82,29 +83,30 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
 
     workers = config.data.workers or os.cpu_count() or 1
     with disk_errors(folder, left=NOTHING_LEFT):
-        vocabulary = make_vocabulary(config, run_languages(config), console)
+        vocabulary, held_out = _vocabulary_and_held_out(config, console)
         if workers > 1:
-            _in_processes(config, folder, workers, vocabulary, console)
+            _in_processes(config, folder, workers, vocabulary, held_out, console)
         else:
-            _write_store(config, folder, vocabulary, tasks.register(config, vocabulary), console)
+            registered = tasks.register(config, vocabulary, held_out)
+            _write_store(config, folder, vocabulary, held_out, registered, console)
     _say_what_lacks(config, folder, console)
     return str(folder)
 
 
 def prepare_shard(
-    config: ConfigDict, folder: str | Path, index: int, count: int, *, vocabulary: Mapping[str, bytes] | None = None,
+    config: ConfigDict, folder: str | Path, index: int, count: int, *, begun: tuple[Mapping[str, bytes], bytes] | None = None,
     progress: bool = True,
 ) -> str:
     """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
 
-    The vocabulary is that of a shard that is done, or trained here, which gives the same everywhere.
+    The vocabulary and the held-out text are those of a shard that is done, or found here, which gives the same everywhere.
 
     Args:
       config: the run's config, the same for all shards.
       folder: of the whole store to be.
       index: of the shard, from 0.
       count: of shards.
-      vocabulary: its files, if it was trained before.
+      begun: files of the vocabulary, and the packed held-out text, if they were found before.
       progress: whether to show a progress bar.
 
     Returns:
@@ -122,14 +124,19 @@ def prepare_shard(
     from mlm_jax.data.store import tasks
 
     with disk_errors(place, left=NOTHING_LEFT):
-        made = read_vocabulary(vocabulary.__getitem__, place) if vocabulary else vocabulary_of_shards(config, folder, count)
-        made = made or make_vocabulary(config, run_languages(config), console)
+        enforced, done = config.data.decontaminate, None if begun else done_shard(config, folder, count)
+        if begun:
+            vocabulary, held_out = read_vocabulary(begun[0].__getitem__, place), HeldOut.unpack(begun[1], enforced)
+        elif done:
+            vocabulary, held_out = done.vocabulary, HeldOut.unpack(done.held_out, enforced)
+        else:
+            vocabulary, held_out = _vocabulary_and_held_out(config, console)
         if config.data.mixture:  # a user's tasks are not cut
-            registered = tasks.register(config, made)
+            registered = tasks.register(config, vocabulary, held_out)
             registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
         else:
-            registered = tasks.register(share(config, index, count), made)
-        _write_store(config, place, made, registered, console, whole=False)
+            registered = tasks.register(share(config, index, count), vocabulary, held_out)
+        _write_store(config, place, vocabulary, held_out, registered, console, whole=False)
     return place
 
 
@@ -149,17 +156,24 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
     return str(folder)
 
 
+def _vocabulary_and_held_out(config: ConfigDict, console: Console) -> tuple[Vocabulary, HeldOut]:
+    """Return the vocabulary and the held-out text, none of which the vocabulary was trained on."""
+    console.print("looking for held-out text")
+    held_out = collect(config)
+    return make_vocabulary(config, run_languages(config), console, held_out), held_out
+
+
 def _in_processes(
-    config: ConfigDict, folder: str | Path, workers: int, vocabulary: Vocabulary, console: Console
+    config: ConfigDict, folder: str | Path, workers: int, vocabulary: Vocabulary, held_out: HeldOut, console: Console
 ) -> None:
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
+    begun = vocabulary.files(), held_out.pack()
     with only_writer(f"{folder}.shards") if is_local(folder) else contextlib.nullcontext():
         try:
             with fresh_processes(workers, remedy=LESS_MEMORY) as pool:
-                files = vocabulary.files()
                 shards = [
-                    pool.submit(prepare_shard, config, folder, i, workers, vocabulary=files, progress=False)
+                    pool.submit(prepare_shard, config, folder, i, workers, begun=begun, progress=False)
                     for i in range(workers)
                 ]
                 for shard in concurrent.futures.as_completed(shards):  # the first error ends the others
@@ -173,6 +187,7 @@ def _write_store(
     config: ConfigDict,
     folder: str | Path,
     vocabulary: Vocabulary,
+    held_out: HeldOut,
     registered: list,
     console: Console,
     whole: bool = True,
@@ -192,15 +207,22 @@ def _write_store(
         skipped = {}
         for one in registered:
             bar_of_task = bar.add_task(one.name, total=None)
-            for split in one.splits:
-                _write(writer, one, split, config, lambda tokens: bar.advance(bar_of_task, tokens))  # noqa: B023
+            for split, batch in _read(one, config.data.max_document_tokens, one.splits):
+                rows = _as_stored(batch, one, split, config, vocabulary, held_out)
+                features = {feature: rows[feature] for feature in FEATURES[one.kind]}
+                if not features["inputs"]:  # all of a user's examples were held out
+                    continue
+                sizes = {size: rows[size] for size in ("characters", "bytes")}
+                writer.add(one.name, one.kind, one.languages, split, features, **sizes)
+                bar.advance(bar_of_task, sum(len(row) for name in features if name in TOKENS for row in features[name]))
             skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
                 writer.rates |= {one.name: one.rate} if one.rate is not None else {}
         if whole:
             check_streams(config, writer, skipped)
-        writer.facts |= {"request": asked, "skipped": skipped}
+        writer.facts |= {"request": asked, "skipped": skipped, "held_out": len(held_out) if held_out.enforced else 0}
+        writer.held_out = held_out.pack()
 
 
 def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) -> None:
@@ -209,13 +231,18 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
     for name, reasons in store.manifest["facts"]["skipped"].items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples left out or changed ({reason})", style="yellow")
+        if sum(reasons.get(reason, 0) for reason in LEFT_OUT) and "train" not in store.streams[name].splits:
+            console.print(f"{name}: nothing is left to train on, since all of it is held out. Remedy: name other text for "
+                          "training or for validation, or set data.decontaminate=False", style="yellow")  # fmt: skip
     for name, stream in store.streams.items():
         if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
             console.print(f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
                           "data.validation, or raise data.validation_fraction", style="yellow")  # fmt: skip
 
 
-def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console) -> Vocabulary:
+def make_vocabulary(
+    config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut
+) -> Vocabulary:
     """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
 
     Raises:
@@ -236,26 +263,34 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
     if config.data.mixture:
         return tasks.mixture_vocabulary(config, languages)
     console.print(f"training a vocabulary of at most {settings.size:,} pieces ({settings.kind})")
-    trained = Vocabulary.train(vocabulary_sentences(config, languages), settings, languages)
+    trained = Vocabulary.train(vocabulary_sentences(config, languages, held_out), settings, languages)
     if trained.size < settings.size:
         console.print(f"the text has pieces for a vocabulary of {trained.size:,}, not of {settings.size:,}")
     return trained
 
 
-def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iterator[str]:
+def vocabulary_sentences(
+    config: ConfigDict, languages: tuple[str, ...], held_out: HeldOut | None = None
+) -> Iterator[str]:
     """Yield at most ``vocabulary.sentences`` sentences, languages in the shares p^alpha of their characters.
 
     A language whose share is more than its text gives its text again and again; one whose share is less gives sentences
     drawn at random, the same ones each time. Only counts are kept in memory.
 
+    Args:
+      config: the run's config.
+      languages: of the run.
+      held_out: text that no sentence is taken from; None: found in the config's text.
+
     Raises:
       UserError: a language has no text, though the config names some to train on.
     """
+    held_out = collect(config) if held_out is None else held_out
     languages = tuple(language for language in languages if not _only_tested(config, language))
     sentences: Counter[str] = Counter()
     characters: Counter[str] = Counter()
     for language in languages:
-        for sentence in _training_sentences(config, language):
+        for sentence in _training_sentences(config, language, held_out):
             sentences[language] += 1
             characters[language] += len(sentence)
         if not sentences[language]:
@@ -270,7 +305,7 @@ def vocabulary_sentences(config: ConfigDict, languages: tuple[str, ...]) -> Iter
         quota, have, given = int(proportion * total), sentences[language], 0
         while given < quota:
             this_pass = min(quota - given, have)
-            yield from drawn(_training_sentences(config, language), this_pass, have, seed=language)
+            yield from drawn(_training_sentences(config, language, held_out), this_pass, have, seed=language)
             given += this_pass
 
 
@@ -297,51 +332,52 @@ def _only_tested(config: ConfigDict, language: str) -> bool:
     return measured and not any("train" in entry for entry in sets)
 
 
-def _training_sentences(config: ConfigDict, language: str) -> Iterator[str]:
+def _training_sentences(config: ConfigDict, language: str, held_out: HeldOut) -> Iterator[str]:
     """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
-    from mlm_jax.data.store import tasks
-
-    most_bytes = config.data.max_document_bytes
+    nothing = Counter[str]()  # counted when the store is written
     if language in config.data.corpora:
-        read = lambda source, split: corpora.documents(source, language, split, most_bytes=most_bytes)  # noqa: E731
-        for document in tasks.split_of(config, language, config.data.corpora[language], "train", read):
-            if document.strip():
-                yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
+        (source,) = (source for source in streams.sources(config) if (source.name, source.kind) == (language, "text"))
+        for _, documents in held_out.split(source, ("train",), nothing):
+            for document in documents:
+                if document.strip():
+                    yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
         return
-    for pair, source in config.data.parallel.items():
-        languages = split_pair(pair, named_languages(config))
-        if language in languages:
-            side = languages.index(language)
-            both = lambda s, split: corpora.sentence_pairs(s, pair, split, languages, most_bytes=most_bytes)  # noqa: B023, E731
-            found = tasks.split_of(config, pair, source, "train", both)
-            yield from (sides[side][:SENTENCE] for sides in found if sides[side].strip())
+    for source in streams.sources(config):
+        if source.train is not None and language in source.languages:
+            side = source.languages.index(language)
+            for _, pairs in held_out.split(source, ("train",), nothing):
+                yield from (pair[side][:SENTENCE] for pair in pairs if pair[side].strip())
     for entry in config.data.labelled.values():
         if entry["language"] == language:
-            found = labelled.examples(dict(entry), "train", most_bytes=most_bytes)
-            yield from (" ".join(example.texts)[:SENTENCE] for example in found)
+            found = held_out.labelled(dict(entry), ("train",), nothing, config.data.max_document_bytes)
+            yield from (" ".join(example.texts)[:SENTENCE] for _, example in found)
 
 
-def _write(writer: StoreWriter, one: Any, split: str, config: ConfigDict, advance: Any) -> None:
-    """Run one seqio task and append its examples to the store."""
+def _as_stored(
+    batch: dict[str, Any], one: Any, split: str, config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut
+) -> dict[str, Any]:
+    """Return examples as the store takes them: {feature: rows, "characters": in all, "bytes": in all}."""
     features = FEATURES[one.kind]
-    for batch in _read(one, split, config.data.max_document_tokens):
-        rows = {feature: [np.asarray(row, np.int32) for row in batch[feature]] for feature in features}
-        if "bytes" in batch:
-            characters, size = int(sum(batch["characters"])), int(sum(batch["bytes"]))
-        else:
-            rows, texts = _of_user(one, rows, batch, writer.vocabulary)
-            characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
-            for feature, language in zip(features, one.languages):
-                prefix = writer.vocabulary.document_prefix(config.data.prefix, language)
-                rows[feature] = [_document(row, prefix, writer.vocabulary.eos_id) for row in rows[feature]]
-        writer.add(one.name, one.kind, one.languages, split, rows, characters=characters, bytes=size)
-        advance(sum(len(row) for feature in features if feature != "labels" for row in rows[feature]))
+    rows: dict[str, Any] = {name: [np.asarray(row, np.int32) for row in batch[name]] for name in features}
+    if "bytes" in batch:
+        return rows | {"characters": int(sum(batch["characters"])), "bytes": int(sum(batch["bytes"]))}
+    rows, texts = _of_user(one, rows, batch, vocabulary)
+    examples = [*zip(*texts)]
+    if split == "train":
+        free = held_out.free(examples, one.skipped).tolist()
+        rows = {name: [row for row, keep in zip(rows[name], free) if keep] for name in features}
+        examples = [example for example, keep in zip(examples, free) if keep]
+    for name, language in zip(features, one.languages):
+        prefix = vocabulary.document_prefix(config.data.prefix, language)
+        rows[name] = [_document(row, prefix, vocabulary.eos_id) for row in rows[name]]
+    characters = sum(len(text) for example in examples for text in example)
+    return rows | {"characters": characters, "bytes": sum(len(text.encode()) for example in examples for text in example)}
 
 
 def _of_user(
     one: Any, rows: dict[str, list[np.ndarray]], batch: dict[str, Any], vocabulary: Vocabulary
-) -> tuple[dict[str, list[np.ndarray]], list[str]]:
-    """Return the examples of a user's task that have text in every feature, and these texts; the others are counted.
+) -> tuple[dict[str, list[np.ndarray]], list[list[str]]]:
+    """Return the examples of a user's task that have text in every feature, and each feature's texts; the others are counted.
 
     A user's task hands over ids. Its text is what they decode to, and, if there are unknown pieces, what seqio's ``tokenize``
     kept of the text itself.
@@ -349,13 +385,13 @@ def _of_user(
     nothing = np.setdiff1d(vocabulary.special_ids, vocabulary.unk_id)
     filled = [all(not np.isin(row, nothing).all() for row in example) for example in zip(*rows.values())]
     one.skipped[EMPTY_SIDE if one.kind == "pairs" else BLANK] += filled.count(False)
-    texts = []
-    for feature, documents in rows.items():
+    texts: list[list[str]] = [[] for _ in rows]
+    for (feature, documents), of_feature in zip(rows.items(), texts):
         originals = batch.get(feature + PRETOKENIZED, [None] * len(documents))
         for row, original, whole in zip(documents, originals, filled):
             if whole:
                 known = original.decode(errors="replace") if isinstance(original, bytes) else None
-                texts.append(vocabulary.written(row.tolist(), known))
+                of_feature.append(vocabulary.written(row.tolist(), known))
     return {feature: [row for row, whole in zip(kept, filled) if whole] for feature, kept in rows.items()}, texts
 
 
@@ -365,8 +401,8 @@ def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
     return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
 
 
-def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
-    """Yield {feature: rows} of some examples at a time.
+def _read(one: Any, most: int, splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (split, {feature: rows}) of some examples at a time.
 
     Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
     and out of TensorFlow an example. A user's task is run by seqio.
@@ -374,12 +410,26 @@ def _read(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: an example of a user's task of text has a second feature, which the first examples did not have.
     """
+    if one.read is None:
+        for split in splits:
+            yield from ((split, batch) for batch in _read_of_user(one, split, most))
+        return
+    waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
+    for split, example in one.read(splits):
+        waiting[split].append(example)
+        if len(waiting[split]) == WRITE:
+            yield split, _columns(waiting[split])
+            waiting[split] = []
+    yield from ((split, _columns(examples)) for split, examples in waiting.items() if examples)
+
+
+def _columns(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [example[key] for example in examples] for key in examples[0]}
+
+
+def _read_of_user(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
     from mlm_jax.data.store.tasks import PROBED, user_examples
 
-    if one.examples is not None:
-        for examples in windows(one.examples(split), WRITE):
-            yield {key: [example[key] for example in examples] for key in examples[0]}
-        return
     for found in user_examples(one.task, split, most).ragged_batch(WRITE).as_numpy_iterator():
         batch: dict[str, Any] = found
         if one.kind == "text":

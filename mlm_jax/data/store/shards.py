@@ -22,7 +22,6 @@ from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
 from mlm_jax.data.text import corpora
 from mlm_jax.data.text.languages import only_held_out, run_languages
 from mlm_jax.data.text.sources import files, fingerprint, is_library, shown
-from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 
 def shard_folder(folder: str | Path, index: int, count: int) -> str:
@@ -67,11 +66,11 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
     return mine
 
 
-def vocabulary_of_shards(config: ConfigDict, folder: str | Path, count: int) -> Vocabulary | None:
-    """Return the vocabulary of a shard that is done, so that one machine's training serves those that start later."""
+def done_shard(config: ConfigDict, folder: str | Path, count: int) -> Store | None:
+    """Return a shard that is done, so that those that start later take over its vocabulary and what it found held out."""
     for index in range(count):
         if is_fresh(config, shard_folder(folder, index, count)):
-            return Store.open(shard_folder(folder, index, count)).vocabulary
+            return Store.open(shard_folder(folder, index, count))
     return None
 
 
@@ -109,6 +108,8 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
                 writer.rates[name] = rate
         check_streams(config, writer, skipped)
         writer.facts |= {"request": request(config), "skipped": skipped}
+        writer.facts |= {"held_out": shards[0].manifest["facts"]["held_out"]}
+        writer.held_out = shards[0].held_out
     remove_shards(folder, count)
 
 

@@ -4,6 +4,7 @@ A store is a folder (or a ``gs://`` or ``s3://`` address)::
 
     manifest.json                              written last: a folder without it is no store
     vocabulary/…                               what Vocabulary.save wrote
+    held_out                                   64-bit hashes of the held-out text, that training text was compared with
     <stream>/<split>/<feature>/values/         every document's values, one after another
     <stream>/<split>/<feature>/offsets/        where each document starts, and the end: documents + 1 numbers
 
@@ -50,6 +51,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+HELD_OUT = "held_out"
 UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
 FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
 TOKENS = ("inputs", "targets")  # features that hold token ids; labels hold class numbers, -1 = ignored
@@ -205,6 +207,11 @@ class Store:
             raise FileNotFoundError(name)
         return found.value
 
+    @property
+    def held_out(self) -> bytes:
+        """Hashes of the held-out text, as :class:`.HeldOut` packs them; b"" if the store has none."""
+        return self._keys.read(HELD_OUT).result().value
+
     def stream(self, name: str) -> Stream:
         """Return a stream.
 
@@ -246,6 +253,7 @@ class StoreWriter:
       labels: {stream: names of its classes}, to be filled in before the end.
       rates: {stream: mixing rate of the seqio mixture}, likewise.
       facts: whatever else the manifest shall say, JSON under its key "facts": source fingerprints, skipped lines.
+      held_out: hashes of the held-out text, as bytes.
     """
 
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, languages: Sequence[str]):
@@ -253,6 +261,7 @@ class StoreWriter:
         self.labels: dict[str, tuple[str, ...]] = {}
         self.rates: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
+        self.held_out = b""
         self._held = ExitStack()
         self._streams: dict[str, dict[str, Any]] = {}
         self._arrays: dict[str, Growing] = {}
@@ -443,6 +452,8 @@ class StoreWriter:
             array.finish()
         for name, content in self.vocabulary.files().items():
             self._keys.write(f"vocabulary/{name}", content).result()
+        if self.held_out:
+            self._keys.write(HELD_OUT, self.held_out).result()
         self._keys.write(MANIFEST, json.dumps(self._manifest(), indent=1, ensure_ascii=False).encode()).result()
         if not is_local(self.folder):
             self._keys.write(UNFINISHED, None).result()
@@ -452,7 +463,8 @@ class StoreWriter:
             if name not in self._streams:
                 raise UserError(f"labels or a rate for stream {name!r}, which has no documents", file=self.folder)
         streams = {
-            name: entry | {"labels": list(self.labels.get(name, ())), "rate": self.rates.get(name)}
+            name: entry | {"splits": dict(sorted(entry["splits"].items())), "labels": list(self.labels.get(name, ())),
+                           "rate": self.rates.get(name)}
             for name, entry in self._streams.items()
         }
         facts = ("fingerprint", "size", "pad_id", "eos_id")

@@ -5,12 +5,11 @@ The only modules that import TensorFlow and seqio are this one and ``prepare``.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -19,14 +18,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.common.lines import bounded_windows, windows
+from mlm_jax.common.lines import windows
 from mlm_jax.common.quiet import quiet_stderr
+from mlm_jax.data.store.held_out import HeldOut, collect
 from mlm_jax.data.store.store import FEATURES, TOKENS
+from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources
 from mlm_jax.data.store.two_texts import cut_longer, joined
-from mlm_jax.data.text import corpora, labelled
-from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
+from mlm_jax.data.text import labelled
+from mlm_jax.data.text.languages import languages_of, only_held_out
 from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
-from mlm_jax.data.text.sources import is_function
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
@@ -37,9 +37,6 @@ with quiet_stderr():
     import seqio
     import tensorflow as tf
 
-BATCH = 512  # documents that are tokenised at once
-BATCH_CHARACTERS = 1 << 22  # of these documents, at most, but for the last one
-SPLITS = ("train", "validation")
 SIZES = ("characters", "bytes")  # of the text that an example was made of
 PROBED = 100  # examples of a user's task that show which features it fills
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
@@ -101,6 +98,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return isinstance(other, SeqioVocabulary) and other.vocabulary.fingerprint == self.vocabulary.fingerprint
 
 
+Reader = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
+
+
 @dataclass(frozen=True)
 class Registered:
     """A seqio task and what the store has to know of it.
@@ -115,7 +115,7 @@ class Registered:
       rate: mixing rate that a user's mixture gives it.
       feature: of a user's task of text, the feature that holds the text.
       skipped: {reason: examples left out}, filled while the task is read.
-      examples: split → what the task's source yields, in plain Python; None for a user's task.
+      read: splits → (split, example) of all that the task's source yields for them, in one pass; None for a user's task.
     """
 
     name: str
@@ -127,31 +127,40 @@ class Registered:
     rate: float | None = None
     feature: str = "inputs"
     skipped: Counter = field(default_factory=Counter)
-    examples: Callable[[str], Iterator[dict[str, Any]]] | None = None
+    read: Reader | None = None
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        """Yield what the source of one of our own tasks yields for a split, in plain Python."""
+        assert self.read is not None, "a user's task is read by seqio"
+        return (example for _, example in self.read((split,)))
 
 
-def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
+def register(config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut | None = None) -> list[Registered]:
     """Make the run's seqio tasks and their mixtures, in seqio's registries.
 
     Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
     mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
     ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
 
+    Args:
+      config: the run's config, or one shard's.
+      vocabulary: that tokenises.
+      held_out: the whole run's; None: found in the text of this config.
+
     Raises:
       UserError: the mixture does not exist, or a task's language is not given.
     """
-    held_out = [_held_out(config, vocabulary, name) for name in only_held_out(config)]
+    make = {"text": _text, "pairs": _pairs}
+    held_out = collect(config) if held_out is None else held_out
     if config.data.mixture:
-        return [*_of_mixture(config), *held_out]
-    _import_modules(config)
-    registered = []
-    for language, source in config.data.corpora.items():
-        registered.append(_text(config, vocabulary, language, source))
-    for pair, source in config.data.parallel.items():
-        registered.append(_pairs(config, vocabulary, pair, source))
+        return [*_of_mixture(config), *(make[one.kind](config, vocabulary, one, held_out) for one in sources(config))]
+    import_modules(config)
+    found = [make[one.kind](config, vocabulary, one, held_out) for one in sources(config)]
+    test_sets = len(only_held_out(config))
+    registered, tested = found[: len(found) - test_sets], found[len(found) - test_sets :]
     for name, entry in config.data.labelled.items():
-        registered.append(_labelled(config, vocabulary, name, dict(entry)))
-    registered += held_out
+        registered.append(_labelled(config, vocabulary, name, dict(entry), held_out))
+    registered += tested
     for kind in {one.kind for one in registered}:
         mixture = f"mlm_jax.{kind}"
         seqio.MixtureRegistry.remove(mixture)
@@ -159,23 +168,13 @@ def register(config: ConfigDict, vocabulary: Vocabulary) -> list[Registered]:
     return registered
 
 
-def _held_out(config: ConfigDict, vocabulary: Vocabulary, name: str) -> Registered:
-    """Register text that is only measured on, never read in training."""
-    make = _pairs if len(languages_of(config, name)) == 2 else _text
-    return make(config, vocabulary, name, None, ("validation",))
-
-
-def _text(
-    config: ConfigDict, vocabulary: Vocabulary, language: str, source: Any, splits: tuple[str, ...] = SPLITS
-) -> Registered:
-    prefix = vocabulary.document_prefix(config.data.prefix, language)
+def _text(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: HeldOut) -> Registered:
+    prefix = vocabulary.document_prefix(config.data.prefix, source.name)
     content = room_for_text(config, prefix)
     skipped: Counter[str] = Counter()
 
-    def read(split: str) -> Iterator[dict[str, Any]]:
-        limits = {"most_bytes": config.data.max_document_bytes, "skipped": skipped}
-        texts = split_of(config, language, source, split, lambda s, split: corpora.documents(s, language, split, **limits))
-        for batch in bounded_windows(texts, BATCH, len, BATCH_CHARACTERS):
+    def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for split, batch in held_out.split(source, splits, skipped):
             whole = [text for text in batch if text.strip()]
             skipped[BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
@@ -183,25 +182,19 @@ def _text(
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
-                    yield {"inputs": piece, **sizes}
+                    yield split, {"inputs": piece, **sizes}
                     sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
 
-    task = _task(language, "text", read, vocabulary)
-    return Registered(language, task, "text", (language,), splits, skipped=skipped, examples=read)
+    return _registered(source.name, "text", source.languages, source.splits, read, vocabulary, skipped)
 
 
-def _pairs(
-    config: ConfigDict, vocabulary: Vocabulary, pair: str, source: Any, splits: tuple[str, ...] = SPLITS
-) -> Registered:
-    sides = split_pair(pair, named_languages(config))
-    prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in sides]
+def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: HeldOut) -> Registered:
+    prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in source.languages]
     content = min(room_for_text(config, prefix) for prefix in prefixes)
     skipped: Counter[str] = Counter()
 
-    def read(split: str) -> Iterator[dict[str, Any]]:
-        limits = {"most_bytes": config.data.max_document_bytes, "skipped": skipped}
-        found = split_of(config, pair, source, split, lambda s, split: corpora.sentence_pairs(s, pair, split, sides, **limits))
-        for batch in bounded_windows(found, BATCH, lambda sides: len(sides[0]) + len(sides[1]), BATCH_CHARACTERS):
+    def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for split, batch in held_out.split(source, splits, skipped):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
@@ -212,29 +205,31 @@ def _pairs(
                 skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 kept = a if len(ids_a) <= content else vocabulary.decode(ids_a[:content])
                 kept += b if len(ids_b) <= content else vocabulary.decode(ids_b[:content])
-                yield {
+                yield split, {
                     "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
                     "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
                     "characters": len(kept),
                     "bytes": len(kept.encode()),
                 }
 
-    return Registered(pair, _task(pair, "pairs", read, vocabulary), "pairs", sides, splits, skipped=skipped, examples=read)
+    return _registered(source.name, "pairs", source.languages, source.splits, read, vocabulary, skipped)
 
 
-def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any]) -> Registered:
+def _labelled(
+    config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any], held_out: HeldOut
+) -> Registered:
     most_bytes = config.data.max_document_bytes
     names = labelled.label_names(entry, most_bytes)
     index = {label: number for number, label in enumerate(names)}
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
-    splits = tuple(split for split in SPLITS if split in entry)
     content = room_for_text(config, prefix)
     skipped: Counter[str] = Counter()
     per_word = labelled.is_per_word(entry)
 
-    def read(split: str) -> Iterator[dict[str, Any]]:
+    def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         given = entry.get("labels", ())  # which a reader needs to know: "-" may be a class
-        for example in labelled.examples({**entry, "labels": given or names}, split, skipped, most_bytes):
+        asked = {**entry, "labels": given or names}
+        for split, example in held_out.labelled(asked, splits, skipped, most_bytes):
             text = " ".join(example.texts)
             pair = len(example.texts) == 2 and not per_word
             if per_word:
@@ -258,13 +253,27 @@ def _labelled(config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict
             ids = joined(parts[0], parts[1], between, content) if pair else ids[:content]
             row = prefix + ids + [vocabulary.eos_id]
             wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
-            yield {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
+            yield split, {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
 
-    task = _task(name, "labelled", read, vocabulary)
-    return Registered(name, task, "labelled", (entry["language"],), splits, names, skipped=skipped, examples=read)
+    splits = tuple(split for split in SPLITS if split in entry)
+    return _registered(name, "labelled", (entry["language"],), splits, read, vocabulary, skipped, labels=names)
 
 
-def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]], vocabulary: Vocabulary) -> seqio.Task:
+def _registered(
+    name: str,
+    kind: str,
+    languages: tuple[str, ...],
+    splits: tuple[str, ...],
+    read: Reader,
+    vocabulary: Vocabulary,
+    skipped: Counter[str],
+    labels: tuple[str, ...] = (),
+) -> Registered:
+    task = _task(name, kind, read, vocabulary)
+    return Registered(name, task, kind, languages, splits, labels, skipped=skipped, read=read)
+
+
+def _task(name: str, kind: str, read: Reader, vocabulary: Vocabulary) -> seqio.Task:
     """Register a seqio task over a Python generator of examples."""
     features = FEATURES[kind]
     flat = {feature: tf.TensorSpec([None], tf.int32) for feature in features}
@@ -272,7 +281,7 @@ def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]],
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
 
     def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
-        for batch in windows(read(split), BATCH):
+        for batch in windows((example for _, example in read((split,))), BATCH):
             rows = {feature: [example[feature] for example in batch] for feature in features}
             yield (
                 {feature: np.fromiter(chain.from_iterable(rows[feature]), np.int32) for feature in features}
@@ -301,7 +310,12 @@ def _task(name: str, kind: str, read: Callable[[str], Iterator[dict[str, Any]]],
     )
 
 
-def _import_modules(config: ConfigDict) -> None:
+def import_modules(config: ConfigDict) -> None:
+    """Import the modules that register seqio tasks or define corpus functions.
+
+    Raises:
+      UserError: one cannot be imported.
+    """
     for module in config.data.modules:
         try:
             importlib.import_module(module)
@@ -311,7 +325,7 @@ def _import_modules(config: ConfigDict) -> None:
 
 
 def _of_mixture(config: ConfigDict) -> list[Registered]:
-    _import_modules(config)
+    import_modules(config)
     mixture = _mixture(config)
     registered = []
     for task in mixture.tasks:
@@ -334,7 +348,7 @@ class _OfUser(NamedTuple):
 
 
 def _mixture(config: ConfigDict) -> _OfUser:
-    _import_modules(config)
+    import_modules(config)
     names = seqio.MixtureRegistry.names()
     if config.data.mixture not in names:
         raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
@@ -433,25 +447,3 @@ def room_for_text(config: ConfigDict, prefix: list[int]) -> int:
     if room < 1:
         raise UserError(f"data.max_document_tokens={config.data.max_document_tokens} leaves no room for text")
     return room
-
-
-def split_of(config: ConfigDict, name: str, source: Any, split: str, read: Callable[[Any, str], Iterator]) -> Iterator:
-    """Yield a corpus's examples of one split.
-
-    Held-out text is what ``data.validation`` names; else what a corpus function yields for "validation"; else the share
-    ``data.validation_fraction`` of the examples, picked by a hash of their text, so that a copy never lands on both sides.
-    """
-    if name in config.data.validation:
-        yield from read(source if split == "train" else config.data.validation[name], split)
-    elif is_function(source):
-        yield from read(source, split)
-    else:
-        wanted = split == "validation"
-        bound = int(config.data.validation_fraction * 2**32)
-        if wanted and not bound:
-            return
-        for example in read(source, "train"):
-            text = example if isinstance(example, str) else "\t".join(example)
-            digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
-            if (int.from_bytes(digest, "big") < bound) == wanted:
-                yield example

@@ -1,0 +1,319 @@
+"""Held-out text: which texts are for validation, and what of the training text is the same text.
+
+A text of any validation split stands in no training stream: not as a document, not as a side of a pair, not as a labelled
+text (:mod:`.same_text` says when two texts are the same). The splits of a user's seqio mixture are its own: its training
+examples are compared with ``data.validation`` only. Longer text is compared by its sentences:
+
+- held out are the texts of the validation splits, and their sentences of ``LONG`` bytes or more;
+- a training document loses the sentences that are held out, and is left out if nothing remains;
+- a pair or a labelled example is left out if one of its texts is held out, or a sentence of ``LONG`` bytes or more is.
+
+``data.validation_fraction`` holds out texts, not examples. The pairs of one language that most pairs share are split by the
+hash of the text in that language, so that an n-way parallel corpus is split alike in every pair. Other streams take over
+what is held out of their text already; one that gets less than half of its share by that is split by a hash of its own text.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.common.lines import windows
+from mlm_jax.data.store.same_text import Fingerprints, fingerprints, sentences, whole_fingerprints
+from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources, texts_of
+from mlm_jax.data.text import labelled
+from mlm_jax.data.text.labelled import Example
+
+Item = TypeVar("Item")
+LONG = 40  # bytes of a sentence, without white space, from which it is held out by itself: 40 Latin letters, 13 Chinese ones
+TEXT_HELD_OUT = "not for training: the text is held out"
+SENTENCE_HELD_OUT = "not for training: a sentence of it is held out"
+CUT_OUT = "held-out sentences were cut out"
+LEFT_OUT = (TEXT_HELD_OUT, SENTENCE_HELD_OUT)
+REASONS = (*LEFT_OUT, CUT_OUT)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out texts of a run, as sorted 64-bit hashes.
+
+    Attributes:
+      chosen: ``[texts]`` uint64, texts that ``data.validation_fraction`` holds out.
+      named: ``[texts]`` uint64, texts that the config or a function names for validation, and long sentences of all.
+      enforced: whether training text is compared with them (``data.decontaminate``).
+    """
+
+    chosen: np.ndarray
+    named: np.ndarray
+    enforced: bool = True
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.named)
+
+    def pack(self) -> bytes:
+        """Return it as bytes: how many are chosen, then all hashes, each in eight bytes."""
+        parts = (np.array([len(self.chosen)], "<u8"), self.chosen, self.named)
+        return b"".join(part.astype("<u8").tobytes() for part in parts)
+
+    @classmethod
+    def unpack(cls, packed: bytes, enforced: bool) -> HeldOut:
+        """Read what :meth:`pack` wrote."""
+        numbers = np.frombuffer(packed, "<u8")
+        chosen = int(numbers[0])
+        return cls(numbers[1 : 1 + chosen], numbers[1 + chosen :], enforced)
+
+    def with_named(self, texts: Iterable[str]) -> HeldOut:
+        """Return it with more texts that are named for validation."""
+        found = array("Q")
+        for batch in windows(texts, BATCH):
+            prints = fingerprints(batch, LONG)
+            found.frombytes(np.delete(prints.hashes, prints.whole[prints.empty]).tobytes())
+        return HeldOut(self.chosen, _sorted(found, self.named), self.enforced)
+
+    def split(self, source: Source, splits: Sequence[str], skipped: Counter[str]) -> Iterator[tuple[str, list[Any]]]:
+        """Yield (split, documents or pairs) of a source, some at a time, in one pass over each of its texts.
+
+        Args:
+          source: to read.
+          splits: that are wanted.
+          skipped: {reason: examples left out or changed}, added to.
+
+        Raises:
+          UserError: as :meth:`.Source.batches`.
+        """
+        if source.train is not None and ("train" in splits or source.by_fraction):
+            counted = skipped if "train" in splits else Counter()
+            sift: Callable[..., tuple[list, list]] = self.documents if source.kind == "text" else self.pairs
+            for batch in source.batches("train", counted):
+                for split, examples in zip(SPLITS, sift(batch, source.by_fraction, counted)):
+                    if examples and split in splits:
+                        yield split, examples
+        if "validation" in splits and not source.by_fraction:
+            for batch in source.batches("validation", skipped):
+                yield "validation", batch
+
+    def labelled(
+        self, entry: dict[str, Any], splits: Sequence[str], skipped: Counter[str], most_bytes: int
+    ) -> Iterator[tuple[str, Example]]:
+        """Yield (split, example) of a labelled set, without training examples whose text is held out.
+
+        Args:
+          entry: of ``config.data.labelled``.
+          splits: that are wanted.
+          skipped: as in :meth:`split`.
+          most_bytes: ``data.max_document_bytes``.
+
+        Raises:
+          UserError: as :func:`.labelled.examples`.
+        """
+        for split in splits:
+            for batch in windows(labelled.examples(entry, split, skipped, most_bytes), BATCH):
+                free = self.free([texts_of(entry, example) for example in batch], skipped if split == "train" else Counter())
+                yield from ((split, example) for example, keep in zip(batch, free.tolist()) if keep or split != "train")
+
+    def documents(self, texts: Sequence[str], by_fraction: bool, counted: Counter[str]) -> tuple[list[str], list[str]]:
+        """Return which documents are for training, without held-out sentences, and which for validation.
+
+        Args:
+          texts: of a corpus.
+          by_fraction: whether the corpus is split by ``data.validation_fraction``; otherwise all are for training.
+          counted: {reason: documents left out or changed}, added to.
+        """
+        if not self._needed(by_fraction):
+            return [*texts], []
+        prints = fingerprints(texts, 1) if self.enforced else whole_fingerprints(texts)
+        held, chosen = self._held(prints.hashes), self._chosen(prints, by_fraction)
+        if not (self.enforced and held.any()):
+            return _divided(texts, np.ones(len(texts), bool), chosen)
+        touched = np.zeros(len(texts), bool)
+        touched[prints.owners[held]] = True
+        kept = [*texts]
+        for index in np.flatnonzero(touched & ~chosen).tolist():
+            rest = "" if held[prints.whole[index]] else self._without_held_out(texts[index])
+            counted[CUT_OUT if rest else TEXT_HELD_OUT] += 1
+            touched[index], kept[index] = not rest, rest
+        return _divided(kept, ~touched, chosen)
+
+    def pairs(
+        self, pairs: Sequence[tuple[str, str]], by_fraction: bool, counted: Counter[str]
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Return which pairs are for training, and which for validation: those both of whose sides are held out.
+
+        Args:
+          pairs: of a parallel corpus.
+          by_fraction: as in :meth:`documents`.
+          counted: as in :meth:`documents`.
+        """
+        if not self._needed(by_fraction):
+            return [*pairs], []
+        texts = [side for pair in pairs for side in pair]
+        if not self.enforced:
+            chosen = self._chosen(whole_fingerprints(texts), by_fraction).reshape(-1, 2).min(1)
+            return _divided(pairs, np.ones(len(pairs), bool), chosen)
+        prints = fingerprints(texts, LONG)
+        chosen = self._chosen(prints, by_fraction).reshape(-1, 2).min(1)
+        return _divided(pairs, self._free(prints, np.arange(len(texts)) // 2, chosen, counted), chosen)
+
+    def free(self, groups: Sequence[Sequence[str]], counted: Counter[str]) -> np.ndarray:
+        """Return which examples of several texts each are for training: ``[groups]`` bool."""
+        if not self._needed(by_fraction=False):
+            return np.ones(len(groups), bool)
+        owners = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        prints = fingerprints([text for group in groups for text in group], LONG)
+        return self._free(prints, owners, np.zeros(len(groups), bool), counted)
+
+    def _free(self, prints: Fingerprints, groups: np.ndarray, chosen: np.ndarray, counted: Counter[str]) -> np.ndarray:
+        """Return which groups of texts have none that is held out; ``groups`` says which group each text is of."""
+        held = self._held(prints.hashes)
+        free = np.ones(len(chosen), bool)
+        if held.any():
+            whole = np.zeros(len(chosen), bool)
+            whole[groups[held[prints.whole]]] = True
+            free[groups[prints.owners[held]]] = False
+            counted[TEXT_HELD_OUT] += int((whole & ~chosen).sum())
+            counted[SENTENCE_HELD_OUT] += int((~free & ~whole & ~chosen).sum())
+        return free
+
+    def _needed(self, by_fraction: bool) -> bool:
+        return len(self) > 0 and (self.enforced or by_fraction)
+
+    def _held(self, hashes: np.ndarray) -> np.ndarray:
+        return _among(hashes, self.chosen) | _among(hashes, self.named)
+
+    def _chosen(self, prints: Fingerprints, by_fraction: bool) -> np.ndarray:
+        if not by_fraction:
+            return np.zeros(len(prints.whole), bool)
+        return _among(prints.hashes[prints.whole], self.chosen)
+
+    def _without_held_out(self, text: str) -> str:
+        """Return a text without its held-out sentences; "" if what remains is nothing, or held out as well."""
+        parts = sentences(text)
+        held = self._held(whole_fingerprints(parts).hashes)
+        rest = "".join(part for part, gone in zip(parts, held.tolist()) if not gone).strip()
+        return "" if self._held(whole_fingerprints([rest]).hashes)[0] else rest
+
+
+def collect(config: ConfigDict) -> HeldOut:
+    """Find all held-out text of a run: one pass over validation text and over the text that a fraction is held out of.
+
+    Memory is bounded by the held-out text: 8 bytes for each of its texts and long sentences, twice that for a moment.
+    """
+    found = sources(config)
+    held_out = HeldOut(_NONE, _NONE, config.data.decontaminate)
+    held_out = held_out.with_named(_named_texts(config, found))
+    for source, side in _in_order(found) if config.data.validation_fraction else ():
+        held_out = _choose(source, config.data.validation_fraction, side, held_out)
+    return held_out
+
+
+def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
+    for source in found:
+        if not source.by_fraction:
+            for batch in source.batches("validation"):
+                yield from batch if source.kind == "text" else chain.from_iterable(batch)
+    for entry in config.data.labelled.values():
+        for example in labelled.examples(dict(entry), "validation", most_bytes=config.data.max_document_bytes):
+            yield from texts_of(entry, example)
+
+
+def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut) -> HeldOut:
+    """Return what is held out if a share of this source is as well.
+
+    Args:
+      source: that has no validation text of its own.
+      fraction: the share.
+      hub: the side of its pairs whose hash decides; None: what is held out before decides, if that is enough.
+      before: what is held out of the sources before it.
+    """
+    bound = np.uint64(min(int((1 - fraction) * 2.0**64), 2**64 - 1))
+    drawn, taken_over = _Growing(before), _Growing(before)
+    examples = touched = 0
+    sides = len(source.languages)
+    for batch in source.batches("train"):
+        texts = batch if sides == 1 else [side for pair in batch for side in pair]
+        prints = whole_fingerprints(texts)
+        hashes, usable = prints.hashes.reshape(-1, sides), ~prints.empty.reshape(-1, sides).any(1)
+        held = usable & _among(prints.hashes, before.chosen).reshape(-1, sides).any(1)
+        examples, touched = examples + int(usable.sum()), touched + int(held.sum())
+        drawn.add(texts, np.repeat(usable & (hashes[:, hub or 0] >= bound), sides))
+        if hub is None:
+            taken_over.add(texts, np.repeat(held, sides))
+    enough = hub is None and touched and touched >= fraction * examples / 2
+    return (taken_over if enough else drawn).held_out()
+
+
+class _Growing:
+    """Held-out text that grows: texts that are chosen, and their long sentences."""
+
+    def __init__(self, before: HeldOut):
+        self._before = before
+        self._chosen, self._named = array("Q"), array("Q")
+
+    def add(self, texts: Sequence[str], which: np.ndarray) -> None:
+        """Add those of the texts ``[texts]`` that ``which`` is True of."""
+        if which.any():
+            prints = fingerprints([texts[index] for index in np.flatnonzero(which).tolist()], LONG)
+            self._chosen.frombytes(prints.hashes[prints.whole].tobytes())
+            self._named.frombytes(np.delete(prints.hashes, prints.whole).tobytes())
+
+    def held_out(self) -> HeldOut:
+        """Return what was held out before and what has been added."""
+        before = self._before
+        return HeldOut(_sorted(self._chosen, before.chosen), _sorted(self._named, before.named), before.enforced)
+
+
+def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:
+    """Return the sources that a fraction is held out of, and which side of each decides.
+
+    The languages of pairs are a graph. In each connected part of it, the language with most pairs is the hub; if several
+    have as many, the second language of the first pair. First come the pairs of a hub, which it decides on, then the others
+    from the hub outwards, then single languages, which take over.
+    """
+    pairs = [source for source in found if source.by_fraction and source.kind == "pairs"]
+    degree = Counter(language for source in pairs for language in reversed(source.languages))
+    distance: dict[str, int] = {}  # of a language from its hub
+    for hub in sorted(degree, key=lambda language: -degree[language]):
+        reached = [] if hub in distance else [hub]
+        distance |= dict.fromkeys(reached, 0)
+        for language in reached:
+            for other in (other for source in pairs if language in source.languages for other in source.languages):
+                if other not in distance:
+                    distance[other] = distance[language] + 1
+                    reached.append(other)
+    nearest_first = sorted(pairs, key=lambda source: min(distance[language] for language in source.languages))
+    sides = [[distance[language] for language in source.languages] for source in nearest_first]
+    decides = [ranks.index(0) if 0 in ranks else None for ranks in sides]
+    single = [source for source in found if source.by_fraction and source.kind == "text"]
+    return [*zip(nearest_first, decides), *((source, None) for source in single)]
+
+
+def _divided(examples: Sequence[Item], free: np.ndarray, chosen: np.ndarray) -> tuple[list[Item], list[Item]]:
+    """Return the examples for training, and those for validation."""
+    if free.all() and not chosen.any():
+        return [*examples], []
+    training = [example for example, keep in zip(examples, (free & ~chosen).tolist()) if keep]
+    return training, [example for example, keep in zip(examples, chosen.tolist()) if keep]
+
+
+def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Return which hashes are among those of a sorted array."""
+    if not len(ordered):
+        return np.zeros(len(hashes), bool)
+    return ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)] == hashes
+
+
+def _sorted(*parts: array[int] | np.ndarray) -> np.ndarray:
+    """Return the different numbers of all parts, sorted."""
+    joined = np.concatenate([np.frombuffer(part, np.uint64) for part in parts])
+    joined.sort()
+    return joined[np.concatenate([[True], joined[1:] != joined[:-1]])] if len(joined) else joined
+
+
+_NONE = np.empty(0, np.uint64)

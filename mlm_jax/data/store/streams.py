@@ -1,0 +1,98 @@
+"""The corpora and the parallel text of a config, each with where its training text and its validation text come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mlm_jax.common.lines import bounded_windows
+from mlm_jax.data.text import corpora, labelled
+from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
+from mlm_jax.data.text.sources import is_function
+
+BATCH = 512  # examples that are worked on at once
+BATCH_CHARACTERS = 1 << 22  # of these examples, at most, but for the last one
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, or the parallel text of a pair of languages.
+
+    Attributes:
+      name: what the config calls it: a language or a pair.
+      kind: text | pairs.
+      languages: one, or the two of a pair.
+      train: what the config names to train on; None: nothing, it is a test set.
+      validation: what the config or the corpus function gives for validation; None: ``data.validation_fraction`` of ``train``.
+      most_bytes: ``data.max_document_bytes``.
+    """
+
+    name: str
+    kind: str
+    languages: tuple[str, ...]
+    train: Any
+    validation: Any
+    most_bytes: int
+
+    @property
+    def by_fraction(self) -> bool:
+        """Whether a share of the training text is held out."""
+        return self.validation is None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Which of train and validation it has."""
+        return SPLITS if self.train is not None else SPLITS[1:]
+
+    def batches(self, split: str, skipped: Counter[str] | None = None) -> Iterator[list[Any]]:
+        """Yield the documents, or the (source, target) pairs, of the text that is named for a split, some at a time.
+
+        Args:
+          split: train | validation.
+          skipped: {reason: examples left out}, added to.
+
+        Raises:
+          UserError: as :func:`.corpora.documents` and :func:`.corpora.sentence_pairs`.
+        """
+        named = self.train if split == "train" else self.validation
+        if self.kind == "text":
+            texts = corpora.documents(named, self.name, split, most_bytes=self.most_bytes, skipped=skipped)
+            return bounded_windows(texts, BATCH, len, BATCH_CHARACTERS)
+        pairs = corpora.sentence_pairs(
+            named, self.name, split, self.languages, most_bytes=self.most_bytes, skipped=skipped
+        )
+        return bounded_windows(pairs, BATCH, lambda sides: len(sides[0]) + len(sides[1]), BATCH_CHARACTERS)
+
+
+def sources(config: ConfigDict) -> list[Source]:
+    """Return the corpora, the parallel text and the test sets of a config, in its order; of a mixture only the test sets."""
+    data, most = config.data, config.data.max_document_bytes
+    found = []
+    if not data.mixture:
+        for language, source in data.corpora.items():
+            found.append(Source(language, "text", (language,), source, _validation(data, language, source), most))
+        for pair, source in data.parallel.items():
+            sides = split_pair(pair, named_languages(config))
+            found.append(Source(pair, "pairs", sides, source, _validation(data, pair, source), most))
+    for name in only_held_out(config):
+        languages = languages_of(config, name)
+        kind = "pairs" if len(languages) == 2 else "text"
+        found.append(Source(name, kind, languages, None, data.validation[name], most))
+    return found
+
+
+def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, ...]:
+    """Return the texts of an example of a labelled set."""
+    return (" ".join(example.texts),) if labelled.is_per_word(dict(entry)) else example.texts
+
+
+def _validation(data: ConfigDict, name: str, source: Any) -> Any:
+    """Return where a corpus's validation text comes from; a corpus function yields its own."""
+    if name in data.validation:
+        return data.validation[name]
+    return source if is_function(source) else None
