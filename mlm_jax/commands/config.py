@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import inspect
-import re
 import shutil
 
-from mlm_jax.config.values import Key, Kind
+from mlm_jax.config.values import Key
 
 ABOUT = "list the config keys with their defaults, values and meaning, or search them"
 EXAMPLE = "learning rate"
@@ -43,23 +40,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def objective_options() -> dict[str, list[Key]]:
-    """Return {objective: its options}."""
-    from mlm_jax.config.check import OPTIONS, UNITS
-    from mlm_jax.config.values import choice
+    """Return {objective: its options, without those that every task has}."""
+    from mlm_jax.config.keys import TASK
+    from mlm_jax.config.option import options_of
     from mlm_jax.objectives import OBJECTIVES
 
-    kinds: dict[str, Kind] = {**OPTIONS, "unit": choice(*UNITS)}
+    common = {key.name for key in TASK.keys}
     return {
-        name: [Key(field.name, field.default, kinds[field.name], _doc(objective, field.name))
-               for field in dataclasses.fields(objective) if field.name in kinds]
+        name: [option for option in options_of(objective).values() if option.name not in common]
         for name, objective in OBJECTIVES.items()
-    }  # fmt: skip
-
-
-def _doc(objective: type, option: str) -> str:
-    """Return what a class's docstring says of an attribute."""
-    for kind in objective.__mro__:
-        found = re.search(rf"^ *{option}: (.+(\n        .+)*)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE)
-        if found:
-            return " ".join(found[1].split())
-    return ""
+    }

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.report.store_tables import counts_table, mix_table, overlap_table, plan_table, samples_table
 
     config, console = config_of(options), table_console()
+    reads = kinds(config.tasks)
     store = Store.open(prepare(config, store_folder(config, options.workdir)))
     for table in (counts_table(store), overlap_table(store), mix_table(store), samples_table(store)):
         if table.row_count:
@@ -35,4 +36,4 @@ def run(options: argparse.Namespace) -> None:
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}")
-    console.print(plan_table(Loader(store, config, kinds(config.tasks))))
+    console.print(plan_table(Loader(store, config, reads)))

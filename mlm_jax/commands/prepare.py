@@ -35,8 +35,10 @@ def arrange(arguments: list[str]) -> list[str]:
 def run(options: argparse.Namespace) -> None:
     """Prepare the store, one of its shards, or join shards."""
     from mlm_jax.data.store.prepare import join, prepare, prepare_shard
+    from mlm_jax.objectives import create_objectives
 
     config = config_of(options)
+    create_objectives(config.tasks)  # a task that cannot work is better known now than after hours of preparing
     folder = store_folder(config, options.workdir)
     for option, number in (("--join", options.join), ("--beam", options.beam)):
         if number is not None and number < 1:

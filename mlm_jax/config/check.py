@@ -10,26 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mlm_jax.common.errors import nearest
 from mlm_jax.config.keys import KEYS, TASK
 from mlm_jax.config.together import check_model, check_together
-from mlm_jax.config.values import ABOVE_ZERO, FOREVER, BadValue, Number
-
-OPTIONS = {  # options of objectives: {name: kind of its values}
-    "mask_rate": Number(ABOVE_ZERO, 1),
-    "noise_density": Number(ABOVE_ZERO, 1),
-    "mean_span": Number(1),
-    "keep": Number(0, 1),
-    "replace": Number(0, 1),
-    "unplugged": Number(0, 1),
-    "margin": Number(0),
-    "scale": Number(ABOVE_ZERO),
-    "hardness": Number(0),
-    "queue": Number(0, FOREVER, whole=True),
-    "queue_after": Number(0, FOREVER, whole=True),
-    "smoothing": Number(0, 1),
-}
-UNITS = ("token", "word", "span")  # what masking hides together
+from mlm_jax.config.values import BadValue
 
 
 def check_values(config: ConfigDict) -> None:
@@ -49,8 +32,6 @@ def check_values(config: ConfigDict) -> None:
             raise BadValue(key, f"{key} has neither 'train' nor 'validation'", "name its files")
     if not config.tasks:
         raise BadValue("tasks", "tasks is empty, so there is nothing to train on", f'write {{"mlm": {TASK.example}}}')
-    for task, entry in config.tasks.items():
-        _check_task(task, entry)
     check_together(config)
 
 
@@ -70,15 +51,6 @@ def _check_each(config: ConfigDict, prefix: str = "") -> None:
         if key.name.startswith(prefix):
             group, _, name = key.name.rpartition(".")
             key.kind.check(key.name, (config[group] if group else config)[name])
-
-
-def _check_task(task: str, entry: Mapping[str, Any]) -> None:
-    for option, kind in OPTIONS.items():
-        if option in entry:
-            kind.check(f"tasks.{task}.{option}", entry[option])
-    key, unit = f"tasks.{task}.unit", entry.get("unit", UNITS[0])
-    if unit not in UNITS:
-        raise BadValue(key, f"{key} is {unit!r}{nearest(unit, UNITS)}", f"use one of {', '.join(UNITS)}")
 
 
 def renamed_options(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +26,12 @@ from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
 from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retrieval_matrices, retrieval_metrics
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
-from mlm_jax.objectives import MASKED, first_task
-from mlm_jax.objectives.classification import TokenClassification
-from mlm_jax.objectives.mlm import MaskedLanguageModelling
-from mlm_jax.objectives.ranking import TranslationRanking
-from mlm_jax.objectives.tlm import TranslationLanguageModelling
+from mlm_jax.objectives import metric_prefix, task_that
 from mlm_jax.parallel.batches import to_devices
-
-if TYPE_CHECKING:
-    from mlm_jax.training.step import Program
+from mlm_jax.training.step import Program
 
 log = logging.getLogger(__name__)
 
-SYMMETRIC = (TranslationRanking, TranslationLanguageModelling)  # read a pair either way for the same loss
 SAMPLES = 2  # fill-in-the-blank samples a language
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
 MAP_LANGUAGES = 12  # on the map of sentences, at most
@@ -116,7 +109,7 @@ class HeldOut:
             task: perplexity.make_measure(program.model, objective, program.context, self.mesh)
             for task, objective in program.objectives.items()
         }
-        by_sentence = first_task(self.config.tasks, "ranking")
+        by_sentence = task_that("embeds", self.config.tasks)
         self._encode = jax.jit(
             lambda params, rows: program.model(params).sentence_embeddings(rows, task=by_sentence), out_shardings=whole
         )
@@ -145,9 +138,9 @@ class HeldOut:
           UserError: an embedding is not finite, or the store is corrupt.
         """
         metrics: dict[str, float] = {}
-        for index, task in enumerate(self.config.tasks):
+        for task in self.config.tasks:
             if not tasks or task in tasks:
-                prefix = "eval" if index == 0 else f"eval/{task}"
+                prefix = metric_prefix("eval", task, self.config.tasks)
                 metrics |= perplexity.flatten(self.task_metrics(task, params, everything), prefix)
         if tasks:
             return Evaluation(metrics, None, {})
@@ -167,7 +160,7 @@ class HeldOut:
                 sums = perplexity.add_sums(sums, perplexity.evaluate_task(self._measures[task], params, batches))
         metrics = perplexity.language_metrics(sums, self.languages)
         objective = self.program.objectives[task]
-        if isinstance(objective, MaskedLanguageModelling) and objective.kind == "text" and "loss" in metrics:
+        if objective.masks and objective.kind == "text" and "loss" in metrics:
             metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(task))
         if self._has_entities(task):
             metrics["f1"] = self._entity_f1(task, params, everything)
@@ -236,11 +229,11 @@ class HeldOut:
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""
         objective, entry = self.program.objectives[task], self.config.tasks[task]
-        directed = objective.kind == "pairs" and type(objective) not in SYMMETRIC
+        directed = objective.kind == "pairs" and not objective.symmetric
         return (False, True) if directed and entry.get("directions", "both") == "both" else (False,)
 
     def _has_entities(self, task: str) -> bool:
-        return isinstance(self.program.objectives[task], TokenClassification) and is_entity_tags(self.labels[task])
+        return self.program.objectives[task].per_token and is_entity_tags(self.labels[task])
 
     def _text_sizes(self, task: str) -> dict[str, tuple[int, int]]:
         """Return {language: (ordinary tokens, UTF-8 bytes)} of a task's held-out text."""
@@ -282,7 +275,7 @@ class HeldOut:
 
     def samples(self, params: Any) -> dict[str, list]:
         """Return fill-in-the-blank samples of each language; {} where no task hides tokens."""
-        if not any(isinstance(objective, MaskedLanguageModelling) for objective in self.program.objectives.values()):
+        if not any(objective.masks for objective in self.program.objectives.values()):
             return {}
         return masked_samples(
             lambda rows, positions: self._run(self._predict, params, (rows, positions)),
@@ -321,5 +314,5 @@ class HeldOut:
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
         special = jnp.asarray(self.program.context.special)
-        task = first_task(self.config.tasks, *MASKED)
+        task = task_that("masks", self.config.tasks)
         return predict_pieces(self.program.model(params), *batch, special, GUESSES, task)

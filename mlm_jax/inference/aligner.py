@@ -19,7 +19,7 @@ from mlm_jax.evaluation.alignment import (
 )
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
-from mlm_jax.objectives import first_task
+from mlm_jax.objectives import objective_class
 
 EMPTY = "pairs have a side without words, and no links"
 
@@ -52,7 +52,8 @@ class Aligner(Model):
                 file=place,
                 remedy="train one with model.cross_lingual and a task of objective cross_attention_mlm",
             )
-        task = first_task(self.config.tasks, "cross_attention_mlm")
+        tasks = {task: objective_class(entry["objective"], task) for task, entry in self.config.tasks.items()}
+        task = next((task for task, kind in tasks.items() if kind.needs == "cross_lingual"), next(iter(tasks)))
         self._attend = jax.jit(
             lambda params, target, source: model_room.merge(self.graphdef, params).encode_with_source(
                 target, source, task=task

@@ -18,6 +18,7 @@ from mlm_jax.data.loading.batch import Rows
 from mlm_jax.data.store.two_texts import joined
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
+from mlm_jax.objectives import objective_class
 
 CUT_WORD = ""  # label of a word that did not fit into the model
 
@@ -75,7 +76,7 @@ class Classifier(Model):
             raise UserError(f"this model {problem}", file=place, remedy=f"give --task: one of {', '.join(known)}")
         self.task = task or known[0]
         self.labels = loaded.labels[self.task]
-        self.by_word = self.config.tasks[self.task]["objective"] == "token_classification"
+        self.by_word = objective_class(self.config.tasks[self.task]["objective"], self.task).per_token
         self._classes = jax.jit(self._likeliest)
 
     def _likeliest(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:

@@ -30,7 +30,7 @@ from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_documents
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
 from mlm_jax.model.sharing import by_language
-from mlm_jax.objectives import MASKED, first_task
+from mlm_jax.objectives import task_that
 
 WINDOW = 4096  # texts that are sorted by length at a time
 CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
@@ -86,8 +86,8 @@ class Model:
             labels={task: len(names) for task, names in loaded.labels.items()},
         )  # fmt: skip
         special = self.vocabulary.is_special
-        by_sentence = first_task(self.config.tasks, "ranking")
-        by_piece = first_task(self.config.tasks, *MASKED)
+        by_sentence = task_that("embeds", self.config.tasks)
+        by_piece = task_that("masks", self.config.tasks)
         self._embed = jax.jit(
             lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows, task=by_sentence)
         )

@@ -26,10 +26,9 @@ from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.inference.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.model.sharing import by_language, indexes
-from mlm_jax.objectives import first_task
+from mlm_jax.objectives import objective_class, task_that
 from mlm_jax.training.context import make_context
 
-WRITE = ("translation", "denoising")  # objectives that train a decoder
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
 TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
 
@@ -122,14 +121,14 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
     """
     data, written = config.data, {code: dict[str, None]() for code in languages}
     streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
-    for objective in WRITE:
-        for task, entry in config.tasks.items():
-            for name in several(entry.get("data", ())) or streams:
-                code = streams.get(name, name)
-                pair = pair_languages(code, languages)[1 if entry.get("directions") == "forward" else 0 :]
-                codes = pair if objective == "translation" else {code} & written.keys()
-                for one in codes if entry["objective"] == objective else ():
-                    written[one][task] = None
+    writing = {task: kind for task, entry in config.tasks.items() if (kind := objective_class(entry["objective"], task)).writes}
+    for task, kind in sorted(writing.items(), key=lambda item: item[1].kind != "pairs"):
+        entry = config.tasks[task]
+        for name in several(entry.get("data", ())) or streams:
+            code = streams.get(name, name)
+            pair = pair_languages(code, languages)[1 if entry.get("directions") == "forward" else 0 :]
+            for one in pair if kind.kind == "pairs" else {code} & written.keys():
+                written[one][task] = None
     return {code: [*tasks] for code, tasks in written.items() if tasks}
 
 
@@ -168,7 +167,7 @@ class Translator(Model):
         self._forbidden[self.vocabulary.eos_id] = False
         self._written = written_languages(self.config, self.languages)
         groups = (*self.config.model.encoder, *self.config.model.decoder)
-        first = first_task(self.config.tasks, *WRITE)
+        first = task_that("writes", self.config.tasks)
         by_task = not task and any("task" in indexes(entry) for entry in groups)
         self._task_of = {code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages}
         self._indexed = by_language(groups)

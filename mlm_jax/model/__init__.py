@@ -55,7 +55,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.model.sharing import by_language
 from mlm_jax.model.transformer import Cache, Transformer
 
 __all__ = ["Cache", "Transformer", "abstract", "create", "merge"]
@@ -125,10 +124,6 @@ def merge(graphdef: Any, params: Any, *, rope_theta: float | None = None) -> Tra
 
 def _build(config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None,
            seed: int) -> Transformer:  # fmt: skip
-    mixed = next((task for task, entry in config.tasks.items() if entry.get("objective") == "tlm"), None)
-    if mixed is not None and by_language(config.model.encoder):
-        raise UserError(f"the rows of task {mixed!r} hold two languages, and cannot choose the encoder weights of one",
-                        remedy="share the encoder's weights, or take translation ranking instead")  # fmt: skip
     uncertain = tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
     return Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
                        tasks=tuple(config.tasks), labels=labels or {}, uncertain=uncertain, rngs=nnx.Rngs(seed))  # fmt: skip

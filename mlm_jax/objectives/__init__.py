@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mlm_jax.common.errors import nearest
+from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.config.values import BadValue
+from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
@@ -28,35 +30,57 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
 }
-MASKED = ("mlm", "tlm", "cross_attention_mlm")  # those that predict hidden pieces
 PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
     "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),
     "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
 }
+FIRST_CHOICE = {"masks": "text", "writes": "pairs", "embeds": "pairs"}  # of several such tasks: those that read this
 TASK_KEYS = ("objective", "rows", "length", "weight", "data", "evaluate_on", "packed", "directions")  # the rest are options
 
 __all__ = [
-    "MASKED", "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "check_parts", "create_objectives",
-    "first_task", "kinds",
+    "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "check_parts", "create_objectives", "kinds",
+    "metric_prefix", "objective_class", "task_that",
 ]  # fmt: skip
+
+
+def objective_class(name: Any, task: str) -> type[Objective]:
+    """Return the objective that a task names: one of ``OBJECTIVES``, or the user's own as "module:Class".
+
+    Raises:
+      BadValue: there is no such objective (the nearest one is named), or the module cannot be imported.
+    """
+    key = f"tasks.{task}.objective"
+    if isinstance(name, str) and name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon:
+        raise BadValue(key, f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
+                       f"choose from {', '.join(OBJECTIVES)}, or name your own as 'module:Class'")  # fmt: skip
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadValue(key, f"{key}: cannot import {name!r}: {one_line(error)}",
+                       "put the module on the Python path (PYTHONPATH, or beside the config file)") from error  # fmt: skip
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise BadValue(key, f"{key}: {name!r} is no subclass of mlm_jax.objectives.Objective", "see CONTRIBUTING.md")
+    return found
 
 
 def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objective]:
     """Return {task: objective} for ``config.tasks``.
 
     Raises:
-      BadValue: an objective or an option does not exist (the nearest one is named), or options cannot work together.
+      BadValue: an objective or an option does not exist (the nearest one is named), a value cannot work, or options cannot
+        work together.
     """
     objectives = {}
     for task, entry in tasks.items():
-        name = entry.get("objective", "")
-        if not isinstance(name, str) or name not in OBJECTIVES:
-            raise BadValue(f"tasks.{task}.objective", f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
-                           f"choose from {', '.join(OBJECTIVES)}")  # fmt: skip
-        if "evaluate_on" in entry and OBJECTIVES[name].kind != "labelled":
-            raise BadValue(f"tasks.{task}.evaluate_on", f"tasks.{task}.evaluate_on names labelled sets, which {name} reads none of")
+        kind = objective_class(entry.get("objective", ""), task)
+        if "evaluate_on" in entry and kind.kind != "labelled":
+            key = f"tasks.{task}.evaluate_on"
+            raise BadValue(key, f"{key} names labelled sets, and {entry['objective']} reads none")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-        objectives[task] = from_options(OBJECTIVES[name], options, task, TASK_KEYS)
+        objectives[task] = from_options(kind, options, task, TASK_KEYS)
     return objectives
 
 
@@ -69,20 +93,38 @@ def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
 
     Raises:
       BadValue: it has not.
+      UserError: rows of several languages would have to choose the weights of one.
     """
     for task, objective in objectives.items():
         if objective.needs and not model[objective.needs]:
             name, remedy = PARTS[objective.needs]
             raise BadValue(f"model.{objective.needs}", f"task {task!r} needs a model with {name}", remedy)
+        if objective.mixes_languages and by_language(model.encoder):
+            raise UserError(f"the rows of task {task!r} hold two languages, and cannot choose the encoder weights of one",
+                            remedy="share the encoder's weights, or take translation ranking instead")  # fmt: skip
 
 
-def first_task(tasks: Mapping[str, Mapping[str, Any]], *objectives: str) -> str:
-    """Return the first task of the first of these objectives that a run has, or else its first task.
+def task_that(role: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the first task whose objective has a role, or else the first task: whose weights to use, if tasks have their own.
 
-    Whose weights to encode with where they are indexed by the task.
+    Args:
+      role: masks | writes | embeds, an attribute of :class:`.Objective`.
+      tasks: ``config.tasks``; of several tasks, those that read the role's ``FIRST_CHOICE`` come first.
     """
-    found = [task for name in objectives for task, entry in tasks.items() if entry.get("objective") == name]
-    return (found or list(tasks))[0]
+    classes = {task: objective_class(entry["objective"], task) for task, entry in tasks.items()}
+    found = [task for task, kind in classes.items() if getattr(kind, role)]
+    return min(found, key=lambda task: classes[task].kind != FIRST_CHOICE[role], default=next(iter(tasks)))
+
+
+def metric_prefix(phase: str, task: str, tasks: Mapping[str, Any]) -> str:
+    """Return what a task's metrics begin with: "eval", and for tasks after the first "eval/TASK".
+
+    Args:
+      phase: train | eval.
+      task: the task.
+      tasks: ``config.tasks``.
+    """
+    return phase if task == next(iter(tasks)) else f"{phase}/{task}"
 
 
 def kinds(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

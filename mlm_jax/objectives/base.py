@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax.common.errors import nearest
-from mlm_jax.config.values import BadValue
+from mlm_jax.config.option import option, options_of
+from mlm_jax.config.values import BadValue, Number
 from mlm_jax.config.words import here
 from mlm_jax.data.loading.batch import Rows, TaskBatch
+from mlm_jax.objectives.traffic import Traffic
 
 # {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -67,12 +69,22 @@ class Objective:
         gathered once a run.
     """
 
-    kind: ClassVar[str]  # the streams it reads: text | pairs | labelled
+    # What others ask of an objective. What it reads:
+    kind: ClassVar[str]  # streams: text | pairs | labelled
+    symmetric: ClassVar[bool] = False  # a pair gives the same loss either way, and is evaluated one way only
+    per_token: ClassVar[bool] = False  # labels are of words, not of whole texts
+    # What it does with the model:
     needs: ClassVar[str] = ""  # part of the model that it cannot do without: decoder | cross_lingual
+    masks: ClassVar[bool] = False  # hides pieces, at a rate ``mask_rate`` that a curriculum may change
+    writes: ClassVar[bool] = False  # trains the decoder to write a language
+    embeds: ClassVar[bool] = False  # trains sentence embeddings
+    mixes_languages: ClassVar[bool] = False  # a row holds several languages
+    # How its loss adds up and is measured:
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
     task: str = ""
-    same_language_rows: int = 1
+    same_language_rows: int = option(1, Number(1, whole=True), "consecutive rows that share one language and direction")
 
     def initial_memory(self, width: int) -> Any:
         """Return what the objective remembers from step to step, as it is before the first step; None: nothing.
@@ -80,6 +92,10 @@ class Objective:
         Only objectives that are not additive may remember: their ``whole_loss`` takes the memory and returns the next.
         """
         return None
+
+    def traffic(self, examples: Any) -> Traffic:
+        """Return what a step computes of examples of these shapes, for counting FLOPs."""
+        raise NotImplementedError
 
     def longest_row(self, length: int) -> int:
         """Return the tokens of the longest row that the model gets, where a task's rows have ``length``."""
@@ -118,14 +134,15 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
       others: options that every task has.
 
     Raises:
-      BadValue: an option does not exist; the message names the nearest one.
+      BadValue: an option does not exist (the message names the nearest one), or its value cannot work.
     """
-    known = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
-    for name in options:
+    known = options_of(kind)
+    for name, value in options.items():
         if name not in known:
             meant = nearest(name, [*known, *others]) or here(name, task)
             problem = f"tasks.{task} has no option {name!r}{meant}"
             raise BadValue(f"tasks.{task}.{name}", problem, f"its options are {', '.join([*others, *known])}")
+        known[name].kind.check(f"tasks.{task}.{name}", value)
     return kind(task=task, **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Objective, mean_weights, sum_by_language
+from mlm_jax.objectives.traffic import Traffic
 
 
 class LabelledExamples(NamedTuple):
@@ -25,7 +27,6 @@ class Classification(Objective):
     """Mean −log P(label | text) from mean-pooled hidden states."""
 
     kind: ClassVar[str] = "labelled"
-    pooled: ClassVar[bool] = True
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
         """Weigh each label by one over the labels of the global batch."""
@@ -33,10 +34,15 @@ class Classification(Objective):
         real = labels >= 0
         return LabelledExamples(batch["inputs"], labels, real * mean_weights(real.sum(), labels))
 
+    def traffic(self, examples: LabelledExamples) -> Traffic:
+        """Return that all rows are encoded, and a vector of each label classified."""
+        rows, length = examples.rows.tokens.shape
+        return Traffic(rows, length, classified=math.prod(examples.labels.shape))
+
     def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None):
         """Return the mean loss, and loss and accuracy by language."""
         hidden = model.encode(examples.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
-        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=self.pooled).astype(jnp.float32)
+        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=not self.per_token).astype(jnp.float32)
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         real = examples.labels >= 0
@@ -53,4 +59,4 @@ class Classification(Objective):
 class TokenClassification(Classification):
     """Mean −log P(label of a word's first piece | text), for named entities and the like."""
 
-    pooled: ClassVar[bool] = False
+    per_token: ClassVar[bool] = True

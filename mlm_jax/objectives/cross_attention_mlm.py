@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, concatenate_rows
 from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, predict_masked, weigh
+from mlm_jax.objectives.traffic import Traffic
 
 
 class AlignedExamples(NamedTuple):
@@ -29,18 +33,23 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
     language l; the second term is the same encoder with the layer unplugged (Luo et al. 2021, VECO; Ouyang et al. 2021,
     ERNIE-M). Both are measured, whatever is trained.
 
-    Attributes:
-      unplugged: weight of the loss without the source; 0 only measures it.
     """
 
     kind: ClassVar[str] = "pairs"
     needs: ClassVar[str] = "cross_lingual"
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "loss_unplugged", "accuracy_unplugged")
-    unplugged: float = 0.0
+    unplugged: float = option(0.0, Number(0, 1), "weight of the loss without the source; 0 only measures it")
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
         """Hide tokens of the targets."""
         return AlignedExamples(batch["inputs"], weigh(self.mask(key, batch["targets"], context), context))
+
+    def traffic(self, examples: Any) -> Traffic:
+        """Return that both sides are encoded at once, and the hidden positions scored with and without the source."""
+        rows, length = examples.source.tokens.shape
+        predicted = math.prod(examples.target.masked.positions.shape)
+        trained = predicted * (2 if self.unplugged else 1)
+        return Traffic(2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows)
 
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.config.option import option
+from mlm_jax.config.values import ABOVE_ZERO, Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Objective
-from mlm_jax.objectives.translation import SequenceExamples, predict_sequence, sequence_examples
+from mlm_jax.objectives.traffic import Traffic
+from mlm_jax.objectives.translation import SequenceExamples, predict_sequence, sequence_examples, sequence_traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +24,13 @@ class Denoising(Objective):
     The number of noise tokens and spans follows from the row's length alone, so that all shapes are fixed: a row of
     568 tokens becomes 512 for the encoder and 114 for the decoder. Rows are read as running text, as in T5; padding behind
     it is padding on both sides.
-
-    Attributes:
-      noise_density: share of tokens that are noise.
-      mean_span: mean length of a noise span, in tokens.
     """
 
     kind: ClassVar[str] = "text"
     needs: ClassVar[str] = "decoder"
-    noise_density: float = 0.15
-    mean_span: float = 3.0
+    writes: ClassVar[bool] = True
+    noise_density: float = option(0.15, Number(ABOVE_ZERO, 1), "share of tokens that are noise")
+    mean_span: float = option(3.0, Number(1), "mean length of a noise span, in tokens")
 
     def lengths(self, length: int) -> tuple[int, int, int, int]:
         """Return (noise tokens, noise spans, encoder length, decoder length) for rows of ``length`` tokens."""
@@ -71,6 +71,10 @@ class Denoising(Objective):
 
         source, target = side(is_noise, real, encoder_length), side(~is_noise, asked, decoder_length)
         return sequence_examples(source, target, dataclasses.replace(context, prefixed=False))
+
+    def traffic(self, examples: SequenceExamples) -> Traffic:
+        """Return that the corrupted rows are encoded, and every position of what is missing decoded and scored."""
+        return sequence_traffic(examples)
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the decoder's tokens, and loss and accuracy by language."""

@@ -16,6 +16,7 @@ import numpy as np
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.base import Context
 
+UNITS = ("token", "word", "span")  # what is hidden together
 LONGEST_WORD = 10  # tokens; scripts without spaces would otherwise have sentences for words
 
 

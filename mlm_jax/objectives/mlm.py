@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.config.values import BadValue
+from mlm_jax.config.option import option
+from mlm_jax.config.values import ABOVE_ZERO, BadValue, Number, choice
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
-from mlm_jax.objectives.masking import Masked, mask_tokens
+from mlm_jax.objectives.masking import UNITS, Masked, mask_tokens
+from mlm_jax.objectives.traffic import Traffic
 
 
 class MaskedExamples(NamedTuple):
@@ -27,23 +30,17 @@ class MaskedExamples(NamedTuple):
 class MaskedLanguageModelling(Objective):
     """Predict hidden tokens: L = Σ_l (1/N_l) Σ_i −log P(x_i^l | x_∖i^l) (Devlin et al. 2019; Conneau et al. 2020).
 
-    Attributes:
-      mask_rate: share of each row's ordinary tokens to predict.
-      unit: what is hidden together: ``token`` | ``word`` | ``span``.
-      mean_span: mean length of a span in tokens.
-      keep: share of the chosen tokens that are left as they are.
-      replace: share of the chosen tokens that become a random piece.
-
     Raises:
       BadValue: ``keep`` and ``replace`` are more than 1 together.
     """
 
     kind: ClassVar[str] = "text"
-    mask_rate: float = 0.3
-    unit: str = "token"
-    mean_span: float = 3.0
-    keep: float = 0.1
-    replace: float = 0.1
+    masks: ClassVar[bool] = True
+    mask_rate: float = option(0.3, Number(ABOVE_ZERO, 1), "share of each row's ordinary tokens to predict")
+    unit: str = option("token", choice(*UNITS), "what is hidden together")
+    mean_span: float = option(3.0, Number(1), "mean length of a span, in tokens")
+    keep: float = option(0.1, Number(0, 1), "share of the chosen tokens that are left as they are")
+    replace: float = option(0.1, Number(0, 1), "share of the chosen tokens that become a random piece")
 
     def __post_init__(self) -> None:
         if self.keep + self.replace > 1:
@@ -58,6 +55,12 @@ class MaskedLanguageModelling(Objective):
         """Hide tokens of ``rows`` as the options say."""
         return mask_tokens(key, rows, context, rate=self.mask_rate, unit=self.unit, mean_span=self.mean_span,
                            keep=self.keep, replace=self.replace)  # fmt: skip
+
+    def traffic(self, examples: MaskedExamples) -> Traffic:
+        """Return that all rows are encoded, and the hidden positions scored."""
+        rows, length = examples.masked.rows.tokens.shape
+        predicted = math.prod(examples.masked.positions.shape)
+        return Traffic(rows, length, predicted=predicted, headed=predicted)
 
     def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""

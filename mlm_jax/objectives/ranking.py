@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import ABOVE_ZERO, Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.model.layers import unit
 from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_rows, in_parts, sum_by_language
 from mlm_jax.objectives.queue import Queue, empty_queue, push
+from mlm_jax.objectives.traffic import Traffic
 
 NEVER = -1e9  # logit of what is no negative; finite, so that gradients are
 
@@ -24,23 +27,19 @@ class TranslationRanking(Objective):
     plus the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global
     batch, on whatever device they are, and those of the queue. A pair that has a sentence in common with pair i, on
     either side, is not one: its other sentence is a right answer too, as where text is parallel in several languages.
-
-    Attributes:
-      margin: m, subtracted from the cosine of true pairs.
-      scale: s, the inverse of the softmax's temperature.
-      hardness: β of w_ij = e^{β φ(x_i, y_j)} over its mean over j: similar negatives weigh more (Robinson et al. 2021);
-        0 weighs all alike.
-      queue: how many pairs of earlier batches are negatives too (Wang et al. 2020); 0 is none.
-      queue_after: batches before the first that the queue takes in: while the model changes fast, it does harm.
     """
 
     kind: ClassVar[str] = "pairs"
+    symmetric: ClassVar[bool] = True
+    embeds: ClassVar[bool] = True
     additive: ClassVar[bool] = False
-    margin: float = 0.3
-    scale: float = 20.0
-    hardness: float = 0.0
-    queue: int = 0
-    queue_after: int = 0
+    margin: float = option(0.3, Number(0), "m, subtracted from the cosine of true pairs")
+    scale: float = option(20.0, Number(ABOVE_ZERO), "s, the inverse of the softmax's temperature")
+    # w_ij = e^{β φ(x_i, y_j)} over its mean over j (Robinson et al. 2021).
+    hardness: float = option(0.0, Number(0), "β: similar negatives weigh more; 0 weighs all alike")
+    queue: int = option(0, Number(0, whole=True), "pairs of earlier batches that are negatives too (Wang et al. 2020); 0 is none")
+    # While the model changes fast, embeddings of earlier batches do harm.
+    queue_after: int = option(0, Number(0, whole=True), "batches before the first that the queue takes in")
 
     def initial_memory(self, width: int) -> Queue | None:
         """Return an empty queue, if there is to be one."""
@@ -49,6 +48,11 @@ class TranslationRanking(Objective):
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> TaskBatch:
         """Return the batch: nothing is random here."""
         return batch
+
+    def traffic(self, examples: TaskBatch) -> Traffic:
+        """Return that both sides are encoded, and every embedding compared with those of the other side and the queue."""
+        rows, length = examples["inputs"].tokens.shape
+        return Traffic(2 * rows, length, compared=2 * rows * (rows + self.queue))
 
     def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None):
         """Return the loss of the whole global batch without a queue, and metrics."""

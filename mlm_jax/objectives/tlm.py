@@ -23,6 +23,8 @@ class TranslationLanguageModelling(MaskedLanguageModelling):
     """
 
     kind: ClassVar[str] = "pairs"
+    symmetric: ClassVar[bool] = True
+    mixes_languages: ClassVar[bool] = True
 
     def longest_row(self, length: int) -> int:
         """Return the tokens of both sides."""

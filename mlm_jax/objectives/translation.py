@@ -8,9 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
+from mlm_jax.objectives.traffic import Traffic
 
 
 class SequenceExamples(NamedTuple):
@@ -28,18 +31,21 @@ class Translation(Objective):
 
     The decoder starts with the target language's token, so that one batch holds any directions (Johnson et al. 2017);
     which weights it uses is up to ``config.model.decoder``.
-
-    Attributes:
-      smoothing: share of each label's probability that all pieces get alike (Szegedy et al. 2016); metrics are without.
     """
 
     kind: ClassVar[str] = "pairs"
     needs: ClassVar[str] = "decoder"
-    smoothing: float = 0.0
+    writes: ClassVar[bool] = True
+    # Metrics are without smoothing (Szegedy et al. 2016).
+    smoothing: float = option(0.0, Number(0, 1), "share of each label's probability that is spread evenly over all pieces")
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
         """Shift the targets right."""
         return sequence_examples(batch["inputs"], batch["targets"], context)
+
+    def traffic(self, examples: SequenceExamples) -> Traffic:
+        """Return that the source is encoded, and every position of the target decoded and scored."""
+        return sequence_traffic(examples)
 
     def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
         """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
@@ -59,6 +65,12 @@ def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceE
     decoder = Rows(tokens, real.astype(jnp.int32), positions, target.language)
     weights = language_weights(real.sum(axis=1), target.language, context)  # [rows]
     return SequenceExamples(source, decoder, labels, real * weights[:, None])
+
+
+def sequence_traffic(examples: SequenceExamples) -> Traffic:
+    """Return what a step computes of examples of these shapes."""
+    (rows, length), (targets, target_length) = examples.source.tokens.shape, examples.decoder.tokens.shape
+    return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
 
 
 def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None,

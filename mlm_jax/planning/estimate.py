@@ -17,13 +17,14 @@ from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
+from mlm_jax.objectives.traffic import Traffic
 from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.prepare import Known, for_platform, planned_labels, prepare
 from mlm_jax.planning.roofline import Roofline, roofline
 from mlm_jax.training.cost import tokens_of
-from mlm_jax.training.flops import Flops, Traffic, traffic
+from mlm_jax.training.flops import Flops, traffic
 from mlm_jax.training.optimizer import optimizer_state_shardings
 
 REMATS = ("none", "dots", "full")  # the least recomputation first

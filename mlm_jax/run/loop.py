@@ -38,7 +38,6 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
-from mlm_jax.objectives.classification import Classification
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
@@ -221,8 +220,8 @@ def check_labels(loader: Loader, config: ConfigDict) -> None:
     """
     for task, objective in create_objectives(config.tasks).items():
         stream = loader.streams(task)[0]
-        if isinstance(objective, Classification) and per_token(stream) == objective.pooled:
-            what, wanted = ("words", "token_classification") if objective.pooled else ("whole texts", "classification")
+        if objective.kind == "labelled" and per_token(stream) != objective.per_token:
+            what, wanted = ("words", "token_classification") if per_token(stream) else ("whole texts", "classification")
             raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
                             remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
 

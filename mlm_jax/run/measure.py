@@ -21,7 +21,7 @@ from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.perplexity import flatten
 from mlm_jax.inference.score import translation_metrics
 from mlm_jax.inference.translator import Translator
-from mlm_jax.objectives import kinds
+from mlm_jax.objectives import kinds, metric_prefix, objective_class
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import make_context
 from mlm_jax.training.step import Program, build_program
@@ -119,14 +119,15 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
 def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[str, float]:
     """Return chrF++ and BLEU of the translation tasks, by target language."""
     metrics: dict[str, float] = {}
-    for number, (name, entry) in enumerate(loaded.config.tasks.items()):
-        if entry["objective"] != "translation" or task not in (None, name):
+    for name, entry in loaded.config.tasks.items():
+        kind = objective_class(entry["objective"], name)
+        if not (kind.writes and kind.kind == "pairs") or task not in (None, name):
             continue
         both = entry.get("directions", "both") == "both"
         limit = loaded.config.evaluation.pairs
         print(f"translating held-out pairs, at most {limit:,} of each stream and direction", file=sys.stderr)
         scores = translation_metrics(Translator(loaded, task=name), held_out.streams[name], limit=limit, reverse=both)
-        metrics |= flatten(scores, "eval" if number == 0 else f"eval/{name}")
+        metrics |= flatten(scores, metric_prefix("eval", name, loaded.config.tasks))
     return metrics
 
 
@@ -151,7 +152,7 @@ def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix 
         if len(sources) != 1:
             continue
         (source,) = sources
-        prefix = "eval" if next(iter(found.config.tasks)) == task else f"eval/{task}"
+        prefix = metric_prefix("eval", task, found.config.tasks)
         metric = "f1" if any(key.startswith(f"{prefix}/f1/") for key in found.metrics) else "accuracy"
         chosen[source] = found.config.evaluation.select
         for language in found.languages:

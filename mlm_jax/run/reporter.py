@@ -16,6 +16,7 @@ from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
+from mlm_jax.objectives import metric_prefix
 from mlm_jax.objectives.multitask import uncertainty_weight
 from mlm_jax.parallel.chips import chip_of
 from mlm_jax.report import (
@@ -82,7 +83,7 @@ class Reporter:
         with self.goodput.span("step"):  # the host waits here for the device to finish the step
             window, norm, skipped, first_skipped, uncertainty = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
-        line |= window_metrics(window, self.program.languages, self.first_task)
+        line |= window_metrics(window, self.program.languages, self.program.config.tasks)
         line |= self._speed(step)
         line |= self._shares(step) | self._weights(step, uncertainty)
         if skipped:
@@ -106,12 +107,12 @@ class Reporter:
     def farewell(self, report: Path) -> None:
         """Say where the time went and where the report is, and print a table of each task.
 
-        What ranking is for, retrieval, stands in the first one.
+        Tasks that train sentence embeddings have none: their metric, retrieval, is a column of the first table.
         """
         console = table_console(quiet=jax.process_index() != 0)
         console.print(language_table(self.rows))
-        tasks = self.program.config.tasks
-        shown = [task for number, task in enumerate(tasks) if number == 0 or tasks[task]["objective"] != "ranking"]
+        objectives = self.program.objectives
+        shown = [task for task, objective in objectives.items() if task == self.first_task or not objective.embeds]
         for table in task_tables(self.found, shown, self.program.languages):
             console.print(table)
         console.print(self.goodput.summary(), soft_wrap=True)
@@ -209,15 +210,18 @@ def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
     return shares
 
 
-def window_metrics(window: dict, languages: tuple[str, ...], first_task: str) -> dict[str, float]:
+def window_metrics(window: dict, languages: tuple[str, ...], tasks: Mapping[str, Any]) -> dict[str, float]:
     """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean.
 
-    The first task is the config's: a window that has been through a compiled step has its keys sorted.
+    Args:
+      window: {task: {metric: (numerator, denominator)}}, in any order: a compiled step sorts its keys.
+      languages: codes in index order.
+      tasks: ``config.tasks``, in order.
     """
     line: dict[str, float] = {}
     for task, metrics in window.items():
         for name, (numerator, denominator) in metrics.items():
-            base = f"train/{name}" if task == first_task else f"train/{task}/{name}"
+            base = f"{metric_prefix('train', task, tasks)}/{name}"
             seen = np.flatnonzero(np.asarray(denominator) > 0)
             values = {languages[i]: float(numerator[i] / denominator[i]) for i in seen}
             line |= {f"{base}/{language}": value for language, value in values.items()}

@@ -76,7 +76,7 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
 
 def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
     """Check that mask rates of the curriculum are of tasks that mask."""
-    masking = [task for task, objective in objectives.items() if hasattr(objective, "mask_rate")]
+    masking = [task for task, objective in objectives.items() if objective.masks]
     for index, entry in enumerate(config.curriculum):
         rates = entry.get("mask_rate", {})
         named = [task for task in rates if task in objectives] if isinstance(rates, Mapping) else masking or [*objectives]

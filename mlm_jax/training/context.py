@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.objectives import MASKED, Context
+from mlm_jax.objectives import Context, objective_class
 
 
 def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: ConfigDict) -> Context:
@@ -23,7 +23,7 @@ def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: Con
     Raises:
       UserError: a task hides pieces, and the vocabulary has none to put there.
     """
-    hiding = [task for task, entry in config.tasks.items() if entry.get("objective") in MASKED]
+    hiding = [task for task, entry in config.tasks.items() if objective_class(entry["objective"], task).masks]
     if hiding and vocabulary.mask_id < 0:
         raise UserError(
             f"task {hiding[0]!r} hides pieces behind <mask>, which this vocabulary does not have",

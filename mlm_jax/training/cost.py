@@ -35,7 +35,7 @@ def batch_shapes(config: ConfigDict, mesh: Mesh, phase: curriculum.Phase) -> Bat
         if objective.kind == "pairs":
             batch[task]["targets"] = rows
         if objective.kind == "labelled":
-            batch[task]["labels"] = array(count) if getattr(objective, "pooled", True) else array(count, length)
+            batch[task]["labels"] = array(count, length) if objective.per_token else array(count)
     return batch
 
 
@@ -47,9 +47,9 @@ def tokens_of(batch: Batch) -> int:
 
 def in_phase(objective: Objective, phase: curriculum.Phase) -> Objective:
     """Return the objective with the phase's mask rate, if it masks."""
-    if not hasattr(objective, "mask_rate"):
+    if not objective.masks:
         return objective
-    return dataclasses.replace(objective, mask_rate=phase.mask_rate(objective.task, objective.mask_rate))  # type: ignore[call-arg]
+    return dataclasses.replace(objective, mask_rate=phase.mask_rate(objective.task, objective.mask_rate))  # type: ignore
 
 
 def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flops:

@@ -20,6 +20,7 @@ from mlm_jax.model.choice import LANES, choose, shapes
 from mlm_jax.model.kernels import block_size, cudnn_window_block
 from mlm_jax.model.masks import BLOCKS_AT_LEAST
 from mlm_jax.objectives import Context, Objective, create_objectives
+from mlm_jax.objectives.traffic import Traffic
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
 
@@ -48,33 +49,6 @@ class Flops:
     def executed(self) -> float:
         """Return the FLOPs that devices do, with those they repeat."""
         return self.model + self.recomputed
-
-
-@dataclasses.dataclass(frozen=True)
-class Traffic:
-    """What goes through the model in one step of a task.
-
-    Attributes:
-      rows, length: of the encoder.
-      target_rows, target_length: of the decoder; 0 without one.
-      predicted: positions that are scored against the vocabulary.
-      headed: of those, positions that pass the masked language modelling head.
-      measured: positions that are scored, head included, without a backward pass.
-      aligned: rows of the encoder that look at other rows of it through cross-lingual attention.
-      compared: products of two sentence embeddings.
-      classified: vectors that a classifier sees.
-    """
-
-    rows: int
-    length: int
-    target_rows: int = 0
-    target_length: int = 0
-    predicted: int = 0
-    headed: int = 0
-    measured: int = 0
-    aligned: int = 0
-    compared: int = 0
-    classified: int = 0
 
 
 def mfu(flops_per_step: float, seconds: float, devices: int, peak: float) -> float:
@@ -134,25 +108,7 @@ def step_flops(config: ConfigDict, context: Context, params: Any, axes: Any, bat
 
 def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
     """Return what an objective makes of a batch of these shapes."""
-    examples = jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch)
-    if hasattr(examples, "masked"):
-        rows, length = examples.masked.rows.tokens.shape
-        predicted = math.prod(examples.masked.positions.shape)
-        return Traffic(rows, length, predicted=predicted, headed=predicted)
-    if hasattr(examples, "target"):  # cross-attention masked language modelling: both sides pass the encoder at once
-        rows, length = examples.source.tokens.shape
-        predicted = math.prod(examples.target.masked.positions.shape)
-        trained = predicted * (2 if getattr(objective, "unplugged", 0.0) else 1)
-        return Traffic(2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows)
-    if hasattr(examples, "decoder"):
-        (rows, length), (targets, target_length) = examples.source.tokens.shape, examples.decoder.tokens.shape
-        return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
-    if hasattr(examples, "labels"):
-        rows, length = examples.rows.tokens.shape
-        return Traffic(rows, length, classified=math.prod(examples.labels.shape))
-    rows, length = examples["inputs"].tokens.shape
-    queue = getattr(objective, "queue", 0)
-    return Traffic(2 * rows, length, compared=2 * rows * (rows + queue))
+    return objective.traffic(jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch))
 
 
 def implementation(model: ConfigDict, platform: str, length: int, kv_length: int, *, biased: bool) -> str:

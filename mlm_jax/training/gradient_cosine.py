@@ -14,7 +14,6 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
-from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program
@@ -77,7 +76,7 @@ def between_languages(program: Program, params: Any, batch: Batch, *, task: str,
         raise UserError(f"no task {task!r}{nearest(task, program.objectives)}")
     if not program.objectives[task].additive:
         raise UserError(f"the loss of task {task!r} compares rows of all languages and has no part of one language")
-    if isinstance(program.objectives[task], TranslationLanguageModelling):
+    if program.objectives[task].mixes_languages:
         raise UserError(f"the rows of task {task!r} hold two languages and predict pieces of both",
                         remedy="compare languages by a task whose rows are of one, such as mlm")  # fmt: skip
     chosen = _chosen(params, parameters)

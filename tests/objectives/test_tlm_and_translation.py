@@ -5,6 +5,7 @@ import pytest
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.model import create, merge
+from mlm_jax.objectives import check_parts
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.objectives.translation import sequence_examples
 from tests.objectives.helpers import SPECIALS, make_context, random_rows
@@ -50,7 +51,7 @@ def test_each_side_of_a_pair_gets_the_embedding_of_its_own_language():
 
     config.model.encoder = ({"layers": 1, "weights": "source_language"},)
     with pytest.raises(UserError, match="'tlm' hold two languages"):
-        create(config, vocabulary_size=50, languages=("a", "b", "c"))
+        check_parts({"tlm": objective}, config.model)
 
 
 def test_shift_right_with_and_without_a_stored_prefix():

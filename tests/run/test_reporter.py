@@ -8,6 +8,7 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
+from mlm_jax.objectives import create_objectives
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.reporter import Reporter, window_metrics
 
@@ -37,7 +38,7 @@ def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
     sums = {"loss": (np.array([6.0, 0.0]), np.array([2.0, 0.0]))}
     window = jax.jit(lambda tree: tree)({"ranking": sums, "mlm": sums})
     assert next(iter(window)) == "mlm"  # a compiled function sorts the keys
-    line = window_metrics(window, ("de", "fr"), "ranking")
+    line = window_metrics(window, ("de", "fr"), {"ranking": {}, "mlm": {}})
     assert line == pytest.approx(
         {"train/loss/de": 3.0, "train/loss/mean": 3.0, "train/mlm/loss/de": 3.0, "train/mlm/loss/mean": 3.0}
     )
@@ -45,7 +46,8 @@ def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
 
 def test_a_run_ends_with_a_table_of_every_task_but_ranking(capsys):
     tasks = {task: {"objective": task} for task in ("mlm", "ranking", "denoising")}
-    program = SimpleNamespace(config=SimpleNamespace(tasks=tasks), languages=("de",))
+    objectives = create_objectives({task: {"objective": task, "rows": 1, "length": 8} for task in tasks})
+    program = SimpleNamespace(config=SimpleNamespace(tasks=tasks), languages=("de",), objectives=objectives)
     goodput = SimpleNamespace(summary=lambda: "")
     reporter = Reporter(program, None, None, Path("run"), None, None, goodput)
     reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25, "eval/denoising/accuracy/de": 0.35}
