@@ -34,8 +34,8 @@ def get_config():
     config.model.global_every = 1
 
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = 120
+    config.optimizer.warmup_steps = 50 / 320  # shares of the run, so that --set steps=40 works too
+    config.optimizer.decay_steps = 120 / 320
 
     config.training.log_every = 10
     config.checkpoint.every = 80

@@ -17,7 +17,7 @@ def get_config():
 
     config.tasks = {"translation": {"objective": "translation", "rows": 4096, "length": 128, "same_language_rows": 32}}
 
-    config.optimizer.update(warmup_steps=500, decay_steps=1_000)
+    config.optimizer.update(warmup_steps=0.0025, decay_steps=0.005)  # 500 and 1,000 steps
     config.model.encoder = ({"layers": 12, "weights": "shared"},)
     config.model.decoder = ({"layers": 6, "weights": "target_language"},)
     config.model.width = 1024

@@ -16,7 +16,7 @@ def get_config():
 
     config.tasks = {"mlm": {"objective": "mlm", "rows": 256, "length": 1024, "mask_rate": 0.3}}
 
-    config.optimizer.update(warmup_steps=500, decay_steps=1_000)
+    config.optimizer.update(warmup_steps=0.005, decay_steps=0.01)  # 500 and 1,000 steps
     config.model.encoder = ({"layers": 22, "weights": "shared"},)
     config.model.width = 768
     config.model.heads = 12

@@ -23,7 +23,7 @@ def get_config():
 
     config.tasks = {"mlm": {"objective": "mlm", "rows": 2048, "length": 512, "mask_rate": 0.15}}
 
-    config.optimizer.update(warmup_steps=500, decay_steps=1_000)
+    config.optimizer.update(warmup_steps=0.001, decay_steps=0.002)  # 500 and 1,000 steps
     config.model.encoder = ({"layers": 48, "weights": "shared"},)
     config.model.width = 4096
     config.model.heads = 32

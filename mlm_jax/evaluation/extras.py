@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.extras import install_command
 
 
 def metric_library(name: str) -> ModuleType:
@@ -17,4 +18,4 @@ def metric_library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name} is not installed", remedy="pip install 'mlm_jax[metrics]'") from error
+        raise UserError(f"{name} is not installed", remedy=install_command("metrics")) from error

@@ -13,12 +13,13 @@ import jax
 from jax.experimental import topologies
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.extras import install_command
 from mlm_jax.common.quiet import quiet_stderr
 from mlm_jax.parallel.gpu_targets import TARGETS, target_config
 from mlm_jax.parallel.topology import Topology
 
-INSTALL_TPU = "pip install 'mlm_jax[tpu]'"
-INSTALL_CUDA = "pip install 'mlm_jax[cuda]'"
+INSTALL_TPU = install_command("tpu")
+INSTALL_CUDA = install_command("cuda")
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:

@@ -12,6 +12,7 @@ import jax
 from jax._src import cloud_tpu_init, distributed  # the client of the coordination service has no public name
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.extras import install_command
 from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
@@ -110,7 +111,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
         if not cloud_tpu_init.running_in_cloud_tpu_vm:
             raise UserError(
                 "the environment is that of a TPU job, but there is no TPU here, or no libtpu",
-                remedy="pip install 'mlm_jax[tpu]' on a TPU host, or unset TPU_WORKER_HOSTNAMES",
+                remedy=f"{install_command('tpu')} on a TPU host, or unset TPU_WORKER_HOSTNAMES",
             )
         return {}
     if VARIABLES[0] in environment:

@@ -19,6 +19,7 @@ from tensorboardX import SummaryWriter
 
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import append_to, write_whole
 from mlm_jax.report.history import METRICS, read_events
 
@@ -105,7 +106,7 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("Weights & Biases is not installed", remedy="pip install 'mlm_jax[wandb]'") from error
+        raise UserError("Weights & Biases is not installed", remedy=install_command("wandb")) from error
     identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
     objectives = sorted({task["objective"] for task in config.get("tasks", {}).values()})
     tags = {} if os.environ.get("WANDB_TAGS") else {"tags": objectives}

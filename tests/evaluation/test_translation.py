@@ -39,5 +39,5 @@ def test_what_cannot_be_scored_is_refused(hypotheses, references, problem):
 
 def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(UserError, match=r"pip install 'mlm_jax\[metrics\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\S+\[metrics\]'"):
         metric_library("sacrebleu")

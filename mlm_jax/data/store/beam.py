@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.extras import install_command
 from mlm_jax.data.store.prepare import join, prepare_shard
 
 
@@ -27,7 +28,7 @@ def run(config: ConfigDict, folder: str | Path, count: int, arguments: Sequence[
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError("Apache Beam is not installed", remedy="pip install 'mlm_jax[beam]'") from error
+        raise UserError("Apache Beam is not installed", remedy=install_command("beam")) from error
 
     def shard(index: int, after: Sequence[int] = ()) -> int:
         del after  # that there is a vocabulary is all that they tell

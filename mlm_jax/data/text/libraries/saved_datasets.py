@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.extras import install_command
 from mlm_jax.data.text.libraries.example import from_columns
 from mlm_jax.data.text.reading import Wanted
 
@@ -21,7 +22,7 @@ def read(folder: str, wanted: Wanted) -> Iterator[Any]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("Hugging Face datasets is not installed", remedy="pip install 'mlm_jax[datasets]'") from error
+        raise UserError("Hugging Face datasets is not installed", remedy=install_command("datasets")) from error
     try:
         data = datasets.load_from_disk(folder)
     except (FileNotFoundError, ValueError) as error:

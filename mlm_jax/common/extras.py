@@ -1,0 +1,24 @@
+"""Which command installs an optional part of the package, as remedies name it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]  # the folder of setup.py, if the package lies in one
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that installs an extra of setup.py: of the checkout, or the libraries themselves.
+
+    The package is on no index, so ``pip install 'mlm_jax[extra]'`` would find nothing.
+    """
+    if (CHECKOUT / "setup.py").is_file():
+        return f"pip install -e '{'.' if Path.cwd() == CHECKOUT else CHECKOUT}[{extra}]'"
+    found = importlib.metadata.requires("mlm_jax") or []
+    of_extra = [name.strip() for name, _, marker in (entry.partition(";") for entry in found) if _names(marker, extra)]
+    return f"pip install {' '.join(repr(requirement) for requirement in of_extra)}"
+
+
+def _names(marker: str, extra: str) -> bool:
+    return any(f"extra == {quote}{extra}{quote}" in marker for quote in "'\"")
