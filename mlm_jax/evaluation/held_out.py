@@ -6,6 +6,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ from mlm_jax.training.step import Program
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 2  # fill-in-the-blank samples a language
+SAMPLES, CANDIDATES = 2, 8  # fill-in-the-blank samples a language, and the texts that the best ones are taken from
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
 MAP_LANGUAGES = 12  # on the map of sentences, at most
 
@@ -280,8 +281,14 @@ class HeldOut:
         return masked_samples(
             lambda rows, positions: self._run(self._predict, params, (rows, positions)),
             self._sample_documents(), self.languages, self.vocabulary,
-            longest=self.longest, multiple=self.row_multiple,
+            longest=self.longest, multiple=self.row_multiple, keep=SAMPLES,
         )  # fmt: skip
+
+    @cached_property
+    def wordless(self) -> np.ndarray:
+        """``[vocabulary]`` bool: pieces without a letter or digit, which are no answer where a word is hidden."""
+        pieces = self.vocabulary.pieces(range(len(self.program.context.special)))
+        return np.array([not any(sign.isalnum() for sign in piece) for piece in pieces])
 
     def _sample_documents(self) -> dict[str, list[np.ndarray]]:
         documents: dict[str, list[np.ndarray]] = {}
@@ -293,7 +300,7 @@ class HeldOut:
                 split = stream.split("validation")
                 for language, feature in zip(stream.languages, ("inputs", "targets")):
                     if language not in documents and split.documents:
-                        first = split[feature].documents(np.arange(min(split.documents, SAMPLES)))
+                        first = split[feature].documents(np.arange(min(split.documents, CANDIDATES)))
                         documents[language] = [document[:longest] for document in first]
         return {language: documents[language] for language in self.languages if language in documents}
 
@@ -313,6 +320,6 @@ class HeldOut:
         return logits.argmax(axis=-1)
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        special = jnp.asarray(self.program.context.special)
+        special = jnp.asarray(self.program.context.special | self.wordless)
         task = task_that("masks", self.config.tasks)
         return predict_pieces(self.program.model(params), *batch, special, GUESSES, task)

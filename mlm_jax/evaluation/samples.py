@@ -55,8 +55,8 @@ def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.G
 
 def masked_samples(predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.ndarray]],
                    documents: Mapping[str, Sequence[np.ndarray]], languages: Sequence[str], vocabulary: Vocabulary, *,
-                   longest: int, multiple: int = 1) -> dict[str, list[list[Any]]]:  # fmt: skip
-    """Hide words of held-out documents and let the model guess them.
+                   longest: int, multiple: int = 1, keep: int = 0) -> dict[str, list[list[Any]]]:  # fmt: skip
+    """Hide words of held-out documents, let the model guess them, and keep the documents that it fills best.
 
     Args:
       predict: (rows, positions ``[rows, blanks]``) → pieces and probabilities ``[rows, blanks, guesses]``.
@@ -65,6 +65,7 @@ def masked_samples(predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.nd
       vocabulary: that they are written in.
       longest: tokens a row at most; longer documents are passed over.
       multiple: that the number of rows of a batch must be of.
+      keep: samples of each language; 0 keeps all.
 
     Returns:
       {language: [sample]}; a sample is a list of text and blanks, {"truth": text, "guesses": [[text, probability], …]}.
@@ -100,7 +101,17 @@ def masked_samples(predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.nd
     by_language: dict[str, list[list[Any]]] = {}
     for which in sorted(samples):
         by_language.setdefault(chosen[which][0], []).append(samples[which])
-    return by_language
+    if not keep:
+        return by_language
+    return {language: sorted(mine, key=knowledge, reverse=True)[:keep] for language, mine in by_language.items()}
+
+
+def knowledge(sample: list[Any]) -> tuple[float, float]:
+    """Return the share of a sample's blanks that are guessed right, and the mean probability of what stood there."""
+    blanks = [part for part in sample if isinstance(part, dict)]
+    right = [blank["guesses"][0][0].strip() == blank["truth"] for blank in blanks]
+    known = [next((p for piece, p in blank["guesses"] if piece.strip() == blank["truth"]), 0.0) for blank in blanks]
+    return sum(right) / len(blanks), sum(known) / len(blanks)
 
 
 def sample_parts(

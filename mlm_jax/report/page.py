@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.checkpoints.checkpoint import score
+from mlm_jax.checkpoints.provenance import read_provenance
 from mlm_jax.common.addresses import local_path
+from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
 from mlm_jax.report.comparison import Run, page_of
@@ -18,6 +22,9 @@ from mlm_jax.report.history import Series, curves_by_language, read_history, ret
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
 
+GOODPUT = "goodput.json"
+RECENT = 20  # the last of so many parts of a run's log lines are its present training loss
+PAGE_COLUMNS = {**COLUMNS, "perplexity": "perplexity", "gap": "held-out − training loss"}
 RUN_CURVES = {  # of the whole run: key → title
     "train/learning_rate": "Learning rate",
     "train/tokens_per_second": "Tokens per second",
@@ -34,8 +41,10 @@ def write_report(workdir: str | Path) -> Path:
     """
     workdir = local_path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
+    data = page_data(sections, history, workdir.resolve().name)
+    data |= {"goodput": read_goodput(workdir), "starts": read_provenance(workdir)}
     file = workdir / "report.html"
-    write_whole(file, render(page_data(sections, history, name=workdir.resolve().name)))
+    write_whole(file, render(data))
     return file
 
 
@@ -64,7 +73,7 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
     Args:
       sections: the parsed ``report.json``.
       history: {key: series} of ``metrics.jsonl``.
-      name: of the run, where the sections give no title.
+      name: of the run, if the sections give no title.
     """
     languages = sections["languages"]
     curves = curves_by_language(history, languages)
@@ -91,12 +100,48 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
         },
         "run": [{"title": title, "points": thin(history[key])} for key, title in RUN_CURVES.items() if key in history],
         "shares": shares,
-        "table": sections.get("table", []),
+        "tokens": thin(history.get("train/tokens", [])),
+        "phases": sections.get("phases", []) if len(sections.get("phases", [])) > 1 else [],  # one needs no shading
+        "goodput": {},
+        "starts": [],
+        "best": best_checkpoint(sections.get("config", {}), history),
+        "families": sections.get("config", {}).get("families", {}),
+        "table": [row | derived(row, history) for row in plain(sections.get("table", []))],
         "retrieval": sections.get("retrieval"),
         "map": sections.get("map"),
         "samples": sections.get("samples", {}),
         "config": changed_keys(sections.get("config", {})),
     }
+
+
+def best_checkpoint(config: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, Any] | None:
+    """Return {"metric", "step", "value"} of the checkpoint that the config selects; None if it selects the last one."""
+    select = config.get("evaluation", {}).get("select", "")
+    if not history.get(select):
+        return None
+    step, value = max(history[select], key=lambda point: score(select, {select: point[1]}))
+    return {"metric": select.removeprefix("eval/"), "step": step, "value": value}
+
+
+def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, float | None]:
+    """Return what the page's table adds to a language's row: perplexity, and how far held-out loss is above training loss."""
+    loss, training = row.get("loss"), history.get(f"train/loss/{row['language']}", [])
+    recent = [value for _, value in training[-max(len(training) // RECENT, 1) :]]
+    gap = loss - sum(recent) / len(recent) if recent and loss is not None else None
+    return {"perplexity": math.exp(loss) if loss is not None and loss < 100 else None, "gap": gap}
+
+
+def read_goodput(workdir: Path) -> dict[str, float]:
+    """Return {span: seconds} of all starts of a run; {} if it has written none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = workdir / GOODPUT
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise UserError("this is not JSON", file=file, remedy="delete it; the run does not need it") from error
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -122,8 +167,8 @@ def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: st
 
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the final table; columns without any value are left out, shares of one are drawn as bars."""
-    columns = [name for name in COLUMNS if name == "language" or any(row.get(name) is not None for row in rows)]
-    head = "".join(f"<th>{html.escape(' '.join(COLUMNS[name].split()))}</th>" for name in columns)
+    columns = [name for name in PAGE_COLUMNS if name == "language" or any(row.get(name) is not None for row in rows)]
+    head = "".join(f"<th>{html.escape(' '.join(PAGE_COLUMNS[name].split()))}</th>" for name in columns)
     body = []
     for row in rows:
         code = str(row["language"])

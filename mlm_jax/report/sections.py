@@ -19,7 +19,7 @@ from mlm_jax.evaluation.retrieval import normalize
 from mlm_jax.report.table import LanguageRow
 
 FILE = "report.json"
-SECTIONS = ("title", "languages", "facts", "config", "table", "retrieval", "map", "samples")
+SECTIONS = ("title", "languages", "facts", "config", "phases", "table", "retrieval", "map", "samples")
 
 
 def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
@@ -27,9 +27,10 @@ def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
 
     Args:
       workdir: of the run.
-      sections: ``title`` str; ``languages`` [code]; ``facts`` [short phrase]; ``config`` nested dict; ``table``
-        [:class:`LanguageRow`]; ``retrieval`` from :func:`retrieval_section`; ``map`` from :func:`map_section`;
-        ``samples`` {code: [sample]} from :func:`mlm_jax.evaluation.samples.masked_samples`.
+      sections: ``title`` str; ``languages`` [code]; ``facts`` [short phrase]; ``config`` nested dict; ``phases``
+        [(first step, step after the last, name)]; ``table`` [:class:`LanguageRow`]; ``retrieval`` from
+        :func:`retrieval_section`; ``map`` from :func:`map_section`; ``samples`` {code: [sample]} from
+        :func:`mlm_jax.evaluation.samples.masked_samples`.
 
     Raises:
       ValueError: a section does not exist, or ``languages`` is missing.

@@ -203,6 +203,10 @@ def format_cell(name: str, value: float | None) -> str:
         return f"{100 * value:.2f}"
     if name in SHARES:
         return f"{100 * value:.1f}"
+    if name == "perplexity":
+        return f"{value:,.1f}"
+    if name == "gap":
+        return f"{value:+.3f}"
     return f"{value:.3f}"
 
 

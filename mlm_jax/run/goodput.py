@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
+from mlm_jax.report.page import GOODPUT
 
-GOODPUT = "goodput.json"
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
 
 

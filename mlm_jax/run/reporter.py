@@ -84,6 +84,7 @@ class Reporter:
             window, norm, skipped, first_skipped, uncertainty = jax.device_get(values)
         line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
         line |= window_metrics(window, self.program.languages, self.program.config.tasks)
+        line["train/tokens"] = sum(self.loader.tokens_seen(step).values())
         line |= self._speed(step)
         line |= self._shares(step) | self._weights(step, uncertainty)
         if skipped:
@@ -172,6 +173,7 @@ class Reporter:
             "facts": [f"{parameters / 1e6:,.1f} M parameters", f"{step:,} steps", f"{len(languages)} languages",
                       f"{jax.device_count()} × {device.device_kind}"],  # fmt: skip
             "config": config_json(self.program.config),
+            "phases": [(phase.start_step, phase.stop_step, phase.name) for phase in self.loader.phases],
             "table": self.rows,
             "samples": samples,
         }

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 
@@ -109,3 +110,54 @@ def test_a_language_without_a_name_stands_once(tmp_path):
     write_run(tmp_path, languages=("de", "xa"), steps=250)
     drawn = drawn_by_a_browser(write_report(tmp_path), tmp_path)
     assert "de<small>German</small>" in drawn and "<small>xa</small>" not in drawn
+
+
+def test_a_row_tells_perplexity_and_the_gap_to_training(tmp_path):
+    lines = [{"step": step, "train/loss/de": 2.0 + step / 100, "train/loss/mean": 5.0} for step in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    save_sections(tmp_path, {"languages": ["de", "sw"], "table": [{"language": "de", "loss": 3.0}, {"language": "sw"}]})
+    de, sw = data(write_report(tmp_path).read_text())["table"]
+    assert abs(de["perplexity"] - 20.0855) < 1e-3 and abs(de["gap"] - (3.0 - (2.395))) < 1e-9  # of the last two of forty lines
+    assert sw["perplexity"] is None and sw["gap"] is None
+
+
+def test_the_best_checkpoint_is_the_one_that_the_config_selects(tmp_path):
+    history = {"eval/loss/mean": [(0, 3.0), (5, 1.0), (10, 2.0)], "eval/genre/accuracy/mean": [(0, 0.1), (5, 0.2), (10, 0.9)]}
+    for select, step in (("eval/loss/mean", 5), ("eval/genre/accuracy/mean", 10)):
+        best = page_data({"languages": ["de"], "config": {"evaluation": {"select": select}}}, history, "x")["best"]
+        assert (best["metric"], best["step"]) == (select.removeprefix("eval/"), step)
+    assert page_data({"languages": ["de"]}, history, "x")["best"] is None
+
+
+def test_phases_are_shaded_if_there_are_several():
+    history = {"eval/loss/de": [(0, 3.0), (9, 1.0)]}
+    phases = [(0, 4, "short rows"), (4, 9, "long rows")]
+    assert page_data({"languages": ["de"], "phases": phases}, history, "x")["phases"] == phases
+    assert page_data({"languages": ["de"], "phases": phases[:1]}, history, "x")["phases"] == []
+
+
+@needs_chromium
+def test_a_hundred_languages_are_grouped_and_the_worst_ten_can_be_chosen(tmp_path):
+    codes = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    write_run(tmp_path, languages=codes, steps=500)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 500, "train/tokens": 5000, "train/mfu": 0.4}) + "\n")
+    (tmp_path / "goodput.json").write_text(json.dumps({"step": 90.0, "compile": 10.0}))
+    drawn = drawn_by_a_browser(write_report(tmp_path), tmp_path / "browser")
+    assert "worst ten by loss" in drawn and "a third with least text (33)" in drawn and "download CSV" in drawn
+    assert "loss, nats a token" in drawn and ">steps<" in drawn and "tokens seen" in drawn
+    assert '<div class="label">MFU</div><div class="value">40.0 %</div>' in drawn
+    assert '<div class="label">Goodput</div><div class="value">90.0 %</div>' in drawn
+    samples = drawn.partition('<div class="samples">')[2].partition("</section>")[0]
+    assert samples.count('class="sample"') == 8
+
+
+@needs_chromium
+def test_the_page_tells_what_made_the_run(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    start = {"step": 0, "time": "2026-01-01", "command": "mlm-jax train --config <c>", "folder": "/f", "python": "3.11",
+             "packages": {"jax": "1"}, "code": {"root": "/r", "commit": "0123456789abcdef", "dirty": ["a.py"]}, "project": None,
+             "host": "h", "system": "s", "devices": "8 × cpu", "processes": 1}  # fmt: skip
+    (tmp_path / "run" / "provenance.jsonl").write_text(json.dumps(start) + "\n")
+    drawn = drawn_by_a_browser(write_report(tmp_path / "run"), tmp_path / "browser")
+    assert "mlm-jax train --config &lt;c&gt;" in drawn and "0123456789ab, and 1 changed file(s): a.py" in drawn

@@ -26,7 +26,8 @@ const decimals = (value) => {
 function niceTicks(low, high, count) {
   const span = high - low || Math.abs(high) || 1;
   const power = 10 ** Math.floor(Math.log10(span / count));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => span / size <= count) || 10 * power;
+  let step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => span / size <= count) || 10 * power;
+  if (Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) < 1) step /= step / power === 2.5 ? 2.5 : 2; // one tick tells no scale
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
@@ -52,8 +53,8 @@ const languageName = (code) => {
   if (code === "micro") return "mean of tokens";
   try { return languageNames.of(code.replaceAll("_", "-")); } catch { return code; } // a code that is no BCP 47 tag
 };
-function paintLanguages() {
-  const { languages } = PAGE, few = languages.length <= 12, rules = [];
+function paintLanguages(languages = PAGE.languages) {
+  const few = languages.length <= 12, rules = [];
   languages.forEach((code, i) => {
     const hue = few ? 20 + (360 * i) / languages.length : (20 + 137.508 * i) % 360;
     const lift = few ? (i % 2) * 0.1 : (i % 3) * 0.07; // neighbours differ in lightness too
@@ -163,16 +164,20 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
     const clip = `clip-${++charts}`;
     root.append(svg("clipPath", { id: clip }, svg("rect", { x: 0, y: margin.top - 3, width, height: height - margin.top - margin.bottom + 4 })));
     for (const line of lines) {
+      if (line.area) { // [[step, low, high]]
+        const edge = [...line.area.map(([step, low]) => [step, low]), ...line.area.map(([step, , high]) => [step, high]).reverse()];
+        root.append(svg("path", { class: "area", "data-language": line.language, "clip-path": `url(#${clip})`, d: `M${edge.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join("L")}Z` }));
+      }
       const path = line.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join("L");
       const group = svg("g", { "data-language": line.language });
       group.append(svg("path", { class: `curve ${line.kind || ""}`, d: `M${path}`, "clip-path": `url(#${clip})` }));
-      if (line.points.length <= 40 && line.kind === undefined)
+      if (line.points.length === 1 || (line.points.length <= 40 && line.kind === undefined))
         for (const [step, value] of line.points) group.append(svg("circle", { class: "dot", cx: x(step), cy: y(value), r: 2.4 }));
       root.append(group);
     }
     if (named) endLabels(root, ends, (line) => y(line.points.at(-1)[1]), width - margin.right + 8, height - margin.bottom + 24);
     host.replaceChildren(root);
-    crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep });
+    crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep, unit: xLabel.replace(/s$/, "") });
   });
 }
 
@@ -198,7 +203,7 @@ function endLabels(root, lines, y, x, height) {
     root.append(svg("text", { class: "end", x, y: at + 4, "data-language": line.language }, line.label));
 }
 
-function crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep }) {
+function crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep, unit }) {
   const cursor = svg("line", { class: "cursor", y1: margin.top, y2: height - margin.bottom, visibility: "hidden" });
   root.append(cursor);
   const shown = lines.filter((line) => line.kind !== "train");
@@ -214,7 +219,7 @@ function crosshair(root, { lines, x, format, width, height, margin, firstStep, l
     cursor.setAttribute("x2", x(step));
     cursor.setAttribute("visibility", "visible");
     const rows = listed.map((line) => [line, at(line, step)]).sort((a, b) => b[1] - a[1]);
-    tooltip.show(event, [el("b", {}, `step ${step.toLocaleString("en")}`), ...rows.slice(0, 18).map(([line, value]) =>
+    tooltip.show(event, [el("b", {}, `${unit} ${Math.round(step).toLocaleString("en")}`), ...rows.slice(0, 18).map(([line, value]) =>
       el("div", { class: "line", "data-language": line.language }, [
         el("span", {}, line.language ? languageName(line.language) : line.label),
         el("span", {}, (line.kind === "plan" ? "planned " : "") + format(value))]))]);
