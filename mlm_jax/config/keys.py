@@ -300,7 +300,8 @@ KEYS: tuple[Key, ...] = (
         "Whether equal layers are one compiled program that runs in a loop; auto is never on GPUs for groups of up to 48 layers, "
         "else always. Without the loop an H100 took 30 % less time for a step and 32 % less memory, but compiled twice as long."),
     Key("model.cross_entropy_chunk", 0, whole(0),
-        "Predicted positions of each row whose logits are in memory at once; 0 is all of them."),
+        "Predicted positions of each row whose logits are in memory at once. 0 is all of them, or as many as fit if all of them "
+        "would take more than a quarter of a device's memory."),
 
     Key("optimizer.name", "adamw", TEXT, "Update rule: adamw, stable_adamw, adafactor, lion or muon."),
     Key("optimizer.learning_rate", 5e-4, Number(0), "Highest learning rate of the run."),

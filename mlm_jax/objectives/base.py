@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -38,7 +39,8 @@ class Context:
       languages: how many languages the run has.
       normalize: ``per_language`` | ``per_language_mean`` | ``token``.
       z_loss: weight of log²Z.
-      chunk: masked positions a row whose logits exist at once; 0 is all.
+      chunk: predicted positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
+      logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
     """
 
     vocabulary_size: int
@@ -54,6 +56,7 @@ class Context:
     normalize: str = "per_language"
     z_loss: float = 0.0
     chunk: int = 0
+    logits_bytes: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)

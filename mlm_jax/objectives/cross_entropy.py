@@ -7,6 +7,7 @@ there (as Liger-Kernel does; Hsu et al. 2024): logits are formed once, chunk by 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ NEVER = -1e9  # logit of a row of the table that is no piece; its probability is
 
 def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,
                            weights: jax.Array, *, vocabulary_size: int, chunk: int = 0,
-                           z_loss: float = 0.0,
+                           logits_bytes: float = math.inf, z_loss: float = 0.0,
                            smoothing: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Return Σ weight · (−Σ_v q_v log P(v) + z_loss · log²Z), and per-position losses and hits.
 
@@ -33,7 +34,8 @@ def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array 
       labels: ``[rows, positions]`` int32.
       weights: ``[rows, positions]`` float32; 0 where nothing is predicted.
       vocabulary_size: number of real pieces.
-      chunk: positions of each row whose logits exist at once; 0 is all.
+      chunk: positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
+      logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
       z_loss: weight of log²Z (Chowdhery et al. 2022).
       smoothing: of the labels, in the sum only.
 
@@ -43,8 +45,30 @@ def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array 
     """
     if bias is None:
         bias = jnp.zeros(table.shape[0], jnp.float32)
+    rows, positions = labels.shape
+    if not chunk:
+        size = logit_bytes(hidden.dtype.itemsize) * (rows // shards_of("rows", rows))
+        size *= len(table) // shards_of("activation_vocabulary", len(table))
+        chunk = positions_that_fit(positions, size, logits_bytes)
     options = (vocabulary_size, chunk, float(z_loss), float(smoothing))
     return _cross_entropy(options, hidden, table, bias, labels, weights)
+
+
+def logit_bytes(itemsize: int) -> int:
+    """Return the bytes of one logit and of its gradient, which has the type of the hidden states."""
+    return jnp.dtype(jnp.float32).itemsize + itemsize
+
+
+def positions_that_fit(positions: int, size: float, memory: float) -> int:
+    """Return how many positions of each row go into one chunk, so that chunks are few and alike.
+
+    Args:
+      positions: of each row, in all.
+      size: bytes of one position of all rows of a device.
+      memory: bytes that a chunk may take.
+    """
+    chunks = min(max(math.ceil(positions * size / memory), 1), positions)
+    return math.ceil(positions / chunks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

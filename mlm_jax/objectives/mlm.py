@@ -83,7 +83,7 @@ def predict_masked(model: Any, hidden: jax.Array, examples: MaskedExamples,
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
         model.masked_head(picked), table, bias, masked.labels, examples.weights,
-        vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss,
+        vocabulary_size=context.vocabulary_size, chunk=context.chunk, logits_bytes=context.logits_bytes, z_loss=context.z_loss,
     )  # fmt: skip
     count = sum_by_language(masked.chosen, language, context)
     return total, {

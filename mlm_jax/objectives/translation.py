@@ -86,7 +86,8 @@ def predict_sequence(model: Any, examples: SequenceExamples, context: Context, k
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
         model.decoder_head(hidden), table, bias, examples.labels, examples.weights,
-        vocabulary_size=context.vocabulary_size, chunk=context.chunk, z_loss=context.z_loss, smoothing=smoothing,
+        vocabulary_size=context.vocabulary_size, chunk=context.chunk, logits_bytes=context.logits_bytes,
+        z_loss=context.z_loss, smoothing=smoothing,
     )  # fmt: skip
     real = decoder.segment_ids > 0
     language = jnp.broadcast_to(decoder.language[:, None], real.shape)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.axes import AXES, mesh_shape
+from mlm_jax.parallel.chips import chip_of
 
 
 def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -51,3 +53,18 @@ def platform() -> str:
     """Return what the program is traced for, "cpu" | "gpu" | "tpu": the mesh's devices (``jax.set_mesh``), or JAX's own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def device_memory(mesh: Mesh | AbstractMesh) -> float:
+    """Return the bytes of memory of each of the mesh's devices; infinite if it is not known, and for CPUs.
+
+    Every process must get the same answer, so that several processes are not told what one of them measures.
+    """
+    if isinstance(mesh, AbstractMesh) or mesh.devices.flat[0].platform == "cpu":
+        return math.inf
+    device = mesh.devices.flat[0]
+    if chip := chip_of(device):
+        return chip.hbm_bytes / chip.devices_per_chip
+    if jax.process_count() > 1 or device not in jax.devices():
+        return math.inf
+    return (device.memory_stats() or {}).get("bytes_limit", math.inf)

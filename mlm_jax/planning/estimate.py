@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
+from mlm_jax.objectives.cross_entropy import logit_bytes, positions_that_fit
 from mlm_jax.objectives.traffic import Traffic
 from mlm_jax.parallel.axes import AXES
 from mlm_jax.parallel.rules import parameter_shardings
@@ -26,6 +27,7 @@ from mlm_jax.planning.roofline import Roofline, roofline
 from mlm_jax.training.cost import tokens_of
 from mlm_jax.training.flops import Flops, traffic
 from mlm_jax.training.optimizer import optimizer_state_shardings
+from mlm_jax.training.step import LOGITS_SHARE
 
 REMATS = ("none", "dots", "full")  # the least recomputation first
 
@@ -115,18 +117,18 @@ def estimate(
     products, everything = layer_bytes(model, tensor)
     kept = {"none": everything, "dots": products, "full": width * bytes_each}[remat] * layers * here / parts
     working = 0.0 if remat == "none" else everything * here / parts
-    chunk = (
-        max(
-            (
-                each.rows * min(model.cross_entropy_chunk or math.inf, each.predicted / max(1, each.rows))
-                for each in traffic
-            ),
-            default=0.0,
-        )
-        / rows_over
-        / parts
-    )
     vocabulary = sizes.table / width
+
+    def chunk_of(each: Traffic) -> float:
+        """Return the positions of all rows whose logits exist at once."""
+        positions = math.ceil(each.predicted / max(1, each.rows))
+        if not model.cross_entropy_chunk and topology.chip.hbm_bytes:
+            memory = topology.chip.hbm_bytes / topology.chip.devices_per_chip * LOGITS_SHARE
+            size = logit_bytes(bytes_each) * each.rows / rows_over / parts * vocabulary
+            positions = positions_that_fit(max(1, positions), size, memory)
+        return each.rows * min(model.cross_entropy_chunk or positions, positions)
+
+    chunk = max(map(chunk_of, traffic), default=0.0) / rows_over / parts
     # The table, its gradient twice (what there is and what a chunk adds), and a chunk's logits.
     output = sizes.table * (bytes_each + 8) + 1.5 * 4 * chunk * vocabulary
     gathered = 2 * bytes_each * sizes.layers / max(1, layers) * (fsdp > 1)

@@ -20,10 +20,13 @@ from mlm_jax.objectives import Context, Objective, check_parts, create_objective
 from mlm_jax.objectives.base import in_parts
 from mlm_jax.objectives.multitask import UNCERTAINTY, uncertainty_penalty, uncertainty_weight
 from mlm_jax.parallel.compiler_options import compiler_options
+from mlm_jax.parallel.mesh import device_memory
 from mlm_jax.parallel.rules import parameter_shardings
 from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
 from mlm_jax.training.state import TrainState
+
+LOGITS_SHARE = 1 / 4  # of a device's memory, if model.cross_entropy_chunk is 0: 16 rows of an H100 stay whole (docs/training.md)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +121,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
         everywhere(abstract.extras), everywhere(abstract.window), whole, whole, whole,
     ))  # fmt: skip
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    context = dataclasses.replace(context, logits_bytes=device_memory(mesh) * LOGITS_SHARE)
     return Program(
         config, context, languages, mesh, graphdef, axes, objectives, transformation,
         schedule.learning_rate(config.optimizer, config.steps),

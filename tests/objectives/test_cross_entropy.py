@@ -1,8 +1,11 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.objectives import cross_entropy
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 
 
@@ -41,3 +44,23 @@ def test_padded_columns_get_no_mass(smoothing):
     np.testing.assert_allclose(total, np.log(5), rtol=1e-6)
     np.testing.assert_allclose(losses, np.log(5), rtol=1e-6)
     assert hits.all() and losses.shape == (1, 1)
+
+
+@pytest.mark.parametrize("memory, chunk", [
+    (math.inf, 7), (8 * 4 * 30 * 7, 7), (8 * 4 * 30 * 7 - 1, 4), (8 * 4 * 30 * 2, 2), (1, 1),
+])  # fmt: skip
+def test_logits_are_whole_if_they_fit_and_else_in_few_like_chunks(monkeypatch, memory, chunk):
+    found = []
+    original = cross_entropy._cross_entropy
+
+    def recording(options, *arrays):
+        found.append(options)
+        return original(options, *arrays)
+
+    monkeypatch.setattr(cross_entropy, "_cross_entropy", recording)
+    labels, weights = jnp.zeros((4, 7), jnp.int32), jnp.ones((4, 7))
+    total, losses, _ = weighted_cross_entropy(
+        jnp.ones((4, 7, 8)), jnp.zeros((30, 8)), None, labels, weights, vocabulary_size=30, logits_bytes=memory
+    )  # float32, so that a logit and its gradient are 8 bytes
+    assert [options[1] for options in found] == [chunk]
+    np.testing.assert_allclose(losses, np.log(30), rtol=1e-6)

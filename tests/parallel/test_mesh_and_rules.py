@@ -1,7 +1,9 @@
 import dataclasses
+import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.parallel import batches, compiler_options, huge_pages
 from mlm_jax.parallel.axes import mesh_shape
-from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.parallel.mesh import device_memory, make_mesh
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
 
@@ -139,3 +141,20 @@ def test_training_starts_over_once_with_huge_pages():
     first, second, tunables = lines()
     assert first == second and tunables == huge_pages.TUNABLE
     assert lines(GLIBC_TUNABLES="glibc.malloc.arena_max=1")[1:] == ["glibc.malloc.arena_max=1"]
+
+
+@pytest.mark.parametrize("kind, stats, memory", [
+    ("NVIDIA H100 80GB HBM3", {}, 80e9),  # of the table, so that a plan and a run have the same
+    ("NVIDIA GeForce RTX 3060", {"bytes_limit": 9e9}, 9e9),
+    ("NVIDIA GeForce RTX 3060", None, math.inf),
+])  # fmt: skip
+def test_memory_of_a_device(monkeypatch, kind, stats, memory):
+    device = SimpleNamespace(platform="gpu", device_kind=kind, memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    mesh = SimpleNamespace(devices=np.array([device], object))
+    assert device_memory(mesh) == memory
+
+
+def test_memory_of_cpus_and_of_a_mesh_without_devices_is_not_known():
+    mesh = make_mesh(shape())
+    assert device_memory(mesh) == device_memory(mesh.abstract_mesh) == math.inf
