@@ -16,6 +16,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.parallel import batches, compiler_options, huge_pages
 from mlm_jax.parallel.axes import mesh_shape
+from mlm_jax.parallel.chips import CHIPS
 from mlm_jax.parallel.mesh import device_memory, make_mesh
 from mlm_jax.parallel.rules import constrain, parameter_shardings, partition_spec
 
@@ -144,7 +145,7 @@ def test_training_starts_over_once_with_huge_pages():
 
 
 @pytest.mark.parametrize("kind, stats, memory", [
-    ("NVIDIA H100 80GB HBM3", {}, 80e9),  # of the table, so that a plan and a run have the same
+    ("NVIDIA H100 80GB HBM3", {}, CHIPS["H100"].hbm_bytes),  # of the table, so that a plan and a run have the same
     ("NVIDIA GeForce RTX 3060", {"bytes_limit": 9e9}, 9e9),
     ("NVIDIA GeForce RTX 3060", None, math.inf),
 ])  # fmt: skip
