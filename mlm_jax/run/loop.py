@@ -52,6 +52,7 @@ from mlm_jax.training.check import check_config
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase, parameters_by_group
 from mlm_jax.training.schedule import schedule_line
+from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
@@ -97,6 +98,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
     mesh = make_mesh(config.mesh)
     group, groups = row_group(mesh)
     check_rows(config.tasks, mesh, config.training.microbatches, groups)
+    if first:
+        warn_of_slow_attention(config, mesh)
     task_kinds = kinds(config.tasks)
     compilation_cache(workdir)
 
