@@ -201,7 +201,8 @@ KEYS: tuple[Key, ...] = (
         "Held-out text of a language or pair, from the same kinds of source. The language or pair need not have training text: "
         "it is then a test set."),
     Key("data.validation_fraction", 0.01, Number(0, 1),
-        "Share of a corpus that is held out if `data.validation` names nothing for it. A function yields its own held-out text."),
+        "Share of a corpus that is held out if `data.validation` names nothing for it, at least ten texts or "
+        "a tenth of fewer than a hundred; 0 for none. A function yields its own held-out text."),
     Key("data.decontaminate", True, FLAG,
         "Whether training leaves out text that is validation text of any stream. Turn it off only if you know why."),
     Key("data.mixture", "", TEXT, "Name of a registered seqio Mixture to use instead of `data.corpora` and `data.parallel`."),

@@ -11,10 +11,12 @@ examples are compared with ``data.validation`` only. Longer text is compared by 
 ``data.validation_fraction`` holds out texts, not examples. The pairs of one language that most pairs share are split by the
 hash of the text in that language, so that an n-way parallel corpus is split alike in every pair. Other streams take over
 what is held out of their text already; one that gets less than half of its share by that is split by a hash of its own text.
+Of a small source at least ``FEW`` texts are held out, or a tenth of it, if it has five or more different ones.
 """
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +33,10 @@ from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources, texts_of
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.labelled import Example
 
+log = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
+FEW = 10  # texts that are held out of a source at least, or a tenth of them
 LONG = 40  # bytes of a sentence, without white space, from which it is held out by itself: 40 Latin letters, 13 Chinese ones
 TEXT_HELD_OUT = "not for training: the text is held out"
 SENTENCE_HELD_OUT = "not for training: a sentence of it is held out"
@@ -236,17 +241,32 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut) -
     drawn, taken_over = _Growing(before), _Growing(before)
     examples = touched = 0
     sides = len(source.languages)
+    last: dict[int, list[str]] = {}  # {hash: texts} of the FEW examples with the largest hashes
     for batch in source.batches("train"):
         texts = batch if sides == 1 else [side for pair in batch for side in pair]
         prints = whole_fingerprints(texts)
         hashes, usable = prints.hashes.reshape(-1, sides), ~prints.empty.reshape(-1, sides).any(1)
         held = usable & _among(prints.hashes, before.chosen).reshape(-1, sides).any(1)
         examples, touched = examples + int(usable.sum()), touched + int(held.sum())
-        drawn.add(texts, np.repeat(usable & (hashes[:, hub or 0] >= bound), sides))
+        deciding: np.ndarray = np.where(usable, hashes[:, hub or 0], np.uint64(0))
+        drawn.add(texts, np.repeat(usable & (deciding >= bound), sides))
+        for value, index in zip(*(found[-FEW:].tolist() for found in np.unique(deciding, return_index=True))):
+            if value:
+                last[value] = texts[index * sides : (index + 1) * sides]
+        last = dict(sorted(last.items())[-FEW:])
         if hub is None:
             taken_over.add(texts, np.repeat(held, sides))
     enough = hub is None and touched and touched >= fraction * examples / 2
-    return (taken_over if enough else drawn).held_out()
+    if enough:
+        return taken_over.held_out()
+    different = examples if len(last) == FEW else len(last)
+    wanted = min(FEW, max(different // 10, 1)) if different >= 5 else 0
+    if wanted > sum(value >= int(bound) for value in last):
+        log.warning("%s: %d of %d texts are held out; the share data.validation_fraction=%g would be fewer",
+                    source.name, wanted, examples, fraction)  # fmt: skip
+        for texts in [*last.values()][-wanted:]:
+            drawn.add(texts, np.ones(sides, bool))
+    return drawn.held_out()
 
 
 class _Growing:
