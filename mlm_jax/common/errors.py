@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = 75  # exit code of a run, or a sweep, that a signal stopped with steps remaining (EX_TEMPFAIL of sysexits.h)
 
@@ -22,7 +24,7 @@ class UserError(Exception):
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(f"{place}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else ""))
 
-    def __reduce__(self):  # so that a worker process can raise it in its parent
+    def __reduce__(self) -> tuple[Any, ...]:  # so that a worker process can raise it in its parent
         return _rebuild, (self.problem, self.file, self.line, self.remedy)
 
 
@@ -35,7 +37,7 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())[:300]
 
 
-def nearest(name: str, candidates) -> str:
+def nearest(name: Any, candidates: Iterable[Any]) -> str:
     """Return ``"; did you mean 'x'?"`` for the candidate that looks most like ``name``, or an empty string."""
     import difflib
 

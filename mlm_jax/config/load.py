@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -139,7 +140,7 @@ def check_keys(config: ConfigDict, known: ConfigDict, prefix: str = "") -> None:
             raise UserError(f"config key {prefix + key!r} is {value!r}, which is not of type {kind}")
 
 
-def _same_kind(value, default) -> bool:
+def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
@@ -149,7 +150,7 @@ def _same_kind(value, default) -> bool:
     return isinstance(value, type(default)) or (isinstance(default, dict) and isinstance(value, ConfigDict))
 
 
-def _literal(text: str):
+def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

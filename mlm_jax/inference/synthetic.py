@@ -52,7 +52,7 @@ class Recipe:
     margin: float = 1.0
     tag: str = BACK_TAG
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward")
         if self.source_language is None:

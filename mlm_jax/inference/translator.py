@@ -62,7 +62,7 @@ class Search:
     length: int = 0
     stop: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.beams < 1 or self.count < 1 or self.top_k < 0 or self.length < 0:
             raise UserError("beams and n-best are numbers from 1, top-k and length from 0")
         if not 0 <= self.temperature < math.inf:

@@ -108,7 +108,7 @@ class TensorReader:
         raise UserError(f"the file is cut short or not in the safetensors format ({reason})", file=file,
                         remedy="download it again")  # fmt: skip
 
-    def _opened(self, name: str):
+    def _opened(self, name: str) -> Any:
         if self.open is None or self.open[0] != name:
             self.mapped = 0
             try:

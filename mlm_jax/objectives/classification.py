@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Objective, mean_weights, sum_by_language
+from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, sum_by_language
 from mlm_jax.objectives.traffic import Traffic
 
 
@@ -39,7 +39,7 @@ class Classification(Objective):
         rows, length = examples.rows.tokens.shape
         return Traffic(rows, length, classified=math.prod(examples.labels.shape))
 
-    def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the mean loss, and loss and accuracy by language."""
         hidden = model.encode(examples.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=not self.per_token).astype(jnp.float32)

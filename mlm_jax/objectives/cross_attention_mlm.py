@@ -51,7 +51,7 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
         trained = predicted * (2 if self.unplugged else 1)
         return Traffic(2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows)
 
-    def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
         source, target = examples.source, examples.target.masked.rows
         pairs = concatenate_rows(target, source)

@@ -71,19 +71,22 @@ def positions_that_fit(positions: int, size: float, memory: float) -> int:
     return math.ceil(positions / chunks)
 
 
+Options = tuple[int, int, float, float]  # vocabulary size, chunk, z-loss, smoothing
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(options: tuple[int, int, float, float], hidden: jax.Array, table: jax.Array, bias: jax.Array,
+def _cross_entropy(options: Options, hidden: jax.Array, table: jax.Array, bias: jax.Array,
                    labels: jax.Array, weights: jax.Array) -> Any:  # fmt: skip
     total, losses, hits, _ = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=False)
     return total, losses, hits
 
 
-def _forward(options, hidden, table, bias, labels, weights):
-    total, losses, hits, gradients = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=True)
+def _forward(options: Options, *arrays: jax.Array) -> tuple[Any, Any]:
+    total, losses, hits, gradients = _scan_chunks(options, *arrays, with_gradients=True)
     return (total, losses, hits), gradients
 
 
-def _backward(options, gradients, cotangents):
+def _backward(options: Options, gradients: Any, cotangents: Any) -> tuple[Any, ...]:
     hidden_gradient, table_gradient, bias_gradient = gradients
     scale = cotangents[0]
     return (
@@ -99,7 +102,10 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 @jax.named_scope("cross_entropy")
-def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradients: bool):
+def _scan_chunks(
+    options: Options, hidden: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array, weights: jax.Array, *,
+    with_gradients: bool,
+) -> tuple[Any, Any, Any, Any]:
     vocabulary_size, chunk, z_loss, smoothing = options
     rows, positions, width = hidden.shape
     chunk = min(chunk or positions, positions)
@@ -120,7 +126,7 @@ def _scan_chunks(options, hidden, table, bias, labels, weights, *, with_gradient
     column_is_real = columns < vocabulary_size  # [vocabulary]
     offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
 
-    def one_chunk(carry, part):
+    def one_chunk(carry: Any, part: Any) -> tuple[Any, Any]:
         total, gradient = carry  # of the table and, in column ``width``, of the bias
         hidden_part, labels_part, weights_part = part
         logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=jnp.float32) + offset

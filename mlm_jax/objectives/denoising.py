@@ -12,7 +12,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config.option import option
 from mlm_jax.config.values import ABOVE_ZERO, Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Objective
+from mlm_jax.objectives.base import Context, Metrics, Objective
 from mlm_jax.objectives.traffic import Traffic
 from mlm_jax.objectives.translation import SequenceExamples, predict_sequence, sequence_examples, sequence_traffic
 
@@ -76,7 +76,7 @@ class Denoising(Objective):
         """Return that the corrupted rows are encoded, and every position of what is missing decoded and scored."""
         return sequence_traffic(examples)
 
-    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over the decoder's tokens, and loss and accuracy by language."""
         return predict_sequence(model, examples, context, key, self)
 

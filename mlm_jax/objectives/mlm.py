@@ -62,7 +62,7 @@ class MaskedLanguageModelling(Objective):
         predicted = math.prod(examples.masked.positions.shape)
         return Traffic(rows, length, predicted=predicted, headed=predicted)
 
-    def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""
         hidden = model.encode(examples.masked.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         return predict_masked(model, hidden, examples, context)

@@ -54,7 +54,7 @@ class TranslationRanking(Objective):
         rows, length = examples["inputs"].tokens.shape
         return Traffic(2 * rows, length, compared=2 * rows * (rows + self.queue))
 
-    def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the loss of the whole global batch without a queue, and metrics."""
         return self.whole_loss(model, examples, context, key, 1, None)[:2]
 

@@ -47,7 +47,7 @@ class Translation(Objective):
         """Return that the source is encoded, and every position of the target decoded and scored."""
         return sequence_traffic(examples)
 
-    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None):
+    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
         return predict_sequence(model, examples, context, key, self, self.smoothing)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -55,12 +56,12 @@ def schedule_line(config: ConfigDict, steps: int) -> str:
     return f"learning rate: {config.schedule}, at most {config.learning_rate:g}, {', '.join(parts)}"
 
 
-def _wsd(step, warmup, steps, decay, floor):
+def _wsd(step: Any, warmup: int, steps: int, decay: int, floor: float) -> jax.Array:
     progress = jnp.clip((step - (steps - decay)) / max(decay, 1), 0.0, 1.0)
     return floor + (1.0 - floor) * (1.0 - jnp.sqrt(progress))
 
 
-def _progress(step, warmup, steps):
+def _progress(step: Any, warmup: int, steps: int) -> jax.Array:
     return jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
 
 

@@ -109,17 +109,24 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
         average = params if config.training.ema else {}
         memories = {task: objective.initial_memory(config.model.width) for task, objective in objectives.items()}
         extras = {task: memory for task, memory in memories.items() if memory is not None}
-        return TrainState(zero, params, transformation.init(params), average, extras, window,
-                          jnp.zeros((), jnp.float32), zero, zero - 1)  # fmt: skip
+        return TrainState(
+            step=zero,
+            params=params,
+            optimizer_state=transformation.init(params),
+            average=average,
+            extras=extras,
+            window=window,
+            gradient_norm=jnp.zeros((), jnp.float32),
+            skipped=zero,
+            first_skipped=zero - 1,
+        )
 
     abstract = jax.eval_shape(initialise)
-    everywhere = lambda tree: jax.tree.map(lambda _: whole, tree)  # noqa: E731
-    shardings: Any = TrainState._make((
-        whole, params_shardings,
-        optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
-        params_shardings if config.training.ema else {},
-        everywhere(abstract.extras), everywhere(abstract.window), whole, whole, whole,
-    ))  # fmt: skip
+    shardings: Any = jax.tree.map(lambda _: whole, abstract)._replace(
+        params=params_shardings,
+        optimizer_state=optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
+        average=params_shardings if config.training.ema else {},
+    )
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     context = dataclasses.replace(context, logits_bytes=device_memory(mesh) * LOGITS_SHARE)
     return Program(
@@ -147,6 +154,15 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
     axes_of = optimizer_room.axes_by_path(program.axes)
     frozen = jax.tree.leaves(optimizer_room.frozen_parameters(config.optimizer, program.state.params))
 
+    def averaged(average: Any, params: Any, present: Any) -> Any:
+        """Move the average towards the parameters, but for weights whose language is absent from the batch."""
+
+        def follow(a: jax.Array, p: jax.Array, here: jax.Array) -> jax.Array:
+            # In this form, the average of a parameter that does not move is exactly that parameter.
+            return jnp.where(optimizer_room.spread(here, a), a + (1 - config.training.ema) * (p - a), a)
+
+        return jax.tree.map(follow, average, params, present) if config.training.ema else {}
+
     def step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
@@ -157,21 +173,23 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
             before = at_step(state.optimizer_state, state.step)
             updates, optimizer_state = program.transformation.update(grads, before, state.params)
             params = optax.apply_updates(state.params, updates)
-            # A step whose gradient is not finite leaves everything as it was; the loop then stops or counts it.
-            keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
-            params, optimizer_state = keep(params, state.params), keep(optimizer_state, state.optimizer_state)
-        extras = keep(extras, state.extras)
-        decay = config.training.ema
-        # So written that a parameter which does not move has exactly itself for an average. That of a language which is
-        # absent stays, as its weights do.
-        follow = lambda a, p, here: jnp.where(optimizer_room.spread(here, a), a + (1 - decay) * (p - a), a)  # noqa: E731
-        present = optimizer_room.present_groups(grads, axes_of)
-        average = jax.tree.map(follow, state.average, params, present) if decay else {}
-        average = keep(average, state.average)
-        window = jax.tree.map(lambda old, new: old + jnp.where(finite, new, 0.0), state.window, metrics)
-        first_skipped = jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped)
-        return TrainState(state.step + 1, params, optimizer_state, average, extras, window,
-                          norm, state.skipped + ~finite, first_skipped)  # fmt: skip
+            average = averaged(state.average, params, optimizer_room.present_groups(grads, axes_of))
+        window = jax.tree.map(jnp.add, state.window, metrics)
+        # A step whose gradient is not finite leaves all of these as they were; the loop then stops or counts it.
+        new = (params, optimizer_state, average, extras, window)
+        old = (state.params, state.optimizer_state, state.average, state.extras, state.window)
+        params, optimizer_state, average, extras, window = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        return TrainState(
+            step=state.step + 1,
+            params=params,
+            optimizer_state=optimizer_state,
+            average=average,
+            extras=extras,
+            window=window,
+            gradient_norm=norm,
+            skipped=state.skipped + ~finite,
+            first_skipped=jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped),
+        )
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state),
                      compiler_options=compiler_options(mesh))  # fmt: skip
@@ -196,7 +214,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
     dropout = program.config.model.dropout > 0
 
     def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int,
-                 first: bool):  # fmt: skip
+                 first: bool) -> tuple[jax.Array, tuple[dict, dict]]:  # fmt: skip
         model = program.model(params)
         total = uncertainty_penalty(params.get("uncertainty", {})) if first else jnp.zeros((), jnp.float32)
         metrics: dict[str, Any] = {}

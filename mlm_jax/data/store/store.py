@@ -297,7 +297,7 @@ class StoreWriter:
         self._keys.delete_range(ts.KvStore.KeyRange(exclusive_max=UNFINISHED)).result()
         self._keys.delete_range(ts.KvStore.KeyRange(inclusive_min=UNFINISHED + "\0")).result()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._held:  # gives the folder its name, or removes it after an error; then it releases the lock
             self._held.callback(self._abandon)
             if error is not None:
@@ -408,7 +408,7 @@ class StoreWriter:
             }  # fmt: skip
         return begun["splits"][split]
 
-    def _append(self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray):
+    def _append(self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray) -> None:
         path = f"{quoted(stream)}/{split}/{name}"
         facts = entry["features"][name]
         if len(lengths) and not lengths.min():
