@@ -46,12 +46,12 @@ from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.lift import lifts, warning
 from mlm_jax.run.memory import must_fit
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.run.opening import opening_lines
 from mlm_jax.run.reporter import Reporter, check_finite
 from mlm_jax.run.stop import Stopped, StopSignal
 from mlm_jax.training.check import check_config
 from mlm_jax.training.context import make_context
-from mlm_jax.training.cost import in_phase, parameters_by_group
-from mlm_jax.training.schedule import schedule_line
+from mlm_jax.training.cost import in_phase
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
@@ -132,8 +132,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
     ):
         stop.begin_steps(start)
         held_out.between = stop.check
-        progress.say(parameters_line(program))
-        progress.say(schedule_line(config.optimizer, config.steps))
+        for line in opening_lines(program, loader):
+            progress.say(line)
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
@@ -273,14 +273,6 @@ def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWr
             metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
         if line := warning(found):
             progress.say(f"{task}: {line}")
-
-
-def parameters_line(program: Program) -> str:
-    """Return such as "2.2 M parameters: embedding 1.5 M, encoder/0 0.5 M, decoder/0 by family 0.2 M"."""
-    counts = parameters_by_group(program)
-    millions = lambda count: f"{count / 1e6:,.1f} M" if count >= 50_000 else f"{count:,}"  # noqa: E731
-    groups = (f"{name} {millions(count)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    return f"{millions(sum(counts.values()))} parameters: {', '.join(groups)}"
 
 
 def compilation_cache(workdir: Path) -> None:
