@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.errors import UNFINISHED, UserError
 from tpu import worker
-from tpu.job import RENAME_LIMIT, UNFINISHED, Job, install_command
+from tpu.job import RENAME_LIMIT, Job, install_command
 from tpu.shell import CommandFailed, Shell
 
 TPUS = ("gcloud", "compute", "tpus")

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from mlm_jax.common.errors import UserError
-from tpu.job import COORDINATOR_PORT, RENAME_LIMIT, UNFINISHED, Job
+from mlm_jax.common.errors import UNFINISHED, UserError
+from tpu.job import COORDINATOR_PORT, RENAME_LIMIT, Job
 
 TPU_PORT = 8471  # JAX's own, on TPU pods
 GROUP = "slice"  # of the pods

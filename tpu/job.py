@@ -33,7 +33,6 @@ class Offer:
     runtime: str = ""
 
 
-UNFINISHED = 75  # exit code of mlm-jax train if a signal stopped it with steps remaining (EX_TEMPFAIL of sysexits.h)
 # gcsfuse refuses to rename a folder of more files, and a checkpoint is complete when its folder is renamed.
 RENAME_LIMIT = 200_000
 COORDINATOR_PORT = 8476  # of process 0, where JAX does not find it by itself

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from mlm_jax.common.errors import UserError
-from tpu.job import COORDINATOR_PORT, UNFINISHED, Job, install_command
+from mlm_jax.common.errors import UNFINISHED, UserError
+from tpu.job import COORDINATOR_PORT, Job, install_command
 
 # CUDA 13 needs this driver; machines with an older one get CUDA 12.
 CUDA_13_DRIVER = 580

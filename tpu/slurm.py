@@ -8,8 +8,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from mlm_jax.common.errors import UserError
-from tpu.job import UNFINISHED, Job
+from mlm_jax.common.errors import UNFINISHED, UserError
+from tpu.job import Job
 
 SCRIPT = """\
 #!/bin/bash

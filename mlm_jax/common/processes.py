@@ -63,7 +63,7 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
       UserError: one of them was killed.
     """
     context = _Context()
-    pool = ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(), signal.SIGKILL))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(),))
     try:
         yield pool
         pool.shutdown()
@@ -75,6 +75,13 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
         if isinstance(error, BrokenProcessPool):
             raise UserError(f"a helping process {_fate(context.started)}", remedy=remedy) from error
         raise
+
+
+def _begin(parent: int) -> None:
+    """Prepare a helper: it ends with its parent, and draws no progress bars if its output is not a terminal's."""
+    end_with_parent(parent, signal.SIGKILL)
+    if not sys.stderr.isatty():
+        os.environ.pop("FORCE_COLOR", None)  # set by a notebook's kernel; Rich takes it for a terminal
 
 
 def _fate(processes: Sequence[SpawnProcess]) -> str:

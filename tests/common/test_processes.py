@@ -75,3 +75,10 @@ def test_an_error_ends_the_others_at_once():
 def test_how_it_ended():
     assert how_it_ended(-9) == "was killed by signal 9 (SIGKILL)"
     assert how_it_ended(3) == "ended with exit code 3"
+
+
+def test_helpers_of_a_notebook_draw_no_progress_bars(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook's kernel sets it
+    with fresh_processes(1) as pool:
+        assert pool.submit(os.getenv, "FORCE_COLOR").result() is None
+    assert os.environ["FORCE_COLOR"] == "1"

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.parallel.topology import parse
 from tests.tiny import write_store
 from tpu import cloud_tpu, gke, skypilot, slurm
 from tpu.cloud_tpu import CloudTpu
-from tpu.job import UNFINISHED, Job
+from tpu.job import Job
 from tpu.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[2]
