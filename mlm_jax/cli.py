@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not (hasattr(verb, "take_rest") and verb.take_rest(options, rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}{getattr(verb, 'HINT', '')}")
     if arguments is None:  # this process is ours, and not a test's or a notebook's
+        _write_utf8()
         _log_warnings_as_plain_lines()
         _end_when_asked_to()
         if getattr(verb, "HUGE_PAGES", False):
@@ -143,6 +145,13 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(added)
     return parser
+
+
+def _write_utf8() -> None:
+    """Write UTF-8 in every locale, as all files are; what is no text, such as a file name's stray bytes, is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _log_warnings_as_plain_lines() -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
-from mlm_jax.checkpoints.workdir import changed_keys, config_from_json, config_json
+from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.disk import REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
@@ -86,6 +86,7 @@ class Checkpoints:
         self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
                       "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip
         self.folder = Path(workdir).resolve() / "checkpoints"
+        check_no_wildcards(workdir)
         if jax.process_index() == 0:
             for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
                 log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config, renamed_options
+from mlm_jax.config.data_file import tuples
 from mlm_jax.config.together import steps_of
 from mlm_jax.data.store.freshness import check_unchanged
 
@@ -58,31 +60,25 @@ def _fill(config: ConfigDict, values: Any, room: str) -> None:
             _fill(config[key], value, f"{room}.{key}")
         else:
             try:
-                config[key] = _tuples(value)
+                config[key] = tuples(value)
             except (TypeError, RecursionError) as error:
                 raise UserError(f"{room}.{key} is {_brief(value)}, which is of another type than its default") from error
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     """Check that a workdir is new or belongs to this config.
 
     Raises:
-      UserError: it belongs to another one; the message lists the keys that differ.
+      UserError: it belongs to another one (the message lists the keys that differ), or its checkpoints could not be read.
     """
     file = Path(workdir) / CONFIG
+    check_no_wildcards(workdir)
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError("this is not JSON", file=file, remedy="delete it if the workdir is yours") from error
-        theirs = config_json(config_from_json(theirs))  # a key that is newer than the run is at its default
+            theirs = config_json(config_from_json(read_json(file)))  # a key that is newer than the run is at its default
+        except UserError as error:
+            raise UserError(error.problem, file=file, remedy="delete it if the workdir is yours") from error
         different = changed_keys(theirs, mine)
         if different:
             few = len(different) <= FEW_KEYS
@@ -105,6 +101,18 @@ def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> N
     """
     if has_checkpoints(workdir):
         check_unchanged(config, store)
+
+
+def check_no_wildcards(workdir: str | Path) -> None:
+    """Refuse a workdir whose checkpoints could not be read: Orbax takes the path of a checkpoint for a glob.
+
+    Raises:
+      UserError: the path holds ``[``, ``*`` or ``?``.
+    """
+    path = str(Path(workdir).resolve())
+    if found := sorted(set("[*?") & set(path)):
+        raise UserError(f"a workdir with {' or '.join(found)} in its path: its checkpoints could not be read", file=path,
+                        remedy="give a workdir without these characters")  # fmt: skip
 
 
 def has_checkpoints(workdir: str | Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT
 from mlm_jax.common.errors import UserError
+from mlm_jax.config.module import search
 
 ABOUT = "add a language to a checkpoint's vocabulary, for a run that goes on with it"
 EXAMPLE = "runs/mine --language tl --text 'text/tl/*.txt' --out runs/mine_tl_vocabulary"
@@ -50,6 +51,7 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
         raise UserError("this folder already exists", file=out, remedy="name another folder")
     loaded = load_parameters(place)
     old = loaded.vocabulary
+    search(Path.cwd())  # where a file with "module:function" stands that no config names
     found = (document for document in documents(source, language, "train") if document.strip())
     text = itertools.islice(found, MOST_DOCUMENTS)
     first = next(text, None)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.config.check import check_values
+from mlm_jax.config.data_file import read_config
 from mlm_jax.config.keys import KEYS, default_config
 from mlm_jax.config.module import import_file
 from mlm_jax.config.values import BadValue
@@ -28,7 +29,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
     """Run a config file's ``get_config`` and apply command-line overrides such as ``model.width=256``.
 
     Args:
-      path: a Python file; ``file.py:argument`` calls ``get_config("argument")``.
+      path: a Python file; ``file.py:argument`` calls ``get_config("argument")``. A ``.json`` file, such as a workdir's
+        config.json, is read as data and runs no code.
       overrides: ``key.path=value`` strings; values are Python literals, anything else is a string.
 
     Raises:
@@ -36,6 +38,25 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
         line and nearest key.
     """
     file, argument = file_and_argument(path)
+    config = read_config(file) if file.suffix == ".json" else _run(file, argument)
+    try:
+        check_keys(config, default_config())
+    except UserError as error:
+        raise UserError(error.problem, file=file, remedy=error.remedy) from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not (key and equals):
+            raise UserError(f"--set {override!r} is not KEY=VALUE", remedy="write --set key.path=value")
+        set_key(config, key, value)
+    try:
+        check_values(config)
+    except BadValue as error:
+        raise located(error, path, overrides) from error
+    return config
+
+
+def _run(file: Path, argument: str) -> ConfigDict:
+    """Return what ``get_config`` of a Python file returns."""
     module = import_config(file)
     if not hasattr(module, "get_config"):
         raise UserError("a config file must define get_config()", file=file, remedy="see configs/demo.py")
@@ -55,19 +76,6 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
         raise UserError(f"get_config() returns {type(config).__name__} and not a config", file=file,
                         line=module.get_config.__code__.co_firstlineno,
                         remedy="begin with config = default_config(), end with return config")  # fmt: skip
-    try:
-        check_keys(config, default_config())
-    except UserError as error:
-        raise UserError(error.problem, file=file, remedy=error.remedy) from error
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not (key and equals):
-            raise UserError(f"--set {override!r} is not KEY=VALUE", remedy="write --set key.path=value")
-        set_key(config, key, value)
-    try:
-        check_values(config)
-    except BadValue as error:
-        raise located(error, path, overrides) from error
     return config
 
 

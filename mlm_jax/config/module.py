@@ -39,10 +39,15 @@ def import_file(path: str | Path) -> ModuleType:
     name, root = _name_and_root(place)
     # What a config names ("module:function", its neighbours) is found from the folder of its package, or its own, and
     # from the working directory.
-    sys.path += [folder for folder in (str(root), str(Path.cwd())) if folder not in sys.path]
+    search(root, Path.cwd())
     module = _import_from_package(name, root, place, bool(known)) if "." in name else _import_alone(name, place)
     _loaded[place] = version, module
     return module
+
+
+def search(*folders: Path) -> None:
+    """Let modules be imported from these folders too."""
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
 
 
 def _name_and_root(file: Path) -> tuple[str, Path]:

@@ -7,6 +7,7 @@ remedies print.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,7 +76,7 @@ class Number:
 
     def check(self, key: str, value: Any) -> None:
         """Raise a BadValue if the value is not such a number."""
-        fits = is_number(value) and self.least <= value <= self.most and not math.isinf(value)
+        fits = is_number(value) and self.least <= value <= self.most and abs(value) <= sys.float_info.max
         if not fits or (self.whole and not isinstance(value, int)):
             raise BadValue(key, f"{key} is {value!r}", f"use {self.words}")
 

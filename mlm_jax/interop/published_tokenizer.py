@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
-from mlm_jax.interop.foreign_files import read_json
 from mlm_jax.interop.tokenizer_files import Source, content, read_tokenizer
 
 # What tokenizer_config.json calls our special pieces; BERT has no other beginning and end than [CLS] and [SEP].

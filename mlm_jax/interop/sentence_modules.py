@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.interop.foreign_files import read_json
+from mlm_jax.common.foreign_files import read_json
 
 log = logging.getLogger(__name__)
 

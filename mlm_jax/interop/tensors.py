@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mlm_jax.common.errors import UserError, nearest, one_line
-from mlm_jax.interop.foreign_files import MOST_JSON, parse_json, read_json, without_repeats
+from mlm_jax.common.foreign_files import MOST_JSON, parse_json, read_json, without_repeats
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9

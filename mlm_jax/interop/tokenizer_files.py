@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file, parse_json, read_json
 from mlm_jax.data.vocabulary.pieces import WORD, model_proto
 from mlm_jax.data.vocabulary.published import TOKENIZER
-from mlm_jax.interop.foreign_files import MOST_TOKENIZER, check_file, parse_json, read_json
 from mlm_jax.interop.tokenizer import template
 
 SENTENCEPIECE, WORDPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"), ("vocab.txt",)

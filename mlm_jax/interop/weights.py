@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
 from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches, moved
-from mlm_jax.interop.foreign_files import read_json
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.training.paths import by_path
 

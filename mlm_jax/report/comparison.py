@@ -16,6 +16,7 @@ from rich.table import Table
 from mlm_jax.checkpoints.checkpoint import score
 from mlm_jax.checkpoints.workdir import CONFIG, config_from_json, config_json, differing_keys
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.report.history import AVERAGES, Series, read_events, read_history, retrieval_curves, thin
 
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what runs are compared by, of every task
@@ -103,9 +104,9 @@ def run_config(workdir: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        return config_json(config_from_json(json.loads(file.read_text(encoding="utf-8"))))
-    except (ValueError, AttributeError) as error:
-        raise UserError("this is no config", file=file) from error
+        return config_json(config_from_json(read_json(file)))
+    except UserError as error:
+        raise UserError(f"this is no config: {error.problem}", file=file) from error
 
 
 def compare_workdirs(workdirs: Sequence[Path]) -> list[Run]:

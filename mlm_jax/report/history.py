@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.foreign_files import MOST_JSON, check_file
 from mlm_jax.data.text.languages import pair_languages
 
 METRICS = "metrics.jsonl"
+LAST_STEP, LARGEST = 1 << 62, sys.float_info.max  # beyond them, a number is none of a run's
 Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
 
@@ -24,19 +26,38 @@ def read_events(workdir: str | Path) -> list[dict[str, Any]]:
     A last line that a crash cut short is no event. A value that was not finite is None.
 
     Raises:
-      UserError: a line is not a JSON object with a step.
+      UserError: a line is not a JSON object with a step, or too long; or the file cannot be read.
     """
     file = Path(workdir) / METRICS
-    *lines, _ = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]  # the last one has no end
-    events = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-            int(event["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError("this is not a JSON object with a step", file=file, line=number, remedy="delete the line") from error
-        events.append(event)
+    events: list[dict[str, Any]] = []
+    if not file.exists():
+        return events
+    check_file(file)
+    try:
+        with file.open("rb") as stream:
+            while line := stream.readline(MOST_JSON + 1):
+                if len(line) > MOST_JSON:
+                    raise UserError(f"a line of more than {MOST_JSON:,} bytes", file=file, line=len(events) + 1)
+                if line.endswith(b"\n"):
+                    events.append(_event(line, file, len(events) + 1))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", file=file) from error
     return events
+
+
+def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+        if type(event["step"]) is not int or not 0 <= event["step"] <= LAST_STEP:
+            raise ValueError(f"step {event['step']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError("this is not a JSON object with a step", file=file, line=number, remedy="delete the line") from error
+    return event
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; JSON may hold whole numbers that no float can."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def read_history(workdir: str | Path) -> dict[str, Series]:
@@ -53,11 +74,11 @@ def read_history(workdir: str | Path) -> dict[str, Series]:
     values: dict[str, dict[int, float]] = {}
     for event in read_events(workdir):
         for key, value in event.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            if _is_number(value) and key not in ("step", "time"):
                 values.setdefault(key, {})[event["step"]] = float(value)
     if not values:
         raise UserError("the run has not logged anything yet", file=file, remedy="wait for its first log line")
-    return {key: sorted(series.items()) for key, series in values.items() if key not in ("step", "time")}
+    return {key: sorted(series.items()) for key, series in values.items()}
 
 
 def thin(series: Series, points: int = 300) -> Series:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.evaluation.retrieval import normalize
 from mlm_jax.report.table import LanguageRow
 
 FILE = "report.json"
+LARGEST = 1e300  # a number beyond it is none of a report's
 SECTIONS = ("title", "languages", "facts", "config", "phases", "table", "retrieval", "map", "samples")
 
 
@@ -50,19 +52,94 @@ def load_sections(workdir: str | Path) -> dict[str, Any]:
       UserError: it is missing or damaged.
     """
     file = Path(workdir) / FILE
+    if not file.parent.is_dir():
+        raise UserError("there is no such folder", file=workdir, remedy="name the workdir of a run")
+    if not file.exists():
+        raise UserError("the run has not been evaluated yet", file=file, remedy="mlm-jax train writes it")
+    remedy = "delete it; the next evaluation writes it again"
     try:
-        sections = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if not file.parent.is_dir():
-            raise UserError("there is no such folder", file=workdir, remedy="name the workdir of a run") from error
-        raise UserError("the run has not been evaluated yet", file=file, remedy="mlm-jax train writes it") from error
-    except ValueError as error:
-        raise UserError(
-            "not a JSON file", file=file, remedy="delete it; the next evaluation writes it again"
-        ) from error
+        sections = read_json(file)
+    except UserError as error:
+        raise UserError(error.problem, file=file, remedy=remedy) from error
     if not isinstance(sections, dict) or not sections.get("languages"):
-        raise UserError("not a report's data: it names no languages", file=file)
+        raise UserError("not a report's data: it names no languages", file=file, remedy=remedy)
+    for name, (fits, what) in SHAPES.items():
+        if name in sections and not fits(sections[name]):
+            raise UserError(f"not a report's data: {name!r} is not {what}", file=file, remedy=remedy)
     return sections
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _are_phases(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(phase, list) and len(phase) == 3 and all(map(_is_number, phase[:2])) and _is_text(phase[2]) for phase in value
+    )
+
+
+def _is_table(value: Any) -> bool:
+    """Return whether a value is rows of numbers with a language's name."""
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and all(_is_text(cell) if key == "language" else _is_number(cell) for key, cell in row.items())
+        for row in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST)
+
+
+def _is_retrieval(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not _are_texts(value.get("languages")) or not isinstance(value.get("scores"), dict):
+        return False
+    size = len(value["languages"])
+    numbers = _is_number(value.get("candidates")) and _is_number(value.get("step"))
+    return numbers and all(_is_matrix(scores, size, size) for scores in value["scores"].values())
+
+
+def _is_matrix(value: Any, rows: int, columns: int) -> bool:
+    return isinstance(value, list) and len(value) == rows and all(
+        isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value
+    )  # fmt: skip
+
+
+def _is_map(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(value.get("texts"), dict):
+        return False
+    texts = value["texts"]
+    parts = [value.get("raw"), value.get("centred")]
+    return all(map(_are_texts, texts.values())) and all(
+        isinstance(part, dict) and isinstance(part.get("points"), dict)
+        and all(_is_matrix(points, len(texts.get(code, ())), 2) for code, points in part["points"].items())
+        for part in parts
+    )  # fmt: skip
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # {section: (whether a value can be it, what it is)}
+    "title": (_is_text, "a text"),
+    "languages": (_are_texts, "a list of codes"),
+    "facts": (_are_texts, "a list of phrases"),
+    "config": (_is_object, "an object"),
+    "phases": (_are_phases, "a list of (first step, last step, name)"),
+    "table": (_is_table, "a list of rows of numbers"),
+    "retrieval": (_is_retrieval, "square matrices of numbers"),
+    "map": (_is_map, "points of texts"),
+    "samples": (_is_object, "an object"),
+}
 
 
 def retrieval_section(

@@ -40,6 +40,8 @@ from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
 Settings = dict[str, Any]  # of a trial: config key → value
 COMPARISON, PLOT = "comparison.json", "comparison.html"
+# Characters that a path cannot have, or that Orbax takes for a glob: checkpoints in such a folder cannot be read.
+IN_NAMES = str.maketrans({"/": "_", " ": "", "[": "(", "]": ")", "*": "_", "?": "_"})
 LONGEST_NAME = 200  # bytes; file systems take 255
 
 
@@ -70,7 +72,7 @@ def trial_name(trial: Settings) -> str:
     short = {key: key.rpartition(".")[2] for key in trial}
     doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
     parts = (f"{key if short[key] in doubled else short[key]}={value}" for key, value in trial.items())
-    name = ",".join(parts).replace("/", "_").replace(" ", "")
+    name = ",".join(parts).translate(IN_NAMES)
     if len(name.encode()) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]

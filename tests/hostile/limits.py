@@ -37,3 +37,15 @@ def refused(capfd, *arguments):
     assert len(lines) == 1 and len(lines[0]) < 1500, lines
     assert "Traceback" not in lines[0]
     return lines[0]
+
+
+def refused_after_progress(capfd, *arguments):
+    """Return the error of a command that must be refused, and that may have shown progress before: its last line."""
+    capfd.readouterr()
+    with limited():
+        assert cli.main([*map(str, arguments)]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("mlm-jax: error: ")]
+    assert errors == lines[-1:] and len(errors[0]) < 2000, lines[-5:]
+    assert "Traceback" not in "".join(lines)
+    return errors[0]

@@ -5,13 +5,21 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.report.sections import load_sections, map_section, plain, principal_components, save_sections
+from mlm_jax.report.sections import (
+    load_sections,
+    map_section,
+    plain,
+    principal_components,
+    retrieval_section,
+    save_sections,
+)
 
 
 def test_sections_come_back_as_they_were(tmp_path):
     matrix = np.array([[np.nan, 0.123456789], [0.5, np.nan]])
     config = default_config().to_dict()
-    save_sections(tmp_path, {"languages": ("de", "fr"), "retrieval": {"scores": {"csls": matrix}}, "config": config})
+    retrieval = retrieval_section({"csls": matrix}, ("de", "fr"), 10, 5)
+    save_sections(tmp_path, {"languages": ("de", "fr"), "retrieval": retrieval, "config": config})
     sections = load_sections(tmp_path)
     assert sections["languages"] == ["de", "fr"]
     assert sections["retrieval"]["scores"]["csls"] == [[None, 0.12346], [0.5, None]]
@@ -29,7 +37,7 @@ def test_a_section_that_no_page_shows_is_a_mistake(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(None, "not been evaluated"), ("{", "not a JSON"), ("{}", "no languages")]
+    ("content", "problem"), [(None, "not been evaluated"), ("{", "not JSON"), ("{}", "no languages")]
 )
 def test_missing_and_damaged_files_are_named(tmp_path, content, problem):
     if content is not None:

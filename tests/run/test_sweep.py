@@ -85,12 +85,12 @@ def sweep_file(tmp_path, request, trials='{"mixing.alpha": (0.3, 1.0)}'):
 def test_commands_of_a_dry_run_can_be_pasted_and_values_may_be_numpys(tmp_path, request, capsys):
     file = sweep_file(tmp_path, request, '{"optimizer.learning_rate": __import__("numpy").logspace(-4, -2, 3)}')
     settings = ("data.modules=('a [b] c',)",)
-    assert run_sweep(file, tmp_path / "out [1]", overrides=settings, dry_run=True) == 0
+    assert run_sweep(file, tmp_path / "out (1)", overrides=settings, dry_run=True) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     for line, rate in zip(lines, (1e-4, 1e-3, 1e-2), strict=True):
         words = shlex.split(line)
         assert words[-4:] == ["--set", *settings, "--set", f"optimizer.learning_rate={np.float64(rate).item()!r}"]
-        assert words[words.index("--workdir") + 1].startswith(f"{tmp_path}/out [1]/learning_rate=")
+        assert words[words.index("--workdir") + 1].startswith(f"{tmp_path}/out (1)/learning_rate=")
 
 
 def test_trials_of_another_config_are_not_taken_for_finished(tmp_path, request):

@@ -19,8 +19,9 @@ from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.data.loading.curriculum import Phase
 from mlm_jax.data.loading.order import Order, Slices
 from mlm_jax.data.loading.rows import read_documents, read_packed, whole_documents
+from mlm_jax.data.store.manifest import FEATURES
 from mlm_jax.data.store.ragged import Ragged
-from mlm_jax.data.store.store import FEATURES, TOKENS, Split, Store, Stream
+from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
 
 log = logging.getLogger(__name__)
 

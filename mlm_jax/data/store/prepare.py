@@ -29,6 +29,7 @@ from mlm_jax.config.check import check_values
 from mlm_jax.data.store import streams
 from mlm_jax.data.store.freshness import is_fresh, request, sources, why_stale
 from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
+from mlm_jax.data.store.manifest import FEATURES
 from mlm_jax.data.store.shards import (
     check_streams,
     done_shard,
@@ -37,7 +38,7 @@ from mlm_jax.data.store.shards import (
     shard_folder,
     share,
 )
-from mlm_jax.data.store.store import FEATURES, TOKENS, Store, StoreWriter
+from mlm_jax.data.store.store import TOKENS, Store, StoreWriter
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates

@@ -32,6 +32,7 @@ from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside, whole_folder
 from mlm_jax.common.lock import only_writer
 from mlm_jax.data.store.addresses import open_keys, quoted
+from mlm_jax.data.store.manifest import FEATURES, check_manifest
 from mlm_jax.data.store.ragged import (
     FAILURES,
     FILE_VALUES,
@@ -53,7 +54,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 HELD_OUT = "held_out"
 UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
-FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
 TOKENS = ("inputs", "targets")  # features that hold token ids; labels hold class numbers, -1 = ignored
 CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
 
@@ -174,8 +174,9 @@ class Store:
                     file=place,
                     remedy=MAKE_ANEW,
                 )
+            check_manifest(manifest)
             return cls(str(folder), keys, manifest, cache_bytes)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise corrupt(error, place) from error
 
     @cached_property

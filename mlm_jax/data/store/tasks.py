@@ -21,7 +21,8 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import windows
 from mlm_jax.common.quiet import quiet_stderr
 from mlm_jax.data.store.held_out import HeldOut, collect
-from mlm_jax.data.store.store import FEATURES, TOKENS
+from mlm_jax.data.store.manifest import FEATURES
+from mlm_jax.data.store.store import TOKENS
 from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources
 from mlm_jax.data.store.two_texts import cut_longer, joined
 from mlm_jax.data.text import labelled

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LIBRARIES: dict[str, ModuleType] = {"tfds": tfds, "datasets": saved_datasets}  # {scheme: its module}
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:function
+LONGEST_PATH = 4096  # characters; no file system takes more
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 KINDS = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
@@ -143,6 +144,8 @@ def _expanded(pattern: str) -> list[Path]:
     The standard library's glob follows a link to a folder above itself until the path is too long, and takes the brackets of a
     folder's name for a choice of characters.
     """
+    if len(pattern) > LONGEST_PATH:
+        raise UserError(f"a path of {len(pattern):,} characters: {pattern[:80]}…", remedy="name files in several shorter globs")
     path = Path(pattern).expanduser()
     if os.path.lexists(path):
         return [path]

@@ -42,7 +42,7 @@ def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
     except FileNotFoundError as error:
         raise UserError("there is no vocabulary here", file=place,
                         remedy="mlm-jax prepare, grow or import-hf writes one") from error  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"the vocabulary is damaged: {one_line(error)}", file=place, remedy="make or copy it again") from error
 
 

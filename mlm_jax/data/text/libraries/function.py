@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,17 @@ def called(source: str, name: str, split: str) -> Iterator[tuple[int, Any]]:
     """Yield what a function yields, numbered from 1.
 
     Raises:
-      UserError: there is no such function, or it returns nothing that can be iterated over.
+      UserError: there is no such function, it does not take two arguments, or it returns nothing that can be iterated over.
     """
-    found = corpus_function(source)(name, split)
+    function = corpus_function(source)
+    try:
+        inspect.signature(function).bind(name, split)
+    except TypeError as error:
+        raise UserError(f"the function cannot be called with {name!r} and {split!r}: {error}", file=source,
+                        remedy="define function(language, split)") from error  # fmt: skip
+    except ValueError:  # a function in C need not have a signature
+        pass
+    found = function(name, split)
     if not isinstance(found, Iterable) or isinstance(found, (str, bytes, dict)):
         raise UserError(f"the function returns {brief(found)}", file=source, remedy="yield one example at a time")
     yield from enumerate(found, 1)

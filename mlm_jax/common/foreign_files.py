@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mlm_jax.common.errors import UserError, one_line
 MOST_JSON, MOST_TOKENIZER = 16_000_000, 128_000_000  # bytes
 
 
-def check_file(file: Path, most: int) -> None:
+def check_file(file: Path, most: float = math.inf) -> None:
     """Check that a file is regular (a link to one is, as in the Hub's cache) and has at most ``most`` bytes.
 
     Raises:

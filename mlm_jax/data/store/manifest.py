@@ -1,0 +1,80 @@
+"""What a store's manifest may hold: checked before anything is read or allocated by it, since it may be a stranger's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
+SPLITS = ("train", "validation")
+COUNTS = ("documents", "tokens", "characters", "bytes")  # of a split
+MOST = 1 << 62  # of anything that is counted
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Check the types and the bounds of everything in a manifest that code depends on.
+
+    Raises:
+      ValueError: something is missing, of another type, or out of bounds; the message names it.
+    """
+    vocabulary, languages = _object(manifest, "vocabulary"), _texts(manifest, "languages")
+    _require(isinstance(vocabulary.get("fingerprint"), str), "vocabulary.fingerprint", "a text")
+    size = _count(vocabulary, "size", "vocabulary.size")
+    for name in ("pad_id", "eos_id"):
+        _require(type(vocabulary.get(name)) is int and -1 <= vocabulary[name] < size, f"vocabulary.{name}", "an id")
+    for name in _object(manifest, "streams"):
+        _check_stream(_object(manifest["streams"], name, f"streams.{name}"), f"streams.{name}", languages)
+    facts = _object(manifest, "facts")
+    skipped = _object(facts, "skipped", "facts.skipped") if "skipped" in facts else {}
+    for name in skipped:
+        for reason in _object(skipped, name, f"facts.skipped.{name}"):
+            _count(skipped[name], reason, f"facts.skipped.{name}.{reason}")
+
+
+def _check_stream(stream: Mapping[str, Any], where: str, languages: Sequence[str]) -> None:
+    kind = str(stream.get("kind"))
+    _require(kind in FEATURES, f"{where}.kind", f"one of {', '.join(FEATURES)}")
+    own = _texts(stream, "languages", f"{where}.languages")
+    _require(len(own) == (2 if kind == "pairs" else 1) and {*own} <= {*languages}, f"{where}.languages", "of the store's languages")
+    _texts(stream, "labels", f"{where}.labels")
+    rate = stream["rate"]
+    fits = rate is None or (type(rate) in (int, float) and 0 <= rate <= MOST and math.isfinite(rate))
+    _require(fits, f"{where}.rate", "a number or null")
+    for split in _object(stream, "splits", f"{where}.splits"):
+        place = f"{where}.splits.{split}"
+        _require(split in SPLITS, place, f"one of {', '.join(SPLITS)}")
+        facts = _object(stream["splits"], split, place)
+        for name in COUNTS:
+            _count(facts, name, f"{place}.{name}")
+        features = _object(facts, "features", f"{place}.features")
+        _require({*features} == {*FEATURES[kind]}, f"{place}.features", ", ".join(FEATURES[kind]))
+        for name in features:
+            feature = _object(features, name, f"{place}.features.{name}")
+            for count in ("values", "longest"):
+                _count(feature, count, f"{place}.features.{name}.{count}")
+            for flag in ("per_token", "complemented"):
+                _require(isinstance(feature.get(flag), bool), f"{place}.features.{name}.{flag}", "true or false")
+
+
+def _object(parent: Any, key: str, where: str = "") -> Mapping[str, Any]:
+    found = parent.get(key)
+    _require(isinstance(found, dict), where or key, "an object")
+    return found
+
+
+def _texts(parent: Mapping[str, Any], key: str, where: str = "") -> Sequence[str]:
+    found = parent.get(key)
+    _require(isinstance(found, list) and all(isinstance(text, str) for text in found), where or key, "a list of texts")
+    return found  # type: ignore[return-value]
+
+
+def _count(parent: Mapping[str, Any], key: str, where: str) -> int:
+    found = parent.get(key)
+    _require(type(found) is int and 0 <= found <= MOST, where, "a whole number from 0")
+    return found  # type: ignore[return-value]
+
+
+def _require(fits: bool, where: str, what: str) -> None:
+    if not fits:
+        raise ValueError(f"{where[:200]} is not {what}")

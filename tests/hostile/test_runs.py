@@ -1,0 +1,273 @@
+"""What a stranger's run leaves: its store, metrics.jsonl, report.json and config.json. Each is refused in a line."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from mlm_jax.config import default_config, load_config
+from mlm_jax.data.store.prepare import prepare
+from tests.hostile.limits import refused, refused_after_progress
+from tests.report.helpers import write_run
+
+DEEP = "[" * 200_000
+HUGE = 10**400
+CONFIG = """from mlm_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.data.store = STORE
+    return config
+"""
+
+
+def at(*path, value):
+    """Return a change of JSON: the value at a path, from which a function makes another one, or which is taken away."""
+
+    def change(content):
+        *parents, last = path
+        for step in parents:
+            content = content[step if step != "*" else next(iter(content))]
+        last = last if last != "*" else next(iter(content))
+        if value is DELETED:
+            del content[last]
+        else:
+            content[last] = value
+        return None
+
+    return change
+
+
+DELETED = object()
+
+# ----------------------------------------------------------------------------------------------------------- stores
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "de.txt").write_text("ein Fluss\nein Stein\n" * 30)
+    (folder / "genre.tsv").write_text("ein Fluss\tyes\nein Stein\tno\n" * 9)
+    config = default_config()
+    config.data.corpora = {"de": str(folder / "de.txt")}
+    config.data.labelled = {"genre": {"format": "tsv", "language": "de", "train": str(folder / "genre.tsv")}}
+    config.vocabulary.kind = "bytes"
+    prepare(config, folder / "store", progress=False)
+    return folder / "store"
+
+
+TRAIN = ("streams", "de", "splits", "train")
+MANIFESTS = {
+    "deep": DEEP,
+    "list": "[]",
+    "text": '"store"',
+    "null": "null",
+    "not json": "{",
+    "not utf-8": b"\xff\xfe{}",
+    "empty": "",
+    "another format": at("format", value=99),
+    "format of 400 digits": at("format", value=HUGE),
+    "no format": at("format", value=DELETED),
+    "no streams": at("streams", value=DELETED),
+    "streams are a list": at("streams", value=[]),
+    "streams are numbers": at("streams", "de", value=3),
+    "no languages": at("languages", value=DELETED),
+    "languages are numbers": at("languages", value=[1, 2]),
+    "languages are a number": at("languages", value=7),
+    "a stream of no known kind": at("streams", "de", "kind", value="txt"),
+    "a stream of another language": at("streams", "de", "languages", value=["xx"]),
+    "a stream without languages": at("streams", "de", "languages", value=[]),
+    "a stream without splits": at("streams", "de", "splits", value=DELETED),
+    "a split without counts": at(*TRAIN, "documents", value=DELETED),
+    "documents are a text": at(*TRAIN, "documents", value="9"),
+    "documents are negative": at(*TRAIN, "documents", value=-1),
+    "documents are many": at(*TRAIN, "documents", value=10**15),
+    "documents of 400 digits": at(*TRAIN, "documents", value=HUGE),
+    "documents are no whole number": at(*TRAIN, "documents", value=1.5),
+    "values are many": at(*TRAIN, "features", "inputs", "values", value=10**15),
+    "values are a text": at(*TRAIN, "features", "inputs", "values", value="9"),
+    "the longest is a text": at(*TRAIN, "features", "inputs", "longest", value="9"),
+    "a feature that there is not": at(*TRAIN, "features", value={"../../x": {"values": 1}}),
+    "features are a list": at(*TRAIN, "features", value=[]),
+    "labels are numbers": at("streams", "genre", "labels", value=[1, 2]),
+    "labels are a number": at("streams", "genre", "labels", value=3),
+    "a rate that is a text": at("streams", "de", "rate", value="much"),
+    "no vocabulary": at("vocabulary", value=DELETED),
+    "another vocabulary": at("vocabulary", "fingerprint", value="0"),
+    "padding is a text": at("vocabulary", "pad_id", value="0"),
+    "padding is huge": at("vocabulary", "pad_id", value=HUGE),
+    "counts of what was left out are a list": at("facts", "skipped", value=[1]),
+    "facts are a list": at("facts", value=[]),
+}
+VOCABULARIES = {
+    "deep": DEEP, "list": "[]", "empty": "", "no kind": "{}", "another kind": '{"kind": "pickle"}',
+    "sentinels by the billion": '{"kind": "bytes", "languages": ["de"], "sentinels": 1000000000000}',
+    "languages are numbers": '{"kind": "bytes", "languages": [1], "sentinels": 100}',
+}  # fmt: skip
+
+
+def change_json(file, change):
+    if callable(change):
+        content = json.loads(file.read_text())
+        change(content)
+        change = json.dumps(content)
+    file.write_bytes(change if isinstance(change, bytes) else change.encode())
+
+
+def inspect(tmp_path, capfd, store):
+    (tmp_path / "config.py").write_text(CONFIG.replace("STORE", repr(str(store))))
+    return refused_after_progress(capfd, "inspect", "--config", tmp_path / "config.py")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_hostile_manifest_is_refused(store, tmp_path, capfd, name):
+    shutil.copytree(store, tmp_path / "store")
+    change_json(tmp_path / "store" / "manifest.json", MANIFESTS[name])
+    assert "store" in inspect(tmp_path, capfd, tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_a_hostile_vocabulary_is_refused(store, tmp_path, capfd, name):
+    shutil.copytree(store, tmp_path / "store")
+    change_json(tmp_path / "store" / "vocabulary" / "vocabulary.json", VOCABULARIES[name])
+    assert "vocabulary" in inspect(tmp_path, capfd, tmp_path / "store")
+
+
+# ------------------------------------------------------------------------------------------ metrics.jsonl, report.json
+
+METRICS = {
+    "deep": DEEP + "\n",
+    "list": "[1]\n",
+    "null": "null\n",
+    "no step": '{"train/loss/de": 1}\n',
+    "a step that is a text": '{"step": "1", "a": 1}\n',
+    "a step that is NaN": '{"step": NaN, "a": 1}\n',
+    "a step without end": '{"step": Infinity, "a": 1}\n',
+    "a step below 0": '{"step": -1, "a": 1}\n',
+    "a step of 400 digits": f'{{"step": {HUGE}, "a": 1}}\n',
+    "a step that is true": '{"step": true, "a": 1}\n',
+    "numbers of 5,000 digits": '{"step": 1, "a": ' + "1" * 5000 + "}\n",
+    "not utf-8": b'{"step": 1, "\xff": 1}\n',
+    "nothing but texts": '{"step": 1, "train/loss/de": "3"}\n',
+    "only a number of 400 digits": f'{{"step": 1, "train/loss/de": {HUGE}}}\n',
+    "a line of 20 MB": '{"step": 1, "a": "' + "x" * 20_000_000 + '"}\n',
+    "nothing": "",
+    "NUL": b"\0" * 100 + b"\n",
+}
+REPORTS = {
+    "deep": DEEP,
+    "list": "[]",
+    "null": "null",
+    "empty": "",
+    "not utf-8": b"\xff",
+    "20 MB": '{"languages": ["de"], "title": "' + "x" * 20_000_000 + '"}',
+    "no languages": at("languages", value=DELETED),
+    "languages are a text": at("languages", value="de"),
+    "languages are numbers": at("languages", value=[1, 2]),
+    "languages are lists": at("languages", value=[["de"]]),
+    "a title that is a list": at("title", value=["a"]),
+    "facts are a number": at("facts", value=3),
+    "facts are objects": at("facts", value=[{}]),
+    "a config that is a list": at("config", value=[]),
+    "a table of texts": at("table", value=[{"language": "de", "loss": "3.1"}]),
+    "a table that is an object": at("table", value={}),
+    "a table of numbers of 400 digits": at("table", value=[{"language": "de", "tokens": HUGE}]),
+    "a matrix of texts": at("retrieval", "scores", "*", value=[["a"]]),
+    "a matrix that is not square": at("retrieval", "scores", "*", value=[[1, 2]]),
+    "a matrix that is a number": at("retrieval", "scores", "*", value=1),
+    "phases that are a number": at("phases", value=3),
+    "phases that are texts": at("phases", value=[["0", "9", "warm-up"]]),
+    "a map without points": at("map", "raw", "points", value=[]),
+    "a map of texts": at("map", "raw", "points", "*", value=[["x", "y"]]),
+    "a map that is a list": at("map", value=[]),
+    "samples that are a list": at("samples", value=[]),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    folder.mkdir()
+    write_run(folder, languages=("de", "en"), steps=500)
+    return folder
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_hostile_metrics_are_refused(run, tmp_path, capfd, name):
+    shutil.copytree(run, tmp_path / "run")
+    change_json(tmp_path / "run" / "metrics.jsonl", METRICS[name])
+    assert "metrics.jsonl" in refused(capfd, "report", tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_hostile_report_is_refused(run, tmp_path, capfd, name):
+    shutil.copytree(run, tmp_path / "run")
+    change_json(tmp_path / "run" / "report.json", REPORTS[name])
+    assert "report.json" in refused(capfd, "report", tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.json"])
+def test_a_fifo_or_a_folder_in_place_of_a_file_is_refused(run, tmp_path, capfd, name):
+    for make in (os.mkfifo, os.mkdir):
+        shutil.copytree(run, tmp_path / make.__name__)
+        (tmp_path / make.__name__ / name).unlink()
+        make(tmp_path / make.__name__ / name)
+        assert name in refused(capfd, "report", tmp_path / make.__name__)
+
+
+# -------------------------------------------------------------------------------------------------- configs as data
+
+CONFIGS = {
+    "deep": DEEP,
+    "list": "[]",
+    "text": '"steps"',
+    "null": "null",
+    "not json": "{steps: 1}",
+    "empty": "",
+    "not utf-8": b"\xff\xfe",
+    "20 MB": '{"seed": "' + "x" * 20_000_000 + '"}',
+    "an unknown key": '{"stpes": 1}',
+    "an unknown key in a group": '{"model": {"widht": 1}}',
+    "a group that is a list": '{"model": []}',
+    "a group that is a number": '{"data": 3}',
+    "a number that is a text": '{"steps": "many"}',
+    "a number that is a list": '{"model": {"width": [1]}}',
+    "a number of 400 digits": f'{{"model": {{"width": {HUGE}}}}}',
+    "a number that is NaN": '{"optimizer": {"learning_rate": NaN}}',
+    "a number without end": '{"optimizer": {"learning_rate": Infinity}}',
+    "a number below 0": '{"steps": -1}',
+    "null for a number": '{"steps": null}',
+    "tasks that are a list": '{"tasks": ["mlm"]}',
+    "a task that is a number": '{"tasks": {"mlm": 3}}',
+    "a task nested deep": '{"tasks": {"mlm": ' + '{"a":' * 500 + "1" + "}" * 500 + "}}",
+    "languages that are numbers": '{"languages": [1, 2]}',
+    "a function": '{"data": {"corpora": {"de": "os:popen"}}}',
+    "a function of pairs": '{"data": {"parallel": {"de-en": "subprocess:call"}}}',
+    "a function of labels": '{"data": {"labelled": {"x": {"format": "function", "language": "de", "train": "os:system"}}}}',
+    "a function for held-out text": '{"data": {"validation": {"de": "os:popen"}}}',
+    "a data set library": '{"data": {"corpora": {"de": "tfds:huggingface:x/y"}}}',
+    "modules": '{"data": {"modules": ["antigravity"]}}',
+    "a mixture": '{"data": {"mixture": "mine", "modules": ["mine"]}}',
+    "sources that are numbers": '{"data": {"corpora": {"de": 3}}}',
+    "corpora that are a list": '{"data": {"corpora": ["de.txt"]}}',
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hostile_config_is_refused_and_runs_nothing(tmp_path, capfd, name):
+    file = tmp_path / "config.json"
+    file.write_bytes(CONFIGS[name] if isinstance(CONFIGS[name], bytes) else CONFIGS[name].encode())
+    assert "config.json" in refused(capfd, "prepare", "--config", file, "--workdir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdirs_own_config_is_taken_as_it_is(tmp_path):
+    config = default_config()
+    config.data.corpora = {"de": ("a/*.txt", "b.txt"), "en": "mlm_jax.data.bible:text"}
+    config.model.encoder = ({"layers": 2, "weights": "shared"},)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=list))
+    assert load_config(tmp_path / "config.json").to_dict() == config.to_dict()
+    assert load_config(tmp_path / "config.json", ("seed=7",)).seed == 7
