@@ -132,7 +132,8 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
   if (!points.length) return;
   const [firstStep, lastStep] = [Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0]))];
   const begun = firstStep + settled * (lastStep - firstStep);
-  const counted = lines.map((line) => ({ ...line, points: line.points.filter((p) => p[0] >= begun) }));
+  const counted = lines.map((line) => ({ ...line, points: [...line.points.map((p) => [p[0], p[1]]),
+    ...(line.area || []).flatMap(([step, low, high]) => [[step, low], [step, high]])].filter((p) => p[0] >= begun) }));
   let [low, high] = range(counted, zero);
   const ends = labels ? lines.filter((line) => line.kind !== "train" && line.kind !== "plan") : [];
 

@@ -91,7 +91,7 @@ function groupings() {
   if (families.length) found.family = (code) => families.find(([, codes]) => codes.includes(code))?.[0] ?? "no family";
   const ranked = PAGE.languages.filter((code) => tokens[code] != null).sort((a, b) => tokens[b] - tokens[a]);
   if (ranked.length === PAGE.languages.length) {
-    const names = ["a third with most text", "a third with some", "a third with least text"];
+    const names = ["third with most text", "middle third", "third with least text"];
     found["amount of text"] = (code) => names[Math.floor((3 * ranked.indexOf(code)) / ranked.length)];
   }
   return found;
