@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every so many, and the best.
+    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every ``keep_every``-th step's, and the best.
 
     Args:
       workdir: of the run.

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def check_init(settings: Mapping[str, Any]) -> None:
-    """Check that there is a checkpoint where ``config.checkpoint.init`` names one, before hours go into preparing data.
+    """Check that the checkpoint that ``config.checkpoint.init`` names exists, before hours go into preparing data.
 
     Raises:
       UserError: there is none, or a key is unknown or missing.

@@ -94,7 +94,7 @@ def _brief(value: Any) -> str:
 
 
 def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> None:
-    """Check that no store has to be made anew on which the checkpoints of a workdir were trained.
+    """Check that the store on which a workdir's checkpoints were trained would not be replaced.
 
     Raises:
       UserError: the workdir has checkpoints, and the store is not, or no longer, what the config asks for.
@@ -144,7 +144,7 @@ def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str
 
 
 def may_change(key: str) -> bool:
-    """Return whether a continuation may set this config key anew."""
+    """Return whether this config key may differ when a run is resumed."""
     listed = any(key.startswith(entry) if entry.endswith(".") else key == entry for entry in MAY_CHANGE)
     return listed or re.fullmatch(r"tasks\..+\.evaluate_on", key) is not None  # what a task is measured on
 

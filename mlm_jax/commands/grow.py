@@ -40,7 +40,7 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
       out: folder to make.
 
     Raises:
-      UserError: as :func:`.grow_vocabulary`; there is no checkpoint or no text; the folder is there already, or
+      UserError: as :func:`.grow_vocabulary`; there is no checkpoint or no text; the folder exists, or
         cannot be written.
     """
     from mlm_jax.adaptation.grow import MOST_DOCUMENTS, grow_vocabulary, language_specific

@@ -48,7 +48,7 @@ def mine_command(place: str | Path, source: str, target: str, *, languages: str 
       place: a workdir or one of its checkpoints.
       source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
         "-" is standard input.
-      target: likewise, in the other language.
+      target: such a file in the other language.
       languages: of the two texts, such as "de-en"; None if the model makes no difference.
       gold: a file of ``source identifier TAB target identifier`` lines.
       threshold: least score of a pair; None is the best against ``gold``, or 1.0 (nearer than the neighbourhood).

@@ -20,7 +20,7 @@ def check_values(config: ConfigDict) -> None:
 
     Raises:
       BadValue: a value is not of its key's kind, or does not fit another one.
-      UserError: likewise, if no single key stands out.
+      UserError: several keys together cannot work.
     """
     for task in config.tasks:
         if not isinstance(task, str) or not task or task.startswith("_"):

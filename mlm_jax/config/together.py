@@ -20,7 +20,7 @@ def check_together(config: ConfigDict) -> None:
 
     Raises:
       BadValue: values do not fit each other; the key is one that can be changed.
-      UserError: likewise, if no single key stands out.
+      UserError: several keys together cannot work.
     """
     check_model(config.model)
     _check_rows(config)

@@ -118,7 +118,7 @@ class HeldOut:
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
     def after(self, steps: int) -> HeldOut:
-        """Return the measure of weights after so many steps: a curriculum may have changed their rotary positions."""
+        """Return the evaluation of weights after ``steps`` steps, whose RoPE base a curriculum may have changed."""
         theta = curriculum.rope_theta(self.config, steps)
         if theta not in self._after:
             program = self.program.with_rope_theta(theta)

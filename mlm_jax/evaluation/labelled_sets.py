@@ -37,7 +37,7 @@ def labelled_sets(
         for stream in (store.stream(name) for name in names):
             if not _is_held_out(stream) or per_token(stream) != per_token(read[task][0]):
                 raise UserError(f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
-                                remedy=f"mend its entry in config.data.labelled, or tasks.{task}.evaluate_on")  # fmt: skip
+                                remedy=f"correct its entry in config.data.labelled, or tasks.{task}.evaluate_on")  # fmt: skip
             _check_labels(stream, task, read[task][0].labels)
             found[task] += [] if stream in found[task] else [stream]
     taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())

@@ -110,8 +110,8 @@ def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str
 def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
     """Return loss / ln 2 · tokens / bytes: what a text would cost if every token cost as much as a hidden one.
 
-    It compares vocabularies: coarse pieces are dearer a token and fewer a byte. For masked language modelling it is
-    not a code length, since each hidden token sees the others; compare it at one mask rate only.
+    Use it to compare vocabularies: with larger pieces the loss per token rises, but there are fewer tokens per byte. For
+    masked language modelling it is no code length, since each hidden token sees the others: compare it at one mask rate only.
 
     Args:
       loss: mean −log P of hidden tokens, in nats.

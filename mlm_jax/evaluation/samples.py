@@ -14,7 +14,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 
 GUESSES = 5
-SHARE = 6  # one word of so many is hidden
+SHARE = 6  # one word in six is hidden
 
 
 def predict_pieces(

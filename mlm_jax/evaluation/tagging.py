@@ -70,7 +70,7 @@ def tag_sentences(
 
     Args:
       predicted: ``[tokens]`` class numbers of each row.
-      gold: likewise; −1 where a token has no label (not a word's first piece, or padding).
+      gold: as ``predicted``; −1 if a token has no label (not a word's first piece, or padding).
       names: tag of each class.
 
     Returns:

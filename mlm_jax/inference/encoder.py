@@ -260,7 +260,7 @@ class Model:
     def _language_index(self, code: str | None, option: str) -> int:
         if code is None:
             if len(self.languages) > 1 and self.needs_language:
-                raise UserError("this model reads every language in its own way, so it must be told which one this is",
+                raise UserError("this model has language-specific parts, so the language of the text is required",
                                 remedy=f"give {option}: one of {', '.join(self.languages)}")  # fmt: skip
             return 0
         if code not in self.languages:

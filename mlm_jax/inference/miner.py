@@ -38,7 +38,7 @@ def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, 
     known = model.languages
     if not pair:
         if len(known) > 1 and model.needs_language:
-            raise UserError("this model reads every language in its own way, so it must be told which ones these are",
+            raise UserError("this model has language-specific parts, so the languages of the texts are required",
                             remedy=f"give --languages SOURCE-TARGET, of {', '.join(known)}")  # fmt: skip
         return None, None
     found = pair_languages(pair, known)

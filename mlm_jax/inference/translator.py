@@ -186,7 +186,7 @@ class Translator(Model):
           search: how.
 
         Raises:
-          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs to be told the
+          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs the
             texts' language.
         """
         counts: Counter[str] = Counter()

@@ -37,7 +37,7 @@ def push(queue: Queue, embeddings: jax.Array, identity: jax.Array, after: int = 
       queue: of earlier batches.
       embeddings: ``[2, rows, width]``.
       identity: ``[2, rows]``.
-      after: the first so many batches are left out: the model of the first steps changes too fast.
+      after: number of first batches that are left out: the model of the first steps changes too fast.
     """
     size, rows = len(queue.filled), embeddings.shape[1]
     fresh = jax.lax.stop_gradient(embeddings.astype(jnp.float32))

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def batch_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Return how an array ``[rows, …]`` or ``[rows, length, …]`` of a batch lies on the mesh."""
+    """Return how an array ``[rows, …]`` or ``[rows, length, …]`` of a batch is laid out on the mesh."""
     return NamedSharding(mesh, partition_spec(("rows", "length")[: len(shape)], mesh, shape))
 
 

@@ -121,7 +121,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
         state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
     if first:
-        claim_workdir(workdir, config)  # not sooner: a config that cannot work must not own the workdir
+        claim_workdir(workdir, config)  # only now: a config that cannot work must not own the workdir
         record(workdir, start)
 
     # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.

@@ -23,10 +23,10 @@ MANY_PIECES = 1 << 24  # more than any vocabulary has: how large this one is may
 def check_config(config: ConfigDict) -> None:
     """Check values, objectives, schedules, curriculum, model and optimizer before hours go into preparing data.
 
-    Where the config names no languages, as with a store that is there already, the last three wait for it.
+    If the config names no languages (they come from an existing store), the last three are checked later.
 
     Raises:
-      UserError: something does not exist or cannot work together; a BadValue where one key is to blame.
+      UserError: something does not exist or cannot work together; a BadValue if a single key is the cause.
     """
     check_values(config)
     objectives = create_objectives(config.tasks)
@@ -45,7 +45,7 @@ def check_config(config: ConfigDict) -> None:
     languages = run_languages(config) if names_data else tuple(config.languages)
     if not languages:
         return
-    if names_data:  # otherwise of a store that is there already, which alone knows its streams
+    if names_data:  # otherwise an existing store is used, and its streams are known only once it is open
         _check_names(config)
         pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
         try:

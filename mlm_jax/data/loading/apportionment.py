@@ -44,7 +44,7 @@ class Apportionment:
         return counts
 
     def seats(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return whose the seats ``start`` … ``stop - 1`` are, and the how-manieth of that holder, counted from 0.
+        """Return the holder of each of the seats ``start`` … ``stop - 1``, and the seat's ordinal among that holder's, from 0.
 
         Returns:
           ``[stop - start]`` int64 holders, and ``[stop - start]`` int64 ordinals.

@@ -120,7 +120,7 @@ def at(phases: Sequence[Phase], step: int) -> Phase:
 
 
 def rope_theta(config: ConfigDict, steps: int) -> float:
-    """Return the base of the rotary positions that the weights after so many steps were last trained with."""
+    """Return the RoPE base that the weights after ``steps`` steps were last trained with."""
     stop, theta = 0, config.model.rope_theta
     for entry in config.curriculum:
         stop, theta = stop + entry["steps"], entry.get("rope_theta", config.model.rope_theta)

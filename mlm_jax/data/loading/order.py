@@ -31,7 +31,7 @@ class RowPlan(NamedTuple):
       epoch: of that stream, from 0.
       start: first unit in the epoch's layout.
       units: how many: fewer than the row length only in the last row of an epoch.
-      run: of rows on end, counted by itself in each stream.
+      run: index of the run of consecutive rows, counted separately in each stream.
     """
 
     stream: np.ndarray
@@ -130,7 +130,7 @@ class Order:
         return epoch * self.sizes + position
 
     def _after(self, era: _Era, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the epoch, and the units taken of it, after so many rows of the run: ``[streams]`` each."""
+        """Return each stream's epoch, and the units taken of that epoch, after ``rows`` rows of the run: ``[streams]`` each."""
         epoch, start, _, index = self._piece(era, np.arange(len(self.sizes)), rows - era.rows_before)
         return epoch, start + index * era.length  # the short row comes last, so all before it are whole
 

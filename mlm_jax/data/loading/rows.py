@@ -14,7 +14,7 @@ from mlm_jax.data.store.two_texts import joined
 
 
 def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray, length: int, pad_id: int) -> Rows:
-    """Read slices of text into rows; segments and positions begin anew with each document and with each slice.
+    """Read slices of text into rows; segments and positions restart at each document and each slice.
 
     Args:
       features: ``[streams]``, that ``slices.stream`` counts.
@@ -125,7 +125,7 @@ def _segments(begins: np.ndarray, used: np.ndarray, length: int) -> tuple[np.nda
 
 @lru_cache(maxsize=8)
 def _places(size: int) -> np.ndarray:
-    """Return 0 … size - 1; made once: anew for every batch it would cost as much as the positions themselves."""
+    """Return 0 … size - 1; cached: making it for every batch would cost as much as the positions themselves."""
     return np.arange(size, dtype=np.int32)
 
 

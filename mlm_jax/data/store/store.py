@@ -246,13 +246,13 @@ class StoreWriter:
     Memory is bounded by the streams: at most one file's values (1 Mi) of each array wait, and one file is in flight.
 
     Args:
-      folder: of the store to be; a store that is there is replaced, anything else is an error.
+      folder: of the new store; an existing store is replaced, anything else in its place is an error.
       vocabulary: has ``size``, ``pad_id``, ``eos_id``, ``fingerprint`` and ``files()``.
       languages: codes in index order.
 
     Attributes:
       labels: {stream: names of its classes}, to be filled in before the end.
-      rates: {stream: mixing rate of the seqio mixture}, likewise.
+      rates: {stream: mixing rate of the seqio mixture}.
       facts: whatever else the manifest shall say, JSON under its key "facts": source fingerprints, skipped lines.
       held_out: hashes of the held-out text, as bytes.
     """

@@ -104,7 +104,7 @@ class Vocabulary:
             return cls(Path(path).read_bytes(), languages, sentinels)
         except OSError as error:
             raise UserError(f"cannot read the vocabulary: {error.strerror}", file=path,
-                            remedy="set config.vocabulary.path to where it lies") from error  # fmt: skip
+                            remedy="set config.vocabulary.path to an existing file") from error  # fmt: skip
         except RuntimeError as error:
             raise UserError("this is not a SentencePiece model", file=path,
                             remedy="give the .model file that spm_train wrote") from error  # fmt: skip
