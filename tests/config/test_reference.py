@@ -1,5 +1,6 @@
 """The reference of the keys is generated from their declarations, and can be searched."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from mlm_jax.cli import VERBS, main
 from mlm_jax.config.keys import KEYS
 
-PAGE = Path(__file__).parents[2] / "docs/config.md"
+FOLDER = Path(__file__).parents[2] / "docs"
+PAGES = runpy.run_path(str(FOLDER / "reference.py"))["PAGES"]
 
 
 def printed(capsys, *arguments):
@@ -15,8 +17,13 @@ def printed(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_the_page_is_what_the_code_says(capsys):
-    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "--markdown"), "run mlm-jax config --markdown > docs/config.md"
+@pytest.mark.parametrize("name, page", PAGES.items(), ids=list(PAGES))
+def test_a_page_is_what_the_code_says(name, page):
+    assert (FOLDER / name).read_text(encoding="utf-8") == page(), "run python docs/reference.py"
+
+
+def test_the_verb_prints_the_page_too(capsys):
+    assert printed(capsys, "--markdown") == (FOLDER / "config.md").read_text(encoding="utf-8")
 
 
 def test_all_keys_are_listed_with_their_sentences(capsys):
