@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,7 +248,7 @@ def grow_and_train(old, tasks, make_batch, folder, capsys):
     return arguments, graphdef, params, new, program, start, jax.device_get(state.params)
 
 
-def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys):
+def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(tmp_path, capsys, monkeypatch):
     old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
 
     def batch(grown):
@@ -272,6 +274,12 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
     (tmp_path / "el.txt").write_text("\n")
     assert cli.main([*arguments, "--out", str(tmp_path / "again")]) == 2
     assert "el.txt: there is no text in it" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+    (tmp_path / "greek_of_a_user.py").write_text(f"def good(language, split): return {GREEK!r}\n")
+    monkeypatch.chdir(tmp_path)  # where no config says so
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments[arguments.index("--text") + 1] = "greek_of_a_user:good"
+    assert cli.main([*arguments, "--out", str(tmp_path / "by_function")]) == 0 and (tmp_path / "by_function").is_dir()
 
 
 def test_translating_in_both_directions_leaves_the_old_languages_decoders_as_they_are(tmp_path, capsys):

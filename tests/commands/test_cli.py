@@ -1,6 +1,7 @@
 """The command line as a newcomer meets it: every verb's help is whole, and what cannot work is one line and exit code 2."""
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -131,3 +132,33 @@ sys.argv = ["mlm-jax", "report", "run"]
 sys.exit(cli.main())"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "mlm-jax: cuts 3 texts\n")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "betas=[0.9,0.98]", "what?", "x*"])
+def test_a_workdir_whose_checkpoints_could_not_be_read_is_refused_before_anything_is_written(name, tmp_path, capsys):
+    """Orbax takes the path of a checkpoint for a glob: training would end well, and every checkpoint would be unreadable."""
+    (tmp_path / "en.txt").write_text("the word was light\n" * 9)
+    (tmp_path / "config.py").write_text(
+        "from mlm_jax.config import default_config\n\n"
+        "def get_config():\n    config = default_config()\n"
+        f"    config.data.corpora = {{'en': {str(tmp_path / 'en.txt')!r}}}\n    return config\n"
+    )
+    assert main(["train", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / name)]) == 2
+    assert "in its path: its checkpoints could not be read. Remedy: give a workdir without" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+def test_any_text_can_be_printed_in_any_locale(tmp_path):
+    """Also what is no text, such as the stray bytes of a file's name."""
+    missing = f"{tmp_path}/no\\udc80東.txt"  # in code, so that the config itself is UTF-8
+    (tmp_path / "config.py").write_text(
+        "from mlm_jax.config import default_config\n\n"
+        "def get_config():\n    config = default_config()\n"
+        f"    config.data.corpora = {{'de': '{missing}'}}\n    return config\n", encoding="utf-8"
+    )  # fmt: skip
+    locale = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
+    arguments = ["prepare", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-m", "mlm_jax.cli", *arguments], env=locale, capture_output=True, timeout=120)
+    said = done.stderr.decode("utf-8")
+    assert done.returncode == 2 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("mlm-jax: error: no file matches") and "東.txt" in said

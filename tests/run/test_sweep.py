@@ -45,6 +45,7 @@ def test_trials():
     assert chain(zipped({"a": (1, 2), "b": (3, 4)}), [{"a": 5}]) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}, {"a": 5}]
     assert trial_name({"mixing.alpha": 0.3, "seed": 1}) == "alpha=0.3,seed=1"
     assert trial_name({"a.x": 1, "b.x": 2}) == "a.x=1,b.x=2"
+    assert trial_name({"optimizer.betas": [0.9, 0.98], "x": "a*?/b"}) == "betas=(0.9,0.98),x=a___b"
     long = trial_name({"tasks.mlm": {"objective": "mlm" * 100}, "seed": 1})
     assert len(long.encode()) < 255 and long != trial_name({"tasks.mlm": {"objective": "mlm" * 100}, "seed": 2})
     with pytest.raises(UserError, match="not equally long: 1 of a, 2 of b"):
