@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import math
 import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,9 @@ from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.disk import REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
-from mlm_jax.common.files import whole_folder
+from mlm_jax.common.files import remove_abandoned, whole_folder
 from mlm_jax.common.quiet import quiet_orbax
+from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.check import check_values
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.vocabulary.folder import read_vocabulary
@@ -43,6 +46,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {  # {what a checkpoint says of itself
     "checksums": lambda value: isinstance(value, dict),
 }
 MOST_SHRUNK = 100  # times that weights may be larger than their compressed files
+CHECKSUM = "crc32"  # among the metrics of a checkpoint; older versions wrote none
 METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
 
 
@@ -124,10 +128,12 @@ class Checkpoints:
         """
         if step in self.manager.all_steps():
             return
-        facts = self.facts | {"checksums": checksums(state)}
+        measured = self.select and metrics is not None
+        facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
-        selected = self._measured(metrics) if self.select and metrics is not None else None
-        self._guarded(lambda: self.manager.save(step, args=arguments, metrics=selected, force=True))
+        selected = self._measured(metrics) if metrics is not None and measured else None
+        kept = None if selected is None else _with_checksum(selected)
+        self._guarded(lambda: self.manager.save(step, args=arguments, metrics=kept, force=True))
         self._take(selected)
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
@@ -143,7 +149,7 @@ class Checkpoints:
 
     @quiet_orbax()
     def complete(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Give a checkpoint that was saved without metrics those of an evaluation of its weights.
+        """Give a checkpoint that was saved without metrics those of an evaluation of its weights; one that has some keeps them.
 
         Args:
           step: of the checkpoint.
@@ -155,10 +161,12 @@ class Checkpoints:
         if not self.select:
             return
         selected = self._measured(metrics)
+        folder = self.folder / str(step)
         if jax.process_index() == 0:
-            folder = self.folder / str(step)
+            remove_abandoned(folder / METRICS)
+        if jax.process_index() == 0 and self.select not in _metrics(folder):
             with whole_folder(folder / METRICS) as whole:
-                (whole / METRICS).write_text(json.dumps(selected))
+                (whole / METRICS).write_text(json.dumps(_with_checksum(selected)))
         everyone(True)
         self.manager.reload()
         self._take(selected)
@@ -313,7 +321,9 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
     except Exception as error:
         if any("RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in causes(error)):
             raise  # the devices' memory is full: nothing is wrong with the checkpoint
-        raise Damaged(_brief(error)) from error
+        problem = _brief(error)
+    gc.collect()  # here, where it is quiet: what Orbax was reading when it failed complains of not being awaited
+    raise Damaged(problem)
 
 
 def damage(arrays: Any, expected: Mapping[str, int]) -> str:
@@ -378,12 +388,31 @@ def _metrics(folder: Path) -> dict[str, float]:
     """Return the metrics that a checkpoint was measured by; {} if it has none that can be read."""
     file = folder / METRICS / METRICS
     if not file.exists():
+        if _was_measured(folder):
+            log.warning("the metric of checkpoint %s is missing: it is damaged, and counts as not measured", folder.name)
         return {}
     try:
-        return {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
+        found = {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
+        metrics = {name: value for name, value in found.items() if name != CHECKSUM}
+        if CHECKSUM in found and found != _with_checksum(metrics):
+            raise ValueError("it is not as it was written: its checksum differs")
+        return metrics
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
         return {}
+
+
+def _was_measured(folder: Path) -> bool:
+    """Return whether a checkpoint was saved with metrics; False if its facts cannot be read, which others say."""
+    try:
+        return json.loads((folder / "facts" / "metadata").read_text()).get("is_measured") is True
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _with_checksum(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics with a checksum among them, a number like them, as Orbax wants."""
+    return {**metrics, CHECKSUM: float(zlib.crc32(json.dumps(sorted(metrics.items())).encode()))}
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
@@ -393,13 +422,21 @@ def load_facts(folder: Path) -> dict[str, Any]:
       Damaged: the file is missing or damaged.
     """
     try:
-        facts = json.loads((folder / "facts" / "metadata").read_text())
+        facts = unsealed(json.loads((folder / "facts" / "metadata").read_text()))
         for key, fits in FACTS.items():
             if not fits(facts[key]):
                 raise ValueError(f"{key!r} is not what a checkpoint has there")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"its facts cannot be read: {_brief(error)}") from error
     return {key: facts[key] for key in FACTS}
+
+
+def host() -> jax.Device:
+    """Return the host as a device: weights that are spread over several accelerators need not fit on the first one."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return jax.local_devices()[0]
 
 
 @quiet_orbax()

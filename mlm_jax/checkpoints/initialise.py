@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.checkpoints.checkpoint import find_checkpoint, host, load_parameters
 from mlm_jax.checkpoints.transplant import Facts, transplant
 from mlm_jax.common.errors import UserError
 from mlm_jax.config.keys import INIT
@@ -49,7 +49,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     leaves = by_path(params)
     include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")
     exclude = _matching(settings.get("exclude", ()), list(leaves), "checkpoint.init 'exclude'")
-    loaded = load_parameters(place, device=_host())
+    loaded = load_parameters(place, device=host())
     arrays = by_path(loaded.params)
     renamed = _renamed(list(arrays), settings.get("rename", ()))
     taken = [name for name in leaves if name in renamed and name in include and name not in exclude]
@@ -97,11 +97,3 @@ def _renamed(paths: Sequence[str], rename: Sequence[tuple[str, str]]) -> dict[st
             raise UserError(f"{key}: {pattern!r} gives two parameters the same path")
         names = after
     return names
-
-
-def _host() -> jax.Device:
-    """Return the host as a device: another run's weights need not fit on one accelerator."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        return jax.local_devices()[0]

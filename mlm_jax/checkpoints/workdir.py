@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters of one
-# What may change between a run and its continuation, as a key or a whole room of them: it moves no number of the steps
-# that are done, or (steps) the user plainly wants it to.
+# What may change between a run and its continuation, as a key or all keys below one: it changes no number of the steps
+# that are done, or (steps, the learning rate after a gradient that was not finite) the user plainly wants it to.
 MAY_CHANGE = (
     "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
-    "training.microbatches", "training.nonfinite", "data.store", "data.workers", "data.max_document_bytes",
-    "model.attention", "model.remat", "model.scan_layers", "model.cross_entropy_chunk",
+    "training.microbatches", "training.nonfinite", "optimizer.learning_rate", "data.store", "data.workers",
+    "data.max_document_bytes", "model.attention", "model.remat", "model.scan_layers", "model.cross_entropy_chunk",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 CHATTY = ("absl", "asyncio")  # Orbax logs a page for every checkpoint, and what it raises anyway
@@ -40,8 +41,10 @@ class _Quiet:
                 sys.unraisablehook = self.hook
 
     def say_unraisable(self, found: Any) -> None:
-        """Leave out arrays whose writing ends after that of another failed, which closed Orbax's event loop."""
-        if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        """Leave out arrays whose reading or writing ends after that of another failed, which closed Orbax's event loop."""
+        closed = isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)
+        code = getattr(found.object, "cr_code", None)  # of a coroutine
+        if not closed and not (code is not None and "orbax" in Path(code.co_filename).parts):
             self.hook(found)
 
 

@@ -23,8 +23,8 @@ def check_values(config: ConfigDict) -> None:
       UserError: several keys together cannot work.
     """
     for task in config.tasks:
-        if not isinstance(task, str) or not task or task.startswith("_"):
-            raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter")
+        if not isinstance(task, str) or not task or task.startswith("_") or "/" in task:
+            raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter, and leave out '/'")
     _check_each(config)
     for name, entries in config.data.labelled.items():
         if "train" not in entries and "validation" not in entries:

@@ -58,7 +58,7 @@ def _are_betas(value: Any) -> bool:
 
 
 def _are_first_and_last(value: Any) -> bool:
-    return len(value) in (0, 2) and all(isinstance(step, int) and step >= 0 for step in value)
+    return not value or (len(value) == 2 and all(isinstance(step, int) for step in value) and 0 <= value[0] <= value[1])
 
 
 def _is_decay(entry: Any) -> bool:

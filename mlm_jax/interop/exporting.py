@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
@@ -58,7 +58,7 @@ def export_hf(
         ``config.model`` stand in the way; or the language is unknown, or the disk full. Nothing is half-written.
     """
     out = Path(out).resolve()
-    loaded = load_parameters(checkpoint)
+    loaded = load_parameters(checkpoint, device=host())
     model, vocabulary = loaded.config.model, loaded.vocabulary
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}

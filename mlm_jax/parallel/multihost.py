@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import cloud_tpu_init, distributed  # the client of the coordination service has no public name
+from jax.experimental import multihost_utils
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.extras import install_command
@@ -65,6 +68,20 @@ def initialise(
         arguments = from_environment(os.environ)
     if arguments is not None:
         _join(arguments)
+
+
+def same_everywhere(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON values of process 0 on all processes of the job; each waits for all.
+
+    Args:
+      values: of this process, which count on process 0 only.
+    """
+    if jax.process_count() == 1:
+        return values
+    encoded = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(encoded.size)))
+    mine = encoded if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(mine), np.uint8).tobytes())
 
 
 def from_flags(coordinator: str | None, process_count: int | None, process_index: int | None) -> dict[str, Any] | None:

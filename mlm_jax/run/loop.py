@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -26,7 +27,9 @@ from mlm_jax.checkpoints.workdir import (
 )
 from mlm_jax.common.addresses import local_path
 from mlm_jax.common.console import plain_console
+from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UNFINISHED, UserError
+from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.data.loading import curriculum
@@ -40,22 +43,27 @@ from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
+from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
 from mlm_jax.report.history import read_events
+from mlm_jax.report.sections import FILE as REPORT_DATA
+from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.lift import lifts, warning
 from mlm_jax.run.memory import must_fit
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.run.opening import opening_lines
+from mlm_jax.run.profiler import Profiler
 from mlm_jax.run.reporter import Reporter, check_finite
 from mlm_jax.run.stop import Stopped, StopSignal
-from mlm_jax.training.check import check_config
+from mlm_jax.training.check import check_config, check_language_names
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import in_phase
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
+KEPT, SAME_COMMAND = "checkpoints are whole", "make room, or bring it back, and run the same command again"
 LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
@@ -76,9 +84,10 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         The same call continues.
     """
     workdir = local_path(workdir)
-    with quiet_orbax(), StopSignal() as stop:
+    with quiet_orbax(), StopSignal() as stop, disk_errors(workdir, left=KEPT, remedy=SAME_COMMAND):
         try:
-            return _train(config, workdir, stop)
+            with contextlib.ExitStack() as held:
+                return _train(config, workdir, stop, held)
         except Stopped:
             if jax.process_index() == 0:
                 where = "before the first step" if stop.step is None else f"after step {stop.step}"
@@ -86,8 +95,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             raise SystemExit(UNFINISHED) from None
 
 
-def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
-    """Train; the arguments and errors of :func:`train`, and Stopped after a signal."""
+def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib.ExitStack) -> Path:
+    """Train; the arguments and errors of :func:`train`, and Stopped after a signal. ``held`` keeps the workdir's lock."""
     first = jax.process_index() == 0
 
     # 0. What can be found out without the data is found out before anything is read or written.
@@ -101,13 +110,15 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
     if first:
         warn_of_slow_attention(config, mesh)
     task_kinds = kinds(config.tasks)
-    compilation_cache(workdir)
+    held.enter_context(only_writer(workdir / "train") if first else contextlib.nullcontext())
+    programs = CompiledPrograms(workdir, first)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
     store = Store.open(prepared(config, workdir))
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
     # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
+    check_language_names(loader.languages)
     check_labels(loader, config)
     labels = loader.labels()
     context = make_context(store.vocabulary, loader.languages, config)
@@ -129,6 +140,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
     with (
         MetricsWriter(workdir, start, first, config.training.wandb, config_json(config)) as metrics,
         TrainingProgress(config.steps, start, first) as progress,
+        Profiler(config.training.profile, workdir) as profiler,
     ):
         stop.begin_steps(start)
         held_out.between = stop.check
@@ -138,7 +150,6 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
-        profiler = Profiler(config.training.profile, workdir)
         measure_at_start(state, reporter, checkpoints)
         for step in range(start, config.steps):
             begun = time.perf_counter()
@@ -166,7 +177,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
             if evaluating or saving:
                 reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
-                    check_finite(config, int(state.first_skipped))
+                    check_finite(config, int(state.first_skipped), workdir)
             measured = None
             if evaluating:
                 try:
@@ -177,6 +188,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
                 with goodput.span("checkpoint"):
                     checkpoints.save(done, state, measured)
                     goodput.write()
+                    programs.record()
             if stopping:
                 checkpoints.wait()
                 stop.step = done
@@ -184,6 +196,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal) -> Path:
         with goodput.span("checkpoint"):
             checkpoints.wait()
         goodput.write()
+        programs.record()
 
     # 5. The end: a page to look at, and a table.
     report = write_report(workdir) if first else workdir / "report.html"
@@ -251,7 +264,7 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
 
 
 def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpoints) -> None:
-    """Evaluate before the first step, or what an earlier start of the run left unmeasured."""
+    """Evaluate before the first step, or what an earlier start of the run left unmeasured; nothing is logged twice."""
     config, progress, start = reporter.program.config, reporter.progress, int(state.step)
     if start == 0:
         progress.say("measuring held-out data before the first step")
@@ -259,8 +272,24 @@ def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpo
         return
     left = config.steps - start
     progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
-    if not left or evaluation_is_missing(config, reporter.workdir, start):
-        checkpoints.complete(start, reporter.evaluate(start, state))
+    if left and start % config.evaluation.every:
+        return
+    logged = logged_evaluation(reporter.workdir, start)
+    if logged and same_everywhere({"report": (reporter.workdir / REPORT_DATA).exists()})["report"]:
+        reporter.recall(start, logged)
+    else:
+        logged = reporter.evaluate(start, state, is_logged=bool(logged))
+    checkpoints.complete(start, logged)
+
+
+def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
+    """Return what an earlier start of the run logged of an evaluation after a step; {} if it did not come to it."""
+    found: dict[str, float] = {}
+    if jax.process_index() == 0:
+        events = (event for event in read_events(workdir) if event["step"] == step)
+        values = {key: value for event in events for key, value in event.items() if key.startswith("eval/")}
+        found = {key: math.nan if value is None else value for key, value in values.items()}
+    return same_everywhere(found)
 
 
 def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
@@ -275,10 +304,6 @@ def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWr
             progress.say(f"{task}: {line}")
 
 
-def compilation_cache(workdir: Path) -> None:
-    """Keep compiled programs beside the run, unless the user chose a folder: a restart does not compile again."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:
@@ -286,15 +311,6 @@ def stop_agreed(stop: StopSignal, step: int) -> bool:
     if jax.process_count() == 1:
         return stop.received
     return multihost_utils.reached_preemption_sync_point(step)
-
-
-def evaluation_is_missing(config: ConfigDict, workdir: Path, start: int) -> bool:
-    """Return whether the run is to be measured where it goes on, because a signal stopped it there before it was."""
-    if start == config.steps or start % config.evaluation.every:
-        return False
-    logged = {key for event in read_events(workdir) if event["step"] == start for key in event}
-    missing = not any(key.startswith("eval/") for key in logged)
-    return missing if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
 
 
 class CompiledPhases:
@@ -316,22 +332,3 @@ class CompiledPhases:
         is_new = shapes not in self.seen
         self.seen.add(shapes)
         return self.compiled[key], is_new
-
-
-class Profiler:
-    """Traces the steps ``first`` … ``last`` of ``training.profile`` into WORKDIR/profile, for TensorBoard and XProf."""
-
-    def __init__(self, steps: tuple[int, int] | tuple[()], workdir: Path):
-        self.first, self.last = steps if steps else (-1, -1)
-        self.folder = workdir / "profile"
-
-    def before(self, step: int) -> None:
-        """Begin the trace at its first step."""
-        if step == self.first:
-            jax.profiler.start_trace(str(self.folder))
-
-    def after(self, step: int, state: TrainState) -> None:
-        """End the trace after its last step."""
-        if step == self.last:
-            jax.block_until_ready(state.step)
-            jax.profiler.stop_trace()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, host, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.store import Store
@@ -70,7 +70,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
     """
     folder = find_checkpoint(place)
-    loaded = load_parameters(folder)
+    loaded = load_parameters(folder, device=host())
     config = loaded.config
     if task is not None and task not in config.tasks:
         raise UserError(

@@ -15,13 +15,13 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
 
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import append_to, write_whole
 from mlm_jax.report.history import METRICS, read_events
+from mlm_jax.run.tensorboard import TensorBoard
 
 LOSS = "train/loss/"  # what the keys of the first task's losses begin with
 LOSS_LINES = 6  # of losses that the terminal shows at most
@@ -47,7 +47,7 @@ class MetricsWriter:
     def __init__(self, workdir: str | Path, start_step: int, writes: bool, wandb_project: str = "",
                  config: Mapping[str, Any] | None = None):  # fmt: skip
         self.file: TextIO | None = None
-        self.tensorboard: Any = None
+        self.tensorboard: TensorBoard | None = None
         self.wandb: Any = None
         if not writes:
             return
@@ -55,22 +55,16 @@ class MetricsWriter:
         kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
         write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
         self.file = append_to(path)
-        # Unlike TensorBoard's own, this writer needs no TensorFlow. What an earlier start wrote of the steps to come is
-        # hidden; file names have the second of the start in them, which two starts may share.
-        self.tensorboard = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".{start_step}"
-        )
+        lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines() if config else []
+        self.tensorboard = TensorBoard(workdir, kept, "\n".join(f"    {line}" for line in lines))  # indented: code in Markdown
         if wandb_project:
             self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config or {})
-        if config and start_step == 0:
-            lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines()
-            self.tensorboard.add_text("config", "\n".join(f"    {line}" for line in lines), 0)  # indented: code in Markdown
 
     def __enter__(self) -> MetricsWriter:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self.file is not None:
+        if self.file is not None and self.tensorboard is not None:
             self.file.close()
             self.tensorboard.close()
         if self.wandb is not None:
@@ -83,15 +77,14 @@ class MetricsWriter:
           step: steps done.
           values: {"train/loss/de": 3.2, …}.
         """
-        if self.file is None:
+        if self.file is None or self.tensorboard is None:
             return
         now = time.time()
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self.file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())  # a mounted bucket is written to when a file is closed or synchronised
-        for name, value in values.items():
-            self.tensorboard.add_scalar(name, value, step, walltime=now)
+        self.tensorboard.write(step, values, now)
         self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log(dict(values), step=step)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.workdir import config_json
+from mlm_jax.checkpoints.workdir import config_json, has_checkpoints
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
@@ -91,19 +91,33 @@ class Reporter:
             line["train/skipped_steps"] = int(skipped)
         self.metrics.write(step, line)
         self.progress.update(step, line)
-        check_finite(self.program.config, int(first_skipped))
+        check_finite(self.program.config, int(first_skipped), self.workdir)
 
-    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Measure on held-out data, log it, keep what the report shows, and return what was logged."""
+    def evaluate(self, step: int, state: TrainState, *, is_logged: bool = False) -> dict[str, float]:
+        """Measure on held-out data, log it, keep what the report shows, and return what was measured.
+
+        Args:
+          step: of the state.
+          state: what is measured.
+          is_logged: whether an earlier start of the run has logged it.
+        """
         with self.goodput.span("evaluation"):
             params = state.average if self.program.config.training.ema else state.params
             found = self.held_out.after(step).evaluate(params)
-            self.metrics.write(step, found.metrics)
-            self.found = found.metrics
-            self._save_sections(step, found.metrics, found.retrieval, found.samples)
+            self.recall(step, found.metrics)
+            self._save_sections(step, found.retrieval, found.samples)
+            if not is_logged:  # last: once it is logged, nothing of it is missing
+                self.metrics.write(step, found.metrics)
         if self.marked is not None:
             self.marked = (step, time.perf_counter())  # the pause is not the steps' time
         return found.metrics
+
+    def recall(self, step: int, metrics: dict[str, float]) -> None:
+        """Take an evaluation for the tables at the end."""
+        self.found = metrics
+        planned = average_plan(self.loader, self.first_task, step)
+        realised = self.loader.realised_shares(self.first_task, 0, step) if step else {}
+        self.rows = language_rows(self.program.languages, metrics, self.loader.tokens_seen(step), planned, realised)
 
     def farewell(self, report: Path) -> None:
         """Say where the time went and where the report is, and print a table of each task.
@@ -158,13 +172,10 @@ class Reporter:
             f"train/share/{language}": share for language, share in realised.items()
         }
 
-    def _save_sections(self, step: int, metrics: dict[str, float], retrieval: Retrieval | None, samples: dict) -> None:
+    def _save_sections(self, step: int, retrieval: Retrieval | None, samples: dict) -> None:
         if jax.process_index() != 0:
             return
         languages = self.program.languages
-        planned = average_plan(self.loader, self.first_task, step)
-        realised = self.loader.realised_shares(self.first_task, 0, step) if step else {}
-        self.rows = language_rows(languages, metrics, self.loader.tokens_seen(step), planned, realised)
         parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.program.state.params))
         device = jax.devices()[0]
         sections: dict[str, Any] = {
@@ -184,20 +195,23 @@ class Reporter:
         save_sections(self.workdir, sections)
 
 
-def check_finite(config: ConfigDict, first_skipped: int) -> None:
+def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
     """Raise if a gradient was not finite and the config says to stop then.
 
     Args:
       config: of the run.
       first_skipped: the first step with such a gradient; −1 if there was none.
+      workdir: of the run.
 
     Raises:
       UserError: names the step.
     """
     if first_skipped >= 0 and config.training.nonfinite == "stop":
         raise UserError(
-            f"the gradient of step {first_skipped} is not finite; the last checkpoint is from before it",
-            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out",
+            f"the gradient of step {first_skipped} is not finite; "
+            + ("the last checkpoint is from before it" if has_checkpoints(workdir) else "there is no checkpoint yet"),
+            remedy="lower optimizer.learning_rate, or set training.nonfinite='skip' to leave such steps out, and run the "
+            "same command again",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -17,6 +17,7 @@ from mlm_jax.objectives import Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule
 
+AVERAGES = ("mean", "micro")  # over languages, in the names of metrics
 MANY_PIECES = 1 << 24  # more than any vocabulary has: how large this one is may only be known from data
 
 
@@ -43,6 +44,7 @@ def check_config(config: ConfigDict) -> None:
     data = config.data
     names_data = any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
     languages = run_languages(config) if names_data else tuple(config.languages)
+    check_language_names(languages)
     if not languages:
         return
     if names_data:  # otherwise an existing store is used, and its streams are known only once it is open
@@ -55,6 +57,18 @@ def check_config(config: ConfigDict) -> None:
     labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes)
+
+
+def check_language_names(languages: Sequence[str]) -> None:
+    """Check that names of languages can be told from other parts of metric names such as ``eval/loss/mean``.
+
+    Raises:
+      UserError: one cannot.
+    """
+    for language in languages:
+        if language in AVERAGES or "/" in language or not language.strip():
+            raise UserError(f"a language is called {language!r}, which is no name for one: metrics are called task/loss/LANGUAGE, "
+                            "and averages over languages mean and micro", remedy="use a code such as en or zh-Hant")  # fmt: skip
 
 
 def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:

@@ -142,7 +142,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over_and_removed(workdir, cap
 
 
 @pytest.mark.parametrize("other, message", [
-    ({"config": make_config(model__width=7, optimizer__learning_rate=1.0)}, "config.model.width, config.optimizer.learning_rate"),
+    ({"config": make_config(model__width=7, optimizer__epsilon=1.0)}, "config.model.width, config.optimizer.epsilon"),
     ({"vocabulary": Vocabulary.bytes(LANGUAGES, 5)}, "these differ: vocabulary"),
     ({"languages": ("de", "en")}, "these differ: languages"),
     ({"labels": {"genre": ("a", "b")}}, "these differ: labels"),

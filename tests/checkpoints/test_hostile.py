@@ -129,6 +129,15 @@ def test_a_metric_that_is_none(tmp_path, text):
     open_run(tmp_path, config)
 
 
+def test_a_metric_that_is_lost_is_said(tmp_path, caplog):
+    config = make_config(evaluation__select="eval/loss/mean")
+    save(open_run(tmp_path, config), 1, 2, metrics=lambda step: {"eval/loss/mean": float(step)})
+    assert find_checkpoint(tmp_path).name == "1" and not caplog.text
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").unlink()
+    assert find_checkpoint(tmp_path).name == "2"
+    assert "the metric of checkpoint 1 is missing" in caplog.text
+
+
 SCRIPT = """
 import logging, sys
 before = sys.unraisablehook, [logging.getLogger(name).level for name in ("absl", "asyncio")]

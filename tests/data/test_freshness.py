@@ -7,6 +7,7 @@ import re
 import pytest
 
 from mlm_jax.cli import main
+from mlm_jax.common.seal import unsealed
 from mlm_jax.config import load_config
 from mlm_jax.data.store.freshness import is_fresh, why_stale
 from mlm_jax.data.store.prepare import prepare
@@ -92,7 +93,7 @@ def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
     prepare(config, store, progress=False)
     assert is_fresh(config, store) and why_stale(config, store) == ""
 
-    manifest = json.loads((store / "manifest.json").read_text())
+    manifest = unsealed(json.loads((store / "manifest.json").read_text()))
     request = manifest["facts"]["request"]
     older = request | {"sources": [source[:1] for source in request["sources"]]}
     del older["code"]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.seal import SEAL
 from mlm_jax.data.store import ragged
 from mlm_jax.data.store.store import Store, StoreWriter
 from mlm_jax.data.vocabulary.pieces import Vocabulary
@@ -199,6 +200,17 @@ def test_a_folder_that_is_not_a_store_is_not_touched(tmp_path, address):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_flipped_bit_in_what_an_array_says_of_itself_is_noticed(tmp_path):
+    write(tmp_path / "s", {"de": ("text", ["de"], {"train": {"inputs": documents([3000] * 4)}})}, ["de"])
+    for file in sorted((tmp_path / "s" / "de").rglob("zarr.json")):
+        whole = file.read_text()
+        file.write_text(whole.replace('"little"', '"big"'))
+        with pytest.raises(UserError, match=f"{re.escape(str(file.parent))}: .*zarr.json is not as it was written"):
+            Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()
+        file.write_text(whole)
+    assert len(Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()) == 12_000
+
+
 def test_an_address_works_like_a_folder_and_is_no_store_until_the_end(tmp_path):
     address = (tmp_path / "bucket").as_uri()
     docs = documents([3000] * 4)
@@ -241,7 +253,11 @@ def test_the_vocabulary_travels_with_the_store(tmp_path):
         assert store.vocabulary.fingerprint == vocabulary.fingerprint
         assert store.vocabulary.decode(store.stream("de").split("train")["inputs"].read().tolist()) == "süß"
     manifest = tmp_path / "s" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(vocabulary.fingerprint, "other"))
+    changed = manifest.read_text().replace(vocabulary.fingerprint, "other")
+    manifest.write_text(changed)
+    with pytest.raises(UserError, match="manifest.json: the token store is corrupt.*not as it was written: its checksum"):
+        Store.open(tmp_path / "s")
+    manifest.write_text(json.dumps({key: value for key, value in json.loads(changed).items() if key != SEAL}))  # an older one
     with pytest.raises(UserError, match="not the one that the store was made with"):
         Store.open(tmp_path / "s").vocabulary  # noqa: B018
     facts = tmp_path / "s" / "vocabulary" / "vocabulary.json"

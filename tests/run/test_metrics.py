@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard, the terminal, and where the time went."""
 
+import errno
 import json
 import math
 import struct
@@ -9,6 +10,7 @@ import types
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.report.history import read_events
 from mlm_jax.run import goodput as goodput_room
@@ -88,18 +90,47 @@ def tensorboard_events(folder):
     return events
 
 
-def test_tensorboard_gets_the_same_and_hides_what_was_lost(tmp_path):
-    write(tmp_path, 0, [1, 2])
-    write(tmp_path, 1, [2])
-    events = tensorboard_events(tmp_path / "tensorboard")
-    found = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
-    assert (2, "train/loss/de", pytest.approx(2 / 3)) in found and (
-        1,
-        "train/learning_rate",
-        pytest.approx(0.1),
-    ) in found
-    started = [event.step for event in events if event.session_log.status == 1]  # from here on, drop what was before
-    assert started == [1, 2]
+def numbers(workdir):
+    """Return (step, key, value) of everything in TensorBoard's files."""
+    events = tensorboard_events(workdir / "tensorboard")
+    return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+
+
+def test_tensorboard_has_each_value_of_the_metrics_once_whatever_ended_earlier_starts(tmp_path):
+    write(tmp_path, 0, [0, 1, 2, 3])
+    write(tmp_path, 1, [2])  # killed after step 3, its last checkpoint was of step 1
+    write(tmp_path, 2, [3, 4], config={"seed": 3})
+    write(tmp_path, 4, [], config={"seed": 3})  # all steps are done
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    wanted = [(event["step"], key, event[key]) for event in events for key in event if key not in ("step", "time")]
+    found = numbers(tmp_path)
+    assert found.pop(0)[:2] == (0, "config/text_summary")
+    assert [(step, key) for step, key, _ in found] == [(step, key) for step, key, _ in wanted]
+    assert [value for *_, value in found] == pytest.approx([value for *_, value in wanted])
+    assert len({(step, key) for step, key, _ in found}) == len(found) == 10
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_a_start_from_the_beginning_begins_tensorboard_anew(tmp_path):
+    write(tmp_path, 0, [0, 1])
+    write(tmp_path, 0, [0])
+    assert [(step, key) for step, key, _ in numbers(tmp_path)] == [(0, "train/loss/de"), (0, "train/learning_rate")]
+
+
+class Full:
+    """A file on a disk that is full."""
+
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["metrics.jsonl", "tensorboard"])
+def test_a_disk_that_is_full_reaches_the_caller(tmp_path, what, monkeypatch):
+    writer = MetricsWriter(tmp_path, 0, writes=True)
+    place = (writer, "file") if what == "metrics.jsonl" else (writer.tensorboard._writer._py_recordio_writer, "_writer")
+    monkeypatch.setattr(*place, Full())
+    with pytest.raises(UserError, match="the disk is full"), disk_errors(tmp_path):
+        writer.write(1, {"train/loss/de": 1.0})
 
 
 def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeypatch):

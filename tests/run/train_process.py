@@ -49,10 +49,10 @@ Loader.batch = batch
 evaluate = Reporter.evaluate
 
 
-def evaluate_and_stop(self, step, state):
+def evaluate_and_stop(self, step, state, **options):
     if step == settings.get("stop_evaluation"):
         os.kill(os.getpid(), signal.SIGTERM)
-    return evaluate(self, step, state)
+    return evaluate(self, step, state, **options)
 
 
 Reporter.evaluate = evaluate_and_stop

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from mlm_jax.checkpoints.workdir import may_change
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
@@ -21,7 +22,7 @@ def make_program(config):
     )
 
 
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     config = small()
     config.training.ema, config.training.nonfinite = 0.9, "skip"
     config.tasks["ranking"] |= {"queue": 8}  # something that is remembered
@@ -41,10 +42,14 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     for name in ("params", "optimizer_state", "average", "window", "extras"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
 
-    check_finite(config, int(after.first_skipped))
+    check_finite(config, int(after.first_skipped), tmp_path)
     config.training.nonfinite = "stop"
-    with pytest.raises(UserError, match="gradient of step 2 is not finite"):
-        check_finite(config, int(after.first_skipped))
+    with pytest.raises(UserError, match="gradient of step 2 is not finite; there is no checkpoint yet"):
+        check_finite(config, int(after.first_skipped), tmp_path)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="gradient of step 2 is not finite; the last checkpoint is from before it"):
+        check_finite(config, int(after.first_skipped), tmp_path)
+    assert may_change("optimizer.learning_rate")  # the remedy
 
 
 def test_skipped_steps_count_in_the_schedule():

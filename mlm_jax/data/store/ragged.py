@@ -6,6 +6,7 @@ text costs one or two blocks, not the million tokens of a file. Every block has 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from mlm_jax.common.errors import UserError, one_line
 FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
 VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
 OFFSETS_BLOCK = 512
+DESCRIPTION = "zarr.json"  # the file of an array that holds its shape, type and codecs
 LOOKED_AT = 1 << 20  # documents whose lengths are counted: 8 MiB of offsets
 UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
 MAKE_ANEW = "delete the store and run mlm-jax prepare"
@@ -125,7 +127,7 @@ class Ragged:
         return [self.decode(document) for document in stored]
 
 
-def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context) -> Flat:
+def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, checksum: str = "") -> Flat:
     """Open an array.
 
     Args:
@@ -133,6 +135,7 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context) -> F
       size: numbers that it must hold.
       place: for messages.
       context: TensorStore's, with the cache.
+      checksum: of its description, from :func:`description_checksum`; "" for a store of an older version.
 
     Raises:
       UserError: it is missing, corrupt or of another size.
@@ -145,12 +148,19 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context) -> F
         "fill_missing_data_reads": False,  # a file that is gone is an error, not zeros
     }
     try:
+        if checksum and description_checksum(keys) != checksum:
+            raise ValueError(f"{DESCRIPTION} is not as it was written: its checksum differs")
         array = ts.open(spec, open=True, read=True, context=context).result()
     except FAILURES as error:
         raise corrupt(error, place) from error
     if array.rank != 2 or array.shape[0] != -(-size // array.shape[1]):
         raise corrupt(ValueError(f"shape {array.shape} cannot hold the {size} values of the manifest"), place)
     return Flat(array, size, place)
+
+
+def description_checksum(keys: ts.KvStore) -> str:
+    """Return the checksum of what an array says of itself; its values have their own, block by block."""
+    return hashlib.sha256(keys.read(DESCRIPTION).result().value).hexdigest()
 
 
 @dataclass

@@ -14,6 +14,7 @@ where its documents start, and packing needs no second look-up. ``Ragged.read`` 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside, whole_folder
 from mlm_jax.common.lock import only_writer
+from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.data.store.addresses import open_keys, quoted
 from mlm_jax.data.store.manifest import FEATURES, check_manifest
 from mlm_jax.data.store.ragged import (
@@ -44,6 +46,7 @@ from mlm_jax.data.store.ragged import (
     Ragged,
     corrupt,
     create,
+    description_checksum,
     open_flat,
     unwritten,
 )
@@ -167,7 +170,7 @@ class Store:
         if found.state != "value":
             raise UserError("there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir")
         try:
-            manifest = json.loads(found.value)
+            manifest = unsealed(json.loads(found.value))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"the token store is of format {manifest['format']}, this version reads {FORMAT}",
@@ -210,8 +213,15 @@ class Store:
 
     @property
     def held_out(self) -> bytes:
-        """Hashes of the held-out text, as :class:`.HeldOut` packs them; b"" if the store has none."""
-        return self._keys.read(HELD_OUT).result().value
+        """Hashes of the held-out text, as :class:`.HeldOut` packs them; b"" if the store has none.
+
+        Raises:
+          UserError: they are missing or not as they were written.
+        """
+        content = self._keys.read(HELD_OUT).result().value
+        if self.manifest.get(HELD_OUT, found := _digest(content)) != found:
+            raise corrupt(ValueError("it is not as it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}")
+        return content
 
     def stream(self, name: str) -> Stream:
         """Return a stream.
@@ -233,7 +243,9 @@ class Store:
         return Stream(name, facts["kind"], languages, labels, facts["rate"], splits)
 
     def _array(self, path: str, size: int) -> Flat:
-        return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context)
+        arrays = self.manifest.get("arrays", {})  # none in a store of an older version
+        checksum = arrays.get(path, "") if isinstance(arrays, Mapping) else ""
+        return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context, checksum)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -455,7 +467,7 @@ class StoreWriter:
             self._keys.write(f"vocabulary/{name}", content).result()
         if self.held_out:
             self._keys.write(HELD_OUT, self.held_out).result()
-        self._keys.write(MANIFEST, json.dumps(self._manifest(), indent=1, ensure_ascii=False).encode()).result()
+        self._keys.write(MANIFEST, json.dumps(sealed(self._manifest()), indent=1, ensure_ascii=False).encode()).result()
         if not is_local(self.folder):
             self._keys.write(UNFINISHED, None).result()
 
@@ -474,11 +486,17 @@ class StoreWriter:
             "vocabulary": {fact: getattr(self.vocabulary, fact) for fact in facts},
             "languages": list(self.languages),
             "streams": streams,
+            "arrays": {path: description_checksum(self._keys / f"{path}/") for path in self._arrays},
+            HELD_OUT: _digest(self.held_out),
             "facts": self.facts,
         }
 
 
 # ---------------------------------------------------------------------------------------------------- details
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _concatenate(documents: Sequence, size: int) -> np.ndarray:

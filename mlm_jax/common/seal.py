@@ -1,0 +1,33 @@
+"""Seals: JSON values that notice a flipped bit in their file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "sha256"  # key of the seal, beside the values that it is of
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values with a checksum of all of them under the key ``SEAL``."""
+    return {**values, SEAL: _digest(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of :func:`sealed`; values that older versions wrote have no seal and are taken as they are.
+
+    Raises:
+      ValueError: they are not those that were sealed.
+    """
+    content = {key: value for key, value in values.items() if key != SEAL}
+    if SEAL in values and values[SEAL] != _digest(content):
+        raise ValueError("it is not as it was written: its checksum differs")
+    return content
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Return the checksum of what JSON makes of some values, whatever the order of keys and the white space."""
+    plain = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

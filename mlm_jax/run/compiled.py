@@ -1,0 +1,83 @@
+"""Compiled programs: kept in a folder, so that a restart does not compile again; a damaged one is compiled again."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.files import write_whole
+
+log = logging.getLogger(__name__)
+
+ENTRY, CHECKSUM = "-cache", ".crc32"  # endings of the file of a compiled program (JAX's), and of its checksum (ours)
+YOUNG = 5  # seconds
+
+
+class CompiledPrograms:
+    """JAX's persistent compilation cache, whose files are checked before they are read.
+
+    JAX passes a file over that it cannot decompress, but neither replaces it nor notices a flipped bit that zstd lets pass.
+
+    Args:
+      workdir: the cache is below it, unless the user chose another folder (``JAX_COMPILATION_CACHE_DIR``).
+      writes: whether this process, the first of a job, removes and records files.
+    """
+
+    def __init__(self, workdir: Path, writes: bool):
+        if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+            jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+        place: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        self.folder = Path(place) if writes and place and is_local(place) else None
+        self._remove_damaged()
+
+    def record(self) -> None:
+        """Write the checksums of programs that were compiled since the last call."""
+        for entry in self._entries():
+            file = Path(f"{entry}{CHECKSUM}")
+            if not file.exists() and not _is_young(entry):
+                write_whole(file, str(zlib.crc32(entry.read_bytes())))
+
+    def _entries(self) -> Iterator[Path]:
+        if self.folder is not None:
+            yield from sorted(self.folder.glob(f"*{ENTRY}"))
+
+    def _remove_damaged(self) -> None:
+        """Remove programs whose bits are not those that were compiled, and those that a killed process wrote by half."""
+        for entry in self._entries():
+            content, file = entry.read_bytes(), Path(f"{entry}{CHECKSUM}")
+            if not file.exists() and _is_young(entry):
+                continue
+            try:
+                whole = int(file.read_text()) == zlib.crc32(content) if file.exists() else _is_whole(content)
+            except ValueError:
+                whole = False
+            if not whole:
+                log.warning("the compiled program %s is damaged: it is compiled again", entry.name)
+                for damaged in (file, entry):
+                    damaged.unlink(missing_ok=True)
+
+
+def _is_young(entry: Path) -> bool:
+    """Return whether another process may still be writing a program, such as another trial of a sweep."""
+    return abs(time.time() - entry.stat().st_mtime) < YOUNG
+
+
+def _is_whole(content: bytes) -> bool:
+    """Return whether a program without a checksum, of an older version or a killed process, ends as it should.
+
+    JAX compresses with zlib, which has a checksum of its own, or with zstd, whose files it checks when it reads them.
+    """
+    if content[:1] != b"\x78":  # zlib's first byte
+        return len(content) > 0
+    decompressor = zlib.decompressobj()
+    try:
+        decompressor.decompress(content)
+    except zlib.error:
+        return False
+    return decompressor.eof
