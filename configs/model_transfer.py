@@ -11,8 +11,9 @@ bits per byte; its numbers are in docs/methods.md.
 
 from itertools import islice
 
-from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
+
+from .small import choose, run_for, small_config
 
 VARIANTS = ("source", "target", "scratch")
 CHAPTERS = 100
@@ -27,7 +28,7 @@ def few_chapters(language, split):
 def get_config(argument=""):
     variant = choose(argument, VARIANTS)
     config = small_config(corpora=("en", "de"))
-    config.data.corpora["de"] = "configs.model_transfer:few_chapters"
+    config.data.corpora["de"] = f"{__name__}:few_chapters"
     config.data.store = "runs/model_transfer/store"  # one vocabulary for all variants
     language = "en" if variant == "source" else "de"
     config.tasks = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3, "data": (language,)}}

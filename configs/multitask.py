@@ -10,7 +10,7 @@ After the variant may follow a folder with entities in IOB2 (``fixed,FOLDER``: e
 of Universal NER), which adds a fifth task.
 """
 
-from configs.small import choose, run_for, small_config
+from .small import choose, run_for, small_config
 
 VARIANTS = ("fixed", "uncertainty", "head", "decoder")
 

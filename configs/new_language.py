@@ -12,7 +12,7 @@ copied, new ones are made of the old pieces that spell them, and everything is t
 the old model. ``python benchmarks/transfer.py new_language`` compares them; its numbers are in docs/methods.md.
 """
 
-from configs.small import choose, run_for, small_config
+from .small import choose, run_for, small_config
 
 OLD, NEW = ("en", "de", "fr", "ru", "hi"), "ko"
 VARIANTS = ("old", "new", "other-vocabulary", "scratch")

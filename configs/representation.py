@@ -8,7 +8,7 @@ All read about as much text a step. ``python benchmarks/transfer.py representati
 numbers are in docs/methods.md.
 """
 
-from configs.small import choose, run_for, small_config
+from .small import choose, run_for, small_config
 
 LANGUAGES = ("en", "de", "ru", "hi")
 VARIANTS = ("subwords", "bytes", "characters", "embedding", "none")

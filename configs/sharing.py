@@ -11,8 +11,9 @@ English from and into four languages, of which Hindi has a tenth of the text. Th
 
 from itertools import islice
 
-from configs.small import choose, run_for, small_config
 from mlm_jax.data import bible
+
+from .small import choose, run_for, small_config
 
 LANGUAGES = ("en", "de", "fr", "ru", "hi")
 SMALLEST, ITS_PAIRS = "hi", 2_000
@@ -30,7 +31,7 @@ def few_pairs(pair, split):
 def get_config(argument=""):
     variant = choose(argument, VARIANTS)
     config = small_config(parallel=[f"{language}-en" for language in LANGUAGES if language not in ("en", SMALLEST)])
-    config.data.parallel[f"{SMALLEST}-en"] = "configs.sharing:few_pairs"
+    config.data.parallel[f"{SMALLEST}-en"] = f"{__name__}:few_pairs"
     config.data.store = "runs/sharing/store"
     config.languages = LANGUAGES
     config.families = {"germanic": ("en", "de"), "romance": ("fr",), "slavic": ("ru",), "indo-aryan": ("hi",)}

@@ -28,7 +28,7 @@ def small_config(corpora=(), parallel=(), genre=()):
     config = default_config()
     config.data.corpora = {language: "mlm_jax.data.bible:unlabelled_text" for language in corpora}
     config.data.parallel = {pair: "mlm_jax.data.bible:unlabelled_pairs" for pair in parallel}
-    source = "configs.small:balanced_genre"
+    source = f"{__name__}:balanced_genre"
     config.data.labelled = {
         f"genre-{language}": {"format": "function", "language": language, "labels": GENRES, "validation": source}
         | ({"train": source} if language == "en" else {})

@@ -12,7 +12,7 @@ that have no labels to train on (chance is 16.7 %): aligned 44.6 ± 0.9 %, mlm 1
 ``sentences`` and ``adapters`` in its place run the others.
 """
 
-from configs.small import choose, run_for, small_config
+from .small import choose, run_for, small_config
 
 LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi")
 RANKING = {"objective": "ranking", "rows": 64, "length": 40}

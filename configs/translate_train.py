@@ -16,9 +16,10 @@ many steps and are tested on verses of other books.
 
 from itertools import islice
 
-from configs.small import GENRES, balanced_genre, choose, run_for, small_config
 from mlm_jax.data import bible
 from mlm_jax.data.text import corpora
+
+from .small import GENRES, balanced_genre, choose, run_for, small_config
 
 SYNTHETIC = "runs/translate_train/synthetic.tsv"  # what mlm-jax translate wrote: English, German
 VARIANTS = ("translated", "english", "translator")
@@ -52,8 +53,8 @@ def get_config(argument=""):
     variant = choose(argument, VARIANTS)
     config = small_config(genre=("en", "de"))
     config.languages = ("en", "de")
-    config.data.parallel = {"en-de": "configs.translate_train:every_second_pair"}
-    config.data.labelled["genre-en"]["train"] = "configs.translate_train:english_genre"
+    config.data.parallel = {"en-de": f"{__name__}:every_second_pair"}
+    config.data.labelled["genre-en"]["train"] = f"{__name__}:english_genre"
     if variant == "translator":
         config.model.decoder = ({"layers": 2, "weights": "shared"},)
         config.tasks = {"translation": {"objective": "translation", "rows": 64, "length": 48, "smoothing": 0.1,
@@ -62,7 +63,7 @@ def get_config(argument=""):
 
     if variant == "translated":
         config.data.labelled["translated-de"] = {"format": "function", "language": "de", "labels": GENRES,
-                                                 "train": "configs.translate_train:translated_genre"}  # fmt: skip
+                                                 "train": f"{__name__}:translated_genre"}  # fmt: skip
     sets = [name for name, entry in config.data.labelled.items() if "train" in entry]
     config.tasks = {"genre": {"objective": "classification", "rows": 32, "length": 40, "data": tuple(sets)}}
     config.optimizer.learning_rate = 1e-3

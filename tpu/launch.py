@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import file_and_argument, load_config
+from mlm_jax.config.module import EXAMPLES
 from mlm_jax.parallel.axes import mesh_shape
 from mlm_jax.parallel.topology import Topology, parse
 from tpu import gke, needs, skypilot, slurm
@@ -196,6 +197,8 @@ def in_checkout(config: str, source: str) -> str:
       UserError: it does not lie in there.
     """
     file, argument = file_and_argument(config)
+    if EXAMPLES in file.parents:  # of the installed package, which the machines have as well
+        return config
     root = Path(source).resolve()
     if not file.resolve().is_relative_to(root):
         raise UserError("the machines would not have this config: it lies outside of --source", file=file,

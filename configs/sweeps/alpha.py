@@ -20,7 +20,7 @@ def some_chapters(language, split):
 def get_config():
     config = default_config()
     config.steps = 300
-    config.data.corpora = {language: "configs.sweeps.alpha:some_chapters" for language in CHAPTERS}
+    config.data.corpora = {language: f"{__name__}:some_chapters" for language in CHAPTERS}
     config.vocabulary.update(kind="bpe", size=4_000, sentinels=0, sentences=20_000)
     config.tasks = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3}}
     config.model.update(width=128, heads=4, mlp_width=192, encoder=({"layers": 2, "weights": "shared"},), global_every=1)

@@ -18,7 +18,7 @@ from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.config.check import check_values
 from mlm_jax.config.data_file import read_config
 from mlm_jax.config.keys import KEYS, default_config
-from mlm_jax.config.module import import_file
+from mlm_jax.config.module import config_file, import_file
 from mlm_jax.config.values import BadValue
 from mlm_jax.config.words import here
 
@@ -82,7 +82,7 @@ def _run(file: Path, argument: str) -> ConfigDict:
 def file_and_argument(path: str | Path) -> tuple[Path, str]:
     """Return the file and the argument of ``file.py:argument``; the argument of ``file.py`` is ""."""
     name, _, argument = str(path).partition(".py:")
-    return (Path(name + ".py"), argument) if argument else (Path(path), "")
+    return (config_file(name + ".py"), argument) if argument else (config_file(path), "")
 
 
 def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -> UserError:

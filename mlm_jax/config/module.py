@@ -19,6 +19,16 @@ Version = tuple[int, int]  # of a file: time of its last change, and size
 _loaded: dict[Path, tuple[Version, ModuleType]] = {}
 
 
+EXAMPLES = Path(__file__).parents[1] / "configs"  # of a wheel; a checkout has them in configs/ beside the package
+
+
+def config_file(path: str | Path) -> Path:
+    """Return a config file's path; ``configs/…`` that is not there is an example of the installed package, if it has one."""
+    file = Path(path)
+    example = EXAMPLES.joinpath(*file.parts[1:])
+    return example if not file.exists() and file.parts[:1] == ("configs",) and example.is_file() else file
+
+
 def import_file(path: str | Path) -> ModuleType:
     """Return the module of a config file; it runs once, and again if the file has changed since.
 
@@ -26,7 +36,7 @@ def import_file(path: str | Path) -> ModuleType:
       UserError: there is no such file, or its package has the name of another one.
       Exception: whatever the file raises.
     """
-    file = Path(path)
+    file = config_file(path)
     if not file.is_file():
         raise UserError("there is no such config file", file=file, remedy="see the folder configs/ for examples")
     if file.suffix != ".py":

@@ -1,0 +1,90 @@
+"""The wheel holds what the commands name, and works without the checkout that it was built from."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(*command, cwd, environment=None):
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of an sdist and of a wheel that was built from it, of the files that git knows."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), cwd=folder / "source")
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """(an empty folder, environment) in which Python finds the wheel and not the checkout."""
+    target = tmp_path_factory.mktemp("installed")
+    (wheel,) = built.glob("*.whl")
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), cwd=target)
+    return tmp_path_factory.mktemp("elsewhere"), os.environ | {"PYTHONPATH": str(target), "JAX_PLATFORMS": "cpu"}
+
+
+def test_an_index_would_take_it(built):
+    assert len([*built.iterdir()]) == 2
+    said = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir()), cwd=built)
+    assert said.count("PASSED") == 2
+
+
+def test_it_holds_what_is_used_and_nothing_else(built):
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    kept = {name for name in run("git", "ls-files", "mlm_jax", "tpu", "configs", cwd=ROOT).splitlines() if (ROOT / name).is_file()}
+    assert {name for name in names if ".dist-info/" not in name} == {
+        f"mlm_jax/{name}" if name.startswith("configs/") else name for name in kept
+    }
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_verbs_run_without_a_checkout(installed):
+    folder, environment = installed
+    where = run(sys.executable, "-c", "import mlm_jax; print(mlm_jax.__file__)", cwd=folder, environment=environment)
+    assert str(ROOT) not in where and environment["PYTHONPATH"] in where
+    assert "train" in run(sys.executable, "-m", "mlm_jax.cli", "--help", cwd=folder, environment=environment)
+    said = run(sys.executable, "-m", "mlm_jax.cli", "config", "batch_size", cwd=folder, environment=environment)
+    assert said.startswith("tasks.TASK.rows")
+
+
+def test_example_configs_are_found_and_so_are_their_functions(installed):
+    folder, environment = installed
+    code = (
+        "from mlm_jax.config import load_config\n"
+        "from mlm_jax.training.check import check_config\n"
+        "from mlm_jax.data.text.corpora import sentence_pairs\n"
+        "config = load_config('configs/cross_attention.py:synthetic')\n"
+        "check_config(config)\n"
+        "(name, source), = config.data.parallel.items()\n"
+        "print(source, len(list(sentence_pairs(source, name, 'validation', ('en', 'xx')))))\n"
+    )
+    assert run(sys.executable, "-c", code, cwd=folder, environment=environment).split() == [
+        "mlm_jax.configs.cross_attention:synthetic_pairs", "200",
+    ]  # fmt: skip
+
+
+def test_a_job_is_launched_without_a_checkout(installed):
+    folder, environment = installed
+    said = run(
+        sys.executable, "-m", "tpu.launch", "--config", "configs/demo.py", "--topology", "H100:8", "--target", "slurm",
+        "--workdir", "runs/demo", "--dry-run", cwd=folder, environment=environment,
+    )  # fmt: skip
+    assert "--config configs/demo.py" in said and "sbatch" in said
