@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
     parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
     parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
+    parser.add_argument("--task", default="", help="task whose classifier to write, in place of the head that predicts tokens")
     parser.add_argument("--to", default="", metavar="LANGUAGE", help="language whose token the decoder begins with")
 
 
@@ -25,5 +26,5 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.interop.exporting import export_hf
 
     out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language,
-                    to=options.to)  # fmt: skip
+                    to=options.to, task=options.task)  # fmt: skip
     print(f"wrote {out}")

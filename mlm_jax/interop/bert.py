@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlm_jax.interop.family import Entry, Facts, Family, token_ids
+from mlm_jax.interop.family import Entry, Facts, Family, TaskHead, token_ids
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer
 from mlm_jax.interop.xlm_roberta import EMBEDDINGS, IGNORED, LAYER, describe, settings
 
 HEAD = (
@@ -33,5 +34,13 @@ FAMILY = Family(
         "cls.predictions.decoder.weight": "{base}embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
+    name="Bert",
+    heads=(
+        TaskHead(
+            SEQUENCE, (*layer("{base}pooler.dense", DENSE), *layer("classifier", OUTPUT)), transform="tanh",
+            poolings={"first": {}},
+        ),
+        TaskHead(TOKEN, layer("classifier", OUTPUT)),
+    ),
     renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
 )

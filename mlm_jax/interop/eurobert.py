@@ -10,6 +10,7 @@ from mlm_jax.interop.family import (
     Entry,
     Facts,
     Family,
+    TaskHead,
     lookup,
     optional,
     require,
@@ -17,6 +18,7 @@ from mlm_jax.interop.family import (
     token_ids,
     unscaled,
 )
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer
 
 ACTIVATIONS = {
     "silu": "swiglu",
@@ -133,5 +135,15 @@ FAMILY = Family(
     head=r"^lm_head\.",
     tied=False,
     only_output=True,
+    name="EuroBert",
+    heads=(
+        TaskHead(
+            SEQUENCE, (*layer("dense", DENSE), *layer("classifier", OUTPUT)), transform="gelu",
+            defaults={"classifier_pooling": "late"},
+            poolings={ours: {"classifier_pooling": theirs} for ours, theirs in
+                      (("mean", "mean"), ("first", "bos"), ("late", "late"))},
+        ),
+        TaskHead(TOKEN, layer("classifier", OUTPUT)),
+    ),
     copies={"lm_head.weight": "{base}embed_tokens.weight"},
 )

@@ -13,16 +13,19 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
-from mlm_jax.interop.family import Contents, Facts, move_positions, moved
+from mlm_jax.interop.family import Contents, Facts, Family, move_positions, moved
 from mlm_jax.interop.folder import new_folder
 from mlm_jax.interop.sentence_modules import write_json, write_sentence_transformer
+from mlm_jax.interop.task_heads import describe as describe_head
+from mlm_jax.interop.task_heads import head_for, with_head, without_token_head
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, write_weights
 from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
 
-TASK_HEADS = "classifiers/"  # belongs to a task, not to the language model
+TASK_HEADS = ("classifiers/", "classifier_transforms/")  # belong to a task, not to the language model
+TOKEN_HEAD = ("head/", "output")  # predicts tokens
 
 
 def export_hf(
@@ -33,6 +36,7 @@ def export_hf(
     dtype: str = "float32",
     language: str = "",
     to: str = "",
+    task: str = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a model of ours as a folder of Hugging Face transformers.
@@ -48,6 +52,8 @@ def export_hf(
       dtype: of the weights: float32 | bfloat16 | float16.
       language: whose token the tokenizer puts before each text, for models whose documents begin with one.
       to: whose token a decoder begins with, for such models; ``generate(decoder_start_token_id=…)`` can name another.
+      task: whose classifier to write as ``…ForSequenceClassification`` or ``…ForTokenClassification``, in place of the head
+        that predicts tokens.
       shard_bytes: largest size of one file.
 
     Returns:
@@ -59,26 +65,15 @@ def export_hf(
     """
     out = Path(out).resolve()
     loaded = load_parameters(checkpoint, device=host())
-    model, vocabulary = loaded.config.model, loaded.vocabulary
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
-    heads = sorted({path.split("/")[1] for path in flat if path.startswith(TASK_HEADS)})
-    if heads:
-        log.warning("left out: the heads of the tasks %s", ", ".join(heads))
-    flat = {path: value for path, value in flat.items() if not path.startswith(TASK_HEADS)}
-    facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(vocabulary, start))
-    chosen = choose_family(model, facts, family)
-    model = moved(chosen, model, facts)
+    facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(loaded.vocabulary, start))
+    chosen, model, described, base = written_as(loaded, task, facts, family)
+    flat = {path: value for path, value in flat.items() if is_written(path, task)}
     if shift := model.position_offset - loaded.config.model.position_offset:
         flat["position_embedding"] = move_positions(flat["position_embedding"], shift)
     with new_folder(out) as scratch:
-        config = {
-            "architectures": [chosen.architecture(Contents.of_model(model))],
-            "model_type": chosen.model_type,
-            **chosen.describe(model, facts),
-            "dtype": dtype,
-            "torch_dtype": dtype,  # how releases before transformers 5 spell it
-        }
+        config = {**described, "dtype": dtype, "torch_dtype": dtype}  # releases before transformers 5 call it torch_dtype
         if chosen.model_type == "xmod":
             config["default_language"] = language or None
         write_json(scratch / "config.json", config)
@@ -86,12 +81,58 @@ def export_hf(
             keys = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
             write_json(scratch / "generation_config.json", {key: config[key] for key in keys})
         writer = TensorWriter(scratch, dtype=dtype, shard_bytes=shard_bytes)
-        write_weights(writer, chosen, flat, model, loaded.languages)
+        write_weights(writer, chosen, flat, model, loaded.languages, base)
         writer.close()
-        write_tokenizer(scratch, vocabulary, prefix, longest(model), types=model.embedding_types > 1)
-        if not model.decoder:
+        # A task of ours reads both texts of a pair as type 0.
+        write_tokenizer(scratch, loaded.vocabulary, prefix, longest(model), types=model.embedding_types > 1 and not task)
+        if not model.decoder and not task:
             write_sentence_transformer(scratch, model.width, longest(model), model.pooling)
     return out
+
+
+def is_written(path: str, task: str) -> bool:
+    """Return whether a parameter is part of the export: with a task's head, those of other heads are not."""
+    if path.startswith(TASK_HEADS):
+        return path.split("/")[1] == task
+    return not (task and path.startswith(TOKEN_HEAD))
+
+
+def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Family, Any, dict[str, Any], str]:
+    """Return (family, ``config.model`` as it is written, config.json, prefix of the base model's tensors).
+
+    Args:
+      loaded: the checkpoint.
+      task: whose head to write; "" is the head that predicts tokens.
+      facts: its vocabulary's and languages' part.
+      wanted: a model type; "" takes the first that fits.
+
+    Raises:
+      UserError: no family fits, or the one that does has no such head; or there is no such task.
+    """
+    model = loaded.config.model
+    if not task:
+        if loaded.labels:
+            log.warning("left out: the heads of the tasks %s; --task writes one of them", ", ".join(sorted(loaded.labels)))
+        family = choose_family(model, facts, wanted)
+        model = moved(family, model, facts)
+        named = {"architectures": [family.architecture(Contents.of_model(model))], "model_type": family.model_type}
+        return family, model, {**named, **family.describe(model, facts)}, ""
+    if task not in loaded.labels:
+        remedy = f"give --task: one of {', '.join(loaded.labels)}" if loaded.labels else "leave --task out"
+        raise UserError(f"this model has no classifier {task!r}{nearest(task, loaded.labels)}", remedy=remedy)
+    options = loaded.config.tasks[task]
+    pooling, transform = options.get("pooling", "mean"), options.get("transform", "none")
+    body = without_token_head(model)
+    family = choose_family(body, facts, wanted)
+    head = head_for(family, options["objective"], task, pooling, transform)
+    body = moved(family, body, facts)
+    config = {
+        "architectures": [f"{family.name}{head.suffix}"],
+        "model_type": family.model_type,
+        **family.describe(body, facts),
+        **describe_head(head, loaded.labels[task], pooling),
+    }
+    return with_head(family, head, task), body, config, family.base
 
 
 def document_prefix(loaded: Loaded, language: str) -> list[int]:

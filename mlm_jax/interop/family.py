@@ -89,6 +89,25 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskHead:
+    """The head of a task in a published file.
+
+    Attributes:
+      suffix: of the class's name, such as ForTokenClassification.
+      table: their tensors and our parameters; ``{task}`` in a path of ours is the task.
+      transform: the option of the task, what stands between the hidden states and the output layer.
+      poolings: {the option of the task: keys of config.json that say so}.
+      defaults: {key of config.json: what it means if the file says nothing}.
+    """
+
+    suffix: str
+    table: tuple[Entry, ...]
+    transform: str = "none"
+    poolings: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """A model type of Hugging Face transformers.
 
@@ -110,6 +129,8 @@ class Family:
       copies: {name: the name that it repeats}, as old files do for tied weights.
       renamed: ((pattern, replacement), …) applied to names first: older spellings.
       facts: config.json → facts.
+      name: what its classes' names begin with.
+      heads: of tasks, that its files may have.
       first_position: facts → the first row in use of a learned table of positions.
     """
 
@@ -129,6 +150,8 @@ class Family:
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    heads: tuple[TaskHead, ...] = ()
     first_position: Callable[[Facts], int] = lambda facts: 0
 
 

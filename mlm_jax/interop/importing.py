@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pprint
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +67,27 @@ def import_hf(
             raise UserError(f"language {code!r} {problem}", file=where, remedy="codes are such as de,en")
     vocabulary = read_vocabulary(published.folder, published.family.model_type, facts.rows, facts.ids)
     config = imported_config(published, vocabulary, out)
+    labels = {published.task["objective"]: published.labels} if published.task else {}
     with new_folder(out) as scratch:
         try:
-            shapes = flat_shapes(config, vocabulary.size, languages)
+            shapes = flat_shapes(config, vocabulary.size, languages, {task: len(names) for task, names in labels.items()})
         except UserError as error:  # the model cannot be built; the values are those of their file
             raise UserError(error.problem, file=published.folder / "config.json") from error
         flat = published.params(shapes, config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
         (scratch / RECIPE).write_text(recipe(config, str(source)), encoding="utf-8")
         claim_workdir(scratch, config)
-        save_weights(scratch, config, vocabulary, languages, flat)
+        save_weights(scratch, config, vocabulary, languages, flat, labels)
     return out
 
 
 def save_weights(
-    workdir: Path, config: ConfigDict, vocabulary: Any, languages: tuple[str, ...], flat: dict[str, np.ndarray]
+    workdir: Path,
+    config: ConfigDict,
+    vocabulary: Any,
+    languages: tuple[str, ...],
+    flat: dict[str, np.ndarray],
+    labels: Mapping[str, tuple[str, ...]] = {},
 ) -> None:
     """Write parameters as checkpoint 0 of a workdir; ``flat`` is emptied on the way, so that nothing is held twice."""
     host = jax.local_devices(backend="cpu")[0]
@@ -88,7 +95,7 @@ def save_weights(
     # One after the other: copies run in the background, and until they are done there are two of each.
     held = {path: jax.device_put(flat.pop(path), host).block_until_ready() for path in list(flat)}
     checkpoints = Checkpoints(
-        workdir, config, vocabulary, languages, labels={}, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
+        workdir, config, vocabulary, languages, labels=labels, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
     )
     checkpoints.save(0, {"params": unflatten_dict(held, sep="/")})
     checkpoints.wait()
@@ -116,7 +123,12 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
     elif vocabulary.mask_id < 0:  # nothing can be hidden: sentences are told apart from their translations
         config.tasks = {"ranking": {"objective": "ranking", "rows": 64, "length": min(128, room), "weight": 1.0}}
-    if not published.contents.head and not config.model.decoder:
+    if published.task:
+        name = published.task["objective"]
+        config.tasks = {name: {**published.task, "length": min(published.task["length"], room)}}
+        if config.model.embedding_types > 1 and name == "classification":
+            log.warning("of pairs of texts, both are read with token type 0 here; this head may have been trained otherwise")
+    elif not published.contents.head and not config.model.decoder:
         log.warning(
             "the files hold no head that predicts tokens: fill-mask would print guesses that nothing has trained, "
             "until the model was trained on"

@@ -11,6 +11,7 @@ from mlm_jax.interop.family import (
     Entry,
     Facts,
     Family,
+    TaskHead,
     lookup,
     optional,
     require,
@@ -18,6 +19,7 @@ from mlm_jax.interop.family import (
     token_ids,
     unscaled,
 )
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer, norm
 
 ACTIVATIONS = {"gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh", "silu": "swiglu"}
 PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # what the head's dense layer uses
@@ -161,6 +163,8 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
     }  # fmt: skip
 
 
+HEAD_OF_TASK = (*layer("head.dense", DENSE), *norm("head.norm"), *layer("classifier", OUTPUT))
+
 FAMILY = Family(
     model_type="modernbert",
     base="model.",
@@ -173,4 +177,12 @@ FAMILY = Family(
     output="decoder.weight",
     head=r"^(head|decoder)\.",
     copies={"decoder.weight": "{base}embeddings.tok_embeddings.weight"},
+    name="ModernBert",
+    heads=(
+        TaskHead(
+            SEQUENCE, HEAD_OF_TASK, transform="head", defaults={"classifier_pooling": "cls"},
+            poolings={"mean": {"classifier_pooling": "mean"}, "first": {"classifier_pooling": "cls"}},
+        ),
+        TaskHead(TOKEN, HEAD_OF_TASK, transform="head"),
+    ),
 )

@@ -43,7 +43,7 @@ def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> proc
     pieces = {index: tokenizer.id_to_token(index) for index in {*prefix, *suffix}}
     around = [pieces[index] for index in prefix], [pieces[index] for index in suffix]
     one = [*around[0], "$A", *around[1]]
-    two = [*one, *(f"{piece}:1" for piece in around[0]), "$B:1", *(f"{piece}:1" for piece in around[1])]
+    two = [*one, "$B:1", *(f"{piece}:1" for piece in around[1])]
     return processors.TemplateProcessing(
         single=one, pair=two, special_tokens=[(piece, index) for index, piece in pieces.items()]
     )

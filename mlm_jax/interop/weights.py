@@ -17,7 +17,19 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
-from mlm_jax.interop.family import Bound, Contents, Facts, Family, ForeignConfig, bind, differences, matches, moved
+from mlm_jax.interop.family import (
+    Bound,
+    Contents,
+    Facts,
+    Family,
+    ForeignConfig,
+    TaskHead,
+    bind,
+    differences,
+    matches,
+    moved,
+)
+from mlm_jax.interop.task_heads import OUTPUT, head_of, label_names, task_of, with_head
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.training.paths import by_path
 
@@ -67,6 +79,9 @@ class Published:
       family: the table that fits.
       facts: rows of the embedding table, languages, special ids.
       settings: of ``config.model``.
+      task_head: the head of a task that the files hold in place of one that predicts tokens, or None.
+      task: options of a task of ours with such a head; its name is that of its objective.
+      labels: names of the head's classes.
 
     Raises:
       UserError: a file is missing or damaged, or the configuration asks for what we lack; the message names it.
@@ -80,6 +95,13 @@ class Published:
         self.names = {self._renamed(name): name for name in self.tensors}  # our table's spelling → the file's
         self.base = self.family.base if any(name.startswith(self.family.base) for name in self.names) else ""
         try:
+            self.task_head = head_of(self.family, self.config.get("architectures"))
+            self.task: dict[str, Any] = {}
+            self.labels: tuple[str, ...] = ()
+            if self.task_head:
+                self.task = task_of(self.task_head, self.config)
+                self.family = with_head(self.family, self.task_head, self.task["objective"])
+                self.labels = label_names(self.config, self._classes(self.task_head))
             self.facts = self.family.facts(self.config)
             self._check_size("num_hidden_layers", self.config.get("num_hidden_layers", 1), most=len(self.names))
             self.contents = self._contents()
@@ -93,9 +115,16 @@ class Published:
             name = re.sub(pattern, replacement, name)
         return name
 
+    def _classes(self, head: TaskHead) -> int:
+        """Return the number of classes of a task's head."""
+        output = next(entry.theirs for entry in head.table if entry.ours[0] == f"{OUTPUT}/kernel")
+        if output not in self.names:
+            raise UserError(f"tensor {output!r} is missing{nearest(output, self.names)}", file=self.folder)
+        return self.tensors.shapes[self.names[output]][0]
+
     def _contents(self) -> Contents:
         family, names = self.family, self.names
-        head = any(matches([family.head], name) for name in names)
+        head = not self.task_head and any(matches([family.head], name) for name in names)
         embedding = family.embedding.replace("{base}", self.base)
         self._adopt_twin(embedding)
         if embedding not in names:
@@ -224,9 +253,11 @@ class Published:
             log.warning("left out: %s", why)
 
 
-def flat_shapes(config: ConfigDict, rows: int, languages: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return {path: shape} of the parameters of a model without task heads."""
-    _, shapes, _ = model_room.abstract(config, vocabulary_size=rows, languages=tuple(languages), labels={})
+def flat_shapes(
+    config: ConfigDict, rows: int, languages: Sequence[str], labels: Mapping[str, int] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of the parameters of a model; ``labels`` are {task: number of classes} of its heads."""
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=rows, languages=tuple(languages), labels=labels or {})
     return {path: tuple(leaf.shape) for path, leaf in by_path(shapes).items()}
 
 
@@ -260,19 +291,26 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
 
 
 def write_weights(
-    writer: TensorWriter, family: Family, params: Mapping[str, np.ndarray], model: Any, languages: Sequence[str]
+    writer: TensorWriter,
+    family: Family,
+    params: Mapping[str, np.ndarray],
+    model: Any,
+    languages: Sequence[str],
+    base: str = "",
 ) -> None:
     """Write our parameters under the family's names.
 
     Args:
       writer: takes the tensors one by one.
       family: whose table.
-      params: {path: array}; what belongs to task heads is not looked at.
+      params: {path: array}, of all that is written.
       model: ``config.model``.
       languages: codes in index order.
+      base: prefix of the base model's tensors; "" is the family's own if there is a head that predicts tokens, else none.
     """
     shapes = {path: tuple(value.shape) for path, value in params.items()}
-    base = family.base if Contents.of_model(model).head or family.only_output else ""
+    if not base:
+        base = family.base if Contents.of_model(model).head or family.only_output else ""
     for name, one in bind(family, shapes, model, languages, base).items():
         if not one.unused:
             writer.add(name, one.to_theirs(params))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, lookup, require, reverse, token_ids
+from mlm_jax.interop.family import Contents, Entry, Facts, Family, TaskHead, lookup, require, reverse, token_ids
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -123,6 +124,15 @@ def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
     return described | {"hidden_act": "gelu"} if Contents.of_model(model).head else described
 
 
+HEADS = (
+    TaskHead(
+        SEQUENCE, (*layer("classifier.dense", DENSE), *layer("classifier.out_proj", OUTPUT)), transform="tanh",
+        poolings={"first": {}},
+    ),
+    TaskHead(TOKEN, layer("classifier", OUTPUT)),
+)  # fmt: skip
+
+
 def first_position(facts: Facts) -> int:
     """Return the row of the first position: behind the padding's."""
     return facts.ids.get("pad", 1) + 1
@@ -139,6 +149,8 @@ FAMILY = Family(
     embedding="{base}embeddings.word_embeddings.weight",
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
+    name="XLMRoberta",
+    heads=HEADS,
     first_position=first_position,
     ignored=IGNORED,
     copies={

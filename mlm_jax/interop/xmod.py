@@ -9,6 +9,7 @@ from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, toke
 from mlm_jax.interop.xlm_roberta import (
     EMBEDDINGS,
     HEAD,
+    HEADS,
     IGNORED,
     LAYER,
     first_position,
@@ -70,6 +71,8 @@ FAMILY = Family(
     embedding="{base}embeddings.word_embeddings.weight",
     output="lm_head.decoder.weight",
     head=r"^lm_head\.",
+    name="Xmod",
+    heads=HEADS,
     first_position=first_position,
     ignored=IGNORED,
     copies={

@@ -34,6 +34,7 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
     output                           [vocabulary, width]             unless tied_embeddings
     output_bias                      [vocabulary]
     classifiers/<task>/…             kernel [width, labels], bias [labels]
+    classifier_transforms/<task>/…   dense, norm                     the task's transform
     uncertainty/<task>               ()                              tasks whose weight in the loss is learned
 
 Axes of activations, as comments at line ends and docstrings name them, and the letters that stand for them in ``einsum``::
@@ -55,6 +56,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.model.heads import Form
 from mlm_jax.model.transformer import Cache, Transformer
 
 __all__ = ["Cache", "Transformer", "abstract", "create", "merge"]
@@ -124,6 +126,8 @@ def merge(graphdef: Any, params: Any, *, rope_theta: float | None = None) -> Tra
 
 def _build(config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None,
            seed: int) -> Transformer:  # fmt: skip
+    forms = {task: Form(entry.get("pooling", "mean"), entry.get("transform", "none")) for task, entry in config.tasks.items()}
     uncertain = tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
     return Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
-                       tasks=tuple(config.tasks), labels=labels or {}, uncertain=uncertain, rngs=nnx.Rngs(seed))  # fmt: skip
+                       tasks=tuple(config.tasks), labels=labels or {}, forms=forms, uncertain=uncertain,
+                       rngs=nnx.Rngs(seed))  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -27,6 +29,19 @@ class MaskedHead(nnx.Module):
         return self.norm(self.activation(self.dense(hidden)))
 
 
+class Form(NamedTuple):
+    """What a classifier does between the hidden states and its output layer.
+
+    Attributes:
+      pooling: of a whole text: ``mean`` of the tokens | ``first`` token | ``late``, the mean of the tokens' logits.
+      transform: ``none`` | ``tanh`` and ``gelu``, a dense layer with that activation | ``head``, as before the output layer
+        of masked language modelling (ModernBERT).
+    """
+
+    pooling: str = "mean"
+    transform: str = "none"
+
+
 class Classifiers(nnx.Module):
     """One output layer for each classification task, by name."""
 
@@ -36,6 +51,31 @@ class Classifiers(nnx.Module):
                 {"embed": config.width}, {"labels": count}, bias=True, stddev=config.initializer_stddev, rngs=rngs
             )
             setattr(self, task, layer)
+
+
+class DenseTransform(nnx.Module):
+    """A dense layer with an activation before a classifier's output layer (BERT's pooler, XLM-R's head)."""
+
+    def __init__(self, config: ConfigDict, transform: str, *, rngs: nnx.Rngs):
+        width = config.width
+        self.activation = {"tanh": jnp.tanh, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}[transform]
+        self.dense = Dense(
+            {"embed": width}, {"activation_embed": width}, bias=True, stddev=config.initializer_stddev, rngs=rngs
+        )
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Return ``[…, width]``."""
+        return self.activation(self.dense(hidden))
+
+
+class Transforms(nnx.Module):
+    """What stands before the output layer of each classification task that has something there, by name."""
+
+    def __init__(self, config: ConfigDict, forms: Mapping[str, Form], *, rngs: nnx.Rngs):
+        for task, form in forms.items():
+            if form.transform != "none":
+                head = form.transform == "head"
+                setattr(self, task, MaskedHead(config, rngs=rngs) if head else DenseTransform(config, form.transform, rngs=rngs))
 
 
 class LogVariances(nnx.Module):

@@ -17,7 +17,7 @@ from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.block import KeysValues, Scope
 from mlm_jax.model.characters import CharacterEncoder
 from mlm_jax.model.cross_lingual import CrossLingualAttention
-from mlm_jax.model.heads import Classifiers, LogVariances, MaskedHead
+from mlm_jax.model.heads import Classifiers, Form, LogVariances, MaskedHead, Transforms
 from mlm_jax.model.layers import Norm, computation_type, dropout, pad_length, parameter, split_key
 from mlm_jax.model.positions import Relative, Rotation, rotation
 from mlm_jax.model.sharing import family_table, indexes
@@ -89,6 +89,7 @@ class Transformer(nnx.Module):
       families: {family: its languages}.
       tasks: names in index order.
       labels: {classification task: number of labels}.
+      forms: {classification task: its form}; the default of what is not named.
       uncertain: tasks whose weight in the loss is learned.
       rngs: of the initial weights.
 
@@ -98,7 +99,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
                  families: Mapping[str, tuple[str, ...]] = {}, tasks: tuple[str, ...] = (), labels: Mapping[str, int] = {},
-                 uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
+                 forms: Mapping[str, Form] = {}, uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
         check_model_values(config)
         stddev, width = config.initializer_stddev, config.width
         self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
@@ -147,6 +148,8 @@ class Transformer(nnx.Module):
         self.output = None if config.tied_embeddings else parameter(rngs, *table)
         self.output_bias = parameter(rngs, (self.table_rows,), ("vocabulary",), 0) if "head" in config.biases else None
         self.classifiers = Classifiers(config, labels, rngs=rngs)
+        self.forms = {task: forms.get(task, Form()) for task in labels}
+        self.classifier_transforms = Transforms(config, self.forms, rngs=rngs)
         self.uncertainty = LogVariances(uncertain, rngs=rngs) if uncertain else None
 
     @property
@@ -376,9 +379,13 @@ class Transformer(nnx.Module):
         return (logits if bias is None else logits + bias)[..., : self.vocabulary_size]
 
     def classify(self, task: str, hidden: jax.Array, segment_ids: jax.Array, *, pooled: bool) -> jax.Array:
-        """Return ``[rows, length, labels]`` of a task's classifier, or ``[rows, labels]`` of the mean of the tokens."""
-        hidden = mean_of_tokens(hidden, segment_ids).astype(hidden.dtype) if pooled else hidden
-        return getattr(self.classifiers, task)(hidden)
+        """Return ``[rows, length, labels]`` of a task's classifier, or ``[rows, labels]`` of whole texts."""
+        pooling, transform = self.forms[task]
+        if pooled and pooling != "late":
+            hidden = pool(hidden, segment_ids, pooling).astype(hidden.dtype)
+        read = hidden if transform == "none" else getattr(self.classifier_transforms, task)(hidden)
+        logits = getattr(self.classifiers, task)(read)
+        return mean_of_tokens(logits, segment_ids) if pooled and pooling == "late" else logits
 
     # ------------------------------------------------------------------------------------------------ helpers
 

@@ -9,9 +9,20 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import choice
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, sum_by_language
 from mlm_jax.objectives.traffic import Traffic
+
+TRANSFORM = (
+    "what stands before the output layer: nothing; a dense layer with tanh (XLM-R, BERT) or gelu (EuroBERT); or a head as "
+    "of masked language modelling (ModernBERT)"
+)
+POOLING = (
+    "what is classified: the mean of the hidden states; the first one (XLM-R, BERT); or late, each of them, and the mean "
+    "of their logits is taken (EuroBERT)"
+)
 
 
 class LabelledExamples(NamedTuple):
@@ -23,10 +34,11 @@ class LabelledExamples(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(Objective):
-    """Mean −log P(label | text) from mean-pooled hidden states."""
+class Labelled(Objective):
+    """Mean −log P(label | hidden states)."""
 
     kind: ClassVar[str] = "labelled"
+    transform: str = option("none", choice("none", "tanh", "gelu", "head"), TRANSFORM)
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
         """Weigh each label by one over the labels of the global batch."""
@@ -56,7 +68,14 @@ class Classification(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassification(Classification):
+class Classification(Labelled):
+    """Mean −log P(label | text)."""
+
+    pooling: str = option("mean", choice("mean", "first", "late"), POOLING)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClassification(Labelled):
     """Mean −log P(label of a word's first piece | text), for named entities and the like."""
 
     per_token: ClassVar[bool] = True

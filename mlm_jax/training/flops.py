@@ -96,7 +96,8 @@ def step_flops(config: ConfigDict, context: Context, params: Any, axes: Any, bat
         measured = seen.measured * (head + 2 * rows * config.model.width)
         parts |= {"measured": parts.get("measured", 0.0) + measured} if measured else {}  # forward only
         add("ranking", 2 * seen.compared * config.model.width)
-        add("classifiers", 2 * seen.classified * kernels.get(("classifiers", task, "kernel"), 0))
+        of_task = (("classifiers", task, "kernel"), ("classifier_transforms", task, "dense", "kernel"))
+        add("classifiers", 2 * seen.classified * sum(kernels.get(path, 0) for path in of_task))
         # Full recomputation repeats the layers' forward pass; "dots" keeps the products and repeats attention's, which
         # have batch dimensions.
         again = {"none": (), "dots": ("attention",), "full": ("encoder", "decoder", "attention")}[config.model.remat]

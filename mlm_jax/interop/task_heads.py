@@ -1,0 +1,136 @@
+"""Heads of tasks in published files: ``…ForSequenceClassification`` and ``…ForTokenClassification``.
+
+A family lists the heads that it has, each with its tensors and the form of ours that computes the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.interop.family import Entry, Family, TaskHead
+
+SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
+OBJECTIVES = {SEQUENCE: "classification", TOKEN: "token_classification"}
+OUTPUT, DENSE, NORM = "classifiers/{task}", "classifier_transforms/{task}/dense", "classifier_transforms/{task}/norm"
+
+
+def layer(theirs: str, ours: str) -> tuple[Entry, Entry]:
+    """Return the entries of a dense layer's weight and bias."""
+    return Entry(f"{theirs}.weight", (f"{ours}/kernel",)), Entry(f"{theirs}.bias", (f"{ours}/bias",))
+
+
+def norm(theirs: str) -> tuple[Entry, Entry]:
+    """Return the entries of the norm behind a head's dense layer."""
+    return Entry(f"{theirs}.weight", (f"{NORM}/scale",)), Entry(f"{theirs}.bias", (f"{NORM}/bias",))
+
+
+def head_of(family: Family, architectures: Any) -> TaskHead | None:
+    """Return the head that a config.json names, or None if it names none of a task.
+
+    Raises:
+      UserError: it names one that has no counterpart here.
+    """
+    named = architectures[0] if isinstance(architectures, list) and architectures else ""
+    suffix = "For" + str(named).rpartition("For")[2]
+    if suffix not in (*OBJECTIVES, "ForQuestionAnswering", "ForMultipleChoice"):
+        return None
+    for head in family.heads:
+        if head.suffix == suffix:
+            return head
+    raise UserError(f"architectures names {named}, whose head has no counterpart here")
+
+
+def head_for(family: Family, objective: str, task: str, pooling: str, transform: str) -> TaskHead:
+    """Return the head of a family that computes what a task of ours does.
+
+    Raises:
+      UserError: the family has none; the message names what is in the way.
+    """
+    suffix = next(suffix for suffix, name in OBJECTIVES.items() if name == objective)
+    head = next((head for head in family.heads if head.suffix == suffix), None)
+    if head is None:
+        raise UserError(f"{family.model_type!r} has no {suffix} that reads the encoder alone")
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [("transform", transform, (head.transform,))]
+    if suffix == SEQUENCE:
+        wanted.append(("pooling", pooling, tuple(head.poolings)))
+    wrong = [
+        f"tasks.{task}.{key} is {value!r}, not {' or '.join(map(repr, known))}"
+        for key, value, known in wanted
+        if value not in known
+    ]
+    if wrong:
+        raise UserError(f"the head of task {task!r} cannot be expressed as {family.name}{suffix}: {'; '.join(wrong)}",
+                        remedy="train the task with these options")  # fmt: skip
+    return head
+
+
+def with_head(family: Family, head: TaskHead, task: str) -> Family:
+    """Return a family whose table has the head of this task in place of the one that predicts tokens."""
+    entries = [
+        dataclasses.replace(entry, ours=tuple(path.replace("{task}", task) for path in entry.ours)) for entry in head.table
+    ]
+    body = [entry for entry in family.table if not entry.ours[0].startswith(("head/", "output"))]
+    return dataclasses.replace(family, table=(*body, *entries))
+
+
+def without_token_head(model: Any) -> Any:
+    """Return ``config.model`` of the body alone."""
+    body = copy.deepcopy(model)
+    body.update(tied_embeddings=True, head_transform=False, biases=tuple(b for b in model.biases if b != "head"))
+    return body
+
+
+def task_of(head: TaskHead, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a task of ours that has a head like a published one.
+
+    Raises:
+      UserError: it pools, or was trained for, what we have no counterpart of.
+    """
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise UserError(f"problem_type is {json.dumps(problem)}, which has no counterpart here")
+    task: dict[str, Any] = {"objective": OBJECTIVES[head.suffix], "rows": 32, "length": 128, "weight": 1.0}
+    if head.transform != "none":
+        task["transform"] = head.transform
+    if head.suffix == SEQUENCE:
+        found = [ours for ours, keys in head.poolings.items()
+                 if all(config.get(key, head.defaults.get(key)) == value for key, value in keys.items())]  # fmt: skip
+        if not found:
+            keys = {key for keys in head.poolings.values() for key in keys}
+            raise UserError(f"{', '.join(f'{key} is {config.get(key)!r}' for key in sorted(keys))}, which has no counterpart here")
+        task["pooling"] = found[0]
+    return task
+
+
+def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Return the names of a published head's classes, as transformers has them.
+
+    Raises:
+      UserError: they are no texts, one stands twice, or there is one class only, which is regression.
+    """
+    named = config.get("id2label") or {}
+    if not isinstance(named, dict):
+        raise UserError(f"id2label is {json.dumps(named)[:60]}, where an object belongs")
+    names = tuple(named.get(str(index), f"LABEL_{index}") for index in range(count))
+    if not all(isinstance(name, str) for name in names) or len({*names}) < count:
+        raise UserError(f"id2label names {json.dumps(names)[:200]}, where a text of its own belongs for each class")
+    if count < 2:
+        raise UserError("the head has one output, which is regression and has no counterpart here")
+    return names
+
+
+def describe(head: TaskHead, labels: Sequence[str], pooling: str) -> dict[str, Any]:
+    """Return what config.json says of a head."""
+    said: dict[str, Any] = {
+        "id2label": {str(index): name for index, name in enumerate(labels)},
+        "label2id": {name: index for index, name in enumerate(labels)},
+        "classifier_dropout": 0.0,  # we have none
+    }
+    if head.suffix == SEQUENCE:
+        said |= {"problem_type": "single_label_classification", **head.poolings[pooling]}
+    return said
