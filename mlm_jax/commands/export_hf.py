@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
     parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
     parser.add_argument("--task", default="", help="task whose classifier to write, in place of the head that predicts tokens")
+    parser.add_argument("--push-to-hub", default="", metavar="NAME", help="repository of the Hub to upload the folder to as well")
     parser.add_argument("--to", default="", metavar="LANGUAGE", help="language whose token the decoder begins with")
 
 
@@ -27,4 +28,8 @@ def run(options: argparse.Namespace) -> None:
 
     out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language,
                     to=options.to, task=options.task)  # fmt: skip
-    print(f"wrote {out}")
+    print(f"wrote {out}; {out / 'README.md'} is its model card: fill in the licence")
+    if options.push_to_hub:
+        from mlm_jax.interop.hub import push
+
+        print(f"uploaded to {push(out, options.push_to_hub)}")

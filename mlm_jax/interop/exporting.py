@@ -15,6 +15,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.data.vocabulary.published import TOKENIZER, PublishedVocabulary
 from mlm_jax.interop.family import Contents, Facts, Family, move_positions, moved
 from mlm_jax.interop.folder import new_folder
+from mlm_jax.interop.model_card import write_card
 from mlm_jax.interop.sentence_modules import write_json, write_sentence_transformer
 from mlm_jax.interop.task_heads import describe as describe_head
 from mlm_jax.interop.task_heads import head_for, with_head, without_token_head
@@ -87,6 +88,7 @@ def export_hf(
         write_tokenizer(scratch, loaded.vocabulary, prefix, longest(model), types=model.embedding_types > 1 and not task)
         if not model.decoder and not task:
             write_sentence_transformer(scratch, model.width, longest(model), model.pooling)
+        write_card(scratch, loaded, checkpoint, described["architectures"][0], task)
     return out
 
 

@@ -20,6 +20,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
 from mlm_jax.interop.folder import local_folder, new_folder
+from mlm_jax.interop.model_card import write_source
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
 from mlm_jax.interop.sentence_modules import read_pooling
 from mlm_jax.interop.weights import Published, flat_shapes
@@ -76,6 +77,7 @@ def import_hf(
         flat = published.params(shapes, config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
         (scratch / RECIPE).write_text(recipe(config, str(source)), encoding="utf-8")
+        write_source(scratch, str(source), Path(source).is_dir())
         claim_workdir(scratch, config)
         save_weights(scratch, config, vocabulary, languages, flat, labels)
     return out

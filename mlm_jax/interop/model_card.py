@@ -1,0 +1,127 @@
+"""What a published folder says of itself: README.md with metadata for the Hub, and the config of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.checkpoints.checkpoint import METRICS, Loaded, find_checkpoint
+from mlm_jax.checkpoints.workdir import config_json
+
+CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
+TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language's code as the Hub takes it
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PIPELINES = {"classification": "text-classification", "token_classification": "token-classification"}
+UNKNOWN = "und"
+
+
+def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: str, task: str = "") -> None:
+    """Write README.md and the run's config into a published folder.
+
+    Args:
+      folder: of the model.
+      loaded: the checkpoint that it was made of.
+      place: where that lies.
+      architecture: class of transformers that loads the folder.
+      task: whose head it has; "" is none's.
+    """
+    config = without_folders(config_json(loaded.config))
+    (folder / RUN_CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    base = base_model(loaded, place)
+    metadata = {
+        "language": [code for code in loaded.languages if TAG.fullmatch(code) and code != UNKNOWN],
+        "base_model": base if HUB_NAME.fullmatch(base) else None,
+        "library_name": "transformers",
+        "pipeline_tag": pipeline(loaded, task),
+        "tags": ["mlm_jax"],
+    }
+    text = _yaml(metadata) + _body(loaded, base, architecture, task, _table(loaded.languages, metrics(place)))
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def base_model(loaded: Loaded, place: str | Path) -> str:
+    """Return the name of the published model that a run began with: a Hub name or the name of a folder; "" if none."""
+    started_from = loaded.config.checkpoint.init.get("from", "")
+    for folder in (Path(place), *Path(place).resolve().parents[:2], *([Path(started_from)] if started_from else [])):
+        if (folder / SOURCE).is_file():
+            source = str(json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"])
+            return source if HUB_NAME.fullmatch(source) else Path(source).name
+    return ""
+
+
+def write_source(workdir: Path, source: str, is_folder: bool) -> None:
+    """Write down what a workdir was imported from: a Hub name, or the name of a folder without where it lay."""
+    name = Path(source).resolve().name if is_folder else source
+    (workdir / SOURCE).write_text(json.dumps({"source": name}, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def pipeline(loaded: Loaded, task: str) -> str:
+    """Return the pipeline of transformers that a model is made for."""
+    if task:
+        return PIPELINES[loaded.config.tasks[task]["objective"]]
+    return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
+
+
+def metrics(place: str | Path) -> dict[str, float]:
+    """Return what was measured for a checkpoint; {} if nothing was."""
+    file = find_checkpoint(place) / METRICS / METRICS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def without_folders(value: Any) -> Any:
+    """Return a config in which absolute paths are cut to their last part: where files lay is nobody's business."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _yaml(metadata: Mapping[str, Any]) -> str:
+    lines = ["---", "# license: fill in, such as apache-2.0; mind those of the data and of the base model"]
+    for key, value in metadata.items():
+        if isinstance(value, list) and value:
+            lines += [f"{key}:", *(f"- {json.dumps(item)}" for item in value)]  # quoted: the code no is a language
+        elif value:
+            lines.append(f"{key}: {value}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _body(loaded: Loaded, base: str, architecture: str, task: str, table: str) -> str:
+    config = loaded.config
+    data = sorted({*config.data.corpora, *config.data.parallel, *config.data.labelled})
+    tasks = [f"`{name}` ({entry['objective']})" for name, entry in config.tasks.items()]
+    facts = [
+        f"- class: `{architecture}`" + (f", the classifier of the task `{task}`" if task else ""),
+        *([f"- base model: {base}"] if base else []),
+        f"- steps: {loaded.step:,}",
+        f"- tasks: {', '.join(tasks)}",
+        f"- training data: {', '.join(data) if data else 'fill in'}",
+        f"- config: [{RUN_CONFIG}]({RUN_CONFIG}); `mlm-jax train` takes such keys",
+    ]
+    labels = [f"- labels: {', '.join(loaded.labels[task])}"] if task else []
+    loads = f'from transformers import AutoTokenizer, {architecture}\n\nmodel = {architecture}.from_pretrained("…")\n'
+    parts = [
+        "\n# Model card\n\nTrained with mlm_jax, and written by `mlm-jax export-hf`. Fill in what it is for, and what not.\n",
+        "\n".join([*facts, *labels]),
+        f'\n```python\n{loads}tokenizer = AutoTokenizer.from_pretrained("…")\n```',
+        f"\n## Measured on held-out data\n\n{table}" if table else "",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _table(languages: Sequence[str], measured: Mapping[str, float]) -> str:
+    """Return a table of metrics by language, in Markdown; "" if there are none."""
+    cells = {name: name.split("/") for name in measured if name.startswith("eval/") and name.count("/") == 2}
+    columns = list(dict.fromkeys(parts[1] for parts in cells.values()))
+    rows = [code for code in (*languages, "mean") if any(parts[2] == code for parts in cells.values())]
+    if not rows:
+        return ""
+    lines = [f"| language | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for code in rows:
+        values = [measured.get(f"eval/{column}/{code}") for column in columns]
+        lines.append(f"| {code} | {' | '.join('' if value is None else f'{value:.4g}' for value in values)} |")
+    return "\n".join(lines)
