@@ -162,10 +162,17 @@ def compared_metrics(keys: Iterable[str]) -> list[str]:
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
-    """Return what these runs are compared by; the one that ranks them comes first."""
+    """Return what these runs are compared by.
+
+    What ranks them comes first, then the metrics of the first task, whose keys do not name it, then those of the others.
+    """
     found = compared_metrics(key for run in runs for key in run.metrics)
     ranking = next((run.select.rpartition("/")[0] for run in runs if run.select), "")
-    return sorted(found, key=lambda metric: metric != ranking)  # stable
+
+    def order(metric: str) -> tuple[bool, int, int]:
+        return metric != ranking, metric.count("/"), METRICS.index(metric.rpartition("/")[2])
+
+    return sorted(found, key=order)  # stable
 
 
 def metric_named(runs: Sequence[Run], name: str) -> str:
