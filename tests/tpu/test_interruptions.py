@@ -52,12 +52,19 @@ def get_config():
 """
 
 
-@pytest.fixture(params=["small program", pytest.param("mlm-jax train", marks=pytest.mark.slow)])
-def machine(request, tmp_path, monkeypatch):
+@pytest.fixture(params=[("small program", 0), ("small program", 1), pytest.param(("mlm-jax train", 0), marks=pytest.mark.slow)],
+                ids=lambda param: f"{param[0]}-{param[1]}")  # fmt: skip
+def program(request):
+    """What runs, and the seed of the steps at which it is signalled."""
+    return request.param
+
+
+@pytest.fixture
+def machine(program, tmp_path, monkeypatch):
     """A folder that stands for a machine: its home, its programs, its mount; PATH and HOME point into it."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    if request.param == "small program":
+    if program[0] == "small program":
         (tmp_path / "program.py").write_text(SAVES_WHEN_STOPPED)
         command = f"exec {sys.executable} -IS {tmp_path}/program.py"
     else:
@@ -109,10 +116,10 @@ class Signals(threading.Thread):
                 time.sleep(0.01)
 
 
-@pytest.fixture(params=range(2))
-def signals(request, machine):
+@pytest.fixture
+def signals(program, machine):
     def begin(job):
-        thread = Signals(machine, Path(job.place), request.param)
+        thread = Signals(machine, Path(job.place), program[1])
         thread.start()
         return thread
 
@@ -187,8 +194,11 @@ def test_slurm(machine, signals):
 
 
 @pytest.mark.parametrize("code", [1, 2])
-def test_a_batch_job_that_fails_is_not_requeued(machine, code):
-    for name, text in (("srun", f"exit {code}"), ("scontrol", f"touch {machine}/requeued")):
+def test_a_batch_job_that_fails_is_not_requeued(tmp_path, monkeypatch, code):
+    machine = tmp_path
+    (machine / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{machine}/bin:{os.environ['PATH']}")
+    for name, text in (("srun", f"exit {code}"), ("scontrol", f"touch {machine}/requeued"), ("mlm-jax", "true")):
         (machine / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (machine / "bin" / name).chmod(0o755)
     script = slurm.script([Job("fails", "c.py", "run", parse("H100:2"), source=str(machine))])
