@@ -18,6 +18,7 @@ FILES = {
     "transfer_demo": "VARIANTS", "sharing": "VARIANTS", "cross_attention": "STAGES", "back_translation": "VARIANTS",
     "new_language": "VARIANTS", "multitask": "VARIANTS", "representation": "VARIANTS",
     "model_transfer": "VARIANTS", "entities": "VARIANTS", "translate_train": "VARIANTS",
+    "mmbert": "VARIANTS",
 }  # fmt: skip
 
 

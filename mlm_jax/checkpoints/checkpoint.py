@@ -486,7 +486,7 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         raise Damaged(problem)
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
-    config.model.rope_theta = curriculum.rope_theta(config, step)  # what these weights know
+    config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(config, step)  # what these weights know
     return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
 
 

@@ -23,7 +23,14 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.data.store.prepare import prepare
     from mlm_jax.data.store.store import Store
     from mlm_jax.objectives import kinds
-    from mlm_jax.report.store_tables import counts_table, mix_table, overlap_table, plan_table, samples_table
+    from mlm_jax.report.store_tables import (
+        counts_table,
+        mix_table,
+        overlap_table,
+        phases_table,
+        plan_table,
+        samples_table,
+    )
 
     config, console = config_of(options), table_console()
     reads = kinds(config.tasks)
@@ -36,4 +43,6 @@ def run(options: argparse.Namespace) -> None:
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}")
-    console.print(plan_table(Loader(store, config, reads)))
+    loader = Loader(store, config, reads)
+    console.print(plan_table(loader))
+    console.print(phases_table(loader))

@@ -37,6 +37,7 @@ from mlm_jax.config.values import (
     Entry,
     Fits,
     Key,
+    Line,
     Number,
     OneOrByName,
     are_names,
@@ -103,6 +104,14 @@ LABELLED_SET = Entry((
     Key("labels", None, NAMES, "Labels, in the order of their indices; by default those of the training split."),
 ), example='{"format": "tsv", "language": "en", "train": "genre.tsv"}')  # fmt: skip
 
+PHASE_OPTIMIZER = Entry((
+    Key("schedule", None, TEXT, "As `optimizer.schedule`."),
+    Key("learning_rate", None, Number(0), "As `optimizer.learning_rate`."),
+    Key("warmup_steps", None, STEPS, "Length of a linear warm-up, in steps or as a share of the phase; none if it is left out."),
+    Key("decay_steps", None, STEPS, "As `optimizer.decay_steps`, of the phase."),
+    Key("final_fraction", None, Number(0, 1), "As `optimizer.final_fraction`."),
+), example='{"schedule": "wsd", "warmup_steps": 0.05}')  # fmt: skip
+
 PHASE = Entry((
     Key("steps", REQUIRED, whole(1), "Steps of the phase; those of all phases add up to `steps`."),
     Key("languages", None, Fits(are_names, 'a tuple of languages: ("de",)'),
@@ -111,11 +120,19 @@ PHASE = Entry((
     Key("alpha", None, Number(0, 1), "As `mixing.alpha`."),
     Key("unimax_epochs", None, Number(ABOVE_ZERO), "As `mixing.unimax_epochs`."),
     Key("rates", None, ByName(Number(0), '{"en": 1, "de": 2}'), "As `mixing.rates`."),
-    Key("mask_rate", None, OneOrByName(Number(ABOVE_ZERO, 1), '{"mlm": 0.15}'),
-        "Mask rate of all tasks that mask, or of each task by name."),
+    Key("mask_rate", None, OneOrByName(Line(Number(ABOVE_ZERO, 1)), '{"mlm": 0.15}'),
+        "Mask rate of all tasks that mask, or of each task by name. Of two rates, the first holds in the phase's first step and "
+        "the second in its last; between them it changes by the same amount each step."),
+    Key("rows", None, OneOrByName(whole(1), '{"mlm": 512}'),
+        "Rows a step: a number for all tasks that read text, or numbers of tasks by name."),
     Key("length", None, OneOrByName(whole(2), '{"mlm": 1024}'),
         "Tokens a row: a number for all tasks that read text, or numbers of tasks by name."),
     Key("rope_theta", None, Number(ABOVE_ZERO), "As `model.rope_theta`."),
+    Key("local_rope_theta", None, Number(ABOVE_ZERO), "As `model.local_rope_theta`."),
+    Key("rate_factor", None, Number(0), "Factor on the run's schedule in this phase."),
+    Key("optimizer", None, PHASE_OPTIMIZER,
+        "A schedule of the phase's own instead of the run's. It counts the phase's steps; a key that it leaves out is as in "
+        "`optimizer`."),
 ), example='{"steps": 1000, "alpha": 0.3}')  # fmt: skip
 
 TASK = Entry((

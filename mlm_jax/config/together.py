@@ -138,14 +138,15 @@ def check_curriculum(config: ConfigDict) -> None:
     for index, entry in enumerate(config.curriculum):
         key = f"curriculum[{index}]"
         phase_strategy(key, entry, config.mixing.strategy)
-        for option in ("mask_rate", "length"):
+        for option in ("mask_rate", "length", "rows"):
             for task in entry[option] if isinstance(entry.get(option), Mapping) else ():
                 if task not in config.tasks:
                     problem = f"{key}.{option} names the unknown task {task!r}{nearest(task, config.tasks)}"
                     raise BadValue(f"{key}.{option}", problem, f"the tasks are {', '.join(config.tasks)}")
-        if "rope_theta" in entry and config.model.position != "rope":
-            raise BadValue(f"{key}.rope_theta", f"{key} has a rope_theta, but model.position is {config.model.position!r}",
-                           "leave it out, or set model.position='rope'")  # fmt: skip
+        for base in ("rope_theta", "local_rope_theta"):
+            if base in entry and config.model.position != "rope":
+                raise BadValue(f"{key}.{base}", f"{key} has a {base}, but model.position is {config.model.position!r}",
+                               "leave it out, or set model.position='rope'")  # fmt: skip
     total = sum(entry["steps"] for entry in config.curriculum)
     if config.curriculum and total != config.steps:
         last = config.curriculum[-1]["steps"] + config.steps - total

@@ -82,6 +82,28 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A number that holds throughout, or two between which a line leads."""
+
+    kind: Number
+
+    @property
+    def words(self) -> str:
+        """Both forms in words."""
+        return f"{self.kind.words}, or two as (first, last)"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise a BadValue if a number is not of the kind, or if there are not two."""
+        if not is_several(value):
+            self.kind.check(key, value)
+            return
+        if len(value) != 2:
+            raise BadValue(key, f"{key} is {value!r}", f"use {self.words}")
+        for number in value:
+            self.kind.check(key, number)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of some names."""
 

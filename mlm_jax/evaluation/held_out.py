@@ -97,7 +97,7 @@ class HeldOut:
         }
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
         self._say_cuts()
-        self._after: dict[float, HeldOut] = {}
+        self._after: dict[tuple[float, float], HeldOut] = {}
         self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
         self._compile(program)
         if any(self._has_entities(task) for task in program.objectives):
@@ -118,14 +118,14 @@ class HeldOut:
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
     def after(self, steps: int) -> HeldOut:
-        """Return the evaluation of weights after ``steps`` steps, whose RoPE base a curriculum may have changed."""
-        theta = curriculum.rope_theta(self.config, steps)
-        if theta not in self._after:
-            program = self.program.with_rope_theta(theta)
-            self._after[theta] = self if program.rope_theta is None else copy.copy(self)
-            if self._after[theta] is not self:
-                self._after[theta]._compile(program)
-        return self._after[theta]
+        """Return the evaluation of weights after ``steps`` steps, whose RoPE bases a curriculum may have changed."""
+        bases = curriculum.rope_bases(self.config, steps)
+        if bases not in self._after:
+            program = self.program.with_rope_bases(bases)
+            self._after[bases] = self if program.rope_bases is None else copy.copy(self)
+            if self._after[bases] is not self:
+                self._after[bases]._compile(program)
+        return self._after[bases]
 
     def evaluate(self, params: Any, *, everything: bool = False, tasks: tuple[str, ...] = ()) -> Evaluation:
         """Measure all that can be measured.

@@ -105,22 +105,22 @@ def abstract(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, 
     return found["graphdef"], shapes, jax.tree_util.tree_map_with_path(axes_of, shapes)
 
 
-def merge(graphdef: Any, params: Any, *, rope_theta: float | None = None) -> Transformer:
+def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None = None) -> Transformer:
     """Return the model with these parameters.
 
     Args:
       graphdef: what :func:`create` or :func:`abstract` returned.
       params: nested dict of arrays.
-      rope_theta: instead of ``config.model.rope_theta``; None is that.
+      rope_bases: instead of ``config.model.rope_theta`` and ``local_rope_theta``; None is those.
 
     Raises:
       UserError: the model has no RoPE whose base could be changed.
     """
     model = nnx.merge(graphdef, params)
-    if rope_theta is not None:
+    if rope_bases is not None:
         if model.rope_theta is None:
             raise UserError("a curriculum phase changes rope_theta of a model without RoPE")
-        model.rope_theta = rope_theta
+        model.rope_theta, model.local_rope_theta = rope_bases
     return model
 
 

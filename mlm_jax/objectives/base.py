@@ -104,6 +104,10 @@ class Objective:
         """Return the tokens of the longest row that the model gets, where a task's rows have ``length``."""
         return length
 
+    def at_step(self, step: Any) -> Objective:
+        """Return the objective as it is in a step, which may be traced: what changes from step to step is settled."""
+        return self
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
         """Return the examples of a global batch: a pytree of arrays whose first axis is rows."""
         raise NotImplementedError

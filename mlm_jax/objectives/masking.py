@@ -6,8 +6,9 @@ overflows, and the choice is made on the global batch, so that it does not depen
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,36 @@ class Masked(NamedTuple):
     chosen: jax.Array
 
 
-def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float, unit: str = "token",
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A mask rate that changes by the same amount each step.
+
+    Attributes:
+      first, last: the rate in the first and in the last step.
+      start, stop: these steps.
+      step: the step that it is (traced); None: any, so that the highest rate holds.
+    """
+
+    first: float
+    last: float
+    start: int
+    stop: int
+    step: Any = None
+
+    @property
+    def most(self) -> float:
+        """The highest rate."""
+        return max(self.first, self.last)
+
+    @property
+    def now(self) -> Any:
+        """The rate in ``step``."""
+        if self.step is None:
+            return self.most
+        return jnp.interp(self.step, jnp.array([self.start, self.stop]), jnp.array([self.first, self.last]))
+
+
+def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float | Line, unit: str = "token",
                 mean_span: float = 3.0, keep: float = 0.1, replace: float = 0.1) -> Masked:  # fmt: skip
     """Hide tokens for masked language modelling (BERT's 80/10/10; Devlin et al. 2019).
 
@@ -95,7 +125,7 @@ def unit_boundaries(key: jax.Array, rows: Rows, context: Context, *, unit: str, 
     return starts | ((index - begun) % LONGEST_WORD == 0)
 
 
-def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float, *,
+def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float | Line, *,
                  whole: bool) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Choose units in random order until a row's budget ⌊rate · eligible⌋ is used up.
 
@@ -107,15 +137,16 @@ def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rat
       whole: a unit that does not fit into what is left of the budget is passed over; else it is cut.
 
     Returns:
-      positions and chosen, both ``[rows, ⌈rate · length⌉]``; positions are distinct within a row.
+      positions and chosen, both ``[rows, ⌈highest rate · length⌉]``; positions are distinct within a row.
     """
     length = eligible.shape[1]
-    capacity = max(1, math.ceil(rate * length))
+    most, now = (rate.most, rate.now) if isinstance(rate, Line) else (rate, rate)
+    capacity = max(1, math.ceil(most * length))
     unit = jnp.cumsum(boundaries, axis=1) - 1  # [rows, length] index of each token's unit
     score = jnp.take_along_axis(jax.random.uniform(key, eligible.shape), unit, axis=1)  # one draw a unit
     order = jnp.argsort(jnp.where(eligible, score, 2.0), axis=1)  # [rows, length]; stable: units stay together
     # A float32 product such as 0.3 · 10 may fall just short of a whole number: nudge it before the floor.
-    budget = jnp.floor(rate * eligible.sum(axis=1, keepdims=True) + 1e-4).astype(jnp.int32)
+    budget = jnp.floor(now * eligible.sum(axis=1, keepdims=True) + 1e-4).astype(jnp.int32)
     rank = jnp.arange(length)
     if whole:
         ordered_unit = jnp.take_along_axis(jnp.where(eligible, unit, -1), order, axis=1)

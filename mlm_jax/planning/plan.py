@@ -12,6 +12,8 @@ import jax
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading import curriculum
+from mlm_jax.objectives import kinds
 from mlm_jax.parallel import devices
 from mlm_jax.parallel.batches import check_rows, row_group
 from mlm_jax.parallel.mesh import make_mesh
@@ -120,7 +122,8 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     groups = (
         row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts
     )  # simulated: one process
-    check_rows(config.tasks, mesh, config.training.microbatches, groups)
+    for tasks in curriculum.tasks_by_phase(config, kinds(config.tasks)):
+        check_rows(tasks, mesh, config.training.microbatches, groups)
     planned = prepare(config, topology, mesh)
     begin = time.perf_counter()
     memory, done = _compile(planned, topology)

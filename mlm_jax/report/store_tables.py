@@ -14,6 +14,7 @@ from mlm_jax.data.text.rates import rates
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
 SAMPLE_TOKENS = 24
+MOST_PASSES = 4  # through a language's text, beyond which repeating it is known to help less
 
 
 def counts_table(store: Store) -> Table:
@@ -74,6 +75,40 @@ def plan_table(loader: Loader) -> Table:
     for language in loader.languages:
         table.add_row(language, *(f"{share.get(language, 0):.2%}" for share in shares))
     return table
+
+
+def phases_table(loader: Loader) -> Table:
+    """Return the tokens that each language is planned to see in each phase, and how often its text is read by then.
+
+    The passes are those of the stream of the language that is read most often, over the whole run so far; they are marked if
+    they are more than ``MOST_PASSES``.
+    """
+    table = Table("language", title="Tokens that each language sees in each phase, and passes through its text until then")
+    for phase in loader.phases:
+        table.add_column(f"phase {phase.index}: to step {phase.stop_step:,}", justify="right")
+        table.add_column("passes", justify="right")
+    bounds = [0, *(phase.stop_step for phase in loader.phases)]
+    seen = [loader.tokens_seen(step) for step in bounds]
+    passes = [_passes(loader, step) for step in bounds[1:]]
+    for language in loader.languages:
+        cells = []
+        for before, after, read in zip(seen, seen[1:], passes):
+            often = read.get(language, 0.0)
+            cells += [f"{after[language] - before[language]:,}", f"{often:.2f}" + " (many)" * (often > MOST_PASSES)]
+        table.add_row(language, *cells)
+    table.caption = f"many: more than {MOST_PASSES} (Muennighoff et al. 2023: up to 4 are as good as new text)"
+    return table
+
+
+def _passes(loader: Loader, step: int) -> dict[str, float]:
+    """Return {language: most passes of a task through a stream of it} in the steps before ``step``."""
+    found: dict[str, float] = {}
+    for task in loader.config.tasks:
+        epochs = loader.epochs(task, step)
+        for stream in loader.streams(task):
+            for language in stream.languages:
+                found[language] = max(found.get(language, 0.0), epochs[stream.name])
+    return found
 
 
 def mix_table(store: Store) -> Table:

@@ -106,10 +106,11 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
         check_init(config.checkpoint.init)
     mesh = make_mesh(config.mesh)
     group, groups = row_group(mesh)
-    check_rows(config.tasks, mesh, config.training.microbatches, groups)
     if first:
         warn_of_slow_attention(config, mesh)
     task_kinds = kinds(config.tasks)
+    for tasks in curriculum.tasks_by_phase(config, task_kinds):
+        check_rows(tasks, mesh, config.training.microbatches, groups)
     held.enter_context(only_writer(workdir / "train") if first else contextlib.nullcontext())
     programs = CompiledPrograms(workdir, first)
 
@@ -146,6 +147,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
         held_out.between = stop.check
         for line in opening_lines(program, loader):
             progress.say(line)
+        if start == 0 and len(loader.phases) > 1:  # for the report
+            metrics.write(0, {f"plan/phase/{phase.index}/start_step": phase.start_step for phase in loader.phases})
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
@@ -325,10 +328,10 @@ class CompiledPhases:
         """Return the step function in force at ``step``, and whether it is yet to be compiled for its shapes."""
         phase = curriculum.at(self.loader.phases, step)
         objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
-        key = (tuple(objectives.items()), phase.rope_theta)
+        key = (tuple(objectives.items()), phase.rope_bases)
         if key not in self.compiled:
-            self.compiled[key] = make_train_step(self.program.with_rope_theta(phase.rope_theta), objectives=objectives)
-        shapes = (key, tuple(sorted(phase.lengths.items())))
+            self.compiled[key] = make_train_step(self.program.with_rope_bases(phase.rope_bases), objectives=objectives)
+        shapes = (key, tuple(sorted(phase.lengths.items())), tuple(sorted(phase.task_rows.items())))
         is_new = shapes not in self.seen
         self.seen.add(shapes)
         return self.compiled[key], is_new

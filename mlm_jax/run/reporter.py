@@ -216,14 +216,16 @@ def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
 
 
 def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
-    """Return {language: planned share of a task's rows} over the steps so far, phases weighed by their steps."""
+    """Return {language: planned share of a task's rows} over the steps so far, phases weighed by their rows."""
     shares: dict[str, float] = {}
+    total = 0
     for phase in loader.phases:
-        steps = min(phase.stop_step, max(step, 1)) - phase.start_step
-        if steps > 0:
+        rows = (min(phase.stop_step, max(step, 1)) - phase.start_step) * loader.rows(task, phase.start_step)
+        if rows > 0:
+            total += rows
             for language, share in loader.planned_shares(task, phase.start_step).items():
-                shares[language] = shares.get(language, 0.0) + share * steps / max(step, 1)
-    return shares
+                shares[language] = shares.get(language, 0.0) + share * rows
+    return {language: share / total for language, share in shares.items()}
 
 
 def window_metrics(window: dict, languages: tuple[str, ...], tasks: Mapping[str, Any]) -> dict[str, float]:

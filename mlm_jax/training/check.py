@@ -34,7 +34,8 @@ def check_config(config: ConfigDict) -> None:
     check_parts(objectives, config.model)
     _check_lengths(config, objectives)
     _check_mask_rates(config, objectives)
-    schedule.learning_rate(config.optimizer, config.steps)
+    schedule.learning_rate(config.optimizer, config.steps, config.curriculum)
+    _check_rows(config, objectives)
     for task, entry in config.tasks.items():
         if entry.get("weight") != UNCERTAINTY:
             try:
@@ -56,7 +57,7 @@ def check_config(config: ConfigDict) -> None:
             raise BadValue("curriculum", error.problem, error.remedy) from error
     labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
-    optimizer.create(config.optimizer, config.steps, shapes, axes)
+    optimizer.create(config.optimizer, config.steps, shapes, axes, config.curriculum)
 
 
 def check_language_names(languages: Sequence[str]) -> None:
@@ -86,6 +87,18 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
                 makes = f", which makes rows of {row}" if row != length else ""
                 raise BadValue(key, f"{key} is {length}{makes}, but the model takes rows of {longest}",
                                "shorten the task's rows, or raise model.max_positions")  # fmt: skip
+
+
+def _check_rows(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
+    """Check that microbatches and runs of the same language can share the rows of every phase."""
+    kinds = {task: objective.kind for task, objective in objectives.items()}
+    for index, tasks in enumerate(curriculum.tasks_by_phase(config, kinds)):
+        for task, entry in tasks.items():
+            parts = config.training.microbatches * entry.get("same_language_rows", 1)
+            if entry["rows"] % parts:
+                key = f"curriculum[{index}].rows"
+                problem = f"{key} is {entry['rows']} for task {task!r}, which its microbatches and same-language runs cannot share"
+                raise BadValue(key, problem, f"make it a multiple of {parts}")
 
 
 def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch, Rows
 from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective, create_objectives
+from mlm_jax.objectives.masking import Line
 from mlm_jax.parallel.batches import batch_sharding
 from mlm_jax.training.flops import Flops, step_flops
 from mlm_jax.training.paths import by_path
@@ -29,7 +31,8 @@ def batch_shapes(config: ConfigDict, mesh: Mesh, phase: curriculum.Phase) -> Bat
     batch: Batch = {}
     for task, objective in create_objectives(config.tasks).items():
         entry = config.tasks[task]
-        count, length = entry["rows"], phase.length(task, objective.kind, entry["length"])
+        count = phase.rows(task, objective.kind, entry["rows"])
+        length = phase.length(task, objective.kind, entry["length"])
         rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
         batch[task] = {"inputs": rows}
         if objective.kind == "pairs":
@@ -49,7 +52,10 @@ def in_phase(objective: Objective, phase: curriculum.Phase) -> Objective:
     """Return the objective with the phase's mask rate, if it masks."""
     if not objective.masks:
         return objective
-    return dataclasses.replace(objective, mask_rate=phase.mask_rate(objective.task, objective.mask_rate))  # type: ignore
+    rate: Any = phase.mask_rate(objective.task, objective.mask_rate)  # type: ignore[attr-defined]
+    if isinstance(rate, tuple):
+        rate = Line(float(rate[0]), float(rate[1]), phase.start_step, phase.stop_step - 1)
+    return dataclasses.replace(objective, mask_rate=rate)  # type: ignore[call-arg]
 
 
 def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flops:

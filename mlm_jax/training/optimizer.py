@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,9 @@ from mlm_jax.training.regex_table import apply_table
 from mlm_jax.training.schedule import learning_rate
 
 
-def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> optax.GradientTransformation:
+def create(
+    config: ConfigDict, steps: int, params: Any, logical_axes: Any, curriculum: Sequence[Mapping[str, Any]] = ()
+) -> optax.GradientTransformation:
     """Return the optimizer that ``config.optimizer`` describes.
 
     Gradients are clipped once by the global norm of all that is trained; weight decay is decoupled (Loshchilov & Hutter
@@ -31,6 +34,7 @@ def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> op
       steps: of the whole run, for the schedule.
       params: arrays or shapes.
       logical_axes: a like tree of tuples; "groups" marks the axis of language-indexed weights.
+      curriculum: ``config.curriculum``, which may change the learning rate.
 
     Raises:
       UserError: the optimizer does not exist, or a regex table does not fit the parameters.
@@ -47,7 +51,7 @@ def create(config: ConfigDict, steps: int, params: Any, logical_axes: Any) -> op
             optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
             direction(config, axes_of, lambda tree: _same_paths(decays, tree)),
             optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, _same_paths(rates, updates))),
-            optax.scale_by_learning_rate(learning_rate(config, steps)),
+            optax.scale_by_learning_rate(learning_rate(config, steps, curriculum)),
         ),
         axes_of,
     )

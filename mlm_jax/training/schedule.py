@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from mlm_jax.objectives.multitask import UNCERTAINTY
 Schedule = Callable[[Any], Any]  # step (int or traced) → float32
 
 
-def learning_rate(config: ConfigDict, steps: int) -> Schedule:
+def learning_rate(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[str, Any]] = ()) -> Schedule:
     """Return step → learning rate.
 
     All begin with a linear warm-up: from 0, and ``wsd`` from ``final_fraction``, as in transformers. Then ``wsd`` stays
@@ -28,10 +28,42 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     Args:
       config: ``config.optimizer``.
       steps: of the whole run.
+      curriculum: ``config.curriculum``, whose phases may have a factor on the rate, or a schedule of their own.
 
     Raises:
       UserError: the schedule is unknown, or its parts are longer than the run.
     """
+    of_run, start, phases = _of_schedule(config, steps), 0, []
+    for index, entry in enumerate(curriculum):
+        stop = start + entry["steps"]
+        if "optimizer" in entry or "rate_factor" in entry:
+            phases.append((start, stop, entry.get("rate_factor", 1.0), _of_phase(config, index, entry)))
+        start = stop
+
+    def rate(step: Any) -> Any:
+        found = of_run(step)
+        for start, stop, factor, own in phases:
+            in_phase = (jnp.asarray(step) >= start) & (jnp.asarray(step) < stop)
+            found = jnp.where(in_phase, factor * (own(step - start) if own else of_run(step)), found)
+        return found
+
+    return rate if phases else of_run
+
+
+def _of_phase(config: ConfigDict, index: int, entry: Mapping[str, Any]) -> Schedule | None:
+    """Return a phase's own schedule, from the phase's first step on; None if it has none."""
+    if "optimizer" not in entry:
+        return None
+    own = ConfigDict(config)
+    own.update({"warmup_steps": 0.0, **entry["optimizer"]})
+    key = f"curriculum[{index}].optimizer"
+    try:
+        return _of_schedule(own, entry["steps"])
+    except UserError as error:
+        raise BadValue(key, f"{key}: {error.problem}", error.remedy) from error
+
+
+def _of_schedule(config: ConfigDict, steps: int) -> Schedule:
     peak, floor = config.learning_rate, config.final_fraction
     if config.schedule not in SHAPES:
         raise BadValue("optimizer.schedule", f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",

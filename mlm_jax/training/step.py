@@ -46,7 +46,8 @@ class Program:
       task_weights: {task: step → weight in the total loss}, of those tasks whose weight is not learned.
       state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings, to initialise, restore or compile by.
       initialise: seeded, jitted: () → ``TrainState`` laid out on the mesh.
-      rope_theta: base of the rotary positions where a curriculum phase changes it; None is the config's.
+      rope_bases: bases of the rotary positions (``rope_theta``, ``local_rope_theta``) if a curriculum phase changes them; None
+        is the config's.
     """
 
     config: ConfigDict
@@ -61,19 +62,20 @@ class Program:
     task_weights: dict[str, Callable[[Any], Any]]
     state: TrainState
     initialise: Callable[[], TrainState]
-    rope_theta: float | None = None
+    rope_bases: tuple[float, float] | None = None
 
     def model(self, params: Any) -> Any:
         """Return the model with these parameters."""
-        return model_room.merge(self.graphdef, params, rope_theta=self.rope_theta)
+        return model_room.merge(self.graphdef, params, rope_bases=self.rope_bases)
 
-    def with_rope_theta(self, theta: float) -> Program:
-        """Return the program of a curriculum phase whose rotary positions have this base.
+    def with_rope_bases(self, bases: tuple[float, float]) -> Program:
+        """Return the program of a curriculum phase whose rotary positions have these bases.
 
         Raises:
           UserError: when the model is put together, if it has no RoPE whose base could be changed.
         """
-        return dataclasses.replace(self, rope_theta=None if theta == self.config.model.rope_theta else theta)
+        same = bases == (self.config.model.rope_theta, self.config.model.local_rope_theta)
+        return dataclasses.replace(self, rope_bases=None if same else bases)
 
 
 def build_program(config: ConfigDict, context: Context, languages: tuple[str, ...], mesh: Mesh, *,
@@ -98,7 +100,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     graphdef, abstract_params, axes = model_room.abstract(
         config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}
     )
-    transformation = optimizer_room.create(config.optimizer, config.steps, abstract_params, axes)
+    transformation = optimizer_room.create(config.optimizer, config.steps, abstract_params, axes, config.curriculum)
     params_shardings = parameter_shardings(axes, abstract_params, mesh)
     whole = NamedSharding(mesh, P())
 
@@ -131,7 +133,7 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     context = dataclasses.replace(context, logits_bytes=device_memory(mesh) * LOGITS_SHARE)
     return Program(
         config, context, languages, mesh, graphdef, axes, objectives, transformation,
-        schedule.learning_rate(config.optimizer, config.steps),
+        schedule.learning_rate(config.optimizer, config.steps, config.curriculum),
         {
             task: schedule.piecewise_linear(entry.get("weight", 1.0))
             for task, entry in config.tasks.items() if entry.get("weight") != UNCERTAINTY
@@ -235,7 +237,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
     def gradients(params: Any, batch: Batch, key: jax.Array, step: jax.Array, extras: dict) -> tuple[Any, Any]:
         mask_key, dropout_key = jax.random.split(key)
         examples = {
-            task: objective.prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
+            task: objective.at_step(step).prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
             for task, objective in objectives.items()
         }
         lambdas = {task: weight(step) for task, weight in program.task_weights.items()}

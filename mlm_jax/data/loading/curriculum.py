@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.keys import KEY
 from mlm_jax.config.together import check_curriculum, phase_strategy
+from mlm_jax.config.values import is_several
 from mlm_jax.data.text.rates import rates as share_rates
 from mlm_jax.data.text.rates import unimax
 
@@ -27,9 +28,11 @@ class Phase:
       languages: whose text is read; a pair is read if both its languages are among them.
       strategy: alpha | unimax | explicit | mixture.
       alpha, unimax_epochs, rates: as in ``config.mixing``; the strategy says which one counts.
-      mask_rates: {task: rate} where this phase changes it; the key "" holds for every task that masks.
+      mask_rates: {task: rate, or (first, last)} where this phase changes it; the key "" holds for every task that masks.
+      task_rows: {task: rows a step} where this phase changes it; the key "" holds for every task that reads text.
       lengths: {task: tokens a row} where this phase changes it; the key "" holds for every task that reads text.
       rope_theta: base of the rotary positions in the layers that see everything.
+      local_rope_theta: base of the rotary positions in the layers with a window.
     """
 
     index: int
@@ -41,18 +44,33 @@ class Phase:
     alpha: float
     unimax_epochs: float
     rates: Mapping[str, float]
-    mask_rates: Mapping[str, float]
+    mask_rates: Mapping[str, float | tuple[float, float]]
+    task_rows: Mapping[str, int]
     lengths: Mapping[str, int]
     rope_theta: float
+    local_rope_theta: float
 
-    def mask_rate(self, task: str, default: float) -> float:
-        """Return the share of tokens that a task masks, ``default`` where the phase does not change it."""
+    @property
+    def rope_bases(self) -> tuple[float, float]:
+        """Both bases of the rotary positions."""
+        return self.rope_theta, self.local_rope_theta
+
+    def mask_rate(self, task: str, default: float) -> float | tuple[float, float]:
+        """Return the share of tokens that a task masks, or that at the beginning and at the end of the phase.
+
+        Args:
+          task: its name.
+          default: what holds if the phase does not change it.
+        """
         return self.mask_rates.get(task, self.mask_rates.get("", default))
 
     def length(self, task: str, kind: str, default: int) -> int:
         """Return a task's tokens a row: a plain number in the phase holds for tasks that read text."""
-        everywhere = self.lengths.get("", default) if kind == "text" else default
-        return self.lengths.get(task, everywhere)
+        return _of_task(self.lengths, task, kind, default)
+
+    def rows(self, task: str, kind: str, default: int) -> int:
+        """Return a task's rows a step: a plain number in the phase holds for tasks that read text."""
+        return _of_task(self.task_rows, task, kind, default)
 
     def shares(self, sizes: Mapping[str, float], budget: float, used: Mapping[str, float]) -> dict[str, float]:
         """Return the shares of a task's rows that languages (or pairs) get, summing to one.
@@ -119,14 +137,37 @@ def at(phases: Sequence[Phase], step: int) -> Phase:
     return next((phase for phase in phases if step < phase.stop_step), phases[-1])
 
 
-def rope_theta(config: ConfigDict, steps: int) -> float:
-    """Return the RoPE base that the weights after ``steps`` steps were last trained with."""
-    stop, theta = 0, config.model.rope_theta
+def tasks_by_phase(config: ConfigDict, kinds: Mapping[str, str]) -> list[dict[str, dict[str, Any]]]:
+    """Return ``config.tasks`` as each phase has them, with its rows a step and its tokens a row.
+
+    Args:
+      config: the run's config.
+      kinds: {task: text | pairs | labelled}.
+    """
+    entries: Sequence[Mapping[str, Any]] = config.curriculum or ({},)
+    return [
+        {
+            task: {**given, **{option: _of_task(_by_task(entry.get(option, {})), task, kinds[task], given[option])
+                               for option in ("rows", "length")}}
+            for task, given in config.tasks.items()
+        }
+        for entry in entries
+    ]  # fmt: skip
+
+
+def rope_bases(config: ConfigDict, steps: int) -> tuple[float, float]:
+    """Return the bases of the rotary positions that the weights after so many steps were last trained with.
+
+    Returns:
+      ``rope_theta`` and ``local_rope_theta``.
+    """
+    stop, bases = 0, (config.model.rope_theta, config.model.local_rope_theta)
     for entry in config.curriculum:
-        stop, theta = stop + entry["steps"], entry.get("rope_theta", config.model.rope_theta)
+        stop = stop + entry["steps"]
+        bases = (entry.get("rope_theta", config.model.rope_theta), entry.get("local_rope_theta", config.model.local_rope_theta))
         if steps <= stop:
             break
-    return theta
+    return bases
 
 
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
@@ -153,10 +194,18 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
         rates={key: float(rate) for key, rate in rates.items()},
         mask_rates=_by_task(entry.get("mask_rate", {})),
         lengths=_by_task(entry.get("length", {})),
+        task_rows=_by_task(entry.get("rows", {})),
         rope_theta=float(entry.get("rope_theta", config.model.rope_theta)),
+        local_rope_theta=float(entry.get("local_rope_theta", config.model.local_rope_theta)),
     )
 
 
+def _of_task(values: Mapping[str, int], task: str, kind: str, default: int) -> int:
+    everywhere = values.get("", default) if kind == "text" else default
+    return values.get(task, everywhere)
+
+
 def _by_task(value: Any) -> dict[str, Any]:
-    """Return {task: value}, with the key "" for a plain number, which holds for every task that has such a thing."""
-    return dict(value) if isinstance(value, Mapping) else {"": value}
+    """Return {task: value}, with the key "" for a value that holds for every task that has such a thing."""
+    entries = dict(value) if isinstance(value, Mapping) else {"": value}
+    return {task: tuple(entry) if is_several(entry) else entry for task, entry in entries.items()}

@@ -114,7 +114,7 @@ class Loader:
         phase = curriculum.at(self.phases, step)
         batch = {}
         for name, task in self._tasks.items():
-            plan = task.order.plan(step, *self._block(task.rows))
+            plan = task.order.plan(step, *self._block(phase.rows(name, task.kind, task.rows)))
             length = phase.length(name, task.kind, task.length)
             if task.packed:
                 batch[name] = self._packed(task, plan.stream, task.order.slices(plan), length)
@@ -215,6 +215,11 @@ class Loader:
         """Return {task: names of its classes} of the tasks that read labelled text."""
         return {name: task.streams[0].labels for name, task in self._tasks.items() if task.kind == "labelled"}
 
+    def rows(self, task: str, step: int) -> int:
+        """Return the rows of a task in a step, over all hosts."""
+        shape = self._tasks[task]
+        return curriculum.at(self.phases, step).rows(task, shape.kind, shape.rows)
+
     def planned_shares(self, task: str, step: int) -> dict[str, float]:
         """Return {language: share of the task's rows} that is planned for a step; a pair counts half for each side."""
         return self._by_language(self._tasks[task], self._tasks[task].order.shares(step))
@@ -289,9 +294,11 @@ class Loader:
         """Return a task with its streams and the order of its rows in every phase."""
         where = f"task {name!r}"
         rows, length, run = entry["rows"], entry["length"], entry.get("same_language_rows", 1)
-        if rows % (self.process_count * run):
+        for count in (rows, *(phase.rows(name, kind, rows) for phase in self.phases)):
+            if count % (self.process_count * run) == 0:
+                continue
             runs = f" in runs of {run} rows of the same language" if run > 1 else ""
-            raise UserError(f"{where}: rows is {rows!r}, which {self.process_count} hosts cannot share{runs}",
+            raise UserError(f"{where}: rows is {count!r}, which {self.process_count} hosts cannot share{runs}",
                             remedy=f"choose a multiple of {self.process_count * run}")  # fmt: skip
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
@@ -308,7 +315,8 @@ class Loader:
         task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
         for phase in self.phases:
             units = phase.length(name, kind, length) if packed else 1
-            order.begin(phase.start_step, units, _weights(task, phase, units))
+            count = phase.rows(name, kind, rows)
+            order.begin(phase.start_step, units, _weights(task, phase, count * units), count)
         self._check(task)
         return task
 
@@ -364,7 +372,7 @@ def cuts(splits: Sequence[Split], length: int) -> str:
     return f"{longer:,} of {first}{looked_at:,} texts, of up to {longest:,} tokens, to {length:,}"
 
 
-def _weights(task: _Task, phase: Phase, units: int) -> np.ndarray:
+def _weights(task: _Task, phase: Phase, units_a_step: int) -> np.ndarray:
     """Return the shares of a phase's rows that the streams get: ``[streams]``.
 
     Languages (or pairs) share as the phase says; streams of the same language share in proportion to their sizes.
@@ -386,7 +394,7 @@ def _weights(task: _Task, phase: Phase, units: int) -> np.ndarray:
     for key, size, use, included in zip(keys, sizes.tolist(), used.tolist(), chosen):
         if included:
             total[key], taken[key] = total.get(key, 0) + size, taken.get(key, 0) + use
-    budget = (phase.stop_step - phase.start_step) * task.rows * units
+    budget = (phase.stop_step - phase.start_step) * units_a_step
     shares = phase.shares(total, budget, taken)
     return np.array([shares[k] * n / total[k] if c else 0.0 for k, n, c in zip(keys, sizes.tolist(), chosen)])
 

@@ -69,6 +69,7 @@ class _Era:
 @dataclass(frozen=True)
 class _Phase:
     start_step: int
+    rows: int  # a step
     apportionment: Apportionment
     rows_before: np.ndarray  # [streams] taken in earlier phases
     era: _Era
@@ -92,13 +93,14 @@ class Order:
         self._keys = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
         self._phases: list[_Phase] = []
 
-    def begin(self, start_step: int, length: int, weights: np.ndarray) -> None:
+    def begin(self, start_step: int, length: int, weights: np.ndarray, rows: int | None = None) -> None:
         """Begin the next phase.
 
         Args:
           start_step: its first step.
           length: units a row.
           weights: ``[streams]`` shares of the rows.
+          rows: a step in this phase, over all hosts; None is the task's.
         """
         nothing = np.zeros_like(self.sizes)
         if not self._phases:
@@ -108,7 +110,7 @@ class Order:
             if era.length != length:
                 era.rows = before - era.rows_before
                 era = _Era(length, before, *self._after(era, before))
-        self._phases.append(_Phase(start_step, Apportionment(weights), before, era))
+        self._phases.append(_Phase(start_step, rows or self.rows, Apportionment(weights), before, era))
 
     # ------------------------------------------------------------------------------------------- counting
 
@@ -119,7 +121,7 @@ class Order:
     def rows_taken(self, step: int) -> np.ndarray:
         """Return the rows of each stream in the steps before ``step``: ``[streams]`` int64."""
         phase = self._phase(step)
-        runs = (step - phase.start_step) * self.rows // self.run_length
+        runs = (step - phase.start_step) * phase.rows // self.run_length
         return phase.rows_before + phase.apportionment.counts(runs) * self.run_length
 
     def units_taken(self, step: int) -> np.ndarray:
@@ -139,7 +141,7 @@ class Order:
     def plan(self, step: int, start_row: int, stop_row: int) -> RowPlan:
         """Return where rows ``start_row`` … ``stop_row - 1`` of a step's rows come from, both at the edge of a run."""
         phase = self._phase(step)
-        first = (step - phase.start_step) * self.rows
+        first = (step - phase.start_step) * phase.rows
         seats = phase.apportionment.seats((first + start_row) // self.run_length, (first + stop_row) // self.run_length)
         stream, ordinal = (np.repeat(each, self.run_length) for each in seats)
         ordinal = ordinal * self.run_length + np.arange(len(ordinal)) % self.run_length + phase.rows_before[stream]
