@@ -10,6 +10,7 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.text import corpora, labelled
+from mlm_jax.data.text.formats.parquet_pages import page_sizes
 from mlm_jax.data.text.formats.tmx import DOUBLED
 from mlm_jax.data.text.labelled_formats.xnli import UNDECIDED
 from mlm_jax.data.text.reading import BLANK
@@ -384,3 +385,26 @@ def test_pairs_without_consensus_and_blank_lines_are_counted(tmp_path):
     assert labelled.label_names(entry) == ("entailment", "neutral")
     own = labelled_file(tmp_path, "snli.txt", snli, "xnli", labels=("-", "neutral", "entailment"))
     assert len(own) == 3  # a class of that name that the config lists
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("options", [
+    {"use_dictionary": False}, {"use_dictionary": True}, {"use_dictionary": False, "compression": "zstd", "write_page_index": True},
+    {"use_dictionary": False, "write_page_checksum": True, "row_group_size": 70},
+])  # fmt: skip
+def test_sizes_of_parquet_pages_are_those_of_the_column(tmp_path, version, options):
+    """What all pages and their headers take is what PyArrow says of the column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = [f"{number:05d}{'x' * (number % 20)}" for number in range(400)]
+    pq.write_table(pa.table({"text": column, "other": column}), tmp_path / "a.parquet", data_page_version=version,
+                   data_page_size=500, write_batch_size=10, **options)  # fmt: skip
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    with (tmp_path / "a.parquet").open("rb") as file:
+        for index in range(metadata.num_row_groups):
+            column = metadata.row_group(index).column(0)
+            sizes = [*page_sizes(file, column)]
+            assert len(sizes) >= 2
+            headers = column.total_uncompressed_size - sum(sizes)
+            assert 10 * len(sizes) <= headers <= 130 * len(sizes)

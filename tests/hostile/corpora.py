@@ -67,6 +67,14 @@ def one_cell():
     return sink.getvalue().to_pybytes()
 
 
+def one_cell_of_many():
+    """The same, with rows beside it so that the mean is small: only its page shows it."""
+    sink = pa.BufferOutputStream()
+    column = ["a"] * 2000 + ["x" * 300_000_000] + ["b"] * 2000
+    pq.write_table(pa.table({"text": column}), sink, use_dictionary=False, compression="zstd", write_statistics=False)
+    return sink.getvalue().to_pybytes()
+
+
 def zst(content):
     return lambda: pa.compress(content() if callable(content) else content, codec="zstd", asbytes=True)
 
@@ -139,6 +147,7 @@ TEXTS = {
     "parquet with a null": text("a.parquet", table(text=["a", None])),
     "parquet that is not utf-8": text("a.parquet", lambda: table(text=pa.array([b"\xff\xfe"]).view(pa.string()))()),
     "parquet cell of gigabytes": text("a.parquet", one_cell),
+    "parquet cell of gigabytes among others": text("a.parquet", one_cell_of_many),
     "parquet in gz": text("a.parquet.gz", gz(b"x")),
     "a FIFO": special(lambda folder: os.mkfifo(folder / "b.txt")),
     "a socket": special(a_socket),

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.formats.parquet_pages import page_sizes
 from mlm_jax.data.text.reading import PACKINGS, Wanted, checked_text, too_large
 
+PAGE_DOCUMENTS = 16  # of the largest documents that a page, which is unpacked as a whole, may have the size of
 ROWS = 16  # read at once: so many of the largest documents must fit into memory
 
 
@@ -34,18 +36,28 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
                 for value in batch.column(0):
                     row += 1
                     yield checked_text(value.as_py(), wanted.most_bytes, file, where=f"row {row}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is one of the last kind
         raise UserError(f"this is not a whole Parquet file: {one_line(error)}", file=file,
                         remedy="fetch or write the file again") from error  # fmt: skip
 
 
 def _check_row_groups(metadata: Any, most_bytes: int, file: Path) -> None:
-    """Refuse a group of rows whose texts have more bytes than the limit on average: one of them is too large for memory."""
+    """Refuse a group of rows whose texts have more bytes than the limit on average, or a page that is too large for memory."""
     before = 0
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = (group.column(number) for number in range(group.num_columns))
-        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
-        if size > max(group.num_rows, 1) * most_bytes:
-            raise too_large(f"a text in rows {before + 1} to {before + group.num_rows}", most_bytes, file)
-        before += group.num_rows
+    with file.open("rb") as stream:
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            rows = f"rows {before + 1} to {before + group.num_rows}"
+            for column in (group.column(number) for number in range(group.num_columns)):
+                if column.path_in_schema != "text":
+                    continue
+                if column.total_uncompressed_size > max(group.num_rows, 1) * most_bytes:
+                    raise too_large(f"a text in {rows}", most_bytes, file)
+                if column.total_uncompressed_size > PAGE_DOCUMENTS * most_bytes:  # else no page can be larger
+                    for size in page_sizes(stream, column):
+                        if size > PAGE_DOCUMENTS * most_bytes:
+                            raise UserError(f"a page of {size:,} bytes in {rows}: more than {PAGE_DOCUMENTS} times "
+                                            "data.max_document_bytes", file=file,
+                                            remedy="write the file with smaller data pages, or raise data.max_document_bytes"
+                                            )  # fmt: skip
+            before += group.num_rows
