@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -147,6 +148,10 @@ class Adapter(nnx.Module):
         return self.up(self.activation(self.down(x if self.norm is None else self.norm(x))))
 
 
+def _adapter(config: ConfigDict, size: int, norm: bool, rngs: nnx.Rngs) -> Adapter:
+    return Adapter(config, size, norm=norm, rngs=rngs)
+
+
 class Block(nnx.Module):
     """A layer, with its norms before or after each part.
 
@@ -171,10 +176,9 @@ class Block(nnx.Module):
         self.memory_attention = Attention(config, relative=None, rngs=rngs) if decoder else None
         self.mlp_norm = Norm(config, rngs=rngs)
         self.mlp = FeedForward(config, rngs=rngs)
-        make = lambda rngs: Adapter(config, adapter, norm=not reuse_norm, rngs=rngs)  # noqa: E731
-        self.adapter = (
-            None if not adapter else Indexed(make, adapter_groups, rngs=rngs) if adapter_groups else make(rngs)
-        )
+        own = adapter_groups if adapter else 0
+        make = functools.partial(_adapter, config, adapter, not reuse_norm)
+        self.adapter = Indexed(make, own, rngs=rngs) if own else make(rngs) if adapter else None
 
     def __call__(self, x: jax.Array, scope: Scope, *, see_all: bool, bare: jax.Array | None = None,
                  key: jax.Array | None = None) -> jax.Array:  # fmt: skip

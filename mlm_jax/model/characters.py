@@ -11,7 +11,7 @@ before theirs. A document sees nothing of another, but where it begins within a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +80,11 @@ class CharacterEncoder(nnx.Module):
           key: of dropout, or None.
         """
         fine = self._block(self.first, x, scope, key)
-        fold = lambda leaf: _fold(leaf, self.rate)  # noqa: E731
-        segments = fold(rows.segment_ids)  # [rows, slots, r]
+        segments = _fold(rows.segment_ids, self.rate)  # [rows, slots, r]
         owner = segments.max(axis=-1)  # [rows, slots]
         own = segments == owner[..., None]
-        start = jnp.where(own, fold(rows.positions), jnp.iinfo(jnp.int32).max).min(axis=-1)
-        hidden = self.down.strided(jnp.where(own[..., None], fold(fine), 0))
+        start = jnp.where(own, _fold(rows.positions, self.rate), jnp.iinfo(jnp.int32).max).min(axis=-1)
+        hidden = self.down.strided(jnp.where(own[..., None], _fold(fine, self.rate), 0))
         return fine, Slots(self.down_norm(self.activation(hidden)), owner, -(-start // self.rate))
 
     def upsample(self, fine: jax.Array, slots: Slots, scope: Scope, key: jax.Array | None) -> jax.Array:
@@ -98,8 +97,13 @@ class CharacterEncoder(nnx.Module):
           key: of dropout, or None.
         """
         length, segments = fine.shape[1], scope.segment_ids
-        spread = lambda leaf: jnp.repeat(leaf, self.rate, axis=1)[:, :length]  # noqa: E731
-        earlier = lambda leaf: shift(leaf, -1)  # noqa: E731
+
+        def spread(leaf: jax.Array) -> jax.Array:  # [rows, slots, …] → [rows, length, …]
+            return jnp.repeat(leaf, self.rate, axis=1)[:, :length]
+
+        def earlier(leaf: jax.Array) -> jax.Array:  # of the slot before each
+            return shift(leaf, -1)
+
         in_own = (segments == spread(slots.segment_ids))[..., None]
         in_last = (segments == spread(earlier(slots.segment_ids)))[..., None]
         coarse = jnp.where(in_last, spread(earlier(slots.hidden)), 0)
@@ -109,7 +113,10 @@ class CharacterEncoder(nnx.Module):
 
     def _block(self, block: Block, x: jax.Array, scope: Scope, key: jax.Array | None) -> jax.Array:
         graphdef, weights = nnx.split(block)
-        run = lambda weights, x, key: nnx.merge(graphdef, weights)(x, scope, see_all=False, key=key)  # noqa: E731
+
+        def run(weights: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
+            return nnx.merge(graphdef, weights)(x, scope, see_all=False, key=key)
+
         return rematerialise(run, self.remat)(weights, x, key)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,7 +32,7 @@ class CrossLingualAttention(nnx.Module):
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         self.score, self.fuse = config.cross_lingual["score"], config.cross_lingual["fuse"]
         width, stddev = config.width, config.initializer_stddev
-        dense = lambda inputs, outputs, bias=False: Dense(inputs, outputs, bias=bias, stddev=stddev, rngs=rngs)  # noqa: E731
+        dense = functools.partial(Dense, bias=False, stddev=stddev, rngs=rngs)
         here, inner = {"embed": width}, {"adapter": config.head_width or width // config.heads}
         additive = self.score == "additive"
         self.scale = parameter(rngs, (), (), None) if self.score == "cosine" else None

@@ -132,7 +132,10 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     length, heads = query.shape[1], query.shape[2]
     mesh, q_spec, kv_spec = specs(query, key)
     length_shards, head_shards = (1, 1) if mesh is None else (split_by(mesh, q_spec[1]), split_by(mesh, q_spec[2]))
-    pad = lambda x, multiple: pad_length(x, 0, -x.shape[1] % multiple)  # noqa: E731
+
+    def pad(x: jax.Array, multiple: int) -> jax.Array:
+        return pad_length(x, 0, -x.shape[1] % multiple)
+
     query, segment_ids = pad(query, LANES * length_shards), pad(segment_ids, LANES * length_shards)
     key, value, kv_segment_ids = pad(key, LANES), pad(value, LANES), pad(kv_segment_ids, LANES)
 
@@ -173,10 +176,10 @@ def specs(query: jax.Array, key: jax.Array) -> tuple[Any, P, P]:
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return None, P(), P()
     # Where the heads of keys cannot be split, those of queries are not either: each goes with its own keys' head.
-    full = lambda spec: P(*spec, *(None,) * (4 - len(spec)))  # noqa: E731
-    kv_spec = full(partition_spec(("rows", None, "activation_heads", None), mesh, key.shape))
-    q_spec = full(partition_spec(("rows", "length", None, None), mesh, query.shape))
-    return mesh, P(q_spec[0], q_spec[1], kv_spec[2], None), kv_spec
+    absent = (None,) * 4  # a specification leaves out the axes at its end that are not split
+    kv_rows, _, kv_heads, *_ = *partition_spec(("rows", None, "activation_heads", None), mesh, key.shape), *absent
+    rows, length, *_ = *partition_spec(("rows", "length", None, None), mesh, query.shape), *absent
+    return mesh, P(rows, length, kv_heads, None), P(kv_rows, None, kv_heads, None)
 
 
 def _on_shards(function: Callable, mesh: Any, in_specs: Any, out_specs: Any) -> Callable:

@@ -80,10 +80,31 @@ def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
         return [layer(x) for layer in layers]
     kernels = [layer.kernel[...].astype(x.dtype) for layer in layers]
     axis = -layers[0].outputs
-    together = layers[0].product(x, jnp.concatenate(kernels, axis=axis))
+    together = with_gradient_in_one_piece(layers[0].product(x, jnp.concatenate(kernels, axis=axis)))
     ends = np.cumsum([kernel.shape[axis] for kernel in kernels])
     parts = jnp.split(together, ends[:-1], axis=axis)
     return [layer.plus_bias(part) for layer, part in zip(layers, parts, strict=True)]
+
+
+@jax.custom_vjp
+def with_gradient_in_one_piece(x: jax.Array) -> jax.Array:
+    """Return ``x``, whose gradient is written once before products read it.
+
+    XLA would put the concatenation of the parts' gradients into each of the two products, and write it out twice where cuBLAS
+    takes them: 300 MB more a feed-forward layer of 16 rows of 1,024 tokens, in a program that was compiled for an H100.
+    """
+    return x
+
+
+def _in_one_piece_forward(x: jax.Array) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _in_one_piece_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.optimization_barrier(gradient),)
+
+
+with_gradient_in_one_piece.defvjp(_in_one_piece_forward, _in_one_piece_backward)
 
 
 def unit(vectors: jax.Array) -> jax.Array:

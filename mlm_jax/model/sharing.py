@@ -31,8 +31,11 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 def take(weights: Any, index: jax.Array | None) -> Any:
     """Return ``[runs, …]`` weights out of ``[groups, …]`` ones, by the ``[runs]`` index of each run; ``[…]`` by a single one."""
     assert index is not None
-    split = lambda leaf: shards_of("groups", len(leaf)) > 1  # noqa: E731
-    return jax.tree.map(lambda leaf: _take_split(leaf, index, len(leaf)) if split(leaf) else leaf[index], weights)
+
+    def pick(leaf: jax.Array) -> jax.Array:
+        return _take_split(leaf, index, len(leaf)) if shards_of("groups", len(leaf)) > 1 else leaf[index]
+
+    return jax.tree.map(pick, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

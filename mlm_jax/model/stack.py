@@ -43,10 +43,15 @@ class LayerGroup(nnx.Module):
         # Where a norm comes right before layer 0, as in ModernBERT, its attention does without its own.
         before = "embedding" in config.norms and "first_attention" not in config.norms
         self.first_bare = before and first_layer == 0 and not decoder and config.norm_position == "pre"
-        block = lambda rngs: Block(config, decoder=decoder, relative=relative, adapter=entry.get("adapter", 0),  # noqa: E731
-                                   adapter_groups=adapter_groups, reuse_norm=entry.get("adapter_norm") == "reused",
-                                   rngs=rngs)  # fmt: skip
-        self.layers = stack((lambda rngs: stack(block, groups, rngs)) if groups else block, self.count, rngs)
+
+        def layer(rngs: nnx.Rngs) -> nnx.Module:
+            return Block(config, decoder=decoder, relative=relative, adapter=entry.get("adapter", 0),
+                         adapter_groups=adapter_groups, reuse_norm=entry.get("adapter_norm") == "reused", rngs=rngs)  # fmt: skip
+
+        def layers_of_groups(rngs: nnx.Rngs) -> nnx.Module:
+            return stack(layer, groups, rngs)
+
+        self.layers = stack(layers_of_groups if groups else layer, self.count, rngs)
 
     def __call__(self, x: jax.Array, scope: Scope, *, key: jax.Array | None = None) -> jax.Array:
         """Return ``[rows, length, width]``; ``key`` is of dropout."""
@@ -68,8 +73,9 @@ class LayerGroup(nnx.Module):
         parts = (weights, keys, bare)
         whole, rest = divmod(self.count, self.period)
         if whole:
-            fold = lambda leaf: leaf[: self.count - rest].reshape(whole, self.period, *leaf.shape[1:])  # noqa: E731
-            x, _ = jax.lax.scan(period, x, jax.tree.map(fold, parts), unroll=self._unrolled())
+            scanned = jax.tree.map(lambda leaf: leaf[: self.count - rest], parts)
+            periods = jax.tree.map(lambda leaf: leaf.reshape(whole, self.period, *leaf.shape[1:]), scanned)
+            x, _ = jax.lax.scan(period, x, periods, unroll=self._unrolled())
         if rest:
             x, _ = period(x, jax.tree.map(lambda leaf: leaf[self.count - rest :], parts))
         return x

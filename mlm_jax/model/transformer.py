@@ -252,7 +252,10 @@ class Transformer(nnx.Module):
             raise UserError("this model has no cross-lingual attention",
                             remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}')  # fmt: skip
         lengths = [side.tokens.shape[1] for side in (target, source)]
-        pad = lambda x: pad_length(x, 0, max(lengths) - x.shape[1])  # noqa: E731
+
+        def pad(x: jax.Array) -> jax.Array:
+            return pad_length(x, 0, max(lengths) - x.shape[1])
+
         sides = [
             Rows(pad(side.tokens), pad(side.segment_ids), pad(side.positions), side.language)
             for side in (target, source)

@@ -114,9 +114,13 @@ def _scan_chunks(
     # The rows of each device stay apart, so that a device adds up its own part of the table's gradient and the parts
     # meet once, at the end, instead of once a chunk.
     shards = shards_of("rows", rows)
-    split = lambda x: jnp.moveaxis(  # noqa: E731  [rows, positions, …] → [chunks, shards, rows / shards, chunk, …]
-        pad_length(x, 0, pad).reshape(shards, rows // shards, count, chunk, *x.shape[2:]), 2, 0
-    )
+
+    def split(x: jax.Array) -> jax.Array:  # [rows, positions, …] → [chunks, shards, rows / shards, chunk, …]
+        return jnp.moveaxis(pad_length(x, 0, pad).reshape(shards, rows // shards, count, chunk, *x.shape[2:]), 2, 0)
+
+    def join(x: jax.Array) -> jax.Array:  # and back
+        return jnp.moveaxis(x, 0, 2).reshape(rows, count * chunk, *x.shape[4:])[:, :positions]
+
     # Devices that share the table's width gather it here, once, and not in every chunk.
     table = constrain(table, "activation_vocabulary", "activation_embed")
     # One column of ones is enough, but 769 columns are no multiple of 8: cuBLAS then leaves the product to a kernel that takes
@@ -168,7 +172,6 @@ def _scan_chunks(
         outputs = jax.tree.map(lambda x: x[None], outputs)
     else:
         carry, outputs = jax.lax.scan(one_chunk, carry, parts)
-    join = lambda x: jnp.moveaxis(x, 0, 2).reshape(rows, count * chunk, *x.shape[4:])[:, :positions]  # noqa: E731
     losses, hits, hidden_gradient = jax.tree.map(join, outputs)
     gradients = None
     if with_gradients:

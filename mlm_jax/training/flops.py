@@ -149,7 +149,9 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
     tokens, targets = seen.rows * slots, seen.target_rows * seen.target_length
     wide = model.heads * (model.head_width or model.width // model.heads)
     # Two products: of queries and keys, and of weights and values.
-    attend = lambda rows, length, seen_keys: 4 * rows * length * seen_keys * wide  # noqa: E731
+    def attend(rows: int, length: int, seen_keys: float) -> float:
+        return 4 * rows * length * seen_keys * wide
+
     relative = model.position == "relative"
 
     def keys(length: int, kv_length: int, window: int = 0, causal: bool = False, biased: bool = relative) -> float:
