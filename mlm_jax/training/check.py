@@ -121,5 +121,5 @@ def _check_names(config: ConfigDict) -> None:
         for key in ("data", "evaluate_on"):
             for name in several(entry.get(key, ())):
                 if name not in known:
-                    problem = f"tasks.{task}.{key} names {name!r}, of which config.data has nothing{nearest(name, known)}"
+                    problem = f"tasks.{task}.{key} names {name!r}, but config.data defines no such set{nearest(name, known)}"
                     raise BadValue(f"tasks.{task}.{key}", problem, "name keys of data.corpora, data.parallel or data.labelled")

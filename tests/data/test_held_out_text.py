@@ -12,7 +12,7 @@ from mlm_jax.data.text.languages import run_languages
 
 
 @pytest.mark.parametrize("count, held_out", [(4, 0), (5, 1), (44, 4), (300, 10)])
-def test_something_is_held_out_of_a_small_corpus(tmp_path, caplog, count, held_out):
+def test_something_is_held_out_of_a_small_corpus(tmp_path, capsys, count, held_out):
     lines = [f"line {number}" for number in range(count)]
     (tmp_path / "en.txt").write_text("\n".join(lines * 2))  # copies never stand on both sides
     (tmp_path / "pairs.tsv").write_text("\n".join(f"{line}\tzeile {line}" for line in lines))
@@ -20,11 +20,12 @@ def test_something_is_held_out_of_a_small_corpus(tmp_path, caplog, count, held_o
     config.data.corpora = {"en": str(tmp_path / "en.txt")}
     config.data.validation_fraction = 1e-6
     config.vocabulary.kind = "bytes"
-    stream = Store.open(prepare(config, tmp_path / "store", progress=False)).stream("en")
+    stream = Store.open(prepare(config, tmp_path / "store")).stream("en")
+    said = " ".join(capsys.readouterr().err.split())
     found = {split: stream.split(split).documents for split in stream.splits}
     expected = {5: 2, 44: 16, 300: 20}.get(count, 0)
     assert found == {"train": 2 * count - expected} | ({"validation": expected} if held_out else {})
-    assert ("texts are held out; the share" in caplog.text) == bool(held_out)
+    assert ("texts are held out; the share" in said) == bool(held_out)
     config.data.corpora, config.data.parallel = {}, {"en-de": str(tmp_path / "pairs.tsv")}
     stream = Store.open(prepare(config, tmp_path / "pairs", progress=False)).stream("en-de")
     assert ("validation" in stream.splits) == bool(held_out)

@@ -205,16 +205,20 @@ class HeldOut:
         return "" if self._held(whole_fingerprints([rest]).hashes)[0] else rest
 
 
-def collect(config: ConfigDict) -> HeldOut:
+def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> HeldOut:
     """Find all held-out text of a run: one pass over validation text and over the text that a fraction is held out of.
 
     Memory is bounded by the held-out text: 8 bytes for each of its texts and long sentences, twice that for a moment.
+
+    Args:
+      config: of the run.
+      say: takes a line about a source that is so small that more than the share is held out.
     """
     found = sources(config)
     held_out = HeldOut(_NONE, _NONE, config.data.decontaminate)
     held_out = held_out.with_named(_named_texts(config, found))
     for source, side in _in_order(found) if config.data.validation_fraction else ():
-        held_out = _choose(source, config.data.validation_fraction, side, held_out)
+        held_out = _choose(source, config.data.validation_fraction, side, held_out, say)
     return held_out
 
 
@@ -228,7 +232,9 @@ def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
             yield from texts_of(entry, example)
 
 
-def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut) -> HeldOut:
+def _choose(
+    source: Source, fraction: float, hub: int | None, before: HeldOut, say: Callable[[str], object]
+) -> HeldOut:
     """Return what is held out if a share of this source is as well.
 
     Args:
@@ -236,6 +242,7 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut) -
       fraction: the share.
       hub: the side of its pairs whose hash decides; None: what is held out before decides, if that is enough.
       before: what is held out of the sources before it.
+      say: as in :func:`collect`.
     """
     bound = np.uint64(min(int((1 - fraction) * 2.0**64), 2**64 - 1))
     drawn, taken_over = _Growing(before), _Growing(before)
@@ -262,8 +269,8 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut) -
     different = examples if len(last) == FEW else len(last)
     wanted = min(FEW, max(different // 10, 1)) if different >= 5 else 0
     if wanted > sum(value >= int(bound) for value in last):
-        log.warning("%s: %d of %d texts are held out; the share data.validation_fraction=%g would be fewer",
-                    source.name, wanted, examples, fraction)  # fmt: skip
+        share = f"data.validation_fraction={fraction:g}"
+        say(f"{source.name}: {wanted} of {examples:,} texts are held out; the share {share} would be fewer")
         for texts in [*last.values()][-wanted:]:
             drawn.add(texts, np.ones(sides, bool))
     return drawn.held_out()
