@@ -24,7 +24,7 @@ from mlm_jax.evaluation import perplexity
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library
 from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
-from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces
+from mlm_jax.evaluation.samples import GUESSES, masked_samples, predict_pieces, wordless
 from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retrieval_matrices, retrieval_metrics
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
 from mlm_jax.objectives import metric_prefix, task_that
@@ -287,8 +287,7 @@ class HeldOut:
     @cached_property
     def wordless(self) -> np.ndarray:
         """``[vocabulary]`` bool: pieces without a letter or digit, which are no answer where a word is hidden."""
-        pieces = self.vocabulary.pieces(range(len(self.program.context.special)))
-        return np.array([not any(sign.isalnum() for sign in piece) for piece in pieces])
+        return wordless(self.vocabulary.pieces(range(len(self.program.context.special))))
 
     def _sample_documents(self) -> dict[str, list[np.ndarray]]:
         documents: dict[str, list[np.ndarray]] = {}

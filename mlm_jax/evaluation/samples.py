@@ -42,6 +42,11 @@ def predict_pieces(
     return pieces.astype(jnp.int32), probabilities
 
 
+def wordless(pieces: Sequence[str]) -> np.ndarray:
+    """Return, for each piece, whether it has neither letter nor digit: ``[pieces]`` bool."""
+    return np.array([not any(sign.isalnum() for sign in piece) for piece in pieces])
+
+
 def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
     """Choose which tokens of a document to hide: words of one piece if there are two, else any pieces with letters."""
     text = [vocabulary.decode([int(token)]).strip() for token in document]

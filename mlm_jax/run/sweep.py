@@ -188,7 +188,7 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # it has said why
     trials = [Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting]
-    states, stopped_by = run_trials(trials, slots, say)
+    states, stopped_by = run_trials(trials, slots, say, lambda states: write_results(workdir, listed, states))
     runs = write_results(workdir, listed, states)
     if stopped_by:
         say("interrupted; the same command continues")

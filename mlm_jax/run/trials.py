@@ -82,7 +82,10 @@ class Running:
 
 
 def run_trials(
-    trials: Sequence[Trial], devices: Sequence[Mapping[str, str]], say: Callable[[str], None]
+    trials: Sequence[Trial],
+    devices: Sequence[Mapping[str, str]],
+    say: Callable[[str], None],
+    ended: Callable[[Mapping[str, str]], Any] | None = None,
 ) -> tuple[dict[str, str], int]:
     """Run trials, one a device at a time.
 
@@ -93,6 +96,7 @@ def run_trials(
       trials: in the order in which they begin.
       devices: environment variables that give a process its device, one entry for each trial at a time.
       say: prints a line.
+      ended: called with the states so far when a trial has ended.
 
     Returns:
       {trial: state} of those that were begun, and the number of the signal that stopped them, or 0.
@@ -119,6 +123,8 @@ def run_trials(
                 if state == STOPPED and not received:
                     received.append(signal.SIGTERM)  # a signal that has reached a trial is meant for the sweep
                 say(f"{one.trial.name}: {state} ({count(states, trials)})")
+                if ended is not None:
+                    ended(states)
             if running and time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 for one in running:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.evaluation.samples import knowledge, masked_samples
+from mlm_jax.evaluation.samples import knowledge, masked_samples, wordless
 
 
 def blank(truth, *guesses):
@@ -34,3 +34,8 @@ def test_the_texts_are_kept_that_the_model_fills_best():
     every = masked_samples(predict, documents, ("de",), vocabulary, longest=64)
     assert len(every["de"]) == 3 and len(kept["de"]) == 2
     assert [knowledge(sample) for sample in kept["de"]] == sorted((knowledge(sample) for sample in every["de"]), reverse=True)[:2]
+
+
+def test_pieces_that_are_no_word():
+    pieces = ["▁", ",", "▁,", "。", "—", "▁and", "5", "क", "和", "<0x41>"]
+    assert wordless(pieces).tolist() == [True] * 5 + [False] * 5

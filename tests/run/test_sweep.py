@@ -203,8 +203,9 @@ def test_trials_under_way_say_where_they_are(tmp_path, monkeypatch):
 
 def test_a_trial_that_fails_gives_its_device_back(tmp_path):
     trials = [Trial(name, [sys.executable, "-c", "raise SystemExit(1)"], tmp_path / name, 1, {}) for name in "abc"]
-    states, stopped_by = run_trials(trials, [{}], lambda line: None)
-    assert len(states) == 3 and stopped_by == 0
+    seen = []
+    states, stopped_by = run_trials(trials, [{}], lambda line: None, lambda states: seen.append(len(states)))
+    assert len(states) == 3 and stopped_by == 0 and seen == [1, 2, 3]
 
 
 def write_trial(folder, events, steps=4, select=""):
