@@ -121,7 +121,9 @@ def _scan_chunks(
     def join(x: jax.Array) -> jax.Array:  # and back
         return jnp.moveaxis(x, 0, 2).reshape(rows, count * chunk, *x.shape[4:])[:, :positions]
 
-    # Devices that share the table's width gather it here, once, and not in every chunk.
+    # Devices that share the table's width gather it here, once, and not in every chunk. Without the first line XLA for GPUs
+    # gathers the float32 parameter and converts it afterwards, which sends twice the bytes.
+    table = constrain(table, "vocabulary", "embed")
     table = constrain(table, "activation_vocabulary", "activation_embed")
     # One column of ones is enough, but 769 columns are no multiple of 8: cuBLAS then leaves the product to a kernel that takes
     # 1.4 times as long (docs/training.md).

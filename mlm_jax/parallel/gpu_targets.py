@@ -1,8 +1,8 @@
-"""What XLA's compiler has to be told about a GPU that is not there: the fields of its ``GpuTargetConfigProto``.
+"""Descriptions of GPUs for XLA's compiler, which then needs no GPU: the fields of its ``GpuTargetConfigProto``.
 
 The numbers are those that a card reports about itself (``cudaGetDeviceProperties``), as collected in XLA's own tests
-(https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs). Of L4, RTX 4090 and T4, which are not
-there, they are from NVIDIA's white papers of Ada and Turing, and the table of compute capabilities in the CUDA
+(https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs). That folder has no L4, RTX 4090 and T4:
+their numbers are from NVIDIA's white papers of Ada and Turing, and from the table of compute capabilities in the CUDA
 programming guide. Memory and its bandwidth are those of :data:`mlm_jax.parallel.chips.CHIPS`.
 """
 
@@ -59,7 +59,7 @@ TARGETS = {
     "RTX4090": Target("NVIDIA GeForce RTX 4090", cores=128, clock=2.52, l2=72 * MIB, **ADA),  # type: ignore[arg-type]
     "T4": Target("Tesla T4", (7, 5), False, 40, 64, 1.59, 4 * MIB, 64 * KIB, 64 * KIB, 1024),
 }
-CUDNN = (9, 10)  # what XLA takes for granted; what is installed is not looked at
+CUDNN = (9, 10)  # the version that XLA compiles for; which one is installed does not matter
 
 
 def target_config(chip: Chip) -> str:

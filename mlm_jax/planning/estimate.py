@@ -1,4 +1,4 @@
-"""Memory and time of a step by formula: rough, but of hundreds of meshes in a second, where compiling one takes minutes.
+"""Memory and time of a step by formula: rough, but it takes a second for hundreds of meshes, and compiling one takes minutes.
 
 The state is exact, for its shards are known. Activations are counted by what ``model.remat`` keeps of a layer; collectives
 by what sharding implies: weights gathered over ``fsdp`` for each pass, activations added up over ``tensor``, keys and

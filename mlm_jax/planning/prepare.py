@@ -25,7 +25,7 @@ CUDNN_ATTENTION = (8, 0)  # the lowest compute capability that cuDNN's flash att
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What is known of a run's data where a run is under way; a plan before it goes by the config.
+    """What a run that is under way knows of its data; a plan made before the run only has the config.
 
     Attributes:
       context: facts about the vocabulary.
@@ -40,7 +40,7 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What is to be compiled: a run's program without its data, and one step's batch.
+    """What a plan compiles: a run's program without its data, and one step's batch.
 
     Attributes:
       program: laid out on devices that need not exist.

@@ -36,7 +36,7 @@ def plan_command(
       topology_name: such as ``v5e:4x4``.
       chip: numbers of a chip that is not in the table, as ``--chip`` gives them.
       as_json: print JSON and nothing else.
-      confirm: search, and compile until so many plans fit; None plans the config as it is.
+      confirm: search, and compile until this many plans fit; None plans the config as it is.
 
     Raises:
       UserError: as :func:`plan` and :func:`search`.
@@ -116,7 +116,7 @@ def show(made: Plan, topology: Topology, console: Console) -> None:
         console.print(f"MFU at most {bounds.mfu:.1%}; peaks: {topology.chip.source}")
     if topology.chip.platform == "gpu" and not made.simulated:
         console.print(
-            "not known without the card: which kernels autotuning takes (cuBLAS where Triton is listed here, other tile "
+            "not known without the card: which kernels autotuning takes (cuBLAS instead of Triton, other tile "
             "sizes), and the workspace of cuBLAS, cuDNN and NCCL"
         )
     console.print(f"compiled in {made.compile_seconds:.1f} s")
