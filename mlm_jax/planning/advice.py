@@ -90,7 +90,8 @@ def _trials(
     model, parts_now = config.model, config.training.microbatches
     per_row = max((one.predicted // max(1, one.rows) for one in estimator.traffic), default=0)
     chunk_now = model.cross_entropy_chunk or per_row
-    chunks = [chunk_now, *(size for share in CHUNKS if 0 < (size := -(-per_row // share)) < chunk_now)]
+    smaller = [size for share in CHUNKS if 0 < (size := -(-per_row // share)) < chunk_now]
+    chunks = [None, *smaller]  # None is the config's, which may be chosen by memory
     rows = common_rows(config) // (mesh["data"] * mesh["fsdp"])
     meshes = [mesh]
     while meshes[-1]["data"] % 2 == 0:  # the same devices for the rows, but more of them share the weights
@@ -101,7 +102,7 @@ def _trials(
             while parts <= MOST_MICROBATCHES and rows % parts == 0:
                 for chunk in chunks:
                     settings: dict[str, Any] = {}
-                    settings |= {} if chunk == chunk_now else {"model.cross_entropy_chunk": chunk}
+                    settings |= {} if chunk is None else {"model.cross_entropy_chunk": chunk}
                     settings |= {} if parts == parts_now else {"training.microbatches": parts}
                     settings |= {} if remat == model.remat else {"model.remat": remat}
                     settings |= {} if trial_mesh == mesh else {"mesh.fsdp": trial_mesh["fsdp"]}
