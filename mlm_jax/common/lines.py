@@ -11,10 +11,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from mlm_jax.common.errors import UserError
 
+MOST_BYTES = 1 << 24  # of one line, or of one document
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = "empty"  # what lines without any text are counted as
 Item = TypeVar("Item")
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
@@ -24,19 +27,48 @@ def read_lines(place: str) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
 
     Raises:
-      UserError: the file cannot be read, or a line is not UTF-8.
+      UserError: the file cannot be read; or as :func:`decoded_lines`.
     """
     name = place_of(place)
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    remedy = "convert the text, for example with iconv"
-                    raise UserError("not UTF-8", file=name, line=number, remedy=remedy) from error
+            yield from decoded_lines(file, name, MOST_BYTES, "split the line")
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", file=name) from error
+
+
+def decoded_lines(stream: BinaryIO, file: str | Path, most_bytes: int, remedy: str) -> Iterator[str]:
+    """Yield lines in UTF-8 without their ends, and without a byte order mark before the first; memory stays bounded.
+
+    Args:
+      stream: opened file or pipe.
+      file: what messages call it.
+      most_bytes: limit on one line.
+      remedy: for a line that is longer.
+
+    Raises:
+      UserError: a line is too long, not UTF-8 or holds NUL, or the lines end in CR alone.
+      OSError: the stream cannot be read.
+    """
+    convert = "convert the text to UTF-8, for example with iconv"
+    number = 0
+    while line := stream.readline(most_bytes + 1):
+        number += 1
+        if number == 1 and line.startswith(UTF16_MARKS):
+            raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy=convert)
+        if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+            raise UserError("the lines end in CR alone (classic Mac), so this is one line", file=file, line=1,
+                            remedy=r"convert the text, for example with tr '\r' '\n'")  # fmt: skip
+        if len(line) > most_bytes:
+            raise UserError(f"the line has more than {most_bytes:,} bytes", file=file, line=number, remedy=remedy)
+        try:
+            text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
+                            remedy=convert) from error  # fmt: skip
+        if "\0" in text:
+            raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number, remedy=convert)
+        yield text
 
 
 def place_of(input: str) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.lines import MOST_BYTES, decoded_lines
 
 PACKINGS = (".gz", ".zst")
 BLANK = "a blank line, or no text"  # why a document is left out
 EMPTY_SIDE = "a side is empty"  # why a pair is left out
 DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
-MOST_BYTES = 1 << 24  # of one document, unless data.max_document_bytes says otherwise
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+TOO_LARGE = "split the document, leave it out, or raise data.max_document_bytes"  # what to do about it
 
 
 @dataclass(frozen=True)
@@ -72,36 +72,16 @@ def lines(file: Path, most_bytes: int = MOST_BYTES) -> Generator[str, None, None
       most_bytes: limit on one line, which bounds the memory.
 
     Raises:
-      UserError: the file cannot be read or unpacked, or a line is too long, not UTF-8 or holds NUL.
+      UserError: the file cannot be read or unpacked; or as :func:`mlm_jax.common.lines.decoded_lines`.
     """
     number = 0
     try:
         with open_file(file) as stream:
-            while line := stream.readline(most_bytes + 1):
+            for line in decoded_lines(stream, file, most_bytes, TOO_LARGE):
                 number += 1
-                if number == 1:
-                    _check_first(line, file)
-                if len(line) > most_bytes:
-                    raise too_large("the line", most_bytes, file, number)
-                text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
-                if "\0" in text:
-                    raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number,
-                                    remedy="convert the file to UTF-8, for example with iconv")  # fmt: skip
-                yield text
-    except UnicodeDecodeError as error:
-        raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
-                        remedy="convert the file, for example with iconv") from error  # fmt: skip
+                yield line
     except DAMAGED as error:
         raise unreadable(error, file, number + 1) from error
-
-
-def _check_first(line: bytes, file: Path) -> None:
-    """Refuse two kinds of file whose first line already shows that they cannot be read line by line."""
-    if line.startswith(UTF16_MARKS):
-        raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy="convert the file, for example with iconv")
-    if not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
-        raise UserError("the lines end in CR alone (classic Mac), so this is one line", file=file, line=1,
-                        remedy=r"convert the file, for example with tr '\r' '\n'")  # fmt: skip
 
 
 def unreadable(error: Exception, file: Path, line: int | None = None) -> UserError:
@@ -114,8 +94,7 @@ def unreadable(error: Exception, file: Path, line: int | None = None) -> UserErr
 
 def too_large(what: str, most_bytes: int, file: Any, line: int | None = None) -> UserError:
     """Return the error for a document that is larger than the limit."""
-    return UserError(f"{what} has more than {most_bytes:,} bytes", file=file, line=line,
-                     remedy="split the document, leave it out, or raise data.max_document_bytes")  # fmt: skip
+    return UserError(f"{what} has more than {most_bytes:,} bytes", file=file, line=line, remedy=TOO_LARGE)
 
 
 def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None, *, where: str = "") -> str:
