@@ -30,6 +30,7 @@ VERBS = {  # in the order in which --help lists them
     "translate": "translate",
     "align": "align",
     "grow": "grow",
+    "trim": "trim",
     "mine": "mine",
     "import-hf": "import_hf",
     "export-hf": "export_hf",

@@ -1,0 +1,76 @@
+"""``mlm-jax trim``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlm_jax.commands.options import CHECKPOINT
+from mlm_jax.common.errors import UserError
+
+ABOUT = "keep only the pieces of a vocabulary that some text needs, and make the model smaller by their rows"
+EXAMPLE = "runs/xlmr --text sw='text/sw/*.txt' --text en='text/en/*.txt' --out runs/xlmr_small"
+VOCABULARY = "vocabulary"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("--text", required=True, action="append", metavar="LANGUAGE=GLOB",
+                        help="text to be cut as before, or module:function, as in config.data.corpora; repeatable")  # fmt: skip
+    parser.add_argument("--out", required=True, help="workdir to make")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trim the model."""
+    trim_command(options.checkpoint, options.text, options.out)
+
+
+def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> None:
+    """Write a checkpoint with a smaller vocabulary as a workdir of its own, and print what became smaller.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both.
+      out: workdir to make.
+
+    Raises:
+      UserError: as :func:`.trim_vocabulary`; a text has no language or is not there; or ``out`` is there already.
+    """
+    from mlm_jax.adaptation.trim import trim_parameters, trim_vocabulary
+    from mlm_jax.checkpoints.checkpoint import load_parameters
+    from mlm_jax.checkpoints.workdir import claim_workdir
+    from mlm_jax.data.text.corpora import documents
+    from mlm_jax.interop.folder import new_folder
+    from mlm_jax.interop.importing import save_weights
+    from mlm_jax.training.paths import by_path
+
+    by_language: dict[str, list[str]] = {}
+    for text in texts:
+        language, equals, source = text.partition("=")
+        if not (equals and language and source):
+            raise UserError(f"--text {text} names no language", remedy="write --text sw='text/sw/*.txt'")
+        by_language.setdefault(language, []).extend(documents(source, language, "train"))
+    loaded = load_parameters(place)
+    trimmed = trim_vocabulary(loaded.vocabulary, [text for found in by_language.values() for text in found])
+    flat = {path: value for path, value in by_path(loaded.params).items()}
+    smaller = trim_parameters(flat, trimmed.kept)
+    before, after = (sum(value.size for value in params.values()) for params in (flat, smaller))
+    config = loaded.config
+    out = Path(out).resolve()
+    config.vocabulary.update(path=str(out / VOCABULARY), size=trimmed.vocabulary.size)
+    config.model.vocabulary_multiple = 1
+    with new_folder(out) as scratch:
+        trimmed.vocabulary.save(scratch / VOCABULARY)
+        claim_workdir(scratch, config)
+        save_weights(scratch, config, trimmed.vocabulary, loaded.languages, smaller, loaded.labels)
+    print(f"pieces      {loaded.vocabulary.size:>14,} → {trimmed.vocabulary.size:>14,}")
+    print(f"parameters  {before:>14,} → {after:>14,}  ({100 * after / before - 100:+.1f} %)")
+    print(f"megabytes   {before * 4e-6:>14,.1f} → {after * 4e-6:>14,.1f}  (float32)")
+    for language, found in by_language.items():
+        counts = [sum(map(len, v.encode_batch(found))) for v in (loaded.vocabulary, trimmed.vocabulary)]
+        words = max(sum(len(text.split()) for text in found), 1)
+        print(f"tokens per word, {language}: {counts[0] / words:.3f} → {counts[1] / words:.3f}")
+    print(f"wrote {out}. A config that goes on with it:\n"
+          f'    config.vocabulary.path = "{config.vocabulary.path}"\n    config.checkpoint.init = {{"from": "{out}"}}')  # fmt: skip
