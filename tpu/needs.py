@@ -29,10 +29,10 @@ def check_files(config: ConfigDict, job: Job) -> None:
     Raises:
       UserError: they would not have one.
     """
-    kept = checkout_files(job.source)
-    for key, path in named_files(config):
-        if not is_local(path) or path.startswith(f"{job.mount.rstrip('/')}/"):
-            continue
+    mount = f"{job.mount.rstrip('/')}/"
+    local = [(key, path) for key, path in named_files(config) if is_local(path) and not path.startswith(mount)]
+    kept = copied_files(job.source) if local else []
+    for key, path in local:
         if not any(fnmatch.fnmatch(file, path) or file.startswith(f"{path.rstrip('/')}/") for file in kept):
             text = key.startswith("data.") and key != "data.store"
             remedy = f"put it below the bucket, as {job.mount}/…" if not text else (
@@ -99,19 +99,16 @@ def paths(source: Any) -> Iterator[str]:
             yield entry
 
 
-def checkout_files(source: str) -> list[str]:
-    """Return the files of a checkout that git does not ignore: those that the machines get.
-
-    Raises:
-      UserError: it is no git checkout.
-    """
-    listed = subprocess.run(
-        ("git", "-C", source, "ls-files", "-coz", "--exclude-standard"), capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        last = listed.stderr.strip().splitlines()[-1:] or ["git failed"]
-        raise UserError(f"the checkout {source} cannot be listed: {last[0]}", remedy="give a git checkout as --source")
-    return listed.stdout.split("\0")
+def copied_files(source: str) -> list[str]:
+    """Return the files of a folder that the machines get: of a git checkout those that git does not ignore, else all."""
+    command = ("git", "-C", source, "ls-files", "-coz", "--exclude-standard")
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # git is not installed
+        listed = None
+    if listed is not None and listed.returncode == 0:
+        return listed.stdout.split("\0")
+    return [str(file.relative_to(source)) for file in Path(source).rglob("*") if file.is_file()]
 
 
 def check_here(config: ConfigDict, job: Job) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.topology import parse
-from tpu import launch
+from tpu import launch, needs
 from tpu.cloud_tpu import CloudTpu
 from tpu.job import Job
 from tpu.shell import Shell
@@ -363,6 +363,16 @@ def test_what_the_machines_would_not_have(capsys, monkeypatch, settings, said):
     arguments = [*COMMON, *LAUNCHES["tpu_vm"], *(part for setting in settings for part in ("--set", setting)), "--dry-run"]
     assert launch.main(arguments) == (2 if said else 0)
     assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_checkout_is_copied_whole(tmp_path, monkeypatch):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "de.txt").touch()
+    assert needs.copied_files(str(tmp_path)) == ["text/de.txt"]
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+    assert needs.copied_files(str(tmp_path)) == ["text/de.txt"]
+    monkeypatch.undo()
+    assert "tpu/needs.py" in needs.copied_files(str(ROOT))
 
 
 def test_text_that_a_cluster_does_not_have(tmp_path, capsys, monkeypatch):
