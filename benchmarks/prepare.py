@@ -4,7 +4,11 @@
 
 Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
 SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
-the peak memory of training the vocabulary, of prepare and of the loader on 1× and 10× of the text, a process each.
+what it costs to keep held-out text out of training, where one text in a hundred is held out: the processor's time with
+``data.decontaminate`` and without, and the bytes that a held-out text takes. Then the peak memory of training the
+vocabulary, of prepare and of the loader on 1× and 10× of the text, a process each.
+
+    python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone
 """
 
 from __future__ import annotations
@@ -52,6 +56,30 @@ def ours(folder: Path, model: Path) -> tuple[float, int]:
         seconds = time.perf_counter() - begun
         store = Store.open(Path(out) / "store")
         return seconds, sum(split.tokens for stream in store.streams.values() for split in stream.splits.values())
+
+
+def held_out(folder: Path, model: Path, rounds: int) -> None:
+    """Print what it costs to compare training text with held-out text."""
+    from mlm_jax.data.store.held_out import collect
+    from mlm_jax.data.store.prepare import prepare
+
+    config = config_for(folder, model)
+    config.data.validation_fraction, config.data.workers = 0.01, 1
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(rounds):
+        for compared, taken in seconds.items():
+            config.data.decontaminate = compared
+            with tempfile.TemporaryDirectory() as out:
+                begun = time.process_time()  # others may use the machine
+                prepare(config, Path(out) / "store", progress=False)
+                taken.append(time.process_time() - begun)
+    more = statistics.median(a / b for a, b in zip(seconds[True], seconds[False])) - 1
+    begun = time.process_time()
+    found = collect(config)
+    whole = statistics.median(seconds[True])
+    finding, bytes_each = (time.process_time() - begun) / whole, 8 * len(found) / len(found.chosen)
+    print(f"held-out text: finding it takes {finding:.1%} of prepare, comparing costs {more:.1%}; "
+          f"{bytes_each:.1f} bytes for each of {len(found.chosen):,} texts, sentences included")  # fmt: skip
 
 
 def theirs(folder: Path, tokenizer) -> tuple[float, int]:
@@ -108,6 +136,7 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     elif part == "prepare":
         from mlm_jax.data.store.prepare import prepare
 
+        config.data.validation_fraction = 0.01
         prepare(config, store, progress=False)
     else:
         from mlm_jax.data.loading.loader import Loader
@@ -122,8 +151,10 @@ def do_part(part: str, folder: Path, model: Path) -> None:
 
 
 def main() -> None:
+    """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("held-out",), help="measure this alone")
     for flag, kind in (("--memory", str), ("--folder", Path), ("--model", Path)):  # of a process of its own
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -137,6 +168,10 @@ def main() -> None:
 
         prepare(config_for(folder, None), folder / "first", progress=False)
         model.write_bytes(Store.open(folder / "first").vocabulary.model)
+        if options.rounds:
+            held_out(folder, model, options.rounds)
+        if options.only:
+            return
         tokenizer, speeds = fast_tokenizer(model), {"mlm-jax prepare": [], "datasets.map, fast tokenizer": []}
         for _ in range(options.rounds):
             for name, run in zip(speeds, (lambda: ours(folder, model), lambda: theirs(folder, tokenizer))):
