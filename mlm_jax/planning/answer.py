@@ -94,7 +94,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
       layout: how the step is laid out, and what it takes.
     """
     config, topology, program = estimator.config, estimator.topology, estimator.program
-    compiled = isinstance(layout, Plan) and not layout.simulated
+    compiled = isinstance(layout, Plan) and not (layout.simulated and topology.chip.platform == "gpu")
     peak = layout.memory.peak if isinstance(layout, Plan) else layout.peak
     fitting = layout.memory.fits if isinstance(layout, Plan) else fits(layout, topology)
     bounds = layout.roofline if fitting else None

@@ -205,6 +205,7 @@ def test_simulated_devices_have_no_peak(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["simulated"] and found["roofline"] is None and found["dtype"] == "float32"
     assert found["collectives"]["all-reduce"]["count"] > 0
+    assert found["answer"]["by"] == "compiler" and found["answer"]["fits"] and found["answer"]["expected"] is None
 
 
 def test_slices_of_mesh_and_topology_must_agree():
