@@ -1,13 +1,15 @@
-"""``mlm-jax grow``: a language added to a vocabulary, whose old pieces keep their ids and old text its cuts."""
+"""``mlm-jax grow``: a language added to a vocabulary, whose old pieces keep their ids."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import sentencepiece
 from ml_collections import ConfigDict
 
+from mlm_jax.checkpoints.transplant import BYTE
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.prepare import SENTENCE
 from mlm_jax.data.vocabulary.normalisation import normalise_like
@@ -20,10 +22,11 @@ MOST_DOCUMENTS = 200_000  # that new pieces are learned from
 
 
 def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[str], pieces: int) -> Vocabulary:
-    """Add a language's token and up to ``pieces`` pieces of its script, without changing how other text is cut.
+    """Add a language's token and up to ``pieces`` pieces of its text, learned as the old ones were (unigram or BPE).
 
-    Every added piece holds a character that no old piece has: text of the old characters is cut as before, and what
-    used to fall back to bytes is not any more. A language of a script that is known gets its token only.
+    If the text has letters that no old piece has, every added piece holds such a character: other text is cut as before,
+    and what used to fall back to bytes is not any more. If its script is known, the new pieces are longer ones of the old
+    characters. Old text is then cut as before, except where a new piece covers it.
 
     Args:
       vocabulary: of SentencePiece; ids of its pieces stay.
@@ -54,26 +57,33 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
     for piece in (MASK, *map(language_token, (*vocabulary.languages, language))):
         if piece not in known:  # so that it keeps its id when pieces follow
             model.pieces.add(piece=piece, score=0.0, type=model.SentencePiece.CONTROL)
-    for piece, score in _new_pieces(vocabulary.model, sentences, pieces) if pieces else ():
+    for piece, score in _new_pieces(vocabulary, sentences, pieces) if pieces else ():
         model.pieces.add(piece=piece, score=score, type=model.SentencePiece.NORMAL)
     return Vocabulary(model.SerializeToString(), (*vocabulary.languages, language), vocabulary.sentinels)
 
 
-def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list[tuple[str, float]]:
-    """Train pieces on the text and return ``count`` with their scores (log-probabilities).
+def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) -> list[tuple[str, float]]:
+    """Train pieces on the text and return ``count`` with their scores (log-probabilities; of BPE, ranks).
 
-    They are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of them (of
-    BPE, the first merges).
+    Of a new script they are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of
+    them (of BPE, the first merges). Of a known one they are the likeliest pieces that the vocabulary lacks (of BPE, the
+    merges that come after its own).
     """
+    assert vocabulary.model is not None
+    serialised = vocabulary.model
     old = model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
     normalise = normalise_like(serialised).normalize  # new pieces are of the text as the vocabulary reads it
-    parts = (normalise(text[start : start + SENTENCE]) for text in sentences for start in range(0, len(text), SENTENCE))
-    text = [part for part in parts if set(part) - characters]
+    parts = [normalise(text[start : start + SENTENCE]) for text in sentences for start in range(0, len(text), SENTENCE)]
+    alphabet = set().union(*parts)
+    is_new_script = any(character.isalpha() for character in alphabet - characters)
+    if is_bpe and not is_new_script:
+        least = min(entry.score for entry in old.pieces if entry.type == entry.NORMAL)
+        merged = further_merges(_words(vocabulary, parts), count, {entry.piece for entry in old.pieces})
+        return [(piece, least - 1 - rank) for rank, piece in enumerate(merged)]
+    text = [part for part in parts if set(part) - characters] if is_new_script else parts
     alphabet = set().union(*text)
-    if not any(character.isalpha() for character in alphabet - characters):
-        return []
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -86,8 +96,71 @@ def _new_pieces(serialised: bytes, sentences: Iterable[str], count: int) -> list
         raise UserError(f"SentencePiece could not be trained: {one_line(error)}",
                         remedy="give more text of the new language") from error  # fmt: skip
     trained = model_proto(out.getvalue())
-    found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and set(p.piece) - characters]
+    there = {entry.piece for entry in old.pieces}
+    found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and p.piece not in there]
+    found = [entry for entry in found if set(entry[0]) - characters] if is_new_script else found
     return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
+
+
+def _words(vocabulary: Vocabulary, texts: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """Count the words of a text, as the pieces that the vocabulary cuts them into; bytes and unknown pieces end a word."""
+    words: Counter[tuple[str, ...]] = Counter()
+    starts, special = vocabulary.word_starts, vocabulary.is_special
+    pieces = vocabulary.pieces(range(vocabulary.size))
+    for ids in vocabulary.encode_batch(texts):
+        word: list[str] = []
+        for index in ids:
+            if starts[index] or special[index] or BYTE.fullmatch(pieces[index]):
+                words[tuple(word)] += 1
+                word = []
+            if not (special[index] or BYTE.fullmatch(pieces[index])):
+                word.append(pieces[index])
+        words[tuple(word)] += 1
+    return words
+
+
+def further_merges(words: Mapping[tuple[str, ...], int], count: int, known: Collection[str]) -> list[str]:
+    """Return the pieces that BPE would go on with: of the commonest pair of neighbours, again and again (Sennrich et al. 2016).
+
+    Args:
+      words: {pieces of a word: how often it occurs}.
+      count: of new pieces, at most; a pair that occurs once only makes none.
+      known: pieces that there are already.
+
+    Returns:
+      new pieces, in the order of their merges.
+    """
+    cut = [list(word) for word in words]
+    often = [words[word] for word in words]
+    pairs: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that had it
+    for number, word in enumerate(cut):
+        for pair in zip(word, word[1:]):
+            pairs[pair] += often[number]
+            places[pair].add(number)
+    found: dict[str, None] = {}
+    while len(found) < count and pairs:
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        if pairs[best] < 2:
+            break
+        for number in places.pop(best):
+            word = cut[number]
+            for pair in zip(word, word[1:]):
+                pairs[pair] -= often[number]
+            merged: list[str] = []
+            for piece in word:  # from the left, as BPE merges
+                if merged and (merged[-1], piece) == best:
+                    merged[-1] += piece
+                else:
+                    merged.append(piece)
+            cut[number] = merged
+            for pair in zip(merged, merged[1:]):
+                pairs[pair] += often[number]
+                places[pair].add(number)
+        pairs = +pairs  # without those that are gone
+        if "".join(best) not in known:
+            found.setdefault("".join(best))
+    return list(found)
 
 
 def language_specific(model: ConfigDict) -> list[str]:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--language", required=True, help="code of the new language")
     parser.add_argument("--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora")
-    parser.add_argument("--pieces", type=int, default=2000, help="most pieces of its script to add; none if the script is known")
+    parser.add_argument("--pieces", type=int, default=2000, help="most pieces to add")
     parser.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
 
 
@@ -36,7 +36,7 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
       place: a workdir or one of its checkpoints.
       language: code of the new language.
       source: its text, as ``config.data.corpora`` takes it: a glob or "module:function".
-      pieces: of its script to add at most.
+      pieces: to add at most.
       out: folder to make.
 
     Raises:

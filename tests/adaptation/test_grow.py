@@ -7,7 +7,7 @@ import pytest
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
-from mlm_jax.adaptation.grow import grow_vocabulary
+from mlm_jax.adaptation.grow import further_merges, grow_vocabulary
 from mlm_jax.checkpoints.checkpoint import Checkpoints
 from mlm_jax.checkpoints.initialise import initialise_from
 from mlm_jax.checkpoints.transplant import Facts, row_sources, spelling, transplant
@@ -94,12 +94,35 @@ def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces
     assert grown.language_ids["el"] == old.size and grown.language_ids["de"] == old.language_ids["de"]
     assert len(grown.encode(GREEK[0])) < len(old.encode(GREEK[0])) / 2  # which were bytes
     assert grown.decode(grown.encode(GREEK[1])) == GREEK[1]
-    again = grow_vocabulary(grown, "fr", LATIN, pieces=40)  # a script that is known: the token only
+    again = grow_vocabulary(grown, "fr", LATIN, pieces=0)
     assert again.size == grown.size + 1
     assert again.pieces(range(grown.size)) == grown.pieces(range(grown.size))
     assert grown.language_ids["el"] in again.special_ids
     with pytest.raises(UserError, match="has language 'el' already"):
         grow_vocabulary(grown, "el", GREEK, pieces=1)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_language_of_a_known_script_gets_the_pieces_asked_for(kind):
+    old, new = vocabulary(kind=kind), texts("thrskdngaeiou", seed=5)
+    grown = grow_vocabulary(old, "tl", new, pieces=60)
+    added = grown.pieces(range(old.size, grown.size))
+    assert old.size + 45 < grown.size <= old.size + 61 and added[0] == "<2tl>"  # of sixty sentences
+    assert grown.pieces(range(old.size)) == old.pieces(range(old.size))
+    tokens = [sum(map(len, each.encode_batch(new))) for each in (old, grown)]
+    assert tokens[1] < 0.8 * tokens[0]
+    used = {index for ids in grown.encode_batch(new) for index in ids}
+    assert len(used & set(range(old.size + 1, grown.size))) > 30  # the new pieces are taken
+    covered = set(added)
+    for text, ids in zip(LATIN, grown.encode_batch(LATIN)):  # old text keeps its ids, but where a new piece covers it
+        assert ids == old.encode(text) or covered & {*grown.pieces(ids)}
+        assert grown.decode(ids) == old.decode(old.encode(text))
+
+
+def test_merges_go_on_with_the_commonest_pair():
+    words = {("▁a", "b", "c"): 5, ("▁d", "b", "c"): 3, ("e", "e", "e"): 2, ("x", "y"): 1}
+    assert further_merges(words, 10, {"bc"}) == ["▁abc", "ee", "▁dbc", "eee"]
+    assert further_merges(words, 1, {"bc"}) == ["▁abc"]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
