@@ -29,7 +29,7 @@ def check_file(file: Path, most: float = math.inf) -> None:
 
 
 def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
-    """Return what a JSON text says; ``options`` are those of ``json.loads``.
+    """Return the value of a JSON text; ``options`` are those of ``json.loads``.
 
     Raises:
       UserError: it is not JSON, or nested too deeply.
@@ -43,7 +43,7 @@ def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
 
 
 def read_json(file: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return what a small JSON file says.
+    """Return the value of a small JSON file.
 
     Raises:
       UserError: it is no regular file, too large, not JSON, or nested too deeply.

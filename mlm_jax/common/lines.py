@@ -105,7 +105,7 @@ class Arriving:
                 for line in self._lines:
                     read.put(line)
                 read.put(None)
-            except BaseException as error:  # which whoever asked for the lines is to see
+            except BaseException as error:  # raised again in the thread that asked for the lines
                 read.put(error)
 
         threading.Thread(target=reads_ahead, daemon=True).start()

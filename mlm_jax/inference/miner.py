@@ -33,7 +33,7 @@ def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, 
     """Return the two languages of a pair such as "de-en", whose codes may hold hyphens; None if the model makes no difference.
 
     Raises:
-      UserError: it is no pair of languages that the model knows, or none was given to a model that needs it.
+      UserError: it is no pair of the model's languages, or none was given and the model needs one.
     """
     known = model.languages
     if not pair:

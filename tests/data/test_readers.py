@@ -266,7 +266,7 @@ def plain(pair, split): yield from (("a", "b"), "ab")
 def good_pairs(pair, split): yield from (("a", "b"), ["c", "d"])
 def none(name, split): return None
 def text(name, split): return "ab"
-def labels(language, split): yield from (("a", "yes"), ("a", "b", "no"), ("  ", "no"))
+def labels(language, split): yield from (("a", "yes"), ("a", "b", "no"), (("c", "d"), "no"), ("  ", "no"))
 def numbers(language, split): yield from (("a", "yes"), ("a", 1))
 def lone(language, split): yield from (("a", "yes"), ("a",))
 """
@@ -296,7 +296,7 @@ def test_functions_of_pairs_and_labels(module):
         assert "the function returns 'ab' (str). Remedy: yield one example" in refused(read, f"{module}:text")
     skipped = Counter()
     entry = {"format": "function", "language": "de", "train": f"{module}:labels"}
-    assert [*labelled.examples(entry, "train", skipped)] == [(("a",), ("yes",)), (("a", "b"), ("no",))]
+    assert [*labelled.examples(entry, "train", skipped)] == [(("a",), ("yes",)), (("a", "b"), ("no",)), (("c", "d"), ("no",))]
     assert skipped == {BLANK: 1}
     wrong = {"numbers": "example 2: the label is 1 (int)", "lone": "example 2 is ('a',)", "none": "returns missing"}
     for name, said in wrong.items():

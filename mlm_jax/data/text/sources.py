@@ -90,7 +90,7 @@ def matches(source: Any) -> list[Path]:
 
 
 def fingerprint(source: Any) -> list:
-    """Return what changes when a source changes: path, size and time of each file, or what its library says of it."""
+    """Return values that change if a source changes: path, size and time of each file, or its library's fingerprint."""
     if is_library(source):
         module, rest = library(source)
         return module.fingerprint(rest, source)
@@ -132,7 +132,7 @@ def _status(file: Path) -> os.stat_result:
         return file.stat()
     except OSError as error:
         problem = "this link leads nowhere" if file.is_symlink() else "cannot look at it"
-        raise UserError(f"{problem}: {one_line(error.strerror)}", file=file, remedy="take it away, or mend it") from error
+        raise UserError(f"{problem}: {one_line(error.strerror)}", file=file, remedy="remove it, or fix what it links to") from error
 
 
 # ----------------------------------------------------------------------------------------------------------- globs

@@ -255,7 +255,7 @@ class Vocabulary:
         return (self.eos_id,)
 
     def document_prefix(self, prefix: str, language: str) -> list[int]:
-        """Return what stands before a document: its language token, ``<s>``, or nothing, as ``config.data.prefix`` says.
+        """Return the ids before a document by ``config.data.prefix``: its language token, ``<s>``, or none.
 
         Raises:
           UserError: the vocabulary has no such piece.

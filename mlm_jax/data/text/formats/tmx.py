@@ -74,7 +74,7 @@ class _State:
 
     Attributes:
       wanted: whose ``skipped`` counts segments that are left out.
-      parser: which knows where in the file it is.
+      parser: gives its position in the file.
       language: of the segment's variant (``<tuv>``).
       inside_code: depth of elements since the native code that the parser is inside of; 0 outside of code.
       segment: parts of the segment's text; None outside of segments.

@@ -1,4 +1,4 @@
-"""``function``: ``"module:function"`` that yields (text, label) or (text, text, label)."""
+"""``function``: ``"module:function"`` that yields (text, label), (text, text, label) or ((text, text), label)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def read(source: str, asked: Asked) -> Iterator[tuple[None, Example]]:
         if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 3):
             raise UserError(f"{where} is {brief(entry)}", file=source, remedy="yield (text, label) or (text, text, label)")
         *texts, label = entry
+        if len(texts) == 1 and isinstance(texts[0], (tuple, list)) and len(texts[0]) == 2:
+            texts = [*texts[0]]  # ((text, text), label)
         if not isinstance(label, str) or not label:
             raise UserError(f"{where}: the label is {brief(label)}", file=source, remedy="yield labels that are texts, such as '1'")
         checked = [checked_text(text, asked.most_bytes, source, where=where) for text in texts]
