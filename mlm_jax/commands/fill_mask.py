@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Sequence
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT, LANGUAGE
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.lines import read_lines
+from mlm_jax.common.lines import arriving, read_lines
 
 ABOUT = "fill in the <mask> of each line of text"
 EXAMPLE = 'runs/mine "Habari za <mask>" --language sw'
@@ -63,11 +64,19 @@ def fill_mask_command(
             remedy = "convert the text, for example with iconv"
             raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
     model = load(place)
-    shown, filled = itertools.tee(texts or read_lines("-"))
-    for text, blanks in zip(shown, model.fill_masks(filled, top_k=top_k, language=language)):
-        print(text)
+    read: deque[str] = deque()  # lines that a thread may have read ahead, in order
+
+    def noted(lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            read.append(line)
+            yield line
+
+    lines = noted(texts) if texts else arriving(noted(read_lines("-")), "-")
+    for blanks in model.fill_masks(lines, top_k=top_k, language=language):
+        print(read.popleft())
         for number, candidates in enumerate(blanks, start=1):
             if len(blanks) > 1:
                 print(f"  {MASK} {number}")
             for candidate in candidates:
                 print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
+        sys.stdout.flush()  # whoever typed the line, or writes the next one, waits for the answer

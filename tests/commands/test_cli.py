@@ -162,3 +162,26 @@ def test_any_text_can_be_printed_in_any_locale(tmp_path):
     said = done.stderr.decode("utf-8")
     assert done.returncode == 2 and "Traceback" not in said
     assert said.splitlines()[-1].startswith("mlm-jax: error: no file matches") and "東.txt" in said
+
+
+def test_fill_mask_answers_a_line_before_the_next_one_is_written(monkeypatch, capsys):
+    """Whoever writes the lines waits for each answer."""
+    from mlm_jax.commands import fill_mask
+    from mlm_jax.common.lines import windows
+
+    read, write = os.pipe()
+    monkeypatch.setattr(os, "fstat", lambda descriptor, fstat=os.fstat: fstat(read if descriptor == 0 else descriptor))
+    monkeypatch.setattr(fill_mask, "read_lines", lambda place: (line.rstrip("\n") for line in open(read, encoding="utf-8")))
+
+    class Model:
+        def fill_masks(self, texts, **options):
+            for window in windows(texts, 4096):
+                yield from ([[]] for _ in window)
+                answered.append(len(window))
+                os.write(write, b"second <mask>\n") if len(answered) == 1 else os.close(write)
+
+    answered = []
+    monkeypatch.setattr("mlm_jax.inference.encoder.load", lambda place: Model())
+    os.write(write, b"first <mask>\n")
+    fill_mask.fill_mask_command("somewhere")
+    assert answered == [1, 1] and capsys.readouterr().out == "first <mask>\nsecond <mask>\n"
