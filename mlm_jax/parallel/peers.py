@@ -27,8 +27,9 @@ class Peers:
     A collective that waits for a dead process cannot be interrupted, and on an accelerator it waits forever. So every
     process writes a pulse into the coordination service of ``jax.distributed``. Process 0 reads all pulses and writes a
     verdict that names silent processes; the others read the verdict. Silence is counted in rounds of process 0 and not by
-    the clock, so that no process is declared dead after the whole job was suspended. If process 0 itself is killed, the
-    service ends with it, and JAX ends the other processes at once.
+    the clock, so that no process is declared dead after the whole job was suspended. If process 0 is stopped (SIGSTOP, a
+    host that hangs), the service does not answer: the others notice that their own rounds do not come to an end. If
+    process 0 is killed, the service ends with it, and JAX ends the other processes at once, with its own message.
 
     Args:
       client: of the coordination service.
@@ -44,10 +45,13 @@ class Peers:
         self._heard: dict[int, str] = {}  # the last pulse of each process, for process 0
         self._silent_rounds = [0] * count
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._guard = threading.Thread(target=self._watch_service, name="coordinator", daemon=True)
 
     def start(self) -> None:
         """Start watching."""
         self._thread.start()
+        if self.index:
+            self._guard.start()
 
     def leave(self) -> None:
         """Stop watching, because this process has finished."""
@@ -66,7 +70,7 @@ class Peers:
             sys.stderr.flush()
         if isinstance(error, jax.errors.JaxRuntimeError):
             # A dead process may have broken a collective: then the thread names that process and ends this one.
-            self._thread.join(SILENCE_SECONDS + 2 * PULSE_SECONDS)
+            self._thread.join(2 * SILENCE_SECONDS)  # the rounds of process 0 take a little longer than their pauses
         self._leaving.set()
         self.client.key_value_set(
             f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}", allow_overwrite=True
@@ -88,6 +92,17 @@ class Peers:
                 remedy = "" if code == "2" else ". Remedy: start the job again; it continues from its last checkpoint"
                 print(f"mlm-jax: error: {problem}{remedy}", file=sys.stderr, flush=True)
                 self._exit(int(code))
+
+    def _watch_service(self) -> None:
+        """End this process if the service, which process 0 keeps, does not answer for too long."""
+        pulse, waited = 0, 0
+        while not self._leaving.wait(PULSE_SECONDS):
+            waited = waited + 1 if pulse == self._pulse else 0  # rounds of this thread, which a suspended job does not count
+            pulse = self._pulse
+            if waited * PULSE_SECONDS >= SILENCE_SECONDS:
+                print(f"mlm-jax: error: process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s. Remedy: "
+                      "start the job again; it continues from its last checkpoint", file=sys.stderr, flush=True)  # fmt: skip
+                self._exit(1)
 
     def _judge(self) -> None:
         """Count the rounds in which each process has been silent, and write a verdict if one is dead."""

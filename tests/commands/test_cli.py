@@ -171,7 +171,8 @@ def test_fill_mask_answers_a_line_before_the_next_one_is_written(monkeypatch, ca
 
     read, write = os.pipe()
     monkeypatch.setattr(os, "fstat", lambda descriptor, fstat=os.fstat: fstat(read if descriptor == 0 else descriptor))
-    monkeypatch.setattr(fill_mask, "read_lines", lambda place: (line.rstrip("\n") for line in open(read, encoding="utf-8")))
+    lines = os.fdopen(read, encoding="utf-8")
+    monkeypatch.setattr(fill_mask, "read_lines", lambda place: (line.rstrip("\n") for line in lines))
 
     class Model:
         def fill_masks(self, texts, **options):

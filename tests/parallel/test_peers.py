@@ -1,5 +1,7 @@
 """A process that dies or fails ends the others with a line that names it."""
 
+import threading
+
 import jax
 import pytest
 
@@ -59,6 +61,21 @@ def test_everyone_learns_who_is_silent(quick, capfd):
     assert len(errors) == 2 and all(
         "mlm-jax: error: process 2 of 3 died: not heard of for" in line for line in errors
     ), errors
+
+
+class Hanging(Service):
+    """What the service looks like when process 0 is stopped: a call does not come back."""
+
+    def key_value_dir_get(self, folder):
+        threading.Event().wait(30)
+
+
+def test_a_process_0_that_is_stopped_ends_the_others_with_a_line(quick, capfd):
+    peer = Peers(Hanging(), 1, 2)
+    peer.start()
+    peer._guard.join(20)
+    assert quick == [1]
+    assert "mlm-jax: error: process 0 of 2 died: not heard of for 0 s. Remedy: start the job again" in capfd.readouterr().err
 
 
 def test_who_has_done_its_work_is_not_dead(quick):
