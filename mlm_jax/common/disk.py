@@ -39,13 +39,14 @@ def disk_problem(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(place: str | Path, *, left: str = "", remedy: str = "") -> Iterator[None]:
+def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there: bool = False) -> Iterator[None]:
     """Turn errors of the disk inside the block into a UserError.
 
     Args:
       place: file or folder that is written.
       left: what the message adds about what is there now, such as "nothing half-written was left".
       remedy: instead of that of a full or read-only disk.
+      is_there: whether ``place`` is a folder that is there now: any error means that it is gone if it is then not there.
 
     Raises:
       UserError: the disk is full or read-only, ``place`` may not be written, or its folder is gone.
@@ -56,6 +57,8 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "") -> Itera
         raise
     except Exception as error:  # TensorStore raises ValueError, safetensors its own
         problem = disk_problem(error)
+        if is_there and not Path(place).is_dir():
+            raise UserError("this folder is gone", file=place, remedy="bring it back, or begin in another one") from error
         if not problem and not isinstance(error, OSError):
             raise
         if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():

@@ -63,7 +63,7 @@ from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
 
-KEPT, SAME_COMMAND = "checkpoints are whole", "make room, or bring it back, and run the same command again"
+KEPT, SAME_COMMAND = "checkpoints are whole", "make room and run the same command again"
 LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         The same call continues.
     """
     workdir = local_path(workdir)
-    with quiet_orbax(), StopSignal() as stop, disk_errors(workdir, left=KEPT, remedy=SAME_COMMAND):
+    with quiet_orbax(), StopSignal() as stop, disk_errors(workdir):
         try:
             with contextlib.ExitStack() as held:
                 return _train(config, workdir, stop, held)
@@ -112,6 +112,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
     for tasks in curriculum.tasks_by_phase(config, task_kinds):
         check_rows(tasks, mesh, config.training.microbatches, groups)
     held.enter_context(only_writer(workdir / "train") if first else contextlib.nullcontext())
+    held.enter_context(disk_errors(workdir, left=KEPT, remedy=SAME_COMMAND, is_there=workdir.is_dir()))
     programs = CompiledPrograms(workdir, first)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.

@@ -132,6 +132,10 @@ def test_errors_of_the_disk_are_one_line_and_others_are_as_they_were(tmp_path):
         raise OSError(errno.ENOSPC, "x")
     with pytest.raises(UserError, match="its folder is gone"), disk_errors(tmp_path / "gone" / "x"):
         (tmp_path / "gone" / "x").write_text("")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="this folder is gone"), disk_errors(tmp_path / "run", is_there=True):
+        (tmp_path / "run").rmdir()
+        raise ValueError("NOT_FOUND: whatever a library says")
     with pytest.raises(UserError, match="cannot write: Is a directory"), writing(str(tmp_path)):
         pass
     for other in (ValueError, FileNotFoundError):
