@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import sentencepiece
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.transplant import BYTE
+from mlm_jax.adaptation.grow_published import grow_published
+from mlm_jax.adaptation.merging import count_words, further_merges
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.store.prepare import SENTENCE
 from mlm_jax.data.vocabulary.normalisation import normalise_like
@@ -24,27 +24,25 @@ MOST_DOCUMENTS = 200_000  # that new pieces are learned from
 def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[str], pieces: int) -> Vocabulary:
     """Add a language's token and up to ``pieces`` pieces of its text, learned as the old ones were (unigram or BPE).
 
-    If the text has letters that no old piece has, every added piece holds such a character: other text is cut as before,
-    and what used to fall back to bytes is not any more. If its script is known, the new pieces are longer ones of the old
-    characters. Old text is then cut as before, except where a new piece covers it.
+    A published vocabulary has no language tokens and gets pieces only (:mod:`mlm_jax.adaptation.grow_published`). In one of
+    ours, if the text has letters that no old piece has, every added piece holds such a character: other text is cut as
+    before, and what used to fall back to bytes is not any more. If its script is known, the new pieces are longer ones of
+    the old characters. Old text is then cut as before, except where a new piece covers it.
 
     Args:
-      vocabulary: of SentencePiece; ids of its pieces stay.
+      vocabulary: of any kind; ids of its pieces stay.
       language: code of the new language.
       sentences: its text.
       pieces: at most.
 
     Raises:
-      UserError: the vocabulary is not of SentencePiece, or has the language already; ``pieces`` is below 0, or the text
+      UserError: the vocabulary has the language already; ``pieces`` is below 0, or the text
         does not do to train them.
     """
     if pieces < 0:
         raise UserError(f"there cannot be {pieces} new pieces", remedy="give a number from 0")
     if isinstance(vocabulary, PublishedVocabulary):
-        raise UserError(
-            "a published model's vocabulary cannot be grown",
-            remedy="train a vocabulary for all languages, and take over the weights with checkpoint.init",
-        )
+        return grow_published(vocabulary, sentences, pieces)
     if vocabulary.is_bytes and pieces:
         raise UserError("a vocabulary of bytes needs no new pieces", remedy="grow it by 0 pieces")
     if language in vocabulary.languages:
@@ -80,8 +78,9 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
     is_new_script = any(character.isalpha() for character in alphabet - characters)
     if is_bpe and not is_new_script:
         least = min(entry.score for entry in old.pieces if entry.type == entry.NORMAL)
-        merged = further_merges(_words(vocabulary, parts), count, {entry.piece for entry in old.pieces})
-        return [(piece, least - 1 - rank) for rank, piece in enumerate(merged)]
+        there = {entry.piece for entry in old.pieces}
+        merged = dict.fromkeys(map("".join, further_merges(count_words(vocabulary, parts), count, there)))
+        return [(piece, least - 1 - rank) for rank, piece in enumerate(piece for piece in merged if piece not in there)]
     text = [part for part in parts if set(part) - characters] if is_new_script else parts
     alphabet = set().union(*text)
     out = io.BytesIO()
@@ -100,67 +99,6 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and p.piece not in there]
     found = [entry for entry in found if set(entry[0]) - characters] if is_new_script else found
     return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
-
-
-def _words(vocabulary: Vocabulary, texts: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """Count the words of a text, as the pieces that the vocabulary cuts them into; bytes and unknown pieces end a word."""
-    words: Counter[tuple[str, ...]] = Counter()
-    starts, special = vocabulary.word_starts, vocabulary.is_special
-    pieces = vocabulary.pieces(range(vocabulary.size))
-    for ids in vocabulary.encode_batch(texts):
-        word: list[str] = []
-        for index in ids:
-            if starts[index] or special[index] or BYTE.fullmatch(pieces[index]):
-                words[tuple(word)] += 1
-                word = []
-            if not (special[index] or BYTE.fullmatch(pieces[index])):
-                word.append(pieces[index])
-        words[tuple(word)] += 1
-    return words
-
-
-def further_merges(words: Mapping[tuple[str, ...], int], count: int, known: Collection[str]) -> list[str]:
-    """Return the pieces that BPE would go on with: of the commonest pair of neighbours, again and again (Sennrich et al. 2016).
-
-    Args:
-      words: {pieces of a word: how often it occurs}.
-      count: of new pieces, at most; a pair that occurs once only makes none.
-      known: pieces that there are already.
-
-    Returns:
-      new pieces, in the order of their merges.
-    """
-    cut = [list(word) for word in words]
-    often = [words[word] for word in words]
-    pairs: Counter[tuple[str, str]] = Counter()
-    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that had it
-    for number, word in enumerate(cut):
-        for pair in zip(word, word[1:]):
-            pairs[pair] += often[number]
-            places[pair].add(number)
-    found: dict[str, None] = {}
-    while len(found) < count and pairs:
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        if pairs[best] < 2:
-            break
-        for number in places.pop(best):
-            word = cut[number]
-            for pair in zip(word, word[1:]):
-                pairs[pair] -= often[number]
-            merged: list[str] = []
-            for piece in word:  # from the left, as BPE merges
-                if merged and (merged[-1], piece) == best:
-                    merged[-1] += piece
-                else:
-                    merged.append(piece)
-            cut[number] = merged
-            for pair in zip(merged, merged[1:]):
-                pairs[pair] += often[number]
-                places[pair].add(number)
-        pairs = +pairs  # without those that are gone
-        if "".join(best) not in known:
-            found.setdefault("".join(best))
-    return list(found)
 
 
 def language_specific(model: ConfigDict) -> list[str]:

@@ -126,6 +126,7 @@ def row_sources(old: Vocabulary, new: Vocabulary, like: Mapping[str, str] | None
     known: dict[str, int] = {}
     for index, piece in enumerate(old.pieces(range(old.size))):
         known.setdefault(piece, index)
+    spelt = {_in_words(piece, old): index for piece, index in known.items()}
     special = {new.pieces([index])[0] for index in new.special_ids.tolist()}
     tokens = {language_token(code): code for code in new.languages}
     sources = []
@@ -139,8 +140,15 @@ def row_sources(old: Vocabulary, new: Vocabulary, like: Mapping[str, str] | None
         elif piece in special or BYTE.fullmatch(piece):
             sources.append([])
         else:
-            sources.append(spelling(piece, known))
+            sources.append(spelling(_in_words(piece, new), spelt))
     return sources
+
+
+def _in_words(piece: str, vocabulary: Vocabulary) -> str:
+    """Return a piece with ▁ where a word begins, also of WordPiece, which marks the pieces inside a word with ``##``."""
+    if not getattr(vocabulary, "marks_inside", False):
+        return piece
+    return piece.removeprefix("##") if piece.startswith("##") else WORD + piece
 
 
 def spelling(piece: str, known: Mapping[str, int]) -> list[int]:

@@ -46,6 +46,7 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
     from mlm_jax.adaptation.grow import MOST_DOCUMENTS, grow_vocabulary, language_specific
     from mlm_jax.checkpoints.checkpoint import load_parameters
     from mlm_jax.data.text.corpora import documents
+    from mlm_jax.interop.published_tokenizer import UNUSED_ROWS
 
     if Path(out).exists():
         raise UserError("this folder already exists", file=out, remedy="name another folder")
@@ -64,12 +65,16 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
         shutil.rmtree(out, ignore_errors=True)  # it was not there before
         raise UserError(f"cannot write: {error.strerror}", file=out) from error
     own = [f'("{pattern}", {len(loaded.languages)}), ' for pattern in language_specific(loaded.config.model)]
-    trained = f'(("(embedding|output|output_bias)", {old.size}), {"".join(own)}(".*", True))'
+    reused = old.pieces(range(old.size)) != grown.pieces(range(old.size))  # places that were kept for later
+    frozen = False if reused else old.size
+    trained = f'(("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
+    multiple = loaded.config.model.vocabulary_multiple
+    rounded = -grown.size % multiple > UNUSED_ROWS  # as of an import whose table is not rounded up evenly
     print(
         f"{grown.size - old.size:,} pieces added to {old.size:,}. "
         "A config that trains the new language and leaves the others alone:\n"
         f"    config.languages = {(*loaded.languages, language)}\n"
         f'    config.vocabulary.path = "{out}"\n'
         f'    config.checkpoint.init = {{"from": "{place}"}}\n'
-        f"    config.optimizer.freeze_table = {trained}"
+        f"    config.optimizer.freeze_table = {trained}" + ("\n    config.model.vocabulary_multiple = 1" if rounded else "")
     )

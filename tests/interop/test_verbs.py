@@ -87,14 +87,6 @@ def test_blanks_of_an_imported_model_are_filled_in_as_in_transformers(imported):
         assert found[0][0].text.count("<mask>") == text.count("<mask>") - 1
 
 
-def test_a_published_vocabulary_is_not_grown(imported, tmp_path, capsys):
-    (tmp_path / "el.txt").write_text("θεος ην ο λογος\n", encoding="utf-8")
-    arguments = ["grow", str(imported[2]), "--language", "el", "--text", str(tmp_path / "el.txt")]
-    assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 2
-    assert "a published model's vocabulary cannot be grown. Remedy: " in capsys.readouterr().err
-    assert not (tmp_path / "grown").exists()
-
-
 def test_export_of_an_import_is_the_original(imported, tmp_path):
     model, theirs, ours = imported
     assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "again")]) == 0

@@ -153,6 +153,11 @@ class PublishedVocabulary(Vocabulary):
         """Make the vocabulary from its :meth:`files`, as :meth:`Vocabulary.from_files`."""
         return cls(read(TOKENIZER).decode(), facts["ids"], facts["languages"])
 
+    @cached_property
+    def marks_inside(self) -> bool:
+        """Whether pieces inside a word are marked (``##``), and not those that begin one."""
+        return json.loads(self._text)["model"].get("type") == "WordPiece"
+
     @property
     def tokenizer_json(self) -> str:
         """The text of ``tokenizer.json``, as it came."""
