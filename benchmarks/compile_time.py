@@ -23,9 +23,11 @@ SHARED = {"layers": 4, "weights": "shared"}
 PLANS = {
     "a decoder each": ((SHARED,), (SHARED | {"weights": "target_language"},)),
     "an encoder each": ((SHARED | {"weights": "source_language"},), (SHARED,)),
-    "adapters": ((SHARED | {"adapter": 32, "adapter_weights": "source_language"},),
-                 (SHARED | {"adapter": 32, "adapter_weights": "target_language"},)),
-}  # fmt: skip
+    "adapters": (
+        (SHARED | {"adapter": 32, "adapter_weights": "source_language"},),
+        (SHARED | {"adapter": 32, "adapter_weights": "target_language"},),
+    ),
+}
 
 
 def seconds(plan: str, languages: int) -> float:
@@ -51,7 +53,12 @@ def main() -> None:
     counts = parser.parse_args().languages
     seconds("adapters", 2)  # what only the first compilation takes
     for plan in PLANS:
-        print(f"{plan:16s}", *(f"{count} languages {seconds(plan, count):5.1f} s" for count in counts), sep="  ", flush=True)
+        print(
+            f"{plan:16s}",
+            *(f"{count} languages {seconds(plan, count):5.1f} s" for count in counts),
+            sep="  ",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

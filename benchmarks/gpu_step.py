@@ -33,15 +33,51 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {
-    "mmbert-base": {"family": "modernbert", "layers": 22, "width": 768, "heads": 12, "mlp": 1152, "vocabulary": 256_000,
-                    "length": 1024, "mask_rate": 0.3, "rows": (16, 48, 32)},
-    "mmbert-small": {"family": "modernbert", "layers": 22, "width": 384, "heads": 6, "mlp": 1152, "vocabulary": 256_000,
-                     "length": 1024, "mask_rate": 0.3, "rows": (16, 64, 32)},
-    "xlmr-base": {"family": "xlmr", "layers": 12, "width": 768, "heads": 12, "mlp": 3072, "vocabulary": 250_002,
-                  "length": 512, "mask_rate": 0.15, "rows": (32, 96, 64)},
-    "tiny": {"family": "modernbert", "layers": 2, "width": 64, "heads": 2, "mlp": 96, "vocabulary": 512, "length": 64,
-             "mask_rate": 0.3, "rows": (4, 8)},
-}  # fmt: skip
+    "mmbert-base": {
+        "family": "modernbert",
+        "layers": 22,
+        "width": 768,
+        "heads": 12,
+        "mlp": 1152,
+        "vocabulary": 256_000,
+        "length": 1024,
+        "mask_rate": 0.3,
+        "rows": (16, 48, 32),
+    },
+    "mmbert-small": {
+        "family": "modernbert",
+        "layers": 22,
+        "width": 384,
+        "heads": 6,
+        "mlp": 1152,
+        "vocabulary": 256_000,
+        "length": 1024,
+        "mask_rate": 0.3,
+        "rows": (16, 64, 32),
+    },
+    "xlmr-base": {
+        "family": "xlmr",
+        "layers": 12,
+        "width": 768,
+        "heads": 12,
+        "mlp": 3072,
+        "vocabulary": 250_002,
+        "length": 512,
+        "mask_rate": 0.15,
+        "rows": (32, 96, 64),
+    },
+    "tiny": {
+        "family": "modernbert",
+        "layers": 2,
+        "width": 64,
+        "heads": 2,
+        "mlp": 96,
+        "vocabulary": 512,
+        "length": 64,
+        "mask_rate": 0.3,
+        "rows": (4, 8),
+    },
+}
 WINDOW, GLOBAL_EVERY = 128, 3
 WARM_UP, PROFILED, KERNELS = 3, 3, 25
 STAGES = ("embedding", "memory_attention", "attention", "feed_forward", "head", "cross_entropy", "optimizer")
@@ -57,15 +93,28 @@ def our_config(shape: dict, rows: int) -> Any:
 
     config = default_config()
     config.vocabulary.size = shape["vocabulary"]
-    config.model.update(width=shape["width"], heads=shape["heads"], mlp_width=shape["mlp"], dtype="bfloat16", window=WINDOW,
-                        encoder=({"layers": shape["layers"], "weights": "shared"},), max_positions=shape["length"],
-                        global_every=GLOBAL_EVERY)  # fmt: skip
+    config.model.update(
+        width=shape["width"],
+        heads=shape["heads"],
+        mlp_width=shape["mlp"],
+        dtype="bfloat16",
+        window=WINDOW,
+        encoder=({"layers": shape["layers"], "weights": "shared"},),
+        max_positions=shape["length"],
+        global_every=GLOBAL_EVERY,
+    )
     if shape["family"] == "xlmr":
         config.model.update(
-            position="learned", norm_position="post", norms=("embedding",), activation="gelu", global_every=1,
-            biases=("norm", "attention", "mlp", "head"), max_positions=shape["length"] + 2, position_offset=2,
+            position="learned",
+            norm_position="post",
+            norms=("embedding",),
+            activation="gelu",
+            global_every=1,
+            biases=("norm", "attention", "mlp", "head"),
+            max_positions=shape["length"] + 2,
+            position_offset=2,
             embedding_types=1,
-        )  # fmt: skip
+        )
     config.tasks = {
         "mlm": {"objective": "mlm", "rows": rows, "length": shape["length"], "mask_rate": shape["mask_rate"]}
     }
@@ -111,10 +160,13 @@ def our_side(shape: dict, rows: int, steps: int) -> dict:
     seconds = timed(run, steps)
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
-        "seconds": seconds, "compilation": compilation, "memory": memory, "device": jax.devices()[0].device_kind,
+        "seconds": seconds,
+        "compilation": compilation,
+        "memory": memory,
+        "device": jax.devices()[0].device_kind,
         "flops": sum(parts.values()) - parts["attention"] + attention_flops(shape, rows),
         "profile": profile(run, compiled.as_text()),
-    }  # fmt: skip
+    }
 
 
 def attention_flops(shape: dict, rows: int) -> float:
@@ -159,10 +211,11 @@ def profile(run: Callable[[], None], program: str) -> dict:
         stages[stage_of.get(name, "other")] += milliseconds
     longest = sorted(kernels, key=lambda name: -kernels[name])[:KERNELS]
     return {
-        "milliseconds": sum(kernels.values()), "kernels_a_step": len(kernels),
+        "milliseconds": sum(kernels.values()),
+        "kernels_a_step": len(kernels),
         "stages": dict(sorted(stages.items(), key=lambda item: -item[1])),
         "longest": [[name, stage_of.get(name, "other"), kernels[name]] for name in longest],
-    }  # fmt: skip
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- torch
@@ -177,20 +230,38 @@ def torch_side(attention: str) -> Callable[[dict, int, int], dict]:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         common = {
-            "vocab_size": shape["vocabulary"], "hidden_size": shape["width"], "num_hidden_layers": shape["layers"],
-            "num_attention_heads": shape["heads"], "intermediate_size": shape["mlp"], "attn_implementation": attention,
-        }  # fmt: skip
+            "vocab_size": shape["vocabulary"],
+            "hidden_size": shape["width"],
+            "num_hidden_layers": shape["layers"],
+            "num_attention_heads": shape["heads"],
+            "intermediate_size": shape["mlp"],
+            "attn_implementation": attention,
+        }
         if shape["family"] == "xlmr":
-            model = XLMRobertaForMaskedLM(XLMRobertaConfig(
-                **common, max_position_embeddings=shape["length"] + 2, type_vocab_size=1, hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            ))  # fmt: skip
+            model = XLMRobertaForMaskedLM(
+                XLMRobertaConfig(
+                    **common,
+                    max_position_embeddings=shape["length"] + 2,
+                    type_vocab_size=1,
+                    hidden_dropout_prob=0.0,
+                    attention_probs_dropout_prob=0.0,
+                )
+            )
         else:
-            model = ModernBertForMaskedLM(ModernBertConfig(
-                **common, max_position_embeddings=shape["length"], sparse_prediction=True, local_attention=WINDOW,
-                global_attn_every_n_layers=GLOBAL_EVERY, pad_token_id=0, bos_token_id=3, eos_token_id=1, cls_token_id=3,
-                sep_token_id=1,
-            ))  # fmt: skip
+            model = ModernBertForMaskedLM(
+                ModernBertConfig(
+                    **common,
+                    max_position_embeddings=shape["length"],
+                    sparse_prediction=True,
+                    local_attention=WINDOW,
+                    global_attn_every_n_layers=GLOBAL_EVERY,
+                    pad_token_id=0,
+                    bos_token_id=3,
+                    eos_token_id=1,
+                    cls_token_id=3,
+                    sep_token_id=1,
+                )
+            )
         model = model.to(device).train()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
@@ -235,9 +306,11 @@ def ceiling_side(shape: dict, rows: int, steps: int) -> dict:
     copy = jax.jit(lambda x: x + 1)
     copied = statistics.median(timed(lambda: copy(large).block_until_ready(), steps))
     return {
-        "flops_per_second": times * 2 * size**3 / seconds, "bytes_per_second": 2 * large.nbytes / copied,
-        "gradient_errors": attention_errors(), "device": jax.devices()[0].device_kind,
-    }  # fmt: skip
+        "flops_per_second": times * 2 * size**3 / seconds,
+        "bytes_per_second": 2 * large.nbytes / copied,
+        "gradient_errors": attention_errors(),
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def attention_errors() -> dict[str, float]:
@@ -249,7 +322,9 @@ def attention_errors() -> dict[str, float]:
 
     keys = jax.random.split(jax.random.key(0), 3)
     exact = [jax.random.normal(key, (2, 1024, 4, 64), jnp.float32).astype(jnp.bfloat16) for key in keys]
-    segments = jnp.tile(jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([500, 20, 404, 100]), total_repeat_length=1024), (2, 1))
+    segments = jnp.tile(
+        jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([500, 20, 404, 100]), total_repeat_length=1024), (2, 1)
+    )
 
     def gradients(implementation: str, window: int, dtype: Any) -> list[jax.Array]:
         def total(arrays: list[jax.Array]) -> jax.Array:
@@ -288,7 +363,18 @@ SIDES = {"ceiling": ceiling_side, "ours": our_side, "sdpa": torch_side("sdpa"), 
 
 def in_process(side: str, rows: int, options: argparse.Namespace, seconds: float) -> dict:
     """Run one side in a process of its own; returns its result, or {"failed": why}."""
-    command = [sys.executable, __file__, "--side", side, "--at", str(rows), "--steps", str(options.steps), "--shape", options.shape]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        side,
+        "--at",
+        str(rows),
+        "--steps",
+        str(options.steps),
+        "--shape",
+        options.shape,
+    ]
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if options.tiny:
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -320,7 +406,11 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
         begun = time.monotonic()
         result = found[f"{side} at {rows}"] = in_process(side, rows, options, left)
         longest[side] = max(longest.get(side, 0.0), time.monotonic() - begun)
-        print(f"{side} at {rows}: {result.get('failed') or 'measured'} ({longest[side]:.0f} s)", file=sys.stderr, flush=True)
+        print(
+            f"{side} at {rows}: {result.get('failed') or 'measured'} ({longest[side]:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     add("ceiling", first)
     for side in ("ours", *peers):
@@ -350,20 +440,30 @@ def summary(shape: dict, found: dict[str, dict]) -> dict:
             sides[name] = {"failed": result["failed"]}
             continue
         sides[name] = {
-            "milliseconds": 1e3 * seconds, "tokens_per_second": int(rows) * shape["length"] / seconds,
+            "milliseconds": 1e3 * seconds,
+            "tokens_per_second": int(rows) * shape["length"] / seconds,
             "peak_bytes": result["memory"],
-        }  # fmt: skip
+        }
         if "flops" in result and peak:
             sides[name]["mfu"] = result["flops"] / seconds / peak
 
     def fastest(names: tuple[str, ...], rows: str = "") -> float:
-        speeds = [each.get("tokens_per_second", 0.0) for name, each in sides.items()
-                  if name.split(" at ")[0] in names and name.split(" at ")[1] == (rows or name.split(" at ")[1])]  # fmt: skip
+        speeds = [
+            each.get("tokens_per_second", 0.0)
+            for name, each in sides.items()
+            if name.split(" at ")[0] in names and name.split(" at ")[1] == (rows or name.split(" at ")[1])
+        ]
         return max(speeds, default=0.0)
 
     first, theirs = str(shape["rows"][0]), ("sdpa", "flex")
-    pairs = {"same_rows": (fastest(("ours",), first), fastest(theirs, first)), "best": (fastest(("ours",)), fastest(theirs))}
-    return {"sides": sides, "times_torch": {name: ours / torch for name, (ours, torch) in pairs.items() if ours and torch}}
+    pairs = {
+        "same_rows": (fastest(("ours",), first), fastest(theirs, first)),
+        "best": (fastest(("ours",)), fastest(theirs)),
+    }
+    return {
+        "sides": sides,
+        "times_torch": {name: ours / torch for name, (ours, torch) in pairs.items() if ours and torch},
+    }
 
 
 def has_gpu() -> bool:
@@ -394,15 +494,22 @@ def main() -> int:
     first = shape["rows"][0]
     ceiling, ours = found[f"ceiling at {first}"], found[f"ours at {first}"]
     result = {
-        "date": datetime.date.today().isoformat(), "device": ceiling.get("device") or ours.get("device"),
-        "shape": {"name": options.shape} | shape, "versions": versions(), "ceiling": ceiling, **summary(shape, found),
-        "compilation_seconds": ours.get("compilation"), "profile": ours.get("profile"),
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "device": ceiling.get("device") or ours.get("device"),
+        "shape": {"name": options.shape} | shape,
+        "versions": versions(),
+        "ceiling": ceiling,
+        **summary(shape, found),
+        "compilation_seconds": ours.get("compilation"),
+        "profile": ours.get("profile"),
+    }
     report(result)
     if options.tiny:
         print("a smoke run on a CPU: none of these numbers says anything about speed")
     device = re.sub(r"\W+", "-", result["device"] or "unknown")
-    file = options.json or (None if options.tiny else RESULTS / f"gpu_step-{result['date']}-{device}-{options.shape}.json")
+    file = options.json or (
+        None if options.tiny else RESULTS / f"gpu_step-{result['date']}-{device}-{options.shape}.json"
+    )
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n")
@@ -430,7 +537,9 @@ def report(result: dict) -> None:
     if "failed" in ceiling:
         print(f"ceiling: {ceiling['failed']}")
     else:
-        print(f"ceiling: {ceiling['flops_per_second'] / 1e12:.1f} TFLOP/s, {ceiling['bytes_per_second'] / 1e12:.2f} TB/s")
+        print(
+            f"ceiling: {ceiling['flops_per_second'] / 1e12:.1f} TFLOP/s, {ceiling['bytes_per_second'] / 1e12:.2f} TB/s"
+        )
         for name, error in ceiling["gradient_errors"].items():
             print(f"relative error of attention's gradient in bfloat16: {error:.1e} ({name})")
     for name, each in result["sides"].items():
@@ -438,12 +547,16 @@ def report(result: dict) -> None:
             print(f"{name:16s} {each['failed']}")
             continue
         mfu = f"   MFU {each['mfu']:.1%}" if "mfu" in each else ""
-        print(f"{name:16s} {each['milliseconds']:8.1f} ms {each['tokens_per_second']:12,.0f} tokens/s "
-              f"{each['peak_bytes'] / 1e9:6.1f} GB{mfu}")  # fmt: skip
+        print(
+            f"{name:16s} {each['milliseconds']:8.1f} ms {each['tokens_per_second']:12,.0f} tokens/s "
+            f"{each['peak_bytes'] / 1e9:6.1f} GB{mfu}"
+        )
     for name, ratio in result["times_torch"].items():
         print(f"{ratio:.2f}x torch ({name.replace('_', ' ')})")
     if traced := result["profile"]:
-        print(f"our step on the device: {traced['milliseconds']:.1f} ms; compiled in {result['compilation_seconds']:.0f} s")
+        print(
+            f"our step on the device: {traced['milliseconds']:.1f} ms; compiled in {result['compilation_seconds']:.0f} s"
+        )
         for stage, milliseconds in traced["stages"].items():
             print(f"  {stage:18s} {milliseconds:8.2f} ms")
         for name, stage, milliseconds in traced["longest"]:

@@ -23,16 +23,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 ENCODERS = {
-    "base": {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12,
-             "max_position_embeddings": 1024},
-    "tiny": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-             "max_position_embeddings": 256},
-}  # fmt: skip
+    "base": {
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+    },
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
+}
 DECODERS = {
-    "base": {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12,
-             "feed_forward_proj": "gated-gelu"},
+    "base": {
+        "vocab_size": 32_128,
+        "d_model": 768,
+        "d_kv": 64,
+        "d_ff": 2048,
+        "num_layers": 12,
+        "num_heads": 12,
+        "feed_forward_proj": "gated-gelu",
+    },
     "tiny": {"vocab_size": 1024, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
-}  # fmt: skip
+}
 TEXTS = {"base": (8192, 512), "tiny": (24, 6)}  # {size: (texts to embed, texts to translate)}
 BATCH = {"base": (256, 128), "tiny": (8, 4)}  # the same for torch's batches, of texts sorted by length
 WRITTEN = {"base": 64, "tiny": 8}  # tokens of a translation
@@ -112,7 +129,9 @@ def their_translate(beams: int) -> Callable[[Path, str], tuple[Callable[[], obje
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = transformers.T5ForConditionalGeneration.from_pretrained(folder / "decoder", dtype=dtype).to(device).eval()
+        model = (
+            transformers.T5ForConditionalGeneration.from_pretrained(folder / "decoder", dtype=dtype).to(device).eval()
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "decoder")
         lines, batch = sorted(texts(TEXTS[size][1]), key=len), BATCH[size][1]
 
@@ -121,9 +140,13 @@ def their_translate(beams: int) -> Callable[[Path, str], tuple[Callable[[], obje
                 inputs = tokenizer(lines[first : first + batch], return_tensors="pt", padding=True).to(device)
                 with torch.inference_mode():
                     written = model.generate(
-                        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, num_beams=beams, do_sample=False,
-                        max_new_tokens=WRITTEN[size], min_new_tokens=WRITTEN[size],
-                    )  # fmt: skip
+                        input_ids=inputs.input_ids,
+                        attention_mask=inputs.attention_mask,
+                        num_beams=beams,
+                        do_sample=False,
+                        max_new_tokens=WRITTEN[size],
+                        min_new_tokens=WRITTEN[size],
+                    )
                 tokenizer.batch_decode(written)
 
         return run, len(lines) * WRITTEN[size]
@@ -194,13 +217,28 @@ def main() -> None:
         in_process("--make", "--folder", scratch, *flags, tiny=options.tiny)
         for what in SIDES:
             ours, theirs = (
-                json.loads(in_process("--side", what, str(who), "--folder", scratch, "--runs", str(options.runs), *flags,
-                                      tiny=options.tiny)) for who in (0, 1)
-            )  # fmt: skip
+                json.loads(
+                    in_process(
+                        "--side",
+                        what,
+                        str(who),
+                        "--folder",
+                        scratch,
+                        "--runs",
+                        str(options.runs),
+                        *flags,
+                        tiny=options.tiny,
+                    )
+                )
+                for who in (0, 1)
+            )
             result[what] = {"ours": ours, "torch": theirs, "times_torch": ours["per_second"] / theirs["per_second"]}
             unit = UNITS.get(what, "tokens/s")
-            print(f"{what:20s} {ours['per_second']:12,.0f} {unit}   torch {theirs['per_second']:12,.0f} {unit}   "
-                  f"{result[what]['times_torch']:.2f}x", flush=True)  # fmt: skip
+            print(
+                f"{what:20s} {ours['per_second']:12,.0f} {unit}   torch {theirs['per_second']:12,.0f} {unit}   "
+                f"{result[what]['times_torch']:.2f}x",
+                flush=True,
+            )
         a, b = (np.load(Path(scratch) / f"vectors_{who}.npy") for who in (0, 1))
         cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         result["embed"]["least_cosine"] = float(cosine.min())

@@ -19,9 +19,15 @@ from pathlib import Path
 import numpy as np
 
 FAMILIES = {
-    "xlm_roberta": "XLM-RoBERTa", "bert": "BERT, mBERT", "modernbert": "ModernBERT, mmBERT", "eurobert": "EuroBERT",
-    "xmod": "X-MOD", "t5": "T5", "mt5": "mT5", "umt5": "umT5",
-}  # fmt: skip
+    "xlm_roberta": "XLM-RoBERTa",
+    "bert": "BERT, mBERT",
+    "modernbert": "ModernBERT, mmBERT",
+    "eurobert": "EuroBERT",
+    "xmod": "X-MOD",
+    "t5": "T5",
+    "mt5": "mT5",
+    "umt5": "umT5",
+}
 
 
 MEASURED = """

@@ -65,12 +65,26 @@ sys.exit(cli.main())
 def start(workdir: Path, folder: Path, kill_at: int = 0) -> subprocess.Popen:
     """Start the run, or continue it; ``kill_at``: the file operation before which it kills itself."""
     environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": f"{ROOT}:{folder}", "KILL_AT": str(kill_at),
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": f"{ROOT}:{folder}",
+        "KILL_AT": str(kill_at),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",  # the run does not start itself again
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-    }  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM, "train", "--config", str(folder / "kills_config.py"), "--workdir", str(workdir)]
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    }
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "train",
+        "--config",
+        str(folder / "kills_config.py"),
+        "--workdir",
+        str(workdir),
+    ]
     with (folder / "log.txt").open("a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 

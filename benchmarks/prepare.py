@@ -78,8 +78,10 @@ def held_out(folder: Path, model: Path, rounds: int) -> None:
     found = collect(config)
     whole = statistics.median(seconds[True])
     finding, bytes_each = (time.process_time() - begun) / whole, 8 * len(found) / len(found.chosen)
-    print(f"held-out text: finding it takes {finding:.1%} of prepare, comparing costs {more:.1%}; "
-          f"{bytes_each:.1f} bytes for each of {len(found.chosen):,} texts, sentences included")  # fmt: skip
+    print(
+        f"held-out text: finding it takes {finding:.1%} of prepare, comparing costs {more:.1%}; "
+        f"{bytes_each:.1f} bytes for each of {len(found.chosen):,} texts, sentences included"
+    )
 
 
 def theirs(folder: Path, tokenizer) -> tuple[float, int]:
@@ -94,8 +96,11 @@ def theirs(folder: Path, tokenizer) -> tuple[float, int]:
             lines = datasets.load_dataset(
                 "text", data_files=str(folder / f"{language}.txt"), split="train", cache_dir=out
             )
-            mapped = lines.map(lambda batch: {"input_ids": [e.ids for e in tokenizer.encode_batch(batch["text"])]},
-                               batched=True, remove_columns=["text"])  # fmt: skip
+            mapped = lines.map(
+                lambda batch: {"input_ids": [e.ids for e in tokenizer.encode_batch(batch["text"])]},
+                batched=True,
+                remove_columns=["text"],
+            )
             mapped.save_to_disk(f"{out}/{language}")
             sets.append(mapped)
         seconds = time.perf_counter() - begun

@@ -30,7 +30,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--every", type=int, default=20, help="steps between evaluations; checkpoints come twice as often")
+    parser.add_argument(
+        "--every", type=int, default=20, help="steps between evaluations; checkpoints come twice as often"
+    )
     options = parser.parse_args()
     seen: list[tuple[float, int]] = []  # MiB and open files at each evaluation
     evaluate = Reporter.evaluate
@@ -51,8 +53,10 @@ def main() -> int:
     part = max(len(settled) // 5, 1)
     memory = [statistics.median(memory for memory, _ in some) for some in (settled[:part], settled[-part:])]
     files = [max(count for _, count in some) for some in (settled[:part], settled[-part:])]
-    print(f"{options.steps:,} steps, {len(seen)} evaluations: memory {memory[0]:,.0f} → {memory[1]:,.0f} MiB, "
-          f"open files {files[0]} → {files[1]}")  # fmt: skip
+    print(
+        f"{options.steps:,} steps, {len(seen)} evaluations: memory {memory[0]:,.0f} → {memory[1]:,.0f} MiB, "
+        f"open files {files[0]} → {files[1]}"
+    )
     return int(memory[1] > 1.1 * memory[0] or files[1] > files[0] + 5)
 
 

@@ -21,8 +21,20 @@ from pathlib import Path
 
 def first_step(config: str, store: str, workdir: Path, compiled: Path) -> tuple[float, float]:
     """Start a run, end it after its first steps, and return seconds until its first evaluation and its first step."""
-    command = [sys.executable, "-m", "mlm_jax.cli", "train", "--config", config, "--workdir", str(workdir),
-               "--set", f"data.store={store}", "--set", "training.log_every=1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mlm_jax.cli",
+        "train",
+        "--config",
+        config,
+        "--workdir",
+        str(workdir),
+        "--set",
+        f"data.store={store}",
+        "--set",
+        "training.log_every=1",
+    ]
     begun = time.time()
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:

@@ -63,16 +63,28 @@ def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     config = default_config()
     config.vocabulary.size = shape.vocabulary
     config.model.update(
-        width=shape.width, heads=shape.heads, mlp_width=shape.mlp, window=0 if xlmr else 128,
-        max_positions=shape.length, encoder=({"layers": shape.layers, "weights": "shared"},),
-    )  # fmt: skip
+        width=shape.width,
+        heads=shape.heads,
+        mlp_width=shape.mlp,
+        window=0 if xlmr else 128,
+        max_positions=shape.length,
+        encoder=({"layers": shape.layers, "weights": "shared"},),
+    )
     if xlmr:
         config.model.update(
-            position="learned", norm_position="post", norms=("embedding",), activation="gelu",
-            biases=("norm", "attention", "mlp", "head"), global_every=1, max_positions=shape.length + 2, position_offset=2,
+            position="learned",
+            norm_position="post",
+            norms=("embedding",),
+            activation="gelu",
+            biases=("norm", "attention", "mlp", "head"),
+            global_every=1,
+            max_positions=shape.length + 2,
+            position_offset=2,
             embedding_types=1,
-        )  # fmt: skip
-    config.tasks = {"mlm": {"objective": "mlm", "rows": shape.rows, "length": shape.length, "mask_rate": shape.mask_rate}}
+        )
+    config.tasks = {
+        "mlm": {"objective": "mlm", "rows": shape.rows, "length": shape.length, "mask_rate": shape.mask_rate}
+    }
     config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
     mesh = make_mesh(config.mesh)
     program = build_program(config, planned_context(("en",), config), ("en",), mesh)
@@ -98,19 +110,41 @@ def torch_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     from transformers import ModernBertConfig, ModernBertForMaskedLM, XLMRobertaConfig, XLMRobertaForMaskedLM
 
     if xlmr:
-        model = XLMRobertaForMaskedLM(XLMRobertaConfig(
-            vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-            intermediate_size=shape.mlp, max_position_embeddings=shape.length + 2, type_vocab_size=1,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        ))  # fmt: skip
+        model = XLMRobertaForMaskedLM(
+            XLMRobertaConfig(
+                vocab_size=shape.vocabulary,
+                hidden_size=shape.width,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.mlp,
+                max_position_embeddings=shape.length + 2,
+                type_vocab_size=1,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
     else:
-        model = ModernBertForMaskedLM(ModernBertConfig(
-            vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-            intermediate_size=shape.mlp, max_position_embeddings=shape.length, sparse_prediction=True, local_attention=128,
-            pad_token_id=0, bos_token_id=3, eos_token_id=1, cls_token_id=3, sep_token_id=1,
-        ))  # fmt: skip
+        model = ModernBertForMaskedLM(
+            ModernBertConfig(
+                vocab_size=shape.vocabulary,
+                hidden_size=shape.width,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.mlp,
+                max_position_embeddings=shape.length,
+                sparse_prediction=True,
+                local_attention=128,
+                pad_token_id=0,
+                bos_token_id=3,
+                eos_token_id=1,
+                cls_token_id=3,
+                sep_token_id=1,
+            )
+        )
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
+    )
     rng = np.random.default_rng(0)
     tokens = torch.tensor(rng.integers(120, shape.vocabulary, (shape.rows, shape.length)))
 
@@ -179,8 +213,15 @@ def main() -> None:
             print(f"{who:12s} {name:30s} {count / 1e6:6.1f} M parameters {speed:8.0f} tokens/s")
         pairs = [b / a for a, b in zip(*taken)]
         ratio = statistics.median(pairs)
-        print(f"{ratio:.2f}x transformers {name} (median of {options.turns} turns, {min(pairs):.2f}–{max(pairs):.2f})", flush=True)
-        found[name] = {"shape": shape._asdict(), "tokens_per_second": dict(zip(("ours", "theirs"), speeds)), "ratio": ratio}
+        print(
+            f"{ratio:.2f}x transformers {name} (median of {options.turns} turns, {min(pairs):.2f}–{max(pairs):.2f})",
+            flush=True,
+        )
+        found[name] = {
+            "shape": shape._asdict(),
+            "tokens_per_second": dict(zip(("ours", "theirs"), speeds)),
+            "ratio": ratio,
+        }
     if options.json:
         with open(options.json, "w") as file:
             json.dump(found, file, indent=1)

@@ -253,7 +253,9 @@ def translate_train(seed: int, options: argparse.Namespace) -> dict[str, Values]
     translator = train("translate_train.py:translator", folder / f"translator-{seed}", seed)
     written = folder / f"synthetic-{seed}.tsv"
     english = config.english_texts()
-    write_synthetic(written, translator, english, "--from", "en", "--to", "de", "--synthetic", "forward", "--margin", "0")
+    write_synthetic(
+        written, translator, english, "--from", "en", "--to", "de", "--synthetic", "forward", "--margin", "0"
+    )
     shutil.copyfile(written, config.SYNTHETIC)  # the corpus that the config names
     found = {"translator": {"chrF++ de": evaluated(translator, "eval/chrf/")["de"]}}
     for kind in ("english", "translated"):
@@ -271,10 +273,12 @@ def model_transfer(seed: int, options: argparse.Namespace) -> dict[str, Values]:
         "from scratch": train("model_transfer.py:scratch", folder / f"scratch-{seed}", seed),
     }
     return {
-        name: {"bits per byte": last_metrics(workdir, "eval/bits_per_byte/")["de"],
-               "accuracy %": 100 * last_metrics(workdir, "eval/accuracy/")["de"]}
+        name: {
+            "bits per byte": last_metrics(workdir, "eval/bits_per_byte/")["de"],
+            "accuracy %": 100 * last_metrics(workdir, "eval/accuracy/")["de"],
+        }
         for name, workdir in runs.items()
-    }  # fmt: skip
+    }
 
 
 def new_language(seed: int, options: argparse.Namespace) -> dict[str, Values]:
@@ -283,8 +287,18 @@ def new_language(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     old = train("new_language.py:old", folder / f"old-{seed}", seed)
     vocabulary = folder / f"vocabulary-{seed}"
     if not vocabulary.is_dir():
-        mlm_jax("grow", str(old), "--language", "ko", "--text", "mlm_jax.data.bible:unlabelled_text", "--pieces", "1000",
-                "--out", str(vocabulary))  # fmt: skip
+        mlm_jax(
+            "grow",
+            str(old),
+            "--language",
+            "ko",
+            "--text",
+            "mlm_jax.data.bible:unlabelled_text",
+            "--pieces",
+            "1000",
+            "--out",
+            str(vocabulary),
+        )
     grown = {"vocabulary.path": vocabulary}
     runs = {
         "five languages": old,
@@ -367,7 +381,7 @@ COMPARISONS: dict[str, Callable[[int, argparse.Namespace], dict[str, Values]]] =
         adapters,
         multitask,
         entities,
-    )  # fmt: skip
+    )
 }
 
 

@@ -50,8 +50,17 @@ def main() -> int:
     parser.add_argument("--rows-per-chip", type=int, required=True, help="of every task")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    table = Table("chips", "topology", "mesh", "HBM GB a chip", "TFLOP a chip", "links GB a chip", "network GB a chip",
-                  "tokens/s a chip at most", "compiled in s")  # fmt: skip
+    table = Table(
+        "chips",
+        "topology",
+        "mesh",
+        "HBM GB a chip",
+        "TFLOP a chip",
+        "links GB a chip",
+        "network GB a chip",
+        "tokens/s a chip at most",
+        "compiled in s",
+    )
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         for name in options.topologies:

@@ -1,6 +1,6 @@
 """Seven languages in five scripts, a few minutes on two CPU cores, from the Bible in ``mlm_jax[demo]``.
 
-    pip install -e '.[demo]' && mlm-jax train --config configs/demo.py --workdir runs/demo
+pip install -e '.[demo]' && mlm-jax train --config configs/demo.py --workdir runs/demo
 """
 
 from mlm_jax.config import default_config

@@ -24,11 +24,13 @@ def get_config(argument=""):
     config.languages = (*LANGUAGES, "zh")
     config.data.labelled = {
         f"entities-{language}": {
-            "format": "conll", "language": language, "labels": TAGS,
+            "format": "conll",
+            "language": language,
+            "labels": TAGS,
             "validation": f"{folder or 'uner'}/{name}-ud-test.iob2",
         }
         for language, name in TESTS.items()
-    }  # fmt: skip
+    }
     config.data.labelled["entities-en"]["train"] = f"{folder or 'uner'}/en_ewt-ud-dev.iob2"
     config.data.store = "runs/entities/store"
     tagging = {"objective": "token_classification", "rows": 32, "length": 64}

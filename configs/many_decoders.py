@@ -1,6 +1,6 @@
 """Translation between 100 languages: one encoder for all, and six decoder layers of each target language's own.
 
-    mlm-jax plan --config configs/many_decoders.py --topology v5p:4x4x4
+mlm-jax plan --config configs/many_decoders.py --topology v5p:4x4x4
 """
 
 from mlm_jax.config import default_config

@@ -20,16 +20,119 @@ from mlm_jax.config import default_config
 
 # FineWeb2's codes of the languages (and of code) that each phase adds; the last one adds every other folder of text/.
 FIRST = (
-    "afr", "arb", "azj", "ben", "bul", "ces", "cmn", "code", "dan", "deu", "ekk", "ell", "eng", "fas", "fil", "fin", "fra",
-    "gle", "glg", "guj", "heb", "hin", "hrv", "hun", "ind", "ita", "jpn", "kat", "kaz", "khk", "khm", "kor", "lit", "lvs",
-    "mal", "mar", "mkd", "mya", "nld", "nob", "npi", "pbt", "pol", "por", "ron", "rus", "sin", "slk", "slv", "spa", "swe",
-    "swh", "tam", "tel", "tha", "tur", "ukr", "urd", "vie", "xho", "zsm",
-)  # fmt: skip
+    "afr",
+    "arb",
+    "azj",
+    "ben",
+    "bul",
+    "ces",
+    "cmn",
+    "code",
+    "dan",
+    "deu",
+    "ekk",
+    "ell",
+    "eng",
+    "fas",
+    "fil",
+    "fin",
+    "fra",
+    "gle",
+    "glg",
+    "guj",
+    "heb",
+    "hin",
+    "hrv",
+    "hun",
+    "ind",
+    "ita",
+    "jpn",
+    "kat",
+    "kaz",
+    "khk",
+    "khm",
+    "kor",
+    "lit",
+    "lvs",
+    "mal",
+    "mar",
+    "mkd",
+    "mya",
+    "nld",
+    "nob",
+    "npi",
+    "pbt",
+    "pol",
+    "por",
+    "ron",
+    "rus",
+    "sin",
+    "slk",
+    "slv",
+    "spa",
+    "swe",
+    "swh",
+    "tam",
+    "tel",
+    "tha",
+    "tur",
+    "ukr",
+    "urd",
+    "vie",
+    "xho",
+    "zsm",
+)
 SECOND = (
-    "als", "amh", "anp", "ars", "ary", "arz", "bel", "bew", "bod", "bos", "cat", "ceb", "ckb", "cym", "epo", "eus", "fry",
-    "gla", "gmh", "gsw", "hat", "hif", "hye", "isl", "jav", "kan", "kir", "kmr", "lao", "lat", "ltz", "mlt", "mri", "mww",
-    "nap", "nno", "nrm", "ory", "pan", "pcm", "plt", "rmy", "snd", "som", "srp", "tat", "tgk", "uzn", "yue",
-)  # fmt: skip
+    "als",
+    "amh",
+    "anp",
+    "ars",
+    "ary",
+    "arz",
+    "bel",
+    "bew",
+    "bod",
+    "bos",
+    "cat",
+    "ceb",
+    "ckb",
+    "cym",
+    "epo",
+    "eus",
+    "fry",
+    "gla",
+    "gmh",
+    "gsw",
+    "hat",
+    "hif",
+    "hye",
+    "isl",
+    "jav",
+    "kan",
+    "kir",
+    "kmr",
+    "lao",
+    "lat",
+    "ltz",
+    "mlt",
+    "mri",
+    "mww",
+    "nap",
+    "nno",
+    "nrm",
+    "ory",
+    "pan",
+    "pcm",
+    "plt",
+    "rmy",
+    "snd",
+    "som",
+    "srp",
+    "tat",
+    "tgk",
+    "uzn",
+    "yue",
+)
 TOKENS_A_STEP = 4608 * 1024
 
 
@@ -45,7 +148,9 @@ def get_config(variant: str = ""):
 def published():
     config = default_config()
     known = FIRST + SECOND
-    languages = known + tuple(sorted(path.name for path in Path("text").glob("*") if path.is_dir() and path.name not in known))
+    languages = known + tuple(
+        sorted(path.name for path in Path("text").glob("*") if path.is_dir() and path.name not in known)
+    )
     config.data.corpora = {language: f"text/{language}/*.jsonl.zst" for language in languages}
     config.vocabulary.size = 256_000
     config.tasks = {"mlm": {"objective": "mlm", "rows": 4608, "length": 1024, "mask_rate": 0.3}}
@@ -103,7 +208,13 @@ def first(languages):
 
 
 def second(languages):
-    return {"languages": languages, "alpha": 0.5, "mask_rate": 0.15, "rope_theta": 160_000.0, "local_rope_theta": 160_000.0}
+    return {
+        "languages": languages,
+        "alpha": 0.5,
+        "mask_rate": 0.15,
+        "rope_theta": 160_000.0,
+        "local_rope_theta": 160_000.0,
+    }
 
 
 def decay(languages):

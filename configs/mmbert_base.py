@@ -1,7 +1,7 @@
 """A base-sized encoder as mmBERT's (Marone et al. 2025): 22 layers of 768, 256 k pieces, windows in two layers of three.
 
-    mlm-jax plan --config configs/mmbert_base.py --topology v5e:4x4
-    mlm-jax plan --config configs/mmbert_base.py --topology v5e:16x16 --set tasks.mlm.rows=4096
+mlm-jax plan --config configs/mmbert_base.py --topology v5e:4x4
+mlm-jax plan --config configs/mmbert_base.py --topology v5e:16x16 --set tasks.mlm.rows=4096
 """
 
 from mlm_jax.config import default_config

@@ -23,15 +23,23 @@ def get_config(argument=""):
     config.model.decoder = ({"layers": 1, "weights": "target_language"},)
     tasks = {
         "mlm": {"objective": "mlm", "rows": 8, "length": 128, "mask_rate": 0.3},
-        "translation": {"objective": "translation", "rows": 32, "length": 48, "smoothing": 0.1, "weight": "0:0,50:0,150:1"},
+        "translation": {
+            "objective": "translation",
+            "rows": 32,
+            "length": 48,
+            "smoothing": 0.1,
+            "weight": "0:0,50:0,150:1",
+        },
         "denoising": {"objective": "denoising", "rows": 8, "length": 96, "weight": 0.5},
         "genre": {"objective": "classification", "rows": 16, "length": 48, "data": ("genre-en",), "weight": 0.3},
     }
     if entities:
         config.data.labelled["entities-en"] = {
-            "format": "conll", "language": "en",
-            "train": f"{entities}/en_ewt-ud-dev.iob2", "validation": f"{entities}/en_ewt-ud-test.iob2",
-        }  # fmt: skip
+            "format": "conll",
+            "language": "en",
+            "train": f"{entities}/en_ewt-ud-dev.iob2",
+            "validation": f"{entities}/en_ewt-ud-test.iob2",
+        }
         tasks["entities"] = {"objective": "token_classification", "rows": 16, "length": 64, "data": ("entities-en",)}
     if variant == "uncertainty":
         tasks = {name: entry | {"weight": "uncertainty"} for name, entry in tasks.items()}

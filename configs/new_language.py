@@ -34,6 +34,8 @@ def get_config(argument=""):
         config.vocabulary.path = "runs/new_language/vocabulary"
         old_pieces, config.vocabulary.size = config.vocabulary.size, config.vocabulary.size + 1_001
         config.optimizer.freeze_table = (  # as mlm-jax grow says
-            (r"(embedding|output|output_bias)", old_pieces), (r"encoder/0/.*adapter.*", len(OLD)), (r".*", True),
-        )  # fmt: skip
+            (r"(embedding|output|output_bias)", old_pieces),
+            (r"encoder/0/.*adapter.*", len(OLD)),
+            (r".*", True),
+        )
     return run_for(config, 200)

@@ -44,7 +44,9 @@ def get_config(argument=""):
         "encoders": ((SHARED | {"weights": "source_language"},), (SHARED,)),
         "layers": ((ONE, ONE | {"weights": "source_language"}), (ONE, ONE | {"weights": "target_language"})),
         "families": ((SHARED,), (SHARED | {"weights": "family"},)),
-        "adapters": ((SHARED | {"adapter": 32, "adapter_weights": "source_language"},),
-                     (SHARED | {"adapter": 32, "adapter_weights": "target_language"},)),
-    }[variant]  # fmt: skip
+        "adapters": (
+            (SHARED | {"adapter": 32, "adapter_weights": "source_language"},),
+            (SHARED | {"adapter": 32, "adapter_weights": "target_language"},),
+        ),
+    }[variant]
     return run_for(config, 2_000)

@@ -62,5 +62,7 @@ def choose(argument, choices):
 
     argument = argument or choices[0]
     if argument not in choices:
-        raise UserError(f"no variant {argument!r}{nearest(argument, choices)}", remedy=f"use one of {', '.join(choices)}")
+        raise UserError(
+            f"no variant {argument!r}{nearest(argument, choices)}", remedy=f"use one of {', '.join(choices)}"
+        )
     return argument

@@ -57,13 +57,24 @@ def get_config(argument=""):
     config.data.labelled["genre-en"]["train"] = f"{__name__}:english_genre"
     if variant == "translator":
         config.model.decoder = ({"layers": 2, "weights": "shared"},)
-        config.tasks = {"translation": {"objective": "translation", "rows": 64, "length": 48, "smoothing": 0.1,
-                                        "directions": "forward"}}  # fmt: skip
+        config.tasks = {
+            "translation": {
+                "objective": "translation",
+                "rows": 64,
+                "length": 48,
+                "smoothing": 0.1,
+                "directions": "forward",
+            }
+        }
         return run_for(config, 1_000)
 
     if variant == "translated":
-        config.data.labelled["translated-de"] = {"format": "function", "language": "de", "labels": GENRES,
-                                                 "train": f"{__name__}:translated_genre"}  # fmt: skip
+        config.data.labelled["translated-de"] = {
+            "format": "function",
+            "language": "de",
+            "labels": GENRES,
+            "train": f"{__name__}:translated_genre",
+        }
     sets = [name for name, entry in config.data.labelled.items() if "train" in entry]
     config.tasks = {"genre": {"objective": "classification", "rows": 32, "length": 40, "data": tuple(sets)}}
     config.optimizer.learning_rate = 1e-3

@@ -1,6 +1,6 @@
 """An encoder of the size of XLM-R XXL (Goyal et al. 2021): 48 layers of 4096, 250 k pieces, 10.7 G parameters, 100 languages.
 
-    mlm-jax plan --config configs/xlmr_xxl.py --topology v5p:8x8x8
+mlm-jax plan --config configs/xlmr_xxl.py --topology v5p:8x8x8
 """
 
 from mlm_jax.config import default_config

@@ -42,11 +42,26 @@ VERBS = {  # in the order in which --help lists them
 }
 
 ELSEWHERE = {  # {what others call a verb: the verb here}
-    "evaluate": "eval", "test": "eval", "validate": "eval", "finetune": "train", "fine-tune": "train", "pretrain": "train",
-    "fit": "train", "preprocess": "prepare", "tokenize": "prepare", "encode": "embed", "predict": "classify", "tag": "classify",
-    "generate": "translate", "import": "import-hf", "export": "export-hf", "convert": "import-hf", "tune": "sweep",
-    "estimate": "plan", "keys": "config",
-}  # fmt: skip
+    "evaluate": "eval",
+    "test": "eval",
+    "validate": "eval",
+    "finetune": "train",
+    "fine-tune": "train",
+    "pretrain": "train",
+    "fit": "train",
+    "preprocess": "prepare",
+    "tokenize": "prepare",
+    "encode": "embed",
+    "predict": "classify",
+    "tag": "classify",
+    "generate": "translate",
+    "import": "import-hf",
+    "export": "export-hf",
+    "convert": "import-hf",
+    "tune": "sweep",
+    "estimate": "plan",
+    "keys": "config",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

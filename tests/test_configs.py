@@ -15,11 +15,18 @@ from mlm_jax.training.step import build_program
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = {
-    "transfer_demo": "VARIANTS", "sharing": "VARIANTS", "cross_attention": "STAGES", "back_translation": "VARIANTS",
-    "new_language": "VARIANTS", "multitask": "VARIANTS", "representation": "VARIANTS",
-    "model_transfer": "VARIANTS", "entities": "VARIANTS", "translate_train": "VARIANTS",
+    "transfer_demo": "VARIANTS",
+    "sharing": "VARIANTS",
+    "cross_attention": "STAGES",
+    "back_translation": "VARIANTS",
+    "new_language": "VARIANTS",
+    "multitask": "VARIANTS",
+    "representation": "VARIANTS",
+    "model_transfer": "VARIANTS",
+    "entities": "VARIANTS",
+    "translate_train": "VARIANTS",
     "mmbert": "VARIANTS",
-}  # fmt: skip
+}
 
 
 def variants():

@@ -49,7 +49,11 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 def test_the_reference_is_of_the_code(site):
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("mlm_jax.config.load.load_config", "mlm_jax.inference.translator.Translator", "mlm_jax.objectives.base.Objective"):
+    for name in (
+        "mlm_jax.config.load.load_config",
+        "mlm_jax.inference.translator.Translator",
+        "mlm_jax.objectives.base.Objective",
+    ):
         assert f'id="{name}"' in api, name
     config = (site / "config" / "index.html").read_text(encoding="utf-8")
     assert "optimizer.learning_rate" in config and "gradient_accumulation_steps" in config

@@ -24,7 +24,9 @@ def code(path):
 def run_first_cell(path, folder, monkeypatch, *, source="", uploads=(), driver=""):
     """Run the installing cell in a folder, where nothing is installed: returns what pip was asked for."""
     asked, find = [], importlib.util.find_spec
-    colab = types.SimpleNamespace(files=types.SimpleNamespace(upload=lambda: [(folder / name).touch() for name in uploads]))
+    colab = types.SimpleNamespace(
+        files=types.SimpleNamespace(upload=lambda: [(folder / name).touch() for name in uploads])
+    )
     known = {"mlm_jax": None, "google.colab": True if uploads else None}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: known[name] if name in known else find(name))
     monkeypatch.setitem(sys.modules, "google.colab", colab)
@@ -52,7 +54,8 @@ def test_the_first_cell_installs_from_what_is_there(path, tmp_path, monkeypatch)
     assert run_first_cell(path, tmp_path, monkeypatch, driver="570") == [[f"{wheel}[demo]", "jax[cuda12]"]]
     address = "https://example.org/mlm_jax.git"
     assert run_first_cell(path, tmp_path, monkeypatch, source=address, driver="580") == [
-        [f"mlm_jax[demo] @ git+{address}", "jax[cuda13]"]]  # fmt: skip
+        [f"mlm_jax[demo] @ git+{address}", "jax[cuda13]"]
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -8,16 +8,35 @@ from pathlib import Path
 import mlm_jax
 
 ROOMS = (
-    "__version__", "common", "config", "parallel", "data.text", "data.bible", "data.vocabulary", "data.store", "data.loading",
-    "model", "objectives", "training", "checkpoints", "evaluation", "report", "inference", "interop", "adaptation", "planning",
-    "run", "commands", "cli",
-)  # fmt: skip
+    "__version__",
+    "common",
+    "config",
+    "parallel",
+    "data.text",
+    "data.bible",
+    "data.vocabulary",
+    "data.store",
+    "data.loading",
+    "model",
+    "objectives",
+    "training",
+    "checkpoints",
+    "evaluation",
+    "report",
+    "inference",
+    "interop",
+    "adaptation",
+    "planning",
+    "run",
+    "commands",
+    "cli",
+)
 FOLDER = Path(mlm_jax.__file__).parent
 FILES = {  # {module: file}, but for the package's own __init__, which the rooms are below
     ".".join(file.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"): file
     for file in FOLDER.rglob("*.py")
     if file != FOLDER / "__init__.py"
-}  # fmt: skip
+}
 
 
 def imports(file: Path) -> Iterator[str]:

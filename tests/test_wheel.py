@@ -49,7 +49,11 @@ def test_an_index_would_take_it(built):
 def test_it_holds_what_is_used_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    kept = {name for name in run("git", "ls-files", "mlm_jax", "tpu", "configs", cwd=ROOT).splitlines() if (ROOT / name).is_file()}
+    kept = {
+        name
+        for name in run("git", "ls-files", "mlm_jax", "tpu", "configs", cwd=ROOT).splitlines()
+        if (ROOT / name).is_file()
+    }
     assert {name for name in names if ".dist-info/" not in name} == {
         f"mlm_jax/{name}" if name.startswith("configs/") else name for name in kept
     }
@@ -77,14 +81,27 @@ def test_example_configs_are_found_and_so_are_their_functions(installed):
         "print(source, len(list(sentence_pairs(source, name, 'validation', ('en', 'xx')))))\n"
     )
     assert run(sys.executable, "-c", code, cwd=folder, environment=environment).split() == [
-        "mlm_jax.configs.cross_attention:synthetic_pairs", "200",
-    ]  # fmt: skip
+        "mlm_jax.configs.cross_attention:synthetic_pairs",
+        "200",
+    ]
 
 
 def test_a_job_is_launched_without_a_checkout(installed):
     folder, environment = installed
     said = run(
-        sys.executable, "-m", "tpu.launch", "--config", "configs/demo.py", "--topology", "H100:8", "--target", "slurm",
-        "--workdir", "runs/demo", "--dry-run", cwd=folder, environment=environment,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "tpu.launch",
+        "--config",
+        "configs/demo.py",
+        "--topology",
+        "H100:8",
+        "--target",
+        "slurm",
+        "--workdir",
+        "runs/demo",
+        "--dry-run",
+        cwd=folder,
+        environment=environment,
+    )
     assert "--config configs/demo.py" in said and "sbatch" in said

@@ -43,7 +43,9 @@ def tiny_config(store, steps=6):
         "mlm": {"objective": "mlm", "rows": 8, "length": 32, "mask_rate": 0.3},
         "ranking": {"objective": "ranking", "rows": 8, "length": 32},
     }
-    config.model.update(width=16, heads=2, mlp_width=24, encoder=({"layers": 2, "weights": "shared"},), max_positions=128)
+    config.model.update(
+        width=16, heads=2, mlp_width=24, encoder=({"layers": 2, "weights": "shared"},), max_positions=128
+    )
     config.optimizer.warmup_steps, config.optimizer.decay_steps = 1, 2
     config.training.log_every = 1
     config.checkpoint.every, config.evaluation.every, config.evaluation.rows, config.evaluation.pairs = 2, 100, 4, 6

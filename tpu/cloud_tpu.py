@@ -34,16 +34,27 @@ INSTALL_GCSFUSE = (  # which not all images have
     "sudo apt-get -q update && sudo apt-get -q install -y gcsfuse)"
 )
 REASONS = (  # what gcloud prints when it cannot create a slice; what to do
-    (r"no more capacity|[Ii]nsufficient.*capacity|[Ss]tockout|ZONE_RESOURCE_POOL_EXHAUSTED",
-     "{zone} has no {type} left at the moment",
-     "queue for one (--target queued), or take another --zone"),
-    (r"[Qq]uota|RESOURCE_EXHAUSTED", "there is no quota for {type} in {zone}",
-     "ask for quota in the console (IAM & Admin > Quotas), or take another --zone or --topology"),
-    (r"already exists|ALREADY_EXISTS", "there is a TPU of the name {name} already",
-     "choose another --name, or delete it: {delete}"),
-    (r"PERMISSION_DENIED|permission|auth login", "gcloud may not create TPUs in this project",
-     "run gcloud auth login, and check --project"),
-)  # fmt: skip
+    (
+        r"no more capacity|[Ii]nsufficient.*capacity|[Ss]tockout|ZONE_RESOURCE_POOL_EXHAUSTED",
+        "{zone} has no {type} left at the moment",
+        "queue for one (--target queued), or take another --zone",
+    ),
+    (
+        r"[Qq]uota|RESOURCE_EXHAUSTED",
+        "there is no quota for {type} in {zone}",
+        "ask for quota in the console (IAM & Admin > Quotas), or take another --zone or --topology",
+    ),
+    (
+        r"already exists|ALREADY_EXISTS",
+        "there is a TPU of the name {name} already",
+        "choose another --name, or delete it: {delete}",
+    ),
+    (
+        r"PERMISSION_DENIED|permission|auth login",
+        "gcloud may not create TPUs in this project",
+        "run gcloud auth login, and check --project",
+    ),
+)
 
 
 class CloudTpu:
@@ -86,8 +97,12 @@ class CloudTpu:
             self.pack(scratch)
             self._launch(scratch, retries, keep, sleep)
         except KeyboardInterrupt:
-            print(f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}" if self.started else
-                  f"\n{self.job.name} may be there already, or still come, and cost money", flush=True)  # fmt: skip
+            print(
+                f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}"
+                if self.started
+                else f"\n{self.job.name} may be there already, or still come, and cost money",
+                flush=True,
+            )
             print(f"delete it: {shlex.join(self.deleting())}", flush=True)
             raise
         finally:
@@ -117,8 +132,10 @@ class CloudTpu:
                 self.delete()
         else:
             left = f"; the slice is still there, delete it: {shlex.join(self.deleting())}" if has_slice else ""
-            raise UserError(f"{self.job.name} was interrupted {retries + 1} times",
-                            remedy=f"run the same command again: the run continues from its last checkpoint{left}")  # fmt: skip
+            raise UserError(
+                f"{self.job.name} was interrupted {retries + 1} times",
+                remedy=f"run the same command again: the run continues from its last checkpoint{left}",
+            )
         if not keep:
             self.delete()
 
@@ -128,18 +145,30 @@ class CloudTpu:
         Raises:
           UserError: ``source`` is no git checkout, or it lacks a file that git knows.
         """
-        source, names, archive = (shlex.quote(str(path)) for path in (self.job.source, scratch / "files", scratch / CHECKOUT))
+        source, names, archive = (
+            shlex.quote(str(path)) for path in (self.job.source, scratch / "files", scratch / CHECKOUT)
+        )
         try:
-            self.shell.run(("sh", "-c", f"git -C {source} ls-files -coz --exclude-standard > {names} && "
-                                        f"tar -C {source} --null -T {names} -czf {archive}"))  # fmt: skip
+            self.shell.run(
+                (
+                    "sh",
+                    "-c",
+                    f"git -C {source} ls-files -coz --exclude-standard > {names} && "
+                    f"tar -C {source} --null -T {names} -czf {archive}",
+                )
+            )
         except CommandFailed as failure:
             last = failure.output.strip().splitlines()[-1:] or [str(failure)]
-            raise UserError(f"the checkout {self.job.source} cannot be packed: {last[0]}",
-                            remedy="give a git checkout as --source; git status says what it lacks") from failure  # fmt: skip
+            raise UserError(
+                f"the checkout {self.job.source} cannot be packed: {last[0]}",
+                remedy="give a git checkout as --source; git status says what it lacks",
+            ) from failure
         self.shell.write(scratch / SCRIPT, worker.script(self.job))
         if self.job.secrets:
             names = ", ".join(self.job.secrets)
-            self.shell.write(scratch / SECRETS, "" if self.shell.dry_run else worker.secrets(self.job), shown=f"({names})")
+            self.shell.write(
+                scratch / SECRETS, "" if self.shell.dry_run else worker.secrets(self.job), shown=f"({names})"
+            )
 
     def create(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Create the slice and wait until it is there.
@@ -157,8 +186,20 @@ class CloudTpu:
             several = ("--node-count", str(len(self.nodes)), "--node-prefix", job.name)
             named = several if len(self.nodes) > 1 else ("--node-id", job.name)
             alpha = ("gcloud", "alpha", *TPUS[1:]) if job.reservation else TPUS  # which takes reservations by name
-            self.shell.run((*alpha, "queued-resources", "create", job.name, *named, *self.place, *what, *self.booked(),
-                            "--runtime-version", version))  # fmt: skip
+            self.shell.run(
+                (
+                    *alpha,
+                    "queued-resources",
+                    "create",
+                    job.name,
+                    *named,
+                    *self.place,
+                    *what,
+                    *self.booked(),
+                    "--runtime-version",
+                    version,
+                )
+            )
         except CommandFailed as failure:
             raise self.refused(failure.output, failure) from failure
         try:
@@ -182,7 +223,11 @@ class CloudTpu:
         """Return gcloud's options that take booked machines; calendar mode needs the provisioning model as well."""
         if not self.job.reservation:
             return ()
-        return "--reservation", self.job.reservation, *(("--provisioning-model=reservation-bound",) if self.job.calendar else ())
+        return (
+            "--reservation",
+            self.job.reservation,
+            *(("--provisioning-model=reservation-bound",) if self.job.calendar else ()),
+        )
 
     def patiently(self, look: Callable[[], Any], sleep: Callable[[float], None], code: int | None = None) -> Any:
         """Return what a look gives; one that fails, perhaps with this exit code only, is tried again some times."""
@@ -197,7 +242,9 @@ class CloudTpu:
 
     def queue_state(self) -> str:
         """Return the state of the queued resource; "" in a dry run."""
-        said = self.shell.run((*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)"))
+        said = self.shell.run(
+            (*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)")
+        )
         return said.strip().splitlines()[-1] if said.strip() else ""
 
     def install(self, scratch: Path) -> None:
@@ -207,19 +254,35 @@ class CloudTpu:
         self.copy(scratch / CHECKOUT, f"{job.name}.tar.gz")
         self.copy(scratch / SCRIPT, f"{job.name}.sh")
         if job.secrets:
-            self.on("all", f"install -m 600 /dev/null {job.name}.env")  # scp keeps the permissions of a file that is there
+            self.on(
+                "all", f"install -m 600 /dev/null {job.name}.env"
+            )  # scp keeps the permissions of a file that is there
             self.copy(scratch / SECRETS, f"{job.name}.env")
         self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {job.name}.tar.gz")
         self.on("all", install_command(f"'./mlm_jax[{job.packages}]'"))
         self.on("all", INSTALL_GCSFUSE)
-        self.on("all", f"sudo mkdir -p {mount} && sudo chown $USER {mount} && (mountpoint -q {mount} || "
-                       f"gcsfuse --implicit-dirs --rename-dir-limit={RENAME_LIMIT} {bucket} {mount})")  # fmt: skip
+        self.on(
+            "all",
+            f"sudo mkdir -p {mount} && sudo chown $USER {mount} && (mountpoint -q {mount} || "
+            f"gcsfuse --implicit-dirs --rename-dir-limit={RENAME_LIMIT} {bucket} {mount})",
+        )
 
     def copy(self, file: Path, name: str) -> None:
         """Copy a file into the home folder of every worker of every slice."""
         for node in self.nodes:
-            self.shell.run((*self._track(), "tpu-vm", "scp", str(file), f"{node}:{name}", *self.place, *self._tunnel(),
-                            "--worker", "all"))  # fmt: skip
+            self.shell.run(
+                (
+                    *self._track(),
+                    "tpu-vm",
+                    "scp",
+                    str(file),
+                    f"{node}:{name}",
+                    *self.place,
+                    *self._tunnel(),
+                    "--worker",
+                    "all",
+                )
+            )
 
     def start(self) -> None:
         """Begin to train on all workers; they go on when this terminal is closed."""
@@ -261,7 +324,9 @@ class CloudTpu:
     def status(self) -> None:
         """Show the state of the slice, and of the queue if it came from there."""
         if self.queued:
-            self.shell.run((*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)"))
+            self.shell.run(
+                (*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)")
+            )
         for node in self.nodes:
             self.shell.run((*TPUS, "tpu-vm", "describe", node, *self.place, "--format", "value(state,health)"))
 
@@ -288,8 +353,9 @@ class CloudTpu:
         try:
             self.shell.run(self.deleting())
         except CommandFailed as failure:
-            raise UserError(f"{self.job.name} could not be deleted and may go on costing money",
-                            remedy=shlex.join(self.deleting())) from failure  # fmt: skip
+            raise UserError(
+                f"{self.job.name} could not be deleted and may go on costing money", remedy=shlex.join(self.deleting())
+            ) from failure
 
     def is_lost(self) -> bool:
         """Return whether one of the slices was taken back."""
@@ -311,19 +377,26 @@ class CloudTpu:
     def failed(self, failure: CommandFailed) -> UserError:
         """Return the error that names the worker on which the run failed."""
         if failure.code == SSH_FAILED:
-            return UserError(f"the connection to {self.job.name} is lost; what was begun there may go on",
-                             remedy=f"follow it: {shlex.join(self.following())}; "
-                                    f"delete it: {shlex.join(self.deleting())}")  # fmt: skip
+            return UserError(
+                f"the connection to {self.job.name} is lost; what was begun there may go on",
+                remedy=f"follow it: {shlex.join(self.following())}; delete it: {shlex.join(self.deleting())}",
+            )
         found = re.search(r"worker[ :]*(\d+)", failure.output)
         where = f"worker {found[1]} of {self.job.name}" if found else self.job.name
         last = next((line.strip() for line in reversed(failure.output.splitlines()) if "error" in line.lower()), "")
-        return UserError(f"the run failed on {where}{': ' + last if last else ''}",
-                         remedy=f"the slice is still there; delete it: {shlex.join(self.deleting())}")  # fmt: skip
+        return UserError(
+            f"the run failed on {where}{': ' + last if last else ''}",
+            remedy=f"the slice is still there; delete it: {shlex.join(self.deleting())}",
+        )
 
     def refused(self, output: str, failure: CommandFailed | None) -> UserError:
         """Return the error that says why no slice can be had."""
-        facts = {"type": self.job.accelerator_type, "zone": self.job.zone, "name": self.job.name,
-                 "delete": shlex.join(self.deleting())}  # fmt: skip
+        facts = {
+            "type": self.job.accelerator_type,
+            "zone": self.job.zone,
+            "name": self.job.name,
+            "delete": shlex.join(self.deleting()),
+        }
         for pattern, problem, remedy in REASONS:
             if re.search(pattern, output):
                 return UserError(problem.format(**facts), remedy=remedy.format(**facts))
@@ -331,7 +404,18 @@ class CloudTpu:
         return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {last}")
 
     def _ssh(self, node: str, worker: str, command: str) -> tuple[str, ...]:
-        return (*self._track(), "tpu-vm", "ssh", node, *self.place, *self._tunnel(), "--worker", worker, "--command", command)
+        return (
+            *self._track(),
+            "tpu-vm",
+            "ssh",
+            node,
+            *self.place,
+            *self._tunnel(),
+            "--worker",
+            worker,
+            "--command",
+            command,
+        )
 
     def _track(self) -> tuple[str, ...]:
         """Return the beginning of ssh and scp commands; only gcloud alpha goes through Identity-Aware Proxy."""

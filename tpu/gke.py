@@ -26,7 +26,11 @@ POD_FAILURE_POLICY = {
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
 }
-JOB_SET_RULE = {"name": "interrupted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": [INTERRUPTED]}
+JOB_SET_RULE = {
+    "name": "interrupted",
+    "action": "RestartJobSetAndIgnoreMaxRestarts",
+    "onJobFailureReasons": [INTERRUPTED],
+}
 
 
 def manifest(job: Job, *, retries: int) -> str:
@@ -40,7 +44,9 @@ def manifest(job: Job, *, retries: int) -> str:
       UserError: there is no image, or no bucket to write to.
     """
     if not job.image:
-        raise UserError("no container image was given", remedy="build the Dockerfile of this checkout, push it, and give --image")
+        raise UserError(
+            "no container image was given", remedy="build the Dockerfile of this checkout, push it, and give --image"
+        )
     job.check_bucket()
     metadata: dict[str, Any] = {"name": job.name}
     if job.namespace:
@@ -135,7 +141,9 @@ def environment(job: Job) -> list[dict[str, Any]]:
     plain = [{"name": name, "value": value} for name, value in job.environment]
     if job.is_gpu and "NCCL_DEBUG" not in dict(job.environment):
         plain.append({"name": "NCCL_DEBUG", "value": "WARN"})  # its errors name the network interface
-    keys = [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name(job), "key": name}}} for name in job.secrets]
+    keys = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name(job), "key": name}}} for name in job.secrets
+    ]
     return plain + keys
 
 

@@ -114,11 +114,15 @@ class Job:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
-            raise UserError(f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens")
+            raise UserError(
+                f"{self.name!r} cannot name a job", remedy="use at most 40 small letters, digits and hyphens"
+            )
         self._check_places()
         for name in (*dict(self.environment), *self.secrets):
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise UserError(f"{name!r} cannot name an environment variable", remedy="write --env NAME=VALUE, --secret NAME")
+                raise UserError(
+                    f"{name!r} cannot name an environment variable", remedy="write --env NAME=VALUE, --secret NAME"
+                )
         if self.reservation and not re.fullmatch(r"[-\w./]+", self.reservation):
             raise UserError(f"{self.reservation!r} cannot name a reservation", remedy="give its name as --reservation")
         if self.calendar and not self.reservation:
@@ -169,7 +173,9 @@ class Job:
     def check_cloud_tpu(self) -> None:
         """Raise a UserError if the chip is not offered as Cloud TPU VMs."""
         if self.is_gpu or not self.offer.accelerator:
-            what, remedy = ("is not a TPU", "slurm, gke or skypilot") if self.is_gpu else ("is offered on GKE only", "gke")
+            what, remedy = (
+                ("is not a TPU", "slurm, gke or skypilot") if self.is_gpu else ("is offered on GKE only", "gke")
+            )
             raise UserError(f"{self.topology} {what}", remedy=f"use --target {remedy}")
 
     @property
@@ -187,7 +193,9 @@ class Job:
     def check_bucket(self) -> None:
         """Raise a UserError if nothing would outlive the machines."""
         if not self.bucket:
-            raise UserError("a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount")
+            raise UserError(
+                "a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount"
+            )
 
     @property
     def place(self) -> str:
@@ -221,7 +229,9 @@ class Job:
         """
         for name in self.secrets:
             if not os.environ.get(name):
-                raise UserError(f"the environment variable {name} is not set here", remedy=f"export {name}, or leave out --secret")
+                raise UserError(
+                    f"the environment variable {name} is not set here", remedy=f"export {name}, or leave out --secret"
+                )
         return {name: os.environ[name] for name in self.secrets}
 
 

@@ -62,18 +62,36 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tpu.launch", description=one, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = found.add_argument
-    add("verb", nargs="?", choices=VERBS, default="run", help="run (default), or status, logs, stop of what was launched so")
+    add(
+        "verb",
+        nargs="?",
+        choices=VERBS,
+        default="run",
+        help="run (default), or status, logs, stop of what was launched so",
+    )
     add("--config", required=True, help="FILE.py or FILE.py:argument, in the checkout that --source names")
     add("--topology", required=True, help="v5e:4x4, v5p:8x8x8, 2xv5e:16x16 (two slices), H100:16")
     add("--workdir", required=True, help="of the run, below the bucket if there is one; the same one continues the run")
     add("--target", choices=TARGETS, default="tpu-vm", help="where it runs (tpu-vm); see below")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
-    add("--sweep", action="store_true", help="launch each trial of the config's sweep(), below WORKDIR; slurm: a job array")
+    add(
+        "--sweep",
+        action="store_true",
+        help="launch each trial of the config's sweep(), below WORKDIR; slurm: a job array",
+    )
     add("--name", default="", help="of machines and job; made of the config's name if not given")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the run; repeatable")
-    add("--secret", action="append", default=[], metavar="NAME", help="environment variable of the run whose value is "
-        "taken from the environment here and never shown, such as WANDB_API_KEY; repeatable")  # fmt: skip
-    add("--extra", action="append", default=[], help="extra of the package to install as well, such as demo; repeatable")
+    add(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="environment variable of the run whose value is "
+        "taken from the environment here and never shown, such as WANDB_API_KEY; repeatable",
+    )
+    add(
+        "--extra", action="append", default=[], help="extra of the package to install as well, such as demo; repeatable"
+    )
     add("--bucket", default="", help="Google Cloud Storage bucket for workdirs and stores, mounted at --mount")
     add("--mount", default="/mnt/runs", help="folder of the machines that the bucket is mounted at (/mnt/runs)")
     add("--project", default="", help="of Google Cloud; gcloud's default if not given")
@@ -92,7 +110,12 @@ def parser() -> argparse.ArgumentParser:
     add("--spot", action="store_true", help="cheaper machines that may be taken back")
     add("--reservation", default="", help="of booked machines to take (queued, gke, slurm)")
     add("--calendar", action="store_true", help="the reservation was booked in calendar mode (queued)")
-    add("--retries", type=int, default=10, help="how often to begin again: after a preemption, on gke after an error (10)")
+    add(
+        "--retries",
+        type=int,
+        default=10,
+        help="how often to begin again: after a preemption, on gke after an error (10)",
+    )
     add("--keep", action="store_true", help="leave the slice when the run is done (tpu-vm, queued)")
     add("--dry-run", action="store_true", help="show commands and files only")
     return found
@@ -107,8 +130,10 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     """
     for option, targets in NEEDED_BY.items():
         if getattr(options, option) != parser().get_default(option) and options.target not in targets:
-            raise UserError(f"--{option.replace('_', '-')} means nothing to --target {options.target}",
-                            remedy=f"leave it out, or use --target {' or '.join(targets)}")  # fmt: skip
+            raise UserError(
+                f"--{option.replace('_', '-')} means nothing to --target {options.target}",
+                remedy=f"leave it out, or use --target {' or '.join(targets)}",
+            )
     topology = parse(options.topology)
     settings: dict[str, tuple[str, ...]] = {"": tuple(options.set)}
     if options.sweep:
@@ -145,9 +170,24 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
 
 OPTIONS = (  # that are a job's fields by the same name
-    "mount", "project", "zone", "service_account", "network", "subnetwork", "internal_ips", "iap", "spot", "reservation",
-    "calendar", "image", "namespace", "queue", "setup", "cpus", "source",
-)  # fmt: skip
+    "mount",
+    "project",
+    "zone",
+    "service_account",
+    "network",
+    "subnetwork",
+    "internal_ips",
+    "iap",
+    "spot",
+    "reservation",
+    "calendar",
+    "image",
+    "namespace",
+    "queue",
+    "setup",
+    "cpus",
+    "source",
+)
 
 
 def environment(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -185,8 +225,10 @@ def check(mesh: Mapping[str, int], topology: Topology) -> None:
       UserError: it does not.
     """
     if mesh["slices"] != topology.slices:
-        raise UserError(f"{topology} has {topology.slices} slice(s), and mesh.slices is {mesh['slices']}",
-                        remedy=f"add --set mesh.slices={topology.slices}")  # fmt: skip
+        raise UserError(
+            f"{topology} has {topology.slices} slice(s), and mesh.slices is {mesh['slices']}",
+            remedy=f"add --set mesh.slices={topology.slices}",
+        )
     mesh_shape(mesh, topology.device_count)
 
 
@@ -201,8 +243,11 @@ def in_checkout(config: str, source: str) -> str:
         return config
     root = Path(source).resolve()
     if not file.resolve().is_relative_to(root):
-        raise UserError("the machines would not have this config: it lies outside of --source", file=file,
-                        remedy=f"put it below {root}, or name the checkout that holds it")  # fmt: skip
+        raise UserError(
+            "the machines would not have this config: it lies outside of --source",
+            file=file,
+            remedy=f"put it below {root}, or name the checkout that holds it",
+        )
     return str(file.resolve().relative_to(root)) + (f":{argument}" if argument else "")
 
 

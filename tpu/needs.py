@@ -35,11 +35,19 @@ def check_files(config: ConfigDict, job: Job) -> None:
     for key, path in local:
         if not any(fnmatch.fnmatch(file, path) or file.startswith(f"{path.rstrip('/')}/") for file in kept):
             text = key.startswith("data.") and key != "data.store"
-            remedy = f"put it below the bucket, as {job.mount}/…" if not text else (
-                f"put the text below the bucket, as {job.mount}/…, or prepare a token store there with mlm-jax prepare "
-                f"and add --set data.store={job.mount}/store")  # fmt: skip
-            raise UserError(f"{key} names {path!r}, which the machines would not have: it is neither in the checkout nor below "
-                            f"{job.mount}", remedy=remedy)  # fmt: skip
+            remedy = (
+                f"put it below the bucket, as {job.mount}/…"
+                if not text
+                else (
+                    f"put the text below the bucket, as {job.mount}/…, or prepare a token store there with mlm-jax prepare "
+                    f"and add --set data.store={job.mount}/store"
+                )
+            )
+            raise UserError(
+                f"{key} names {path!r}, which the machines would not have: it is neither in the checkout nor below "
+                f"{job.mount}",
+                remedy=remedy,
+            )
 
 
 def check_store(job: Job, shell: Shell) -> None:
@@ -57,7 +65,9 @@ def check_store(job: Job, shell: Shell) -> None:
         shell.run((*command, f"{address.rstrip('/')}/{MANIFEST}"))
     except CommandFailed as failure:
         last = failure.output.strip().splitlines()[-1:] or [str(failure)]
-        raise UserError(f"there is no token store at {address}: {last[0]}", remedy="prepare it first: mlm-jax prepare") from failure
+        raise UserError(
+            f"there is no token store at {address}: {last[0]}", remedy="prepare it first: mlm-jax prepare"
+        ) from failure
 
 
 def check_image(job: Job, shell: Shell) -> None:
@@ -69,10 +79,23 @@ def check_image(job: Job, shell: Shell) -> None:
     if "-docker.pkg.dev/" not in job.image:
         return
     try:
-        shell.run(("gcloud", "artifacts", "docker", "images", "describe", job.image, "--format", "value(image_summary.digest)"))
+        shell.run(
+            (
+                "gcloud",
+                "artifacts",
+                "docker",
+                "images",
+                "describe",
+                job.image,
+                "--format",
+                "value(image_summary.digest)",
+            )
+        )
     except CommandFailed as failure:
         last = failure.output.strip().splitlines()[-1:] or [str(failure)]
-        raise UserError(f"there is no image {job.image}: {last[0]}", remedy="build the Dockerfile, and push it") from failure
+        raise UserError(
+            f"there is no image {job.image}: {last[0]}", remedy="build the Dockerfile, and push it"
+        ) from failure
 
 
 def named_files(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -119,5 +142,9 @@ def check_here(config: ConfigDict, job: Job) -> None:
     """
     root = Path(job.source)
     for key, path in named_files(config):
-        if is_local(path) and not any(root.glob(path) if not Path(path).is_absolute() else Path("/").glob(path.lstrip("/"))):
-            raise UserError(f"{key} names {path!r}, which is not there", file=root, remedy="see config.data in the config file")
+        if is_local(path) and not any(
+            root.glob(path) if not Path(path).is_absolute() else Path("/").glob(path.lstrip("/"))
+        ):
+            raise UserError(
+                f"{key} names {path!r}, which is not there", file=root, remedy="see config.data in the config file"
+            )

@@ -27,14 +27,16 @@ def task(job: Job) -> str:
     if job.topology.slices > 1:
         raise UserError("SkyPilot launches one slice", remedy="use --target queued or gke, or a topology of one slice")
     recovery = {"strategy": "FAILOVER", "recover_on_exit_codes": [UNFINISHED]}
-    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": recovery} | ({"zone": job.zone} if job.zone else {})
+    resources: dict[str, Any] = {"use_spot": job.spot, "job_recovery": recovery} | (
+        {"zone": job.zone} if job.zone else {}
+    )
     joined = ""
     if job.is_gpu:
         resources |= {"accelerators": f"{job.topology.chip.name}:{job.chips_per_host}"}
         nodes, setup = job.hosts, gpu_setup(job)
         if nodes > 1:
             joined = (
-                f" --coordinator $(echo \"$SKYPILOT_NODE_IPS\" | head -n1):{COORDINATOR_PORT}"
+                f' --coordinator $(echo "$SKYPILOT_NODE_IPS" | head -n1):{COORDINATOR_PORT}'
                 " --process-count $SKYPILOT_NUM_NODES --process-index $SKYPILOT_NODE_RANK"
             )
     else:
@@ -60,12 +62,19 @@ def gpu_setup(job: Job) -> str:
     """Return the shell lines that install the package with the CUDA that the machine's driver runs."""
     extras = f"[{','.join(job.extras)}]" if job.extras else ""
     newer, older = install_command(f"'.[{job.packages}]'"), install_command(f"'.{extras}' 'jax[cuda12]'")
-    return f"{DRIVER}\nif [ \"$driver\" -ge {CUDA_13_DRIVER} ]; then\n  {newer}\nelse\n  {older}\nfi\n"
+    return f'{DRIVER}\nif [ "$driver" -ge {CUDA_13_DRIVER} ]; then\n  {newer}\nelse\n  {older}\nfi\n'
 
 
 def launching(job: Job) -> tuple[str, ...]:
     """Return the command that takes the task file; secrets are named, and SkyPilot reads their values from its environment."""
-    return "sky", "jobs", "launch", "--yes", "--detach-run", *(part for name in job.secrets for part in ("--secret", name))
+    return (
+        "sky",
+        "jobs",
+        "launch",
+        "--yes",
+        "--detach-run",
+        *(part for name in job.secrets for part in ("--secret", name)),
+    )
 
 
 def status(job: Job) -> tuple[str, ...]:

@@ -55,7 +55,9 @@ def script(jobs: Sequence[Job]) -> str:
     """
     job = jobs[0]
     if not job.is_gpu:
-        raise UserError(f"{job.topology} is not a GPU topology", remedy="write --topology H100:16 for two nodes of eight")
+        raise UserError(
+            f"{job.topology} is not a GPU topology", remedy="write --topology H100:16 for two nodes of eight"
+        )
     if job.bucket:
         raise UserError("on a Slurm cluster all nodes share a file system", remedy="leave --bucket out")
     whole = job.chips_per_host == job.topology.chip.chips_per_host

@@ -49,8 +49,10 @@ def showing(job: Job) -> str:
 def asking(job: Job) -> str:
     """Return the shell command that prints how the run ended on a worker (:data:`ENDED`), and ends with the same code."""
     name = job.name
-    return (f"timeout 120 sh -c 'until [ -f ~/{name}.exit ]; do sleep 1; done'; code=$(cat ~/{name}.exit || echo 1); "
-            "echo \"$(hostname): the run ended with exit code $code\"; exit $code")  # fmt: skip
+    return (
+        f"timeout 120 sh -c 'until [ -f ~/{name}.exit ]; do sleep 1; done'; code=$(cat ~/{name}.exit || echo 1); "
+        'echo "$(hostname): the run ended with exit code $code"; exit $code'
+    )
 
 
 def stopping(job: Job) -> str:

@@ -23,7 +23,9 @@ def get_config():
     config.data.corpora = {language: f"{__name__}:some_chapters" for language in CHAPTERS}
     config.vocabulary.update(kind="bpe", size=4_000, sentinels=0, sentences=20_000)
     config.tasks = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3}}
-    config.model.update(width=128, heads=4, mlp_width=192, encoder=({"layers": 2, "weights": "shared"},), global_every=1)
+    config.model.update(
+        width=128, heads=4, mlp_width=192, encoder=({"layers": 2, "weights": "shared"},), global_every=1
+    )
     config.optimizer.update(learning_rate=2e-3, warmup_steps=30 / 300, decay_steps=100 / 300)
     config.training.normalize = "token"  # sampling alone decides what small languages get
     config.evaluation.every = config.checkpoint.every = 300

@@ -46,8 +46,10 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
     if vocabulary.is_bytes and pieces:
         raise UserError("a vocabulary of bytes needs no new pieces", remedy="grow it by 0 pieces")
     if language in vocabulary.languages:
-        raise UserError(f"the vocabulary has language {language!r} already",
-                        remedy="train on without growing it, or give another code")  # fmt: skip
+        raise UserError(
+            f"the vocabulary has language {language!r} already",
+            remedy="train on without growing it, or give another code",
+        )
     if vocabulary.model is None:  # bytes
         return Vocabulary.bytes((*vocabulary.languages, language), vocabulary.sentinels)
     model = model_proto(vocabulary.model)
@@ -86,14 +88,22 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(text), model_writer=out, model_type="bpe" if is_bpe else "unigram",
+            sentence_iterator=iter(text),
+            model_writer=out,
+            model_type="bpe" if is_bpe else "unigram",
             # Every character has to be a piece.
-            vocab_size=max(2 * count + 1000, 2 * len(alphabet)), hard_vocab_limit=False, character_coverage=1.0,
-            normalization_rule_name="identity", max_sentence_length=1 << 16, minloglevel=2, num_threads=1,
-        )  # fmt: skip
+            vocab_size=max(2 * count + 1000, 2 * len(alphabet)),
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 16,
+            minloglevel=2,
+            num_threads=1,
+        )
     except RuntimeError as error:
-        raise UserError(f"SentencePiece could not be trained: {one_line(error)}",
-                        remedy="give more text of the new language") from error  # fmt: skip
+        raise UserError(
+            f"SentencePiece could not be trained: {one_line(error)}", remedy="give more text of the new language"
+        ) from error
     trained = model_proto(out.getvalue())
     there = {entry.piece for entry in old.pieces}
     found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and p.piece not in there]

@@ -76,13 +76,20 @@ def _grow_unigram(vocabulary: PublishedVocabulary, described: dict[str, Any], te
     lines = [line for text in texts for line in normalise(text).splitlines() if line.strip()]
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=out, vocab_size=2 * count + 1000, hard_vocab_limit=False,
-            character_coverage=1.0, normalization_rule_name="identity", max_sentence_length=1 << 16, minloglevel=2,
+            sentence_iterator=iter(lines),
+            model_writer=out,
+            vocab_size=2 * count + 1000,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 16,
+            minloglevel=2,
             num_threads=1,
-        )  # fmt: skip
+        )
     except RuntimeError as error:
-        raise UserError(f"SentencePiece could not be trained: {one_line(error)}",
-                        remedy="give more text of the new language") from error  # fmt: skip
+        raise UserError(
+            f"SentencePiece could not be trained: {one_line(error)}", remedy="give more text of the new language"
+        ) from error
     # Ids of a unigram model are places in its list, so that added tokens behind it have to be in it as well.
     names = vocabulary.pieces(range(vocabulary.size))
     vocab.extend([name, 0.0] for name in names[len(vocab) :])

@@ -82,7 +82,9 @@ def trim_vocabulary(vocabulary: Vocabulary, texts: Iterable[str]) -> Trimmed:
         part = documents[start : start + BATCH]
         for text, old, new in zip(part, vocabulary.encode_batch(part), trimmed.encode_batch(part)):
             if kept[new].tolist() != old:
-                raise UserError(f"this vocabulary cannot be trimmed: it would cut a text otherwise than before: {text[:60]!r}")
+                raise UserError(
+                    f"this vocabulary cannot be trimmed: it would cut a text otherwise than before: {text[:60]!r}"
+                )
     return Trimmed(trimmed, kept, tokens, sum(len(text.split()) for text in documents))
 
 
@@ -117,7 +119,9 @@ def _published(vocabulary: PublishedVocabulary, used: np.ndarray) -> tuple[Publi
     if isinstance(model["vocab"], dict):
         model["vocab"] = {piece: int(new[index]) for piece, index in model["vocab"].items() if used[index]}
         if "merges" in model:
-            model["merges"] = [merge for merge in map(_pair, model["merges"]) if {*merge, "".join(merge)} <= model["vocab"].keys()]
+            model["merges"] = [
+                merge for merge in map(_pair, model["merges"]) if {*merge, "".join(merge)} <= model["vocab"].keys()
+            ]
     else:
         model["vocab"] = [entry for entry, keeping in zip(model["vocab"], used) if keeping]
         model["unk_id"] = None if model.get("unk_id") is None else int(new[model["unk_id"]])

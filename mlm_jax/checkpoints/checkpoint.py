@@ -84,11 +84,23 @@ class Checkpoints:
     """
 
     @quiet_orbax()
-    def __init__(self, workdir: str | Path, config: ConfigDict, vocabulary: Vocabulary, languages: tuple[str, ...],
-                 labels: Mapping[str, tuple[str, ...]], *, in_flight: float | None = None):  # fmt: skip
+    def __init__(
+        self,
+        workdir: str | Path,
+        config: ConfigDict,
+        vocabulary: Vocabulary,
+        languages: tuple[str, ...],
+        labels: Mapping[str, tuple[str, ...]],
+        *,
+        in_flight: float | None = None,
+    ):
         self.select = config.evaluation.select
-        self.facts: dict[str, Any] = {"config": config_json(config), "languages": list(languages), "vocabulary": _pack(vocabulary),
-                      "labels": {task: list(names) for task, names in labels.items()}}  # fmt: skip
+        self.facts: dict[str, Any] = {
+            "config": config_json(config),
+            "languages": list(languages),
+            "vocabulary": _pack(vocabulary),
+            "labels": {task: list(names) for task, names in labels.items()},
+        }
         self.folder = Path(workdir).resolve() / "checkpoints"
         check_no_wildcards(workdir)
         if jax.process_index() == 0:
@@ -102,11 +114,17 @@ class Checkpoints:
         if self.select:
             policies.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy.AnyPreservationPolicy(policies), best_fn=self._score if self.select else None,
-            enable_async_checkpointing=in_flight is None, cleanup_tmp_directories=True, create=True,
-        )  # fmt: skip
-        handlers = {"state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight), "facts": ocp.JsonCheckpointHandler(),
-                    "metrics": ocp.JsonCheckpointHandler()}  # fmt: skip
+            preservation_policy=policy.AnyPreservationPolicy(policies),
+            best_fn=self._score if self.select else None,
+            enable_async_checkpointing=in_flight is None,
+            cleanup_tmp_directories=True,
+            create=True,
+        )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight),
+            "facts": ocp.JsonCheckpointHandler(),
+            "metrics": ocp.JsonCheckpointHandler(),
+        }
         self.manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=handlers if in_flight else None
         )
@@ -213,8 +231,11 @@ class Checkpoints:
             )
             damaged.append(step)
         if steps:
-            raise UserError("no checkpoint can be read", file=self.folder,
-                            remedy="see the warnings above; start again in another workdir")  # fmt: skip
+            raise UserError(
+                "no checkpoint can be read",
+                file=self.folder,
+                remedy="see the warnings above; start again in another workdir",
+            )
         return None
 
     def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
@@ -223,8 +244,11 @@ class Checkpoints:
         different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
         different += [f"config.{key}" for key in changed_keys(facts["config"], self.facts["config"])]
         if different:
-            raise UserError(f"this checkpoint is of another run; these differ: {', '.join(different)}",
-                            file=self.folder / str(step), remedy=ANOTHER_RUN)  # fmt: skip
+            raise UserError(
+                f"this checkpoint is of another run; these differ: {', '.join(different)}",
+                file=self.folder / str(step),
+                remedy=ANOTHER_RUN,
+            )
 
     def _set_aside(self, damaged: list[int]) -> None:
         """Rename damaged checkpoints, so that the steps can be saved anew."""
@@ -274,8 +298,11 @@ class Checkpoints:
             if jax.process_index() == 0:
                 for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(unfinished, ignore_errors=True)
-            raise UserError(f"{problem}; earlier checkpoints are whole", file=self.folder,
-                            remedy=f"{REMEDIES[problem]} and run the same command again") from error  # fmt: skip
+            raise UserError(
+                f"{problem}; earlier checkpoints are whole",
+                file=self.folder,
+                remedy=f"{REMEDIES[problem]} and run the same command again",
+            ) from error
 
 
 def score(select: str, metrics: Mapping[str, float]) -> float:
@@ -308,16 +335,27 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
     except Exception as error:  # Orbax raises many kinds for damaged files
         raise Damaged(_brief(error)) from error
     rooms = {name.partition("/")[0] for name in wanted}
-    different = [name for name in sorted({*wanted, *(name for name in there if name.partition("/")[0] in rooms)})
-                 if name not in wanted or name not in there or wanted[name].shape != there[name].shape]  # fmt: skip
+    different = [
+        name
+        for name in sorted({*wanted, *(name for name in there if name.partition("/")[0] in rooms)})
+        if name not in wanted or name not in there or wanted[name].shape != there[name].shape
+    ]
     if different:
-        raise UserError(f"this checkpoint has other arrays than the run; the first is {different[0]!r}", file=folder,
-                        remedy=ANOTHER_RUN)  # fmt: skip
+        raise UserError(
+            f"this checkpoint has other arrays than the run; the first is {different[0]!r}",
+            file=folder,
+            remedy=ANOTHER_RUN,
+        )
     try:
         # Not by a Checkpointer, which waits for the other processes: where one of them fails, it would do so for ever.
-        return ocp.PyTreeCheckpointHandler().restore(folder / "state", args=ocp.args.PyTreeRestore(
-            item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True,
-        ))  # fmt: skip
+        return ocp.PyTreeCheckpointHandler().restore(
+            folder / "state",
+            args=ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            ),
+        )
     except Exception as error:
         if any("RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in causes(error)):
             raise  # the devices' memory is full: nothing is wrong with the checkpoint
@@ -389,7 +427,9 @@ def _metrics(folder: Path) -> dict[str, float]:
     file = folder / METRICS / METRICS
     if not file.exists():
         if _was_measured(folder):
-            log.warning("the metric of checkpoint %s is missing: it is damaged, and counts as not measured", folder.name)
+            log.warning(
+                "the metric of checkpoint %s is missing: it is damaged, and counts as not measured", folder.name
+            )
         return {}
     try:
         found = {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
@@ -456,8 +496,9 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
             return _load(folder, device or jax.local_devices()[0])
         except Damaged as error:
             if folder == candidates[-1]:
-                raise UserError(f"the checkpoint is damaged: {error}", file=folder,
-                                remedy="use another checkpoint of the run") from error  # fmt: skip
+                raise UserError(
+                    f"the checkpoint is damaged: {error}", file=folder, remedy="use another checkpoint of the run"
+                ) from error
             log.warning("checkpoint %s is damaged: passing it over (%s)", folder.name, error)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
@@ -486,7 +527,9 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         raise Damaged(problem)
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
-    config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(config, step)  # what these weights know
+    config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(
+        config, step
+    )  # what these weights know
     return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
 
 

@@ -57,17 +57,26 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
         raise UserError("checkpoint.init takes no parameter", file=place, remedy="check include, exclude and rename")
 
     found = transplant(
-        arrays, Facts(loaded.config, loaded.vocabulary, loaded.languages),
-        {name: leaves[name] for name in taken}, facts, like=settings.get("like"), renamed=renamed,
-    )  # fmt: skip
+        arrays,
+        Facts(loaded.config, loaded.vocabulary, loaded.languages),
+        {name: leaves[name] for name in taken},
+        facts,
+        like=settings.get("like"),
+        renamed=renamed,
+    )
     fresh = [name for name in leaves if name not in taken]
     log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
     unused = [name for name in renamed if name not in taken]
     if unused:
         log.warning("parameters of %s that nothing takes: %s", place, ", ".join(unused))
     if found.composed or found.fresh or found.new_groups:
-        log.warning("pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
-                    found.copied, found.composed, found.fresh, ", ".join(found.new_groups) or "nothing")  # fmt: skip
+        log.warning(
+            "pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",
+            found.copied,
+            found.composed,
+            found.fresh,
+            ", ".join(found.new_groups) or "nothing",
+        )
 
     def choose(name: str, leaf: jax.Array) -> jax.Array:
         return leaf if name not in taken else jax.device_put(found.params[name].astype(leaf.dtype), leaf.sharding)

@@ -21,8 +21,20 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import append_to
 
 FILE = "provenance.jsonl"
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "sentencepiece", "seqio",
-            "tensorflow", "transformers")  # fmt: skip
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorstore",
+    "numpy",
+    "sentencepiece",
+    "seqio",
+    "tensorflow",
+    "transformers",
+)
 GIT_SECONDS = 20  # after which git is no longer waited for
 
 
@@ -47,7 +59,8 @@ def provenance(step: int, arguments: Sequence[str] | None = None) -> dict[str, A
         "code": code,
         "project": None if project is None or (code is not None and project["root"] == code["root"]) else project,
         "python": platform.python_version(),
-        "packages": {"mlm_jax": mlm_jax.__version__} | {name: version for name in PACKAGES if (version := installed(name))},
+        "packages": {"mlm_jax": mlm_jax.__version__}
+        | {name: version for name in PACKAGES if (version := installed(name))},
         "host": socket.gethostname(),
         "system": platform.platform(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",

@@ -21,7 +21,16 @@ from mlm_jax.model.sharing import indexes
 from mlm_jax.training.optimizer import axes_by_path
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
-SIZES = ("width", "heads", "kv_heads", "head_width", "mlp_width", "max_positions", "encoder", "decoder")  # keys of config.model
+SIZES = (
+    "width",
+    "heads",
+    "kv_heads",
+    "head_width",
+    "mlp_width",
+    "max_positions",
+    "encoder",
+    "decoder",
+)  # keys of config.model
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 
 
@@ -51,8 +60,15 @@ class Transplanted(NamedTuple):
     new_groups: tuple[str, ...]
 
 
-def transplant(source: Mapping[str, Any], old: Facts, initial: Mapping[str, Any], new: Facts, *,
-               like: Mapping[str, str] | None = None, renamed: Mapping[str, str] | None = None) -> Transplanted:  # fmt: skip
+def transplant(
+    source: Mapping[str, Any],
+    old: Facts,
+    initial: Mapping[str, Any],
+    new: Facts,
+    *,
+    like: Mapping[str, str] | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Transplanted:
     """Fit another model's parameters to this one's shapes.
 
     Args:
@@ -186,8 +202,9 @@ def _take_rows(value: np.ndarray, rows: list[list[int]], fresh: np.ndarray, axis
     return np.moveaxis(out, 0, axis)
 
 
-def _take_groups(value: np.ndarray, old: Sequence[str], new: Sequence[str], like: Mapping[str, str], fresh: np.ndarray,
-                 axis: int) -> tuple[np.ndarray, list[str]]:  # fmt: skip
+def _take_groups(
+    value: np.ndarray, old: Sequence[str], new: Sequence[str], like: Mapping[str, str], fresh: np.ndarray, axis: int
+) -> tuple[np.ndarray, list[str]]:
     """Return ``fresh`` with the old slices of members that were there before, and the names of those that were not."""
     value, out = np.moveaxis(value, axis, 0), np.moveaxis(fresh.copy(), axis, 0)
     missing = []

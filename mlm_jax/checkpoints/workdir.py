@@ -26,10 +26,24 @@ FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters
 # What may change between a run and its continuation, as a key or all keys below one: it changes no number of the steps
 # that are done, or (steps, the learning rate after a gradient that was not finite) the user plainly wants it to.
 MAY_CHANGE = (
-    "steps", "checkpoint.", "evaluation.", "mesh.", "training.log_every", "training.profile", "training.wandb",
-    "training.microbatches", "training.nonfinite", "optimizer.learning_rate", "data.store", "data.workers",
-    "data.max_document_bytes", "model.attention", "model.remat", "model.scan_layers", "model.cross_entropy_chunk",
-)  # fmt: skip
+    "steps",
+    "checkpoint.",
+    "evaluation.",
+    "mesh.",
+    "training.log_every",
+    "training.profile",
+    "training.wandb",
+    "training.microbatches",
+    "training.nonfinite",
+    "optimizer.learning_rate",
+    "data.store",
+    "data.workers",
+    "data.max_document_bytes",
+    "model.attention",
+    "model.remat",
+    "model.scan_layers",
+    "model.cross_entropy_chunk",
+)
 
 
 def config_json(config: ConfigDict) -> dict[str, Any]:
@@ -45,8 +59,10 @@ def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
     """
     config = default_config()
     _fill(config, values, "config")
-    config.tasks = {task: renamed_options(options) if isinstance(options, Mapping) else options
-                    for task, options in config.tasks.items()}  # fmt: skip (runs of older versions go on)
+    config.tasks = {
+        task: renamed_options(options) if isinstance(options, Mapping) else options
+        for task, options in config.tasks.items()
+    }  # (runs of older versions go on)
     return config
 
 
@@ -62,7 +78,9 @@ def _fill(config: ConfigDict, values: Any, room: str) -> None:
             try:
                 config[key] = tuples(value)
             except (TypeError, RecursionError) as error:
-                raise UserError(f"{room}.{key} is {_brief(value)}, which is of another type than its default") from error
+                raise UserError(
+                    f"{room}.{key} is {_brief(value)}, which is of another type than its default"
+                ) from error
 
 
 def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
@@ -76,16 +94,20 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = config_json(config_from_json(read_json(file)))  # a key that is newer than the run is at its default
+            theirs = config_json(
+                config_from_json(read_json(file))
+            )  # a key that is newer than the run is at its default
         except UserError as error:
             raise UserError(error.problem, file=file, remedy="delete it if the workdir is yours") from error
         different = changed_keys(theirs, mine)
         if different:
             few = len(different) <= FEW_KEYS
             said = (f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items())
-            raise UserError(f"this workdir belongs to another config; these keys differ: {', '.join(said)}", file=file,
-                            remedy="set them back, or use a new workdir, with checkpoint.init to start from these weights"
-                            )  # fmt: skip
+            raise UserError(
+                f"this workdir belongs to another config; these keys differ: {', '.join(said)}",
+                file=file,
+                remedy="set them back, or use a new workdir, with checkpoint.init to start from these weights",
+            )
 
 
 def _brief(value: Any) -> str:
@@ -111,8 +133,11 @@ def check_no_wildcards(workdir: str | Path) -> None:
     """
     path = str(Path(workdir).resolve())
     if found := sorted(set("[*?") & set(path)):
-        raise UserError(f"a workdir with {' or '.join(found)} in its path: its checkpoints could not be read", file=path,
-                        remedy="give a workdir without these characters")  # fmt: skip
+        raise UserError(
+            f"a workdir with {' or '.join(found)} in its path: its checkpoints could not be read",
+            file=path,
+            remedy="give a workdir without these characters",
+        )
 
 
 def has_checkpoints(workdir: str | Path) -> bool:

@@ -35,12 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Align the two texts."""
-    align_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
-                  draw=options.draw)  # fmt: skip
+    align_command(
+        options.checkpoint,
+        options.source,
+        options.target,
+        languages=options.languages,
+        gold=options.gold,
+        draw=options.draw,
+    )
 
 
-def align_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
-                  draw: str = "") -> None:  # fmt: skip
+def align_command(
+    place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "", draw: str = ""
+) -> None:
     """Print the links of each line's words, "0-0 1-2" for source-target (Pharaoh's format), and AER against gold links.
 
     Args:
@@ -95,8 +102,11 @@ def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> It
         for number, entries in window:
             for (file, _), entry in zip(sides, entries):
                 if entry is None:
-                    raise UserError(f"the file ends before line {number}, which another one has", file=file,
-                                    remedy="give files of as many lines")  # fmt: skip
+                    raise UserError(
+                        f"the file ends before line {number}, which another one has",
+                        file=file,
+                        remedy="give files of as many lines",
+                    )
         yield [entries for _, entries in window]
 
 
@@ -107,8 +117,12 @@ def _check_links(gold: str, first: int, lines: Sequence[tuple[Any, ...]], aligne
         sizes = [max(len(text.split()), len(words)) for text, words in zip(texts, alignment[:2])]
         for i, j in sorted(possible):
             if i >= sizes[0] or j >= sizes[1]:
-                raise UserError(f"the link {i}-{j} is of words that are not there: there are {sizes[0]} and {sizes[1]}", file=gold,
-                                line=number, remedy="count words from 0")  # fmt: skip
+                raise UserError(
+                    f"the link {i}-{j} is of words that are not there: there are {sizes[0]} and {sizes[1]}",
+                    file=gold,
+                    line=number,
+                    remedy="count words from 0",
+                )
 
 
 def _gold(file: str) -> Iterator[tuple[set[Link], set[Link]]]:

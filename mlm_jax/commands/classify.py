@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--task", default="", help="task whose classifier to use, if there are several")
-    parser.add_argument("--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input")
+    parser.add_argument(
+        "--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input"
+    )
     parser.add_argument("--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, or WORD<tab>TAG, a line")
     parser.add_argument("--language", help=LANGUAGE)
 
@@ -59,15 +61,20 @@ def classify_command(
     model, counts, read = load_classifier(place, task), Counter[str](), 0
     with writing(output) as file:
         for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
-            file.writelines(_tagged(model, lines, language, counts) if model.by_word else
-                            _classified(model, lines, language, counts, place_of(input), read + 1))  # fmt: skip
+            file.writelines(
+                _tagged(model, lines, language, counts)
+                if model.by_word
+                else _classified(model, lines, language, counts, place_of(input), read + 1)
+            )
             file.flush()
             read += len(lines)
     model.say_counts(counts)
 
 
 def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
-    sentences = [line.replace("\t", " ").split(" ") for line in lines]  # any other white space is part of a word, as in CoNLL
+    sentences = [
+        line.replace("\t", " ").split(" ") for line in lines
+    ]  # any other white space is part of a word, as in CoNLL
     sentences = [[word for word in words if word] for words in sentences]
     for words, found in zip(sentences, model._tag(sentences, language, counts)):
         yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))
@@ -92,8 +99,12 @@ def _text(line: str, file: str, number: int) -> str | tuple[str, str]:
     """Return the text on a line, or the two."""
     first, *others = line.split("\t")
     if len(others) > 1:
-        raise UserError(f"{len(others) + 1} columns where a text has 1 and a pair 2", file=file, line=number,
-                        remedy="take out the tabs")  # fmt: skip
+        raise UserError(
+            f"{len(others) + 1} columns where a text has 1 and a pair 2",
+            file=file,
+            line=number,
+            remedy="take out the tabs",
+        )
     if others and not (first.strip() and others[0].strip()):
         raise UserError("a side of the pair is empty", file=file, line=number, remedy="leave the line out, or the tab")
     return (first, others[0]) if others else first

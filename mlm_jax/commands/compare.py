@@ -14,7 +14,9 @@ EXAMPLE = "runs/one runs/another --output comparison.html"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("workdirs", nargs="+", metavar="RUN", help="workdirs of runs; the first is the baseline")
-    parser.add_argument("--metric", default="", help="metric of the table of languages, such as accuracy (what ranks the runs)")
+    parser.add_argument(
+        "--metric", default="", help="metric of the table of languages, such as accuracy (what ranks the runs)"
+    )
     parser.add_argument("--output", default="", metavar="FILE.html", help="page to write: tables, charts and curves")
 
 

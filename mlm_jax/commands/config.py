@@ -13,7 +13,9 @@ EXAMPLE = "learning rate"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("word", nargs="*", help="words that must all occur, or another framework's name of a key (batch_size)")
+    parser.add_argument(
+        "word", nargs="*", help="words that must all occur, or another framework's name of a key (batch_size)"
+    )
     parser.add_argument("--markdown", action="store_true", help="print docs/config.md")
 
 
@@ -34,8 +36,10 @@ def run(options: argparse.Namespace) -> None:
     found = search(keys, options.word)
     if not found:
         names = [key.name.rpartition(".")[2] for key in keys]
-        raise UserError(f"no config key has {' and '.join(options.word)}{nearest(options.word[-1], names)}",
-                        remedy="mlm-jax config without a word lists all keys")  # fmt: skip
+        raise UserError(
+            f"no config key has {' and '.join(options.word)}{nearest(options.word[-1], names)}",
+            remedy="mlm-jax config without a word lists all keys",
+        )
     print(text(found, min(shutil.get_terminal_size().columns, 120)))
 
 

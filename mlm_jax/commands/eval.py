@@ -14,11 +14,17 @@ EXAMPLE = "runs/mine"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", nargs="+", help=f"{CHECKPOINT}; several classifiers, each trained on one language, "
-                        "make a matrix of transfer")  # fmt: skip
+    parser.add_argument(
+        "checkpoint",
+        nargs="+",
+        help=f"{CHECKPOINT}; several classifiers, each trained on one language, make a matrix of transfer",
+    )
     parser.add_argument("--task", help="only this task of the config")
-    parser.add_argument("--gradients", choices=("tasks", "languages"),
-                        help="instead: cosines between the gradients of tasks, or of the languages of --task")  # fmt: skip
+    parser.add_argument(
+        "--gradients",
+        choices=("tasks", "languages"),
+        help="instead: cosines between the gradients of tasks, or of the languages of --task",
+    )
     parser.add_argument("--parameters", default=".*", metavar="REGEX", help="parameters whose gradients are compared")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -27,7 +33,9 @@ def run(options: argparse.Namespace) -> None:
     """Measure checkpoints, or compare gradients."""
     if options.gradients:
         for checkpoint in options.checkpoint:
-            gradients_command(checkpoint, options.gradients, task=options.task, parameters=options.parameters, as_json=options.json)
+            gradients_command(
+                checkpoint, options.gradients, task=options.task, parameters=options.parameters, as_json=options.json
+            )
     else:
         evaluate_command(options.checkpoint, task=options.task, as_json=options.json)
 
@@ -65,8 +73,9 @@ def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json:
             console.print(transfer_table(matrix, name))
 
 
-def gradients_command(place: str, between: str, *, task: str | None = None, parameters: str = ".*",
-                      as_json: bool = False) -> None:  # fmt: skip
+def gradients_command(
+    place: str, between: str, *, task: str | None = None, parameters: str = ".*", as_json: bool = False
+) -> None:
     """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
 
     Args:

@@ -14,11 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits")
+    parser.add_argument(
+        "--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits"
+    )
     parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
     parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
-    parser.add_argument("--task", default="", help="task whose classifier to write, in place of the head that predicts tokens")
-    parser.add_argument("--push-to-hub", default="", metavar="NAME", help="repository of the Hub to upload the folder to as well")
+    parser.add_argument(
+        "--task", default="", help="task whose classifier to write, in place of the head that predicts tokens"
+    )
+    parser.add_argument(
+        "--push-to-hub", default="", metavar="NAME", help="repository of the Hub to upload the folder to as well"
+    )
     parser.add_argument("--to", default="", metavar="LANGUAGE", help="language whose token the decoder begins with")
 
 
@@ -26,8 +32,15 @@ def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
     from mlm_jax.interop.exporting import export_hf
 
-    out = export_hf(options.checkpoint, options.out, family=options.family, dtype=options.dtype, language=options.language,
-                    to=options.to, task=options.task)  # fmt: skip
+    out = export_hf(
+        options.checkpoint,
+        options.out,
+        family=options.family,
+        dtype=options.dtype,
+        language=options.language,
+        to=options.to,
+        task=options.task,
+    )
     print(f"wrote {out}; {out / 'README.md'} is its model card: fill in the licence")
     if options.push_to_hub:
         from mlm_jax.interop.hub import push

@@ -20,7 +20,9 @@ HINT = "; text that begins with a dash goes behind --"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("text", nargs="*", help="text with <mask>, behind -- if it begins with a dash; standard input if none")
+    parser.add_argument(
+        "text", nargs="*", help="text with <mask>, behind -- if it begins with a dash; standard input if none"
+    )
     parser.add_argument("--behind", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--top", type=int, default=5, help="candidates a mask")
     parser.add_argument("--language", help=LANGUAGE)
@@ -44,7 +46,9 @@ def take_rest(options: argparse.Namespace, rest: list[str]) -> bool:
 
 def run(options: argparse.Namespace) -> None:
     """Fill in the masks."""
-    fill_mask_command(options.checkpoint, [*options.text, *options.behind], top_k=options.top, language=options.language)
+    fill_mask_command(
+        options.checkpoint, [*options.text, *options.behind], top_k=options.top, language=options.language
+    )
 
 
 def fill_mask_command(

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--language", required=True, help="code of the new language")
-    parser.add_argument("--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora")
+    parser.add_argument(
+        "--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora"
+    )
     parser.add_argument("--pieces", type=int, default=2000, help="most pieces to add")
     parser.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
 
@@ -76,5 +78,6 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
         f"    config.languages = {(*loaded.languages, language)}\n"
         f'    config.vocabulary.path = "{out}"\n'
         f'    config.checkpoint.init = {{"from": "{place}"}}\n'
-        f"    config.optimizer.freeze_table = {trained}" + ("\n    config.model.vocabulary_multiple = 1" if rounded else "")
+        f"    config.optimizer.freeze_table = {trained}"
+        + ("\n    config.model.vocabulary_multiple = 1" if rounded else "")
     )

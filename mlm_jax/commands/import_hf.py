@@ -12,8 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("source", help="folder with config.json, safetensors and a tokenizer, or a name on the Hub")
     parser.add_argument("--out", required=True, help="workdir to make")
-    parser.add_argument("--languages", default="", metavar="de,en,…", help="codes of the languages that its rows may be of")
-    parser.add_argument("--allow-nonfinite", action="store_true", help="import weights that are NaN or infinite as they are")
+    parser.add_argument(
+        "--languages", default="", metavar="de,en,…", help="codes of the languages that its rows may be of"
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="import weights that are NaN or infinite as they are"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

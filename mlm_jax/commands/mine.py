@@ -22,22 +22,41 @@ EXAMPLE = "runs/mine english.txt german.txt --languages en-de --output pairs.tsv
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC; - is standard input")
+    parser.add_argument(
+        "source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC; - is standard input"
+    )
     parser.add_argument("target", help="text file in the other language")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
     parser.add_argument("--gold", default="", help="file of ID<tab>ID lines to print precision, recall and F1 by")
     parser.add_argument("--threshold", type=float, help="least ratio margin of a pair; the best for --gold, or 1")
-    parser.add_argument("--output", default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output")
+    parser.add_argument(
+        "--output", default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Mine the two texts."""
-    mine_command(options.checkpoint, options.source, options.target, languages=options.languages, gold=options.gold,
-                 threshold=options.threshold, output=options.output)  # fmt: skip
+    mine_command(
+        options.checkpoint,
+        options.source,
+        options.target,
+        languages=options.languages,
+        gold=options.gold,
+        threshold=options.threshold,
+        output=options.output,
+    )
 
 
-def mine_command(place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "",
-                 threshold: float | None = None, output: str = "-") -> None:  # fmt: skip
+def mine_command(
+    place: str | Path,
+    source: str,
+    target: str,
+    *,
+    languages: str | None = None,
+    gold: str = "",
+    threshold: float | None = None,
+    output: str = "-",
+) -> None:
     """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
 
     Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to

@@ -19,9 +19,15 @@ STREAMS = "; text comes from --input or standard input"  # hint of the verbs tha
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--set``."""
-    parser.add_argument("--config", required=True, metavar="FILE.py",
-                        help="config file; FILE.py:ARGUMENT passes an argument; FILE.json is data and runs no code")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py",
+        help="config file; FILE.py:ARGUMENT passes an argument; FILE.json is data and runs no code",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable"
+    )
 
 
 def config_of(options: argparse.Namespace) -> ConfigDict:

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--shard", metavar="I/N", help="write only shard I of N, counted from 0: for N machines at once")
     part.add_argument("--join", type=int, metavar="N", help="make the store from its N shards")
     part.add_argument("--beam", type=int, metavar="N", help="write N shards and join them as an Apache Beam pipeline")
-    parser.add_argument(BEAM_OPTIONS, default="", metavar="'--runner=… …'", help="options of the pipeline, in one string")
+    parser.add_argument(
+        BEAM_OPTIONS, default="", metavar="'--runner=… …'", help="options of the pipeline, in one string"
+    )
 
 
 def arrange(arguments: list[str]) -> list[str]:

@@ -22,4 +22,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the trials."""
     from mlm_jax.run.sweep import run_sweep
 
-    return run_sweep(options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run)
+    return run_sweep(
+        options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run
+    )

@@ -28,22 +28,36 @@ HINT = STREAMS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each")
+    parser.add_argument(
+        "--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each"
+    )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", help=LANGUAGE)
     parser.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
     parser.add_argument("--output", default="-", help="text file; standard output if not given")
     parser.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
-    parser.add_argument("--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line")
+    parser.add_argument(
+        "--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line"
+    )
     parser.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
-    parser.add_argument("--length", type=int, default=0, help="most tokens of a translation; by default about twice the text's")
+    parser.add_argument(
+        "--length", type=int, default=0, help="most tokens of a translation; by default about twice the text's"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample instead of searching")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the K likeliest pieces")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample among the likeliest pieces of this share")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="piece of the vocabulary that also ends a "
-                        "translation, and stays in it; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="piece of the vocabulary that also ends a translation, and stays in it; repeatable",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--synthetic", choices=("back", "forward"),
-                        help="write a parallel corpus: back puts the translation first and tags it")  # fmt: skip
+    parser.add_argument(
+        "--synthetic",
+        choices=("back", "forward"),
+        help="write a parallel corpus: back puts the translation first and tags it",
+    )
     parser.add_argument("--margin", type=float, default=1.0, help="least ratio margin of a synthetic pair; 0 keeps all")
     parser.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
     parser.add_argument("--tag", default="<BT>", help="put before back-translations")
@@ -55,22 +69,48 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.inference.translator import Search
 
     if options.beams is not None and options.temperature:
-        raise UserError("a translation is sampled (--temperature) or searched for (--beams)", remedy="leave out one of them")
-    search = Search(4 if options.beams is None else options.beams, options.n_best, options.length_penalty, options.temperature,
-                    options.top_k, options.top_p, options.seed, options.length, tuple(options.stop))  # fmt: skip
+        raise UserError(
+            "a translation is sampled (--temperature) or searched for (--beams)", remedy="leave out one of them"
+        )
+    search = Search(
+        4 if options.beams is None else options.beams,
+        options.n_best,
+        options.length_penalty,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        options.length,
+        tuple(options.stop),
+    )
     targets = [code.strip() for code in options.to.split(",") if code.strip()]
     if options.synthetic:
         if len(targets) != 1:
             raise UserError("a synthetic corpus is of one pair of languages", remedy="name one language after --to")
         recipe = Recipe(options.synthetic, options.source, targets[0], search, options.margin, options.tag)
-        synthesise_command(options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder)
+        synthesise_command(
+            options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder
+        )
     else:
-        translate_command(options.checkpoint, target=targets, source=options.source, input=options.input,
-                          output=options.output, search=search)  # fmt: skip
+        translate_command(
+            options.checkpoint,
+            target=targets,
+            source=options.source,
+            input=options.input,
+            output=options.output,
+            search=search,
+        )
 
 
-def translate_command(place: str | Path, *, target: str | Sequence[str], source: str | None = None, input: str = "-",
-                      output: str = "-", search: Search | None = None) -> None:  # fmt: skip
+def translate_command(
+    place: str | Path,
+    *,
+    target: str | Sequence[str],
+    source: str | None = None,
+    input: str = "-",
+    output: str = "-",
+    search: Search | None = None,
+) -> None:
     """Translate each line of a text into a line, in order; an empty line stays empty.
 
     Several languages are as many columns with tabs between them. With ``search.count`` > 1 each translation is a line
@@ -96,19 +136,24 @@ def translate_command(place: str | Path, *, target: str | Sequence[str], source:
     if not targets:
         raise UserError("no language to translate into was named", remedy="give --to LANGUAGE")
     if len(targets) > 1 and search.count > 1:
-        raise UserError("--n-best is for translations into one language", remedy="name one language, or leave out --n-best")
+        raise UserError(
+            "--n-best is for translations into one language", remedy="name one language, or leave out --n-best"
+        )
     translator = load_translator(place)
     counts, row = Counter(lines=0), list[str]()
     with writing(output) as file, _counting("translating", read_lines(input)) as lines:
-        found = translator.stream(arriving(lines, input), target_language=targets, source_language=source, search=search,
-                                  counts=counts)  # fmt: skip
+        found = translator.stream(
+            arriving(lines, input), target_language=targets, source_language=source, search=search, counts=counts
+        )
         for _, translation in found:
             if len(row) == 0:
                 counts["lines"] += 1
                 counts["empty"] += not translation.hypotheses
             row.append(as_column(translation.text))
             counts["with an empty translation"] += bool(translation.hypotheses) and not row[-1]
-            counts["not ended within the length"] += bool(translation.hypotheses) and not translation.hypotheses[0].ended
+            counts["not ended within the length"] += (
+                bool(translation.hypotheses) and not translation.hypotheses[0].ended
+            )
             if search.count > 1:
                 for hypothesis in translation.hypotheses:
                     print(counts["lines"], f"{hypothesis.score:.4f}", as_column(hypothesis.text), sep="\t", file=file)
@@ -120,8 +165,9 @@ def translate_command(place: str | Path, *, target: str | Sequence[str], source:
     _report(counts)
 
 
-def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", output: str,
-                       encoder: str | None = None) -> None:  # fmt: skip
+def synthesise_command(
+    place: str | Path, recipe: Recipe, *, input: str = "-", output: str, encoder: str | None = None
+) -> None:
     """Write a synthetic corpus as TSV pairs, and beside it (FILE.tsv.json) how it came about.
 
     Args:
@@ -147,12 +193,19 @@ def synthesise_command(place: str | Path, recipe: Recipe, *, input: str = "-", o
         for first, second in synthetic_pairs(translator, judge, lines, recipe, counts):
             print(first, second, sep="\t", file=file)
         if not counts["kept"]:
-            raise UserError(f"no pair was kept ({_described(counts)})",
-                            remedy="lower --margin, raise --length, or train the model longer")  # fmt: skip
-    facts = provenance(translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input)
+            raise UserError(
+                f"no pair was kept ({_described(counts)})",
+                remedy="lower --margin, raise --length, or train the model longer",
+            )
+    facts = provenance(
+        translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input
+    )
     write_provenance(output, facts)  # after the corpus itself: provenance must describe a file that exists
     _report(counts)
-    print(f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made', file=sys.stderr)
+    print(
+        f'config.data.parallel["{recipe.pair}"] = "{output}"  # {provenance_file(output)} says how it was made',
+        file=sys.stderr,
+    )
 
 
 @contextlib.contextmanager
@@ -160,7 +213,12 @@ def _counting(what: str, lines: Iterable[str]) -> Iterator[Iterator[str]]:
     """Show on a terminal how many lines have been taken."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description} {task.completed:,} lines"), BarColumn(), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description} {task.completed:,} lines"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)

@@ -17,8 +17,13 @@ VOCABULARY = "vocabulary"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--text", required=True, action="append", metavar="LANGUAGE=GLOB",
-                        help="text to be cut as before, or module:function, as in config.data.corpora; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--text",
+        required=True,
+        action="append",
+        metavar="LANGUAGE=GLOB",
+        help="text to be cut as before, or module:function, as in config.data.corpora; repeatable",
+    )
     parser.add_argument("--out", required=True, help="workdir to make")
 
 
@@ -72,5 +77,7 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
         counts = [sum(map(len, v.encode_batch(found))) for v in (loaded.vocabulary, trimmed.vocabulary)]
         words = max(sum(len(text.split()) for text in found), 1)
         print(f"tokens per word, {language}: {counts[0] / words:.3f} → {counts[1] / words:.3f}")
-    print(f"wrote {out}. A config that goes on with it:\n"
-          f'    config.vocabulary.path = "{config.vocabulary.path}"\n    config.checkpoint.init = {{"from": "{out}"}}')  # fmt: skip
+    print(
+        f"wrote {out}. A config that goes on with it:\n"
+        f'    config.vocabulary.path = "{config.vocabulary.path}"\n    config.checkpoint.init = {{"from": "{out}"}}'
+    )

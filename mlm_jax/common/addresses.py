@@ -19,7 +19,14 @@ def local_path(place: str | Path) -> Path:
       UserError: it is an address of an object store.
     """
     if not is_local(place):
-        mount = "gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET FOLDER" if str(place).startswith("gs://") else "s3fs"
-        raise UserError("a workdir cannot be an address of an object store; only a token store (data.store) can", file=place,
-                        remedy=f"mount the bucket as a folder, for example with {mount}, and name that folder")  # fmt: skip
+        mount = (
+            "gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET FOLDER"
+            if str(place).startswith("gs://")
+            else "s3fs"
+        )
+        raise UserError(
+            "a workdir cannot be an address of an object store; only a token store (data.store) can",
+            file=place,
+            remedy=f"mount the bucket as a folder, for example with {mount}, and name that folder",
+        )
     return Path(place)

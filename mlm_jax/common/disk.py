@@ -58,12 +58,16 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
     except Exception as error:  # TensorStore raises ValueError, safetensors its own
         problem = disk_problem(error)
         if is_there and not Path(place).is_dir():
-            raise UserError("this folder is gone", file=place, remedy="bring it back, or begin in another one") from error
+            raise UserError(
+                "this folder is gone", file=place, remedy="bring it back, or begin in another one"
+            ) from error
         if not problem and not isinstance(error, OSError):
             raise
         if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():
             problem = "its folder is gone"
-        if not problem and isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError):
+        if not problem and isinstance(
+            error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError
+        ):
             problem = f"cannot write: {error.strerror}"
         if not problem:
             raise

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = 75  # exit code of a run, or a sweep, that a signal stopped with steps remaining (EX_TEMPFAIL of sysexits.h)
+UNFINISHED = (
+    75  # exit code of a run, or a sweep, that a signal stopped with steps remaining (EX_TEMPFAIL of sysexits.h)
+)
 
 
 class UserError(Exception):
@@ -22,7 +24,9 @@ class UserError(Exception):
     def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None, remedy: str = ""):
         self.problem, self.file, self.line, self.remedy = problem, file, line, remedy
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
-        super().__init__(f"{place}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else ""))
+        super().__init__(
+            f"{place}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else "")
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that a worker process can raise it in its parent
         return _rebuild, (self.problem, self.file, self.line, self.remedy)

@@ -33,7 +33,9 @@ def inside(folder: str | Path, name: object) -> Path:
     Raises:
       UserError: the name is not that of a file directly in the folder.
     """
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "\0"))
+    plain = (
+        isinstance(name, str) and name not in ("", ".", "..") and not any(sign in name for sign in ("/", "\\", "\0"))
+    )
     if not plain or len(str(name).encode(errors="replace")) > LONGEST:
         raise UserError(f"{one_line(repr(name))[:80]} is not the name of a file in this folder", file=folder)
     return Path(folder, str(name))

@@ -24,8 +24,9 @@ def check_file(file: Path, most: float = math.inf) -> None:
         raise UserError("this is not a regular file", file=file)
     size = file.stat().st_size
     if size > most:
-        raise UserError(f"the file has {size:,} bytes, but at most {most:,} are read", file=file,
-                        remedy="check where it comes from")  # fmt: skip
+        raise UserError(
+            f"the file has {size:,} bytes, but at most {most:,} are read", file=file, remedy="check where it comes from"
+        )
 
 
 def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:

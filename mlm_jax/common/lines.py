@@ -57,15 +57,20 @@ def decoded_lines(stream: BinaryIO, file: str | Path, most_bytes: int, remedy: s
         if number == 1 and line.startswith(UTF16_MARKS):
             raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy=convert)
         if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
-            raise UserError("the lines end in CR alone (classic Mac), so this is one line", file=file, line=1,
-                            remedy=r"convert the text, for example with tr '\r' '\n'")  # fmt: skip
+            raise UserError(
+                "the lines end in CR alone (classic Mac), so this is one line",
+                file=file,
+                line=1,
+                remedy=r"convert the text, for example with tr '\r' '\n'",
+            )
         if len(line) > most_bytes:
             raise UserError(f"the line has more than {most_bytes:,} bytes", file=file, line=number, remedy=remedy)
         try:
             text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise UserError(f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number,
-                            remedy=convert) from error  # fmt: skip
+            raise UserError(
+                f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number, remedy=convert
+            ) from error
         if "\0" in text:
             raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number, remedy=convert)
         yield text
@@ -114,7 +119,9 @@ class Arriving:
             window: list[str] = []
             until: float | None = None
             with contextlib.suppress(queue.Empty):
-                while len(window) < size and isinstance(last := read.get(timeout=until and max(until - time.monotonic(), 0)), str):
+                while len(window) < size and isinstance(
+                    last := read.get(timeout=until and max(until - time.monotonic(), 0)), str
+                ):
                     window.append(last)
                     until = until or time.monotonic() + PATIENCE
             if window:

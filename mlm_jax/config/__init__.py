@@ -12,5 +12,12 @@ from mlm_jax.config.load import (
 )
 
 __all__ = [
-    "check_keys", "default_config", "file_and_argument", "import_config", "load_config", "located", "renamed_options", "set_key",
-]  # fmt: skip
+    "check_keys",
+    "default_config",
+    "file_and_argument",
+    "import_config",
+    "load_config",
+    "located",
+    "renamed_options",
+    "set_key",
+]

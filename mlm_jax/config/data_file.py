@@ -26,7 +26,9 @@ def read_config(file: Path) -> ConfigDict:
       UserError: there is no such file, it is not a JSON object of keys, or it names code to import.
     """
     if not file.exists():
-        raise UserError("there is no such config file", file=file, remedy="name a config.py, or the config.json of a workdir")
+        raise UserError(
+            "there is no such config file", file=file, remedy="name a config.py, or the config.json of a workdir"
+        )
     values = read_json(file)
     config = default_config()
     _fill(config, values, "the config", file)
@@ -47,8 +49,11 @@ def tuples(value: Any) -> Any:
 def _fill(config: ConfigDict, values: Any, name: str, file: Path) -> None:
     """Set keys; ones that do not exist are set as well, for the check of all keys to name them."""
     if not isinstance(values, dict):
-        raise UserError(f"{name} is a {type(values).__name__} and not an object of keys", file=file,
-                        remedy='write {"steps": 1000, "model": {"width": 256}}')  # fmt: skip
+        raise UserError(
+            f"{name} is a {type(values).__name__} and not an object of keys",
+            file=file,
+            remedy='write {"steps": 1000, "model": {"width": 256}}',
+        )
     for key, value in values.items():
         if key in config and isinstance(config[key], ConfigDict):
             _fill(config[key], value, key, file)
@@ -73,8 +78,14 @@ def _check_no_code(data: ConfigDict) -> None:
             raise BadValue(f"data.{key}", f"data.{key} names code, which a config in JSON cannot", remedy)
     for key, source in _sources(data):
         scheme, _, rest = source.partition(":")
-        if rest and not source.startswith(OURS) and ("/" not in scheme and not rest.startswith("/") or scheme == "tfds"):
-            raise BadValue(key, f"{key} is {source[:80]!r}: a config in JSON cannot name a function or a data set library", remedy)
+        if (
+            rest
+            and not source.startswith(OURS)
+            and ("/" not in scheme and not rest.startswith("/") or scheme == "tfds")
+        ):
+            raise BadValue(
+                key, f"{key} is {source[:80]!r}: a config in JSON cannot name a function or a data set library", remedy
+            )
 
 
 def _sources(data: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -64,7 +64,9 @@ def _run(file: Path, argument: str) -> ConfigDict:
     try:
         inspect.signature(module.get_config).bind(*arguments)
     except TypeError as error:
-        says, remedy = ("takes no argument", f"write {file}") if argument else ("wants an argument", f"write {file}:ARGUMENT")
+        says, remedy = (
+            ("takes no argument", f"write {file}") if argument else ("wants an argument", f"write {file}:ARGUMENT")
+        )
         raise UserError(f"get_config() {says}", file=file, remedy=remedy) from error
     try:
         config = module.get_config(*arguments)
@@ -73,9 +75,12 @@ def _run(file: Path, argument: str) -> ConfigDict:
     except Exception as error:
         raise UserError(_problem(error), file=file, line=_line_in(error, file), remedy=_remedy(error)) from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config() returns {type(config).__name__} and not a config", file=file,
-                        line=module.get_config.__code__.co_firstlineno,
-                        remedy="begin with config = default_config(), end with return config")  # fmt: skip
+        raise UserError(
+            f"get_config() returns {type(config).__name__} and not a config",
+            file=file,
+            line=module.get_config.__code__.co_firstlineno,
+            remedy="begin with config = default_config(), end with return config",
+        )
     return config
 
 
@@ -94,7 +99,9 @@ def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -
       overrides: as given there; what they set is not the file's fault.
     """
     known = default_config()
-    named = [match for match in re.findall(r"(?=\b([a-z]+\.[a-z_]+))", error.problem) if match.partition(".")[0] in known]
+    named = [
+        match for match in re.findall(r"(?=\b([a-z]+\.[a-z_]+))", error.problem) if match.partition(".")[0] in known
+    ]
     keys = [error.key] if isinstance(error, BadValue) else named
     set_there = [override.partition("=")[0] for override in overrides]
     if error.file or not keys or any(f"{key}.".startswith(f"{other}.") for key in keys for other in set_there):
@@ -124,11 +131,15 @@ def set_key(config: ConfigDict, key: str, value: str) -> None:
         if isinstance(target[last], bool) and isinstance(literal, str) and literal.lower() in ("true", "false"):
             literal = literal.lower() == "true"  # as in YAML and JSON
         if isinstance(target[last], ConfigDict):
-            raise UserError(f"config key {key!r} is a group of keys",
-                            remedy=f"set one of them, such as {key}.{next(iter(target[last]))}")  # fmt: skip
+            raise UserError(
+                f"config key {key!r} is a group of keys",
+                remedy=f"set one of them, such as {key}.{next(iter(target[last]))}",
+            )
         if not _same_kind(literal, target[last]):
-            raise UserError(f"config key {key!r} is {literal!r}, which is not of type {type(target[last]).__name__}",
-                            remedy=f"write a value such as {target[last]!r}")  # fmt: skip
+            raise UserError(
+                f"config key {key!r} is {literal!r}, which is not of type {type(target[last]).__name__}",
+                remedy=f"write a value such as {target[last]!r}",
+            )
     target[last] = literal
 
 
@@ -179,7 +190,9 @@ def import_config(path: str | Path) -> ModuleType:
     except Exception as error:
         neighbour = file.parent / f"{getattr(error, 'name', None)}.py"
         remedy = ""
-        if isinstance(error, ModuleNotFoundError) and neighbour.is_file():  # of a package: its modules have one name each
+        if (
+            isinstance(error, ModuleNotFoundError) and neighbour.is_file()
+        ):  # of a package: its modules have one name each
             remedy = f"write from {file.resolve().parent.name}.{neighbour.stem} import …"
         raise UserError(_problem(error), file=file, line=_line_in(error, file), remedy=remedy) from error
 

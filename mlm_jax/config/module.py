@@ -73,8 +73,11 @@ def _import_from_package(name: str, root: Path, file: Path, changed: bool) -> Mo
     spec = importlib.util.find_spec(package)
     folders = [Path(folder).resolve() for folder in (spec.submodule_search_locations or ())] if spec else []
     if root / package not in folders:
-        raise UserError(f"another package is called {package!r}: {', '.join(map(str, folders)) or package}", file=file,
-                        remedy=f"rename the folder {root / package}")  # fmt: skip
+        raise UserError(
+            f"another package is called {package!r}: {', '.join(map(str, folders)) or package}",
+            file=file,
+            remedy=f"rename the folder {root / package}",
+        )
     if changed:
         sys.modules.pop(name, None)
     importlib.invalidate_caches()

@@ -32,9 +32,14 @@ def all_keys(options: Options) -> list[Key]:
     found: list[Key] = []
     for key in KEYS:
         found.append(key)
-        found += [Key(f"{place}.{inner.name}", inner.default, inner.kind, inner.doc) for place, inner in _inner(key.name, key.kind)]
+        found += [
+            Key(f"{place}.{inner.name}", inner.default, inner.kind, inner.doc)
+            for place, inner in _inner(key.name, key.kind)
+        ]
     for objective, its_options in options.items():
-        found += [Key(f"tasks.TASK.{key.name}", key.default, key.kind, f"[{objective}] {key.doc}") for key in its_options]
+        found += [
+            Key(f"tasks.TASK.{key.name}", key.default, key.kind, f"[{objective}] {key.doc}") for key in its_options
+        ]
     return found
 
 
@@ -48,8 +53,10 @@ def text(keys: Iterable[Key], width: int = 100) -> str:
     blocks = []
     for key in keys:
         default = "(required)" if key.default is REQUIRED else "" if key.default is None else f"= {key.default!r}"
-        about = "\n".join(textwrap.fill(line, width, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
-                          for line in (key.doc.replace("`", ""), f"Takes {key.kind.words}."))  # fmt: skip
+        about = "\n".join(
+            textwrap.fill(line, width, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+            for line in (key.doc.replace("`", ""), f"Takes {key.kind.words}.")
+        )
         blocks.append(f"{key.name} {default}".rstrip() + f"\n{about}")
     return "\n\n".join(blocks)
 
@@ -64,7 +71,11 @@ def markdown(options: Options) -> str:
             for place, inner in _by_place(key):
                 parts.append(f"### `{place}`\n\n{_table(inner)}")
                 if key.name == "tasks":
-                    parts += [f"#### Options of `{objective}`\n\n{_table(found)}" for objective, found in options.items() if found]
+                    parts += [
+                        f"#### Options of `{objective}`\n\n{_table(found)}"
+                        for objective, found in options.items()
+                        if found
+                    ]
     rows = sorted((word, key) for key, words in WORDS.items() for word in words)
     lines = [f"| `{word}` | `{key}`{f': {NOTES[key]}' if key in NOTES else ''} |" for word, key in rows]
     parts.append("## Names in other frameworks\n\n| elsewhere | here |\n|---|---|\n" + "\n".join(lines) + "\n")
@@ -78,8 +89,13 @@ def _has(key: Key, word: str) -> bool:
 
 def _inner(name: str, kind: Kind) -> Iterator[tuple[str, Key]]:
     """Yield (place, key) of the dictionaries that a key's values are, or hold."""
-    place = {"curriculum": "curriculum[i]", "model.encoder": "model.encoder[i]", "model.decoder": "model.decoder[i]",
-             "tasks": "tasks.TASK", "data.labelled": "data.labelled.SET"}.get(name, name)  # fmt: skip
+    place = {
+        "curriculum": "curriculum[i]",
+        "model.encoder": "model.encoder[i]",
+        "model.decoder": "model.decoder[i]",
+        "tasks": "tasks.TASK",
+        "data.labelled": "data.labelled.SET",
+    }.get(name, name)
     entry = _entry(kind)
     yield from ((place, key) for key in (entry.keys if entry else ()))
 

@@ -12,7 +12,11 @@ from mlm_jax.config.keys import STRATEGY
 from mlm_jax.config.values import BadValue
 
 CHARACTER_HASHES = 8  # n-gram hashes that a character's embedding is put together from (CANINE)
-DECIDED_BY = {"alpha": "alpha", "unimax_epochs": "unimax", "rates": "explicit"}  # {key of a phase: the strategy it means}
+DECIDED_BY = {
+    "alpha": "alpha",
+    "unimax_epochs": "unimax",
+    "rates": "explicit",
+}  # {key of a phase: the strategy it means}
 
 
 def check_together(config: ConfigDict) -> None:
@@ -33,8 +37,11 @@ def check_together(config: ConfigDict) -> None:
 def _check_sources(config: ConfigDict) -> None:
     for name in ("corpora", "parallel", "labelled"):
         if config.data.mixture and config.data[name]:
-            raise BadValue(f"data.{name}", f"data.mixture and data.{name} are both set, but a mixture is read instead of the other",
-                           f"leave one of them out, or register what data.{name} names as a task of the mixture")  # fmt: skip
+            raise BadValue(
+                f"data.{name}",
+                f"data.mixture and data.{name} are both set, but a mixture is read instead of the other",
+                f"leave one of them out, or register what data.{name} names as a task of the mixture",
+            )
 
 
 def longest_row(model: ConfigDict) -> int:
@@ -58,36 +65,54 @@ def check_model(config: ConfigDict) -> None:
         for index, entry in enumerate(config[name]):
             _check_layer_group(f"model.{name}[{index}]", entry, config.norm_position)
     if config.global_every > 1 and config.window < 2:
-        raise UserError(f"model.window is {config.window}, so layers with a window would attend to nothing but themselves",
-                        remedy="widen it, or set model.global_every=1")  # fmt: skip
+        raise UserError(
+            f"model.window is {config.window}, so layers with a window would attend to nothing but themselves",
+            remedy="widen it, or set model.global_every=1",
+        )
     buckets, distance = config.relative["buckets"], config.relative["max_distance"]
     if buckets % 4 or distance <= buckets // 2:
-        raise UserError(f"model.relative cannot put distances up to {distance} into {buckets} buckets",
-                        remedy="use a multiple of 4 buckets, and a max_distance of more than half as many")  # fmt: skip
+        raise UserError(
+            f"model.relative cannot put distances up to {distance} into {buckets} buckets",
+            remedy="use a multiple of 4 buckets, and a max_distance of more than half as many",
+        )
     if config.character_downsampling:
         _check_characters(config)
 
 
 def _check_heads(config: ConfigDict) -> None:
     if not config.head_width and config.width % config.heads:
-        raise BadValue("model.heads", f"model.width {config.width} cannot be divided among {config.heads} heads",
-                       "choose a divisor of model.width, or set model.head_width")  # fmt: skip
+        raise BadValue(
+            "model.heads",
+            f"model.width {config.width} cannot be divided among {config.heads} heads",
+            "choose a divisor of model.width, or set model.head_width",
+        )
     if config.kv_heads and config.heads % config.kv_heads:
-        raise BadValue("model.kv_heads", f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}",
-                       "choose a divisor, or 0 for as many")  # fmt: skip
+        raise BadValue(
+            "model.kv_heads",
+            f"model.kv_heads {config.kv_heads} does not divide model.heads {config.heads}",
+            "choose a divisor, or 0 for as many",
+        )
     head_dim = config.head_width or config.width // config.heads
     if config.position == "rope" and head_dim % 2:
-        raise UserError(f"RoPE needs heads of an even width, not {head_dim}", remedy="change model.heads or model.head_width")
+        raise UserError(
+            f"RoPE needs heads of an even width, not {head_dim}", remedy="change model.heads or model.head_width"
+        )
 
 
 def _check_layer_group(key: str, entry: Mapping[str, Any], norm_position: str) -> None:
     weights, adapter = entry.get("weights", "shared"), entry.get("adapter_weights", "shared")
     if weights != "shared" and adapter not in ("shared", weights):
-        raise BadValue(f"{key}.adapter_weights", f"{key} has weights indexed by {weights!r} and adapters by {adapter!r}",
-                       "share the weights, or index both by the same")  # fmt: skip
+        raise BadValue(
+            f"{key}.adapter_weights",
+            f"{key} has weights indexed by {weights!r} and adapters by {adapter!r}",
+            "share the weights, or index both by the same",
+        )
     if entry.get("adapter_norm") == "reused" and norm_position != "post":
-        raise BadValue(f"{key}.adapter_norm", f"{key}.adapter_norm is 'reused', but norms come before each part",
-                       "use 'own', or model.norm_position='post'")  # fmt: skip
+        raise BadValue(
+            f"{key}.adapter_norm",
+            f"{key}.adapter_norm is 'reused', but norms come before each part",
+            "use 'own', or model.norm_position='post'",
+        )
 
 
 def _check_characters(config: ConfigDict) -> None:
@@ -124,7 +149,8 @@ def _check_rows(config: ConfigDict) -> None:
             raise BadValue(
                 "training.microbatches",
                 f"tasks.{task}.rows is {entry['rows']}, which {config.training.microbatches} microbatches cannot share",
-                "make it a multiple of training.microbatches" + " · same_language_rows" * ("same_language_rows" in entry),
+                "make it a multiple of training.microbatches"
+                + " · same_language_rows" * ("same_language_rows" in entry),
             )
 
 
@@ -145,13 +171,19 @@ def check_curriculum(config: ConfigDict) -> None:
                     raise BadValue(f"{key}.{option}", problem, f"the tasks are {', '.join(config.tasks)}")
         for base in ("rope_theta", "local_rope_theta"):
             if base in entry and config.model.position != "rope":
-                raise BadValue(f"{key}.{base}", f"{key} has a {base}, but model.position is {config.model.position!r}",
-                               "leave it out, or set model.position='rope'")  # fmt: skip
+                raise BadValue(
+                    f"{key}.{base}",
+                    f"{key} has a {base}, but model.position is {config.model.position!r}",
+                    "leave it out, or set model.position='rope'",
+                )
     total = sum(entry["steps"] for entry in config.curriculum)
     if config.curriculum and total != config.steps:
         last = config.curriculum[-1]["steps"] + config.steps - total
-        raise BadValue("curriculum", f"the curriculum's phases take {total} steps, but the run has {config.steps}",
-                       f"set steps={total}" + (f", or the last phase's steps to {last}" if last > 0 else ""))  # fmt: skip
+        raise BadValue(
+            "curriculum",
+            f"the curriculum's phases take {total} steps, but the run has {config.steps}",
+            f"set steps={total}" + (f", or the last phase's steps to {last}" if last > 0 else ""),
+        )
 
 
 def phase_strategy(key: str, entry: Mapping[str, Any], default: str) -> str:
@@ -173,8 +205,11 @@ def phase_strategy(key: str, entry: Mapping[str, Any], default: str) -> str:
 def _check_rates(config: ConfigDict) -> None:
     explicit = any("rates" in entry or entry.get("strategy") == "explicit" for entry in config.curriculum)
     if config.mixing.rates and config.mixing.strategy != "explicit" and not explicit:
-        raise BadValue("mixing.rates", f"mixing.rates is set, but mixing.strategy is {config.mixing.strategy!r}, which has no "
-                       "use for it", "set mixing.strategy='explicit', or leave mixing.rates out")  # fmt: skip
+        raise BadValue(
+            "mixing.rates",
+            f"mixing.rates is set, but mixing.strategy is {config.mixing.strategy!r}, which has no use for it",
+            "set mixing.strategy='explicit', or leave mixing.rates out",
+        )
 
 
 # ------------------------------------------------------------------------------------------------ schedule
@@ -189,13 +224,17 @@ def check_schedule(optimizer: ConfigDict, steps: int) -> None:
     warmup, decay = warmup_and_decay(optimizer, steps)
     if warmup + decay > steps:
         parts = f"optimizer.warmup_steps={warmup}" + (f" and decay_steps={decay}" if decay else "")
-        raise UserError(f"{parts} are more than the run's {steps} steps",
-                        remedy="shorten them, write shares of the run such as 0.05 and 0.1, or raise steps")  # fmt: skip
+        raise UserError(
+            f"{parts} are more than the run's {steps} steps",
+            remedy="shorten them, write shares of the run such as 0.05 and 0.1, or raise steps",
+        )
 
 
 def warmup_and_decay(optimizer: ConfigDict, steps: int) -> tuple[int, int]:
     """Return the steps of the warm-up, and of the decay at the end, which only the schedule wsd has."""
-    return steps_of(optimizer.warmup_steps, steps), steps_of(optimizer.decay_steps, steps) if optimizer.schedule == "wsd" else 0
+    return steps_of(optimizer.warmup_steps, steps), steps_of(
+        optimizer.decay_steps, steps
+    ) if optimizer.schedule == "wsd" else 0
 
 
 def steps_of(value: float, steps: int) -> int:

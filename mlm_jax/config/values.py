@@ -259,8 +259,11 @@ class Entry:
                 raise BadValue(f"{key}.{old}", f"{key}.{old} is now called {new!r}", f"rename it to {key}.{new}")
         for name in value:
             if name not in known and not self.open:
-                raise BadValue(f"{key}.{name}", f"{key} has an unknown key {name!r}{nearest(name, known) or here(name)}",
-                               f"its keys are {', '.join(known)}")  # fmt: skip
+                raise BadValue(
+                    f"{key}.{name}",
+                    f"{key} has an unknown key {name!r}{nearest(name, known) or here(name)}",
+                    f"its keys are {', '.join(known)}",
+                )
         for name, entry in known.items():
             if entry.default is REQUIRED and name not in value:
                 raise BadValue(key, f"{key} has no {name!r}", f"write {self.example}")

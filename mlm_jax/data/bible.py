@@ -18,11 +18,29 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.extras import install_command
 
 # The translations in the package that may be used freely; language → its key there.
-VERSIONS = {"en": "k", "es": "v", "fr": "l", "it": "d", "ar": "y", "ru": "r", "fa": "p", "tl": "f",
-            "de": "e", "vi": "7", "hi": "i", "ko": "n"}  # fmt: skip
+VERSIONS = {
+    "en": "k",
+    "es": "v",
+    "fr": "l",
+    "it": "d",
+    "ar": "y",
+    "ru": "r",
+    "fa": "p",
+    "tl": "f",
+    "de": "e",
+    "vi": "7",
+    "hi": "i",
+    "ko": "n",
+}
 HELD_OUT = frozenset({8, 32, 41, 59})  # Ruth, Jonah, Mark, James: 916 verses
-GENRES = {"law": range(1, 6), "history": range(6, 18), "poetry": range(18, 23), "prophets": range(23, 40),
-          "narrative": range(40, 45), "letters": range(45, 67)}  # fmt: skip
+GENRES = {
+    "law": range(1, 6),
+    "history": range(6, 18),
+    "poetry": range(18, 23),
+    "prophets": range(23, 40),
+    "narrative": range(40, 45),
+    "letters": range(45, 67),
+}
 GENRE_HELD_OUT = frozenset({3, 9, 10, 19, 24, 42, 44, 45, 46})
 
 # "(1:1)" and cross references such as "(इब्रा. 1:10, इब्रा. 11:3)" are the editors', not the text's.
@@ -95,8 +113,10 @@ def _in_split(book: int, split: str, held_out: frozenset[int]) -> bool:
 def _verses(language: str) -> list[tuple[tuple[int, int, int], str]]:
     """Return ((book, chapter, verse), text) in order; empty verses are left out."""
     if language not in VERSIONS:
-        raise UserError(f"the Bible corpus has no language {language!r}{nearest(language, VERSIONS)}",
-                        remedy=f"choose from {', '.join(sorted(VERSIONS))}")  # fmt: skip
+        raise UserError(
+            f"the Bible corpus has no language {language!r}{nearest(language, VERSIONS)}",
+            remedy=f"choose from {', '.join(sorted(VERSIONS))}",
+        )
     query = "select bNumber, cNumber, vNumber, vText from bible where bbName = ? order by bNumber, cNumber, vNumber"
     with sqlite3.connect(f"file:{_database()}?mode=ro", uri=True) as database:
         rows = database.execute(query, (VERSIONS[language],)).fetchall()

@@ -61,12 +61,17 @@ def word_weights(weights: np.ndarray, target: np.ndarray, source: np.ndarray) ->
       target: number of each target piece's word, −1 for none.
       source: number of each source piece's word, −1 for none.
     """
-    belongs = lambda words: words[:, None] == np.arange(words.max(initial=-1) + 1)  # noqa: E731  [pieces, words]
+
+    def belongs(words: np.ndarray) -> np.ndarray:
+        return words[:, None] == np.arange(words.max(initial=-1) + 1)  # [pieces, words]
+
     sums = belongs(target).T @ weights @ belongs(source)
     return sums / np.maximum(belongs(target).sum(axis=0), 1)[:, None]
 
 
-def alignment_error_rate(found: Sequence[Sequence[Link]], sure: Sequence[set[Link]], possible: Sequence[set[Link]]) -> float:
+def alignment_error_rate(
+    found: Sequence[Sequence[Link]], sure: Sequence[set[Link]], possible: Sequence[set[Link]]
+) -> float:
     """Return AER = 1 − (|A ∩ S| + |A ∩ P|) / (|A| + |S|) over all sentences (Och & Ney 2003); P includes S.
 
     Args:

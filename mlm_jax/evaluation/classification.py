@@ -56,8 +56,9 @@ class TransferMatrix(NamedTuple):
         return codes.index(code)
 
 
-def transfer_matrix(scores: Mapping[str, Mapping[str, float]], metric: str = "accuracy",
-                    selected_by: Mapping[str, str] | None = None) -> TransferMatrix:  # fmt: skip
+def transfer_matrix(
+    scores: Mapping[str, Mapping[str, float]], metric: str = "accuracy", selected_by: Mapping[str, str] | None = None
+) -> TransferMatrix:
     """Arrange {source: {target: score}} as a matrix, targets in the order of their first appearance.
 
     Args:

@@ -84,8 +84,15 @@ def cut_document(document: np.ndarray, length: int) -> np.ndarray:
     return document if len(document) <= length else np.append(document[: length - 1], document[-1])
 
 
-def embed_documents(encode: Callable[[Rows], np.ndarray], documents: Sequence[np.ndarray], languages: Sequence[int], *,
-                    longest: int, pad_id: int, multiple: int = 1) -> np.ndarray:  # fmt: skip
+def embed_documents(
+    encode: Callable[[Rows], np.ndarray],
+    documents: Sequence[np.ndarray],
+    languages: Sequence[int],
+    *,
+    longest: int,
+    pad_id: int,
+    multiple: int = 1,
+) -> np.ndarray:
     """Return ``[documents, width]`` float32 sentence embeddings in the order of the documents.
 
     Args:

@@ -87,7 +87,9 @@ class HeldOut:
         self.vocabulary = store.vocabulary
         self.longest = longest_row(self.config.model)
         self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        labelled = {task: loader.streams(task) for task, objective in program.objectives.items() if objective.kind == "labelled"}
+        labelled = {
+            task: loader.streams(task) for task, objective in program.objectives.items() if objective.kind == "labelled"
+        }
         self.labels = loader.labels()
         unlabelled = {task: self._read_or_test(task) for task in program.objectives if task not in labelled}
         streams = unlabelled | labelled_sets(store, self.config.tasks, labelled)
@@ -197,7 +199,10 @@ class HeldOut:
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]
-        limit, multiple = None if everything else self.config.evaluation.rows, self.row_multiple * objective.same_language_rows
+        limit, multiple = (
+            None if everything else self.config.evaluation.rows,
+            self.row_multiple * objective.same_language_rows,
+        )
         if objective.additive:  # the last batch is filled up with rows that change nothing
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // multiple) * multiple
@@ -212,7 +217,9 @@ class HeldOut:
     def _read_or_test(self, task: str) -> tuple[Stream, ...]:
         """Return the streams that a task reads, and those of the kind that nothing reads in training: test sets."""
         read, kind = self.loader.streams(task), self.program.objectives[task].kind
-        others = (s for s in self.store.streams.values() if s.kind == kind and s not in read and "train" not in s.splits)
+        others = (
+            s for s in self.store.streams.values() if s.kind == kind and s not in read and "train" not in s.splits
+        )
         return (*read, *others)
 
     def _say_cuts(self) -> None:
@@ -224,8 +231,12 @@ class HeldOut:
                     log.warning("task %s, held-out %s: cuts %s%s", task, stream.name, cut, missed)
         sentences = [document for documents in self.sentences.documents.values() for document in documents]
         if longer := sum(len(document) > self.longest for document in sentences):
-            log.warning("retrieval cuts %d of %d held-out sentences to %d tokens, which the model takes",
-                        longer, len(sentences), self.longest)  # fmt: skip
+            log.warning(
+                "retrieval cuts %d of %d held-out sentences to %d tokens, which the model takes",
+                longer,
+                len(sentences),
+                self.longest,
+            )
 
     def _directions(self, task: str) -> tuple[bool, ...]:
         """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""
@@ -257,11 +268,14 @@ class HeldOut:
         embeddings = {
             language: embed_documents(
                 lambda rows: self._run(self._encode, params, rows),
-                documents, [self.languages.index(language)] * len(documents),
-                longest=self.longest, pad_id=self.program.context.pad_id, multiple=self.row_multiple,
+                documents,
+                [self.languages.index(language)] * len(documents),
+                longest=self.longest,
+                pad_id=self.program.context.pad_id,
+                multiple=self.row_multiple,
             )
             for language, documents in self.sentences.documents.items()
-        }  # fmt: skip
+        }
         rows = dict(list(aligned_rows(self.sentences).items())[:MAP_LANGUAGES])
         return Retrieval(
             self.sentences.languages,
@@ -280,9 +294,13 @@ class HeldOut:
             return {}
         return masked_samples(
             lambda rows, positions: self._run(self._predict, params, (rows, positions)),
-            self._sample_documents(), self.languages, self.vocabulary,
-            longest=self.longest, multiple=self.row_multiple, keep=SAMPLES,
-        )  # fmt: skip
+            self._sample_documents(),
+            self.languages,
+            self.vocabulary,
+            longest=self.longest,
+            multiple=self.row_multiple,
+            keep=SAMPLES,
+        )
 
     @cached_property
     def wordless(self) -> np.ndarray:
@@ -315,7 +333,9 @@ class HeldOut:
 
     def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> jax.Array:
         model, rows = self.program.model(params), batch["inputs"]
-        logits = model.classify(task, model.encode(rows, task=task), rows.segment_ids, pooled=False)  # [rows, length, labels]
+        logits = model.classify(
+            task, model.encode(rows, task=task), rows.segment_ids, pooled=False
+        )  # [rows, length, labels]
         return logits.argmax(axis=-1)
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -36,8 +36,10 @@ def labelled_sets(
     for task, names in named.items():
         for stream in (store.stream(name) for name in names):
             if not _is_held_out(stream) or per_token(stream) != per_token(read[task][0]):
-                raise UserError(f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
-                                remedy=f"correct its entry in config.data.labelled, or tasks.{task}.evaluate_on")  # fmt: skip
+                raise UserError(
+                    f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
+                    remedy=f"correct its entry in config.data.labelled, or tasks.{task}.evaluate_on",
+                )
             _check_labels(stream, task, read[task][0].labels)
             found[task] += [] if stream in found[task] else [stream]
     taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())
@@ -49,8 +51,10 @@ def labelled_sets(
         knowing = [task for task in others if set(stream.labels) <= set(read[task][0].labels)]
         near = [task for task in others if set(stream.labels) & set(read[task][0].labels)]
         if len(knowing) > 1:
-            raise UserError(f"the labelled set {stream.name!r} has labels of the tasks {' and '.join(map(repr, knowing))}",
-                            remedy=f'say whose it is: "evaluate_on": ({stream.name!r},) in the task')  # fmt: skip
+            raise UserError(
+                f"the labelled set {stream.name!r} has labels of the tasks {' and '.join(map(repr, knowing))}",
+                remedy=f'say whose it is: "evaluate_on": ({stream.name!r},) in the task',
+            )
         if near and not knowing:
             _check_labels(stream, near[0], read[near[0]][0].labels)
         if knowing:
@@ -70,10 +74,12 @@ def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> n
 def _check_labels(stream: Stream, task: str, names: Sequence[str]) -> None:
     for label in stream.labels:
         if label not in names:
-            raise UserError(f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not know"
-                            f"{nearest(label, names)}",
-                            remedy='list the same "labels" for both in config.data.labelled, '
-                                   f"or name the sets that it is tested on in tasks.{task}.evaluate_on")  # fmt: skip
+            raise UserError(
+                f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not know"
+                f"{nearest(label, names)}",
+                remedy='list the same "labels" for both in config.data.labelled, '
+                f"or name the sets that it is tested on in tasks.{task}.evaluate_on",
+            )
 
 
 def _is_held_out(stream: Stream) -> bool:

@@ -25,8 +25,9 @@ MACRO, MICRO = "mean", "micro"  # averages: every language counts the same; ever
 SEED = 0  # of the masks; another one would make evaluations of different runs incomparable
 
 
-def make_measure(model_of: Callable[[Any], Any], objective: Objective, context: Context,
-                 mesh: Mesh | None = None) -> Callable[[Any, TaskBatch, int], Metrics]:  # fmt: skip
+def make_measure(
+    model_of: Callable[[Any], Any], objective: Objective, context: Context, mesh: Mesh | None = None
+) -> Callable[[Any, TaskBatch, int], Metrics]:
     """Return a function (parameters, batch, batch number) → metrics, compiled once for each shape of batch.
 
     Args:

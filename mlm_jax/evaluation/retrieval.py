@@ -34,8 +34,9 @@ class Matches(NamedTuple):
     backward_scores: np.ndarray
 
 
-def match(sources: np.ndarray, targets: np.ndarray, score: str = "csls", *, neighbours: int = 0,
-          block: int = BLOCK) -> Matches:  # fmt: skip
+def match(
+    sources: np.ndarray, targets: np.ndarray, score: str = "csls", *, neighbours: int = 0, block: int = BLOCK
+) -> Matches:
     """Find every sentence's best match in the other language.
 
     Args:

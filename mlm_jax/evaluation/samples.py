@@ -58,9 +58,16 @@ def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.G
     return np.sort(rng.permutation(candidates)[: max(1, len(candidates) // SHARE)])
 
 
-def masked_samples(predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.ndarray]],
-                   documents: Mapping[str, Sequence[np.ndarray]], languages: Sequence[str], vocabulary: Vocabulary, *,
-                   longest: int, multiple: int = 1, keep: int = 0) -> dict[str, list[list[Any]]]:  # fmt: skip
+def masked_samples(
+    predict: Callable[[Rows, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    documents: Mapping[str, Sequence[np.ndarray]],
+    languages: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    longest: int,
+    multiple: int = 1,
+    keep: int = 0,
+) -> dict[str, list[list[Any]]]:
     """Hide words of held-out documents, let the model guess them, and keep the documents that it fills best.
 
     Args:

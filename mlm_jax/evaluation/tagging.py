@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,9 @@ class EntityScores(NamedTuple):
     entities: int
 
 
-def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]],
-                  languages: Sequence[str]) -> dict[str, EntityScores]:  # fmt: skip
+def entity_scores(
+    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], languages: Sequence[str]
+) -> dict[str, EntityScores]:
     """Score tagged sentences by entity, as CoNLL does (Tjong Kim Sang 2002; micro average over types).
 
     Args:
@@ -77,7 +78,10 @@ def tag_sentences(
       predicted and right tags of each row.
     """
     name = np.asarray(names)
-    split = lambda classes: [name[row[right >= 0]].tolist() for row, right in zip(classes, gold)]  # noqa: E731
+
+    def split(classes: Any) -> list:
+        return [name[row[right >= 0]].tolist() for row, right in zip(classes, gold)]
+
     return split(predicted), split(gold)
 
 

@@ -60,8 +60,14 @@ class Aligner(Model):
             )[1]
         )
 
-    def align(self, sources: Sequence[str], targets: Sequence[str], *, source_language: str | None = None,
-              target_language: str | None = None) -> list[Alignment]:  # fmt: skip
+    def align(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[Alignment]:
         """Return the word alignment of each sentence pair; words are split where the vocabulary marks the start of a word.
 
         Texts of more than ``longest`` tokens are cut, with a warning.
@@ -80,8 +86,14 @@ class Aligner(Model):
         self._warn_of_cuts(counts)
         return aligned
 
-    def align_window(self, sources: Sequence[str], targets: Sequence[str], source_language: str | None,
-                      target_language: str | None, counts: Counter[str]) -> list[Alignment]:  # fmt: skip
+    def align_window(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        source_language: str | None,
+        target_language: str | None,
+        counts: Counter[str],
+    ) -> list[Alignment]:
         """Do as :meth:`align` does, and count in ``counts`` instead of warning."""
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")

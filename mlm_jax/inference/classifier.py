@@ -69,8 +69,11 @@ class Classifier(Model):
         super().__init__(loaded)
         known = tuple(loaded.labels)
         if not known:
-            raise UserError("this model has no classifier", file=place,
-                            remedy="train a task of objective classification or token_classification")  # fmt: skip
+            raise UserError(
+                "this model has no classifier",
+                file=place,
+                remedy="train a task of objective classification or token_classification",
+            )
         if (task and task not in known) or (not task and len(known) > 1):
             problem = f"has no classifier {task!r}{nearest(task, known)}" if task else "has several classifiers"
             raise UserError(f"this model {problem}", file=place, remedy=f"give --task: one of {', '.join(known)}")
@@ -85,7 +88,9 @@ class Classifier(Model):
         logits = model.classify(self.task, hidden, rows.segment_ids, pooled=not self.by_word).astype(jnp.float32)
         return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1)
 
-    def classify(self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None) -> list[Prediction]:
+    def classify(
+        self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
+    ) -> list[Prediction]:
         """Return the class of each text, or pair of texts.
 
         Texts of more than ``longest`` tokens are cut, with a warning.
@@ -147,10 +152,14 @@ class Classifier(Model):
         found = []
         for ids, first, (numbers, probabilities) in zip(encoded, starts, self._predictions([*encoded], language)):
             counts[CUT] += len(ids) > len(numbers)
-            found.append([
-                Prediction(self.labels[numbers[start]], float(probabilities[start])) if 0 <= start < len(numbers)
-                else Prediction(CUT_WORD, 0.0) for start in first
-            ])  # fmt: skip
+            found.append(
+                [
+                    Prediction(self.labels[numbers[start]], float(probabilities[start]))
+                    if 0 <= start < len(numbers)
+                    else Prediction(CUT_WORD, 0.0)
+                    for start in first
+                ]
+            )
         return found
 
     def _joined(self, parts: list[list[int]], counts: Counter[str]) -> list[int]:

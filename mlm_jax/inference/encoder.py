@@ -82,9 +82,11 @@ class Model:
         self.width = int(self.config.model.width)
         self.longest = longest_row(self.config.model)
         self.graphdef, _, _ = model_room.abstract(
-            self.config, vocabulary_size=self.vocabulary.size, languages=self.languages,
+            self.config,
+            vocabulary_size=self.vocabulary.size,
+            languages=self.languages,
             labels={task: len(names) for task, names in loaded.labels.items()},
-        )  # fmt: skip
+        )
         special = self.vocabulary.is_special
         by_sentence = task_that("embeds", self.config.tasks)
         by_piece = task_that("masks", self.config.tasks)
@@ -126,8 +128,11 @@ class Model:
         counts[CUT] += sum(len(document) > self.longest for document in documents)
         return embed_documents(
             lambda rows: jax.device_get(self._embed(self.params, rows)),
-            documents, index, longest=self.longest, pad_id=self.vocabulary.pad_id,
-        )  # fmt: skip
+            documents,
+            index,
+            longest=self.longest,
+            pad_id=self.vocabulary.pad_id,
+        )
 
     def embed_stream(
         self, texts: Iterable[str], *, language: str | None = None, counts: Counter[str] | None = None
@@ -193,7 +198,8 @@ class Model:
             raise UserError(f"there are no {top_k} candidates to show", remedy="give top_k= or --top a number from 1")
         if self.vocabulary.mask_id < 0:
             raise UserError(
-                "the vocabulary of this model has no mask to fill in", remedy="take a model of masked language modelling"
+                "the vocabulary of this model has no mask to fill in",
+                remedy="take a model of masked language modelling",
             )
         number = 0
         for window in windows(texts, WINDOW):
@@ -260,12 +266,16 @@ class Model:
     def _language_index(self, code: str | None, option: str) -> int:
         if code is None:
             if len(self.languages) > 1 and self.needs_language:
-                raise UserError("this model has language-specific parts, so the language of the text is required",
-                                remedy=f"give {option}: one of {', '.join(self.languages)}")  # fmt: skip
+                raise UserError(
+                    "this model has language-specific parts, so the language of the text is required",
+                    remedy=f"give {option}: one of {', '.join(self.languages)}",
+                )
             return 0
         if code not in self.languages:
-            raise UserError(f"the model does not know the language {code!r}{nearest(code, self.languages)}",
-                            remedy=f"its languages are {', '.join(self.languages)}")  # fmt: skip
+            raise UserError(
+                f"the model does not know the language {code!r}{nearest(code, self.languages)}",
+                remedy=f"its languages are {', '.join(self.languages)}",
+            )
         return self.languages.index(code)
 
     @property

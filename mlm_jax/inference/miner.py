@@ -38,8 +38,10 @@ def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, 
     known = model.languages
     if not pair:
         if len(known) > 1 and model.needs_language:
-            raise UserError("this model has language-specific parts, so the languages of the texts are required",
-                            remedy=f"give --languages SOURCE-TARGET, of {', '.join(known)}")  # fmt: skip
+            raise UserError(
+                "this model has language-specific parts, so the languages of the texts are required",
+                remedy=f"give --languages SOURCE-TARGET, of {', '.join(known)}",
+            )
         return None, None
     found = pair_languages(pair, known)
     if not found:
@@ -67,13 +69,21 @@ def read_sentences(file: str) -> Sentences:
             named = "\t" in line if named is None else named
             if named != ("\t" in line):
                 problem = "no tab, but the lines before have one" if named else "a tab, but the lines before have none"
-                raise UserError(f"{problem}: is the text before a tab an identifier?", file=file, line=number,
-                                remedy="write IDENTIFIER<tab>SENTENCE on each line, or take out the tabs")  # fmt: skip
+                raise UserError(
+                    f"{problem}: is the text before a tab an identifier?",
+                    file=file,
+                    line=number,
+                    remedy="write IDENTIFIER<tab>SENTENCE on each line, or take out the tabs",
+                )
         name, tab, text = line.partition("\t")
         text, name = (text.strip(), name) if tab else (line.strip(), str(number))
         if name in text_of:
-            raise UserError(f"the identifier {name!r} is that of an earlier line", file=file, line=number,
-                            remedy="give each sentence an identifier of its own")  # fmt: skip
+            raise UserError(
+                f"the identifier {name!r} is that of an earlier line",
+                file=file,
+                line=number,
+                remedy="give each sentence an identifier of its own",
+            )
         if text:
             found.setdefault(text, name)
             text_of[name] = text
@@ -95,12 +105,20 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
     for number, line in enumerate(read_lines(file), start=1):
         names = line.split("\t")
         if len(names) != 2:
-            raise UserError("not two identifiers with a tab between them", file=file, line=number,
-                            remedy="write the source's identifier, a tab, and the target's")  # fmt: skip
+            raise UserError(
+                "not two identifiers with a tab between them",
+                file=file,
+                line=number,
+                remedy="write the source's identifier, a tab, and the target's",
+            )
         for name, side, what in zip(names, (source, target), ("source", "target")):
             if name not in side.place:  # passed over, it would make recall look higher
-                raise UserError(f"the {what} has no sentence {name!r}", file=file, line=number,
-                                remedy="check that identifiers are the texts' own")  # fmt: skip
+                raise UserError(
+                    f"the {what} has no sentence {name!r}",
+                    file=file,
+                    line=number,
+                    remedy="check that identifiers are the texts' own",
+                )
         pairs.add((source.place[names[0]], target.place[names[1]]))
     if not pairs:
         raise UserError("there is no pair in it", file=file, remedy="write a pair of identifiers a line")

@@ -13,8 +13,9 @@ from mlm_jax.evaluation.translation import translation_scores
 from mlm_jax.inference.translator import Search, Translator
 
 
-def translation_metrics(translator: Translator, streams: Sequence[Stream], *, limit: int, reverse: bool = True,
-                        search: Search | None = None) -> dict[str, dict[str, float]]:  # fmt: skip
+def translation_metrics(
+    translator: Translator, streams: Sequence[Stream], *, limit: int, reverse: bool = True, search: Search | None = None
+) -> dict[str, dict[str, float]]:
     """Translate held-out pairs and score them, pooled by target language.
 
     Texts are those of the token store: what the vocabulary makes of the original (NFKC, one space between words).
@@ -47,13 +48,23 @@ def translation_metrics(translator: Translator, streams: Sequence[Stream], *, li
             references.setdefault(target, []).extend(translations)
     chrf, bleu = {}, {}
     console = plain_console(stderr=True)
-    for target, given in track(sources.items(), "translating, language by language", console=console, transient=True,
-                               disable=not console.is_terminal):  # fmt: skip
+    for target, given in track(
+        sources.items(),
+        "translating, language by language",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
         found = translator.translate(
-            [text for _, text in given], target_language=target, source_language=[code for code, _ in given],
+            [text for _, text in given],
+            target_language=target,
+            source_language=[code for code, _ in given],
             search=search or Search(),
-        )  # fmt: skip
+        )
         scores = translation_scores([translation.text for translation in found], references[target], target)
         chrf[target], bleu[target] = scores.chrf, scores.bleu
-    averaged = lambda values: values | {"mean": float(np.mean([*values.values()]))}  # noqa: E731
+
+    def averaged(values: dict[str, float]) -> dict[str, float]:
+        return values | {"mean": float(np.mean([*values.values()]))}
+
     return {name: averaged(values) for name, values in (("chrf", chrf), ("bleu", bleu)) if values}

@@ -36,17 +36,44 @@ def take_rows(cache: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], cache)
 
 
-def greedy(step: Step, cache: Any, starts: jax.Array, *, length: int, stop: tuple[int, ...], pad_id: int = 0,
-           forbidden: jax.Array | None = None, active: jax.Array | None = None) -> Hypotheses:  # fmt: skip
+def greedy(
+    step: Step,
+    cache: Any,
+    starts: jax.Array,
+    *,
+    length: int,
+    stop: tuple[int, ...],
+    pad_id: int = 0,
+    forbidden: jax.Array | None = None,
+    active: jax.Array | None = None,
+) -> Hypotheses:
     """Write the likeliest token at every position; arguments and scores as in :func:`sample`."""
     keys = jax.random.split(jax.random.key(0), starts.shape[0])  # drawn from by nothing at temperature 0
-    options: dict[str, Any] = {"length": length, "stop": stop, "pad_id": pad_id, "forbidden": forbidden, "active": active}
+    options: dict[str, Any] = {
+        "length": length,
+        "stop": stop,
+        "pad_id": pad_id,
+        "forbidden": forbidden,
+        "active": active,
+    }
     return sample(step, cache, starts, keys, temperature=0.0, **options)
 
 
-def sample(step: Step, cache: Any, starts: jax.Array, keys: jax.Array, *, length: int, stop: tuple[int, ...],
-           pad_id: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-           forbidden: jax.Array | None = None, active: jax.Array | None = None) -> Hypotheses:  # fmt: skip
+def sample(
+    step: Step,
+    cache: Any,
+    starts: jax.Array,
+    keys: jax.Array,
+    *,
+    length: int,
+    stop: tuple[int, ...],
+    pad_id: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    forbidden: jax.Array | None = None,
+    active: jax.Array | None = None,
+) -> Hypotheses:
     """Draw one text a row; what a row draws depends on its own key only, not on its neighbours.
 
     Args:
@@ -114,9 +141,21 @@ class Beams(NamedTuple):
     cache: Any
 
 
-def beam_search(step: Step, cache: Any, starts: jax.Array, *, beams: int, length: int, stop: tuple[int, ...],
-                pad_id: int = 0, count: int = 1, length_penalty: float = 1.0, forbidden: jax.Array | None = None,
-                active: jax.Array | None = None, reorder: Callable[[Any, jax.Array], Any] = take_rows) -> Hypotheses:  # fmt: skip
+def beam_search(
+    step: Step,
+    cache: Any,
+    starts: jax.Array,
+    *,
+    beams: int,
+    length: int,
+    stop: tuple[int, ...],
+    pad_id: int = 0,
+    count: int = 1,
+    length_penalty: float = 1.0,
+    forbidden: jax.Array | None = None,
+    active: jax.Array | None = None,
+    reorder: Callable[[Any, jax.Array], Any] = take_rows,
+) -> Hypotheses:
     """Keep the ``beams`` likeliest texts at every position and return the best that ended.
 
     A text that reaches ``length`` counts as ended. A row is done when no text that goes on can still beat its worst
@@ -144,7 +183,9 @@ def beam_search(step: Step, cache: Any, starts: jax.Array, *, beams: int, length
     rows = starts.shape[0]
     ends = jnp.asarray(stop, jnp.int32)
     awaited = jnp.ones(rows, bool) if active is None else active
-    score = lambda log_probabilities, size: log_probabilities / jnp.asarray(size, jnp.float32) ** length_penalty  # noqa: E731
+
+    def score(log_probabilities: jax.Array, size: Any) -> jax.Array:
+        return log_probabilities / jnp.asarray(size, jnp.float32) ** length_penalty
 
     def unfinished(state: Beams) -> jax.Array:
         # log P only falls: with α > 0 a text does best by being as long as it may, otherwise by ending at once.

@@ -54,7 +54,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UserError(f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward")
+            raise UserError(
+                f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward"
+            )
         if self.source_language is None:
             raise UserError("a synthetic corpus needs to know the language of its text", remedy="give --from")
         if self.search.count > 1:
@@ -67,8 +69,9 @@ class Recipe:
         return "-".join(sides[::-1] if self.kind == "back" else sides)
 
 
-def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str], recipe: Recipe,
-                    counts: Counter[str]) -> Iterator[tuple[str, str]]:  # fmt: skip
+def synthetic_pairs(
+    translator: Translator, encoder: Model, texts: Iterable[str], recipe: Recipe, counts: Counter[str]
+) -> Iterator[tuple[str, str]]:
     """Yield the two columns of a synthetic corpus; memory does not grow with it.
 
     Args:
@@ -82,20 +85,27 @@ def synthetic_pairs(translator: Translator, encoder: Model, texts: Iterable[str]
       UserError: a language is unknown to one of the models.
     """
     found = translator.stream(
-        texts, target_language=recipe.target_language, source_language=recipe.source_language, search=recipe.search,
+        texts,
+        target_language=recipe.target_language,
+        source_language=recipe.source_language,
+        search=recipe.search,
         counts=counts,
-    )  # fmt: skip
+    )
     for window in windows(found, WINDOW):
         candidates = []
         for text, translation in window:
             written = as_column(translation.text)
             reason = (
-                "empty text" if not translation.hypotheses
-                else "empty translation" if not written
-                else "translation does not end" if not translation.hypotheses[0].ended
-                else "translation is the text" if written == as_column(text)
+                "empty text"
+                if not translation.hypotheses
+                else "empty translation"
+                if not written
+                else "translation does not end"
+                if not translation.hypotheses[0].ended
+                else "translation is the text"
+                if written == as_column(text)
                 else ""
-            )  # fmt: skip
+            )
             counts[f"dropped: {reason}" if reason else "judged"] += 1
             candidates += [] if reason else [(as_column(text), written)]
         counts["texts"] += len(window)
@@ -122,8 +132,16 @@ def pair_margins(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ratio_margin(np.einsum("nw,nw->n", sources, targets), (around_source + around_target) / 2)
 
 
-def provenance(translator: Translator, encoder: Model, recipe: Recipe, counts: Counter[str], *, checkpoint: str,
-               judge: str, text: str) -> dict[str, Any]:  # fmt: skip
+def provenance(
+    translator: Translator,
+    encoder: Model,
+    recipe: Recipe,
+    counts: Counter[str],
+    *,
+    checkpoint: str,
+    judge: str,
+    text: str,
+) -> dict[str, Any]:
     """Return what a synthetic corpus says of itself, as JSON values.
 
     Args:
@@ -135,13 +153,16 @@ def provenance(translator: Translator, encoder: Model, recipe: Recipe, counts: C
       judge: where the encoder was.
       text: where the texts were.
     """
-    model = lambda place, model: {"checkpoint": place, "step": model.step, "vocabulary": model.vocabulary.fingerprint}  # noqa: E731
+
+    def made_by(place: str, model: Model) -> dict[str, Any]:
+        return {"checkpoint": place, "step": model.step, "vocabulary": model.vocabulary.fingerprint}
+
     return {
         "synthetic": recipe.kind,
         "pair": recipe.pair,
         "text": text,
-        "translator": model(checkpoint, translator),
-        "encoder": model(judge, encoder),
+        "translator": made_by(checkpoint, translator),
+        "encoder": made_by(judge, encoder),
         "recipe": dataclasses.asdict(recipe),
         "counts": dict(sorted(counts.items())),
         "mlm_jax": __version__,
@@ -164,8 +185,9 @@ def as_column(text: str) -> str:
     return " ".join(text.split())
 
 
-def _near_enough(encoder: Model, pairs: list[tuple[str, str]], recipe: Recipe,
-                 counts: Counter[str]) -> list[tuple[str, str]]:  # fmt: skip
+def _near_enough(
+    encoder: Model, pairs: list[tuple[str, str]], recipe: Recipe, counts: Counter[str]
+) -> list[tuple[str, str]]:
     if not pairs or not recipe.margin:
         return pairs
     if len(pairs) == 1:  # its margin would be 1, whatever it says

@@ -72,10 +72,13 @@ class Search:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}, not a share above 0 and at most 1")
         if (self.top_k or self.top_p < 1) and not self.temperature:
-            raise UserError("top-k and top-p restrict draws, and nothing is drawn at temperature 0", remedy="add --temperature 1")
+            raise UserError(
+                "top-k and top-p restrict draws, and nothing is drawn at temperature 0", remedy="add --temperature 1"
+            )
         if self.count > self.beams and not self.temperature:
             raise UserError(
-                f"{self.beams} beams cannot give {self.count} translations", remedy="raise --beams, or set --temperature"
+                f"{self.beams} beams cannot give {self.count} translations",
+                remedy="raise --beams, or set --temperature",
             )
 
     @property
@@ -121,7 +124,9 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
     """
     data, written = config.data, {code: dict[str, None]() for code in languages}
     streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
-    writing = {task: kind for task, entry in config.tasks.items() if (kind := objective_class(entry["objective"], task)).writes}
+    writing = {
+        task: kind for task, entry in config.tasks.items() if (kind := objective_class(entry["objective"], task)).writes
+    }
     for task, kind in sorted(writing.items(), key=lambda item: item[1].kind != "pairs"):
         entry = config.tasks[task]
         for name in several(entry.get("data", ())) or streams:
@@ -169,12 +174,20 @@ class Translator(Model):
         groups = (*self.config.model.encoder, *self.config.model.decoder)
         first = task_that("writes", self.config.tasks)
         by_task = not task and any("task" in indexes(entry) for entry in groups)
-        self._task_of = {code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages}
+        self._task_of = {
+            code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages
+        }
         self._indexed = by_language(groups)
         self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "task"))
 
-    def translate(self, texts: Sequence[str], *, target_language: str | Sequence[str],
-                  source_language: str | Sequence[str] | None = None, search: Search = Search()) -> list[Translation]:  # fmt: skip
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        target_language: str | Sequence[str],
+        source_language: str | Sequence[str] | None = None,
+        search: Search = Search(),
+    ) -> list[Translation]:
         """Translate texts of any number and length; a batch may hold any languages.
 
         Texts of more tokens than the model takes are cut, with a warning.
@@ -196,8 +209,15 @@ class Translator(Model):
         self._warn_of_cuts(counts)
         return translations
 
-    def stream(self, texts: Iterable[str], *, target_language: str | Sequence[str], source_language: str | None = None,
-               search: Search = Search(), counts: Counter[str] | None = None) -> Iterator[tuple[str, Translation]]:  # fmt: skip
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        target_language: str | Sequence[str],
+        source_language: str | None = None,
+        search: Search = Search(),
+        counts: Counter[str] | None = None,
+    ) -> Iterator[tuple[str, Translation]]:
         """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
 
         Args:
@@ -214,15 +234,23 @@ class Translator(Model):
         first, counted = 0, Counter[str]() if counts is None else counts
         for window in windows(texts, WINDOW):
             repeated, cut = [text for text in window for _ in languages], Counter[str]()
-            yield from zip(repeated, self._translate(repeated, languages * len(window), source_language, search, first, cut))
+            yield from zip(
+                repeated, self._translate(repeated, languages * len(window), source_language, search, first, cut)
+            )
             first += len(repeated)
             counted[CUT] += cut[CUT] // len(languages)
         if counts is None:
             self._warn_of_cuts(counted)
 
-    def _translate(self, texts: Sequence[str], target_language: str | Sequence[str],
-                   source_language: str | Sequence[str] | None, search: Search, first: int,
-                   counts: Counter[str]) -> list[Translation]:  # fmt: skip
+    def _translate(
+        self,
+        texts: Sequence[str],
+        target_language: str | Sequence[str],
+        source_language: str | Sequence[str] | None,
+        search: Search,
+        first: int,
+        counts: Counter[str],
+    ) -> list[Translation]:
         """Translate a window of texts, of which the first is number ``first`` of its stream."""
         targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
         if len(targets) != len(texts):
@@ -247,8 +275,7 @@ class Translator(Model):
                 places = np.zeros(batch.rows, np.int32)
                 places[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
-                found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop,
-                                  task=task)  # fmt: skip
+                found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop, task=task)
                 found = jax.device_get(found)
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row, stop)
@@ -258,11 +285,15 @@ class Translator(Model):
         index = self._language_index(code, "target_language= or --to")
         # Weights that the run began with may have been trained on other data, which its config does not tell.
         if self._written and code not in self._written and not self.config.checkpoint.init:
-            raise UserError(f"no task of this model has trained its decoder to write {code!r}",
-                            remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}")  # fmt: skip
+            raise UserError(
+                f"no task of this model has trained its decoder to write {code!r}",
+                remedy=f"translate into {', '.join(self._written)}, or train on pairs with {code}",
+            )
         return index
 
-    def _groups(self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]) -> list[tuple[list[int], str]]:
+    def _groups(
+        self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]
+    ) -> list[tuple[list[int], str]]:
         """Return which of the texts share batches, and whose task's weights to use.
 
         Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
@@ -283,8 +314,10 @@ class Translator(Model):
         pieces = self.vocabulary.pieces(range(self.vocabulary.size))
         found = [index for index, piece in enumerate(pieces) if piece in (text, WORD + text)]
         if not found:
-            raise UserError(f"{text!r} is no piece of the vocabulary, and cannot stop a translation{nearest(text, pieces)}",
-                            remedy="give a single piece, such as a full stop")  # fmt: skip
+            raise UserError(
+                f"{text!r} is no piece of the vocabulary, and cannot stop a translation{nearest(text, pieces)}",
+                remedy="give a single piece, such as a full stop",
+            )
         return found
 
     def _texts(self, found: Hypotheses, row: int, stop: tuple[int, ...]) -> Translation:
@@ -299,14 +332,28 @@ class Translator(Model):
                 hypotheses.append(Hypothesis(self.vocabulary.decode(tokens), score, ended, tuple(tokens)))
         return Translation(tuple(hypotheses))
 
-    def _search(self, params: Any, rows: Rows, target: jax.Array, places: jax.Array, *, length: int, search: Search,
-                stop: tuple[int, ...], task: str) -> Hypotheses:  # fmt: skip
+    def _search(
+        self,
+        params: Any,
+        rows: Rows,
+        target: jax.Array,
+        places: jax.Array,
+        *,
+        length: int,
+        search: Search,
+        stop: tuple[int, ...],
+        task: str,
+    ) -> Hypotheses:
         """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
-        which: dict[str, Any] = {"task": task, "same_language_rows": 0 if self._indexed else 1}  # all rows of a batch, see _groups
+        which: dict[str, Any] = {
+            "task": task,
+            "same_language_rows": 0 if self._indexed else 1,
+        }  # all rows of a batch, see _groups
         memory = model.encode(rows, target_language=target, **which)  # [rows, source length, width]
-        start = model.start_decoding(memory, rows.segment_ids, language=target, capacity=length,
-                                     source_language=rows.language, **which)  # fmt: skip
+        start = model.start_decoding(
+            memory, rows.segment_ids, language=target, capacity=length, source_language=rows.language, **which
+        )
         start = repeat_rows(start, search.rows)
 
         def step(written: Any, tokens: jax.Array, position: jax.Array) -> tuple[jax.Array, Any]:
@@ -316,17 +363,37 @@ class Translator(Model):
         starts = jnp.asarray(self._context.language_starts)[target]
         forbidden = self._forbidden & ~np.isin(np.arange(self.vocabulary.size), stop)
         active = (rows.segment_ids > 0).any(axis=1)  # rows that only fill the batch are not waited for
-        options: dict[str, Any] = {"length": length, "stop": stop, "pad_id": self.vocabulary.pad_id,
-                                   "forbidden": jnp.asarray(forbidden)}  # fmt: skip
+        options: dict[str, Any] = {
+            "length": length,
+            "stop": stop,
+            "pad_id": self.vocabulary.pad_id,
+            "forbidden": jnp.asarray(forbidden),
+        }
         if search.beams > 1 and not search.temperature:
-            return beam_search(step, start.written, starts, beams=search.beams, count=search.count,
-                               length_penalty=search.length_penalty, active=active, **options)  # fmt: skip
+            return beam_search(
+                step,
+                start.written,
+                starts,
+                beams=search.beams,
+                count=search.count,
+                length_penalty=search.length_penalty,
+                active=active,
+                **options,
+            )
         starts, options["active"] = jnp.repeat(starts, search.rows), jnp.repeat(active, search.rows)
         if search.temperature:
             seed = jax.random.key(search.seed)
             keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(seed, place), search.count))(places)
-            found = sample(step, start.written, starts, keys.reshape(-1), temperature=search.temperature,
-                           top_k=search.top_k, top_p=search.top_p, **options)  # fmt: skip
+            found = sample(
+                step,
+                start.written,
+                starts,
+                keys.reshape(-1),
+                temperature=search.temperature,
+                top_k=search.top_k,
+                top_p=search.top_p,
+                **options,
+            )
         else:
             found = greedy(step, start.written, starts, **options)
         found = jax.tree.map(lambda leaf: leaf.reshape(-1, search.rows, *leaf.shape[2:]), found)

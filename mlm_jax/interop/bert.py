@@ -37,7 +37,9 @@ FAMILY = Family(
     name="Bert",
     heads=(
         TaskHead(
-            SEQUENCE, (*layer("{base}pooler.dense", DENSE), *layer("classifier", OUTPUT)), transform="tanh",
+            SEQUENCE,
+            (*layer("{base}pooler.dense", DENSE), *layer("classifier", OUTPUT)),
+            transform="tanh",
             poolings={"first": {}},
         ),
         TaskHead(TOKEN, layer("classifier", OUTPUT)),

@@ -138,10 +138,14 @@ FAMILY = Family(
     name="EuroBert",
     heads=(
         TaskHead(
-            SEQUENCE, (*layer("dense", DENSE), *layer("classifier", OUTPUT)), transform="gelu",
+            SEQUENCE,
+            (*layer("dense", DENSE), *layer("classifier", OUTPUT)),
+            transform="gelu",
             defaults={"classifier_pooling": "late"},
-            poolings={ours: {"classifier_pooling": theirs} for ours, theirs in
-                      (("mean", "mean"), ("first", "bos"), ("late", "late"))},
+            poolings={
+                ours: {"classifier_pooling": theirs}
+                for ours, theirs in (("mean", "mean"), ("first", "bos"), ("late", "late"))
+            },
         ),
         TaskHead(TOKEN, layer("classifier", OUTPUT)),
     ),

@@ -74,7 +74,11 @@ def export_hf(
     if shift := model.position_offset - loaded.config.model.position_offset:
         flat["position_embedding"] = move_positions(flat["position_embedding"], shift)
     with new_folder(out) as scratch:
-        config = {**described, "dtype": dtype, "torch_dtype": dtype}  # releases before transformers 5 call it torch_dtype
+        config = {
+            **described,
+            "dtype": dtype,
+            "torch_dtype": dtype,
+        }  # releases before transformers 5 call it torch_dtype
         if chosen.model_type == "xmod":
             config["default_language"] = language or None
         write_json(scratch / "config.json", config)
@@ -85,7 +89,9 @@ def export_hf(
         write_weights(writer, chosen, flat, model, loaded.languages, base)
         writer.close()
         # A task of ours reads both texts of a pair as type 0.
-        write_tokenizer(scratch, loaded.vocabulary, prefix, longest(model), types=model.embedding_types > 1 and not task)
+        write_tokenizer(
+            scratch, loaded.vocabulary, prefix, longest(model), types=model.embedding_types > 1 and not task
+        )
         if not model.decoder and not task:
             write_sentence_transformer(scratch, model.width, longest(model), model.pooling)
         write_card(scratch, loaded, checkpoint, described["architectures"][0], task)
@@ -114,7 +120,9 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
     model = loaded.config.model
     if not task:
         if loaded.labels:
-            log.warning("left out: the heads of the tasks %s; --task writes one of them", ", ".join(sorted(loaded.labels)))
+            log.warning(
+                "left out: the heads of the tasks %s; --task writes one of them", ", ".join(sorted(loaded.labels))
+            )
         family = choose_family(model, facts, wanted)
         model = moved(family, model, facts)
         named = {"architectures": [family.architecture(Contents.of_model(model))], "model_type": family.model_type}
@@ -164,8 +172,12 @@ def decoder_start(loaded: Loaded, to: str) -> int:
     """
     prefix, model = loaded.config.data.prefix, loaded.config.model
     if to and not (model.decoder and prefix == "language"):
-        raise UserError("--to names the language that a decoder writes, which this model's weights do not depend on"
-                        if model.decoder else "this model has no decoder that could write", remedy="leave --to out")  # fmt: skip
+        raise UserError(
+            "--to names the language that a decoder writes, which this model's weights do not depend on"
+            if model.decoder
+            else "this model has no decoder that could write",
+            remedy="leave --to out",
+        )
     if not model.decoder or prefix != "language":
         start = loaded.vocabulary.document_prefix(prefix, "") if prefix == "bos" else []
         return start[0] if start else loaded.vocabulary.pad_id

@@ -21,9 +21,16 @@ from mlm_jax.common.errors import UserError
 
 # Keys of config.model that say nothing about what the trained function is.
 FREE = (
-    "dropout", "pooling", "initializer_stddev", "vocabulary_multiple", "dtype", "attention", "remat", "scan_layers",
+    "dropout",
+    "pooling",
+    "initializer_stddev",
+    "vocabulary_multiple",
+    "dtype",
+    "attention",
+    "remat",
+    "scan_layers",
     "cross_entropy_chunk",
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +195,11 @@ class Bound:
         pieces = []
         for path, index, shape in self.parts:
             value = np.asarray(arrays[path][index])
-            pieces.append(value.reshape(math.prod(shape[: self.inputs]), -1).T if _is_kernel(path)
-                          else value.reshape(_their_shape(path, shape, self.inputs)))  # fmt: skip
+            pieces.append(
+                value.reshape(math.prod(shape[: self.inputs]), -1).T
+                if _is_kernel(path)
+                else value.reshape(_their_shape(path, shape, self.inputs))
+            )
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
@@ -367,7 +377,10 @@ KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number from 1 to 2³¹", lambda value: type(value) is int and 0 < value <= 2**31),
     float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
     str: ("a text", lambda value: isinstance(value, str)),
-    tuple: ("a list of texts", lambda value: isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)),
+    tuple: (
+        "a list of texts",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
+    ),
     dict: ("an object", lambda value: isinstance(value, dict)),
 }
 

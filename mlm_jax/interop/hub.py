@@ -36,7 +36,9 @@ def push(folder: str | Path, name: str) -> str:
     except HFValidationError as error:
         raise UserError(f"{name!r} is no name of a repository", remedy="give a name such as me/my-encoder") from error
     except LocalTokenNotFoundError as error:
-        raise UserError("there is no token of the Hugging Face Hub", remedy="run hf auth login, or set HF_TOKEN") from error
+        raise UserError(
+            "there is no token of the Hugging Face Hub", remedy="run hf auth login, or set HF_TOKEN"
+        ) from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "?")
         raise UserError(
@@ -44,7 +46,14 @@ def push(folder: str | Path, name: str) -> str:
             remedy="check that the token may write there",
         ) from error
     except Exception as error:  # httpx and requests raise kinds of their own if there is no network
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
+        if type(error).__module__.partition(".")[0] not in (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "httpcore2",
+            "requests",
+            "urllib3",
+        ):
             raise
         raise UserError(
             f"the Hugging Face Hub cannot be reached ({one_line(type(error).__name__)}); {folder} is written",

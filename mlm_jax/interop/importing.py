@@ -71,7 +71,9 @@ def import_hf(
     labels = {published.task["objective"]: published.labels} if published.task else {}
     with new_folder(out) as scratch:
         try:
-            shapes = flat_shapes(config, vocabulary.size, languages, {task: len(names) for task, names in labels.items()})
+            shapes = flat_shapes(
+                config, vocabulary.size, languages, {task: len(names) for task, names in labels.items()}
+            )
         except UserError as error:  # the model cannot be built; the values are those of their file
             raise UserError(error.problem, file=published.folder / "config.json") from error
         flat = published.params(shapes, config.model, languages)
@@ -129,7 +131,9 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
         name = published.task["objective"]
         config.tasks = {name: {**published.task, "length": min(published.task["length"], room)}}
         if config.model.embedding_types > 1 and name == "classification":
-            log.warning("of pairs of texts, both are read with token type 0 here; this head may have been trained otherwise")
+            log.warning(
+                "of pairs of texts, both are read with token type 0 here; this head may have been trained otherwise"
+            )
     elif not published.contents.head and not config.model.decoder:
         log.warning(
             "the files hold no head that predicts tokens: fill-mask would print guesses that nothing has trained, "

@@ -158,9 +158,11 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
         "embedding_dropout": 0.0,
         "mlp_dropout": 0.0,
         "tie_word_embeddings": model.tied_embeddings,
-        **{f"{name}_token_id": facts.ids.get(key) for name, key in
-           (("pad", "pad"), ("bos", "bos"), ("eos", "eos"), ("cls", "bos"), ("sep", "eos"))},
-    }  # fmt: skip
+        **{
+            f"{name}_token_id": facts.ids.get(key)
+            for name, key in (("pad", "pad"), ("bos", "bos"), ("eos", "eos"), ("cls", "bos"), ("sep", "eos"))
+        },
+    }
 
 
 HEAD_OF_TASK = (*layer("head.dense", DENSE), *norm("head.norm"), *layer("classifier", OUTPUT))
@@ -180,7 +182,10 @@ FAMILY = Family(
     name="ModernBert",
     heads=(
         TaskHead(
-            SEQUENCE, HEAD_OF_TASK, transform="head", defaults={"classifier_pooling": "cls"},
+            SEQUENCE,
+            HEAD_OF_TASK,
+            transform="head",
+            defaults={"classifier_pooling": "cls"},
             poolings={"mean": {"classifier_pooling": "mean"}, "first": {"classifier_pooling": "cls"}},
         ),
         TaskHead(TOKEN, HEAD_OF_TASK, transform="head"),

@@ -104,7 +104,9 @@ def _settings(file: Path) -> dict[str, Any]:
         return {}
     found = read_json(file)
     if not isinstance(found, dict):
-        raise UserError(f"this is no JSON object, but begins with {str(found)[:20]}", file=file, remedy="download it again")
+        raise UserError(
+            f"this is no JSON object, but begins with {str(found)[:20]}", file=file, remedy="download it again"
+        )
     for name in [name for names in ROLES.values() for name in names if found.get(name)]:
         if not content(found[name]):
             raise UserError(f"{name} is {json.dumps(found[name])[:60]}, where a piece belongs", file=file)

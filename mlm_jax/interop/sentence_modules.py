@@ -45,7 +45,9 @@ def read_pooling(folder: Path, longest: int) -> str:
         if kind == "Pooling":
             pooling = _pooling(_inside(folder, path) / "config.json")
         elif kind == "Normalize":
-            log.warning("left out: %s of %s: embed gives vectors of any length; their cosines are the same", kind, MODULES)
+            log.warning(
+                "left out: %s of %s: embed gives vectors of any length; their cosines are the same", kind, MODULES
+            )
         elif kind != "Transformer":
             log.warning("left out: %s of %s: embed gives the vectors that it would get", kind, MODULES)
     _warn_of_length(folder / SETTINGS, longest)
@@ -65,8 +67,11 @@ def _pooling(file: Path) -> str:
     modes = settings.get("pooling_mode", [mode for key, mode in OLD_MODES.items() if settings.get(key)])
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLING:
-        raise UserError(f"pooling is {json.dumps(modes)}, for which there is no counterpart here", file=file,
-                        remedy="if embeddings do not matter, remove modules.json from the folder")  # fmt: skip
+        raise UserError(
+            f"pooling is {json.dumps(modes)}, for which there is no counterpart here",
+            file=file,
+            remedy="if embeddings do not matter, remove modules.json from the folder",
+        )
     return POOLING[modes[0]]
 
 

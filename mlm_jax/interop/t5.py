@@ -175,6 +175,12 @@ FAMILIES = (
     _family("t5", "T5", rows=32128, feed_forward="relu", per_layer=False, scaled=t5_is_scaled, describe=describe_t5),
     _family("mt5", "MT5", rows=250112, feed_forward="gated-gelu", per_layer=False, scaled=lambda *_: False),
     _family(
-        "umt5", "UMT5", rows=250112, feed_forward="gated-gelu", per_layer=True, scaled=umt5_is_scaled, describe=describe_t5
+        "umt5",
+        "UMT5",
+        rows=250112,
+        feed_forward="gated-gelu",
+        per_layer=True,
+        scaled=umt5_is_scaled,
+        describe=describe_t5,
     ),
 )

@@ -64,15 +64,18 @@ def head_for(family: Family, objective: str, task: str, pooling: str, transform:
         if value not in known
     ]
     if wrong:
-        raise UserError(f"the head of task {task!r} cannot be expressed as {family.name}{suffix}: {'; '.join(wrong)}",
-                        remedy="train the task with these options")  # fmt: skip
+        raise UserError(
+            f"the head of task {task!r} cannot be expressed as {family.name}{suffix}: {'; '.join(wrong)}",
+            remedy="train the task with these options",
+        )
     return head
 
 
 def with_head(family: Family, head: TaskHead, task: str) -> Family:
     """Return a family whose table has the head of this task in place of the one that predicts tokens."""
     entries = [
-        dataclasses.replace(entry, ours=tuple(path.replace("{task}", task) for path in entry.ours)) for entry in head.table
+        dataclasses.replace(entry, ours=tuple(path.replace("{task}", task) for path in entry.ours))
+        for entry in head.table
     ]
     body = [entry for entry in family.table if not entry.ours[0].startswith(("head/", "output"))]
     return dataclasses.replace(family, table=(*body, *entries))
@@ -98,11 +101,16 @@ def task_of(head: TaskHead, config: Mapping[str, Any]) -> dict[str, Any]:
     if head.transform != "none":
         task["transform"] = head.transform
     if head.suffix == SEQUENCE:
-        found = [ours for ours, keys in head.poolings.items()
-                 if all(config.get(key, head.defaults.get(key)) == value for key, value in keys.items())]  # fmt: skip
+        found = [
+            ours
+            for ours, keys in head.poolings.items()
+            if all(config.get(key, head.defaults.get(key)) == value for key, value in keys.items())
+        ]
         if not found:
             keys = {key for keys in head.poolings.values() for key in keys}
-            raise UserError(f"{', '.join(f'{key} is {config.get(key)!r}' for key in sorted(keys))}, which has no counterpart here")
+            raise UserError(
+                f"{', '.join(f'{key} is {config.get(key)!r}' for key in sorted(keys))}, which has no counterpart here"
+            )
         task["pooling"] = found[0]
     return task
 

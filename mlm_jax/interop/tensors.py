@@ -92,8 +92,11 @@ class TensorReader:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             if size > MOST_JSON:
-                raise UserError("the file is cut short or not in the safetensors format (its header would have "
-                                f"{size:,} bytes)", file=file, remedy="download it again")  # fmt: skip
+                raise UserError(
+                    f"the file is cut short or not in the safetensors format (its header would have {size:,} bytes)",
+                    file=file,
+                    remedy="download it again",
+                )
             text = opened.read(size)
         try:
             header = parse_json(text, file, object_pairs_hook=without_repeats)
@@ -105,8 +108,9 @@ class TensorReader:
             reason = error.problem
         except AttributeError:
             reason = "its header is no table of tensors"
-        raise UserError(f"the file is cut short or not in the safetensors format ({reason})", file=file,
-                        remedy="download it again")  # fmt: skip
+        raise UserError(
+            f"the file is cut short or not in the safetensors format ({reason})", file=file, remedy="download it again"
+        )
 
     def _opened(self, name: str) -> Any:
         if self.open is None or self.open[0] != name:

@@ -29,11 +29,14 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
       UserError: the SentencePiece model is of a kind that has no counterpart.
     """
     tokenizer = _bytes(vocabulary) if vocabulary.model is None else from_sentencepiece(vocabulary.model)
-    tokenizer.add_tokens([
-        # Spaces around a special piece are not part of the text beside it.
-        AddedToken(piece, special=True, normalized=False, lstrip=True, rstrip=True)
-        for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size))) if vocabulary.is_special[index]
-    ])  # fmt: skip
+    tokenizer.add_tokens(
+        [
+            # Spaces around a special piece are not part of the text beside it.
+            AddedToken(piece, special=True, normalized=False, lstrip=True, rstrip=True)
+            for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size)))
+            if vocabulary.is_special[index]
+        ]
+    )
     tokenizer.post_processor = template(tokenizer, prefix, suffix)
     return tokenizer
 
@@ -67,16 +70,22 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
             "a SentencePiece model with white space as suffix or unescaped has no counterpart in tokenizers"
         )
     if trainer.model_type == BPE and any(piece.type == piece.USER_DEFINED for piece in proto.pieces):
-        raise UserError("pieces that SentencePiece takes whole before it merges (user_defined_symbols of a BPE model) have no "
-                        "counterpart in tokenizers", remedy="train the vocabulary without them, or as unigram")  # fmt: skip
+        raise UserError(
+            "pieces that SentencePiece takes whole before it merges (user_defined_symbols of a BPE model) have no "
+            "counterpart in tokenizers",
+            remedy="train the vocabulary without them, or as unigram",
+        )
     pieces = unigram_scores(proto)
     if trainer.model_type == UNIGRAM:
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
     else:
         ids = {piece: index for index, (piece, _) in enumerate(pieces)}
         usable = {piece.piece: piece.score for piece in proto.pieces if piece.type == ModelProto.SentencePiece.NORMAL}
-        tokenizer = Tokenizer(models.BPE(ids, merges(usable), unk_token=trainer.unk_piece, fuse_unk=True,
-                                         byte_fallback=trainer.byte_fallback))  # fmt: skip
+        tokenizer = Tokenizer(
+            models.BPE(
+                ids, merges(usable), unk_token=trainer.unk_piece, fuse_unk=True, byte_fallback=trainer.byte_fallback
+            )
+        )
     steps: list[Any] = []
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))

@@ -160,7 +160,9 @@ def _id(index: Any) -> int:
 def _token(token: Any, name: str) -> AddedToken:
     if not content(token):
         raise UserError(f"{name} is {json.dumps(token)[:60]}, where a piece belongs")
-    flags = {flag: bool(token.get(flag, default)) for flag, default in FLAGS.items()} if isinstance(token, Mapping) else {}
+    flags = (
+        {flag: bool(token.get(flag, default)) for flag, default in FLAGS.items()} if isinstance(token, Mapping) else {}
+    )
     special = isinstance(token, str) or bool(token.get("special", False))
     return AddedToken(content(token), special=special, **flags)
 
@@ -173,7 +175,9 @@ def _add(tokenizer: Tokenizer, added: Mapping[int, AddedToken], rows: int) -> No
     """
     for index, token in sorted(added.items()):
         if index >= rows:
-            raise UserError(f"the added token {token.content!r} has the id {index}, but the table of embeddings {rows} rows")
+            raise UserError(
+                f"the added token {token.content!r} has the id {index}, but the table of embeddings {rows} rows"
+            )
         there, size = tokenizer.token_to_id(token.content), tokenizer.get_vocab_size(with_added_tokens=True)
         if there not in (None, index) or (there is None and index != size):
             raise UserError(
@@ -236,9 +240,10 @@ def _fairseq_around(tokenizer: Tokenizer, charsmap: bytes, source: Source) -> No
     _unigram_pipeline(tokenizer, charsmap, prefix=source.flag("add_prefix_space", True) is not False)
     begin, end = (source.piece(role, default) for role, default in (("bos", "<s>"), ("eos", "</s>")))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[begin, "$A", end], pair=[begin, "$A", end, end, "$B", end],
+        single=[begin, "$A", end],
+        pair=[begin, "$A", end, end, "$B", end],
         special_tokens=[(piece, _known(tokenizer, piece)) for piece in (begin, end)],
-    )  # fmt: skip
+    )
 
 
 def _known(tokenizer: Tokenizer, piece: str) -> int:
@@ -258,9 +263,13 @@ def _t5(file: Path, source: Source) -> Tokenizer:
     pieces, charsmap = _spm(file)
     extra = source.settings.get("extra_ids", 100 if source.model_type == "t5" else 0)
     if type(extra) is not int or not 0 <= extra <= source.rows:
-        raise UserError(f"extra_ids is {json.dumps(extra)[:40]}, where a number from 0 to the table's {source.rows} rows belongs")
+        raise UserError(
+            f"extra_ids is {json.dumps(extra)[:40]}, where a number from 0 to the table's {source.rows} rows belongs"
+        )
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
-    tokenizer.add_tokens([AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))])
+    tokenizer.add_tokens(
+        [AddedToken(f"<extra_id_{n}>", normalized=False, special=True) for n in reversed(range(extra))]
+    )
     tokenizer.add_tokens([AddedToken(p, normalized=False, special=True) for p in ("<pad>", "</s>", "<unk>")])
     _unigram_pipeline(tokenizer, charsmap)
     tokenizer.post_processor = template(tokenizer, [], [_known(tokenizer, source.piece("eos", "</s>"))])
@@ -278,9 +287,10 @@ def _wordpiece(file: Path, source: Source) -> Tokenizer:
     for role in ("unk", "cls", "sep"):
         if roles[role] not in ids:
             raise UserError(
-                f"{file.name} has no piece {roles[role]!r}, the {role}_token", file=file,
+                f"{file.name} has no piece {roles[role]!r}, the {role}_token",
+                file=file,
                 remedy=f"name its own in tokenizer_config.json, as {role}_token",
-            )  # fmt: skip
+            )
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=roles["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(**_bert_rules(source, {}))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -289,7 +299,9 @@ def _wordpiece(file: Path, source: Source) -> Tokenizer:
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=True) for piece in there])
     cls, sep = roles["cls"], roles["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[cls, "$A", sep], pair=[cls, "$A", sep, "$B:1", f"{sep}:1"], special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+        single=[cls, "$A", sep],
+        pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
     return tokenizer
 

@@ -45,7 +45,11 @@ EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "um
 
 def misspelt(kind: str) -> str:
     """Return ``"; did you mean …?"`` for a misspelt model type; of another family, such as "roberta", nothing is near."""
-    close = [name for name in FAMILIES if abs(len(name) - len(kind)) <= 1 and SequenceMatcher(None, name, kind).ratio() > 0.85]
+    close = [
+        name
+        for name in FAMILIES
+        if abs(len(name) - len(kind)) <= 1 and SequenceMatcher(None, name, kind).ratio() > 0.85
+    ]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -57,14 +61,19 @@ def read_config(folder: str | Path) -> ForeignConfig:
     """
     file = Path(folder) / "config.json"
     if not file.exists():
-        raise UserError("there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers")
+        raise UserError(
+            "there is no config.json", file=folder, remedy="give a folder saved by Hugging Face transformers"
+        )
     config = read_json(file, object_hook=ForeignConfig)
     kind = config.get("model_type") if isinstance(config, ForeignConfig) else None
     if kind is None:
         raise UserError("this is not the configuration of a model: it has no model_type", file=file)
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"model_type {kind!r} is unknown here{misspelt(str(kind))}", file=file,
-                        remedy=f"one of {', '.join(FAMILIES)} can be read")  # fmt: skip
+        raise UserError(
+            f"model_type {kind!r} is unknown here{misspelt(str(kind))}",
+            file=file,
+            remedy=f"one of {', '.join(FAMILIES)} can be read",
+        )
     return config
 
 
@@ -108,7 +117,9 @@ class Published:
             self.settings = self.family.settings(self.config, self.contents)
             self._check_sizes()
         except UserError as error:
-            raise UserError(error.problem, file=error.file or self.folder / "config.json", remedy=error.remedy) from error
+            raise UserError(
+                error.problem, file=error.file or self.folder / "config.json", remedy=error.remedy
+            ) from error
 
     def _renamed(self, name: str) -> str:
         for pattern, replacement in self.family.renamed:
@@ -142,7 +153,9 @@ class Published:
         if name in self.names or name == self.family.output:
             return
         pairs = [(copy, original.replace("{base}", self.base)) for copy, original in self.family.copies.items()]
-        for twin in [copy for copy, original in pairs if original == name] + [original for copy, original in pairs if copy == name]:
+        for twin in [copy for copy, original in pairs if original == name] + [
+            original for copy, original in pairs if copy == name
+        ]:
             if twin in self.names and twin != self.family.output:
                 self.names[name] = self.names[twin]
                 return
@@ -157,7 +170,8 @@ class Published:
         shape, expected = self.tensors.shapes[self.names[embedding]], (self.facts.rows, self.settings["width"])
         if shape != expected:
             raise UserError(
-                f"tensor {embedding!r} is of shape {list(shape)}, but config.json asks for {list(expected)}", file=self.folder
+                f"tensor {embedding!r} is of shape {list(shape)}, but config.json asks for {list(expected)}",
+                file=self.folder,
             )
         for stack in ("encoder", "decoder"):
             layers = sum(group["layers"] for group in self.settings[stack])

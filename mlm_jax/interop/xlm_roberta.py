@@ -126,11 +126,13 @@ def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
 
 HEADS = (
     TaskHead(
-        SEQUENCE, (*layer("classifier.dense", DENSE), *layer("classifier.out_proj", OUTPUT)), transform="tanh",
+        SEQUENCE,
+        (*layer("classifier.dense", DENSE), *layer("classifier.out_proj", OUTPUT)),
+        transform="tanh",
         poolings={"first": {}},
     ),
     TaskHead(TOKEN, layer("classifier", OUTPUT)),
-)  # fmt: skip
+)
 
 
 def first_position(facts: Facts) -> int:

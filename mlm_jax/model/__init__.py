@@ -65,8 +65,14 @@ __all__ = ["Cache", "Transformer", "abstract", "create", "merge"]
 STACKED: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))
 
 
-def create(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None = None,
-           seed: int = 0) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+def create(
+    config: ConfigDict,
+    *,
+    vocabulary_size: int,
+    languages: tuple[str, ...],
+    labels: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> tuple[Any, dict[str, Any]]:
     """Return (graphdef, parameters) of the model that ``config`` describes; parameters are a plain nested dict.
 
     Args:
@@ -83,8 +89,9 @@ def create(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ..
     return graphdef, nnx.to_pure_dict(state)
 
 
-def abstract(config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
-             labels: Mapping[str, int] | None = None) -> tuple[Any, dict[str, Any], dict[str, Any]]:  # fmt: skip
+def abstract(
+    config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None = None
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return (graphdef, shapes, logical axes) of a model without allocating anything.
 
     Shapes are ``ShapeDtypeStruct``, logical axes tuples of the names in :data:`mlm_jax.parallel.rules.RULES`, both in
@@ -124,10 +131,21 @@ def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None 
     return model
 
 
-def _build(config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None,
-           seed: int) -> Transformer:  # fmt: skip
-    forms = {task: Form(entry.get("pooling", "mean"), entry.get("transform", "none")) for task, entry in config.tasks.items()}
+def _build(
+    config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None, seed: int
+) -> Transformer:
+    forms = {
+        task: Form(entry.get("pooling", "mean"), entry.get("transform", "none")) for task, entry in config.tasks.items()
+    }
     uncertain = tuple(task for task, entry in config.tasks.items() if entry.get("weight") == "uncertainty")
-    return Transformer(config.model, vocabulary_size=vocabulary_size, languages=languages, families=config.families,
-                       tasks=tuple(config.tasks), labels=labels or {}, forms=forms, uncertain=uncertain,
-                       rngs=nnx.Rngs(seed))  # fmt: skip
+    return Transformer(
+        config.model,
+        vocabulary_size=vocabulary_size,
+        languages=languages,
+        families=config.families,
+        tasks=tuple(config.tasks),
+        labels=labels or {},
+        forms=forms,
+        uncertain=uncertain,
+        rngs=nnx.Rngs(seed),
+    )

@@ -17,9 +17,19 @@ NEVER = -1e30  # score of a key that is not seen; finite, so that a query which 
 SMALLEST_BLOCK = 32  # queries to a block of windowed attention, at least
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, segment_ids: jax.Array,
-              kv_segment_ids: jax.Array | None = None, window: int = 0, causal: bool = False,
-              bias: jax.Array | None = None, scale: float | None = None, implementation: str = "auto") -> jax.Array:  # fmt: skip
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array | None = None,
+    window: int = 0,
+    causal: bool = False,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    implementation: str = "auto",
+) -> jax.Array:
     """Return softmax(scale · query keyᵀ + bias) value, where a query sees the keys of its own segment only.
 
     Args:
@@ -50,8 +60,9 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, segment_ids
     block = reference_window_block(window)
     if window and bias is None and query.shape[1] == key.shape[1] >= BLOCKS_AT_LEAST * block:
         each_block = jax.vmap(reference, in_axes=1, out_axes=1)
-        return in_windows(each_block, query * scale, key, value, segment_ids, window=window, causal=causal, block=block,
-                          reach=block)  # fmt: skip
+        return in_windows(
+            each_block, query * scale, key, value, segment_ids, window=window, causal=causal, block=block, reach=block
+        )
     mask = seen(segment_ids, kv_segment_ids, window=window, causal=causal)
     return reference(query * scale, key, value, mask, bias)
 

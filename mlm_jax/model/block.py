@@ -80,7 +80,10 @@ class Attention(nnx.Module):
     def __init__(self, config: ConfigDict, *, relative: Relative | None, rngs: nnx.Rngs):
         heads, kv_heads = config.heads, config.kv_heads or config.heads
         head_dim = config.head_width or config.width // config.heads
-        width, options = {"embed": config.width}, {"bias": "attention" in config.biases, "stddev": config.initializer_stddev}
+        width, options = (
+            {"embed": config.width},
+            {"bias": "attention" in config.biases, "stddev": config.initializer_stddev},
+        )
         self.query = Dense(width, {"heads": heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.key = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.value = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
@@ -111,8 +114,9 @@ class Attention(nnx.Module):
         mixed = attention(query, *keys_values, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
 
-    def attend_by_head(self, query: jax.Array, keys_values: KeysValues, mask: jax.Array,
-                       bias: jax.Array | None = None) -> jax.Array:  # fmt: skip
+    def attend_by_head(
+        self, query: jax.Array, keys_values: KeysValues, mask: jax.Array, bias: jax.Array | None = None
+    ) -> jax.Array:
         """Return ``[rows, 1, width]`` of one token a row that sees keys and values by head (:func:`by_head`).
 
         Args:
@@ -166,8 +170,17 @@ class Block(nnx.Module):
       rngs: of the initial weights.
     """
 
-    def __init__(self, config: ConfigDict, *, decoder: bool = False, relative: Relative | None = None, adapter: int = 0,
-                 adapter_groups: int = 0, reuse_norm: bool = False, rngs: nnx.Rngs):  # fmt: skip
+    def __init__(
+        self,
+        config: ConfigDict,
+        *,
+        decoder: bool = False,
+        relative: Relative | None = None,
+        adapter: int = 0,
+        adapter_groups: int = 0,
+        reuse_norm: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.post, self.rate, self.window = config.norm_position == "post", config.dropout, config.window
         self.causal, self.reuse_norm = decoder, reuse_norm
         self.attention_norm = Norm(config, rngs=rngs)
@@ -180,8 +193,9 @@ class Block(nnx.Module):
         make = functools.partial(_adapter, config, adapter, not reuse_norm)
         self.adapter = Indexed(make, own, rngs=rngs) if own else make(rngs) if adapter else None
 
-    def __call__(self, x: jax.Array, scope: Scope, *, see_all: bool, bare: jax.Array | None = None,
-                 key: jax.Array | None = None) -> jax.Array:  # fmt: skip
+    def __call__(
+        self, x: jax.Array, scope: Scope, *, see_all: bool, bare: jax.Array | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
         """Return ``[rows, length, width]``.
 
         Args:
@@ -197,16 +211,18 @@ class Block(nnx.Module):
             h = self._before(self.attention_norm, x, bare)  # [rows, length, width]
             query, keys_values = self.attention.queries_keys_values(h, angles)
             bias = self.attention.own_bias(scope.bias, h.shape[0], h.shape[1])
-            mixed = self.attention.attend(query, keys_values, bias=bias, segment_ids=scope.segment_ids, window=window,
-                                          causal=self.causal)  # fmt: skip
+            mixed = self.attention.attend(
+                query, keys_values, bias=bias, segment_ids=scope.segment_ids, window=window, causal=self.causal
+            )
             x = self._after(self.attention_norm, x, mixed, keys[0])
         if self.memory_attention is not None:
             assert scope.memory is not None and self.memory_norm is not None
             with jax.named_scope("memory_attention"):
                 remembered = self.remember(scope.memory)
                 query = self.memory_attention.queries(self._before(self.memory_norm, x))
-                mixed = self.memory_attention.attend(query, remembered, segment_ids=scope.segment_ids,
-                                                     kv_segment_ids=scope.memory_segment_ids)  # fmt: skip
+                mixed = self.memory_attention.attend(
+                    query, remembered, segment_ids=scope.segment_ids, kv_segment_ids=scope.memory_segment_ids
+                )
                 x = self._after(self.memory_norm, x, mixed, keys[1])
         return self._feed_forward(x, scope, keys[2:])
 
@@ -215,8 +231,15 @@ class Block(nnx.Module):
         assert self.memory_attention is not None
         return self.memory_attention.keys_values(memory)
 
-    def step(self, x: jax.Array, scope: Scope, position: jax.Array, layer: jax.Array, written: KeysValues,
-             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
+    def step(
+        self,
+        x: jax.Array,
+        scope: Scope,
+        position: jax.Array,
+        layer: jax.Array,
+        written: KeysValues,
+        remembered: KeysValues,
+    ) -> tuple[jax.Array, KeysValues]:
         """Return ``[rows, 1, width]`` of the token at one position, and the cache with the token's key and value.
 
         Args:

@@ -52,16 +52,22 @@ def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle
     if here != "gpu":
         return Obstacle(f"cuDNN runs on GPUs, not on {here.upper()}s", AUTO)
     if capability := old_gpu():
-        return Obstacle(f"cuDNN's flash attention needs compute capability 8.0, and this GPU has {capability}",
-                        "use an A100, L4, H100 or another GPU since 2020")  # fmt: skip
+        return Obstacle(
+            f"cuDNN's flash attention needs compute capability 8.0, and this GPU has {capability}",
+            "use an A100, L4, H100 or another GPU since 2020",
+        )
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         return Obstacle(f"cuDNN computes in 16 bits, not in {query.dtype}", "set model.dtype='bfloat16'")
     if biased:
-        return Obstacle("cuDNN gives no gradient for a position bias beside a mask (model.position='relative')",
-                        "set model.position='rope', unless the weights are T5's")  # fmt: skip
+        return Obstacle(
+            "cuDNN gives no gradient for a position bias beside a mask (model.position='relative')",
+            "set model.position='rope', unless the weights are T5's",
+        )
     if query.shape[-1] % 8 or query.shape[-1] > 128:
-        return Obstacle(f"cuDNN takes heads of a width that is a multiple of 8 up to 128, not of {query.shape[-1]}",
-                        "set model.head_width, or model.heads, so that a head is 64 or 128 wide")  # fmt: skip
+        return Obstacle(
+            f"cuDNN takes heads of a width that is a multiple of 8 up to 128, not of {query.shape[-1]}",
+            "set model.head_width, or model.heads, so that a head is 64 or 128 wide",
+        )
     odd = [length for length in (query.shape[1], key.shape[1]) if length % 2]
     if odd:
         return Obstacle(f"cuDNN takes rows of even length, not of {odd[0]}", "make the task's length even")
@@ -73,8 +79,10 @@ def splash_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacl
     if here != "tpu":
         return Obstacle(f"splash attention runs on TPUs, not on {here.upper()}s", AUTO)
     if biased:
-        return Obstacle("splash attention takes no position bias (model.position='relative')",
-                        "set model.position='rope', unless the weights are T5's")  # fmt: skip
+        return Obstacle(
+            "splash attention takes no position bias (model.position='relative')",
+            "set model.position='rope', unless the weights are T5's",
+        )
     return None
 
 
@@ -137,14 +145,19 @@ def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str
     if every > 1 and layers > 1:
         kinds.append((f"encoder, window of {model.window}", slots, slots, relative))
     if model.decoder and target_length:
-        kinds += [("decoder", target_length, target_length, relative), ("decoder to encoder", target_length, slots, False)]
+        kinds += [
+            ("decoder", target_length, target_length, relative),
+            ("decoder to encoder", target_length, slots, False),
+        ]
     found = []
     for name, queries, keys, biased in kinds:
         query, key = shapes(model, queries, keys, here)
         chosen = choose(model.attention, query, key, biased=biased, here=here)
         kernel = KERNEL_OF.get(here)
         gains = kernel and chosen != kernel and model.attention == "auto" and min(queries, keys) >= LANES
-        found.append(Choice(name, chosen, OBSTACLES[kernel](here, query, key, biased=biased) if kernel and gains else None))
+        found.append(
+            Choice(name, chosen, OBSTACLES[kernel](here, query, key, biased=biased) if kernel and gains else None)
+        )
     return found
 
 

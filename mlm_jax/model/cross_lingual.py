@@ -43,8 +43,9 @@ class CrossLingualAttention(nnx.Module):
         wide = {"embed": width if self.fuse == "residual" else 2 * width}
         self.fusion = dense(wide, {"activation_embed": width}, bias=True)
 
-    def __call__(self, x: jax.Array, y: jax.Array, segment_ids: jax.Array,
-                 source_segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    def __call__(
+        self, x: jax.Array, y: jax.Array, segment_ids: jax.Array, source_segment_ids: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Return the fused target ``[rows, length, width]`` and A ``[rows, length, source length]`` float32.
 
         Args:

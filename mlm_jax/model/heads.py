@@ -75,7 +75,11 @@ class Transforms(nnx.Module):
         for task, form in forms.items():
             if form.transform != "none":
                 head = form.transform == "head"
-                setattr(self, task, MaskedHead(config, rngs=rngs) if head else DenseTransform(config, form.transform, rngs=rngs))
+                setattr(
+                    self,
+                    task,
+                    MaskedHead(config, rngs=rngs) if head else DenseTransform(config, form.transform, rngs=rngs),
+                )
 
 
 class LogVariances(nnx.Module):

@@ -25,8 +25,17 @@ REACH = 64  # keys that a block of cuDNN's windowed attention meets on either si
 LARGEST_MASK = 2**22  # pairs of a query and a key that one row has a mask for at once: 8 MB in bfloat16
 
 
-def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array, *,
-          window: int, causal: bool, scale: float) -> jax.Array:  # fmt: skip
+def cudnn(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    *,
+    window: int,
+    causal: bool,
+    scale: float,
+) -> jax.Array:
     """Return attention by cuDNN's flash attention; shapes as in :func:`mlm_jax.model.attention.attention`.
 
     cuDNN's own windows only look back, and its packed rows know no windows, so each call gets a mask. Windows are computed in
@@ -47,10 +56,18 @@ def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.A
             along = q_spec[1] if blocks % split_by(mesh, q_spec[1]) == 0 else None
             split, kv_split = (P(q_spec[0], along, None, spec[2], None) for spec in (q_spec, kv_spec))
             in_blocks = _on_shards(in_blocks, mesh, (split, kv_split, kv_split, P(*split[:2])), split)
-        return in_windows(in_blocks, query, key, value, segment_ids, window=window, causal=causal, block=block, reach=reach)
+        return in_windows(
+            in_blocks, query, key, value, segment_ids, window=window, causal=causal, block=block, reach=reach
+        )
 
-    def whole(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array,
-              positions: jax.Array) -> jax.Array:  # fmt: skip
+    def whole(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segment_ids: jax.Array,
+        kv_segment_ids: jax.Array,
+        positions: jax.Array,
+    ) -> jax.Array:
         def some(query: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
             mask = seen(segment_ids, kv_segment_ids, window=window, causal=causal, positions=positions)
             return fused(query, key, value, mask, scale=scale)
@@ -80,8 +97,9 @@ def query_block(kv_length: int) -> int:
     return max(LARGEST_MASK // kv_length // LANES, 1) * LANES
 
 
-def in_query_blocks(attend: Callable[..., jax.Array], query: jax.Array, segment_ids: jax.Array, positions: jax.Array, *,
-                    block: int) -> jax.Array:  # fmt: skip
+def in_query_blocks(
+    attend: Callable[..., jax.Array], query: jax.Array, segment_ids: jax.Array, positions: jax.Array, *, block: int
+) -> jax.Array:
     """Return ``attend(query, segment_ids, positions)``, one block of queries after another.
 
     The backward pass makes each block's mask again, and keeps what cuDNN returned.
@@ -112,8 +130,17 @@ def _is_of_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name.startswith("dot_product_attention")
 
 
-def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kv_segment_ids: jax.Array, *,
-           window: int, causal: bool, interpret: bool = False) -> jax.Array:  # fmt: skip
+def splash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    *,
+    window: int,
+    causal: bool,
+    interpret: bool = False,
+) -> jax.Array:
     """Return attention by splash attention, which skips the blocks that no query of a window sees.
 
     Args:
@@ -149,13 +176,19 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.
     mask: masks.Mask = masks.FullMask(part) if everything else masks.LocalMask(shape, sides, offset=0)
     q_block, kv_block = block_size(shape[0] // length_shards), block_size(shape[1])
     attend = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads), head_shards=head_shards, interpret=interpret,
+        masks.MultiHeadMask([mask] * heads),
+        head_shards=head_shards,
+        interpret=interpret,
         q_seq_shards=1 if everything else length_shards,
         block_sizes=kernel.BlockSizes(
-            block_q=q_block, block_kv=kv_block, block_q_dkv=q_block, block_kv_dkv=kv_block, block_q_dq=q_block,
+            block_q=q_block,
+            block_kv=kv_block,
+            block_q_dkv=q_block,
+            block_kv_dkv=kv_block,
+            block_q_dq=q_block,
             block_kv_dq=kv_block,
         ),
-    )  # fmt: skip
+    )
 
     def rows(attend: Any, *arrays: jax.Array) -> jax.Array:
         query, key, value, segment_ids, kv_segment_ids = arrays

@@ -14,8 +14,9 @@ from mlm_jax.model.layers import pad_length
 BLOCKS_AT_LEAST = 4  # shorter rows attend with one mask for their whole length, windows included
 
 
-def seen(segment_ids: jax.Array, kv_segment_ids: jax.Array, *, window: int, causal: bool,
-         positions: jax.Array | None = None) -> jax.Array:  # fmt: skip
+def seen(
+    segment_ids: jax.Array, kv_segment_ids: jax.Array, *, window: int, causal: bool, positions: jax.Array | None = None
+) -> jax.Array:
     """Return which keys each query sees, ``[rows, length, kv_length]`` bool.
 
     Args:
@@ -41,8 +42,18 @@ def within(ahead: Any, *, window: int, causal: bool) -> Any:
     return allowed
 
 
-def in_windows(attend: Callable[..., jax.Array], query: jax.Array, key: jax.Array, value: jax.Array,
-               segment_ids: jax.Array, *, window: int, causal: bool, block: int, reach: int) -> jax.Array:  # fmt: skip
+def in_windows(
+    attend: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    window: int,
+    causal: bool,
+    block: int,
+    reach: int,
+) -> jax.Array:
     """Return windowed self-attention ``[rows, length, heads, head_dim]``: each block of queries meets the keys near it.
 
     Args:

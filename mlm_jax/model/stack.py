@@ -35,8 +35,18 @@ class LayerGroup(nnx.Module):
       rngs: of the initial weights.
     """
 
-    def __init__(self, config: ConfigDict, entry: Mapping[str, Any], *, groups: int, adapter_groups: int, decoder: bool,
-                 relative: Relative | None, first_layer: int, rngs: nnx.Rngs):  # fmt: skip
+    def __init__(
+        self,
+        config: ConfigDict,
+        entry: Mapping[str, Any],
+        *,
+        groups: int,
+        adapter_groups: int,
+        decoder: bool,
+        relative: Relative | None,
+        first_layer: int,
+        rngs: nnx.Rngs,
+    ):
         self.count, self.groups, self.first_layer = entry["layers"], groups, first_layer
         self.period = 1 if decoder else max(1, config.global_every)
         self.remat, self.scan_layers = config.remat, config.scan_layers
@@ -45,8 +55,15 @@ class LayerGroup(nnx.Module):
         self.first_bare = before and first_layer == 0 and not decoder and config.norm_position == "pre"
 
         def layer(rngs: nnx.Rngs) -> nnx.Module:
-            return Block(config, decoder=decoder, relative=relative, adapter=entry.get("adapter", 0),
-                         adapter_groups=adapter_groups, reuse_norm=entry.get("adapter_norm") == "reused", rngs=rngs)  # fmt: skip
+            return Block(
+                config,
+                decoder=decoder,
+                relative=relative,
+                adapter=entry.get("adapter", 0),
+                adapter_groups=adapter_groups,
+                reuse_norm=entry.get("adapter_norm") == "reused",
+                rngs=rngs,
+            )
 
         def layers_of_groups(rngs: nnx.Rngs) -> nnx.Module:
             return stack(layer, groups, rngs)
@@ -90,8 +107,9 @@ class LayerGroup(nnx.Module):
         _, (keys, values) = jax.lax.scan(layer, None, weights)
         return jnp.moveaxis(keys, 0, 1), jnp.moveaxis(values, 0, 1)
 
-    def step(self, x: jax.Array, scope: Scope, position: jax.Array, written: KeysValues,
-             remembered: KeysValues) -> tuple[jax.Array, KeysValues]:  # fmt: skip
+    def step(
+        self, x: jax.Array, scope: Scope, position: jax.Array, written: KeysValues, remembered: KeysValues
+    ) -> tuple[jax.Array, KeysValues]:
         """Run decoder layers on the token at one position.
 
         Args:

@@ -50,16 +50,35 @@ class Cache(NamedTuple):
 class Groups(nnx.Module):
     """The layer groups of an encoder or a decoder, named "0", "1" and so on."""
 
-    def __init__(self, config: ConfigDict, entries: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], *, decoder: bool,
-                 rngs: nnx.Rngs):  # fmt: skip
+    def __init__(
+        self,
+        config: ConfigDict,
+        entries: Sequence[Mapping[str, Any]],
+        sizes: Mapping[str, int],
+        *,
+        decoder: bool,
+        rngs: nnx.Rngs,
+    ):
         relative = Relative.of(config, bidirectional=not decoder)
         self.indexes = tuple(indexes(entry) for entry in entries)
         first = 0
         for number, (entry, (weights, adapter)) in enumerate(zip(entries, self.indexes)):
             # Where whole layers are indexed, their adapters are the row's own already.
             adapters = 0 if sizes[weights] else sizes[adapter]
-            setattr(self, str(number), LayerGroup(config, entry, groups=sizes[weights], adapter_groups=adapters,
-                                                  decoder=decoder, relative=relative, first_layer=first, rngs=rngs))  # fmt: skip
+            setattr(
+                self,
+                str(number),
+                LayerGroup(
+                    config,
+                    entry,
+                    groups=sizes[weights],
+                    adapter_groups=adapters,
+                    decoder=decoder,
+                    relative=relative,
+                    first_layer=first,
+                    rngs=rngs,
+                ),
+            )
             first += entry["layers"]
         self.relative = relative
 
@@ -97,9 +116,19 @@ class Transformer(nnx.Module):
       UserError: the configuration says what does not exist or cannot work together.
     """
 
-    def __init__(self, config: ConfigDict, *, vocabulary_size: int, languages: tuple[str, ...],
-                 families: Mapping[str, tuple[str, ...]] = {}, tasks: tuple[str, ...] = (), labels: Mapping[str, int] = {},
-                 forms: Mapping[str, Form] = {}, uncertain: tuple[str, ...] = (), rngs: nnx.Rngs):  # fmt: skip
+    def __init__(
+        self,
+        config: ConfigDict,
+        *,
+        vocabulary_size: int,
+        languages: tuple[str, ...],
+        families: Mapping[str, tuple[str, ...]] = {},
+        tasks: tuple[str, ...] = (),
+        labels: Mapping[str, int] = {},
+        forms: Mapping[str, Form] = {},
+        uncertain: tuple[str, ...] = (),
+        rngs: nnx.Rngs,
+    ):
         check_model_values(config)
         stddev, width = config.initializer_stddev, config.width
         self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
@@ -111,23 +140,32 @@ class Transformer(nnx.Module):
         self.position_offset, self.longest = config.position_offset, longest_row(config)
         self.output_scale = width**-0.5 if "output_scale" in config.norms else 1.0
         self.family_of = family_table(languages, families) if families else None
-        sizes = {"shared": 0, "source_language": len(languages), "target_language": len(languages),
-                 "family": len(families), "task": len(tasks)}  # fmt: skip
+        sizes = {
+            "shared": 0,
+            "source_language": len(languages),
+            "target_language": len(languages),
+            "family": len(families),
+            "task": len(tasks),
+        }
         for weights in {index for entry in (*config.encoder, *config.decoder) for index in indexes(entry)} - {"shared"}:
             if not sizes[weights]:
-                raise UserError(f"a layer group is indexed by {weights!r}, of which there are none",
-                                remedy="name them in config.families" if weights == "family" else "")  # fmt: skip
+                raise UserError(
+                    f"a layer group is indexed by {weights!r}, of which there are none",
+                    remedy="name them in config.families" if weights == "family" else "",
+                )
 
         table = (self.table_rows, width), ("vocabulary", "embed"), stddev
         self.embedding = parameter(rngs, *table)
         self.position_embedding = (
             parameter(rngs, (config.max_positions, width), ("positions", "embed"), stddev)
-            if config.position == "learned" else None
-        )  # fmt: skip
+            if config.position == "learned"
+            else None
+        )
         self.type_embedding = (
             parameter(rngs, (config.embedding_types, width), ("positions", "embed"), stddev)
-            if config.embedding_types else None
-        )  # fmt: skip
+            if config.embedding_types
+            else None
+        )
         self.language_embedding = (
             parameter(rngs, (len(languages), width), ("groups", "embed"), stddev) if config.language_embedding else None
         )
@@ -167,8 +205,10 @@ class Transformer(nnx.Module):
           UserError: rows are longer than ``model.max_positions`` allows.
         """
         if rows.tokens.shape[1] > self.longest:
-            raise UserError(f"a row of {rows.tokens.shape[1]} tokens is longer than the model, which takes {self.longest}",
-                            remedy="shorten the task's rows, or raise model.max_positions")  # fmt: skip
+            raise UserError(
+                f"a row of {rows.tokens.shape[1]} tokens is longer than the model, which takes {self.longest}",
+                remedy="shorten the task's rows, or raise model.max_positions",
+            )
         # The table stays where it is: a device looks up its part of the width for all rows of its fsdp group, and then
         # vectors change places, there and back again with their gradients. They are fewer bytes than the table.
         x = self.embedding[...][constrain(rows.tokens, "lookup_rows", "length")]
@@ -184,8 +224,15 @@ class Transformer(nnx.Module):
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
-    def encode(self, rows: Rows, *, target_language: jax.Array | None = None, task: str = "",
-               key: jax.Array | None = None, same_language_rows: int = 1) -> jax.Array:  # fmt: skip
+    def encode(
+        self,
+        rows: Rows,
+        *,
+        target_language: jax.Array | None = None,
+        task: str = "",
+        key: jax.Array | None = None,
+        same_language_rows: int = 1,
+    ) -> jax.Array:
         """Return hidden states ``[rows, length, width]``; a token sees its own document only.
 
         Args:
@@ -212,8 +259,14 @@ class Transformer(nnx.Module):
             x = self.characters.upsample(fine, slots._replace(hidden=hidden), fine_scope, keys[2])
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
-    def _layers(self, x: jax.Array, segment_ids: jax.Array, positions: jax.Array, index: Mapping[str, jax.Array | None],
-                keys: Sequence[jax.Array | None]) -> jax.Array:  # fmt: skip
+    def _layers(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array,
+        index: Mapping[str, jax.Array | None],
+        keys: Sequence[jax.Array | None],
+    ) -> jax.Array:
         """Run the encoder's layer groups on ``[rows, length, width]``."""
         whole, windowed = (self._angles(positions, theta) for theta in (self.rope_theta, self.local_rope_theta))
         scope = Scope(segment_ids, whole, windowed, self.encoder.bias(self.encoder_relative, x.shape[1]))
@@ -249,8 +302,10 @@ class Transformer(nnx.Module):
           UserError: the model has no cross-lingual attention; or as :meth:`encode`.
         """
         if self.cross_lingual is None:
-            raise UserError("this model has no cross-lingual attention",
-                            remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}')  # fmt: skip
+            raise UserError(
+                "this model has no cross-lingual attention",
+                remedy='set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}',
+            )
         lengths = [side.tokens.shape[1] for side in (target, source)]
 
         def pad(x: jax.Array) -> jax.Array:
@@ -266,9 +321,17 @@ class Transformer(nnx.Module):
 
     # ------------------------------------------------------------------------------------------------ decoder
 
-    def decode(self, rows: Rows, memory: jax.Array, memory_segment_ids: jax.Array, *,
-               source_language: jax.Array | None = None, task: str = "", key: jax.Array | None = None,
-               same_language_rows: int = 1) -> jax.Array:  # fmt: skip
+    def decode(
+        self,
+        rows: Rows,
+        memory: jax.Array,
+        memory_segment_ids: jax.Array,
+        *,
+        source_language: jax.Array | None = None,
+        task: str = "",
+        key: jax.Array | None = None,
+        same_language_rows: int = 1,
+    ) -> jax.Array:
         """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
 
         Where the model has cross-lingual attention, they are fused at the end with what it takes from the memory: the layer
@@ -297,10 +360,21 @@ class Transformer(nnx.Module):
         )
         for (_, group, scope_here), group_key in zip(decoder.with_scopes(scope, index), keys[1:]):
             x = group(x, scope_here, key=group_key)
-        return self._fused(x if self.decoder_norm is None else self.decoder_norm(x), memory, rows.segment_ids, memory_segment_ids)
+        return self._fused(
+            x if self.decoder_norm is None else self.decoder_norm(x), memory, rows.segment_ids, memory_segment_ids
+        )
 
-    def start_decoding(self, memory: jax.Array, memory_segment_ids: jax.Array, *, language: jax.Array, capacity: int,
-                       source_language: jax.Array | None = None, task: str = "", same_language_rows: int = 1) -> Cache:  # fmt: skip
+    def start_decoding(
+        self,
+        memory: jax.Array,
+        memory_segment_ids: jax.Array,
+        *,
+        language: jax.Array,
+        capacity: int,
+        source_language: jax.Array | None = None,
+        task: str = "",
+        same_language_rows: int = 1,
+    ) -> Cache:
         """Return what :meth:`decode_step` starts from; nothing is written yet.
 
         Args:
@@ -397,7 +471,9 @@ class Transformer(nnx.Module):
             raise UserError("this model has no decoder", remedy="give it layers in model.decoder")
         return self.decoder
 
-    def _fused(self, x: jax.Array, memory: jax.Array | None, segment_ids: jax.Array, memory_segment_ids: jax.Array) -> jax.Array:
+    def _fused(
+        self, x: jax.Array, memory: jax.Array | None, segment_ids: jax.Array, memory_segment_ids: jax.Array
+    ) -> jax.Array:
         """Return a decoder's ``[rows, length, width]`` fused with what cross-lingual attention, if any, takes from the memory."""
         if self.cross_lingual is None:
             return x
@@ -407,10 +483,13 @@ class Transformer(nnx.Module):
     def _angles(self, positions: jax.Array, theta: float | None) -> Rotation | None:
         return None if theta is None else rotation(positions, self.head_dim, theta)
 
-    def _index(self, source: jax.Array, target: jax.Array, own: jax.Array, task: str,
-               same_language_rows: int = 1) -> dict[str, jax.Array | None]:  # fmt: skip
+    def _index(
+        self, source: jax.Array, target: jax.Array, own: jax.Array, task: str, same_language_rows: int = 1
+    ) -> dict[str, jax.Array | None]:
         """Return what picks the weights of each run of rows, by the names that a layer group gives it; ``()`` of all rows."""
-        source, target, own = (each[::same_language_rows] if same_language_rows else each[0] for each in (source, target, own))
+        source, target, own = (
+            each[::same_language_rows] if same_language_rows else each[0] for each in (source, target, own)
+        )
         index: dict[str, jax.Array | None] = {"shared": None, "source_language": source, "target_language": target}
         index["family"] = None if self.family_of is None else jnp.asarray(self.family_of)[own]
         stacks = [groups for groups in (self.encoder, self.decoder) if groups is not None]

@@ -35,12 +35,30 @@ PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
     "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
 }
 FIRST_CHOICE = {"masks": "text", "writes": "pairs", "embeds": "pairs"}  # of several such tasks: those that read this
-TASK_KEYS = ("objective", "rows", "length", "weight", "data", "evaluate_on", "packed", "directions")  # the rest are options
+TASK_KEYS = (
+    "objective",
+    "rows",
+    "length",
+    "weight",
+    "data",
+    "evaluate_on",
+    "packed",
+    "directions",
+)  # the rest are options
 
 __all__ = [
-    "OBJECTIVES", "TASK_KEYS", "Context", "Metrics", "Objective", "check_parts", "create_objectives", "kinds",
-    "metric_prefix", "objective_class", "task_that",
-]  # fmt: skip
+    "OBJECTIVES",
+    "TASK_KEYS",
+    "Context",
+    "Metrics",
+    "Objective",
+    "check_parts",
+    "create_objectives",
+    "kinds",
+    "metric_prefix",
+    "objective_class",
+    "task_that",
+]
 
 
 def objective_class(name: Any, task: str) -> type[Objective]:
@@ -54,13 +72,19 @@ def objective_class(name: Any, task: str) -> type[Objective]:
         return OBJECTIVES[name]
     module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon:
-        raise BadValue(key, f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
-                       f"choose from {', '.join(OBJECTIVES)}, or name your own as 'module:Class'")  # fmt: skip
+        raise BadValue(
+            key,
+            f"task {task!r}: no objective {name!r}{nearest(name, OBJECTIVES)}",
+            f"choose from {', '.join(OBJECTIVES)}, or name your own as 'module:Class'",
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadValue(key, f"{key}: cannot import {name!r}: {one_line(error)}",
-                       "put the module on the Python path (PYTHONPATH, or beside the config file)") from error  # fmt: skip
+        raise BadValue(
+            key,
+            f"{key}: cannot import {name!r}: {one_line(error)}",
+            "put the module on the Python path (PYTHONPATH, or beside the config file)",
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Objective)):
         raise BadValue(key, f"{key}: {name!r} is no subclass of mlm_jax.objectives.Objective", "see CONTRIBUTING.md")
     return found
@@ -100,8 +124,10 @@ def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
             name, remedy = PARTS[objective.needs]
             raise BadValue(f"model.{objective.needs}", f"task {task!r} needs a model with {name}", remedy)
         if objective.mixes_languages and by_language(model.encoder):
-            raise UserError(f"the rows of task {task!r} hold two languages, and cannot choose the encoder weights of one",
-                            remedy="share the encoder's weights, or take translation ranking instead")  # fmt: skip
+            raise UserError(
+                f"the rows of task {task!r} hold two languages, and cannot choose the encoder weights of one",
+                remedy="share the encoder's weights, or take translation ranking instead",
+            )
 
 
 def task_that(role: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:

@@ -116,8 +116,9 @@ class Objective:
         """Return the weighted sum over the rows of ``examples``, and metrics by language; ``key`` is for dropout."""
         raise NotImplementedError
 
-    def whole_loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None, parts: int,
-                   memory: Any) -> tuple[jax.Array, Metrics, Any]:  # fmt: skip
+    def whole_loss(
+        self, model: Any, examples: Any, context: Context, key: jax.Array | None, parts: int, memory: Any
+    ) -> tuple[jax.Array, Metrics, Any]:
         """Return ``loss`` of the whole global batch and the new memory; for objectives that are not additive.
 
         Args:

@@ -51,10 +51,14 @@ class Labelled(Objective):
         rows, length = examples.rows.tokens.shape
         return Traffic(rows, length, classified=math.prod(examples.labels.shape))
 
-    def loss(self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         """Return the mean loss, and loss and accuracy by language."""
         hidden = model.encode(examples.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
-        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=not self.per_token).astype(jnp.float32)
+        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=not self.per_token).astype(
+            jnp.float32
+        )
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         real = examples.labels >= 0

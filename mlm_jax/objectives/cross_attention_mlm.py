@@ -49,13 +49,17 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
         rows, length = examples.source.tokens.shape
         predicted = math.prod(examples.target.masked.positions.shape)
         trained = predicted * (2 if self.unplugged else 1)
-        return Traffic(2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows)
+        return Traffic(
+            2 * rows, length, predicted=trained, headed=trained, measured=2 * predicted - trained, aligned=rows
+        )
 
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
         source, target = examples.source, examples.target.masked.rows
         pairs = concatenate_rows(target, source)
-        both = model.encode(pairs, task=self.task, key=key, same_language_rows=self.same_language_rows)  # [2 rows, length, width]
+        both = model.encode(
+            pairs, task=self.task, key=key, same_language_rows=self.same_language_rows
+        )  # [2 rows, length, width]
         alone, memory = jnp.split(both, 2)
         fused, _ = model.cross_lingual(alone, memory, target.segment_ids, source.segment_ids)
         plugged, metrics = predict_masked(model, fused, examples.target, context)

@@ -19,10 +19,19 @@ from mlm_jax.parallel.rules import constrain, shards_of
 NEVER = -1e9  # logit of a row of the table that is no piece; its probability is zero, and no ∞ − ∞ comes near it
 
 
-def weighted_cross_entropy(hidden: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array,
-                           weights: jax.Array, *, vocabulary_size: int, chunk: int = 0,
-                           logits_bytes: float = math.inf, z_loss: float = 0.0,
-                           smoothing: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+def weighted_cross_entropy(
+    hidden: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
+    vocabulary_size: int,
+    chunk: int = 0,
+    logits_bytes: float = math.inf,
+    z_loss: float = 0.0,
+    smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return Σ weight · (−Σ_v q_v log P(v) + z_loss · log²Z), and per-position losses and hits.
 
     q is (1 − smoothing) on the label and smoothing / vocabulary on every piece (Szegedy et al. 2016, section 7).
@@ -75,8 +84,9 @@ Options = tuple[int, int, float, float]  # vocabulary size, chunk, z-loss, smoot
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(options: Options, hidden: jax.Array, table: jax.Array, bias: jax.Array,
-                   labels: jax.Array, weights: jax.Array) -> Any:  # fmt: skip
+def _cross_entropy(
+    options: Options, hidden: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array, weights: jax.Array
+) -> Any:
     total, losses, hits, _ = _scan_chunks(options, hidden, table, bias, labels, weights, with_gradients=False)
     return total, losses, hits
 
@@ -103,7 +113,13 @@ _cross_entropy.defvjp(_forward, _backward)
 
 @jax.named_scope("cross_entropy")
 def _scan_chunks(
-    options: Options, hidden: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array, weights: jax.Array, *,
+    options: Options,
+    hidden: jax.Array,
+    table: jax.Array,
+    bias: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
     with_gradients: bool,
 ) -> tuple[Any, Any, Any, Any]:
     vocabulary_size, chunk, z_loss, smoothing = options

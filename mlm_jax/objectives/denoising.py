@@ -76,7 +76,9 @@ class Denoising(Objective):
         """Return that the corrupted rows are encoded, and every position of what is missing decoded and scored."""
         return sequence_traffic(examples)
 
-    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over the decoder's tokens, and loss and accuracy by language."""
         return predict_sequence(model, examples, context, key, self)
 
@@ -99,8 +101,9 @@ def random_partition(key: jax.Array, items: int, parts: int) -> jax.Array:
     return jax.ops.segment_sum(jnp.ones(items, jnp.int32), part, parts)
 
 
-def replace_spans(tokens: jax.Array, real: jax.Array, hidden: jax.Array, sentinels: jax.Array, size: int,
-                  eos_id: int) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+def replace_spans(
+    tokens: jax.Array, real: jax.Array, hidden: jax.Array, sentinels: jax.Array, size: int, eos_id: int
+) -> tuple[jax.Array, jax.Array]:
     """Put one sentinel for each run of hidden tokens, in order, close the gaps, and end with eos.
 
     Args:

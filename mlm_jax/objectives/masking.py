@@ -66,8 +66,17 @@ class Line:
         return jnp.interp(self.step, jnp.array([self.start, self.stop]), jnp.array([self.first, self.last]))
 
 
-def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float | Line, unit: str = "token",
-                mean_span: float = 3.0, keep: float = 0.1, replace: float = 0.1) -> Masked:  # fmt: skip
+def mask_tokens(
+    key: jax.Array,
+    rows: Rows,
+    context: Context,
+    *,
+    rate: float | Line,
+    unit: str = "token",
+    mean_span: float = 3.0,
+    keep: float = 0.1,
+    replace: float = 0.1,
+) -> Masked:
     """Hide tokens for masked language modelling (BERT's 80/10/10; Devlin et al. 2019).
 
     Args:
@@ -85,7 +94,9 @@ def mask_tokens(key: jax.Array, rows: Rows, context: Context, *, rate: float | L
     special = jnp.asarray(context.special)
     eligible = (rows.segment_ids > 0) & ~special[rows.tokens]  # [rows, length]
     boundaries = unit_boundaries(choose_key, rows, context, unit=unit, mean_span=mean_span)
-    positions, chosen = choose_units(choose_key, eligible, boundaries, rate, whole=unit == "word")  # [rows, capacity] both
+    positions, chosen = choose_units(
+        choose_key, eligible, boundaries, rate, whole=unit == "word"
+    )  # [rows, capacity] both
     labels = jnp.take_along_axis(rows.tokens, positions, axis=1)  # [rows, capacity]
 
     ordinary = jnp.asarray(np.flatnonzero(~context.special), jnp.int32)  # [ordinary pieces]
@@ -125,8 +136,9 @@ def unit_boundaries(key: jax.Array, rows: Rows, context: Context, *, unit: str, 
     return starts | ((index - begun) % LONGEST_WORD == 0)
 
 
-def choose_units(key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float | Line, *,
-                 whole: bool) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+def choose_units(
+    key: jax.Array, eligible: jax.Array, boundaries: jax.Array, rate: float | Line, *, whole: bool
+) -> tuple[jax.Array, jax.Array]:
     """Choose units in random order until a row's budget ⌊rate · eligible⌋ is used up.
 
     Args:
@@ -174,8 +186,12 @@ def fitting(unit: jax.Array, budget: jax.Array) -> jax.Array:
     begin = jax.lax.cummax(jnp.where(first_of_unit, rank, 0), axis=1)
     end = jax.lax.cummin(jnp.where(last_of_unit, rank, unit.shape[1]), axis=1, reverse=True)
     size = end - begin + 1  # [rows, length] tokens of each token's unit
-    left = lambda taken: budget - taken.sum(axis=1, keepdims=True)  # noqa: E731
-    open_after = lambda taken: ~taken & (unit >= 0) & (size <= left(taken))  # noqa: E731  what could be taken still
+
+    def left(taken: jax.Array) -> jax.Array:
+        return budget - taken.sum(axis=1, keepdims=True)
+
+    def open_after(taken: jax.Array) -> jax.Array:
+        return ~taken & (unit >= 0) & (size <= left(taken))  # what could be taken still
 
     # Each round takes all that fits at a stretch, and one unit at least: after the first, fewer tokens are left than the
     # unit has that came next, so that there are LONGEST_WORD rounds at most.

@@ -45,7 +45,9 @@ class MaskedLanguageModelling(Objective):
     def __post_init__(self) -> None:
         if self.keep + self.replace > 1:
             key = f"tasks.{self.task}.keep"
-            raise BadValue(key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1")
+            raise BadValue(
+                key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1"
+            )
 
     def at_step(self, step: Any) -> MaskedLanguageModelling:
         """Return the objective with the mask rate of a step."""
@@ -59,8 +61,16 @@ class MaskedLanguageModelling(Objective):
 
     def mask(self, key: jax.Array, rows: Any, context: Context) -> Masked:
         """Hide tokens of ``rows`` as the options say."""
-        return mask_tokens(key, rows, context, rate=self.mask_rate, unit=self.unit, mean_span=self.mean_span,
-                           keep=self.keep, replace=self.replace)  # fmt: skip
+        return mask_tokens(
+            key,
+            rows,
+            context,
+            rate=self.mask_rate,
+            unit=self.unit,
+            mean_span=self.mean_span,
+            keep=self.keep,
+            replace=self.replace,
+        )
 
     def traffic(self, examples: MaskedExamples) -> Traffic:
         """Return that all rows are encoded, and the hidden positions scored."""
@@ -68,7 +78,9 @@ class MaskedLanguageModelling(Objective):
         predicted = math.prod(examples.masked.positions.shape)
         return Traffic(rows, length, predicted=predicted, headed=predicted)
 
-    def loss(self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""
         hidden = model.encode(examples.masked.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         return predict_masked(model, hidden, examples, context)
@@ -81,16 +93,24 @@ def weigh(masked: Masked, context: Context) -> MaskedExamples:
     return MaskedExamples(masked, language, masked.chosen * weights[:, None])
 
 
-def predict_masked(model: Any, hidden: jax.Array, examples: MaskedExamples,
-                   context: Context) -> tuple[jax.Array, Metrics]:  # fmt: skip
+def predict_masked(
+    model: Any, hidden: jax.Array, examples: MaskedExamples, context: Context
+) -> tuple[jax.Array, Metrics]:
     """Score the hidden tokens from ``[rows, length, width]`` hidden states; only their positions reach the head."""
     masked, language = examples.masked, examples.language
     picked = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)  # [rows, capacity, width]
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
-        model.masked_head(picked), table, bias, masked.labels, examples.weights,
-        vocabulary_size=context.vocabulary_size, chunk=context.chunk, logits_bytes=context.logits_bytes, z_loss=context.z_loss,
-    )  # fmt: skip
+        model.masked_head(picked),
+        table,
+        bias,
+        masked.labels,
+        examples.weights,
+        vocabulary_size=context.vocabulary_size,
+        chunk=context.chunk,
+        logits_bytes=context.logits_bytes,
+        z_loss=context.z_loss,
+    )
     count = sum_by_language(masked.chosen, language, context)
     return total, {
         "loss": (sum_by_language(losses * masked.chosen, language, context), count),

@@ -37,7 +37,9 @@ class TranslationRanking(Objective):
     scale: float = option(20.0, Number(ABOVE_ZERO), "s, the inverse of the softmax's temperature")
     # w_ij = e^{β φ(x_i, y_j)} over its mean over j (Robinson et al. 2021).
     hardness: float = option(0.0, Number(0), "β: similar negatives weigh more; 0 weighs all alike")
-    queue: int = option(0, Number(0, whole=True), "pairs of earlier batches that are negatives too (Wang et al. 2020); 0 is none")
+    queue: int = option(
+        0, Number(0, whole=True), "pairs of earlier batches that are negatives too (Wang et al. 2020); 0 is none"
+    )
     # While the model changes fast, embeddings of earlier batches do harm.
     queue_after: int = option(0, Number(0, whole=True), "batches before the first that the queue takes in")
 
@@ -54,12 +56,15 @@ class TranslationRanking(Objective):
         rows, length = examples["inputs"].tokens.shape
         return Traffic(2 * rows, length, compared=2 * rows * (rows + self.queue))
 
-    def loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         """Return the loss of the whole global batch without a queue, and metrics."""
         return self.whole_loss(model, examples, context, key, 1, None)[:2]
 
-    def whole_loss(self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int,
-                   memory: Queue | None) -> tuple[jax.Array, Metrics, Queue | None]:  # fmt: skip
+    def whole_loss(
+        self, model: Any, examples: TaskBatch, context: Context, key: jax.Array | None, parts: int, memory: Queue | None
+    ) -> tuple[jax.Array, Metrics, Queue | None]:
         """Return the loss of the whole global batch, metrics, and the queue with this batch in it.
 
         The batch is encoded in ``parts`` that the backward pass recomputes.
@@ -121,7 +126,9 @@ def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, ob
         return model.sentence_embeddings(rows, key=key, **which)
     keys = None if key is None else jax.random.split(key, parts)
     encode = jax.checkpoint(lambda part: model.sentence_embeddings(part[0], key=part[1], **which))
-    embeddings = jax.lax.map(encode, (in_parts(rows, parts, objective.same_language_rows), keys))  # [parts, rows / parts, width]
+    embeddings = jax.lax.map(
+        encode, (in_parts(rows, parts, objective.same_language_rows), keys)
+    )  # [parts, rows / parts, width]
     runs = embeddings.reshape(parts, -1, objective.same_language_rows, embeddings.shape[-1])
     return jnp.moveaxis(runs, 0, 1).reshape(len(rows.tokens), -1)
 

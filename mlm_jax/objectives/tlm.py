@@ -39,7 +39,10 @@ class TranslationLanguageModelling(MaskedLanguageModelling):
 def side_by_side(stacked: MaskedExamples) -> MaskedExamples:
     """Turn ``[2 rows, length]`` (all first sides, then all second sides) into ``[rows, 2 · length]``."""
     masked, length = stacked.masked, stacked.masked.rows.tokens.shape[1]
-    join = lambda x: jnp.concatenate(jnp.split(x, 2), axis=1)  # noqa: E731
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.concatenate(jnp.split(x, 2), axis=1)
+
     given = masked.rows
     languages = jnp.repeat(jnp.stack(jnp.split(given.language, 2), axis=1), length, axis=1)  # [rows, 2 · length]
     rows = Rows(join(given.tokens), join(given.segment_ids), join(given.positions), languages)

@@ -37,7 +37,9 @@ class Translation(Objective):
     needs: ClassVar[str] = "decoder"
     writes: ClassVar[bool] = True
     # Metrics are without smoothing (Szegedy et al. 2016).
-    smoothing: float = option(0.0, Number(0, 1), "share of each label's probability that is spread evenly over all pieces")
+    smoothing: float = option(
+        0.0, Number(0, 1), "share of each label's probability that is spread evenly over all pieces"
+    )
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
         """Shift the targets right."""
@@ -47,7 +49,9 @@ class Translation(Objective):
         """Return that the source is encoded, and every position of the target decoded and scored."""
         return sequence_traffic(examples)
 
-    def loss(self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         """Return the weighted sum of −log P over target tokens, and loss and accuracy by target language."""
         return predict_sequence(model, examples, context, key, self, self.smoothing)
 
@@ -73,22 +77,37 @@ def sequence_traffic(examples: SequenceExamples) -> Traffic:
     return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
 
 
-def predict_sequence(model: Any, examples: SequenceExamples, context: Context, key: jax.Array | None,
-                     objective: Objective, smoothing: float = 0.0) -> tuple[jax.Array, Metrics]:  # fmt: skip
+def predict_sequence(
+    model: Any,
+    examples: SequenceExamples,
+    context: Context,
+    key: jax.Array | None,
+    objective: Objective,
+    smoothing: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
     """Encode the source, decode the shifted target, and score its labels."""
     source, decoder = examples.source, examples.decoder
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
     weights: dict[str, Any] = {"task": objective.task, "same_language_rows": objective.same_language_rows}
-    memory = model.encode(source, target_language=decoder.language, key=encoder_key, **weights)  # [rows, source length, width]
+    memory = model.encode(
+        source, target_language=decoder.language, key=encoder_key, **weights
+    )  # [rows, source length, width]
     hidden = model.decode(
         decoder, memory, source.segment_ids, source_language=source.language, key=decoder_key, **weights
     )
     table, bias = model.output_table()
     total, losses, hits = weighted_cross_entropy(
-        model.decoder_head(hidden), table, bias, examples.labels, examples.weights,
-        vocabulary_size=context.vocabulary_size, chunk=context.chunk, logits_bytes=context.logits_bytes,
-        z_loss=context.z_loss, smoothing=smoothing,
-    )  # fmt: skip
+        model.decoder_head(hidden),
+        table,
+        bias,
+        examples.labels,
+        examples.weights,
+        vocabulary_size=context.vocabulary_size,
+        chunk=context.chunk,
+        logits_bytes=context.logits_bytes,
+        z_loss=context.z_loss,
+        smoothing=smoothing,
+    )
     real = decoder.segment_ids > 0
     language = jnp.broadcast_to(decoder.language[:, None], real.shape)
     count = sum_by_language(real, language, context)

@@ -44,10 +44,31 @@ class Target:
     threads: int
 
 
-HOPPER = {"capability": (9, 0), "accelerated": True, "units": 128, "shared": 228 * KIB, "optin": 227 * KIB, "threads": 2048}
+HOPPER = {
+    "capability": (9, 0),
+    "accelerated": True,
+    "units": 128,
+    "shared": 228 * KIB,
+    "optin": 227 * KIB,
+    "threads": 2048,
+}
 BLACKWELL = HOPPER | {"capability": (10, 0)}
-AMPERE = {"capability": (8, 0), "accelerated": False, "units": 64, "shared": 164 * KIB, "optin": 163 * KIB, "threads": 2048}
-ADA = {"capability": (8, 9), "accelerated": False, "units": 128, "shared": 100 * KIB, "optin": 99 * KIB, "threads": 1536}
+AMPERE = {
+    "capability": (8, 0),
+    "accelerated": False,
+    "units": 64,
+    "shared": 164 * KIB,
+    "optin": 163 * KIB,
+    "threads": 2048,
+}
+ADA = {
+    "capability": (8, 9),
+    "accelerated": False,
+    "units": 128,
+    "shared": 100 * KIB,
+    "optin": 99 * KIB,
+    "threads": 1536,
+}
 TARGETS = {
     "A100": Target("NVIDIA A100-SXM4-80GB", cores=108, clock=1.41, l2=40 * MIB, **AMPERE),  # type: ignore[arg-type]
     "A100-40": Target("NVIDIA A100-SXM4-40GB", cores=108, clock=1.41, l2=40 * MIB, **AMPERE),  # type: ignore[arg-type]
@@ -70,14 +91,24 @@ def target_config(chip: Chip) -> str:
         " feature_extension: ACCELERATED_FEATURES" if target.accelerated else ""
     )
     fields = {
-        "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 48 * KIB,
-        "shared_memory_per_core": target.shared, "shared_memory_per_block_optin": target.optin,
-        "threads_per_core_limit": target.threads, "core_count": target.cores, "fpus_per_core": target.units,
-        "block_dim_limit_x": 2**31 - 1, "block_dim_limit_y": 2**16 - 1, "block_dim_limit_z": 2**16 - 1,
-        "registers_per_core_limit": 2**16, "registers_per_block_limit": 2**16,
-        "memory_bandwidth": int(chip.hbm_bandwidth), "device_memory_size": int(chip.hbm_bytes),
-        "l2_cache_size": target.l2, "clock_rate_ghz": target.clock,
-    }  # fmt: skip
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 48 * KIB,
+        "shared_memory_per_core": target.shared,
+        "shared_memory_per_block_optin": target.optin,
+        "threads_per_core_limit": target.threads,
+        "core_count": target.cores,
+        "fpus_per_core": target.units,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 2**16 - 1,
+        "block_dim_limit_z": 2**16 - 1,
+        "registers_per_core_limit": 2**16,
+        "registers_per_block_limit": 2**16,
+        "memory_bandwidth": int(chip.hbm_bandwidth),
+        "device_memory_size": int(chip.hbm_bytes),
+        "l2_cache_size": target.l2,
+        "clock_rate_ghz": target.clock,
+    }
     info = " ".join(f"{name}: {value}" for name, value in fields.items())
     return (
         f"gpu_device_info {{ {info} cuda_compute_capability {{ {capability} }} }}\n"

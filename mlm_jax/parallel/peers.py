@@ -97,11 +97,17 @@ class Peers:
         """End this process if the service, which process 0 keeps, does not answer for too long."""
         pulse, waited = 0, 0
         while not self._leaving.wait(PULSE_SECONDS):
-            waited = waited + 1 if pulse == self._pulse else 0  # rounds of this thread, which a suspended job does not count
+            waited = (
+                waited + 1 if pulse == self._pulse else 0
+            )  # rounds of this thread, which a suspended job does not count
             pulse = self._pulse
             if waited * PULSE_SECONDS >= SILENCE_SECONDS:
-                print(f"mlm-jax: error: process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s. Remedy: "
-                      "start the job again; it continues from its last checkpoint", file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"mlm-jax: error: process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s. Remedy: "
+                    "start the job again; it continues from its last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 self._exit(1)
 
     def _judge(self) -> None:

@@ -73,7 +73,9 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     counted = counted or (evaluations[-1] if evaluations else None)
     if not state:
         steps, done = config.get("steps"), evaluations[-1]["step"] if evaluations else 0
-        state = FINISHED if steps is not None and done == steps else f"at step {done} of {steps}" if steps else "not begun"
+        state = (
+            FINISHED if steps is not None and done == steps else f"at step {done} of {steps}" if steps else "not begun"
+        )
     step = None if counted is None else counted["step"]
     return Run(name, workdir, settings, state, step, numbers(counted or {}), select)
 
@@ -187,13 +189,17 @@ def metric_named(runs: Sequence[Run], name: str) -> str:
     key = name if name.startswith("eval/") else f"eval/{name}"
     if key not in metrics:
         known = [metric.removeprefix("eval/") for metric in metrics]
-        raise UserError(f"the runs have no metric {name!r}{nearest(name, known)}", remedy=f"use one of {', '.join(known)}")
+        raise UserError(
+            f"the runs have no metric {name!r}{nearest(name, known)}", remedy=f"use one of {', '.join(known)}"
+        )
     return key
 
 
 def columns_of(runs: Sequence[Run], metric: str) -> list[str]:
     """Return the languages or pairs that a metric was measured on, averages last."""
-    found = dict.fromkeys(key.rpartition("/")[2] for run in runs for key in run.metrics if key.rpartition("/")[0] == metric)
+    found = dict.fromkeys(
+        key.rpartition("/")[2] for run in runs for key in run.metrics if key.rpartition("/")[0] == metric
+    )
     return sorted(found, key=lambda name: name in AVERAGES)
 
 
@@ -375,7 +381,9 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
     parameters = list(dict.fromkeys(key for run in runs for key in run.settings))
     languages = list(dict.fromkeys(name for metric in metrics for name in columns_of(runs, metric)))
     histories = {run.name: history_of(run) for run in runs}
-    with_curves = languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
+    with_curves = (
+        languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
+    )
     return {
         "title": title,
         "runs": [
@@ -392,12 +400,15 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
         "baseline": (baseline or runs[0]).name,
         "ranking": ranking_key(runs).removeprefix("eval/"),
         "parameters": parameters,
-        "metrics": [{"name": metric.removeprefix("eval/"), "less": is_less_better(f"{metric}/mean")} for metric in metrics],
+        "metrics": [
+            {"name": metric.removeprefix("eval/"), "less": is_less_better(f"{metric}/mean")} for metric in metrics
+        ],
         "languages": languages,
         "averages": [name for name in languages if name in AVERAGES],
         "values": {
             metric.removeprefix("eval/"): {
-                name: [rounded(run.metrics.get(f"{metric}/{name}")) for run in runs] for name in columns_of(runs, metric)
+                name: [rounded(run.metrics.get(f"{metric}/{name}")) for run in runs]
+                for name in columns_of(runs, metric)
             }
             for metric in metrics
         },

@@ -51,7 +51,9 @@ def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
         if type(event["step"]) is not int or not 0 <= event["step"] <= LAST_STEP:
             raise ValueError(f"step {event['step']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError("this is not a JSON object with a step", file=file, line=number, remedy="delete the line") from error
+        raise UserError(
+            "this is not a JSON object with a step", file=file, line=number, remedy="delete the line"
+        ) from error
     return event
 
 

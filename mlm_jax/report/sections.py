@@ -79,14 +79,16 @@ def _are_texts(value: Any) -> bool:
 
 def _are_phases(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(phase, list) and len(phase) == 3 and all(map(_is_number, phase[:2])) and _is_text(phase[2]) for phase in value
+        isinstance(phase, list) and len(phase) == 3 and all(map(_is_number, phase[:2])) and _is_text(phase[2])
+        for phase in value
     )
 
 
 def _is_table(value: Any) -> bool:
     """Return whether a value is rows of numbers with a language's name."""
     return isinstance(value, list) and all(
-        isinstance(row, dict) and all(_is_text(cell) if key == "language" else _is_number(cell) for key, cell in row.items())
+        isinstance(row, dict)
+        and all(_is_text(cell) if key == "language" else _is_number(cell) for key, cell in row.items())
         for row in value
     )
 
@@ -98,7 +100,11 @@ def _is_number(value: Any) -> bool:
 def _is_retrieval(value: Any) -> bool:
     if value is None:
         return True
-    if not isinstance(value, dict) or not _are_texts(value.get("languages")) or not isinstance(value.get("scores"), dict):
+    if (
+        not isinstance(value, dict)
+        or not _are_texts(value.get("languages"))
+        or not isinstance(value.get("scores"), dict)
+    ):
         return False
     size = len(value["languages"])
     numbers = _is_number(value.get("candidates")) and _is_number(value.get("step"))
@@ -106,9 +112,11 @@ def _is_retrieval(value: Any) -> bool:
 
 
 def _is_matrix(value: Any, rows: int, columns: int) -> bool:
-    return isinstance(value, list) and len(value) == rows and all(
-        isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value
-    )  # fmt: skip
+    return (
+        isinstance(value, list)
+        and len(value) == rows
+        and all(isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value)
+    )
 
 
 def _is_map(value: Any) -> bool:
@@ -119,10 +127,11 @@ def _is_map(value: Any) -> bool:
     texts = value["texts"]
     parts = [value.get("raw"), value.get("centred")]
     return all(map(_are_texts, texts.values())) and all(
-        isinstance(part, dict) and isinstance(part.get("points"), dict)
+        isinstance(part, dict)
+        and isinstance(part.get("points"), dict)
         and all(_is_matrix(points, len(texts.get(code, ())), 2) for code, points in part["points"].items())
         for part in parts
-    )  # fmt: skip
+    )
 
 
 def _is_object(value: Any) -> bool:

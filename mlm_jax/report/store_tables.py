@@ -26,9 +26,16 @@ def counts_table(store: Store) -> Table:
         for name, split in stream.splits.items():
             per_word, per_character = fertility(store, split)
             table.add_row(
-                stream.name, stream.kind, name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.characters:,}",
-                f"{split.bytes:,}", f"{per_word:.2f}", f"{per_character:.3f}",
-            )  # fmt: skip
+                stream.name,
+                stream.kind,
+                name,
+                f"{split.documents:,}",
+                f"{split.tokens:,}",
+                f"{split.characters:,}",
+                f"{split.bytes:,}",
+                f"{per_word:.2f}",
+                f"{per_character:.3f}",
+            )
     return table
 
 
@@ -41,7 +48,9 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
     first = np.arange(min(split.documents, documents))
     found = [ids for feature in split.features if feature in TOKENS for ids in split[feature].documents(first)]
     bounds = [np.flatnonzero(np.isin(ids, around)) for ids in found]
-    texts = [part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)]  # premise </s> hypothesis are two
+    texts = [
+        part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)
+    ]  # premise </s> hypothesis are two
     words = sum(len(store.vocabulary.decode(part.tolist()).split()) for part in texts)
     added = sum(map(len, bounds))
     tokens = split.tokens - added / max(len(first), 1) * split.documents
@@ -83,7 +92,9 @@ def phases_table(loader: Loader) -> Table:
     The passes are those of the stream of the language that is read most often, over the whole run so far; they are marked if
     they are more than ``MOST_PASSES``.
     """
-    table = Table("language", title="Tokens that each language sees in each phase, and passes through its text until then")
+    table = Table(
+        "language", title="Tokens that each language sees in each phase, and passes through its text until then"
+    )
     for phase in loader.phases:
         table.add_column(f"phase {phase.index}: to step {phase.stop_step:,}", justify="right")
         table.add_column("passes", justify="right")
@@ -113,7 +124,9 @@ def _passes(loader: Loader, step: int) -> dict[str, float]:
 
 def mix_table(store: Store) -> Table:
     """Return the share that each language's text would get under several values of alpha."""
-    text: Counter[str] = Counter()  # the loader mixes languages, and streams of one language in proportion to their tokens
+    text: Counter[str] = (
+        Counter()
+    )  # the loader mixes languages, and streams of one language in proportion to their tokens
     for stream in store.streams.values():
         if stream.kind == "text" and "train" in stream.splits:
             text[stream.languages[0]] += stream.splits["train"].tokens

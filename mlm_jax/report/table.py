@@ -43,8 +43,13 @@ class LanguageRow:
     retrieval_at_1: float | None = None
 
 
-def language_rows(languages: Sequence[str], metrics: Mapping[str, float], tokens: Mapping[str, int],
-                  planned: Mapping[str, float], realised: Mapping[str, float]) -> list[LanguageRow]:  # fmt: skip
+def language_rows(
+    languages: Sequence[str],
+    metrics: Mapping[str, float],
+    tokens: Mapping[str, int],
+    planned: Mapping[str, float],
+    realised: Mapping[str, float],
+) -> list[LanguageRow]:
     """Make a row of each language, and one of means.
 
     Args:
@@ -78,8 +83,7 @@ def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> Lan
         return [value for row in rows if (value := getattr(row, name)) is not None]
 
     means = {
-        name: float(np.mean(values(name))) if values(name) else None
-        for name in ("loss", "accuracy", "bits_per_byte")
+        name: float(np.mean(values(name))) if values(name) else None for name in ("loss", "accuracy", "bits_per_byte")
     }
     return LanguageRow("mean", tokens=None, retrieval_at_1=retrieval, **means)
 

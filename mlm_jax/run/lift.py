@@ -41,5 +41,7 @@ def warning(found: Mapping[str, tuple[float, float]]) -> str:
         return ""
     by_product = sorted(twice.items(), key=lambda item: -np.prod(item[1]))
     shown = ", ".join(f"{language} {a:.2g} × {b:.2g} = {a * b:.2g}" for language, (a, b) in by_product)
-    return (f"languages are lifted twice, by sampling (mixing) and by the weight 1/N_l (training.normalize): {shown}; "
-            "training.normalize='token' leaves it to sampling")  # fmt: skip
+    return (
+        f"languages are lifted twice, by sampling (mixing) and by the weight 1/N_l (training.normalize): {shown}; "
+        "training.normalize='token' leaves it to sampling"
+    )

@@ -91,7 +91,9 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         except Stopped:
             if jax.process_index() == 0:
                 where = "before the first step" if stop.step is None else f"after step {stop.step}"
-                plain_console().print(f"stopped by a signal {where}; the same command continues from there", soft_wrap=True)
+                plain_console().print(
+                    f"stopped by a signal {where}; the same command continues from there", soft_wrap=True
+                )
             raise SystemExit(UNFINISHED) from None
 
 
@@ -242,8 +244,10 @@ def check_labels(loader: Loader, config: ConfigDict) -> None:
         stream = loader.streams(task)[0]
         if objective.kind == "labelled" and per_token(stream) != objective.per_token:
             what, wanted = ("words", "token_classification") if per_token(stream) else ("whole texts", "classification")
-            raise UserError(f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
-                            remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data")  # fmt: skip
+            raise UserError(
+                f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
+                remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data",
+            )
 
 
 def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
@@ -262,8 +266,10 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
             state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
             state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
     if int(state.step) > config.steps:
-        raise UserError(f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
-                        remedy="raise steps, or use a new workdir with checkpoint.init")  # fmt: skip
+        raise UserError(
+            f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
+            remedy="raise steps, or use a new workdir with checkpoint.init",
+        )
     return state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
 
 
@@ -296,7 +302,9 @@ def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
     return same_everywhere(found)
 
 
-def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress) -> None:
+def say_lifts(
+    config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress
+) -> None:
     """Log how much sampling and weights lift each language together, and warn where both lift the same ones."""
     if not config.training.normalize.startswith("per_language"):
         return
@@ -306,8 +314,6 @@ def say_lifts(config: ConfigDict, loader: Loader, start: int, metrics: MetricsWr
             metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
         if line := warning(found):
             progress.say(f"{task}: {line}")
-
-
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:

@@ -82,13 +82,19 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
     config.model.attention = "auto"
     store = Store.open(config.data.store or folder.parent.parent / "store")
     if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
-        raise UserError("the token store is written in another vocabulary than the checkpoint's", file=store.folder,
-                        remedy="prepare it again with the checkpoint's config")  # fmt: skip
+        raise UserError(
+            "the token store is written in another vocabulary than the checkpoint's",
+            file=store.folder,
+            remedy="prepare it again with the checkpoint's config",
+        )
     loader = Loader(store, config, kinds(config.tasks))
     program = build_program(
-        config, make_context(loaded.vocabulary, loaded.languages, config), loaded.languages, make_mesh(config.mesh),
+        config,
+        make_context(loaded.vocabulary, loaded.languages, config),
+        loaded.languages,
+        make_mesh(config.mesh),
         labels={name: len(classes) for name, classes in loaded.labels.items()},
-    )  # fmt: skip
+    )
     params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), loaded.params, program.state.params)
     return Run(loaded, store, loader, program, params)
 
@@ -147,8 +153,12 @@ def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix 
     for found in measured:
         sources = found.sources.get(task, ())
         if len(sources) > 1:
-            log.warning("%s learned %s in %s: it has no row in the matrix of transfer from one language", found.place, task,
-                        ", ".join(sources))  # fmt: skip
+            log.warning(
+                "%s learned %s in %s: it has no row in the matrix of transfer from one language",
+                found.place,
+                task,
+                ", ".join(sources),
+            )
         if len(sources) != 1:
             continue
         (source,) = sources

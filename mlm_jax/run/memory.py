@@ -22,7 +22,9 @@ EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA's errors begin if an allocation fail
 
 
 @contextlib.contextmanager
-def must_fit(program: Program, labels: dict[str, int], run: Callable | None = None, batch: Any = None) -> Iterator[None]:
+def must_fit(
+    program: Program, labels: dict[str, int], run: Callable | None = None, batch: Any = None
+) -> Iterator[None]:
     """Turn XLA's error about too little memory into one that names settings with which the step should fit.
 
     Args:
@@ -58,8 +60,10 @@ def too_large(program: Program, labels: dict[str, int], compiled: tuple[float, f
     found = changes(config, topology, dict(program.mesh.shape), temporaries=temporaries, known=known)
     needs = f"needs {sum(compiled) / 1e9:,.1f} GB" if compiled else "needs more memory than there is"
     has = f" on each device, which has {topology.capacity / 1e9:,.1f} GB" if topology.capacity else " on each device"
-    return UserError(f"a training step {needs}{has}", remedy=f"by an estimate, one of these fits: {lines(found)}" if found
-                     else lines(found))  # fmt: skip
+    return UserError(
+        f"a training step {needs}{has}",
+        remedy=f"by an estimate, one of these fits: {lines(found)}" if found else lines(found),
+    )
 
 
 def compiled_bytes(program: Program, run: Callable, batch: Any) -> tuple[float, float] | None:

@@ -44,8 +44,14 @@ class MetricsWriter:
       UserError: the file is damaged, or Weights & Biases is asked for but not installed.
     """
 
-    def __init__(self, workdir: str | Path, start_step: int, writes: bool, wandb_project: str = "",
-                 config: Mapping[str, Any] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        workdir: str | Path,
+        start_step: int,
+        writes: bool,
+        wandb_project: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
         self.file: TextIO | None = None
         self.tensorboard: TensorBoard | None = None
         self.wandb: Any = None
@@ -56,7 +62,9 @@ class MetricsWriter:
         write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
         self.file = append_to(path)
         lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines() if config else []
-        self.tensorboard = TensorBoard(workdir, kept, "\n".join(f"    {line}" for line in lines))  # indented: code in Markdown
+        self.tensorboard = TensorBoard(
+            workdir, kept, "\n".join(f"    {line}" for line in lines)
+        )  # indented: code in Markdown
         if wandb_project:
             self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config or {})
 
@@ -129,9 +137,13 @@ class TrainingProgress:
         self.steps, self.is_live = steps, self.console.is_terminal and shown
         self.losses: list[str] = []
         columns = (
-            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(bar_width=None),
-            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=self.console, speed_estimate_period=120, expand=True)
         self.task = self.bar.add_task("train", total=steps, completed=start_step, speed="compiling")
         self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2)

@@ -53,8 +53,16 @@ class Reporter:
       goodput: where time went.
     """
 
-    def __init__(self, program: Program, loader: Loader, held_out: HeldOut, workdir: Path, metrics: MetricsWriter,
-                 progress: TrainingProgress, goodput: Goodput):  # fmt: skip
+    def __init__(
+        self,
+        program: Program,
+        loader: Loader,
+        held_out: HeldOut,
+        workdir: Path,
+        metrics: MetricsWriter,
+        progress: TrainingProgress,
+        goodput: Goodput,
+    ):
         self.program, self.loader, self.held_out, self.workdir = program, loader, held_out, workdir
         self.metrics, self.progress, self.goodput = metrics, progress, goodput
         self.first_task = next(iter(program.config.tasks))
@@ -67,9 +75,19 @@ class Reporter:
     def take(self, step: int, state: TrainState) -> None:
         """Keep the sums up to ``step``; :meth:`flush` reads them."""
         # The step will reuse the state's memory: keep copies of the small values.
-        self.pending = (step, jax.tree.map(lambda leaf: leaf + 0, (
-            state.window, state.gradient_norm, state.skipped, state.first_skipped, state.params.get("uncertainty", {}),
-        )))  # fmt: skip
+        self.pending = (
+            step,
+            jax.tree.map(
+                lambda leaf: leaf + 0,
+                (
+                    state.window,
+                    state.gradient_norm,
+                    state.skipped,
+                    state.first_skipped,
+                    state.params.get("uncertainty", {}),
+                ),
+            ),
+        )
 
     def flush(self) -> None:
         """Write the log line that is waiting, if any.
@@ -149,7 +167,9 @@ class Reporter:
         tokens = sum(self.loader.tokens_seen(step).values()) - sum(self.loader.tokens_seen(marked[0]).values())
         seconds = now - marked[1]
         left = (self.program.config.steps - step) * seconds / (step - marked[0])
-        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left} | self._mfu(marked[0], step, seconds)
+        return {"train/tokens_per_second": tokens / seconds, "train/seconds_left": left} | self._mfu(
+            marked[0], step, seconds
+        )
 
     def _mfu(self, start: int, step: int, seconds: float) -> dict[str, float]:
         """Return the share of the devices' peak that the model's FLOPs of these steps come to, where the peak is known."""
@@ -181,15 +201,21 @@ class Reporter:
         sections: dict[str, Any] = {
             "title": self.workdir.name,
             "languages": list(languages),
-            "facts": [f"{parameters / 1e6:,.1f} M parameters", f"{step:,} steps", f"{len(languages)} languages",
-                      f"{jax.device_count()} × {device.device_kind}"],  # fmt: skip
+            "facts": [
+                f"{parameters / 1e6:,.1f} M parameters",
+                f"{step:,} steps",
+                f"{len(languages)} languages",
+                f"{jax.device_count()} × {device.device_kind}",
+            ],
             "config": config_json(self.program.config),
             "phases": [(phase.start_step, phase.stop_step, phase.name) for phase in self.loader.phases],
             "table": self.rows,
             "samples": samples,
         }
         if retrieval is not None:
-            sections["retrieval"] = retrieval_section(retrieval.matrices, retrieval.languages, retrieval.candidates, step)
+            sections["retrieval"] = retrieval_section(
+                retrieval.matrices, retrieval.languages, retrieval.candidates, step
+            )
             if retrieval.embeddings and min(len(rows) for rows in retrieval.embeddings.values()) > 2:
                 sections["map"] = map_section(retrieval.embeddings, retrieval.texts, MAP_SENTENCES)
         save_sections(self.workdir, sections)

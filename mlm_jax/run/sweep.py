@@ -134,14 +134,20 @@ def devices(parallel: int) -> list[dict[str, str]]:
         return [{}]
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if given and len(given) < parallel:
-        raise UserError(f"CUDA_VISIBLE_DEVICES names {len(given)} devices, too few for {parallel} trials at a time",
-                        remedy=f"give --parallel {len(given)}")  # fmt: skip
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES names {len(given)} devices, too few for {parallel} trials at a time",
+            remedy=f"give --parallel {len(given)}",
+        )
     gpus = given or [str(number) for number in range(parallel)]
     one_chip = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-    return [{"CUDA_VISIBLE_DEVICES": gpus[slot], "TPU_VISIBLE_CHIPS": str(slot), **one_chip} for slot in range(parallel)]
+    return [
+        {"CUDA_VISIBLE_DEVICES": gpus[slot], "TPU_VISIBLE_CHIPS": str(slot), **one_chip} for slot in range(parallel)
+    ]
 
 
-def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: Sequence[str] = (), dry_run: bool = False) -> int:
+def run_sweep(
+    file: str, workdir: str | Path, *, parallel: int = 1, overrides: Sequence[str] = (), dry_run: bool = False
+) -> int:
     """Run the trials that are not finished, ``parallel`` at a time, and compare all of them.
 
     Trials that were interrupted go on from their last checkpoint. Of several at a time each sees a device of its own.
@@ -187,7 +193,9 @@ def run_sweep(file: str, workdir: str | Path, *, parallel: int = 1, overrides: S
         say(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # it has said why
-    trials = [Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting]
+    trials = [
+        Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting
+    ]
     states, stopped_by = run_trials(trials, slots, say, lambda states: write_results(workdir, listed, states))
     runs = write_results(workdir, listed, states)
     if stopped_by:
@@ -233,7 +241,8 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
         state = states.get(name) or (before.get(name, "") if before.get(name, "").startswith("failed") else "")
         runs.append(read_run(workdir / name, name, trial, "" if state == FINISHED else state))
     found = [
-        {"trial": run.settings, "name": run.name, "state": run.state, "step": run.step, "metrics": run.metrics} for run in runs
+        {"trial": run.settings, "name": run.name, "state": run.state, "step": run.step, "metrics": run.metrics}
+        for run in runs
     ]
     write_whole(workdir / COMPARISON, json.dumps(found, indent=1, default=str))
     write_comparison(workdir / PLOT, runs, title=workdir.resolve().name)

@@ -42,7 +42,9 @@ class TensorBoard:
     def write(self, step: int, values: Mapping[str, float | None], time: float) -> None:
         """Write the values of one event; None is a number that is not finite."""
         numbers = {name: math.nan if value is None else value for name, value in values.items()}
-        self._add(Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]), step, time)
+        self._add(
+            Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]), step, time
+        )
 
     def flush(self) -> None:
         """Bring to disk what was written."""

@@ -60,7 +60,12 @@ class Running:
         # A session of its own: a terminal's Ctrl-C reaches the sweep only, which passes on one signal, not two.
         with_sweep = functools.partial(end_with_parent, os.getpid(), signal.SIGTERM)
         self.process = subprocess.Popen(
-            trial.command, stdout=self.log, stderr=self.log, env=environment, start_new_session=True, preexec_fn=with_sweep
+            trial.command,
+            stdout=self.log,
+            stderr=self.log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=with_sweep,
         )
 
     def end(self) -> str:
@@ -169,7 +174,9 @@ def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
 
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated."""
-    return any(event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir))
+    return any(
+        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir)
+    )
 
 
 def last_event(workdir: Path) -> dict[str, Any] | None:
@@ -192,4 +199,6 @@ def last_event(workdir: Path) -> dict[str, Any] | None:
 
 def last_line(file: Path) -> str:
     """Return the last line of a trial's log, which says why it failed."""
-    return next((line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message")
+    return next(
+        (line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message"
+    )

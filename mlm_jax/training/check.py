@@ -68,8 +68,11 @@ def check_language_names(languages: Sequence[str]) -> None:
     """
     for language in languages:
         if language in AVERAGES or "/" in language or not language.strip():
-            raise UserError(f"a language is called {language!r}, which is no name for one: metrics are called task/loss/LANGUAGE, "
-                            "and averages over languages mean and micro", remedy="use a code such as en or zh-Hant")  # fmt: skip
+            raise UserError(
+                f"a language is called {language!r}, which is no name for one: metrics are called task/loss/LANGUAGE, "
+                "and averages over languages mean and micro",
+                remedy="use a code such as en or zh-Hant",
+            )
 
 
 def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
@@ -79,14 +82,19 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
         lengths = {f"tasks.{task}.length": config.tasks[task]["length"]}
         for index, entry in enumerate(config.curriculum):
             given = entry.get("length", {})
-            everywhere = {task: given} if objective.kind == "text" else {}  # a plain number holds for tasks that read text
+            everywhere = (
+                {task: given} if objective.kind == "text" else {}
+            )  # a plain number holds for tasks that read text
             found = (given if isinstance(given, Mapping) else everywhere).get(task)
             lengths |= {f"curriculum[{index}].length": found} if isinstance(found, int) else {}
         for key, length in lengths.items():
             if (row := objective.longest_row(length)) > longest:
                 makes = f", which makes rows of {row}" if row != length else ""
-                raise BadValue(key, f"{key} is {length}{makes}, but the model takes rows of {longest}",
-                               "shorten the task's rows, or raise model.max_positions")  # fmt: skip
+                raise BadValue(
+                    key,
+                    f"{key} is {length}{makes}, but the model takes rows of {longest}",
+                    "shorten the task's rows, or raise model.max_positions",
+                )
 
 
 def _check_rows(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
@@ -106,7 +114,9 @@ def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -
     masking = [task for task, objective in objectives.items() if objective.masks]
     for index, entry in enumerate(config.curriculum):
         rates = entry.get("mask_rate", {})
-        named = [task for task in rates if task in objectives] if isinstance(rates, Mapping) else masking or [*objectives]
+        named = (
+            [task for task in rates if task in objectives] if isinstance(rates, Mapping) else masking or [*objectives]
+        )
         for task in named:
             if task not in masking:
                 key = f"curriculum[{index}].mask_rate"
@@ -121,5 +131,9 @@ def _check_names(config: ConfigDict) -> None:
         for key in ("data", "evaluate_on"):
             for name in several(entry.get(key, ())):
                 if name not in known:
-                    problem = f"tasks.{task}.{key} names {name!r}, but config.data defines no such set{nearest(name, known)}"
-                    raise BadValue(f"tasks.{task}.{key}", problem, "name keys of data.corpora, data.parallel or data.labelled")
+                    problem = (
+                        f"tasks.{task}.{key} names {name!r}, but config.data defines no such set{nearest(name, known)}"
+                    )
+                    raise BadValue(
+                        f"tasks.{task}.{key}", problem, "name keys of data.corpora, data.parallel or data.labelled"
+                    )

@@ -69,7 +69,9 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
     batch = batch_shapes(program.config, program.mesh, phase)
     params = program.state.params
-    return step_flops(program.config, program.context, params, program.axes, batch, platform=platform, objectives=objectives)
+    return step_flops(
+        program.config, program.context, params, program.axes, batch, platform=platform, objectives=objectives
+    )
 
 
 def parameters_by_group(program: Program) -> dict[str, int]:
@@ -79,7 +81,9 @@ def parameters_by_group(program: Program) -> dict[str, int]:
         name, *rest = path.split("/")
         if name in ("encoder", "decoder"):
             weights, adapters = indexes(program.config.model[name][int(rest[0])])
-            name, picked_by = (f"{name}/{rest[0]}", weights) if "adapter" not in rest else (f"{name}/{rest[0]} adapters", adapters)
+            name, picked_by = (
+                (f"{name}/{rest[0]}", weights) if "adapter" not in rest else (f"{name}/{rest[0]} adapters", adapters)
+            )
             name += "" if picked_by == "shared" else f" by {picked_by}"
         counts[name] = counts.get(name, 0) + leaf.size
     return counts

@@ -51,8 +51,9 @@ class StableAdamState(NamedTuple):
     nu: Any
 
 
-def scale_by_stable_adamw(beta1: float, beta2: float, epsilon: float, decay: optax.GradientTransformation,
-                          axes_of: AxesOf) -> optax.GradientTransformation:  # fmt: skip
+def scale_by_stable_adamw(
+    beta1: float, beta2: float, epsilon: float, decay: optax.GradientTransformation, axes_of: AxesOf
+) -> optax.GradientTransformation:
     """AdamW with each tensor's update, decay included, divided by max(1, RMS(g/√v)) (Wortsman et al. 2023).
 
     The debiased betas follow Adafactor: β̂_t = β (1 − β^{t−1}) / (1 − β^t).
@@ -97,8 +98,9 @@ class FactoredState(NamedTuple):
     whole: Any
 
 
-def scale_by_factored_rms(axes_of: AxesOf, *, exponent: float = 0.8, epsilon: float = 1e-30,
-                          largest_rms: float = 1.0) -> optax.GradientTransformation:  # fmt: skip
+def scale_by_factored_rms(
+    axes_of: AxesOf, *, exponent: float = 0.8, epsilon: float = 1e-30, largest_rms: float = 1.0
+) -> optax.GradientTransformation:
     """Adafactor's direction: g/√v with v the outer product of a mean a row and a mean a column (Shazeer & Stern 2018).
 
     optax's own factors the two largest axes of an array, which in a stack may be those of layers or languages.

@@ -63,8 +63,16 @@ def mfu(flops_per_step: float, seconds: float, devices: int, peak: float) -> flo
     return flops_per_step / (seconds * devices * peak)
 
 
-def step_flops(config: ConfigDict, context: Context, params: Any, axes: Any, batch: Any, *, platform: str,
-               objectives: Mapping[str, Objective] | None = None) -> Flops:  # fmt: skip
+def step_flops(
+    config: ConfigDict,
+    context: Context,
+    params: Any,
+    axes: Any,
+    batch: Any,
+    *,
+    platform: str,
+    objectives: Mapping[str, Objective] | None = None,
+) -> Flops:
     """Return the FLOPs of a step.
 
     Args:
@@ -141,13 +149,15 @@ def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, im
     return kv_length
 
 
-def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], seen: Traffic,
-                 platform: str) -> dict[str, float]:  # fmt: skip
+def _layer_flops(
+    config: ConfigDict, kernels: Mapping[tuple[str, ...], int], seen: Traffic, platform: str
+) -> dict[str, float]:
     """Return {part: FLOPs forward} of a task's layers."""
     model, down = config.model, config.model.character_downsampling
     slots = -(-seen.length // down) if down else seen.length
     tokens, targets = seen.rows * slots, seen.target_rows * seen.target_length
     wide = model.heads * (model.head_width or model.width // model.heads)
+
     # Two products: of queries and keys, and of weights and values.
     def attend(rows: int, length: int, seen_keys: float) -> float:
         return 4 * rows * length * seen_keys * wide
@@ -156,8 +166,13 @@ def _layer_flops(config: ConfigDict, kernels: Mapping[tuple[str, ...], int], see
 
     def keys(length: int, kv_length: int, window: int = 0, causal: bool = False, biased: bool = relative) -> float:
         chosen = implementation(model, platform, length, kv_length, biased=biased)
-        return keys_per_query(length, kv_length, window=0 if biased and chosen == "reference" else window, causal=causal,
-                              implementation=chosen)  # fmt: skip
+        return keys_per_query(
+            length,
+            kv_length,
+            window=0 if biased and chosen == "reference" else window,
+            causal=causal,
+            implementation=chosen,
+        )
 
     # Target positions that cross-lingual attention lets look at a source: of aligned rows, or of what a decoder writes.
     looking_rows, lookers = (seen.aligned, seen.length) if seen.aligned else (seen.target_rows, seen.target_length)
@@ -197,6 +212,9 @@ def _kernels(params: Any, axes: Any) -> dict[tuple[str, ...], int]:
     """Return {path: elements that one token meets} of the kernels: all layers', but one group's only."""
     axes_of = axes_by_path(axes)
     return {
-        tuple(path.split("/")): math.prod(n for n, axis in zip(leaf.shape, axes_of[path], strict=True) if axis != "groups")
-        for path, leaf in by_path(params).items() if path.endswith("/kernel")
-    }  # fmt: skip
+        tuple(path.split("/")): math.prod(
+            n for n, axis in zip(leaf.shape, axes_of[path], strict=True) if axis != "groups"
+        )
+        for path, leaf in by_path(params).items()
+        if path.endswith("/kernel")
+    }

@@ -34,8 +34,9 @@ class GradientCosines(NamedTuple):
     norms: np.ndarray
 
 
-def between_tasks(program: Program, params: Any, batch: Batch, *, parameters: str = ".*",
-                  seed: int = 0) -> GradientCosines:  # fmt: skip
+def between_tasks(
+    program: Program, params: Any, batch: Batch, *, parameters: str = ".*", seed: int = 0
+) -> GradientCosines:
     """Compare the gradients of the tasks' losses, before their weights in the total.
 
     Args:
@@ -56,8 +57,9 @@ def between_tasks(program: Program, params: Any, batch: Batch, *, parameters: st
     return _compare(program, tuple(program.objectives), found, chosen)
 
 
-def between_languages(program: Program, params: Any, batch: Batch, *, task: str, parameters: str = ".*",
-                      seed: int = 0) -> GradientCosines:  # fmt: skip
+def between_languages(
+    program: Program, params: Any, batch: Batch, *, task: str, parameters: str = ".*", seed: int = 0
+) -> GradientCosines:
     """Compare the gradients of a task's terms of the loss, one a language that the batch has.
 
     Args:
@@ -77,8 +79,10 @@ def between_languages(program: Program, params: Any, batch: Batch, *, task: str,
     if not program.objectives[task].additive:
         raise UserError(f"the loss of task {task!r} compares rows of all languages and has no part of one language")
     if program.objectives[task].mixes_languages:
-        raise UserError(f"the rows of task {task!r} hold two languages and predict pieces of both",
-                        remedy="compare languages by a task whose rows are of one, such as mlm")  # fmt: skip
+        raise UserError(
+            f"the rows of task {task!r} hold two languages and predict pieces of both",
+            remedy="compare languages by a task whose rows are of one, such as mlm",
+        )
     chosen = _chosen(params, parameters)
     rows = _texts(batch[task])
     present = np.unique(np.asarray(rows.language)[np.asarray(rows.segment_ids).any(axis=1)])
@@ -119,8 +123,10 @@ def _chosen(params: Any, parameters: str) -> list[int]:
     names = list(by_path(params))
     chosen = [index for index, name in enumerate(names) if re.fullmatch(parameters, name)]
     if not chosen:
-        raise UserError(f"no parameter matches {parameters!r}{nearest(parameters, names)}",
-                        remedy="give --parameters a regex of whole paths, such as 'encoder/.*'")  # fmt: skip
+        raise UserError(
+            f"no parameter matches {parameters!r}{nearest(parameters, names)}",
+            remedy="give --parameters a regex of whole paths, such as 'encoder/.*'",
+        )
     return chosen
 
 

@@ -40,8 +40,11 @@ def create(
       UserError: the optimizer does not exist, or a regex table does not fit the parameters.
     """
     if config.name not in DIRECTIONS:
-        raise BadValue("optimizer.name", f"no optimizer {config.name!r}{nearest(config.name, DIRECTIONS)}",
-                       f"use one of {', '.join(DIRECTIONS)}")  # fmt: skip
+        raise BadValue(
+            "optimizer.name",
+            f"no optimizer {config.name!r}{nearest(config.name, DIRECTIONS)}",
+            f"use one of {', '.join(DIRECTIONS)}",
+        )
     axes_of = axes_by_path(logical_axes)
     decays = apply_table(config.decay_table, params, "optimizer.decay_table")
     rates = apply_table(config.rate_table, params, "optimizer.rate_table")
@@ -88,11 +91,16 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
             continue
         axis = _row_axis(axes_of[name])
         if axis is None:
-            raise UserError(f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary or of "
-                            "languages", remedy="freeze it whole (True) or not at all (False)")  # fmt: skip
+            raise UserError(
+                f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary or of "
+                "languages",
+                remedy="freeze it whole (True) or not at all (False)",
+            )
         if not 0 < value < leaf.shape[axis]:
-            raise UserError(f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}",
-                            remedy="name at most as many rows as there are")  # fmt: skip
+            raise UserError(
+                f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}",
+                remedy="name at most as many rows as there are",
+            )
         rows[name] = int(value)
     return rows
 
@@ -102,8 +110,9 @@ def _row_axis(axes: Axes) -> int | None:
     return next((axis for axis, name in enumerate(axes) if name in ("vocabulary", "groups")), None)
 
 
-def keep_first_rows(inner: optax.GradientTransformation, rows: dict[str, int],
-                    axes_of: dict[str, Axes]) -> optax.GradientTransformation:  # fmt: skip
+def keep_first_rows(
+    inner: optax.GradientTransformation, rows: dict[str, int], axes_of: dict[str, Axes]
+) -> optax.GradientTransformation:
     """Leave the first pieces' or languages' rows as they are, bit for bit, and out of the gradient's norm.
 
     Args:
@@ -154,9 +163,14 @@ def optimizer_state_shardings(transformation: optax.GradientTransformation, para
         return NamedSharding(mesh, P(*(s if n == m else None for s, n, m in zip(split, leaf.shape, parameter.shape))))
 
     return optax.tree_utils.tree_map_params(
-        transformation, like_parameter, state, params, shardings,
-        transform_non_params=lambda _: whole, is_leaf=_is_masked,
-    )  # fmt: skip
+        transformation,
+        like_parameter,
+        state,
+        params,
+        shardings,
+        transform_non_params=lambda _: whole,
+        is_leaf=_is_masked,
+    )
 
 
 def keep_absent_groups(inner: optax.GradientTransformation, axes_of: dict[str, Axes]) -> optax.GradientTransformation:
@@ -180,9 +194,13 @@ def keep_absent_groups(inner: optax.GradientTransformation, axes_of: dict[str, A
         updates, new_state = inner.update(gradients, state, params)
         updates = jax.tree.map(lambda u, p: jnp.where(spread(p, u), u, 0), updates, present)
         masks = optax.tree_utils.tree_map_params(
-            inner, lambda leaf, p: leaf if _is_masked(leaf) else spread(p, leaf), new_state, present,
-            transform_non_params=lambda leaf: jnp.ones((), bool), is_leaf=_is_masked,
-        )  # fmt: skip
+            inner,
+            lambda leaf, p: leaf if _is_masked(leaf) else spread(p, leaf),
+            new_state,
+            present,
+            transform_non_params=lambda leaf: jnp.ones((), bool),
+            is_leaf=_is_masked,
+        )
         return updates, jax.tree.map(jnp.where, masks, new_state, state)
 
     return optax.GradientTransformation(inner.init, update)
@@ -195,7 +213,9 @@ def present_groups(gradients: Any, axes_of: dict[str, Axes]) -> Any:
         axes = axes_of[name]
         if "groups" not in axes:
             return jnp.ones((), bool)
-        return (gradient != 0).any(axis=tuple(range(axes.index("groups") + 1, gradient.ndim)))  # [layers, groups] or [groups]
+        return (gradient != 0).any(
+            axis=tuple(range(axes.index("groups") + 1, gradient.ndim))
+        )  # [layers, groups] or [groups]
 
     return map_by_path(presence, gradients)
 

@@ -11,6 +11,7 @@ from mlm_jax.training.paths import by_path, map_by_path
 
 CATCH_ALL = ".*"
 
+
 def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
     """Return a tree like ``params`` with the value of the first pattern that matches each whole path.
 
@@ -36,8 +37,10 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
     for index, pattern in enumerate(patterns):
         check_matches(pattern, names, key)
         if index not in chosen.values() and pattern.pattern != CATCH_ALL:
-            raise UserError(f"{key}: earlier patterns take every parameter that {pattern.pattern!r} matches",
-                            remedy="put it before them: the first match wins")  # fmt: skip
+            raise UserError(
+                f"{key}: earlier patterns take every parameter that {pattern.pattern!r} matches",
+                remedy="put it before them: the first match wins",
+            )
     return map_by_path(lambda name, _: table[chosen[name]][1], params)
 
 

@@ -66,8 +66,11 @@ def _of_phase(config: ConfigDict, index: int, entry: Mapping[str, Any]) -> Sched
 def _of_schedule(config: ConfigDict, steps: int) -> Schedule:
     peak, floor = config.learning_rate, config.final_fraction
     if config.schedule not in SHAPES:
-        raise BadValue("optimizer.schedule", f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
-                       f"use one of {', '.join(SHAPES)}")  # fmt: skip
+        raise BadValue(
+            "optimizer.schedule",
+            f"no schedule {config.schedule!r}{nearest(config.schedule, SHAPES)}",
+            f"use one of {', '.join(SHAPES)}",
+        )
     check_schedule(config, steps)
     warmup, decay = warmup_and_decay(config, steps)
     shape, first = SHAPES[config.schedule], floor if config.schedule == "wsd" else 0.0
@@ -83,8 +86,12 @@ def _of_schedule(config: ConfigDict, steps: int) -> Schedule:
 def schedule_line(config: ConfigDict, steps: int) -> str:
     """Return the schedule of ``config.optimizer`` in one line, for the log of a run of ``steps`` steps."""
     warmup, decay = warmup_and_decay(config, steps)
-    shares = [f" ({value:g} of {steps:,})" if 0 < value < 1 else "" for value in (config.warmup_steps, config.decay_steps)]
-    parts = [f"warm-up over {warmup:,} steps{shares[0]}"] + ([f"decay over the last {decay:,}{shares[1]}"] if decay else [])
+    shares = [
+        f" ({value:g} of {steps:,})" if 0 < value < 1 else "" for value in (config.warmup_steps, config.decay_steps)
+    ]
+    parts = [f"warm-up over {warmup:,} steps{shares[0]}"] + (
+        [f"decay over the last {decay:,}{shares[1]}"] if decay else []
+    )
     return f"learning rate: {config.schedule}, at most {config.learning_rate:g}, {', '.join(parts)}"
 
 
@@ -120,10 +127,16 @@ def piecewise_linear(points: str | float) -> Schedule:
         pairs = [tuple(map(float, point.split(":"))) for point in points.split(",")]
         steps, values = zip(*((step, value) for step, value in pairs))
     except ValueError as error:
-        raise UserError(f"{points!r} is not a piecewise linear weight{nearest(points, (UNCERTAINTY,))}",
-                        remedy='write "step:value,step:value"') from error  # fmt: skip
+        raise UserError(
+            f"{points!r} is not a piecewise linear weight{nearest(points, (UNCERTAINTY,))}",
+            remedy='write "step:value,step:value"',
+        ) from error
     if not all(0 <= number < math.inf for number in (*steps, *values)):
-        raise UserError(f"{points!r} has a number that is negative or not finite", remedy="write steps and weights from 0")
+        raise UserError(
+            f"{points!r} has a number that is negative or not finite", remedy="write steps and weights from 0"
+        )
     if list(steps) != sorted(set(steps)):
-        raise UserError(f"the steps of {points!r} do not increase", remedy="write step:weight pairs in order, as in 0:0,1000:1")
+        raise UserError(
+            f"the steps of {points!r} do not increase", remedy="write step:weight pairs in order, as in 0:0,1000:1"
+        )
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))

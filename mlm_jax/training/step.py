@@ -26,7 +26,9 @@ from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
 from mlm_jax.training.state import TrainState
 
-LOGITS_SHARE = 1 / 4  # of a device's memory, if model.cross_entropy_chunk is 0: 16 rows of an H100 stay whole (docs/training.md)
+LOGITS_SHARE = (
+    1 / 4
+)  # of a device's memory, if model.cross_entropy_chunk is 0: 16 rows of an H100 stay whole (docs/training.md)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,8 +80,14 @@ class Program:
         return dataclasses.replace(self, rope_bases=None if same else bases)
 
 
-def build_program(config: ConfigDict, context: Context, languages: tuple[str, ...], mesh: Mesh, *,
-                  labels: dict[str, int] | None = None) -> Program:  # fmt: skip
+def build_program(
+    config: ConfigDict,
+    context: Context,
+    languages: tuple[str, ...],
+    mesh: Mesh,
+    *,
+    labels: dict[str, int] | None = None,
+) -> Program:
     """Put together what a run compiles; allocates nothing.
 
     Args:
@@ -94,9 +102,12 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     """
     objectives = create_objectives(config.tasks)
     check_parts(objectives, config.model)
-    create = lambda: model_room.create(  # noqa: E731
-        config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=config.seed
-    )
+
+    def create() -> tuple[Any, Any]:
+        return model_room.create(
+            config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=config.seed
+        )
+
     graphdef, abstract_params, axes = model_room.abstract(
         config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}
     )
@@ -132,18 +143,28 @@ def build_program(config: ConfigDict, context: Context, languages: tuple[str, ..
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     context = dataclasses.replace(context, logits_bytes=device_memory(mesh) * LOGITS_SHARE)
     return Program(
-        config, context, languages, mesh, graphdef, axes, objectives, transformation,
+        config,
+        context,
+        languages,
+        mesh,
+        graphdef,
+        axes,
+        objectives,
+        transformation,
         schedule.learning_rate(config.optimizer, config.steps, config.curriculum),
         {
             task: schedule.piecewise_linear(entry.get("weight", 1.0))
-            for task, entry in config.tasks.items() if entry.get("weight") != UNCERTAINTY
+            for task, entry in config.tasks.items()
+            if entry.get("weight") != UNCERTAINTY
         },
-        state, jax.jit(initialise, out_shardings=shardings),
-    )  # fmt: skip
+        state,
+        jax.jit(initialise, out_shardings=shardings),
+    )
 
 
-def make_train_step(program: Program, *, objectives: dict[str, Objective] | None = None
-                    ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
+def make_train_step(
+    program: Program, *, objectives: dict[str, Objective] | None = None
+) -> Callable[[TrainState, Batch], TrainState]:
     """Return the jitted step; its first argument is donated.
 
     Args:
@@ -193,8 +214,12 @@ def make_train_step(program: Program, *, objectives: dict[str, Objective] | None
             first_skipped=jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped),
         )
 
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state),
-                     compiler_options=compiler_options(mesh))  # fmt: skip
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, program.state),
+        compiler_options=compiler_options(mesh),
+    )
 
     def run(state: TrainState, batch: Batch) -> TrainState:
         with jax.set_mesh(mesh):
@@ -215,8 +240,16 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
     additive = [task for task, objective in objectives.items() if objective.additive]
     dropout = program.config.model.dropout > 0
 
-    def weighted(params: Any, tasks: list[str], examples: dict, extras: dict, lambdas: dict, key: jax.Array, parts: int,
-                 first: bool) -> tuple[jax.Array, tuple[dict, dict]]:  # fmt: skip
+    def weighted(
+        params: Any,
+        tasks: list[str],
+        examples: dict,
+        extras: dict,
+        lambdas: dict,
+        key: jax.Array,
+        parts: int,
+        first: bool,
+    ) -> tuple[jax.Array, tuple[dict, dict]]:
         model = program.model(params)
         total = uncertainty_penalty(params.get("uncertainty", {})) if first else jnp.zeros((), jnp.float32)
         metrics: dict[str, Any] = {}
@@ -237,12 +270,16 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
     def gradients(params: Any, batch: Batch, key: jax.Array, step: jax.Array, extras: dict) -> tuple[Any, Any]:
         mask_key, dropout_key = jax.random.split(key)
         examples = {
-            task: objective.at_step(step).prepare(batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context)
+            task: objective.at_step(step).prepare(
+                batch[task], jax.random.fold_in(mask_key, zlib.crc32(task.encode())), context
+            )
             for task, objective in objectives.items()
         }
         lambdas = {task: weight(step) for task, weight in program.task_weights.items()}
         if parts == 1:
-            (_, found), grads = value_and_gradient(params, [*objectives], examples, extras, lambdas, dropout_key, 1, True)
+            (_, found), grads = value_and_gradient(
+                params, [*objectives], examples, extras, lambdas, dropout_key, 1, True
+            )
             return grads, found
         (_, found), grads = value_and_gradient(params, whole, examples, extras, lambdas, dropout_key, parts, True)
         if not additive:
@@ -266,7 +303,10 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
 
 def at_step(optimizer_state: Any, step: jax.Array) -> Any:
     """Return the optimizer's state with the run's step as that of the learning rate: skipped steps count there too."""
-    is_schedule = lambda path, _: getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"  # noqa: E731
+
+    def is_schedule(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
     return optax.tree_utils.tree_set(optimizer_state, is_schedule, count=step)
 
 

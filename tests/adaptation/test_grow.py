@@ -151,13 +151,16 @@ def test_what_pieces_cannot_be_made_of_is_one_line(monkeypatch):
         grow_vocabulary(old, "el", GREEK, pieces=5)
 
 
-@pytest.mark.parametrize("piece, parts", [
-    ("▁the", ["▁the"]),
-    ("▁there", ["▁the", "re"]),  # two pieces rather than three
-    ("re▁", ["re", "▁"]),
-    ("thé", ["t", "h", "<0xC3>", "<0xA9>"]),
-    ("☃", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "piece, parts",
+    [
+        ("▁the", ["▁the"]),
+        ("▁there", ["▁the", "re"]),  # two pieces rather than three
+        ("re▁", ["re", "▁"]),
+        ("thé", ["t", "h", "<0xC3>", "<0xA9>"]),
+        ("☃", []),
+    ],
+)
 def test_spelling_takes_the_fewest_pieces_and_bytes_for_what_has_none(piece, parts):
     names = ["▁the", "▁", "t", "h", "e", "r", "re", "<0x20>", "<0xC3>", "<0xA9>", "<0x98>"]
     known = {name: index for index, name in enumerate(names)}
@@ -214,7 +217,9 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
     for language in range(3):
         np.testing.assert_array_equal(found[path][:, language], params[path])
     wide = facts(old.vocabulary, ("en", "de"), mlp_width=16)
-    with pytest.raises(UserError, match="mlp.* has shape.*; model.mlp_width is .* there and 16 here. Remedy: make them alike"):
+    with pytest.raises(
+        UserError, match="mlp.* has shape.*; model.mlp_width is .* there and 16 here. Remedy: make them alike"
+    ):
         transplant(params, old, flat(create(wide)[1]), wide)
 
 
@@ -233,7 +238,10 @@ def test_renamed_weights_are_told_apart_by_their_place_in_the_old_model():
     old, new = facts(vocabulary(), ("en", "de"), shared, own), facts(vocabulary(), ("de", "en"), own, shared)
     params, initial = flat(create(old, seed=1)[1]), flat(create(new)[1])
     swapped = {name: name.replace("encoder/0/", "encoder/x/") for name in params}
-    swapped = {name: path.replace("encoder/1/", "encoder/0/").replace("encoder/x/", "encoder/1/") for name, path in swapped.items()}
+    swapped = {
+        name: path.replace("encoder/1/", "encoder/0/").replace("encoder/x/", "encoder/1/")
+        for name, path in swapped.items()
+    }
     renamed = {path: name for name, path in swapped.items()}
     found = transplant(params, old, initial, new, renamed=renamed).params
     ending = "/layers/attention/query/kernel"
@@ -316,15 +324,20 @@ def test_translating_in_both_directions_leaves_the_old_languages_decoders_as_the
         lines, languages = [*LATIN[:4], *GREEK[:4]], [0] * 4 + [2] * 4
         tokens = [grown.language_ids["en"], grown.language_ids["de"], grown.language_ids["el"]]
         documents = [np.array([tokens[n], *grown.encode(line)]) for line, n in zip(lines, languages)]
-        rows = lambda order: document_rows([documents[n] for n in order], [languages[n] for n in order], whole, 0)  # noqa: E731
+
+        def rows(order):
+            return document_rows([documents[n] for n in order], [languages[n] for n in order], whole, 0)
+
         whole = DocumentBatch(np.arange(8), 8, 16)
         return {"translation": {"inputs": rows(range(8)), "targets": rows((*range(4, 8), *range(4)))}}
 
     tasks = {"translation": {"objective": "translation", "rows": 8, "length": 16}}
     *_, new, _, start, after = grow_and_train(old, tasks, batch, tmp_path, capsys)
     _, _, axes = model_room.abstract(new.config, vocabulary_size=new.vocabulary.size, languages=new.languages)
-    axes = {"/".join(entry.key for entry in path): names for path, names in jax.tree_util.tree_leaves_with_path(
-        axes, is_leaf=lambda node: isinstance(node, tuple))}  # fmt: skip
+    axes = {
+        "/".join(entry.key for entry in path): names
+        for path, names in jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
+    }
     moved, start = set(), flat(start)
     for name, leaf in flat(after).items():
         of_old, by_language = ..., "groups" in axes[name]

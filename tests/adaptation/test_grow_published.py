@@ -20,7 +20,9 @@ def test_new_pieces_of_the_users_text(kind, tmp_path):
     before, after = old.pieces(range(old.size)), grown.pieces(range(grown.size))
     new = {index for index, piece in enumerate(after) if piece not in set(before)}
     assert len(new) == 150
-    assert all(a == b or index in new for index, (a, b) in enumerate(zip(before, after)))  # reserved places may be taken
+    assert all(
+        a == b or index in new for index, (a, b) in enumerate(zip(before, after))
+    )  # reserved places may be taken
     tokens = [sum(map(len, each.encode_batch(TAGALOG))) for each in (old, grown)]
     assert tokens[1] < 0.9 * tokens[0]
     for text in sentences(300):  # old text keeps its ids, but where a new piece covers it

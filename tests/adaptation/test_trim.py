@@ -69,7 +69,10 @@ def test_outputs_stay_the_same_bit_for_bit(kind, tmp_path, capsys):
 
     out = export_hf(tmp_path / "small", tmp_path / "out")  # and transformers: the same ids as ours, and the same states
     tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModel.from_pretrained(out).eval()
-    whole, theirs = AutoTokenizer.from_pretrained(tmp_path / "theirs"), AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    whole, theirs = (
+        AutoTokenizer.from_pretrained(tmp_path / "theirs"),
+        AutoModel.from_pretrained(tmp_path / "theirs").eval(),
+    )
     assert tokenizer(texts, add_special_tokens=False)["input_ids"] == small.vocabulary.encode_batch(texts)
     with torch.no_grad():
         found, expected = (

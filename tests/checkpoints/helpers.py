@@ -37,10 +37,16 @@ def make_state(devices=8, seed=0, step=0):
 
     params = {"encoder": {"kernel": kernel(), "bias": put(rng.normal(size=80).astype(np.float32))}}
     return TrainState(
-        step=put(np.int32(step)), params=params, optimizer_state=({"mu": kernel()}, put(np.int32(step))), average={},
-        extras={}, window={"mlm": {"loss": (put(np.ones(2, np.float32)), put(np.ones(2, np.float32)))}},
-        gradient_norm=put(np.float32(1)), skipped=put(np.int32(0)), first_skipped=put(np.int32(-1)),
-    )  # fmt: skip
+        step=put(np.int32(step)),
+        params=params,
+        optimizer_state=({"mu": kernel()}, put(np.int32(step))),
+        average={},
+        extras={},
+        window={"mlm": {"loss": (put(np.ones(2, np.float32)), put(np.ones(2, np.float32)))}},
+        gradient_norm=put(np.float32(1)),
+        skipped=put(np.int32(0)),
+        first_skipped=put(np.int32(-1)),
+    )
 
 
 def shapes(state):

@@ -93,13 +93,17 @@ def data_of(folder):
     return [file for file in files_of(folder / "state") if file.parent.name == "d" and file.stat().st_size > 1500]
 
 
-@pytest.mark.parametrize("damage", [
-    flip_bits,
-    truncate,
-    lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
-    lambda folder: (folder / "state" / "_METADATA").write_text("{"),
-    lambda folder: (folder / "facts" / "metadata").write_text("{}"),
-], ids=["flipped bits", "truncated", "no manifest", "metadata", "facts"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_bits,
+        truncate,
+        lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
+        lambda folder: (folder / "state" / "_METADATA").write_text("{"),
+        lambda folder: (folder / "facts" / "metadata").write_text("{}"),
+    ],
+    ids=["flipped bits", "truncated", "no manifest", "metadata", "facts"],
+)
 def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(workdir, damage, caplog):
     damage(workdir / "checkpoints" / "2")
     assert load_parameters(workdir).step == 1
@@ -141,12 +145,18 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over_and_removed(workdir, cap
     assert sorted(child.name for child in (workdir / "checkpoints").iterdir() if child.is_dir()) == ["1", "3"]
 
 
-@pytest.mark.parametrize("other, message", [
-    ({"config": make_config(model__width=7, optimizer__epsilon=1.0)}, "config.model.width, config.optimizer.epsilon"),
-    ({"vocabulary": Vocabulary.bytes(LANGUAGES, 5)}, "these differ: vocabulary"),
-    ({"languages": ("de", "en")}, "these differ: languages"),
-    ({"labels": {"genre": ("a", "b")}}, "these differ: labels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (
+            {"config": make_config(model__width=7, optimizer__epsilon=1.0)},
+            "config.model.width, config.optimizer.epsilon",
+        ),
+        ({"vocabulary": Vocabulary.bytes(LANGUAGES, 5)}, "these differ: vocabulary"),
+        ({"languages": ("de", "en")}, "these differ: languages"),
+        ({"labels": {"genre": ("a", "b")}}, "these differ: labels"),
+    ],
+)
 def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
     with pytest.raises(UserError) as raised:
         open_run(workdir, **other).restore(shapes(make_state()))
@@ -273,7 +283,9 @@ def test_checksums_are_of_the_bits_and_do_not_depend_on_the_mesh():
     assert checksums({"w": jnp.asarray(value[::-1])}) != plain  # the order counts
     large = np.random.default_rng(0).normal(size=(6, 1024, 1024)).astype(np.float32)  # read block by block
     positions = 2 * np.arange(large.size, dtype=np.uint32) + 1
-    assert checksums({"w": jnp.asarray(large)}) == {"w": int((large.view(np.uint32).ravel() * positions).sum(dtype=np.uint32))}
+    assert checksums({"w": jnp.asarray(large)}) == {
+        "w": int((large.view(np.uint32).ravel() * positions).sum(dtype=np.uint32))
+    }
     mixed = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.array([True, False]), "c": jnp.int32(-1), "d": jnp.int8([-1, 2])}
     assert checksums(mixed) == {"a": 0x3F80 * 9, "b": 1, "c": 2**32 - 1, "d": 255 + 6}
 
@@ -291,8 +303,13 @@ class Grown:
 @pytest.fixture
 def same_shapes(monkeypatch):
     """Leave out what other vocabularies and sharing plans ask for, which has its own tests."""
-    monkeypatch.setattr(initialise, "transplant", lambda source, old, initial, new, like, renamed: Grown(
-        {name: np.asarray(source[renamed[name]]) for name in initial}))  # fmt: skip
+    monkeypatch.setattr(
+        initialise,
+        "transplant",
+        lambda source, old, initial, new, like, renamed: Grown(
+            {name: np.asarray(source[renamed[name]]) for name in initial}
+        ),
+    )
 
 
 def facts():
@@ -316,14 +333,17 @@ def test_weights_are_taken_by_patterns_and_renamed(workdir, same_shapes, caplog)
     jax.tree.map(np.testing.assert_array_equal, renamed["body"], old["encoder"])
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"form": "x"}, "unknown key 'form'; did you mean 'from'"),
-    ({"include": ()}, "takes no parameter"),
-    ({"include": ("decoder/.*",)}, "'include': no parameter matches 'decoder/.*'; did you mean 'encoder'?"),
-    ({"exclude": ("encoder/(",)}, "'exclude': 'encoder/(' is not a regular expression"),
-    ({"rename": (("body", "encoder"),)}, "'rename': 'body' changes no path"),
-    ({"rename": (("bias", "kernel"),)}, "gives two parameters the same path"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"form": "x"}, "unknown key 'form'; did you mean 'from'"),
+        ({"include": ()}, "takes no parameter"),
+        ({"include": ("decoder/.*",)}, "'include': no parameter matches 'decoder/.*'; did you mean 'encoder'?"),
+        ({"exclude": ("encoder/(",)}, "'exclude': 'encoder/(' is not a regular expression"),
+        ({"rename": (("body", "encoder"),)}, "'rename': 'body' changes no path"),
+        ({"rename": (("bias", "kernel"),)}, "gives two parameters the same path"),
+    ],
+)
 def test_patterns_that_do_not_fit_are_errors(workdir, settings, message):
     with pytest.raises(UserError) as raised:
         initialise_from(make_state().params, {"from": str(workdir), **settings}, facts())
@@ -393,8 +413,16 @@ def run_two(workdir):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    job = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, str(workdir), str(port), str(index)], env=environment,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for index in range(2)]  # fmt: skip
+    job = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, str(workdir), str(port), str(index)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for index in range(2)
+    ]
     try:
         outputs = [process.communicate(timeout=120)[0] for process in job]
     finally:

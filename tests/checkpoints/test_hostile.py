@@ -26,7 +26,9 @@ def nested(depth):
 
 
 def vocabulary(**changes):
-    return {"vocabulary.json": encoded(json.dumps({"kind": "bytes", "languages": ["en", "de"], "sentinels": 4} | changes))}
+    return {
+        "vocabulary.json": encoded(json.dumps({"kind": "bytes", "languages": ["en", "de"], "sentinels": 4} | changes))
+    }
 
 
 HOSTILE = {  # {what: {dotted key of the facts: value}}
@@ -120,7 +122,9 @@ def test_arrays_far_larger_than_their_files_take_no_memory(workdir):  # noqa: F8
     assert loaded.params["encoder"]["kernel"].shape == (64, 80)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{", "[" * 200_000, '{"eval/loss/mean": "x"}', '{"eval/loss/mean": null}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "null", '"x"', "{", "[" * 200_000, '{"eval/loss/mean": "x"}', '{"eval/loss/mean": null}']
+)
 def test_a_metric_that_is_none(tmp_path, text):
     config = make_config(evaluation__select="eval/loss/mean")
     save(open_run(tmp_path, config), 1, 2, metrics=lambda step: {"eval/loss/mean": float(step)})

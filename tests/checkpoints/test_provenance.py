@@ -13,8 +13,14 @@ from mlm_jax.common.errors import UserError
 
 def checkout(folder):
     folder.mkdir()
-    commands = ("git init -q .", "git config user.email a@b", "git config user.name c", "touch kept", "git add .",
-                "git commit -qm x")  # fmt: skip
+    commands = (
+        "git init -q .",
+        "git config user.email a@b",
+        "git config user.name c",
+        "touch kept",
+        "git add .",
+        "git commit -qm x",
+    )
     subprocess.run(" && ".join(commands), shell=True, cwd=folder, check=True)
     return folder
 
@@ -44,8 +50,12 @@ def test_every_start_is_a_line(tmp_path, monkeypatch):
         file.write('{"step": 9, "com')  # killed in the middle of a line
     first, second = read_provenance(tmp_path)
     assert (first["step"], second["step"]) == (0, 7)
-    assert first["command"] == "mlm-jax train --set 'a='\"'\"'b c'\"'\"''" and first["packages"]["jax"] == jax.__version__
-    assert first["project"]["root"] == str(tmp_path / "project") and first["devices"].startswith(f"{len(jax.devices())} × ")
+    assert (
+        first["command"] == "mlm-jax train --set 'a='\"'\"'b c'\"'\"''" and first["packages"]["jax"] == jax.__version__
+    )
+    assert first["project"]["root"] == str(tmp_path / "project") and first["devices"].startswith(
+        f"{len(jax.devices())} × "
+    )
     assert json.loads(json.dumps(first)) == first
     assert read_provenance(tmp_path / "elsewhere") == []
 

@@ -61,8 +61,10 @@ def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatc
     given = []
     monkeypatch.setattr("mlm_jax.run.loop.train", lambda config, workdir: given.append(config.checkpoint.init))
     file = tmp_path / "c.py"
-    file.write_text("from mlm_jax.config import default_config\ndef get_config():\n    c = default_config()\n"
-                    "    c.checkpoint.init = {'from': 'old', 'exclude': ('decoder/.*',)}\n    return c\n")  # fmt: skip
+    file.write_text(
+        "from mlm_jax.config import default_config\ndef get_config():\n    c = default_config()\n"
+        "    c.checkpoint.init = {'from': 'old', 'exclude': ('decoder/.*',)}\n    return c\n"
+    )
     assert main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--init-from", "runs/1"]) == 0
     assert given == [{"from": "runs/1", "exclude": ("decoder/.*",)}]
 
@@ -70,7 +72,9 @@ def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatc
 @pytest.mark.parametrize("given", ["--runner=DirectRunner", "--runner=DirectRunner --direct_num_workers=2"])
 def test_options_of_beam_are_handed_to_it(given, tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr("mlm_jax.data.store.beam.run", lambda config, folder, count, options: found.append((count, options)))
+    monkeypatch.setattr(
+        "mlm_jax.data.store.beam.run", lambda config, folder, count, options: found.append((count, options))
+    )
     arguments = ["--config", "configs/demo.py", "--workdir", str(tmp_path), "--beam", "4", "--beam-options", given]
     assert main(["prepare", *arguments]) == 0
     assert found == [(4, given.split())]
@@ -89,13 +93,20 @@ def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, caps
         assert "unrecognized arguments: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, texts", [
-    ("-- -a", ["-a"]), ("--language en -- -a b", ["-a", "b"]), ("a --language en -- -b", ["a", "-b"]),
-    ("--language en b -- --language", ["b", "--language"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, texts",
+    [
+        ("-- -a", ["-a"]),
+        ("--language en -- -a b", ["-a", "b"]),
+        ("a --language en -- -b", ["a", "-b"]),
+        ("--language en b -- --language", ["b", "--language"]),
+    ],
+)
 def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, monkeypatch, capsys):
     found = []
-    monkeypatch.setattr("mlm_jax.commands.fill_mask.fill_mask_command", lambda place, given, **options: found.append(given))
+    monkeypatch.setattr(
+        "mlm_jax.commands.fill_mask.fill_mask_command", lambda place, given, **options: found.append(given)
+    )
     assert main(["fill-mask", "run", *arguments.split()]) == 0
     assert found == [texts]
     with pytest.raises(SystemExit):
@@ -103,10 +114,13 @@ def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, 
     assert "unrecognized arguments: -a; text that begins with a dash goes behind --" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("output, code, said", [
-    ("open('/dev/full', 'w')", 2, "mlm-jax: error: the disk is full. Remedy: free some space\n"),
-    ("os.fdopen(gone[1], 'w')", 0, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "output, code, said",
+    [
+        ("open('/dev/full', 'w')", 2, "mlm-jax: error: the disk is full. Remedy: free some space\n"),
+        ("os.fdopen(gone[1], 'w')", 0, ""),
+    ],
+)
 def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):
     script = f"""import os, sys
 from mlm_jax import cli
@@ -154,11 +168,14 @@ def test_any_text_can_be_printed_in_any_locale(tmp_path):
     (tmp_path / "config.py").write_text(
         "from mlm_jax.config import default_config\n\n"
         "def get_config():\n    config = default_config()\n"
-        f"    config.data.corpora = {{'de': '{missing}'}}\n    return config\n", encoding="utf-8"
-    )  # fmt: skip
+        f"    config.data.corpora = {{'de': '{missing}'}}\n    return config\n",
+        encoding="utf-8",
+    )
     locale = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
     arguments = ["prepare", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-m", "mlm_jax.cli", *arguments], env=locale, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlm_jax.cli", *arguments], env=locale, capture_output=True, timeout=120
+    )
     said = done.stderr.decode("utf-8")
     assert done.returncode == 2 and "Traceback" not in said
     assert said.splitlines()[-1].startswith("mlm-jax: error: no file matches") and "東.txt" in said

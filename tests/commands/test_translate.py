@@ -53,12 +53,16 @@ def test_lines_in_lines_out(run, text, tmp_path, capsys):
     assert cli.main([*arguments, "--beams", "2", "--n-best", "2"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == [str(n) for n in range(1, len(texts) + 1) for _ in range(2) if texts[n - 1]]
-    assert [row[2] for row in rows] == [as_column(found.text) for translation in wanted for found in translation.hypotheses]
+    assert [row[2] for row in rows] == [
+        as_column(found.text) for translation in wanted for found in translation.hypotheses
+    ]
     assert len({row[2] for row in rows}) > 5 and float(rows[0][1]) >= float(rows[1][1])
 
 
 def test_a_translation_with_line_ends_is_one_line(run, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlm_jax.data.vocabulary.pieces.Vocabulary.decode", lambda self, ids: f" {len(ids)}\n\ttokens\u2028")
+    monkeypatch.setattr(
+        "mlm_jax.data.vocabulary.pieces.Vocabulary.decode", lambda self, ids: f" {len(ids)}\n\ttokens\u2028"
+    )
     out = tmp_path / "out.txt"
     arguments = ["translate", str(run), "--to", "ru", "--from", "en", "--input", str(text), "--output", str(out)]
     for n_best in (1, 2):
@@ -70,7 +74,18 @@ def test_a_translation_with_line_ends_is_one_line(run, text, tmp_path, monkeypat
 
 def test_a_line_without_pieces_is_an_empty_one(run, tmp_path, capsys):
     (tmp_path / "in.txt").write_text(f"{sentence('en', 0)}\n\u200b\n", encoding="utf-8")
-    arguments = ["translate", str(run), "--to", "ru", "--from", "en", "--input", str(tmp_path / "in.txt"), "--length", "4"]
+    arguments = [
+        "translate",
+        str(run),
+        "--to",
+        "ru",
+        "--from",
+        "en",
+        "--input",
+        str(tmp_path / "in.txt"),
+        "--length",
+        "4",
+    ]
     assert cli.main([*arguments, "--beams", "1"]) == 0
     out, err = capsys.readouterr()
     assert out.split("\n")[1:] == ["", ""] and err.startswith("2 lines, 1 empty")
@@ -126,20 +141,29 @@ def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsy
     assert 'config.data.parallel["ru-en"]' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--to", "fr"], "does not know the language 'fr'"),
-    (["--to", "ru"], "must be told which one this is. Remedy: give source_language= or --from: one of en, ru, hi"),
-    (["--to", "ru", "--from", "en", "--beams", "0"], "beams and n-best are numbers from 1"),
-    (["--to", "ru", "--from", "en", "--synthetic", "back"], "is a .tsv file"),
-    (["--to", "ru", "--synthetic", "back", "--output", "x.tsv"], "give --from"),
-    (["--to", "ru,hi", "--synthetic", "back", "--output", "x.tsv", "--from", "en"], "name one language after --to"),
-    (["--to", "ru", "--synthetic", "back", "--output", "x.tsv", "--from", "en", "--n-best", "2"], "leave out --n-best"),
-    (["--to", "ru,hi", "--n-best", "2"], "leave out --n-best"),
-    (["--to", ","], "no language to translate into"),
-    (["--to", "ru", "--top-k", "5"], "Remedy: add --temperature 1"),
-    (["--to", "ru", "--beams", "2", "--temperature", "1"], "leave out one of them"),
-    (["--to", "ru", "--temperature", "nan"], "temperature is nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--to", "fr"], "does not know the language 'fr'"),
+        (
+            ["--to", "ru"],
+            "the language of the text is required. Remedy: give source_language= or --from: one of en, ru, hi",
+        ),
+        (["--to", "ru", "--from", "en", "--beams", "0"], "beams and n-best are numbers from 1"),
+        (["--to", "ru", "--from", "en", "--synthetic", "back"], "is a .tsv file"),
+        (["--to", "ru", "--synthetic", "back", "--output", "x.tsv"], "give --from"),
+        (["--to", "ru,hi", "--synthetic", "back", "--output", "x.tsv", "--from", "en"], "name one language after --to"),
+        (
+            ["--to", "ru", "--synthetic", "back", "--output", "x.tsv", "--from", "en", "--n-best", "2"],
+            "leave out --n-best",
+        ),
+        (["--to", "ru,hi", "--n-best", "2"], "leave out --n-best"),
+        (["--to", ","], "no language to translate into"),
+        (["--to", "ru", "--top-k", "5"], "Remedy: add --temperature 1"),
+        (["--to", "ru", "--beams", "2", "--temperature", "1"], "leave out one of them"),
+        (["--to", "ru", "--temperature", "nan"], "temperature is nan"),
+    ],
+)
 def test_what_cannot_be_is_one_line(run, text, capsys, arguments, message):
     assert cli.main(["translate", str(run), "--input", str(text), *arguments]) == 2
     found = capsys.readouterr().err

@@ -15,8 +15,15 @@ def test_addresses_are_told_from_paths():
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
-@pytest.mark.parametrize("verb", [("train", "--config", "configs/demo.py", "--workdir"), ("eval",), ("report",),
-                                  ("sweep", "--config", "configs/sweeps/alpha.py", "--workdir")])  # fmt: skip
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("train", "--config", "configs/demo.py", "--workdir"),
+        ("eval",),
+        ("report",),
+        ("sweep", "--config", "configs/sweeps/alpha.py", "--workdir"),
+    ],
+)
 def test_a_workdir_in_an_object_store_is_refused_at_once(verb, address, tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(request.config.rootpath)
     assert cli.main([*verb, address]) == 2

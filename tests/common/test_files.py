@@ -112,14 +112,20 @@ def test_one_writer_at_a_time_and_the_other_learns_who(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("error, problem", [
-    (OSError(errno.ENOSPC, "x"), "the disk is full"),
-    (OSError(errno.EROFS, "x"), "the disk is read-only"),
-    (ValueError("RESOURCE_EXHAUSTED: Error writing [OS error 28: ENOSPC No space left on device]"), "the disk is full"),
-    (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
-    (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"), ""),
-    (OSError(errno.EACCES, "x"), ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, problem",
+    [
+        (OSError(errno.ENOSPC, "x"), "the disk is full"),
+        (OSError(errno.EROFS, "x"), "the disk is read-only"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Error writing [OS error 28: ENOSPC No space left on device]"),
+            "the disk is full",
+        ),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"), ""),
+        (OSError(errno.EACCES, "x"), ""),
+    ],
+)
 def test_every_librarys_way_to_say_that_a_disk_takes_no_more(error, problem):
     outer = RuntimeError("closed")
     outer.__context__ = error

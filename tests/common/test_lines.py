@@ -35,11 +35,16 @@ def test_lines_that_have_come_are_not_kept_waiting():
     assert arriving(lines, "file.txt") is lines
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"a\n\xff\n", "in.txt:2: this is not UTF-8"), (b"a\nb\0\n", "in.txt:2: NUL in line 2: is this UTF-16"),
-    ("ab\n".encode("utf-16"), "in.txt:1: this is UTF-16"), (b"a\rb\r", "in.txt:1: the lines end in CR alone"),
-    (b"a\n" + b"x" * (MOST_BYTES + 1), "in.txt:2: the line has more than 16,777,216 bytes. Remedy: split the line"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"a\n\xff\n", "in.txt:2: this is not UTF-8"),
+        (b"a\nb\0\n", "in.txt:2: NUL in line 2: is this UTF-16"),
+        ("ab\n".encode("utf-16"), "in.txt:1: this is UTF-16"),
+        (b"a\rb\r", "in.txt:1: the lines end in CR alone"),
+        (b"a\n" + b"x" * (MOST_BYTES + 1), "in.txt:2: the line has more than 16,777,216 bytes. Remedy: split the line"),
+    ],
+)
 def test_lines_that_are_no_text_are_named(tmp_path, content, message):
     (tmp_path / "in.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):

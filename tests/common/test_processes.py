@@ -37,8 +37,9 @@ def test_a_script_needs_no_main_block_for_helping_processes(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_helping_processes_end_with_their_parent_whatever_ends_it(number):
-    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout.readline() == "waits\n"
     wait_for(lambda: len(descendants(process.pid)) >= 3)  # and multiprocessing's resource tracker
     family = descendants(process.pid)

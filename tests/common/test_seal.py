@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from mlm_jax.common.seal import SEAL, sealed, unsealed
 
-VALUES = st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists), max_size=4)
+VALUES = st.dictionaries(
+    st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists), max_size=4
+)
 
 
 @given(VALUES, st.data())

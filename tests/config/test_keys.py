@@ -30,7 +30,9 @@ def nested(kind):
         yield from nested(kind.kind)
 
 
-ALL = [(key.name, key) for key in KEYS] + [(f"{key.name}: {inner.name}", inner) for key in KEYS for inner in nested(key.kind)]
+ALL = [(key.name, key) for key in KEYS] + [
+    (f"{key.name}: {inner.name}", inner) for key in KEYS for inner in nested(key.kind)
+]
 
 
 def test_each_key_is_declared_once_and_the_defaults_work():

@@ -11,7 +11,9 @@ from mlm_jax.config import check_keys, default_config, load_config, located, set
 
 def write(tmp_path, body):
     file = tmp_path / "c.py"
-    file.write_text("from mlm_jax.config import default_config\ndef get_config(argument='x'):\n    c = default_config()\n" + body)
+    file.write_text(
+        "from mlm_jax.config import default_config\ndef get_config(argument='x'):\n    c = default_config()\n" + body
+    )
     return file
 
 
@@ -31,79 +33,134 @@ def test_a_relative_path_names_the_line_too(tmp_path, monkeypatch):
 def test_overrides_and_arguments(tmp_path):
     file = write(tmp_path, "    c.data.store = argument\n    return c\n")
     config = load_config(f"{file}:here", ("model.width=64", "model.heads=4", "tasks.mlm.rows=8", "optimizer.name=lion"))
-    assert (config.data.store, config.model.width, config.tasks["mlm"]["rows"], config.optimizer.name) == ("here", 64, 8, "lion")
+    assert (config.data.store, config.model.width, config.tasks["mlm"]["rows"], config.optimizer.name) == (
+        "here",
+        64,
+        8,
+        "lion",
+    )
     with pytest.raises(UserError, match="did you mean 'width'"):
         load_config(file, ("model.widht=64",))
     with pytest.raises(UserError, match="is not KEY=VALUE"):
         load_config(file, ("model.width",))
 
 
-@pytest.mark.parametrize("body, message", [
-    ("    return c\n    ] \n", r"c\.py:5: "),
-    ("    raise ValueError('no such thing')\n", r"c\.py:4: no such thing"),
-    ("    c.seed = 'a'\n    return c\n", r"c\.py:4: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("    return c\n    ] \n", r"c\.py:5: "),
+        ("    raise ValueError('no such thing')\n", r"c\.py:4: no such thing"),
+        ("    c.seed = 'a'\n    return c\n", r"c\.py:4: "),
+    ],
+)
 def test_a_broken_file_names_its_line(tmp_path, body, message):
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, body))
 
 
-@pytest.mark.parametrize("override, message", [
-    ("steps=many", "'steps' is 'many', which is not of type int"),
-    ("model.tied_embeddings=no", "not of type bool"),
-    ("model=3", "'model' is a group of keys.* model.activation"),
-    ("model.width.x=3", "unknown config key 'model.width.x'. Remedy: mlm-jax config lists every key"),
-    ("wide.xyzzy=3", "unknown config key 'wide.xyzzy'.* Remedy: mlm-jax config lists every key"),
-    ("=3", "is not KEY=VALUE"),
-    ("steps=0", "steps is 0. Remedy: use a whole number from 1"),
-    ("mixing.alpha=1.5", "mixing.alpha is 1.5. Remedy: use a number from 0 to 1"),
-    ("mixing.strategy=aplha", "mixing.strategy is 'aplha'; did you mean 'alpha'?"),
-    ("optimizer.learning_rate=-1.0", "optimizer.learning_rate is -1.0"),
-    ("optimizer.warmup_steps=1.5", "optimizer.warmup_steps is 1.5. Remedy: write a whole number of steps, or a share"),
-    ("optimizer.decay_steps=-1", "optimizer.decay_steps is -1"),
-    ("optimizer.warmup_steps=0.95", "warmup_steps=9500 and decay_steps=1000 are more than the run's 10000 steps"),
-    ("optimizer.betas=(0.9,)", "two numbers"),
-    ("tasks={}", "tasks is empty"),
-    ("tasks.mlm=3", "tasks.mlm is 3"),
-    ("tasks={'': {'objective': 'mlm'}}", "a task is called ''. Remedy: begin its name with a letter, and leave out '/'"),
-    ("tasks={'a/b': {'objective': 'mlm'}}", "a task is called 'a/b'. Remedy: begin its name with a letter, and leave out '/'"),
-    ("tasks={3: {'objective': 'mlm'}}", "a task is called 3"),
-    ("data.mixture_languages={'ted': ('de', 'en')}", "data.mixture_languages.ted is .* Remedy: write a language or a pair"),
-    ("tasks.mlm.rows=x", "tasks.mlm.rows is 'x'. Remedy: use a whole number from 1"),
-    ("tasks.mlm.alike=4", "tasks.mlm.alike is now called 'same_language_rows'. Remedy: rename it to tasks.mlm.same_language_rows"),
-    ("tasks.mlm.test=('ner',)", "tasks.mlm.test is now called 'evaluate_on'"),
-    ("tasks.mlm.weight=-1", "tasks.mlm.weight is -1"),
-    ("model.kv_heads=-1", "model.kv_heads is -1. Remedy: use a whole number from 0"),
-    ("model.rope_theta=0", "model.rope_theta is 0.0. Remedy: use a number above 0"),
-    ("model.local_rope_theta=-1", "model.local_rope_theta is -1.0. Remedy: use a number above 0"),
-    ("model.norm_epsilon=1e999", "model.norm_epsilon is inf"),
-    ("model.dropout=1", "model.dropout is 1.0. Remedy: use a number from 0 to below 1"),
-    ("model.cross_entropy_chunk=-3", "model.cross_entropy_chunk is -3"),
-    ("optimizer.decay_table=(('.*',),)", r"optimizer.decay_table has the entry \('.*',\). Remedy: write \(regex, True or False\)"),
-    ("optimizer.decay_table=(('.*', 0.1),)", r"optimizer.decay_table has the entry \('.*', 0.1\)"),
-    ("optimizer.rate_table=((3, 1.0),)", r"optimizer.rate_table has the entry \(3, 1.0\). Remedy: write \(regex, factor from 0\)"),
-    ("optimizer.rate_table=(('.*', -1),)", r"optimizer.rate_table has the entry \('.*', -1\)"),
-    ("optimizer.freeze_table=(('.*', None),)", r"the entry \('.*', None\). Remedy: write \(regex, True, False or a number"),
-    ("families={'germanic': 'de'}", r"families.germanic is 'de'. Remedy: write a tuple of languages: \(\"de\", \"en\"\)"),
-    ("training.microbatches=3", "tasks.mlm.rows is 64, which 3 microbatches cannot share"),
-    ("mixing.rates={'en': 1}", "mixing.strategy is 'alpha', which has no use for it. Remedy: set mixing.strategy='explicit'"),
-    ("curriculum=({'steps': 9, 'languages': 'de'},)", r"languages is 'de'. Remedy: write a tuple of languages: \(\"de\",\)"),
-    ("data.corpora={'en': 3}", "data.corpora.en is 3. Remedy: write a glob"),
-    ("data.parallel={'de-en': ()}", r"data.parallel.de-en is \(\). Remedy: write a glob"),
-    ("data.modules=(3,)", "data.modules has the entry 3"),
-    ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 3}}", "data.labelled.genre.train is 3"),
-    ("data.labelled={'genre': 'genre.tsv'}", "data.labelled.genre is 'genre.tsv'. Remedy: write {\"format\""),
-    ("data.labelled={'genre': {'format': 'tsv', 'train': 'genre.tsv'}}", "data.labelled.genre has no 'language'"),
-    ("data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}", "data.labelled.genre has neither 'train' nor 'validation'"),
-    ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}", "key 'trian'; did you mean 'train'?"),
-    ("data.labelled={'genre': {'format': 'tsv', 'language': ('en',), 'train': 'a.tsv'}}", "data.labelled.genre.language is"),
-    ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 'a.tsv', 'labels': (0, 1)}}",
-     r"data.labelled.genre.labels is \(0, 1\). Remedy: write a tuple of names"),
-    ("tasks.mlm.data=3", "tasks.mlm.data is 3. Remedy: write a name, or a tuple of names"),
-    ("curriculum=({'steps': 5, 'rates': 3},)", r"curriculum\[0\].rates is 3. Remedy: write {"),
-    ("curriculum=({'steps': 5, 'alpha': 2},)", r"curriculum\[0\].alpha is 2"),
-    ("training.ema=1", "training.ema is 1.0. Remedy: use a number from 0 to below 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("steps=many", "'steps' is 'many', which is not of type int"),
+        ("model.tied_embeddings=no", "not of type bool"),
+        ("model=3", "'model' is a group of keys.* model.activation"),
+        ("model.width.x=3", "unknown config key 'model.width.x'. Remedy: mlm-jax config lists every key"),
+        ("wide.xyzzy=3", "unknown config key 'wide.xyzzy'.* Remedy: mlm-jax config lists every key"),
+        ("=3", "is not KEY=VALUE"),
+        ("steps=0", "steps is 0. Remedy: use a whole number from 1"),
+        ("mixing.alpha=1.5", "mixing.alpha is 1.5. Remedy: use a number from 0 to 1"),
+        ("mixing.strategy=aplha", "mixing.strategy is 'aplha'; did you mean 'alpha'?"),
+        ("optimizer.learning_rate=-1.0", "optimizer.learning_rate is -1.0"),
+        (
+            "optimizer.warmup_steps=1.5",
+            "optimizer.warmup_steps is 1.5. Remedy: write a whole number of steps, or a share",
+        ),
+        ("optimizer.decay_steps=-1", "optimizer.decay_steps is -1"),
+        ("optimizer.warmup_steps=0.95", "warmup_steps=9500 and decay_steps=1000 are more than the run's 10000 steps"),
+        ("optimizer.betas=(0.9,)", "two numbers"),
+        ("tasks={}", "tasks is empty"),
+        ("tasks.mlm=3", "tasks.mlm is 3"),
+        (
+            "tasks={'': {'objective': 'mlm'}}",
+            "a task is called ''. Remedy: begin its name with a letter, and leave out '/'",
+        ),
+        (
+            "tasks={'a/b': {'objective': 'mlm'}}",
+            "a task is called 'a/b'. Remedy: begin its name with a letter, and leave out '/'",
+        ),
+        ("tasks={3: {'objective': 'mlm'}}", "a task is called 3"),
+        (
+            "data.mixture_languages={'ted': ('de', 'en')}",
+            "data.mixture_languages.ted is .* Remedy: write a language or a pair",
+        ),
+        ("tasks.mlm.rows=x", "tasks.mlm.rows is 'x'. Remedy: use a whole number from 1"),
+        (
+            "tasks.mlm.alike=4",
+            "tasks.mlm.alike is now called 'same_language_rows'. Remedy: rename it to tasks.mlm.same_language_rows",
+        ),
+        ("tasks.mlm.test=('ner',)", "tasks.mlm.test is now called 'evaluate_on'"),
+        ("tasks.mlm.weight=-1", "tasks.mlm.weight is -1"),
+        ("model.kv_heads=-1", "model.kv_heads is -1. Remedy: use a whole number from 0"),
+        ("model.rope_theta=0", "model.rope_theta is 0.0. Remedy: use a number above 0"),
+        ("model.local_rope_theta=-1", "model.local_rope_theta is -1.0. Remedy: use a number above 0"),
+        ("model.norm_epsilon=1e999", "model.norm_epsilon is inf"),
+        ("model.dropout=1", "model.dropout is 1.0. Remedy: use a number from 0 to below 1"),
+        ("model.cross_entropy_chunk=-3", "model.cross_entropy_chunk is -3"),
+        (
+            "optimizer.decay_table=(('.*',),)",
+            r"optimizer.decay_table has the entry \('.*',\). Remedy: write \(regex, True or False\)",
+        ),
+        ("optimizer.decay_table=(('.*', 0.1),)", r"optimizer.decay_table has the entry \('.*', 0.1\)"),
+        (
+            "optimizer.rate_table=((3, 1.0),)",
+            r"optimizer.rate_table has the entry \(3, 1.0\). Remedy: write \(regex, factor from 0\)",
+        ),
+        ("optimizer.rate_table=(('.*', -1),)", r"optimizer.rate_table has the entry \('.*', -1\)"),
+        (
+            "optimizer.freeze_table=(('.*', None),)",
+            r"the entry \('.*', None\). Remedy: write \(regex, True, False or a number",
+        ),
+        (
+            "families={'germanic': 'de'}",
+            r"families.germanic is 'de'. Remedy: write a tuple of languages: \(\"de\", \"en\"\)",
+        ),
+        ("training.microbatches=3", "tasks.mlm.rows is 64, which 3 microbatches cannot share"),
+        (
+            "mixing.rates={'en': 1}",
+            "mixing.strategy is 'alpha', which has no use for it. Remedy: set mixing.strategy='explicit'",
+        ),
+        (
+            "curriculum=({'steps': 9, 'languages': 'de'},)",
+            r"languages is 'de'. Remedy: write a tuple of languages: \(\"de\",\)",
+        ),
+        ("data.corpora={'en': 3}", "data.corpora.en is 3. Remedy: write a glob"),
+        ("data.parallel={'de-en': ()}", r"data.parallel.de-en is \(\). Remedy: write a glob"),
+        ("data.modules=(3,)", "data.modules has the entry 3"),
+        ("data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 3}}", "data.labelled.genre.train is 3"),
+        ("data.labelled={'genre': 'genre.tsv'}", "data.labelled.genre is 'genre.tsv'. Remedy: write {\"format\""),
+        ("data.labelled={'genre': {'format': 'tsv', 'train': 'genre.tsv'}}", "data.labelled.genre has no 'language'"),
+        (
+            "data.labelled={'genre': {'format': 'tsv', 'language': 'en'}}",
+            "data.labelled.genre has neither 'train' nor 'validation'",
+        ),
+        (
+            "data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'trian': 'genre.tsv'}}",
+            "key 'trian'; did you mean 'train'?",
+        ),
+        (
+            "data.labelled={'genre': {'format': 'tsv', 'language': ('en',), 'train': 'a.tsv'}}",
+            "data.labelled.genre.language is",
+        ),
+        (
+            "data.labelled={'genre': {'format': 'tsv', 'language': 'en', 'train': 'a.tsv', 'labels': (0, 1)}}",
+            r"data.labelled.genre.labels is \(0, 1\). Remedy: write a tuple of names",
+        ),
+        ("tasks.mlm.data=3", "tasks.mlm.data is 3. Remedy: write a name, or a tuple of names"),
+        ("curriculum=({'steps': 5, 'rates': 3},)", r"curriculum\[0\].rates is 3. Remedy: write {"),
+        ("curriculum=({'steps': 5, 'alpha': 2},)", r"curriculum\[0\].alpha is 2"),
+        ("training.ema=1", "training.ema is 1.0. Remedy: use a number from 0 to below 1"),
+    ],
+)
 def test_a_value_that_cannot_work_is_named_before_anything_is_read(tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, "    return c\n"), (override,))
@@ -138,10 +195,13 @@ def test_what_get_config_returns_is_a_config(tmp_path):
         load_config(write(tmp_path, "    c.optimiser.name = 'lion'\n    return c\n"))
 
 
-@pytest.mark.parametrize("signature, argument, message", [
-    ("which", "", r"c.py: get_config\(\) wants an argument. Remedy: write \S+c.py:ARGUMENT"),
-    ("", ":large", r"c.py: get_config\(\) takes no argument. Remedy: write \S+c.py$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "signature, argument, message",
+    [
+        ("which", "", r"c.py: get_config\(\) wants an argument. Remedy: write \S+c.py:ARGUMENT"),
+        ("", ":large", r"c.py: get_config\(\) takes no argument. Remedy: write \S+c.py$"),
+    ],
+)
 def test_an_argument_too_few_or_too_many_is_told(tmp_path, signature, argument, message):
     (tmp_path / "c.py").write_text(f"def get_config({signature}):\n    raise AssertionError\n")
     with pytest.raises(UserError, match=message):

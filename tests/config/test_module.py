@@ -67,7 +67,9 @@ def test_a_neighbour_without_its_package_s_name_is_an_error_that_gives_it(tmp_pa
     (package / "__init__.py").touch()
     (package / "near.py").write_text(BODY)
     (package / "mine.py").write_text("from near import get_config\n")
-    with pytest.raises(UserError, match=r"mine.py:1: No module named 'near'. Remedy: write from some_configs.near import"):
+    with pytest.raises(
+        UserError, match=r"mine.py:1: No module named 'near'. Remedy: write from some_configs.near import"
+    ):
         import_config(package / "mine.py")
 
 

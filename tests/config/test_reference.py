@@ -32,13 +32,16 @@ def test_all_keys_are_listed_with_their_sentences(capsys):
         assert key.name in text and " ".join(key.doc.replace("`", "").split()) in text
 
 
-@pytest.mark.parametrize("words, first, others", [
-    (("learning", "RATE"), "optimizer.learning_rate", ["optimizer.rate_table"]),
-    (("batch_size",), "tasks.TASK.rows", []),
-    (("gradient-accumulation",), "training.microbatches", []),
-    (("label_smoothing",), "tasks.TASK.smoothing", []),
-    (("checkpoint.init.like",), "checkpoint.init.like", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, first, others",
+    [
+        (("learning", "RATE"), "optimizer.learning_rate", ["optimizer.rate_table"]),
+        (("batch_size",), "tasks.TASK.rows", []),
+        (("gradient-accumulation",), "training.microbatches", []),
+        (("label_smoothing",), "tasks.TASK.smoothing", []),
+        (("checkpoint.init.like",), "checkpoint.init.like", []),
+    ],
+)
 def test_words_find_keys(capsys, words, first, others):
     lines = [line.split()[0] for line in printed(capsys, *words).splitlines() if line and not line.startswith(" ")]
     assert lines[0] == first and set(others) <= set(lines)
@@ -50,9 +53,15 @@ def test_a_word_that_no_key_has_is_an_error(capsys):
     assert "no config key has lerning_rate; did you mean 'learning_rate'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given, meant", [
-    ("trian", "train"), ("Evaluate", "eval"), ("export", "export-hf"), ("fill_mask", "fill-mask"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("trian", "train"),
+        ("Evaluate", "eval"),
+        ("export", "export-hf"),
+        ("fill_mask", "fill-mask"),
+    ],
+)
 def test_a_verb_that_there_is_not_names_the_nearest(capsys, given, meant):
     with pytest.raises(SystemExit) as stopped:
         main([given, "--config", "c.py"])

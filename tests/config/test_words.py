@@ -33,20 +33,38 @@ def write(tmp_path, line):
     return file
 
 
-@pytest.mark.parametrize("line, problem", [
-    ("c.batch_size = 8", "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows' (rows a step over all devices)"),
-    ("c.training.batch_size = 8", "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows'"),
-    ("c.model.hidden_size = 8", "unknown config key 'hidden_size'; here it is called 'model.width'"),
-    ("c.model.num_layers = 8", "unknown config key 'num_layers'; here it is called 'model.encoder'"),
-    ("c.optimizer.lr = 1e-3", "unknown config key 'lr'; here it is called 'optimizer.learning_rate'"),
-    ("c.learning_rate = 1e-3", "unknown config key 'learning_rate'; did you mean 'optimizer.learning_rate'?"),
-    ("print(c.gradientAccumulation)", "unknown config key 'gradientAccumulation'; here it is called 'training.microbatches'"),
-    ("c.training.update(lr=1)", "unknown config key 'lr'; here it is called 'optimizer.learning_rate'"),
-    ("c.tasks['mlm']['batch_size'] = 8", "tasks.mlm has no option 'batch_size'; here it is called 'tasks.mlm.rows'"),
-    ("{'de': 1}['xx']", "'xx'"),
-    ("c.curriculum = ({'steps': 10_000, 'seq_len': 8},)", "curriculum[0] has an unknown key 'seq_len'; here it is called"),
-    ("c.model.encoder = ({'num_layers': 8},)", "model.encoder[0] has an unknown key 'num_layers'; did you mean 'layers'?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        (
+            "c.batch_size = 8",
+            "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows' (rows a step over all devices)",
+        ),
+        ("c.training.batch_size = 8", "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows'"),
+        ("c.model.hidden_size = 8", "unknown config key 'hidden_size'; here it is called 'model.width'"),
+        ("c.model.num_layers = 8", "unknown config key 'num_layers'; here it is called 'model.encoder'"),
+        ("c.optimizer.lr = 1e-3", "unknown config key 'lr'; here it is called 'optimizer.learning_rate'"),
+        ("c.learning_rate = 1e-3", "unknown config key 'learning_rate'; did you mean 'optimizer.learning_rate'?"),
+        (
+            "print(c.gradientAccumulation)",
+            "unknown config key 'gradientAccumulation'; here it is called 'training.microbatches'",
+        ),
+        ("c.training.update(lr=1)", "unknown config key 'lr'; here it is called 'optimizer.learning_rate'"),
+        (
+            "c.tasks['mlm']['batch_size'] = 8",
+            "tasks.mlm has no option 'batch_size'; here it is called 'tasks.mlm.rows'",
+        ),
+        ("{'de': 1}['xx']", "'xx'"),
+        (
+            "c.curriculum = ({'steps': 10_000, 'seq_len': 8},)",
+            "curriculum[0] has an unknown key 'seq_len'; here it is called",
+        ),
+        (
+            "c.model.encoder = ({'num_layers': 8},)",
+            "model.encoder[0] has an unknown key 'num_layers'; did you mean 'layers'?",
+        ),
+    ],
+)
 def test_a_config_file_is_told(tmp_path, line, problem):
     from mlm_jax.objectives import create_objectives
 
@@ -55,15 +73,18 @@ def test_a_config_file_is_told(tmp_path, line, problem):
     assert raised.value.line == 4 or "tasks.mlm" in problem or "[0]" in problem
 
 
-@pytest.mark.parametrize("override, problem", [
-    ("batch_size=1", "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows'"),
-    ("model.hidden_size=1", "unknown config key 'model.hidden_size'; here it is called 'model.width'"),
-    ("optimizer.lr=1", "unknown config key 'optimizer.lr'; here it is called 'optimizer.learning_rate'"),
-    ("training.temperature=2", "'mixing.alpha' (alpha is 1 / temperature)"),
-    ("width=64", "unknown config key 'width'; did you mean 'model.width'?"),
-    ("model.learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
-    ("optimiser.lr=1", "unknown config key 'optimiser.lr'; here it is called 'optimizer.learning_rate'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, problem",
+    [
+        ("batch_size=1", "unknown config key 'batch_size'; here it is called 'tasks.TASK.rows'"),
+        ("model.hidden_size=1", "unknown config key 'model.hidden_size'; here it is called 'model.width'"),
+        ("optimizer.lr=1", "unknown config key 'optimizer.lr'; here it is called 'optimizer.learning_rate'"),
+        ("training.temperature=2", "'mixing.alpha' (alpha is 1 / temperature)"),
+        ("width=64", "unknown config key 'width'; did you mean 'model.width'?"),
+        ("model.learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+        ("optimiser.lr=1", "unknown config key 'optimiser.lr'; here it is called 'optimizer.learning_rate'"),
+    ],
+)
 def test_the_command_line_is_told(tmp_path, override, problem):
     with pytest.raises(UserError, match=re.escape(problem)):
         load_config(write(tmp_path, "pass"), (override,))

@@ -20,19 +20,28 @@ def prepared(folder, **data):
     return Store.open(prepare(config, folder / "store", progress=False))
 
 
-@pytest.mark.parametrize("form, line", [
-    ("pairs", "a" * 200 + "\t" + "b" * 9), ("tsv", "a" * 200 + "\tyes"), ("tsv", "a" * 200 + "\tbbb\tyes"),
-    ("conll", f"{'a' * 200} O\nb O"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "form, line",
+    [
+        ("pairs", "a" * 200 + "\t" + "b" * 9),
+        ("tsv", "a" * 200 + "\tyes"),
+        ("tsv", "a" * 200 + "\tbbb\tyes"),
+        ("conll", f"{'a' * 200} O\nb O"),
+    ],
+)
 def test_text_that_was_cut_off_is_not_counted(tmp_path, form, line):
     (tmp_path / "a.tsv").write_text(line + "\n")
     if form == "pairs":
         store = prepared(tmp_path, parallel={"de-en": str(tmp_path / "a.tsv")})
     else:
-        store = prepared(tmp_path, labelled={"set": {"format": form, "language": "en", "train": str(tmp_path / "a.tsv")}})
+        store = prepared(
+            tmp_path, labelled={"set": {"format": form, "language": "en", "train": str(tmp_path / "a.tsv")}}
+        )
     (stream,) = store.streams.values()
     split = stream.split("train")
-    assert fertility(store, split)[1] == pytest.approx(1, abs=0.06)  # a space between two texts is counted, a separator is not
+    assert fertility(store, split)[1] == pytest.approx(
+        1, abs=0.06
+    )  # a space between two texts is counted, a separator is not
     assert 17 <= split.characters == split.bytes <= 18 + 9
 
 
@@ -64,7 +73,9 @@ def test_words_are_joined_as_text_is_read():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(["Ulm letter garden"] * 20, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
+    tokenizer.train_from_iterator(
+        ["Ulm letter garden"] * 20, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet)
+    )
     byte_level = PublishedVocabulary(tokenizer.to_str(), {})
     assert byte_level.encode_words(words)[0] == byte_level.encode("Ulm letter garden")
 
@@ -73,13 +84,22 @@ def test_tokens_seen_of_one_example_a_row_are_those_of_the_cut_examples(tmp_path
     """Half of the examples are longer than a row, half are shorter; after whole epochs the number is exact."""
     lengths = [4, 40] * 8
     examples = stores.documents(lengths)
-    store = stores.write(tmp_path / "store", {
-        "en-de": ("pairs", ("en", "de"), {"train": {"inputs": examples, "targets": examples[::-1]}}),
-        "set": ("labelled", ("en",), {"train": {"inputs": examples, "labels": [[0]] * 16}}),
-        "en": ("text", ("en",), {"train": {"inputs": examples}}),
-    }, ("en", "de"), labels={"set": ("a",)})  # fmt: skip
+    store = stores.write(
+        tmp_path / "store",
+        {
+            "en-de": ("pairs", ("en", "de"), {"train": {"inputs": examples, "targets": examples[::-1]}}),
+            "set": ("labelled", ("en",), {"train": {"inputs": examples, "labels": [[0]] * 16}}),
+            "en": ("text", ("en",), {"train": {"inputs": examples}}),
+        },
+        ("en", "de"),
+        labels={"set": ("a",)},
+    )
     cut = sum(min(length, 16) for length in lengths)
-    for kind, languages, options in (("pairs", ("en", "de"), {}), ("labelled", ("en",), {}), ("text", ("en",), {"packed": False})):
+    for kind, languages, options in (
+        ("pairs", ("en", "de"), {}),
+        ("labelled", ("en",), {}),
+        ("text", ("en",), {"packed": False}),
+    ):
         config = stores.config({"task": {"objective": "mlm", "rows": 8, "length": 16, **options}}, steps=100)
         seen = Loader(store, config, {"task": kind}).tokens_seen(6)  # three epochs of 16 examples
         assert {language: seen[language] for language in languages} == dict.fromkeys(languages, 3 * cut)
@@ -87,7 +107,9 @@ def test_tokens_seen_of_one_example_a_row_are_those_of_the_cut_examples(tmp_path
 
 def test_tokens_seen_follow_the_row_length_of_each_phase(tmp_path):
     lengths = [4, 40] * 8
-    store = stores.write(tmp_path / "store", {"en": ("text", ("en",), {"train": {"inputs": stores.documents(lengths)}})}, ("en",))
+    store = stores.write(
+        tmp_path / "store", {"en": ("text", ("en",), {"train": {"inputs": stores.documents(lengths)}})}, ("en",)
+    )
     config = stores.config({"task": {"objective": "mlm", "rows": 8, "length": 16, "packed": False}}, steps=8)
     config.curriculum = ({"steps": 2}, {"steps": 6, "length": 32})
     seen = [Loader(store, config, {"task": "text"}).tokens_seen(step)["en"] for step in (0, 2, 4, 8)]
@@ -98,10 +120,14 @@ def test_tokens_seen_follow_the_row_length_of_each_phase(tmp_path):
 def test_a_pair_within_one_language_is_read_forward(tmp_path):
     """Such as question and answer of a user's own task; translations are read in both directions."""
     ones, twos = [np.array([2, 2, 1], np.int32)] * 8, [np.array([3, 3, 1], np.int32)] * 8
-    store = stores.write(tmp_path / "store", {
-        "qa": ("pairs", ("en", "en"), {"train": {"inputs": ones, "targets": twos}}),
-        "en-de": ("pairs", ("en", "de"), {"train": {"inputs": ones, "targets": twos}}),
-    }, ("en", "de"))  # fmt: skip
+    store = stores.write(
+        tmp_path / "store",
+        {
+            "qa": ("pairs", ("en", "en"), {"train": {"inputs": ones, "targets": twos}}),
+            "en-de": ("pairs", ("en", "de"), {"train": {"inputs": ones, "targets": twos}}),
+        },
+        ("en", "de"),
+    )
     for data, backward in (("qa", 0), ("en-de", 0.5)):
         config = stores.config({"task": {"objective": "translation", "rows": 8, "length": 4, "data": (data,)}}, steps=4)
         loader = Loader(store, config, {"task": "pairs"})
@@ -111,9 +137,14 @@ def test_a_pair_within_one_language_is_read_forward(tmp_path):
 
 def test_the_mix_is_one_number_however_many_streams_a_language_has(tmp_path):
     tokens = {"a": ("en", 300), "b": ("en", 100), "c": ("de", 100)}
-    store = stores.write(tmp_path / "store", {
-        name: ("text", (language,), {"train": {"inputs": stores.documents([size])}}) for name, (language, size) in tokens.items()
-    }, ("en", "de"))  # fmt: skip
+    store = stores.write(
+        tmp_path / "store",
+        {
+            name: ("text", (language,), {"train": {"inputs": stores.documents([size])}})
+            for name, (language, size) in tokens.items()
+        },
+        ("en", "de"),
+    )
     table = mix_table(store)
     columns = {str(column.header): [*column.cells] for column in table.columns}
     for alpha in ("1", "0.5", "0"):

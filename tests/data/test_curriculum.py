@@ -104,7 +104,7 @@ def test_unimax_counts_repetitions_over_the_whole_run():
 
 BAD = [
     (({"steps": 90},), "take 90 steps, but the run has 100.*last phase's steps to 100"),
-    (({"steps": 60}, {"steps": 60}),  "take 120 steps.*last phase's steps to 40"),
+    (({"steps": 60}, {"steps": 60}), "take 120 steps.*last phase's steps to 40"),
     (({"languages": ("de",)},), "has no 'steps'"),
     (({"steps": 0},), "steps is 0"),
     (({"steps": 99.5},), "steps is 99.5. Remedy: use a whole number from 1"),
@@ -122,7 +122,7 @@ BAD = [
     (({"steps": 100, "mask_rate": {"mlx": 0.5}},), "names the unknown task 'mlx'; did you mean 'mlm'"),
     (({"steps": 100, "length": 1},), "length is 1"),
     (({"steps": 100, "rope_theta": float("inf")},), "rope_theta is inf"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("phases, message", BAD, ids=[message for _, message in BAD])

@@ -54,11 +54,20 @@ def test_text_that_changes_under_a_run_leaves_its_store_alone(run, verb, capsys)
         assert contents(workdir) != before
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda folder: os.utime(folder / "en.txt", (1, 1)), "en.txt: .*same size, 570 bytes, but another modif.*delete .*store"),
-    (lambda folder: (folder / "en2.txt").write_text("more"), "en2.txt: .*it is new.*Remedy: take it away, or use a new workdir"),
-    (lambda folder: (folder / "en.txt").rename(folder / "en3.txt"), "en.txt: .*it is gone; 1 more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            lambda folder: os.utime(folder / "en.txt", (1, 1)),
+            "en.txt: .*same size, 570 bytes, but another modif.*delete .*store",
+        ),
+        (
+            lambda folder: (folder / "en2.txt").write_text("more"),
+            "en2.txt: .*it is new.*Remedy: take it away, or use a new workdir",
+        ),
+        (lambda folder: (folder / "en.txt").rename(folder / "en3.txt"), "en.txt: .*it is gone; 1 more"),
+    ],
+)
 def test_what_has_changed_is_named(run, change, said, capsys):
     config, workdir = run
     change(config.parent)
@@ -105,4 +114,7 @@ def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
     assert not is_fresh(config, store) and f"the code of {module}:text has changed" in why_stale(config, store)
     (tmp_path / "run" / "checkpoints" / "12").mkdir(parents=True)
     assert main(["prepare", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]) == 2
-    assert f"the code that yields this run's text has changed: {module}:text. Remedy: restore it" in capsys.readouterr().err
+    assert (
+        f"the code that yields this run's text has changed: {module}:text. Remedy: restore it"
+        in capsys.readouterr().err
+    )

@@ -46,9 +46,7 @@ def n_way(folder, lines, pairs, fraction=0.2, corpora=LANGUAGES):
     config = default_config()
     config.languages = LANGUAGES
     config.data.corpora = {language: str(folder / f"{language}.txt") for language in corpora}
-    config.data.parallel = {
-        f"{a}-{b}": (str(folder / f"{a}.txt"), str(folder / f"{b}.txt")) for a, b in pairs
-    }
+    config.data.parallel = {f"{a}-{b}": (str(folder / f"{a}.txt"), str(folder / f"{b}.txt")) for a, b in pairs}
     config.data.validation_fraction = fraction
     config.vocabulary.kind = "bytes"
     return config
@@ -70,7 +68,10 @@ def test_an_n_way_corpus_splits_alike_in_every_pair_and_language(tmp_path, pairs
     trained, training = texts_of(store, "train")
     assert not held & trained
     lines = {name: {"".join(filter(str.isdigit, example[0])) for example in found} for name, found in examples.items()}
-    assert len({frozenset(found) for found in lines.values()}) == 1 and set(lines) == {*LANGUAGES, *map("-".join, pairs)}
+    assert len({frozenset(found) for found in lines.values()}) == 1 and set(lines) == {
+        *LANGUAGES,
+        *map("-".join, pairs),
+    }
     assert 20 < len(lines["de"]) < 60  # a fifth of 200
     assert all(len(training[name]) + len(examples[name]) == 200 for name in lines)  # nothing had to be left out
     assert not any(store.manifest["facts"]["skipped"].values())
@@ -81,8 +82,12 @@ random_lines = st.lists(st.fixed_dictionaries(dict.fromkeys(LANGUAGES, words)), 
 
 
 @settings(max_examples=60, deadline=None)
-@given(lines=random_lines, pairs=st.lists(st.sampled_from([*ALL, *(pair[::-1] for pair in ALL)]), unique=True, max_size=6),
-       fraction=st.sampled_from([0.1, 0.3, 0.6]), held=random_lines)  # fmt: skip
+@given(
+    lines=random_lines,
+    pairs=st.lists(st.sampled_from([*ALL, *(pair[::-1] for pair in ALL)]), unique=True, max_size=6),
+    fraction=st.sampled_from([0.1, 0.3, 0.6]),
+    held=random_lines,
+)
 def test_no_validation_text_is_trained_on_in_random_n_way_corpora(tmp_path_factory, lines, pairs, fraction, held):
     folder = tmp_path_factory.mktemp("n_way")
     config = n_way(folder, lines, pairs, fraction)
@@ -119,11 +124,20 @@ def with_every_source(folder):
     (folder / "held.py").write_text(
         "def both(language, split):\n    yield from ['der Anfang', 'nur hier'][: 1 if split == 'validation' else 2]\n"
     )
-    english = ["kept", "a named  text", "\uff41 label", f"the start. {LONG_SENTENCE} the end.\nDer Anfang!", "he\nsaid, yes",
-               f"{LONG_SENTENCE}\n\n", "der Anfang"]  # fmt: skip
+    english = [
+        "kept",
+        "a named  text",
+        "\uff41 label",
+        f"the start. {LONG_SENTENCE} the end.\nDer Anfang!",
+        "he\nsaid, yes",
+        f"{LONG_SENTENCE}\n\n",
+        "der Anfang",
+    ]
     (folder / "en.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in english))
     (folder / "held.txt").write_text("a named text\nDer Anfang!\n")
-    (folder / "pairs.tsv").write_text(f"gut\ta named text\ngut\tgood\nder Anfang\tbegin\nx y\tWell. {LONG_SENTENCE} So.\n")
+    (folder / "pairs.tsv").write_text(
+        f"gut\ta named text\ngut\tgood\nder Anfang\tbegin\nx y\tWell. {LONG_SENTENCE} So.\n"
+    )
     (folder / "tests.tsv").write_text(f"Le.\t{LONG_SENTENCE} And more.\n")
     (folder / "train.tsv").write_text("a named text\tyes\nfree\tno\nfree\ta named text\tyes\nfree\tgood\tyes\n")
     (folder / "validation.tsv").write_text("a label\tyes\n")
@@ -141,18 +155,27 @@ def with_every_source(folder):
     return config
 
 
-def test_text_of_every_kind_of_validation_split_is_left_out_of_every_kind_of_training_text(tmp_path, monkeypatch, capsys):
+def test_text_of_every_kind_of_validation_split_is_left_out_of_every_kind_of_training_text(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.syspath_prepend(tmp_path)
     config = with_every_source(tmp_path)
     store = Store.open(prepare(config, tmp_path / "store"))
     assert texts_of(store, "train")[1] == {
-        "en": [("kept",), ("thestart.theend.",)], "de": [("nurhier",)], "de-en": [("gut", "good")],
-        "genre": [("free",), ("freegood",)], "names": [("free",)],
-    }  # fmt: skip
+        "en": [("kept",), ("thestart.theend.",)],
+        "de": [("nurhier",)],
+        "de-en": [("gut", "good")],
+        "genre": [("free",), ("freegood",)],
+        "names": [("free",)],
+    }
     reasons = {
-        "en": {TEXT_HELD_OUT: 5, CUT_OUT: 1}, "de": {TEXT_HELD_OUT: 1}, "de-en": {TEXT_HELD_OUT: 2, SENTENCE_HELD_OUT: 1},
-        "genre": {TEXT_HELD_OUT: 2}, "names": {TEXT_HELD_OUT: 1}, "fr-en": {},
-    }  # fmt: skip
+        "en": {TEXT_HELD_OUT: 5, CUT_OUT: 1},
+        "de": {TEXT_HELD_OUT: 1},
+        "de-en": {TEXT_HELD_OUT: 2, SENTENCE_HELD_OUT: 1},
+        "genre": {TEXT_HELD_OUT: 2},
+        "names": {TEXT_HELD_OUT: 1},
+        "fr-en": {},
+    }
     assert store.manifest["facts"]["skipped"] == reasons and store.manifest["facts"]["held_out"] == 8
     said = " ".join(capsys.readouterr().err.split())
     for name, counts in reasons.items():
@@ -173,8 +196,11 @@ def test_inspect_shows_the_overlap_that_there_was(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("COLUMNS", "150")
     assert main(["inspect", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    rows = {line.split("│")[1].strip(): line for line in shown.split("was left out")[1].split("compared with 8")[0].splitlines()
-            if line.startswith("│")}  # fmt: skip
+    rows = {
+        line.split("│")[1].strip(): line
+        for line in shown.split("was left out")[1].split("compared with 8")[0].splitlines()
+        if line.startswith("│")
+    }
     assert [cell.strip() for cell in rows["de-en"].split("│")[2:-1]] == ["2", "1", "0", "1"]
     assert set(rows) == {"en", "de", "de-en", "genre", "names"}
 
@@ -185,7 +211,13 @@ def test_one_key_turns_it_off(tmp_path, monkeypatch):
     config.data.decontaminate = False
     store = Store.open(prepare(config, tmp_path / "store", progress=False))
     assert store.manifest["facts"]["skipped"] == dict.fromkeys(store.streams, {})
-    assert [store.stream(name).split("train").documents for name in ("en", "de", "de-en", "genre", "names")] == [7, 2, 4, 4, 2]
+    assert [store.stream(name).split("train").documents for name in ("en", "de", "de-en", "genre", "names")] == [
+        7,
+        2,
+        4,
+        4,
+        2,
+    ]
     config = n_way(tmp_path, numbered(50), STAR)
     config.data.decontaminate = False  # texts are split alike all the same
     store = Store.open(prepare(config, tmp_path / "other", progress=False))
@@ -198,7 +230,11 @@ def test_shards_find_the_overlap_of_a_single_run(tmp_path, monkeypatch, count):
     config = with_every_source(tmp_path)
     config.data.validation_fraction = 0.4
     (tmp_path / "more.tsv").write_text("".join(f"a named text\tfr {i}\nen {i}\tla suite {i}\n" for i in range(9)))
-    config.data.parallel = {**config.data.parallel, "en-fr": str(tmp_path / "more.tsv"), "fr-en": str(tmp_path / "tests.tsv")}
+    config.data.parallel = {
+        **config.data.parallel,
+        "en-fr": str(tmp_path / "more.tsv"),
+        "fr-en": str(tmp_path / "tests.tsv"),
+    }
     prepare(config, tmp_path / "single", progress=False)
     for index in reversed(range(count)):
         prepare_shard(config, tmp_path / "store", index, count, progress=False)
@@ -234,7 +270,9 @@ def test_memory_is_eight_bytes_a_held_out_text(tmp_path):
 
 # -------------------------------------------------------------------------------------------------- when texts are the same
 
-any_text = st.text(st.sampled_from([*"abAB .!?…'\"”’»)]\n\t\x1e\u00a0\u3000\u200b\u2028。！？।۔ａＡ½é\u0301"]), max_size=20)
+any_text = st.text(
+    st.sampled_from([*"abAB .!?…'\"”’»)]\n\t\x1e\u00a0\u3000\u200b\u2028。！？।۔ａＡ½é\u0301"]), max_size=20
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -242,9 +280,9 @@ any_text = st.text(st.sampled_from([*"abAB .!?…'\"”’»)]\n\t\x1e\u00a0\u30
 def test_texts_are_compared_without_white_space_and_in_nfkc(texts):
     found = whole_fingerprints(texts)
     for a, b, empty in zip(texts, found.hashes, found.empty):
-        assert empty == (not compact(a).replace("\u200b", ""))
+        assert empty == (not compact(a.replace("\u200b", "")))
         for c, d in zip(texts, found.hashes):
-            assert (b == d) == (compact(a).replace("\u200b", "") == compact(c).replace("\u200b", ""))
+            assert (b == d) == (compact(a.replace("\u200b", "")) == compact(c.replace("\u200b", "")))
     together = fingerprints(texts, 1)
     np.testing.assert_array_equal(together.hashes[together.whole], found.hashes)
 
@@ -255,7 +293,7 @@ def test_the_sentences_that_are_cut_out_are_those_that_were_compared(texts):
     found = fingerprints(texts, 1)
     for index, text in enumerate(texts):
         parts = sentences(text)
-        assert compact("".join(parts)) == compact(text).replace("\u200b", "")
+        assert compact("".join(parts)) == compact(text.replace("\u200b", ""))
         hashes = whole_fingerprints(parts)
         own = found.hashes[found.owners == index][1:]
         expected = hashes.hashes[~hashes.empty]
@@ -264,6 +302,10 @@ def test_the_sentences_that_are_cut_out_are_those_that_were_compared(texts):
 
 def test_where_sentences_end():
     assert sentences('He said "Yes." Then (no?) he left.\nAnd e.g.this…  so') == [
-        'He said "Yes." ', "Then (no?) ", "he left.\n", "And e.g.this... ", " so"
-    ]  # fmt: skip
+        'He said "Yes." ',
+        "Then (no?) ",
+        "he left.\n",
+        "And e.g.this... ",
+        " so",
+    ]
     assert sentences("我是。你好！「吗？」") == ["我是。", "你好!", "「吗?", "」"]

@@ -53,7 +53,10 @@ def test_text_of_which_nothing_is_held_out_is_named(config, tmp_path, capsys):
     prepare(config, tmp_path / "store")
     said = " ".join(capsys.readouterr().err.split())
     for name in ("en", "de-en"):
-        assert f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in data.validation" in said
+        assert (
+            f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in data.validation"
+            in said
+        )
     config.data.validation_fraction = 0  # which is asked for
     prepare(config, tmp_path / "none")
     assert "held out" not in capsys.readouterr().err
@@ -66,9 +69,12 @@ def test_held_out_text_that_is_empty_or_of_another_language_is_an_error(config, 
             prepare(config, tmp_path / "store", progress=False)
         return str(caught.value)
 
-    assert message(en="empty.txt").startswith(f"{tmp_path / 'empty.txt'}: data.validation['en'] has no text after filtering")
-    assert "config.data.validation: 'de-fr' is no language and no pair of languages of the run; did you mean 'de-en'?" in message(
-        de_fr="pairs.tsv"
+    assert message(en="empty.txt").startswith(
+        f"{tmp_path / 'empty.txt'}: data.validation['en'] has no text after filtering"
+    )
+    assert (
+        "config.data.validation: 'de-fr' is no language and no pair of languages of the run; did you mean 'de-en'?"
+        in message(de_fr="pairs.tsv")
     )
     assert "'ed' is no language" in message(ed="en.txt")
     config.languages = ("en", "de", "fr")
@@ -79,9 +85,10 @@ def test_held_out_text_that_is_empty_or_of_another_language_is_an_error(config, 
 def with_test_sets(config, folder):
     config.languages = ("en", "de", "fr")
     config.data.validation = {
-        "fr-en": (str(folder / "fr.txt"), str(folder / "en-test.txt")), "fr": str(folder / "fr.txt"),
+        "fr-en": (str(folder / "fr.txt"), str(folder / "en-test.txt")),
+        "fr": str(folder / "fr.txt"),
         "en": str(folder / "en-test.txt"),
-    }  # fmt: skip
+    }
     return config
 
 
@@ -91,7 +98,9 @@ def test_a_test_set_needs_no_training_text(config, tmp_path):
         stream = store.stream(name)
         assert (stream.kind, stream.languages, [*stream.splits]) == (kind, languages, ["validation"])
         assert stream.split("validation").documents == 2
-    found = [store.vocabulary.decode(ids) for ids in store.stream("fr-en").split("validation")["inputs"].documents([0, 1])]
+    found = [
+        store.vocabulary.decode(ids) for ids in store.stream("fr-en").split("validation")["inputs"].documents([0, 1])
+    ]
     assert found == ["le mot", "la lumiere"]
     config.tasks = {"ranking": {"objective": "ranking", "rows": 2, "length": 16}}
     assert [stream.name for stream in Loader(store, config, {"ranking": "pairs"}).streams("ranking")] == ["de-en"]
@@ -117,7 +126,9 @@ def test_pairs_of_languages_whose_codes_have_hyphens(config, tmp_path):
     config.data.parallel = {"en-zh-Hans": str(tmp_path / "pairs.tsv"), "zh-Hans-en": str(tmp_path / "p.tmx")}
     sides = "<tuv xml:lang='zh-Hans'><seg>a</seg></tuv><tuv xml:lang='en'><seg>b</seg></tuv>"
     (tmp_path / "p.tmx").write_text(f"<tmx><body><tu>{sides}</tu></body></tmx>")
-    with pytest.raises(UserError, match=r"config.data.parallel: 'en-zh-Hans' is not two languages. Remedy: .* in config.languages"):
+    with pytest.raises(
+        UserError, match=r"config.data.parallel: 'en-zh-Hans' is not two languages. Remedy: .* in config.languages"
+    ):
         run_languages(config)
     config.languages = ("en", "zh-Hans")
     for index in range(2):  # a shard that does not read the corpora knows them too

@@ -40,8 +40,9 @@ def read(folder, name, text, form="conll"):
 def test_a_hash_begins_a_comment_only_before_a_sentence_and_a_space(tmp_path):
     text = "# sent_id = 1\n#\n#Obama B-PER\nspeaks O\n# O\n\n# text = a\nUlm B-LOC\n"
     assert read(tmp_path, "hash.txt", text) == [
-        (("#Obama", "speaks", "#"), ("B-PER", "O", "O")), (("Ulm",), ("B-LOC",)),
-    ]  # fmt: skip
+        (("#Obama", "speaks", "#"), ("B-PER", "O", "O")),
+        (("Ulm",), ("B-LOC",)),
+    ]
 
 
 def test_wikianns_code_is_taken_off_words_that_are_nothing_else(tmp_path):
@@ -77,5 +78,7 @@ def test_xnlis_own_training_file_has_the_labels_of_its_other_files(tmp_path):
 
 
 def test_a_format_that_there_is_not_is_named_before_anything_is_read(tmp_path):
-    with pytest.raises(UserError, match=r"data.labelled.set.format is 'tvs'; did you mean 'tsv'\? Remedy: use one of tsv, xnli"):
+    with pytest.raises(
+        UserError, match=r"data.labelled.set.format is 'tvs'; did you mean 'tsv'\? Remedy: use one of tsv, xnli"
+    ):
         stored(tmp_path, "a.tsv", "no tab\n", format="tvs")

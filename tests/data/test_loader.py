@@ -456,11 +456,18 @@ def test_a_damaged_store_ends_the_run_with_the_file_named(tmp_path):
 
 BAD = [
     ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
-    ({"mlm": {"rows": 6, "length": 8, "same_language_rows": 2}}, {"process_count": 2},
-     "share in runs of 2 rows of the same language.*of 4"),
+    (
+        {"mlm": {"rows": 6, "length": 8, "same_language_rows": 2}},
+        {"process_count": 2},
+        "share in runs of 2 rows of the same language.*of 4",
+    ),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
     ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),
-    ({"genre": {"rows": 4, "length": 8}}, {}, "mixes labels of tokens with labels of whole documents.*tasks.genre.data"),
+    (
+        {"genre": {"rows": 4, "length": 8}},
+        {},
+        "mixes labels of tokens with labels of whole documents.*tasks.genre.data",
+    ),
     ({"rank": {"rows": 4, "length": 8, "packed": True}}, {}, "packed is True"),
     ({"rank": {"rows": 4, "length": 8, "directions": "back"}}, {}, "directions is 'back'"),
     ({"rank": {"rows": 4, "length": 8}}, {"split": "test"}, "reads pairs, of which the token store has none"),

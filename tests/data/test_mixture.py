@@ -26,15 +26,22 @@ def mixture(*preprocessors, features=("targets",), vocabulary=VOCABULARY, add_eo
     """Register a mixture of one task, and return the config of its run."""
     seqio.TaskRegistry.remove("of_user")
     seqio.MixtureRegistry.remove("mixture_of_user")
-    keep = lambda ds: ds.map(lambda x: {name: x[name] for name in features})  # noqa: E731
+
+    def keep(ds):
+        return ds.map(lambda x: {name: x[name] for name in features})
+
     seqio.TaskRegistry.add(
-        "of_user", source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
+        "of_user",
+        source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
         preprocessors=[keep, seqio.preprocessors.tokenize, *preprocessors],
         output_features={name: seqio.Feature(vocabulary, add_eos=add_eos) for name in features},
-    )  # fmt: skip
+    )
     seqio.MixtureRegistry.add("mixture_of_user", [("of_user", 2.0)])
     config = default_config()
-    config.data.mixture, config.data.mixture_languages = "mixture_of_user", {"of_user": "en" if len(features) == 1 else "en-de"}
+    config.data.mixture, config.data.mixture_languages = (
+        "mixture_of_user",
+        {"of_user": "en" if len(features) == 1 else "en-de"},
+    )
     config.vocabulary.sentinels = 2
     return config
 
@@ -55,7 +62,10 @@ def test_examples_are_stored_with_the_prefix_and_the_end_of_every_document(tmp_p
         assert store.stream("of_user").rate == 2.0
         split = store.stream("of_user").split("train")
         assert split.tokens == sum(len(VOCABULARY.encode(line)) + 2 for line in LINES)
-    begun = lambda ds: ds.map(lambda x: {"targets": tf.concat([[store.vocabulary.language_ids["en"]], x["targets"]], 0)})  # noqa: E731
+
+    def begun(ds):
+        return ds.map(lambda x: {"targets": tf.concat([[store.vocabulary.language_ids["en"]], x["targets"]], 0)})
+
     assert first(mixture(begun), tmp_path / "begun")[0] == [document]
     config = mixture(features=("inputs", "targets"))
     sides, store = first(config, tmp_path / "pairs")
@@ -82,7 +92,9 @@ def test_preprocessors_are_told_how_long_an_example_may_be(tmp_path):
 def test_a_vocabulary_that_is_not_the_tasks_is_refused(tmp_path):
     config = mixture(vocabulary=seqio.ByteVocabulary())
     config.vocabulary.kind = "bytes"
-    with pytest.raises(UserError, match=r"kind='bytes' is not the vocabulary of the seqio task 'of_user': .* in the task"):
+    with pytest.raises(
+        UserError, match=r"kind='bytes' is not the vocabulary of the seqio task 'of_user': .* in the task"
+    ):
         prepare(config, tmp_path / "store", progress=False)
     settings = default_config().vocabulary
     settings.size, settings.sentinels = 276, 2
@@ -124,42 +136,63 @@ def rows_of(store, feature="inputs", split="train"):
 
 def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
     """Whether it is declared and missing, or empty in every example: the task is text."""
+
     def register(features, *preprocessors):
         config = mixture(features=("inputs", "targets"))
         seqio.TaskRegistry.remove("of_user")
         seqio.MixtureRegistry.remove("mixture_of_user")
         seqio.TaskRegistry.add(
-            "of_user", source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
-            preprocessors=[*preprocessors, seqio.preprocessors.tokenize], output_features=features,
-        )  # fmt: skip
+            "of_user",
+            source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
+            preprocessors=[*preprocessors, seqio.preprocessors.tokenize],
+            output_features=features,
+        )
         seqio.MixtureRegistry.add("mixture_of_user", [("of_user", 2.0)])
         config.data.mixture_languages = {"of_user": "en"}
         return config
 
     feature, optional = (seqio.Feature(VOCABULARY, add_eos=False, required=required) for required in (True, False))
-    only = lambda name: lambda ds: ds.map(lambda x: {name: x[name]})  # noqa: E731
-    for number, (features, step) in enumerate((
-        ({"inputs": optional, "targets": feature}, only("targets")),
-        ({"inputs": feature, "targets": optional}, only("inputs")),
-        ({"inputs": feature, "targets": feature}, seqio.map_over_dataset(lambda x: {"inputs": "", "targets": x["targets"]})),
-        ({"inputs": feature, "targets": feature}, seqio.map_over_dataset(lambda x: {"inputs": x["targets"], "targets": ""})),
-    )):  # fmt: skip
+
+    def only(name):
+        return lambda ds: ds.map(lambda x: {name: x[name]})
+
+    for number, (features, step) in enumerate(
+        (
+            ({"inputs": optional, "targets": feature}, only("targets")),
+            ({"inputs": feature, "targets": optional}, only("inputs")),
+            (
+                {"inputs": feature, "targets": feature},
+                seqio.map_over_dataset(lambda x: {"inputs": "", "targets": x["targets"]}),
+            ),
+            (
+                {"inputs": feature, "targets": feature},
+                seqio.map_over_dataset(lambda x: {"inputs": x["targets"], "targets": ""}),
+            ),
+        )
+    ):
         config = register(features, step)
         store = Store.open(prepare(config, tmp_path / f"{number}", progress=False))
         assert store.stream("of_user").kind == "text"
         read = LINES[::-1] if number == 1 else LINES
         assert rows_of(store) == [store.vocabulary.decode(store.vocabulary.encode(line)) for line in read]
 
-    empty = lambda x: tf.where(x["targets"] == LINES[0], "", x["inputs"])  # noqa: E731
+    def empty(x):
+        return tf.where(x["targets"] == LINES[0], "", x["inputs"])
+
     sometimes = seqio.map_over_dataset(lambda x: {"inputs": empty(x), "targets": x["targets"]})
-    store = Store.open(prepare(register({"inputs": feature, "targets": feature}, sometimes), tmp_path / "pairs", progress=False))
+    store = Store.open(
+        prepare(register({"inputs": feature, "targets": feature}, sometimes), tmp_path / "pairs", progress=False)
+    )
     assert store.stream("of_user").kind == "pairs" and store.stream("of_user").split("train").documents == 5
     assert store.manifest["facts"]["skipped"]["of_user"] == {"a side is empty": 10}  # of both splits
 
 
 def test_unknown_pieces_count_with_their_text(tmp_path, monkeypatch):
     text = ["this is 光光 a test", "光", "that is good"]
-    whole = lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices({"targets": text})  # noqa: E731
+
+    def whole(split, shuffle_files=False, seed=None):
+        return tf.data.Dataset.from_tensor_slices({"targets": text})
+
     monkeypatch.setattr("tests.data.test_mixture.sources", whole)
     _, store = first(mixture(), tmp_path / "store")
     split = store.stream("of_user").split("train")
@@ -178,5 +211,7 @@ def test_unknown_pieces_count_with_their_text(tmp_path, monkeypatch):
 def test_a_name_in_mixture_languages_that_is_no_task_is_an_error(tmp_path):
     config = mixture()
     config.data.mixture_languages = {"of_user": "en", "of_usr": "de"}
-    with pytest.raises(UserError, match="names 'of_usr', which is no task of 'mixture_of_user'; did you mean 'of_user'"):
+    with pytest.raises(
+        UserError, match="names 'of_usr', which is no task of 'mixture_of_user'; did you mean 'of_user'"
+    ):
         prepare(config, tmp_path / "store", progress=False)

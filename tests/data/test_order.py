@@ -27,7 +27,13 @@ def begun(sizes, rows, phases, seed="seed", weights=None, run_length=1):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(20, 700), min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 3), PHASES, st.integers(0, 99))
+@given(
+    st.lists(st.integers(20, 700), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    PHASES,
+    st.integers(0, 99),
+)
 def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, run_length, phases, seed):
     rows = runs * run_length
     made, end = begun(sizes, rows, phases, seed, run_length=run_length)

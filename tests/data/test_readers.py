@@ -47,16 +47,19 @@ def tmx(*units):
     return "<tmx><header/><body>" + "".join(f"<tu>{unit}</tu>" for unit in variants) + "</body></tmx>"
 
 
-@pytest.mark.parametrize("segment, text", [
-    ('Der <bpt i="1">&lt;b&gt;</bpt>Fluss<ept i="1">&lt;/b&gt;</ept> ist breit', "Der Fluss ist breit"),
-    ('Seite <ph x="1">{0}</ph>von 9', "Seite von 9"),
-    ('<it pos="begin">&lt;i&gt;</it>Anfang', "Anfang"),
-    ("vor<ut>&lt;br/&gt;</ut> nach", "vor nach"),
-    ('ein Bild<ph>&lt;img alt="<sub>Katze</sub>"/&gt;</ph>.', "ein Bild."),
-    ("eine <hi>Katze</hi> und <hi>ein <hi>Hund</hi></hi>", "eine Katze und ein Hund"),
-    ("eine <hi><ph>{0}</ph>Katze</hi>", "eine Katze"),
-    ("<![CDATA[a < b]]>\n   c", "a < b c"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "segment, text",
+    [
+        ('Der <bpt i="1">&lt;b&gt;</bpt>Fluss<ept i="1">&lt;/b&gt;</ept> ist breit', "Der Fluss ist breit"),
+        ('Seite <ph x="1">{0}</ph>von 9', "Seite von 9"),
+        ('<it pos="begin">&lt;i&gt;</it>Anfang', "Anfang"),
+        ("vor<ut>&lt;br/&gt;</ut> nach", "vor nach"),
+        ('ein Bild<ph>&lt;img alt="<sub>Katze</sub>"/&gt;</ph>.', "ein Bild."),
+        ("eine <hi>Katze</hi> und <hi>ein <hi>Hund</hi></hi>", "eine Katze und ein Hund"),
+        ("eine <hi><ph>{0}</ph>Katze</hi>", "eine Katze"),
+        ("<![CDATA[a < b]]>\n   c", "a < b c"),
+    ],
+)
 def test_native_code_in_translation_memory_is_no_text(tmp_path, segment, text):
     (tmp_path / "a.tmx").write_text(tmx([("de", segment), ("en", "x")]))
     assert pairs(tmp_path / "a.tmx") == [(text, "x")]
@@ -79,8 +82,12 @@ def test_translation_memory_in_other_encodings(tmp_path):
 
 def test_a_unit_of_translation_memory_has_a_limit_wherever_its_bytes_are(tmp_path):
     blank, whole = " " * 1_000_000, tmx([("de", "a"), ("en", "b")])
-    for text in (whole.replace("<body>", "<body>" + blank), whole.replace("a<", blank + "<"),
-                 whole.replace("<header/>", f'<header x="{blank}"/>'), whole.replace("<tu>", f"<tu><!--{blank}-->")):  # fmt: skip
+    for text in (
+        whole.replace("<body>", "<body>" + blank),
+        whole.replace("a<", blank + "<"),
+        whole.replace("<header/>", f'<header x="{blank}"/>'),
+        whole.replace("<tu>", f"<tu><!--{blank}-->"),
+    ):
         (tmp_path / "a.tmx").write_text(text)
         assert "a.tmx:1: a unit has more than 1,000 bytes" in refused(pairs, tmp_path / "a.tmx", most_bytes=1000)
         assert pairs(tmp_path / "a.tmx") in ([("a", "b")], [("", "b")]) if blank + "<" not in text else True
@@ -114,23 +121,28 @@ def test_a_line_of_any_kind_has_a_limit(tmp_path):
         assert "premise" in found or "a.tsv:2: the line has more than" in found
     (tmp_path / "words.conll").write_text("word O\n" * 500)
     entry = {"format": "conll", "language": "de", "train": str(tmp_path / "words.conll")}
-    assert "the sentence from line 1 on has more" in refused(lambda: [*labelled.examples(entry, "train", most_bytes=1000)])
+    assert "the sentence from line 1 on has more" in refused(
+        lambda: [*labelled.examples(entry, "train", most_bytes=1000)]
+    )
 
 
 # -------------------------------------------------------------------------------------------------- what a file holds
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.txt", "ein Fluss\n".encode("utf-16-le"), "a.txt:1: NUL in line 1: is this UTF-16?"),
-    ("a.txt", "ein Fluss\n".encode("utf-16"), "a.txt:1: this is UTF-16"),
-    ("a.txt", b"gut\na\0b\n", "a.txt:2: NUL in line 2"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "a\\u0000b"}\n', "a.jsonl:2: character 2 of the text is NUL"),
-    ("a.txt", b"eins\rzwei\rdrei", "a.txt:1: the lines end in CR alone"),
-    ("a.txt", b"eins\rzwei\r", "a.txt:1: the lines end in CR alone"),
-    ("a.txt.gz", b"", "a.txt.gz: a .gz file of 0 bytes"),
-    ("a.jsonl.zst", b"", "a.jsonl.zst: a .zst file of 0 bytes"),
-    ("a.txt.zst", zst_with_window(31, b"eins\n"), "zstd -d --long=31"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "ein Fluss\n".encode("utf-16-le"), "a.txt:1: NUL in line 1: is this UTF-16?"),
+        ("a.txt", "ein Fluss\n".encode("utf-16"), "a.txt:1: this is UTF-16"),
+        ("a.txt", b"gut\na\0b\n", "a.txt:2: NUL in line 2"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "a\\u0000b"}\n', "a.jsonl:2: character 2 of the text is NUL"),
+        ("a.txt", b"eins\rzwei\rdrei", "a.txt:1: the lines end in CR alone"),
+        ("a.txt", b"eins\rzwei\r", "a.txt:1: the lines end in CR alone"),
+        ("a.txt.gz", b"", "a.txt.gz: a .gz file of 0 bytes"),
+        ("a.jsonl.zst", b"", "a.jsonl.zst: a .zst file of 0 bytes"),
+        ("a.txt.zst", zst_with_window(31, b"eins\n"), "zstd -d --long=31"),
+    ],
+)
 def test_text_that_is_not_what_it_seems(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     (tmp_path / "good.txt").write_text("gut\n")
@@ -138,8 +150,13 @@ def test_text_that_is_not_what_it_seems(tmp_path, name, content, message):
 
 
 def test_text_that_only_looks_odd(tmp_path):
-    for content, found in ((b"eins\r\nzwei\r\n", ["eins", "zwei"]), (b"a\rb\nzwei\n", ["a\rb", "zwei"]), (b"eins\r", ["eins"]),
-                           (b"", []), ("a\u2028b\u0085c\n".encode(), ["a\u2028b\u0085c"])):  # fmt: skip
+    for content, found in (
+        (b"eins\r\nzwei\r\n", ["eins", "zwei"]),
+        (b"a\rb\nzwei\n", ["a\rb", "zwei"]),
+        (b"eins\r", ["eins"]),
+        (b"", []),
+        ("a\u2028b\u0085c\n".encode(), ["a\u2028b\u0085c"]),
+    ):
         (tmp_path / "a.txt").write_bytes(content)
         assert texts(tmp_path / "a.txt") == found
     (tmp_path / "a.txt.zst").write_bytes(zst_with_window(20, b"eins\n"))
@@ -237,13 +254,16 @@ def test_what_is_no_file_is_named(tmp_path):
     assert "pipe.txt: this is a FIFO" in refused(texts, tmp_path / "*.txt")
 
 
-@pytest.mark.parametrize("source, message", [
-    ("gs://bucket/*.txt", "is an address, but text is read from local files"),
-    ("https://example.org/a.txt", "is an address"),
-    ("absent:folder/*.txt", "no file matches 'absent:folder/.*of a function write 'module:function'"),
-    ("my-module:function", "no file matches 'my-module:function'"),
-    ("nonexist:function", "cannot import 'nonexist'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("gs://bucket/*.txt", "is an address, but text is read from local files"),
+        ("https://example.org/a.txt", "is an address"),
+        ("absent:folder/*.txt", "no file matches 'absent:folder/.*of a function write 'module:function'"),
+        ("my-module:function", "no file matches 'my-module:function'"),
+        ("nonexist:function", "cannot import 'nonexist'"),
+    ],
+)
 def test_what_a_colon_means(source, message):
     assert re.search(message, refused(texts, source))
 
@@ -296,7 +316,11 @@ def test_functions_of_pairs_and_labels(module):
         assert "the function returns 'ab' (str). Remedy: yield one example" in refused(read, f"{module}:text")
     skipped = Counter()
     entry = {"format": "function", "language": "de", "train": f"{module}:labels"}
-    assert [*labelled.examples(entry, "train", skipped)] == [(("a",), ("yes",)), (("a", "b"), ("no",)), (("c", "d"), ("no",))]
+    assert [*labelled.examples(entry, "train", skipped)] == [
+        (("a",), ("yes",)),
+        (("a", "b"), ("no",)),
+        (("c", "d"), ("no",)),
+    ]
     assert skipped == {BLANK: 1}
     wrong = {"numbers": "example 2: the label is 1 (int)", "lone": "example 2 is ('a',)", "none": "returns missing"}
     for name, said in wrong.items():
@@ -356,7 +380,9 @@ def test_tensorflow_datasets_in_either_of_its_file_formats(tmp_path, file_format
 
 def labelled_file(folder, name, text, form="conll", skipped=None, **entry):
     (folder / name).write_text(text, encoding="utf-8")
-    return [*labelled.examples({"format": form, "language": "en", "train": str(folder / name), **entry}, "train", skipped)]
+    return [
+        *labelled.examples({"format": form, "language": "en", "train": str(folder / name), **entry}, "train", skipped)
+    ]
 
 
 @pytest.mark.parametrize("word", ["10\u00a0000", "\u3000", "\u00a0", "a\u2028b", "a\u0085b", "a\u200bb", "\u2003x"])
@@ -367,12 +393,16 @@ def test_only_spaces_and_tabs_separate_columns(tmp_path, word, separator):
 
 
 def test_lines_of_conll_that_are_no_words(tmp_path):
-    text = "# text = a\tb\n1-2\tvom\t_\t-\t-\n1\tvon\tO\t-\t-\n2\tdem\tO\t-\t-\n2.1\tleer\tO\t-\t-\n3\tUlm\tB-LOC\t-\t-\n"
+    text = (
+        "# text = a\tb\n1-2\tvom\t_\t-\t-\n1\tvon\tO\t-\t-\n2\tdem\tO\t-\t-\n2.1\tleer\tO\t-\t-\n3\tUlm\tB-LOC\t-\t-\n"
+    )
     assert labelled_file(tmp_path, "uner.iob2", text) == [(("von", "dem", "Ulm"), ("O", "O", "B-LOC"))]
     ud = "1-2\tvom\t_\t_\t_\t_\t_\t_\t_\t_\n1\tvon\tvon\tADP\tAPPR\t_\t3\tcase\t_\t_\n"
     with pytest.raises(UserError, match=r"ud.conll:2: ten columns of CoNLL-U.*cut -f2,4"):
         labelled_file(tmp_path, "ud.conll", ud)
-    assert labelled_file(tmp_path, "dates.conll", "2-3 O\n1990-2000 B-DATE\n") == [(("2-3", "1990-2000"), ("O", "B-DATE"))]
+    assert labelled_file(tmp_path, "dates.conll", "2-3 O\n1990-2000 B-DATE\n") == [
+        (("2-3", "1990-2000"), ("O", "B-DATE"))
+    ]
 
 
 def test_pairs_without_consensus_and_blank_lines_are_counted(tmp_path):
@@ -388,18 +418,29 @@ def test_pairs_without_consensus_and_blank_lines_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-@pytest.mark.parametrize("options", [
-    {"use_dictionary": False}, {"use_dictionary": True}, {"use_dictionary": False, "compression": "zstd", "write_page_index": True},
-    {"use_dictionary": False, "write_page_checksum": True, "row_group_size": 70},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dictionary": False},
+        {"use_dictionary": True},
+        {"use_dictionary": False, "compression": "zstd", "write_page_index": True},
+        {"use_dictionary": False, "write_page_checksum": True, "row_group_size": 70},
+    ],
+)
 def test_sizes_of_parquet_pages_are_those_of_the_column(tmp_path, version, options):
     """What all pages and their headers take is what PyArrow says of the column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     column = [f"{number:05d}{'x' * (number % 20)}" for number in range(400)]
-    pq.write_table(pa.table({"text": column, "other": column}), tmp_path / "a.parquet", data_page_version=version,
-                   data_page_size=500, write_batch_size=10, **options)  # fmt: skip
+    pq.write_table(
+        pa.table({"text": column, "other": column}),
+        tmp_path / "a.parquet",
+        data_page_version=version,
+        data_page_size=500,
+        write_batch_size=10,
+        **options,
+    )
     metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
     with (tmp_path / "a.parquet").open("rb") as file:
         for index in range(metadata.num_row_groups):

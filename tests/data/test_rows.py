@@ -27,7 +27,9 @@ def test_rows_of_two_texts_keep_the_shorter_one_whole(tmp_path):
     examples = [*pairs[:2], [*premise, EOS], pairs[2]]
     features = {"inputs": [np.array(ids, np.int32) for ids in examples], "labels": [[0]] * 4}
     store = write(tmp_path / "s", {"nli": ("labelled", ["en"], {"train": features, "validation": features})}, ["en"])
-    loader = Loader(store, config({"nli": {"objective": "classification", "rows": 4, "length": 10}}), {"nli": "labelled"})
+    loader = Loader(
+        store, config({"nli": {"objective": "classification", "rows": 4, "length": 10}}), {"nli": "labelled"}
+    )
     (batch,) = loader.validation("nli", "nli", 4)
     assert batch["inputs"].tokens.tolist() == [
         [7, 100, 101, 102, 103, EOS, 200, 201, 202, EOS],

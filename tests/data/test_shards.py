@@ -17,7 +17,10 @@ def write_text(folder, files=5):
     """Write texts of several files, parallel text, held-out text and labels, and return the config of them all."""
     rng = np.random.default_rng(0)
     words = {"en": "in the beginning was word and light".split(), "de": "am anfang war das wort und licht".split()}  # noqa: SIM905
-    line = lambda language, most=9: " ".join(rng.choice(words[language], rng.integers(3, most)))  # noqa: E731
+
+    def line(language, most=9):
+        return " ".join(rng.choice(words[language], rng.integers(3, most)))
+
     for language in words:
         for number in range(files):
             lines = [line(language, 40) for _ in range(rng.integers(5, 60))]

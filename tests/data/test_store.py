@@ -255,14 +255,20 @@ def test_the_vocabulary_travels_with_the_store(tmp_path):
     manifest = tmp_path / "s" / "manifest.json"
     changed = manifest.read_text().replace(vocabulary.fingerprint, "other")
     manifest.write_text(changed)
-    with pytest.raises(UserError, match="manifest.json: the token store is corrupt.*not as it was written: its checksum"):
+    with pytest.raises(
+        UserError, match="manifest.json: the token store is corrupt.*not as it was written: its checksum"
+    ):
         Store.open(tmp_path / "s")
-    manifest.write_text(json.dumps({key: value for key, value in json.loads(changed).items() if key != SEAL}))  # an older one
+    manifest.write_text(
+        json.dumps({key: value for key, value in json.loads(changed).items() if key != SEAL})
+    )  # an older one
     with pytest.raises(UserError, match="not the one that the store was made with"):
         Store.open(tmp_path / "s").vocabulary  # noqa: B018
     facts = tmp_path / "s" / "vocabulary" / "vocabulary.json"
     facts.write_text(facts.read_text()[:-9])
-    with pytest.raises(UserError, match=f"{re.escape(str(facts.parent))}: the vocabulary is damaged.*Remedy: delete the store"):
+    with pytest.raises(
+        UserError, match=f"{re.escape(str(facts.parent))}: the vocabulary is damaged.*Remedy: delete the store"
+    ):
         Store.open(tmp_path / "s").vocabulary  # noqa: B018
 
 

@@ -86,7 +86,9 @@ def test_a_model_whose_special_pieces_are_user_defined_takes_them_for_text_too(t
     older = Vocabulary(proto.SerializeToString(), LANGUAGES, 3)
     assert older.size == vocabulary.size and older.pieces(range(older.size)) == vocabulary.pieces(range(older.size))
     text = "the <mask> light <2de><extra_id_0>"
-    assert older.encode(text) == vocabulary.encode(text) and older.encode_special(text) == vocabulary.encode_special(text)
+    assert older.encode(text) == vocabulary.encode(text) and older.encode_special(text) == vocabulary.encode_special(
+        text
+    )
     assert older.decode(older.encode(text)) == text
     older.save(tmp_path)
     assert load_vocabulary(tmp_path).fingerprint == older.fingerprint != vocabulary.fingerprint
@@ -160,7 +162,9 @@ def test_a_vocabulary_that_is_too_small_is_refused():
         Vocabulary.train(sentences(WORDS, 50), config, LANGUAGES)
     config.size, config.character_coverage = 300, 1.0
     characters = [chr(0x4E00 + index) * 3 for index in range(200)]
-    with pytest.raises(UserError, match=r"size=300 is too small for the \d+ pieces.*raise vocabulary.size or lower vocab"):
+    with pytest.raises(
+        UserError, match=r"size=300 is too small for the \d+ pieces.*raise vocabulary.size or lower vocab"
+    ):
         Vocabulary.train(sentences(WORDS, 50) + characters, config, LANGUAGES)
 
 
@@ -210,18 +214,24 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 def tmx(*units, namespace=""):
     """Return translation memory of units {code: text}."""
-    side = lambda code, text: f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>'  # noqa: E731
+
+    def side(code, text):
+        return f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>'
+
     body = "".join(f"<tu>{''.join(side(*entry) for entry in unit.items())}</tu>" for unit in units)
     return f"<tmx{namespace}><body>{body}</body></tmx>"
 
 
-@pytest.mark.parametrize("pair, unit, namespace", [
-    ("de-en", {"DE": "a", "EN": "b"}, ' xmlns="http://www.lisa.org/tmx14"'),
-    ("DE-en", {"de_DE": "a", "en-US": "b"}, ""),
-    ("pt_BR-en", {"pt-PT": "x", "pt-br": "a", "en": "b"}, ""),
-    ("pt_BR-en", {"pt": "a", "EN-gb": "b"}, ""),
-    ("en_GB-en_US", {"en-US": "b", "en-GB": "a"}, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pair, unit, namespace",
+    [
+        ("de-en", {"DE": "a", "EN": "b"}, ' xmlns="http://www.lisa.org/tmx14"'),
+        ("DE-en", {"de_DE": "a", "en-US": "b"}, ""),
+        ("pt_BR-en", {"pt-PT": "x", "pt-br": "a", "en": "b"}, ""),
+        ("pt_BR-en", {"pt": "a", "EN-gb": "b"}, ""),
+        ("en_GB-en_US", {"en-US": "b", "en-GB": "a"}, ""),
+    ],
+)
 def test_languages_of_translation_memory_by_any_of_their_codes(tmp_path, pair, unit, namespace):
     (tmp_path / "p.tmx").write_text(tmx(unit, namespace=namespace))
     assert list(corpora.sentence_pairs(str(tmp_path / "p.tmx"), pair, "train")) == [("a", "b")]
@@ -232,7 +242,9 @@ def test_units_without_a_language_are_pairs_with_an_empty_side(tmp_path):
     file.write_text(tmx({"de": "a", "en": "b"}, {"de": "a", "": "b"}, {"en-US": "b"}))
     assert list(corpora.sentence_pairs(str(file), "de-en", "train")) == [("a", "b"), ("a", ""), ("", "b")]
     for pair in ("fr-en", "en_US-en_GB"):
-        with pytest.raises(UserError, match=r"no unit has both .* the file's codes are 'de', 'en', '', 'en-us'\. Remedy"):
+        with pytest.raises(
+            UserError, match=r"no unit has both .* the file's codes are 'de', 'en', '', 'en-us'\. Remedy"
+        ):
             list(corpora.sentence_pairs(str(file), pair, "train"))
 
 
@@ -249,18 +261,25 @@ def test_translation_memory_that_is_damaged(tmp_path, name):
             list(corpora.sentence_pairs(str(tmp_path / name), "de-en", "train"))
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.txt", "gut\nschön\n".encode("latin-1"), r"a\.txt:2: this is not UTF-8"),
-    ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl:2: this is not JSON"),
-    ("a.jsonl", b'{"txt": "a"}\n', r'a\.jsonl:1: no string "text"'),
-    ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: this is not JSON: maximum recursion depth"),
-    ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl:1: this is not JSON: Exceeds"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "a\\ud83d"}\n', r"a\.jsonl:2: character 2 of the text is half of a surrogate"),
-    ("a.txt.gz", b"not gzip", r"a\.txt\.gz:1: cannot read it"),
-    ("a.txt.zst", b"not zstd", r"a\.txt\.zst"),
-    ("a.parquet", b"not parquet", r"a\.parquet: this is not a whole Parquet file"),
-    ("a.doc", b"x", r"ends in '\.doc'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "gut\nschön\n".encode("latin-1"), r"a\.txt:2: this is not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text"\n', r"a\.jsonl:2: this is not JSON"),
+        ("a.jsonl", b'{"txt": "a"}\n', r'a\.jsonl:1: no string "text"'),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: this is not JSON: maximum recursion depth"),
+        ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl:1: this is not JSON: Exceeds"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "a\\ud83d"}\n',
+            r"a\.jsonl:2: character 2 of the text is half of a surrogate",
+        ),
+        ("a.txt.gz", b"not gzip", r"a\.txt\.gz:1: cannot read it"),
+        ("a.txt.zst", b"not zstd", r"a\.txt\.zst"),
+        ("a.parquet", b"not parquet", r"a\.parquet: this is not a whole Parquet file"),
+        ("a.doc", b"x", r"ends in '\.doc'"),
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -333,7 +352,10 @@ def test_words_that_look_like_numbers_or_marks_are_words(tmp_path):
     uner = "1\tat\tO\t-\t-\n2\t12:30\tO\t-\t-\n"
     assert read("a.iob2", uner) == [(("at", "12:30"), ("O", "O"))]
     assert read("time.conll", "10:45\tO\n") == [(("10:45",), ("O",))]
-    assert read("address.conll", "http://a.org\tO\n\nftp://a.org\tO\n") == [(("http://a.org",), ("O",)), (("ftp://a.org",), ("O",))]
+    assert read("address.conll", "http://a.org\tO\n\nftp://a.org\tO\n") == [
+        (("http://a.org",), ("O",)),
+        (("ftp://a.org",), ("O",)),
+    ]
     assert read("wikiann.txt", "en:at O\nen:10:45 O\n") == [(("at", "10:45"), ("O", "O"))]
 
 
@@ -433,8 +455,13 @@ def test_text_without_pieces_is_left_out_and_counted(tmp_path, vocabulary):
     for name, form in (("genre", "tsv"), ("nli", "tsv"), ("ner", "conll")):
         config.data.labelled[name] = {"format": form, "language": "en", "train": str(tmp_path / f"{name}.{form}")}
     config.data.validation_fraction = 0.0
-    wanted = {"en": "a blank line, or no text", "de-en": "a side is empty", "genre": "a blank line, or no text",
-              "nli": "a side is empty", "ner": "a blank line, or no text"}  # fmt: skip
+    wanted = {
+        "en": "a blank line, or no text",
+        "de-en": "a side is empty",
+        "genre": "a blank line, or no text",
+        "nli": "a side is empty",
+        "ner": "a blank line, or no text",
+    }
     for one in register(config, vocabulary):
         if one.name in wanted:
             assert len([*one.examples("train")]) == 1
@@ -451,7 +478,11 @@ def test_fertility_is_of_the_text_alone(tmp_path):
     config.data.labelled = {"nli": {"format": "tsv", "language": "en", "train": str(tmp_path / "nli.tsv")}}
     config.vocabulary.kind = "bytes"
     store = Store.open(prepare(config, tmp_path / "store", progress=False))
-    for name, expected in {"en": (4.5, 1), "de-en": (4.5, 1), "nli": (4.5, 18 / 19)}.items():  # a pair's text has a space more
+    for name, expected in {
+        "en": (4.5, 1),
+        "de-en": (4.5, 1),
+        "nli": (4.5, 18 / 19),
+    }.items():  # a pair's text has a space more
         assert fertility(store, store.stream(name).split("train")) == pytest.approx(expected)
 
 
@@ -462,7 +493,10 @@ def test_prepared_again_it_is_the_same_and_fresh(prepared, tmp_path):
     one, two = (json.loads((place / "manifest.json").read_text()) for place in (folder / "store", tmp_path / "again"))
     assert one == two
     for name in ("en", "de-en"):
-        a, b = (Store.open(place).stream(name).split("train")["inputs"].read() for place in (folder / "store", tmp_path / "again"))
+        a, b = (
+            Store.open(place).stream(name).split("train")["inputs"].read()
+            for place in (folder / "store", tmp_path / "again")
+        )
         np.testing.assert_array_equal(a, b)
     config.data.max_document_tokens = 5
     try:
@@ -501,8 +535,10 @@ def test_what_cannot_be_prepared_leaves_nothing(tmp_path):
         ({"mixture": "absent"}, "data.mixture and data.corpora are both set"),
         ({"mixture": "absent", "corpora": {}, "labelled": {}}, "data.mixture and data.parallel are both set"),
         ({"mixture": "absent", "corpora": {}, "parallel": {}}, "data.mixture and data.labelled are both set"),
-        ({"mixture": "absent", "mixture_languages": {"a": "en"}, "corpora": {}, "parallel": {}, "labelled": {}},
-         "no seqio mixture 'absent'"),
+        (
+            {"mixture": "absent", "mixture_languages": {"a": "en"}, "corpora": {}, "parallel": {}, "labelled": {}},
+            "no seqio mixture 'absent'",
+        ),
     ):
         broken = text_config(tmp_path)
         broken.data.update(changes)

@@ -58,7 +58,9 @@ def make_store(folder, sentences=30, prefix="language"):
                 writer.add(f"ner-{code}", "labelled", (code,), split, {"inputs": inputs, "labels": labels})
                 genres = [np.array([seed % 2]) for seed in seeds]
                 writer.add(f"genre-{code}", "labelled", (code,), split, {"inputs": inputs, "labels": genres})
-        writer.labels = {f"{name}-{code}": names for name, names in (("ner", TAGS), ("genre", GENRES)) for code in ("en", "ru")}
+        writer.labels = {
+            f"{name}-{code}": names for name, names in (("ner", TAGS), ("genre", GENRES)) for code in ("en", "ru")
+        }
     return Store.open(folder)
 
 
@@ -75,6 +77,7 @@ def make_config(**model):
 def make_program(store, config, devices=None):
     loader = Loader(store, config, kinds(config.tasks))
     context = make_context(store.vocabulary, loader.languages, config)
-    program = build_program(config, context, loader.languages, make_mesh(config.mesh, devices),
-                            labels={"entities": len(TAGS)})  # fmt: skip
+    program = build_program(
+        config, context, loader.languages, make_mesh(config.mesh, devices), labels={"entities": len(TAGS)}
+    )
     return loader, program

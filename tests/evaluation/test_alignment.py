@@ -50,8 +50,13 @@ def test_links_are_read_sure_and_possible():
 def test_a_drawing_has_a_cell_for_each_pair_of_words_and_any_script():
     alignment = Alignment(("<a>", "солнце"), ("धूप", "&", "c"), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]))
     root = ElementTree.fromstring(draw_alignments([alignment, alignment]))
-    tag = lambda name: root.iter("{http://www.w3.org/2000/svg}" + name)  # noqa: E731
+
+    def tag(name):
+        return root.iter("{http://www.w3.org/2000/svg}" + name)
+
     cells = [cell for cell in tag("rect") if "class" not in cell.attrib]
-    assert [float(cell.get("fill-opacity")) for cell in cells][:6] == [0.9, 0.1, 0.2, 0.8, 0.3, 0.7] and len(cells) == 12
+    assert [float(cell.get("fill-opacity")) for cell in cells][:6] == [0.9, 0.1, 0.2, 0.8, 0.3, 0.7] and len(
+        cells
+    ) == 12
     assert len([cell for cell in tag("rect") if cell.get("class") == "link"]) == 6
     assert [text.text for text in tag("text")][:5] == ["<a>", "солнце", "धूप", "&", "c"]

@@ -84,10 +84,19 @@ def sets_of(store, tasks):
 
 def test_a_set_that_nobody_reads_is_measured_by_the_task_that_knows_its_labels(tmp_path, caplog):
     store = labelled_store(
-        tmp_path / "store", ner=("en", NER, TRAINED), fewer=("de", ("B-PER", "O"), HELD_OUT), other=("de", NER[::-1], HELD_OUT),
-        read=("de", NER, TRAINED), genre=("en", ("no", "yes"), GENRE), foreign=("de", ("a", "b"), {"validation": [[0], [1]]}),
-    )  # fmt: skip
-    tasks = {"entities": {"data": ("ner",)}, "more": {"data": ("read",), "evaluate_on": ()}, "genre": {"data": ("genre",)}}
+        tmp_path / "store",
+        ner=("en", NER, TRAINED),
+        fewer=("de", ("B-PER", "O"), HELD_OUT),
+        other=("de", NER[::-1], HELD_OUT),
+        read=("de", NER, TRAINED),
+        genre=("en", ("no", "yes"), GENRE),
+        foreign=("de", ("a", "b"), {"validation": [[0], [1]]}),
+    )
+    tasks = {
+        "entities": {"data": ("ner",)},
+        "more": {"data": ("read",), "evaluate_on": ()},
+        "genre": {"data": ("genre",)},
+    }
     assert sets_of(store, tasks) == {"entities": ["ner", "fewer", "other"], "more": ["read"], "genre": ["genre"]}
     assert "no task is measured on the labelled sets foreign: none has" in caplog.text
     np.testing.assert_array_equal(in_task_order(np.array([[0, 1, -1]]), store.stream("fewer"), NER), [[1, 0, -1]])
@@ -96,11 +105,17 @@ def test_a_set_that_nobody_reads_is_measured_by_the_task_that_knows_its_labels(t
 def test_labels_that_a_task_does_not_know_and_sets_of_two_tasks_are_errors(tmp_path):
     yes, split = ("no", "yes"), {"validation": [[0], [1]]}
     store = labelled_store(
-        tmp_path / "store", ner=("en", NER, TRAINED), wider=("de", (*NER, "B-LOC"), HELD_OUT), a=("en", yes, GENRE),
-        b=("en", yes, GENRE), c=("de", yes, split),
-    )  # fmt: skip
+        tmp_path / "store",
+        ner=("en", NER, TRAINED),
+        wider=("de", (*NER, "B-LOC"), HELD_OUT),
+        a=("en", yes, GENRE),
+        b=("en", yes, GENRE),
+        c=("de", yes, split),
+    )
     ner, a, b = ({"data": (name,)} for name in ("ner", "a", "b"))
-    with pytest.raises(UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not know.*labels"):
+    with pytest.raises(
+        UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not know.*labels"
+    ):
         sets_of(store, {"entities": ner})
     with pytest.raises(UserError, match="the labelled set 'c' has labels of the tasks 'a' and 'b'.*evaluate_on"):
         sets_of(store, {"a": a, "b": b})
@@ -140,7 +155,10 @@ def test_held_out_pairs_that_are_cut_are_counted(store, caplog):
     split = store.stream("en-hi").split("validation")
     sides = [[len(document) for document in split[side].documents(np.arange(30))] for side in ("inputs", "targets")]
     longer = sum(size > 12 for side in sides for size in side)
-    assert 0 < longer < 60 and f"ranking, held-out en-hi: cuts {longer} of 60 texts, of up to {max(map(max, sides))}" in caplog.text
+    assert (
+        0 < longer < 60
+        and f"ranking, held-out en-hi: cuts {longer} of 60 texts, of up to {max(map(max, sides))}" in caplog.text
+    )
 
 
 def test_words_beyond_a_rows_end_count_in_f1(store, caplog):
@@ -148,7 +166,9 @@ def test_words_beyond_a_rows_end_count_in_f1(store, caplog):
     config.tasks = {"entities": runs.TASKS["entities"] | {"length": 6}}
     loader, program = runs.make_program(store, config)
     held_out = HeldOut(program, loader, store)
-    assert re.search(r"entities, held-out ner-ru: cuts 29 of 30 texts, of up to \d+ tokens, to 6: entities beyond", caplog.text)
+    assert re.search(
+        r"entities, held-out ner-ru: cuts 29 of 30 texts, of up to \d+ tokens, to 6: entities beyond", caplog.text
+    )
     seen = {}
 
     def scores(predicted, gold, languages):
@@ -263,13 +283,16 @@ def test_samples_put_text_and_blanks_together_again(run, store):
 def test_an_evaluation_becomes_a_report(run, tmp_path):
     _, _, evaluation = run
     retrieval = evaluation.retrieval
-    save_sections(tmp_path, {
-        "languages": runs.LANGUAGES,
-        "table": language_rows(runs.LANGUAGES, evaluation.metrics, {}, {}, {}),
-        "retrieval": retrieval_section(retrieval.matrices, retrieval.languages, retrieval.candidates, 20),
-        "map": map_section(retrieval.embeddings, retrieval.texts),
-        "samples": evaluation.samples,
-    })  # fmt: skip
+    save_sections(
+        tmp_path,
+        {
+            "languages": runs.LANGUAGES,
+            "table": language_rows(runs.LANGUAGES, evaluation.metrics, {}, {}, {}),
+            "retrieval": retrieval_section(retrieval.matrices, retrieval.languages, retrieval.candidates, 20),
+            "map": map_section(retrieval.embeddings, retrieval.texts),
+            "samples": evaluation.samples,
+        },
+    )
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 20, **evaluation.metrics}) + "\n")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert retrieval.texts["hi"][0].split()[0] in page

@@ -20,7 +20,9 @@ def test_what_a_sample_shows_of_knowledge():
 def test_the_texts_are_kept_that_the_model_fills_best():
     vocabulary = Vocabulary.bytes(("de",), 0)
     texts = ["a b c d e f", "g h i j k l", "m n o p q r"]
-    documents = {"de": [np.array([*vocabulary.document_prefix("language", "de"), *vocabulary.encode(text), 1]) for text in texts]}
+    documents = {
+        "de": [np.array([*vocabulary.document_prefix("language", "de"), *vocabulary.encode(text), 1]) for text in texts]
+    }
 
     def predict(rows, positions):
         """Every guess is right with a probability that grows with the text's first letter."""
@@ -33,7 +35,9 @@ def test_the_texts_are_kept_that_the_model_fills_best():
     kept = masked_samples(predict, documents, ("de",), vocabulary, longest=64, keep=2)
     every = masked_samples(predict, documents, ("de",), vocabulary, longest=64)
     assert len(every["de"]) == 3 and len(kept["de"]) == 2
-    assert [knowledge(sample) for sample in kept["de"]] == sorted((knowledge(sample) for sample in every["de"]), reverse=True)[:2]
+    assert [knowledge(sample) for sample in kept["de"]] == sorted(
+        (knowledge(sample) for sample in every["de"]), reverse=True
+    )[:2]
 
 
 def test_pieces_that_are_no_word():

@@ -63,7 +63,9 @@ def table(**columns):
 def one_cell():
     """A cell of 100 MB in a table that takes a few kilobytes."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": ["x" * 100_000_000]}), sink, use_dictionary=False, compression="zstd", write_statistics=False)
+    pq.write_table(
+        pa.table({"text": ["x" * 100_000_000]}), sink, use_dictionary=False, compression="zstd", write_statistics=False
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -88,9 +90,9 @@ def tmx(body, head="<tmx><header/><body>", tail="</body></tmx>", encoding="utf-8
 
 
 UNIT = '<tu><tuv xml:lang="de"><seg>{}</seg></tuv><tuv xml:lang="en"><seg>b</seg></tuv></tu>'
-LAUGHS = '<!DOCTYPE x [<!ENTITY a0 "ha">' + "".join(
-    f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12)
-) + "]>"  # fmt: skip
+LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a0 "ha">' + "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12)) + "]>"
+)
 
 
 TEXTS = {
@@ -136,10 +138,14 @@ TEXTS = {
     "json cut short": text("a.jsonl", b'{"text": "a"}\n{"tex'),
     "json of many lines": text("a.jsonl", b'{\n"text": "a"\n}\n'),
     "json line of gigabytes": text("a.jsonl.gz", gz(b'{"text": "' + b"a" * BIG + b'"}\n')),
-    "json of a million keys": text("a.jsonl.gz", gz(lambda: b"{" + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}\n")),
+    "json of a million keys": text(
+        "a.jsonl.gz", gz(lambda: b"{" + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}\n")
+    ),
     "no parquet": text("a.parquet", b"PAR1 and nothing else"),
     "parquet cut short": text("a.parquet", lambda: table(text=["a"] * 999)()[:-20]),
-    "parquet with an impossible footer": text("a.parquet", b"PAR1" + b"\x15\x04" * 9 + struct.pack("<I", 0x7FFFFFFF) + b"PAR1"),
+    "parquet with an impossible footer": text(
+        "a.parquet", b"PAR1" + b"\x15\x04" * 9 + struct.pack("<I", 0x7FFFFFFF) + b"PAR1"
+    ),
     "parquet of other columns": text("a.parquet", table(content=["a"])),
     "parquet of numbers": text("a.parquet", table(text=[1, 2])),
     "parquet of bytes": text("a.parquet", table(text=[b"a"])),
@@ -177,7 +183,9 @@ PAIRS = {
     "tmx that is text": pair("a.tmx", b""),
     "tmx cut short": pair("a.tmx", tmx(UNIT.format("a"))[:-30]),
     "tmx of entities that grow": pair("a.tmx", tmx(UNIT.format("&a11;"), LAUGHS + "<tmx><body>")),
-    "tmx with a file as entity": pair("a.tmx", tmx(UNIT.format("&f;"), '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><tmx><body>')),
+    "tmx with a file as entity": pair(
+        "a.tmx", tmx(UNIT.format("&f;"), '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><tmx><body>')
+    ),
     "tmx with white space of gigabytes": pair("a.tmx.gz", gz(lambda: tmx(" " * BIG + UNIT.format("a")))),
     "tmx with a segment of gigabytes": pair("a.tmx.gz", gz(lambda: tmx(UNIT.format("a" * BIG)))),
     "tmx with an attribute of gigabytes": pair("a.tmx.gz", gz(lambda: tmx(f'<tu x="{"a" * BIG}"/>'))),
@@ -190,12 +198,16 @@ PAIRS = {
     "tmx with an attribute twice": pair("a.tmx", tmx('<tu x="1" x="2"/>')),
     "tmx of other languages": pair("a.tmx", tmx(UNIT.format("a").replace('"en"', '"fr"'))),
     "tmx with an unknown prefix": pair("a.tmx", tmx("<q:tu/>")),
-    "aligned files of other lengths": lambda folder: [(folder / "a.de").write_text("a\nb\n"), (folder / "a.en").write_text("a\n")]
-    and {"parallel": {"de-en": (str(folder / "a.de"), str(folder / "a.en"))}},
-    "aligned with a device without end": lambda folder: (folder / "a.de").write_text("a\n")
-    and {"parallel": {"de-en": (str(folder / "a.de"), "/dev/zero")}},
-    "aligned with a file that is not there": lambda folder: (folder / "a.de").write_text("a\n")
-    and {"parallel": {"de-en": (str(folder / "a.de"), str(folder / "gone.en"))}},
+    "aligned files of other lengths": lambda folder: (
+        [(folder / "a.de").write_text("a\nb\n"), (folder / "a.en").write_text("a\n")]
+        and {"parallel": {"de-en": (str(folder / "a.de"), str(folder / "a.en"))}}
+    ),
+    "aligned with a device without end": lambda folder: (
+        (folder / "a.de").write_text("a\n") and {"parallel": {"de-en": (str(folder / "a.de"), "/dev/zero")}}
+    ),
+    "aligned with a file that is not there": lambda folder: (
+        (folder / "a.de").write_text("a\n") and {"parallel": {"de-en": (str(folder / "a.de"), str(folder / "gone.en"))}}
+    ),
     "a pair that is no pair": lambda folder: {"parallel": {"deen": str(folder / "a.tsv")}},
 }
 

@@ -147,7 +147,11 @@ def with_value(value):
 
 
 NO_PIECES = {"type": "BPE", "vocab": {}, "merges": []}
-UNKNOWN_AT_999 = {"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 999}}
+UNKNOWN_AT_999 = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 999},
+}
 CASES = {
     # ---------------------------------------------------------------------------------- config.json asks for too much
     "a million layers": ("xlm-roberta", setting(num_hidden_layers=10**6)),
@@ -167,10 +171,16 @@ CASES = {
     "heads that do not divide the width": ("bert", setting(num_attention_heads=7)),
     "two billion buckets": ("t5", setting(relative_attention_num_buckets=2**31)),
     "heads as wide as two billion": ("t5", setting(d_kv=2**31)),
-    "numbers with a million digits": ("bert", written("config.json", '{"model_type": "bert", "hidden_size": ' + "9" * 10**6 + "}")),
+    "numbers with a million digits": (
+        "bert",
+        written("config.json", '{"model_type": "bert", "hidden_size": ' + "9" * 10**6 + "}"),
+    ),
     "negative layers": ("bert", setting(num_hidden_layers=-1)),
     "half a layer": ("bert", setting(num_hidden_layers=1.5)),
-    "an epsilon that is infinite": ("bert", written("config.json", '{"model_type": "bert", "layer_norm_eps": Infinity}')),
+    "an epsilon that is infinite": (
+        "bert",
+        written("config.json", '{"model_type": "bert", "layer_norm_eps": Infinity}'),
+    ),
     "an epsilon that is NaN": ("bert", setting(layer_norm_eps=float("nan"))),
     "dropout of three": ("bert", setting(hidden_dropout_prob=3)),
     "padding at a trillion": ("xlm-roberta", setting(pad_token_id=HUGE)),
@@ -205,18 +215,33 @@ CASES = {
     "a shape beyond the data": ("bert", first_entry(shape=[HUGE, HUGE])),
     "no shape": ("bert", in_header(lambda found: {name: {} for name in found})),
     "offsets beyond the file": ("bert", first_entry(data_offsets=[0, HUGE])),
-    "offsets that overlap": ("bert", in_header(lambda found: {n: {**e, "data_offsets": [0, 4]} for n, e in found.items()})),
+    "offsets that overlap": (
+        "bert",
+        in_header(lambda found: {n: {**e, "data_offsets": [0, 4]} for n, e in found.items()}),
+    ),
     "a type that does not exist": ("bert", first_entry(dtype="F7")),
     "weights of bytes": ("bert", tensors(lambda found, name: found.update({name: found[name].astype(np.int8)}))),
-    "weights of 8-bit floats": ("bert", tensors(lambda found, name: found.update({name: found[name].astype(float8_e4m3fn)}))),
+    "weights of 8-bit floats": (
+        "bert",
+        tensors(lambda found, name: found.update({name: found[name].astype(float8_e4m3fn)})),
+    ),
     "a NaN": ("bert", with_value(np.nan)),
     "an infinity": ("xlm-roberta", with_value(np.inf)),
-    "a million names": ("bert", in_header(lambda found: {f"{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-                                                         for number in range(200_000)})),  # fmt: skip
+    "a million names": (
+        "bert",
+        in_header(
+            lambda found: {
+                f"{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(200_000)
+            }
+        ),
+    ),
     "an index of another folder": ("bert", index({"a": "../model.safetensors"})),
     "an index of an absolute path": ("bert", index({"a": "/etc/passwd"})),
     "an index that is a list": ("bert", index(["a"])),
-    "tensors in two shards": ("bert", index({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"})),
+    "tensors in two shards": (
+        "bert",
+        index({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}),
+    ),
     # ------------------------------------------------------------------------------------------------------- the tokenizer
     "a hundred million sentinels": ("t5", tokenizer_setting(extra_ids=100_000_000)),
     "sentinels that are a text": ("t5", tokenizer_setting(extra_ids="many")),
@@ -244,11 +269,17 @@ CASES = {
     "tokenizer.json that is a list": ("modernbert", written("tokenizer.json", "[]")),
     "tokenizer.json without a model": ("modernbert", tokenizer_json(lambda described: described.pop("model"))),
     "tokenizer.json of a gigabyte": ("modernbert", sparse("tokenizer.json", 10**9)),
-    "a piece at four billion": ("modernbert", tokenizer_json(lambda d: d["model"]["vocab"].update({"Wort": 2**32 - 1}))),
+    "a piece at four billion": (
+        "modernbert",
+        tokenizer_json(lambda d: d["model"]["vocab"].update({"Wort": 2**32 - 1})),
+    ),
     "no pieces": ("modernbert", tokenizer_json(lambda d: d.update(added_tokens=[], model=NO_PIECES))),
-    "merges of what is not there": ("modernbert", tokenizer_json(lambda d: d["model"]["merges"].append(["qqq", "zzz"]))),
+    "merges of what is not there": (
+        "modernbert",
+        tokenizer_json(lambda d: d["model"]["merges"].append(["qqq", "zzz"])),
+    ),
     "an unknown piece that is not there": ("bert", written("tokenizer.json", json.dumps(UNKNOWN_AT_999))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -261,7 +292,9 @@ def test_a_hostile_folder_is_one_line_and_nothing_is_written(case, folders, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-@pytest.mark.parametrize("name", ['a"""\nimport os; os.mkdir("evil")\n"""', "a'''b", "back\\slash", "{braces} %s", "new\nline"])
+@pytest.mark.parametrize(
+    "name", ['a"""\nimport os; os.mkdir("evil")\n"""', "a'''b", "back\\slash", "{braces} %s", "new\nline"]
+)
 def test_a_name_is_never_code(name, folders, tmp_path, monkeypatch):
     """The config that goes on with an import holds names as literals, whatever they are."""
     monkeypatch.chdir(tmp_path)
@@ -278,4 +311,6 @@ def test_weights_that_are_not_finite_can_be_asked_for(folders, tmp_path):
     shutil.copytree(folders / "bert", tmp_path / "theirs")
     with_value(np.nan)(tmp_path / "theirs")
     with limited():
-        assert cli.main(["import-hf", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"), "--allow-nonfinite"]) == 0
+        assert (
+            cli.main(["import-hf", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours"), "--allow-nonfinite"]) == 0
+        )

@@ -44,11 +44,15 @@ def changes(content: bytes):
         return content[:where] + value + content[end:]
 
     return st.one_of(
-        st.builds(flip, place, st.integers(0, 7)), st.builds(lambda where: content[:where], place),
-        st.builds(twice, place, place), st.builds(without, place, place),
-        st.builds(nested, place, st.integers(1, 3000), st.sampled_from([b"[", b'{"a":', b"<tu>", b"\t", b"\n", b"\0", b"&"])),
+        st.builds(flip, place, st.integers(0, 7)),
+        st.builds(lambda where: content[:where], place),
+        st.builds(twice, place, place),
+        st.builds(without, place, place),
+        st.builds(
+            nested, place, st.integers(1, 3000), st.sampled_from([b"[", b'{"a":', b"<tu>", b"\t", b"\n", b"\0", b"&"])
+        ),
         st.builds(other, place, st.sampled_from(NUMBERS)),
-    )  # fmt: skip
+    )
 
 
 def documents(file):
@@ -60,7 +64,9 @@ def pairs(file):
 
 
 def examples(form):
-    return lambda file: [*labelled.examples({"format": form, "language": "de", "train": str(file)}, "train", most_bytes=10_000)]
+    return lambda file: [
+        *labelled.examples({"format": form, "language": "de", "train": str(file)}, "train", most_bytes=10_000)
+    ]
 
 
 FILES = {  # {name: (a valid file, what reads it)}
@@ -72,10 +78,13 @@ FILES = {  # {name: (a valid file, what reads it)}
     "a.tsv": ("".join(f"{line}\tb\n" for line in LINES.split("\n")).encode(), pairs),
     "a.tmx": (tmx("".join(UNIT.format(line) for line in LINES.split("\n"))), pairs),
     "b.tsv": (b"a\tyes\nb\tc\tno\n" * 5, examples("tsv")),
-    "xnli.tsv": (b"language\tsentence1\tsentence2\tgold_label\n" + b"de\ta\tb\tneutral\nfr\tc\td\t-\n" * 4, examples("xnli")),
+    "xnli.tsv": (
+        b"language\tsentence1\tsentence2\tgold_label\n" + b"de\ta\tb\tneutral\nfr\tc\td\t-\n" * 4,
+        examples("xnli"),
+    ),
     "a.conll": (b"# id\n1-2\tzum\t_\t-\t-\n1\tUlm\tB-LOC\t-\t-\n\nein O\nOrt B-LOC\n\n" * 3, examples("conll")),
     "config.json": (json.dumps(default_config().to_dict(), default=list).encode(), load_config),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)

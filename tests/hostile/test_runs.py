@@ -101,10 +101,14 @@ MANIFESTS = {
     "facts are a list": at("facts", value=[]),
 }
 VOCABULARIES = {
-    "deep": DEEP, "list": "[]", "empty": "", "no kind": "{}", "another kind": '{"kind": "pickle"}',
+    "deep": DEEP,
+    "list": "[]",
+    "empty": "",
+    "no kind": "{}",
+    "another kind": '{"kind": "pickle"}',
     "sentinels by the billion": '{"kind": "bytes", "languages": ["de"], "sentinels": 1000000000000}',
     "languages are numbers": '{"kind": "bytes", "languages": [1], "sentinels": 100}',
-}  # fmt: skip
+}
 
 
 def change_json(file, change):

@@ -40,10 +40,14 @@ def test_weights_are_the_layers_summed_by_word(run):
         assert alignment.source == tuple(source.split()) and alignment.target == tuple(target.split())
         assert alignment.weights.shape == (len(target.split()), len(source.split()))
         assert (alignment.weights.sum(axis=1) <= 1 + 1e-5).all()  # the rest went to the language token and the end
-    documents = [model._documents([model.vocabulary.encode(text)], code)[0][0]
-                 for text, code in ((targets[0], "ru"), (sources[0], "en"))]  # fmt: skip
-    rows = [Rows(ids[None], np.ones_like(ids)[None], np.arange(len(ids))[None], np.array([index]))
-            for ids, index in zip(documents, (1, 0))]  # fmt: skip
+    documents = [
+        model._documents([model.vocabulary.encode(text)], code)[0][0]
+        for text, code in ((targets[0], "ru"), (sources[0], "en"))
+    ]
+    rows = [
+        Rows(ids[None], np.ones_like(ids)[None], np.arange(len(ids))[None], np.array([index]))
+        for ids, index in zip(documents, (1, 0))
+    ]
     weights = model_room.merge(model.graphdef, model.params).encode_with_source(*rows)[1][0]  # [pieces, pieces]
     starts = model.vocabulary.word_starts
     first = np.flatnonzero(starts[documents[0]])[1:3]  # the first word's pieces follow the language token
@@ -81,7 +85,9 @@ def test_gold_links_of_another_length_are_found_before_anything_is_aligned(run, 
         file.write_text(text)
     assert cli.main(["align", str(run), *map(str, files[:2]), "--languages", "en-ru", "--gold", str(files[2])]) == 2
     out, err = capsys.readouterr()
-    assert not out and (f"gold.txt: the file ends {problem}" if problem else "en.txt: the file ends before line 3,") in err
+    assert (
+        not out and (f"gold.txt: the file ends {problem}" if problem else "en.txt: the file ends before line 3,") in err
+    )
 
 
 def test_a_gold_link_of_words_that_are_not_there_is_named_and_empty_sides_are_counted(run, tmp_path, capsys):

@@ -36,8 +36,12 @@ def loaded(tmp_path_factory):
 def probabilities(classifier, ids, language="en"):
     """Of one text's tokens, prefix and end included: ``[classes]``, or ``[tokens, classes]``."""
     tokens = np.array([[classifier.vocabulary.language_ids[language], *ids, classifier.vocabulary.eos_id]], np.int32)
-    rows = Rows(tokens, np.ones_like(tokens), np.arange(tokens.size, dtype=np.int32)[None],
-                np.array([LANGUAGES.index(language)], np.int32))  # fmt: skip
+    rows = Rows(
+        tokens,
+        np.ones_like(tokens),
+        np.arange(tokens.size, dtype=np.int32)[None],
+        np.array([LANGUAGES.index(language)], np.int32),
+    )
     model = model_room.merge(classifier.graphdef, classifier.params)
 
     @jax.jit
@@ -97,8 +101,9 @@ def test_the_command_writes_a_line_a_text_or_a_word(loaded, tmp_path, monkeypatc
     lines = [line.split("\t", 2) for line in (tmp_path / "out.tsv").read_text().splitlines()]
     expected = Classifier(loaded, "genre").classify([TEXTS[0], (TEXTS[0], TEXTS[3])], language="en")
     assert [(label, text) for label, _, text in lines] == [
-        (expected[0].label, TEXTS[0]), (expected[1].label, f"{TEXTS[0]}\t{TEXTS[3]}"),
-    ]  # fmt: skip
+        (expected[0].label, TEXTS[0]),
+        (expected[1].label, f"{TEXTS[0]}\t{TEXTS[3]}"),
+    ]
     classify_command("run", "entities", str(tmp_path / "in.txt"), str(tmp_path / "out.tsv"), language="en")
     blocks = (tmp_path / "out.tsv").read_text().split("\n\n")
     assert [line.split("\t")[0] for line in blocks[0].splitlines()] == TEXTS[0].split()
@@ -115,7 +120,9 @@ def test_empty_lines_stay_empty_and_are_counted(loaded, tmp_path, monkeypatch, c
         assert capsys.readouterr().err == "2 lines are empty\n"
 
 
-@pytest.mark.parametrize("line, message", [("a\tb\tc", "3 columns where a text"), ("a\t ", "a side of the pair is empty")])
+@pytest.mark.parametrize(
+    "line, message", [("a\tb\tc", "3 columns where a text"), ("a\t ", "a side of the pair is empty")]
+)
 def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_path, monkeypatch, line, message):
     monkeypatch.setattr("mlm_jax.inference.classifier.load_parameters", lambda place: loaded)
     monkeypatch.setattr("mlm_jax.inference.encoder.WINDOW", 2)
@@ -125,7 +132,9 @@ def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_p
     assert not list(tmp_path.glob("out*"))
 
 
-@pytest.mark.parametrize("task, message", [("", "several classifiers.*one of genre, entities"), ("gener", "did you mean 'genre'")])
+@pytest.mark.parametrize(
+    "task, message", [("", "several classifiers.*one of genre, entities"), ("gener", "did you mean 'genre'")]
+)
 def test_which_classifier(loaded, task, message):
     with pytest.raises(UserError, match=message):
         Classifier(loaded, task)

@@ -87,7 +87,9 @@ def test_what_is_left_out_is_counted(texts, capsys):
     with (texts / "en").open("a") as file:
         file.write("\nen-98\t\nen-99\t" + (texts / "en").read_text().split("\n")[0].partition("\t")[2] + "\n")
     run(texts)
-    assert capsys.readouterr().err.startswith(f"{texts / 'en'}: 40 sentences; 2 lines without one, 1 repeat an earlier one\n")
+    assert capsys.readouterr().err.startswith(
+        f"{texts / 'en'}: 40 sentences; 2 lines without one, 1 repeat an earlier one\n"
+    )
 
 
 def test_a_missing_file_is_named(texts):
@@ -108,9 +110,13 @@ def test_codes_of_a_pair_may_hold_hyphens():
     assert mine.pair_codes(None, model) == (None, None)
 
 
-@pytest.mark.parametrize("lines, line", [
-    (["Fluss", "Stein", "", "Brief\tBrot", "Winter"], 4), (["a\tFluss", "b\tStein", "Brief"], 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "lines, line",
+    [
+        (["Fluss", "Stein", "", "Brief\tBrot", "Winter"], 4),
+        (["a\tFluss", "b\tStein", "Brief"], 3),
+    ],
+)
 def test_a_tab_on_some_lines_only_is_an_error(tmp_path, lines, line):
     """Otherwise the word before it would be taken for an identifier, and the sentence would lose it."""
     (tmp_path / "de").write_text("\n".join(lines))

@@ -26,7 +26,11 @@ def test_held_out_pairs_are_translated_both_ways_and_pooled_by_target(tmp_path):
     found = translation_metrics(model, streams, limit=20)
     assert found["chrf"]["ru"] == pytest.approx(100) and found["chrf"]["hi"] == pytest.approx(100)
     assert found["chrf"]["en"] == 0 and found["chrf"]["mean"] == pytest.approx(200 / 3)
-    assert model.asked == [("ru", ("en",), 20, Search()), ("en", ("ru", "hi"), 40, Search()), ("hi", ("en",), 20, Search())]
+    assert model.asked == [
+        ("ru", ("en",), 20, Search()),
+        ("en", ("ru", "hi"), 40, Search()),
+        ("hi", ("en",), 20, Search()),
+    ]
     forward = translation_metrics(model, streams[:1], limit=1000, reverse=False)
     assert set(forward["bleu"]) == {"ru", "mean"}
     references = [sentence("ru", seed) for seed in range(1000, 1030)]

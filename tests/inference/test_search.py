@@ -22,9 +22,15 @@ def test_a_beam_as_wide_as_the_space_finds_what_an_exhaustive_search_finds(seed,
     toy, length, count = Toy(seed), 3, 10
     beams = toy.vocabulary**length
     found = toy.run(
-        "beam_search", toy.begin[:ROWS], STARTS,
-        beams=beams, length=length, stop=stop, count=count, length_penalty=length_penalty,
-    )  # fmt: skip
+        "beam_search",
+        toy.begin[:ROWS],
+        STARTS,
+        beams=beams,
+        length=length,
+        stop=stop,
+        count=count,
+        length_penalty=length_penalty,
+    )
     for row in range(ROWS):
         best = toy.ranked(row, int(STARTS[row]), length, stop, length_penalty)[:count]
         np.testing.assert_allclose(found.scores[row], [score for score, _ in best], atol=1e-5)
@@ -57,9 +63,15 @@ def slow_beam_search(toy, row, start, beams, length, stop, alpha):
 def test_a_narrow_beam_does_what_a_plain_beam_search_does_and_stops_early_without_a_difference(seed, alpha, beams):
     toy, length, stop = Toy(seed, vocabulary=6), 7, (1,)
     found = toy.run(
-        "beam_search", toy.begin[:ROWS], STARTS,
-        beams=beams, length=length, stop=stop, count=beams, length_penalty=alpha,
-    )  # fmt: skip
+        "beam_search",
+        toy.begin[:ROWS],
+        STARTS,
+        beams=beams,
+        length=length,
+        stop=stop,
+        count=beams,
+        length_penalty=alpha,
+    )
     for row in range(ROWS):
         wanted = slow_beam_search(toy, row, int(STARTS[row]), beams, length, stop, alpha)
         assert texts_of(found, row) == [text for _, text in wanted]
@@ -111,7 +123,9 @@ def test_rows_that_only_fill_the_batch_are_not_waited_for(beams, active, lengths
 
     options = {"length": 12, "stop": (1,), "active": None if active is None else jnp.array(active)}
     starts, cache = jnp.zeros(2, jnp.int32), jnp.zeros(2 * beams)
-    found = beam_search(step, cache, starts, beams=2, **options) if beams == 2 else greedy(step, cache, starts, **options)
+    found = (
+        beam_search(step, cache, starts, beams=2, **options) if beams == 2 else greedy(step, cache, starts, **options)
+    )
     assert found.lengths[:, 0].tolist() == lengths
 
 

@@ -30,10 +30,16 @@ class Reader:
 
 
 TRANSLATIONS = {
-    "A b": ("a b", True), "B c": ("b c", True), "C d": ("c\td ", True), "D e": ("d e", True), "E f": ("e f", True),
+    "A b": ("a b", True),
+    "B c": ("b c", True),
+    "C d": ("c\td ", True),
+    "D e": ("d e", True),
+    "E f": ("e f", True),
     "F g": ("a c", True),  # means something else
-    "G h": ("g h g h", False), "H a": ("H a", True), "A c": (" ", True),
-}  # fmt: skip
+    "G h": ("g h g h", False),
+    "H a": ("H a", True),
+    "A c": (" ", True),
+}
 
 
 def test_pairs_are_kept_or_dropped_for_a_reason_that_is_counted():
@@ -41,11 +47,23 @@ def test_pairs_are_kept_or_dropped_for_a_reason_that_is_counted():
     reader = Reader(TRANSLATIONS)
     texts = ["", *TRANSLATIONS]
     back = list(synthetic_pairs(reader, reader, iter(texts), Recipe("back", "de", "en"), counts))
-    assert back == [("<BT> a b", "A b"), ("<BT> b c", "B c"), ("<BT> c d", "C d"), ("<BT> d e", "D e"), ("<BT> e f", "E f")]
+    assert back == [
+        ("<BT> a b", "A b"),
+        ("<BT> b c", "B c"),
+        ("<BT> c d", "C d"),
+        ("<BT> d e", "D e"),
+        ("<BT> e f", "E f"),
+    ]
     assert counts == {
-        "texts": 10, "judged": 6, "kept": 5, "dropped: below the margin": 1, "dropped: empty text": 1,
-        "dropped: translation does not end": 1, "dropped: translation is the text": 1, "dropped: empty translation": 1,
-    }  # fmt: skip
+        "texts": 10,
+        "judged": 6,
+        "kept": 5,
+        "dropped: below the margin": 1,
+        "dropped: empty text": 1,
+        "dropped: translation does not end": 1,
+        "dropped: translation is the text": 1,
+        "dropped: empty translation": 1,
+    }
 
 
 def test_forward_translations_come_second_and_no_margin_keeps_all_that_were_judged():

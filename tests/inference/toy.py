@@ -13,7 +13,10 @@ from mlm_jax.inference import search
 class Toy:
     def __init__(self, seed, vocabulary=4, width=5, sharpness=2.0):
         rng = np.random.default_rng(seed)
-        draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+
+        def draw(*shape):
+            return rng.normal(size=shape).astype(np.float32)
+
         self.vocabulary, self.width = vocabulary, width
         self.mix, self.embed = draw(width, width), draw(vocabulary, width)
         self.out = sharpness * draw(width, vocabulary)
@@ -22,8 +25,15 @@ class Toy:
     def run(self, kind, rows, starts, **options):
         """Search by ``beam_search``, ``greedy`` or ``sample`` of the search room, from the given rows' beginnings."""
         weights = (self.mix, self.embed, self.out)
-        return _run(kind, weights, jnp.asarray(rows), jnp.asarray(starts), options.pop("keys", None),
-                    options.pop("forbidden", None), tuple(options.items()))  # fmt: skip
+        return _run(
+            kind,
+            weights,
+            jnp.asarray(rows),
+            jnp.asarray(starts),
+            options.pop("keys", None),
+            options.pop("forbidden", None),
+            tuple(options.items()),
+        )
 
     def log_probabilities(self, row, start, text):
         """log P of each token of a text, one at a time."""
@@ -57,8 +67,6 @@ def texts_of(hypotheses, row):
     """The hypotheses of a row as tuples of tokens."""
     found = zip(np.asarray(hypotheses.tokens[row]), np.asarray(hypotheses.lengths[row]))
     return [tuple(int(token) for token in tokens[:size]) for tokens, size in found]
-
-
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))  # compiled once for all weights

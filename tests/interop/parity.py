@@ -226,7 +226,10 @@ def gradient_difference(model, imported, inputs, batch, labels, folder):
     def their_gradient(name):
         model.zero_grad()
         their_loss(model, inputs, labels).backward()
-        zero = lambda p: (p.grad if p.grad is not None else torch.zeros_like(p)).float()  # noqa: E731
+
+        def zero(p):
+            return (p.grad if p.grad is not None else torch.zeros_like(p)).float()
+
         return in_our_layout(imported, named_values(model, zero), folder.with_name(folder.name + name))
 
     theirs = their_gradient("32")
@@ -234,7 +237,10 @@ def gradient_difference(model, imported, inputs, batch, labels, folder):
     exact = their_gradient("64")
     model.float()  # float32 → float64 → float32 changes nothing
     ours = by_path(imported.loss_gradient(batch, labels))
-    distance = lambda found: largest({p: np.asarray(found[p]) - exact[p] for p in exact}) / largest(exact)  # noqa: E731
+
+    def distance(found):
+        return largest({p: np.asarray(found[p]) - exact[p] for p in exact}) / largest(exact)
+
     return distance(ours), distance(theirs)
 
 
@@ -253,9 +259,16 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
     model.load_state_dict(before)  # the model is shared by the tests of its configuration
     config = default_config()
     config.optimizer.update(
-        name="adamw", learning_rate=rate, schedule="constant", warmup_steps=0, betas=settings["betas"],
-        epsilon=settings["eps"], clip=0.0, weight_decay=settings["weight_decay"], decay_table=((r".*", True),),
-    )  # fmt: skip
+        name="adamw",
+        learning_rate=rate,
+        schedule="constant",
+        warmup_steps=0,
+        betas=settings["betas"],
+        epsilon=settings["eps"],
+        clip=0.0,
+        weight_decay=settings["weight_decay"],
+        decay_table=((r".*", True),),
+    )
     transformation = optimizer_room.create(config.optimizer, 10, imported.shapes, imported.axes)
     grads = imported.loss_gradient(batch, labels)
     update = jax.jit(lambda g, p: transformation.update(g, transformation.init(p), p)[0], compiler_options=QUICKLY)

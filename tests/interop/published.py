@@ -35,18 +35,32 @@ def our_vocabulary(languages, kind="unigram"):
 def sentencepiece_model(kind="unigram", size=900, **options):
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences(200)), model_writer=out, model_type=kind, vocab_size=size,
-        character_coverage=0.999, num_threads=1, minloglevel=2, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(sentences(200)),
+        model_writer=out,
+        model_type=kind,
+        vocab_size=size,
+        character_coverage=0.999,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
     return out.getvalue()
 
 
 def xlm_roberta_tokenizer(folder):
     """A SentencePiece file whose ids transformers moves by fairseq's rules; returns the rows that they need."""
     (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model())
-    config = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 60, "bos_token": "<s>", "eos_token": "</s>",
-              "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>",
-              "mask_token": {"content": "<mask>", "lstrip": True, "__type": "AddedToken"}}  # fmt: skip
+    config = {
+        "tokenizer_class": "XLMRobertaTokenizer",
+        "model_max_length": 60,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "mask_token": {"content": "<mask>", "lstrip": True, "__type": "AddedToken"},
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model()).get_piece_size() + 2
 
@@ -60,8 +74,9 @@ def gemma_pieces():
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*special, "<unused0>", *alphabet],
-                                  limit_alphabet=300, show_progress=False)  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, special_tokens=[*special, "<unused0>", *alphabet], limit_alphabet=300, show_progress=False
+    )
     tokenizer.train_from_iterator(sentences(200), trainer)
     described = json.loads(tokenizer.to_str())  # bytes are pieces of the model, and no special tokens
     described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] not in alphabet]
@@ -75,8 +90,14 @@ def gemma_tokenizer(folder):
         single="<bos> $A <eos>", pair="<bos> $A <eos> $B:1 <eos>:1", special_tokens=[("<bos>", 2), ("<eos>", 1)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>",
-              "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return tokenizer.get_vocab_size()
 

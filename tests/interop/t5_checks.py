@@ -42,9 +42,11 @@ class EncoderDecoderChecks:
         def run(model):
             memory = model.encoder(input_ids=tokens[0], attention_mask=parity.block_masks(source)).last_hidden_state
             return model(
-                encoder_outputs=BaseModelOutput(memory), attention_mask=parity.block_masks(target, seen=source),
-                decoder_input_ids=tokens[1], decoder_attention_mask=parity.block_masks(target, causal=True),
-            ).logits  # fmt: skip
+                encoder_outputs=BaseModelOutput(memory),
+                attention_mask=parity.block_masks(target, seen=source),
+                decoder_input_ids=tokens[1],
+                decoder_attention_mask=parity.block_masks(target, causal=True),
+            ).logits
 
         return run
 
@@ -111,7 +113,10 @@ def likelihood_gap(model, row, ours, theirs, beams):
 
     def log_likelihoods(text):
         shifted = torch.tensor(np.r_[0, text[:-1]][None], dtype=torch.long)
-        asked = {"input_ids": torch.tensor(source.tokens[row : row + 1], dtype=torch.long), "decoder_input_ids": shifted}
+        asked = {
+            "input_ids": torch.tensor(source.tokens[row : row + 1], dtype=torch.long),
+            "decoder_input_ids": shifted,
+        }
         logits = exact(attention_mask=torch.tensor(source.segment_ids[row : row + 1] > 0), **asked).logits[0]
         written = torch.log_softmax(logits, dim=-1).detach().numpy()[np.arange(len(text)), text]
         ends = np.flatnonzero(text == model.config.eos_token_id)

@@ -70,14 +70,25 @@ def test_pieces_that_were_added_later(kind, form, tmp_path):
         (tmp_path / form).write_text(json.dumps({"Weltraumpunkt": rows, "Zweitpunkt": rows + 1}))
     else:
         flags = {"lstrip": False, "rstrip": False, "normalized": True, "single_word": False, "special": False}
-        settings(tmp_path, added_tokens_decoder={str(rows): {"content": "Weltraumpunkt", **flags},
-                                                 str(rows + 1): {"content": "Zweitpunkt", **flags}})  # fmt: skip
+        settings(
+            tmp_path,
+            added_tokens_decoder={
+                str(rows): {"content": "Weltraumpunkt", **flags},
+                str(rows + 1): {"content": "Zweitpunkt", **flags},
+            },
+        )
     _, ours = same_ids(tmp_path, kind, rows + 2, ["Der Weltraumpunkt dort und ein Zweitpunkt", *sentences(3000)])
     assert ours.size == rows + 2 and rows in ours.encode("Weltraumpunkt") and not ours.is_special[rows]
 
 
-@pytest.mark.parametrize("values", [{"do_lower_case": False}, {"do_lower_case": True, "strip_accents": False},
-                                    {"do_lower_case": False, "tokenize_chinese_chars": False}])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "tokenize_chinese_chars": False},
+    ],
+)
 def test_settings_of_bert_override_its_tokenizer_json(values, tmp_path):
     rows = bert_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -96,8 +107,15 @@ def test_special_pieces_of_other_names(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="vocab.txt has no piece '.UNK.', the unk_token.*name its own"):
         read_vocabulary(tmp_path, "bert", len(pieces), {})
-    settings(tmp_path, do_lower_case=False, pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>",
-             mask_token="<mask>")  # fmt: skip
+    settings(
+        tmp_path,
+        do_lower_case=False,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+    )
     theirs, ours = same_ids(tmp_path, "bert", len(pieces), sentences(1000))
     assert (ours.mask_id, ours.pad_id, ours.unk_id) == (theirs.mask_token_id, theirs.pad_token_id, theirs.unk_token_id)
 
@@ -148,9 +166,14 @@ def _rows(folder):
 def trained(**options):
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences(200)), model_writer=out, vocab_size=900, character_coverage=0.999, num_threads=1,
-        minloglevel=2, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(sentences(200)),
+        model_writer=out,
+        vocab_size=900,
+        character_coverage=0.999,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
     return Vocabulary(out.getvalue(), ("de",), 0)
 
 
@@ -166,8 +189,23 @@ OWN = {
     "nmt_nfkc_cf": {"normalization_rule_name": "nmt_nfkc_cf"},
     "no end": {"eos_id": -1},
 }
-HARD = [" vorn", "  zwei", "hinten ", "\tTab", "Tab\t", "\u3000weit\u3000", "\u200evorn", "a\u00a0b", "wieder der Bruder",
-        "20,00 der", "der", "derder", "Zeile\nZeile", " \u3000 ", ""]  # fmt: skip
+HARD = [
+    " vorn",
+    "  zwei",
+    "hinten ",
+    "\tTab",
+    "Tab\t",
+    "\u3000weit\u3000",
+    "\u200evorn",
+    "a\u00a0b",
+    "wieder der Bruder",
+    "20,00 der",
+    "der",
+    "derder",
+    "Zeile\nZeile",
+    " \u3000 ",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -176,7 +214,9 @@ def test_models_of_ones_own_keep_their_ids(name):
     written = to_tokenizers(ours, [], [ours.eos_id])
     texts = [*sentences(400), *HARD]
     found = [encoding.ids for encoding in written.encode_batch(texts, add_special_tokens=False)]
-    different = [(text, ours.pieces(a), ours.pieces(b)) for text, a, b in zip(texts, ours.encode_batch(texts), found) if a != b]
+    different = [
+        (text, ours.pieces(a), ours.pieces(b)) for text, a, b in zip(texts, ours.encode_batch(texts), found) if a != b
+    ]
     assert not different
     assert ours.eos_id >= 0 and ours.pieces([ours.eos_id]) == ["</s>"]
 

@@ -68,14 +68,22 @@ def test_t5_without_a_shared_table(names, tmp_path):
 def test_an_output_table_is_not_proposed_for_the_embeddings(tmp_path):
     config = transformers.T5Config(**SMALL_T5)
     parity.save(parity.random_model(transformers.T5ForConditionalGeneration, config, untied=True), tmp_path)
-    rewritten(tmp_path, lambda tensors: [tensors.pop(name) for name in [*tensors] if "shared" in name or "embed_tokens" in name])
+    rewritten(
+        tmp_path,
+        lambda tensors: [tensors.pop(name) for name in [*tensors] if "shared" in name or "embed_tokens" in name],
+    )
     with pytest.raises(UserError, match="'shared.weight' is missing") as caught:
         parity.load(tmp_path)
     assert "lm_head" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "bias", "other"), [("xlm-roberta", "lm_head.bias", "lm_head.decoder.bias"),
-                                                     ("bert", "cls.predictions.bias", "cls.predictions.decoder.bias")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "bias", "other"),
+    [
+        ("xlm-roberta", "lm_head.bias", "lm_head.decoder.bias"),
+        ("bert", "cls.predictions.bias", "cls.predictions.decoder.bias"),
+    ],
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_output_bias_under_its_other_name(kind, bias, other, tied, tmp_path):
     model = published(tmp_path, kind, tie_word_embeddings=tied)
@@ -108,9 +116,17 @@ def test_umt5_scales_as_its_config_says(said, untied, tmp_path):
 
 LINEAR = ForeignConfig(type="linear", factor=4.0, rope_theta=10_000.0)
 SCALED = [
-    ("modernbert", {"rope_scaling": ForeignConfig(rope_type="linear", factor=4.0)}, "rope_scaling.rope_type is 'linear'"),
+    (
+        "modernbert",
+        {"rope_scaling": ForeignConfig(rope_type="linear", factor=4.0)},
+        "rope_scaling.rope_type is 'linear'",
+    ),
     ("modernbert", {"rope_scaling": ForeignConfig(type="yarn")}, "rope_scaling.type is 'yarn'"),
-    ("modernbert", {"rope_parameters": ForeignConfig(full_attention=LINEAR)}, "rope_parameters.full_attention.type is 'linear'"),
+    (
+        "modernbert",
+        {"rope_parameters": ForeignConfig(full_attention=LINEAR)},
+        "rope_parameters.full_attention.type is 'linear'",
+    ),
     ("modernbert", {"rope_parameters": LINEAR}, "rope_parameters.type is 'linear'"),
     ("eurobert", {"rope_parameters": LINEAR}, "rope_parameters.type is 'linear'"),
     ("eurobert", {"rope_scaling": ForeignConfig(rope_type="dynamic")}, "rope_scaling.rope_type is 'dynamic'"),
@@ -125,14 +141,19 @@ def test_scaled_frequencies_are_refused_by_their_key(kind, values, message):
 
 def test_unscaled_frequencies_in_every_spelling():
     default = ForeignConfig(rope_type="default")
-    assert FAMILIES["eurobert"].settings(ForeignConfig(rope_scaling=default, rope_theta=5e4), Contents())["rope_theta"] == 5e4
+    assert (
+        FAMILIES["eurobert"].settings(ForeignConfig(rope_scaling=default, rope_theta=5e4), Contents())["rope_theta"]
+        == 5e4
+    )
     assert FAMILIES["eurobert"].settings(ForeignConfig(rope_scaling=None), Contents())["rope_theta"] == 10_000.0
     read = FAMILIES["modernbert"].settings(ForeignConfig(global_rope_theta=7e4, local_rope_theta=None), Contents())
     assert (read["rope_theta"], read["local_rope_theta"]) == (7e4, 7e4)  # null is "as in layers that see everything"
     assert FAMILIES["modernbert"].settings(ForeignConfig(global_rope_theta=7e4), Contents())["local_rope_theta"] == 1e4
 
 
-@pytest.mark.parametrize("kind", ["camembert", "roberta", "mpnet", "xlm-roberta-xl", "bart", "distilbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "kind", ["camembert", "roberta", "mpnet", "xlm-roberta-xl", "bart", "distilbert", "deberta-v2"]
+)
 def test_other_families_are_not_taken_for_misspelt(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(UserError, match=f"model_type '{kind}' is unknown here. Remedy") as caught:
@@ -145,7 +166,9 @@ def test_weights_that_the_type_cannot_hold_are_refused(tmp_path):
     name = "roberta.embeddings.LayerNorm.weight"
     rewritten(tmp_path / "theirs", lambda tensors: tensors[name].__setitem__(0, 7e4))
     ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
-    with pytest.raises(UserError, match=f"tensor '{name}' holds 70000, which is too large for float16. Remedy: .*bfloat16"):
+    with pytest.raises(
+        UserError, match=f"tensor '{name}' holds 70000, which is too large for float16. Remedy: .*bfloat16"
+    ):
         export_hf(ours, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
     export_hf(ours, tmp_path / "out", dtype="bfloat16")
@@ -168,7 +191,9 @@ def test_an_encoder_without_a_mask_is_not_trained_to_fill_it(tmp_path, capsys):
     shutil.copy(tmp_path / "theirs" / "spiece.model", tmp_path / "encoder")
     shutil.copy(tmp_path / "theirs" / "tokenizer_config.json", tmp_path / "encoder")
     ours = import_hf(tmp_path / "encoder", tmp_path / "ours")
-    assert [entry["objective"] for entry in json.loads((ours / "config.json").read_text())["tasks"].values()] == ["ranking"]
+    assert [entry["objective"] for entry in json.loads((ours / "config.json").read_text())["tasks"].values()] == [
+        "ranking"
+    ]
     (tmp_path / "de.txt").write_text("\n".join(sentences(300)), encoding="utf-8")
     mlm = "tasks={'mlm': {'objective': 'mlm', 'rows': 8, 'length': 32, 'mask_rate': 0.3}}"
     arguments = ["train", "--config", str(ours / "config.py"), "--workdir", str(tmp_path / "run"), "--set", mlm]
@@ -181,12 +206,17 @@ def test_positions_begin_where_the_family_has_them(offset, tmp_path):
     """An XLM-R that goes on with a vocabulary whose padding has another id is still an XLM-R, or a BERT."""
     from tests.interop.test_verbs import OURS, our_workdir
 
-    workdir = our_workdir(tmp_path / "run", **{**OURS["xlm-roberta"], "position_offset": offset, "max_positions": 40 + offset})
+    workdir = our_workdir(
+        tmp_path / "run", **{**OURS["xlm-roberta"], "position_offset": offset, "max_positions": 40 + offset}
+    )
     texts = [text[:40] for text in sentences(3000)[:5]]
     expected = mlm_jax.load(workdir).embed(texts, language="de")
     for family in ("xlm-roberta", "bert"):
         out = export_hf(workdir, tmp_path / family, family=family, language="de")
-        tokenizer, model = transformers.AutoTokenizer.from_pretrained(out), transformers.AutoModel.from_pretrained(out).eval()
+        tokenizer, model = (
+            transformers.AutoTokenizer.from_pretrained(out),
+            transformers.AutoModel.from_pretrained(out).eval(),
+        )
         inputs = tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
             hidden = model(**inputs).last_hidden_state

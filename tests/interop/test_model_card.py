@@ -30,7 +30,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.server.created.append(json.loads(body)["name"])
             return self._answer({"url": f"{self.server.url}/me/model"})
         if "/preupload/" in self.path:
-            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
             return self._answer({"files": files})
         if "/commit/" in self.path:
             for line in body.splitlines():
@@ -84,11 +87,16 @@ def card(folder):
 
 def test_the_card_of_a_classifier(tmp_path):
     workdir = workdir_with(tmp_path / "run", "xlm-roberta", "topic", {"pooling": "first", "transform": "tanh"})
-    assert cli.main(["export-hf", str(workdir), "--out", str(tmp_path / "out"), "--task", "topic", "--language", "de"]) == 0
+    assert (
+        cli.main(["export-hf", str(workdir), "--out", str(tmp_path / "out"), "--task", "topic", "--language", "de"])
+        == 0
+    )
     metadata, text = card(tmp_path / "out")
     assert metadata["language"] == ["de", "en"] and metadata["pipeline_tag"] == "text-classification"
     assert "license" not in metadata and "# license: fill in" in (tmp_path / "out" / "README.md").read_text()
-    assert "XLMRobertaForSequenceClassification" in text and "labels: law, gospel, letter" in text and "steps: 7" in text
+    assert (
+        "XLMRobertaForSequenceClassification" in text and "labels: law, gospel, letter" in text and "steps: 7" in text
+    )
     kept = json.loads((tmp_path / "out" / "mlm_jax_config.json").read_text())
     assert kept["tasks"]["topic"]["transform"] == "tanh"
 
@@ -107,7 +115,12 @@ def test_the_card_names_the_base_model_and_no_folder_of_this_machine(tmp_path):
 
 def test_upload(hub, tmp_path, capfd):
     ours = workdir_with(tmp_path / "run", "xlm-roberta", "topic", {"pooling": "first", "transform": "tanh"})
-    assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "out"), "--language", "de", "--push-to-hub", "me/model"]) == 0
+    assert (
+        cli.main(
+            ["export-hf", str(ours), "--out", str(tmp_path / "out"), "--language", "de", "--push-to-hub", "me/model"]
+        )
+        == 0
+    )
     assert hub.created == ["model"] and all(hub.authorised)
     paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     written = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in paths}
@@ -136,7 +149,10 @@ def test_uploads_that_fail_are_one_line_without_the_token(change, message, hub, 
     if change == "nobody":
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     capfd.readouterr()
-    assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "out"), "--language", "de", "--push-to-hub", name]) == 2
+    assert (
+        cli.main(["export-hf", str(ours), "--out", str(tmp_path / "out"), "--language", "de", "--push-to-hub", name])
+        == 2
+    )
     error = capfd.readouterr().err
     assert message in error and TOKEN not in error and "Traceback" not in error
     assert (tmp_path / "out" / "model.safetensors").exists()

@@ -43,7 +43,9 @@ def test_old_spellings(tmp_path):
     (tmp_path / "theirs" / "1_Pooling" / "config.json").write_text(
         json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
     )
-    np.testing.assert_allclose(mlm_jax.load(import_hf(tmp_path / "theirs", tmp_path / "ours")).embed(TEXTS), theirs, atol=1e-4)
+    np.testing.assert_allclose(
+        mlm_jax.load(import_hf(tmp_path / "theirs", tmp_path / "ours")).embed(TEXTS), theirs, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("mode", ["max", "lasttoken", ("mean", "cls")])

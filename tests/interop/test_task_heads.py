@@ -44,18 +44,32 @@ def workdir_with(folder, family, task, options):
     """An untrained model of ours with a head; weights are random, and none is zero."""
     config = default_config()
     config.vocabulary.update(size=2000, sentinels=3)
-    settings = {"width": 32, "heads": 4, "mlp_width": 40, "max_positions": 64, "window": 8,
-                "encoder": ({"layers": 3, "weights": "shared"},), **FAMILIES[family]}  # fmt: skip
+    settings = {
+        "width": 32,
+        "heads": 4,
+        "mlp_width": 40,
+        "max_positions": 64,
+        "window": 8,
+        "encoder": ({"layers": 3, "weights": "shared"},),
+        **FAMILIES[family],
+    }
     config.model.update(settings)
     objective = "classification" if task == "topic" else "token_classification"
     config.tasks = {task: {"objective": objective, "rows": 8, "length": 32, **options}}
     languages, vocabulary = ("de", "en"), our_vocabulary(("de", "en"))
     labels = {task: LABELS[task]}
-    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=languages,
-                                       labels={task: len(LABELS[task])})  # fmt: skip
+    _, shapes, _ = model_room.abstract(
+        config, vocabulary_size=vocabulary.size, languages=languages, labels={task: len(LABELS[task])}
+    )
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32) if leaf.ndim < 3
-                          else (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)  # fmt: skip
+    params = jax.tree.map(
+        lambda leaf: (
+            (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32)
+            if leaf.ndim < 3
+            else (0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
+        ),
+        shapes,
+    )
     params["embedding"] = rng.normal(size=params["embedding"].shape).astype(np.float32)
     for group in params["classifiers"].values():
         group["kernel"] = 0.3 * rng.normal(size=group["kernel"].shape).astype(np.float32)
@@ -85,7 +99,9 @@ def their_class(folder):
 CASES = [(family, task, options) for family in FAMILIES for task, options in forms(family)]
 
 
-@pytest.mark.parametrize(("family", "task", "options"), CASES, ids=[f"{f} {t} {o.get('pooling', '')}" for f, t, o in CASES])
+@pytest.mark.parametrize(
+    ("family", "task", "options"), CASES, ids=[f"{f} {t} {o.get('pooling', '')}" for f, t, o in CASES]
+)
 def test_a_head_of_ours_in_transformers_and_back(family, task, options, tmp_path):
     workdir = workdir_with(tmp_path / "run", family, task, options)
     out = export_hf(workdir, tmp_path / "out", family=family, task=task, language="de")
@@ -125,8 +141,23 @@ def test_pipelines_say_what_our_verbs_say(family, tmp_path, capsys):
     assert (one.label, pair["label"]) == (pair["label"], one.label) and abs(one.probability - pair["score"]) < 1e-4
 
     tags = workdir_with(tmp_path / "tags", family, "tags", tokens)
-    assert cli.main(["export-hf", str(tags), "--out", str(tmp_path / "ner"), "--family", family, "--task", "tags",
-                     "--language", "de"]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            [
+                "export-hf",
+                str(tags),
+                "--out",
+                str(tmp_path / "ner"),
+                "--family",
+                family,
+                "--task",
+                "tags",
+                "--language",
+                "de",
+            ]
+        )
+        == 0
+    )
     text = "Und Gott sprach zu Mose"
     found = pipeline("ner", str(tmp_path / "ner"), device="cpu", ignore_labels=[])(text)
     by_start = {piece["start"]: piece for piece in found}
@@ -164,8 +195,13 @@ def test_a_published_classifier_is_used_as_ours(kind, suffix, tmp_path, capsys):
     """A whole folder of transformers: labels, pipeline's answers, and the same bytes out again."""
     name, settings = HEADED[kind]
     plain = published(tmp_path / "theirs", kind, **settings)
-    config = type(plain.config)(**{**plain.config.to_dict(), "id2label": {0: "nein", 1: "ja", 2: "vielleicht"},
-                                   "label2id": {"nein": 0, "ja": 1, "vielleicht": 2}})  # fmt: skip
+    config = type(plain.config)(
+        **{
+            **plain.config.to_dict(),
+            "id2label": {0: "nein", 1: "ja", 2: "vielleicht"},
+            "label2id": {"nein": 0, "ja": 1, "vielleicht": 2},
+        }
+    )
     model = parity.random_model(getattr(transformers, name + suffix), config)
     model.save_pretrained(tmp_path / "theirs")
     ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
@@ -180,7 +216,9 @@ def test_a_published_classifier_is_used_as_ours(kind, suffix, tmp_path, capsys):
         starts = [" ".join(words[:n]) for n in range(len(words))]
         at = [len(start) + bool(start) for start in starts]
         firsts = [found.get(start) or found[start - 1] for start in at]
-        if kind == "modernbert":  # words are encoded one by one, and Gemma's tokenizer puts no space before a word alone
+        if (
+            kind == "modernbert"
+        ):  # words are encoded one by one, and Gemma's tokenizer puts no space before a word alone
             words, firsts = words[:1], firsts[:1]
             found = {piece["start"]: piece for piece in theirs(words[0])}
             firsts = [found[0]]
@@ -205,12 +243,15 @@ def test_what_a_family_cannot_express_is_refused_by_name(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"problem_type": "multi_label_classification"}, "problem_type is \"multi_label_classification\""),
-    ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "id2label names"),
-    ({"id2label": ["a"]}, "id2label is"),
-    ({"architectures": ["BertForQuestionAnswering"]}, "architectures names BertForQuestionAnswering, whose head"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, 'problem_type is "multi_label_classification"'),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "id2label names"),
+        ({"id2label": ["a"]}, "id2label is"),
+        ({"architectures": ["BertForQuestionAnswering"]}, "architectures names BertForQuestionAnswering, whose head"),
+    ],
+)
 def test_heads_that_are_not_ours(change, message, tmp_path):
     plain = published(tmp_path / "theirs", "bert")
     plain.config.num_labels = 3

@@ -133,7 +133,9 @@ def test_an_encoder_decoder(tmp_path):
     with pytest.raises(UserError, match="has no mask to fill in"):
         mlm_jax.load(ours).fill_mask("Im <mask>")
     edit_json("config.json", decoder_start_token_id=5)(tmp_path / "theirs")
-    with pytest.raises(UserError, match="config.json: decoder_start_token_id is 5, but .* begin with 0, which is padding"):
+    with pytest.raises(
+        UserError, match="config.json: decoder_start_token_id is 5, but .* begin with 0, which is padding"
+    ):
         import_hf(tmp_path / "theirs", tmp_path / "other")
 
 
@@ -148,8 +150,14 @@ def our_workdir(folder, **settings):
     languages, vocabulary = ("de", "en"), our_vocabulary(("de", "en"))
     _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=languages, labels={})
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32) if leaf.ndim < 3
-                          else (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)  # fmt: skip
+    params = jax.tree.map(
+        lambda leaf: (
+            (1 + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32)
+            if leaf.ndim < 3
+            else (0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
+        ),
+        shapes,
+    )
     params["embedding"] = rng.normal(size=params["embedding"].shape).astype(np.float32)
     checkpoints = Checkpoints(folder, config, vocabulary, languages, labels={})
     checkpoints.save(7, {"params": params})
@@ -360,18 +368,33 @@ BAD = {
     "no tokenizer": (without("tokenizer.json"), "there is no tokenizer"),
     "broken tokenizer": (text("tokenizer.json", "{"), "the tokenizer cannot be read"),
     "nothing ends a text": (template("bos $A", bos=2), "writes <bos> before a text and nothing after it"),
-    "two tokens before a text": (template("bos mask $A eos", bos=2, mask=4, eos=1), "writes <bos> <mask> before a text"),
+    "two tokens before a text": (
+        template("bos mask $A eos", bos=2, mask=4, eos=1),
+        "writes <bos> <mask> before a text",
+    ),
     "a null that is counted with": (
         edit_json("config.json", local_attention=None),
         "config.json: local_attention is null, where a whole number from 1 to 2³¹ belongs",
     ),
-    "a number in quotes": (edit_json("config.json", num_attention_heads="2"), 'num_attention_heads is "2", where a whole'),
-    "a yes in quotes": (edit_json("config.json", attention_bias="false"), 'attention_bias is "false", where true or false'),
+    "a number in quotes": (
+        edit_json("config.json", num_attention_heads="2"),
+        'num_attention_heads is "2", where a whole',
+    ),
+    "a yes in quotes": (
+        edit_json("config.json", attention_bias="false"),
+        'attention_bias is "false", where true or false',
+    ),
     "no heads": (edit_json("config.json", num_attention_heads=0), "num_attention_heads is 0, where"),
     "a list of frequencies": (edit_json("config.json", rope_parameters=[1]), "rope_parameters is .1., where an object"),
     "a token that is no number": (edit_json("config.json", pad_token_id="0"), 'pad_token_id is "0", where a token'),
-    "a tokenizer's settings that are a list": (text("tokenizer_config.json", "[1]"), "tokenizer_config.json: this is no JSON obj"),
-    "a piece that is none": (edit_json("tokenizer_config.json", mask_token={"a": 1}), "tokenizer_config.json: mask_token is"),
+    "a tokenizer's settings that are a list": (
+        text("tokenizer_config.json", "[1]"),
+        "tokenizer_config.json: this is no JSON obj",
+    ),
+    "a piece that is none": (
+        edit_json("tokenizer_config.json", mask_token={"a": 1}),
+        "tokenizer_config.json: mask_token is",
+    ),
     "a shard without a name": (shards('{"weight_map": {"a": 1}}'), "index.json: not an index"),
     "an activation that we lack": (
         edit_json("config.json", hidden_activation="quick_gelu"),
@@ -449,7 +472,15 @@ def test_other_refusals(good, tmp_path, monkeypatch, capsys):
         "int8",
         match="cannot be written as 'int8'",
     )
-    fails("export-hf", tmp_path / "ours", "--out", tmp_path / "out", "--family", "modernbrt", match="did you mean 'modernbert'")
+    fails(
+        "export-hf",
+        tmp_path / "ours",
+        "--out",
+        tmp_path / "out",
+        "--family",
+        "modernbrt",
+        match="did you mean 'modernbert'",
+    )
     fails(
         "export-hf",
         tmp_path / "ours",

@@ -31,11 +31,15 @@ def rng():
 
 
 def in_torch(query, key, value, mask, scale):
-    heads_first = lambda x: torch.tensor(np.asarray(x)).transpose(1, 2)  # noqa: E731
+    def heads_first(x):
+        return torch.tensor(np.asarray(x)).transpose(1, 2)
+
     out = torch.nn.functional.scaled_dot_product_attention(
-        *map(heads_first, (query, key, value)), attn_mask=torch.tensor(np.asarray(mask))[:, None], scale=scale,
+        *map(heads_first, (query, key, value)),
+        attn_mask=torch.tensor(np.asarray(mask))[:, None],
+        scale=scale,
         enable_gqa=key.shape[2] != query.shape[2],
-    )  # fmt: skip
+    )
     return out.transpose(1, 2).numpy()
 
 
@@ -51,7 +55,9 @@ def test_against_torch(rng, packed, scale, kv_heads, window, causal):
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=2e-6)
 
 
-@pytest.mark.parametrize("window, block, reach", [(16, 32, 32), (64, 32, 32), (64, 50, 50), (2, 7, 7), (16, 32, 8), (16, 64, 32)])
+@pytest.mark.parametrize(
+    "window, block, reach", [(16, 32, 32), (64, 32, 32), (64, 50, 50), (2, 7, 7), (16, 32, 8), (16, 64, 32)]
+)
 def test_a_window_by_blocks_is_the_window(packed, window, block, reach):
     query, key, value, segments = packed
     attend = jax.vmap(reference, in_axes=1, out_axes=1)
@@ -87,7 +93,9 @@ def test_rotary_positions(rng):
     expected = numbers * np.exp(1j * angle)
     np.testing.assert_allclose(turned, np.concatenate([expected.real, expected.imag], -1), atol=2e-4)
     products = [
-        jnp.einsum("rlhd,rlhd->rlh", rotate(x, rotation(p, HEAD_DIM, 100.0)), rotate(y, rotation(p + 5, HEAD_DIM, 100.0)))
+        jnp.einsum(
+            "rlhd,rlhd->rlh", rotate(x, rotation(p, HEAD_DIM, 100.0)), rotate(y, rotation(p + 5, HEAD_DIM, 100.0))
+        )
         for p in (jnp.zeros((ROWS, LENGTH), int), jnp.full((ROWS, LENGTH), 40))
     ]
     np.testing.assert_allclose(products[0], products[1], atol=2e-5)

@@ -28,8 +28,15 @@ def packed(*documents, length):
 @pytest.fixture(scope="module")
 def model():
     config = default_config()
-    config.model.update(width=WIDTH, heads=2, mlp_width=24, encoder=({"layers": 2, "weights": "shared"},), window=8,
-                        max_positions=64, character_downsampling=RATE)  # fmt: skip
+    config.model.update(
+        width=WIDTH,
+        heads=2,
+        mlp_width=24,
+        encoder=({"layers": 2, "weights": "shared"},),
+        window=8,
+        max_positions=64,
+        character_downsampling=RATE,
+    )
     graphdef, params = model_room.create(config, vocabulary_size=VOCABULARY, languages=("en",), seed=0)
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype), params)
@@ -86,12 +93,15 @@ def test_convolutions_are_those_of_jax():
     layer = Convolution(config.model, 6, rngs=nnx.Rngs(0))
     layer.bias[...] = jnp.arange(WIDTH) / WIDTH
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 6)), jnp.float32)
-    lax = lambda stride, padding: (  # noqa: E731
-        jax.lax.conv_general_dilated(
-            x, layer.kernel[...], (stride,), [padding], dimension_numbers=("NWC", "WIO", "NWC")
+
+    def lax(stride, padding):
+        return (
+            jax.lax.conv_general_dilated(
+                x, layer.kernel[...], (stride,), [padding], dimension_numbers=("NWC", "WIO", "NWC")
+            )
+            + layer.bias[...]
         )
-        + layer.bias[...]
-    )
+
     np.testing.assert_allclose(layer.strided(x.reshape(2, 3, RATE, 6)), lax(RATE, (0, 0)), atol=1e-5)
     segments = jnp.ones((2, 12), jnp.int32)
     np.testing.assert_allclose(layer.same(x, segments), lax(1, ((RATE - 1) // 2, RATE // 2)), atol=1e-5)

@@ -26,8 +26,10 @@ def test_cudnn_takes_rows_of_even_length_on_both_sides():
     assert "not of 131" in cudnn_obstacle("gpu", shape(128), shape(131), biased=False).problem
 
 
-@pytest.mark.parametrize("capability, usable", [("7.5", False), ("6.1", False), ("8.0", True), ("8.9", True), ("10.0", True),
-                                                ("12.1", True), ("gfx90a", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "capability, usable",
+    [("7.5", False), ("6.1", False), ("8.0", True), ("8.9", True), ("10.0", True), ("12.1", True), ("gfx90a", False)],
+)
 def test_gpus_before_ampere_and_other_makers_take_the_reference(monkeypatch, capability, usable):
     class Card:
         compute_capability = capability
@@ -41,12 +43,15 @@ def test_gpus_before_ampere_and_other_makers_take_the_reference(monkeypatch, cap
             choose("cudnn", shape(512), shape(512), biased=False, here="gpu")
 
 
-@pytest.mark.parametrize("keys, remedy", [
-    ({"dtype": "float32"}, "model.dtype='bfloat16'"),
-    ({"width": 756}, "64 or 128 wide"),  # heads of 63
-    ({"head_width": 256}, "64 or 128 wide"),
-    ({"position": "relative"}, "model.position='rope'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys, remedy",
+    [
+        ({"dtype": "float32"}, "model.dtype='bfloat16'"),
+        ({"width": 756}, "64 or 128 wide"),  # heads of 63
+        ({"head_width": 256}, "64 or 128 wide"),
+        ({"position": "relative"}, "model.position='rope'"),
+    ],
+)
 def test_what_keeps_a_gpu_from_its_kernel_is_said_with_the_remedy(keys, remedy):
     found = choices(model(**keys), 512, here="gpu")
     assert [each.layers for each in found] == ["encoder, whole rows", "encoder, window of 128"]

@@ -38,7 +38,9 @@ def expected_score(score, weights, x, y):
 
 
 def expected_fusion(fuse, weights, x, context):
-    dense = lambda inputs: inputs @ weights["fusion"]["kernel"] + weights["fusion"]["bias"]  # noqa: E731
+    def dense(inputs):
+        return inputs @ weights["fusion"]["kernel"] + weights["fusion"]["bias"]
+
     if fuse == "residual":
         return x + dense(context)
     mixed = dense(np.concatenate([x, context]))

@@ -63,12 +63,15 @@ def assert_same(found, wanted):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize("window, causal, masks", [
-    (128, False, [(ROWS * 5, 128, 256)]),  # ⌈520 / 128⌉ blocks of a row
-    (30, True, [(ROWS * 5, 128, 256)]),
-    (200, False, [(ROWS, LENGTH, LENGTH)]),  # rows are too short for blocks of 256 queries
-    (0, True, [(ROWS, LENGTH, LENGTH)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "window, causal, masks",
+    [
+        (128, False, [(ROWS * 5, 128, 256)]),  # ⌈520 / 128⌉ blocks of a row
+        (30, True, [(ROWS * 5, 128, 256)]),
+        (200, False, [(ROWS, LENGTH, LENGTH)]),  # rows are too short for blocks of 256 queries
+        (0, True, [(ROWS, LENGTH, LENGTH)]),
+    ],
+)
 def test_values_and_gradients_are_those_of_the_reference(in_place_of_cudnn, packed, window, causal, masks):
     found = outcome(by_cudnn(window, causal), *packed)
     assert sorted(set(in_place_of_cudnn)) == masks
@@ -86,7 +89,9 @@ def test_rows_whose_mask_would_be_large_attend_in_blocks_of_queries(monkeypatch,
 @pytest.mark.parametrize("sizes", [{"data": 2, "tensor": 2, "sequence": 2}, {"data": 1, "sequence": 8}])
 def test_devices_of_a_mesh_together_see_what_one_sees(monkeypatch, in_place_of_cudnn, packed, sizes, window):
     monkeypatch.setattr(kernels, "LARGEST_MASK", 64 * LENGTH)
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1} | sizes, jax.devices()[: math.prod(sizes.values())])
+    mesh = make_mesh(
+        {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1} | sizes, jax.devices()[: math.prod(sizes.values())]
+    )
     with jax.set_mesh(mesh):
         found = jax.device_get(outcome(by_cudnn(window), *packed))
     assert_same(found, outcome(by_reference(window), *packed))
@@ -94,12 +99,17 @@ def test_devices_of_a_mesh_together_see_what_one_sees(monkeypatch, in_place_of_c
 
 @pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("window", [0, 32])
-def test_no_gradient_between_documents_or_from_outside_the_window(monkeypatch, in_place_of_cudnn, packed, window, blocks):
+def test_no_gradient_between_documents_or_from_outside_the_window(
+    monkeypatch, in_place_of_cudnn, packed, window, blocks
+):
     if blocks:
         monkeypatch.setattr(kernels, "LARGEST_MASK", 128 * LENGTH)
     (query, key, value), segments = packed
     for position, first, last in ((127, 0, 199), (128, 0, 199), (200, 200, 214), (216, 215, 499), (499, 215, 499)):
-        one_output = lambda key, value, at=position: by_cudnn(window)(query, key, value, segments)[0, at].sum()  # noqa: E731
+
+        def one_output(key, value, at=position):
+            return by_cudnn(window)(query, key, value, segments)[0, at].sum()
+
         expected = [p for p in range(first, last + 1) if not window or abs(p - position) <= window // 2]
         for gradient in jax.jit(jax.grad(one_output, (0, 1)))(key, value):
             touched = np.flatnonzero(np.abs(np.asarray(gradient)).sum((2, 3)).reshape(-1))
@@ -111,7 +121,10 @@ def test_rows_of_8192_hold_no_mask_of_all_pairs_and_attend_once_in_each_directio
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)  # traced, and never run
     arrays = [jax.ShapeDtypeStruct((1, 8192, 12, 64), jnp.bfloat16)] * 3
-    total = lambda *args: by_cudnn()(*args).astype(jnp.float32).sum()  # noqa: E731
+
+    def total(*args):
+        return by_cudnn()(*args).astype(jnp.float32).sum()
+
     program = jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(*arrays, jax.ShapeDtypeStruct((1, 8192), jnp.int32))
     calls, sizes = [], []
 

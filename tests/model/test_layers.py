@@ -49,7 +49,10 @@ def test_query_key_and_value_by_one_product_are_those_by_three(on_gpu, bias, run
 
     def outcome(gpu):
         on_gpu(gpu)
-        fresh = lambda weights, x: total(weights, x)  # noqa: E731  JAX would take what it traced before
+
+        def fresh(weights, x):
+            return total(weights, x)  # JAX would take what it traced before
+
         return products(fresh, weights, x), jax.value_and_grad(fresh, (0, 1))(weights, x)
 
     (several, wanted), (one, found) = outcome(False), outcome(True)

@@ -26,7 +26,10 @@ def test_groups_one_after_the_other_are_one_group():
     for name, (start, stop) in {"0": (0, 1), "1": (1, 4), "2": (4, 5)}.items():
         encoder[name] = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], whole)
     rows = random_rows(0)
-    encode = lambda graphdef, params: np.asarray(jax.jit(model_room.merge(graphdef, params).encode)(rows))  # noqa: E731
+
+    def encode(graphdef, params):
+        return np.asarray(jax.jit(model_room.merge(graphdef, params).encode)(rows))
+
     wanted = encode(graphdef, params)
     np.testing.assert_allclose(encode(parted, params | {"encoder": encoder}), wanted, atol=1e-5)
     config_all = config(5)
@@ -55,7 +58,9 @@ def test_unrolled_layers_are_scanned_layers():
         def total(params):
             model = model_room.merge(graphdef, params)
             memory = model.encode(rows, key=jax.random.key(1))
-            decoded = model.decode(target, memory, rows.segment_ids, source_language=rows.language, key=jax.random.key(2))
+            decoded = model.decode(
+                target, memory, rows.segment_ids, source_language=rows.language, key=jax.random.key(2)
+            )
             return jnp.square(decoded).mean()
 
         loops = str(jax.make_jaxpr(jax.grad(total))(params)).count("unroll=1")

@@ -13,9 +13,16 @@ def make_context(vocabulary=50, languages=3, **changes):
     special[:SPECIALS] = True
     word_starts = np.arange(vocabulary) % 2 == 1
     facts = dict(
-        vocabulary_size=vocabulary, special=special, word_starts=word_starts, mask_id=4, pad_id=0, eos_id=1,
-        sentinels=np.zeros(0, np.int32), language_starts=np.full(languages, 3), languages=languages,
-    )  # fmt: skip
+        vocabulary_size=vocabulary,
+        special=special,
+        word_starts=word_starts,
+        mask_id=4,
+        pad_id=0,
+        eos_id=1,
+        sentinels=np.zeros(0, np.int32),
+        language_starts=np.full(languages, 3),
+        languages=languages,
+    )
     return Context(**{**facts, **changes})
 
 

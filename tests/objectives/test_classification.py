@@ -53,7 +53,9 @@ def test_the_loss_is_the_closed_form_and_that_of_parts_adds_up(made, kind):
         mine = [place for place in losses if rows.language[place[0]] == language]
         hits = sum(log_p[place].argmax() == labels[place] for place in mine)
         for name, total in (("loss", sum(losses[place] for place in mine)), ("accuracy", hits)):
-            np.testing.assert_allclose([part[language] for part in metrics[name]], [total, len(mine)], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                [part[language] for part in metrics[name]], [total, len(mine)], rtol=1e-4, atol=1e-6
+            )
 
     halves = [measured(params, jax.tree.map(lambda leaf, h=half: leaf[h::2], examples))[0] for half in range(2)]
     np.testing.assert_allclose(sum(halves), loss, rtol=1e-5)

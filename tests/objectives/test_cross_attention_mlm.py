@@ -24,7 +24,9 @@ def make_model(**changes):
 
 
 def batch():
-    rows = lambda seed: random_rows(seed, documents=1, length=10)  # noqa: E731
+    def rows(seed):
+        return random_rows(seed, documents=1, length=10)
+
     return {"inputs": rows(0), "targets": rows(1)}
 
 
@@ -39,7 +41,9 @@ def found():
 
         @jax.jit
         def of(params, examples, objective=objective):
-            loss = lambda p: objective.loss(model_room.merge(graphdef, p), examples, CONTEXT, None)  # noqa: E731
+            def loss(p):
+                return objective.loss(model_room.merge(graphdef, p), examples, CONTEXT, None)
+
             return jax.value_and_grad(loss, has_aux=True)(params)
 
         results[unplugged] = of(params, examples), of
@@ -70,7 +74,9 @@ def test_unplugged_it_is_plain_masked_language_modelling(found):
 
     @jax.jit
     def alone(params):
-        loss = lambda p: mlm.loss(model_room.merge(graphdef, p), examples.target, CONTEXT, None)  # noqa: E731
+        def loss(p):
+            return mlm.loss(model_room.merge(graphdef, p), examples.target, CONTEXT, None)
+
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (loss, bare), slope = alone(params)

@@ -24,10 +24,18 @@ def test_equals_the_plain_formula_with_its_gradients(chunk, z_loss, smoothing):
     hidden, table = jax.random.normal(keys[0], (4, 7, 8)), jax.random.normal(keys[1], (30, 8))
     bias, labels = jax.random.normal(keys[2], (30,)), jax.random.randint(keys[3], (4, 7), 0, 30)
     weights = jax.random.uniform(keys[4], (4, 7))
-    chunked = lambda h, t, b: weighted_cross_entropy(  # noqa: E731
-        h, t, b, labels, weights, vocabulary_size=30, chunk=chunk, z_loss=z_loss, smoothing=smoothing
-    )[0] * 3.0
-    reference = lambda h, t, b: 3.0 * plain(h, t, b, labels, weights, z_loss, smoothing)  # noqa: E731
+
+    def chunked(h, t, b):
+        return (
+            weighted_cross_entropy(
+                h, t, b, labels, weights, vocabulary_size=30, chunk=chunk, z_loss=z_loss, smoothing=smoothing
+            )[0]
+            * 3.0
+        )
+
+    def reference(h, t, b):
+        return 3.0 * plain(h, t, b, labels, weights, z_loss, smoothing)
+
     value, gradients = jax.jit(jax.value_and_grad(chunked, (0, 1, 2)))(hidden, table, bias)
     wanted, wanted_gradients = jax.jit(jax.value_and_grad(reference, (0, 1, 2)))(hidden, table, bias)
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
@@ -46,9 +54,16 @@ def test_padded_columns_get_no_mass(smoothing):
     assert hits.all() and losses.shape == (1, 1)
 
 
-@pytest.mark.parametrize("memory, chunk", [
-    (math.inf, 7), (8 * 4 * 30 * 7, 7), (8 * 4 * 30 * 7 - 1, 4), (8 * 4 * 30 * 2, 2), (1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "memory, chunk",
+    [
+        (math.inf, 7),
+        (8 * 4 * 30 * 7, 7),
+        (8 * 4 * 30 * 7 - 1, 4),
+        (8 * 4 * 30 * 2, 2),
+        (1, 1),
+    ],
+)
 def test_logits_are_whole_if_they_fit_and_else_in_few_like_chunks(monkeypatch, memory, chunk):
     found = []
     original = cross_entropy._cross_entropy

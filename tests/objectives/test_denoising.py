@@ -66,7 +66,9 @@ def restored(source, target, sentinels):
     return text
 
 
-@pytest.mark.parametrize("options", [{}, {"noise_density": 0.5, "mean_span": 2.0}, {"noise_density": 0.9, "mean_span": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"noise_density": 0.5, "mean_span": 2.0}, {"noise_density": 0.9, "mean_span": 2.0}]
+)
 def test_padding_is_no_text(options):
     sentinels = np.arange(40, 50, dtype=np.int32)
     length, sizes = 24, [24, 13, 3, 1, 0]

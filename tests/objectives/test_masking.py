@@ -11,7 +11,11 @@ from tests.objectives.helpers import SPECIALS, make_context, random_rows
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), rate=st.sampled_from([0.05, 0.15, 0.3, 1.0]), unit=st.sampled_from(["token", "word", "span"]))
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([0.05, 0.15, 0.3, 1.0]),
+    unit=st.sampled_from(["token", "word", "span"]),
+)
 def test_what_is_hidden(seed, rate, unit):
     context, rows = make_context(), random_rows(seed)
     masked = mask_tokens(jax.random.key(seed), rows, context, rate=rate, unit=unit)
@@ -85,7 +89,10 @@ def test_eighty_ten_ten_and_random_pieces_from_the_whole_vocabulary():
     rows = Rows(tokens, np.ones_like(tokens), np.tile(np.arange(512), (64, 1)), np.zeros(64, np.int32))
     masked = mask_tokens(jax.random.key(0), rows, context, rate=0.5)
     new = np.asarray(jnp.take_along_axis(masked.rows.tokens, masked.positions, axis=1))[np.asarray(masked.chosen)]
-    share = lambda hits: hits.mean()  # noqa: E731
+
+    def share(hits):
+        return hits.mean()
+
     assert abs(share(new == context.mask_id) - 0.8) < 0.02
     assert abs(share(new == 7) - 0.1) < 0.01
     replaced = new[(new != 7) & (new != context.mask_id)]
@@ -95,7 +102,10 @@ def test_eighty_ten_ten_and_random_pieces_from_the_whole_vocabulary():
 
 def test_masks_are_dynamic_and_reproducible():
     context, rows = make_context(), random_rows(3)
-    draw = lambda seed: np.asarray(mask_tokens(jax.random.key(seed), rows, context, rate=0.3).positions)  # noqa: E731
+
+    def draw(seed):
+        return np.asarray(mask_tokens(jax.random.key(seed), rows, context, rate=0.3).positions)
+
     np.testing.assert_array_equal(draw(1), draw(1))
     assert (draw(1) != draw(2)).any()
 

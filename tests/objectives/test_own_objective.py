@@ -84,7 +84,9 @@ def test_it_is_planned(config_file, capsys):
 
 
 def test_its_options_are_documented_and_checked(config_file, tmp_path, capsys):
-    assert options_of(objective_class("recall_objective:Recall", "recall"))["stride"].doc.startswith("one token in this many")
+    assert options_of(objective_class("recall_objective:Recall", "recall"))["stride"].doc.startswith(
+        "one token in this many"
+    )
     arguments = ["train", "--config", str(config_file), "--workdir", str(tmp_path / "run"), "--set"]
     assert cli.main([*arguments, "tasks.recall.stride=0"]) == 2
     assert "tasks.recall.stride is 0. Remedy: use a whole number from 1" in capsys.readouterr().err

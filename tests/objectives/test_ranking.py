@@ -31,7 +31,9 @@ def table(seed=0):
 def batch(seed=0, rows=ROWS, duplicates=True):
     inputs = random_rows(2 * seed, rows=rows, documents=1, length=10)
     targets = random_rows(2 * seed + 1, rows=rows, documents=1, length=10)
-    if duplicates:  # 1 and 4 have the same translation, 2 and 7 the same text, 9's text is 6's translation: no negatives
+    if (
+        duplicates
+    ):  # 1 and 4 have the same translation, 2 and 7 the same text, 9's text is 6's translation: no negatives
         inputs, targets = (jax.tree.map(np.copy, side) for side in (inputs, targets))
         for side, one, other_side, other in ((targets, 1, targets, 4), (inputs, 2, inputs, 7), (targets, 6, inputs, 9)):
             other_side.tokens[other], other_side.segment_ids[other] = side.tokens[one], side.segment_ids[one]
@@ -77,7 +79,10 @@ def test_the_loss_is_the_closed_form(margin, scale, hardness):
 
 def test_the_gradient_is_that_of_the_closed_form():
     objective = TranslationRanking(hardness=1.0)
-    loss = lambda weights: objective.loss(BagOfWords(weights), batch(), make_context(), None)[0]  # noqa: E731
+
+    def loss(weights):
+        return objective.loss(BagOfWords(weights), batch(), make_context(), None)[0]
+
     gradient = jax.grad(loss)(table())
     rng, step = np.random.default_rng(1), 1e-4
     for _ in range(3):

@@ -10,7 +10,9 @@ from mlm_jax.config import default_config
 from mlm_jax.objectives import create_objectives
 from tests.objectives.helpers import make_context, random_rows
 
-TASKS = {name: {"objective": name, "rows": 6, "length": 8} for name in ("translation", "ranking", "mlm", "classification")}
+TASKS = {
+    name: {"objective": name, "rows": 6, "length": 8} for name in ("translation", "ranking", "mlm", "classification")
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,10 @@ def test_a_task_moves_its_own_layers_only(model, task):
     objective, context = create_objectives(TASKS)[task], make_context()
     rows = {side: random_rows(seed, length=8, documents=1) for seed, side in enumerate(("inputs", "targets"))}
     examples = objective.prepare(rows | {"labels": np.arange(6) % 3}, jax.random.key(0), context)
-    loss = lambda p: objective.loss(model_room.merge(graphdef, p), examples, context, None)[0]  # noqa: E731
+
+    def loss(p):
+        return objective.loss(model_room.merge(graphdef, p), examples, context, None)[0]
+
     gradient = jax.jit(jax.grad(loss))(params)
     own = [*TASKS].index(task)
     stacks = ("encoder", "decoder") if task == "translation" else ("encoder",)

@@ -45,7 +45,10 @@ def test_each_side_of_a_pair_gets_the_embedding_of_its_own_language():
     first, second = pairs()
     examples = objective.prepare({"inputs": first, "targets": second}, jax.random.key(0), context)
     graphdef, params = create(config, vocabulary_size=50, languages=("a", "b", "c"))
-    loss = lambda params: objective.loss(merge(graphdef, params), examples, context, None)[0]  # noqa: E731
+
+    def loss(params):
+        return objective.loss(merge(graphdef, params), examples, context, None)[0]
+
     gradient = np.abs(jax.jit(jax.grad(loss))(params)["language_embedding"]).sum(axis=1)
     assert gradient[0] > 0 and gradient[1] == 0 and gradient[2] > 0
 

@@ -8,18 +8,35 @@ from tests.interop.encoder_checks import EncoderChecks
 
 CONFIGS = {
     "as published": {
-        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 3,
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
         "max_position_embeddings": 30,
     },
     "relu, untied": {
-        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 20, "hidden_act": "relu", "tie_word_embeddings": False, "type_vocab_size": 1,
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 20,
+        "hidden_act": "relu",
+        "tie_word_embeddings": False,
+        "type_vocab_size": 1,
     },
     "tanh approximation of gelu": {
-        "vocab_size": 47, "hidden_size": 20, "intermediate_size": 52, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "max_position_embeddings": 35, "hidden_act": "gelu_new", "layer_norm_eps": 1e-4,
+        "vocab_size": 47,
+        "hidden_size": 20,
+        "intermediate_size": 52,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 35,
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": 1e-4,
     },
-}  # fmt: skip
+}
 
 
 def make(name):

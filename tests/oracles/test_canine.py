@@ -24,8 +24,9 @@ def rate(request):
 @pytest.fixture(scope="module")
 def theirs(rate):
     torch.manual_seed(0)
-    config = CanineConfig(hidden_size=WIDTH, downsampling_rate=rate, upsampling_kernel_size=rate, hidden_act="gelu",
-                          layer_norm_eps=1e-6)  # fmt: skip
+    config = CanineConfig(
+        hidden_size=WIDTH, downsampling_rate=rate, upsampling_kernel_size=rate, hidden_act="gelu", layer_norm_eps=1e-6
+    )
     layers = CharactersToMolecules(config).eval(), ConvProjection(config).eval()
     for layer in layers:
         for weight in layer.parameters():
@@ -37,10 +38,22 @@ def theirs(rate):
 def ours(rate, theirs):
     """The character encoder with their weights, and layers of characters that pass on what they are given."""
     config = default_config().model
-    config.update(width=WIDTH, heads=2, mlp_width=24, window=8, character_downsampling=rate, norm="layer", norm_epsilon=1e-6,
-                  activation="geglu", biases=("norm",))  # fmt: skip
+    config.update(
+        width=WIDTH,
+        heads=2,
+        mlp_width=24,
+        window=8,
+        character_downsampling=rate,
+        norm="layer",
+        norm_epsilon=1e-6,
+        activation="geglu",
+        biases=("norm",),
+    )
     encoder = CharacterEncoder(config, rngs=nnx.Rngs(0))
-    array = lambda weight: jnp.asarray(weight.detach().numpy())  # noqa: E731
+
+    def array(weight):
+        return jnp.asarray(weight.detach().numpy())
+
     for (convolution, norm), layer in zip(
         ((encoder.down, encoder.down_norm), (encoder.up, encoder.up_norm)), theirs, strict=True
     ):

@@ -9,18 +9,37 @@ from tests.interop.encoder_checks import EncoderChecks
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}
 CONFIGS = {
     "grouped keys and values": {
-        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 6,
-        "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 250.0},
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 250.0},
     },
     "tied, wide heads": {
-        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "head_dim": 12, "tie_word_embeddings": True, "max_position_embeddings": 99,
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 99,
     },
     "all biases, one key head": {
-        "vocab_size": 47, "hidden_size": 20, "intermediate_size": 52, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", "rms_norm_eps": 1e-3,
+        "vocab_size": 47,
+        "hidden_size": 20,
+        "intermediate_size": 52,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "hidden_act": "gelu",
+        "rms_norm_eps": 1e-3,
     },
-}  # fmt: skip
+}
 
 
 def make(name):

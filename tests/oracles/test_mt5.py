@@ -8,17 +8,37 @@ from tests.interop.t5_checks import EncoderDecoderChecks, ends_more_often
 
 CONFIGS = {
     "as published": {
-        "vocab_size": 61, "d_model": 24, "d_kv": 10, "d_ff": 44, "num_layers": 2, "num_heads": 3, "tie_word_embeddings": False,
+        "vocab_size": 61,
+        "d_model": 24,
+        "d_kv": 10,
+        "d_ff": 44,
+        "num_layers": 2,
+        "num_heads": 3,
+        "tie_word_embeddings": False,
     },
     "tied, few buckets": {
-        "vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 1, "num_heads": 4,
-        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9,
+        "vocab_size": 50,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 20,
+        "num_layers": 3,
+        "num_decoder_layers": 1,
+        "num_heads": 4,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 9,
     },
     "relu": {
-        "vocab_size": 47, "d_model": 20, "d_kv": 16, "d_ff": 36, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2,
-        "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-4,
+        "vocab_size": 47,
+        "d_model": 20,
+        "d_kv": 16,
+        "d_ff": 36,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "relu",
+        "layer_norm_epsilon": 1e-4,
     },
-}  # fmt: skip
+}
 
 
 def make(name):

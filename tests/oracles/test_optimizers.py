@@ -66,8 +66,10 @@ def test_adamw_with_a_global_clip_equals_torch():
     mine = train(config, draw(0), gradients, AXES)
     theirs = train_torch(
         lambda leaves: torch.optim.AdamW(leaves, lr=1e-2, betas=(0.9, 0.95), eps=1e-7, weight_decay=0.1),
-        draw(0), gradients, clip=1.0,
-    )  # fmt: skip
+        draw(0),
+        gradients,
+        clip=1.0,
+    )
     assert_close(mine, theirs, 1e-6)
 
 
@@ -89,8 +91,9 @@ def test_adafactor_equals_transformers_and_optax():
         lambda leaves: transformers.Adafactor(
             leaves, lr=1e-2, scale_parameter=False, relative_step=False, weight_decay=0.1
         ),
-        draw(0), gradients,
-    )  # fmt: skip
+        draw(0),
+        gradients,
+    )
     assert_close(mine, theirs, 1e-6)
 
     params, mine, theirs = (
@@ -131,8 +134,9 @@ def test_muon_equals_torch_for_hidden_kernels_and_adam_for_the_rest():
             lambda leaves: torch.optim.Muon(
                 leaves, lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
             ),
-            {"kernel": params["encoder"]["kernel"]}, [{"kernel": gradient["kernel"]} for gradient in gradients[:count]],
-        )  # fmt: skip
+            {"kernel": params["encoder"]["kernel"]},
+            [{"kernel": gradient["kernel"]} for gradient in gradients[:count]],
+        )
         moved, wanted = (leaf - params["encoder"]["kernel"] for leaf in (mine["kernel"], theirs["kernel"]))
         return np.linalg.norm(moved - wanted) / np.linalg.norm(wanted)
 
@@ -142,8 +146,9 @@ def test_muon_equals_torch_for_hidden_kernels_and_adam_for_the_rest():
     assert difference(mine, 4) < 0.1 < 0.2 < difference(train_mine(0.5, 4), 4)
     adam = train_torch(
         lambda leaves: torch.optim.AdamW(leaves, lr=1e-2, betas=(0.95, 0.98), eps=1e-8, weight_decay=0.1),
-        {"bias": params["encoder"]["bias"]}, [{"bias": gradient["bias"]} for gradient in gradients],
-    )  # fmt: skip
+        {"bias": params["encoder"]["bias"]},
+        [{"bias": gradient["bias"]} for gradient in gradients],
+    )
     np.testing.assert_allclose(mine["bias"], adam["bias"], rtol=1e-6)
 
 

@@ -8,18 +8,38 @@ from tests.interop.encoder_checks import EncoderChecks
 
 CONFIGS = {
     "as published": {
-        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 3,
-        "max_position_embeddings": 31, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 31,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
     },
     "untied, two types": {
-        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "max_position_embeddings": 40, "type_vocab_size": 2, "tie_word_embeddings": False,
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+        "type_vocab_size": 2,
+        "tie_word_embeddings": False,
     },
     "padding is 0, one head": {
-        "vocab_size": 47, "hidden_size": 20, "intermediate_size": 52, "num_hidden_layers": 4, "num_attention_heads": 1,
-        "max_position_embeddings": 35, "type_vocab_size": 3, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1,
+        "vocab_size": 47,
+        "hidden_size": 20,
+        "intermediate_size": 52,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 35,
+        "type_vocab_size": 3,
+        "pad_token_id": 0,
+        "bos_token_id": 3,
+        "eos_token_id": 1,
     },
-}  # fmt: skip
+}
 
 
 def make(name):

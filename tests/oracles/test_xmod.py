@@ -11,18 +11,39 @@ from tests.interop.encoder_checks import EncoderChecks
 LANGUAGES = ["en_XX", "de_DE", "ar_AR"]
 CONFIGS = {
     "as published": {
-        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 3,
-        "max_position_embeddings": 31, "type_vocab_size": 1, "adapter_reduction_factor": 2,
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 31,
+        "type_vocab_size": 1,
+        "adapter_reduction_factor": 2,
     },
     "narrow adapters, untied": {
-        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "max_position_embeddings": 40, "adapter_reduction_factor": 5, "tie_word_embeddings": False, "layer_norm_eps": 1e-4,
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+        "adapter_reduction_factor": 5,
+        "tie_word_embeddings": False,
+        "layer_norm_eps": 1e-4,
     },
     "padding is 0, one head": {
-        "vocab_size": 47, "hidden_size": 20, "intermediate_size": 52, "num_hidden_layers": 4, "num_attention_heads": 1,
-        "max_position_embeddings": 35, "adapter_reduction_factor": 4, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1,
+        "vocab_size": 47,
+        "hidden_size": 20,
+        "intermediate_size": 52,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 35,
+        "adapter_reduction_factor": 4,
+        "pad_token_id": 0,
+        "bos_token_id": 3,
+        "eos_token_id": 1,
     },
-}  # fmt: skip
+}
 
 
 def make(name):

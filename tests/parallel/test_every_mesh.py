@@ -49,7 +49,9 @@ def config_of(**mesh):
 
 
 def batch():
-    rows = lambda seed: random_rows(seed, rows=8, length=32, languages=len(LANGUAGES))  # noqa: E731
+    def rows(seed):
+        return random_rows(seed, rows=8, length=32, languages=len(LANGUAGES))
+
     return {"mlm": {"inputs": rows(0)}, "translation": {"inputs": rows(1), "targets": rows(2)}}
 
 
@@ -78,9 +80,13 @@ def one_device():
     return losses(config_of(), 1)
 
 
-@pytest.mark.parametrize("sizes", [
-    pytest.param(sizes, id="x".join(map(str, sizes)), marks=() if sizes in QUICK else pytest.mark.slow) for sizes in MESHES
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(sizes, id="x".join(map(str, sizes)), marks=() if sizes in QUICK else pytest.mark.slow)
+        for sizes in MESHES
+    ],
+)
 def test_losses_are_those_of_one_device(one_device, sizes):
     found = losses(config_of(**dict(zip(AXES, sizes))), 8)
     for task, wanted in one_device.items():
@@ -131,8 +137,14 @@ def test_every_parameter_is_matched_and_every_rule_is_used(monkeypatch):
     whole = batch() | {"topic": {"inputs": random_rows(4, rows=8, length=32), "labels": np.zeros(8, np.int32)}}
     state = program.state
     with jax.set_mesh(mesh):
-        jax.eval_shape(gradient_function(program, program.objectives), state.params, to_devices(whole, mesh),
-                       jax.eval_shape(lambda: jax.random.key(0)), state.step, state.extras)  # fmt: skip
+        jax.eval_shape(
+            gradient_function(program, program.objectives),
+            state.params,
+            to_devices(whole, mesh),
+            jax.eval_shape(lambda: jax.random.key(0)),
+            state.step,
+            state.extras,
+        )
     assert used == set(RULES)
 
 

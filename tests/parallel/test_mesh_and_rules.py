@@ -43,9 +43,18 @@ def test_devices_of_several_tpu_slices_are_not_taken_for_one():
         make_mesh(shape(slices=4), found)
 
 
-@pytest.mark.parametrize("changes", [
-    {"tensor": 3}, {"data": 2, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": 16}, {"slices": 3}, {"slices": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tensor": 3},
+        {"data": 2, "fsdp": 2},
+        {"data": -1, "fsdp": -1},
+        {"data": 0},
+        {"data": 16},
+        {"slices": 3},
+        {"slices": 0},
+    ],
+)
 def test_impossible_meshes(changes):
     with pytest.raises(UserError, match=r"mesh\.(data|slices)="):
         mesh_shape(shape(**changes), 8)
@@ -102,12 +111,15 @@ def layout(processes, *sizes):
     return Layout(grid.reshape(sizes))
 
 
-@pytest.mark.parametrize("processes, sizes, group, groups", [
-    (1, (2, 4, 1, 1), 0, 1),
-    (4, (2, 4, 1, 1), 2, 4),
-    (4, (1, 2, 4, 1), 1, 2),  # tensor is larger than a host: two processes read the same rows
-    (4, (1, 1, 1, 8), 0, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "processes, sizes, group, groups",
+    [
+        (1, (2, 4, 1, 1), 0, 1),
+        (4, (2, 4, 1, 1), 2, 4),
+        (4, (1, 2, 4, 1), 1, 2),  # tensor is larger than a host: two processes read the same rows
+        (4, (1, 1, 1, 8), 0, 1),
+    ],
+)
 def test_a_process_reads_the_rows_of_its_devices(monkeypatch, processes, sizes, group, groups):
     monkeypatch.setattr(jax, "process_index", lambda: 2 if processes > 1 else 0)
     assert batches.row_group.__wrapped__(layout(processes, *sizes)) == (group, groups)
@@ -137,18 +149,23 @@ def test_training_starts_over_once_with_huge_pages():
 
     def lines(**more):
         command = [sys.executable, "-c", script]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(
+            command, env=environment | more, capture_output=True, text=True, check=True
+        ).stdout.split()
 
     first, second, tunables = lines()
     assert first == second and tunables == huge_pages.TUNABLE
     assert lines(GLIBC_TUNABLES="glibc.malloc.arena_max=1")[1:] == ["glibc.malloc.arena_max=1"]
 
 
-@pytest.mark.parametrize("kind, stats, memory", [
-    ("NVIDIA H100 80GB HBM3", {}, CHIPS["H100"].hbm_bytes),  # of the table, so that a plan and a run have the same
-    ("NVIDIA GeForce RTX 3060", {"bytes_limit": 9e9}, 9e9),
-    ("NVIDIA GeForce RTX 3060", None, math.inf),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, stats, memory",
+    [
+        ("NVIDIA H100 80GB HBM3", {}, CHIPS["H100"].hbm_bytes),  # of the table, so that a plan and a run have the same
+        ("NVIDIA GeForce RTX 3060", {"bytes_limit": 9e9}, 9e9),
+        ("NVIDIA GeForce RTX 3060", None, math.inf),
+    ],
+)
 def test_memory_of_a_device(monkeypatch, kind, stats, memory):
     device = SimpleNamespace(platform="gpu", device_kind=kind, memory_stats=lambda: stats)
     monkeypatch.setattr(jax, "devices", lambda: [device])

@@ -13,8 +13,13 @@ from mlm_jax.cli import main
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel import multihost
 
-SLURM = {"SLURM_JOB_ID": "4242", "SLURM_STEP_NODELIST": "localhost,node[2-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
-         "SLURM_LOCALID": "0"}  # fmt: skip
+SLURM = {
+    "SLURM_JOB_ID": "4242",
+    "SLURM_STEP_NODELIST": "localhost,node[2-4]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
 GKE = {"TPU_WORKER_HOSTNAMES": "localhost,job-1,job-2,job-3", "TPU_WORKER_ID": "3", "TPU_SKIP_MDS_QUERY": "true"}
 SLICES = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
 VARIABLES = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "8", "JAX_PROCESS_ID": "5"}
@@ -32,8 +37,11 @@ def environment(monkeypatch):
 
     def initialize(coordinator_address=None, num_processes=None, process_id=None, local_device_ids=None, **rest):
         address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
-        joined.append(clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            address, num_processes, process_id, local_device_ids, None, 10))  # fmt: skip
+        joined.append(
+            clusters.ClusterEnv.auto_detect_unset_distributed_params(
+                address, num_processes, process_id, local_device_ids, None, 10
+            )
+        )
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr(jax.config, "update", lambda *change: None)  # gloo would be meant for this whole test process
@@ -89,8 +97,11 @@ def test_one_slurm_task_is_alone(environment, monkeypatch):
 class Metadata(http.server.BaseHTTPRequestHandler):
     """The metadata server of the second of four hosts of a Cloud TPU VM; on GKE, JAX asks it for slices only."""
 
-    attributes = {"agent-worker-number": "1", "worker-network-endpoints": "localhost,10.0.0.2,10.0.0.3,10.0.0.4",
-                  "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\nWORKER_ID: '1'"}  # fmt: skip
+    attributes = {
+        "agent-worker-number": "1",
+        "worker-network-endpoints": "localhost,10.0.0.2,10.0.0.3,10.0.0.4",
+        "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\nWORKER_ID: '1'",
+    }
 
     def do_GET(self):
         value = self.attributes.get(self.path.rsplit("/", 1)[1])
@@ -145,16 +156,19 @@ def without(values, name):
     return {key: value for key, value in values.items() if key != name}
 
 
-@pytest.mark.parametrize("values, told", [
-    *[(without(VARIABLES, name), f"{name} is missing") for name in VARIABLES],
-    *[(without(SLURM, name), f"{name} is missing") for name in SLURM if name != "SLURM_NTASKS"],
-    (without(GKE, "TPU_WORKER_ID"), "TPU_WORKER_ID is missing"),
-    *[(without(GKE | SLICES, name), f"{name} is missing") for name in SLICES],
-    (VARIABLES | {"JAX_PROCESS_ID": "8"}, "JAX_PROCESS_ID 8 is not one of JAX_NUM_PROCESSES 8"),
-    (VARIABLES | {"JAX_PROCESS_ID": "two"}, "JAX_PROCESS_ID is 'two', which is not a number"),
-    (VARIABLES | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "'10.0.0.1' is not HOST:PORT"),
-    (GKE, "there is no TPU here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        *[(without(VARIABLES, name), f"{name} is missing") for name in VARIABLES],
+        *[(without(SLURM, name), f"{name} is missing") for name in SLURM if name != "SLURM_NTASKS"],
+        (without(GKE, "TPU_WORKER_ID"), "TPU_WORKER_ID is missing"),
+        *[(without(GKE | SLICES, name), f"{name} is missing") for name in SLICES],
+        (VARIABLES | {"JAX_PROCESS_ID": "8"}, "JAX_PROCESS_ID 8 is not one of JAX_NUM_PROCESSES 8"),
+        (VARIABLES | {"JAX_PROCESS_ID": "two"}, "JAX_PROCESS_ID is 'two', which is not a number"),
+        (VARIABLES | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "'10.0.0.1' is not HOST:PORT"),
+        (GKE, "there is no TPU here"),
+    ],
+)
 def test_an_environment_set_by_half_is_told(environment, monkeypatch, values, told):
     set_all(monkeypatch, values)
     with pytest.raises(UserError, match=told):
@@ -162,12 +176,18 @@ def test_an_environment_set_by_half_is_told(environment, monkeypatch, values, to
     assert environment == []
 
 
-@pytest.mark.parametrize("flags, told", [
-    (("--coordinator", "10.0.0.1:1234"), "give --process-count and --process-index as well"),
-    (("--process-count", "2", "--process-index", "0"), "give --coordinator as well"),
-    (("--coordinator", "10.0.0.1:1234", "--process-count", "2", "--process-index", "2"), "--process-index 2 is not one of"),
-    (("--coordinator", "10.0.0.1", "--process-count", "2", "--process-index", "0"), "'10.0.0.1' is not HOST:PORT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (("--coordinator", "10.0.0.1:1234"), "give --process-count and --process-index as well"),
+        (("--process-count", "2", "--process-index", "0"), "give --coordinator as well"),
+        (
+            ("--coordinator", "10.0.0.1:1234", "--process-count", "2", "--process-index", "2"),
+            "--process-index 2 is not one of",
+        ),
+        (("--coordinator", "10.0.0.1", "--process-count", "2", "--process-index", "0"), "'10.0.0.1' is not HOST:PORT"),
+    ],
+)
 def test_flags_given_by_half_are_told_with_exit_code_2(environment, tmp_path, capsys, flags, told):
     (tmp_path / "config.py").write_text("from mlm_jax.config import default_config as get_config\n")
     assert main(["train", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run"), *flags]) == 2

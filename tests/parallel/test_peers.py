@@ -75,7 +75,10 @@ def test_a_process_0_that_is_stopped_ends_the_others_with_a_line(quick, capfd):
     peer.start()
     peer._guard.join(20)
     assert quick == [1]
-    assert "mlm-jax: error: process 0 of 2 died: not heard of for 0 s. Remedy: start the job again" in capfd.readouterr().err
+    assert (
+        "mlm-jax: error: process 0 of 2 died: not heard of for 0 s. Remedy: start the job again"
+        in capfd.readouterr().err
+    )
 
 
 def test_who_has_done_its_work_is_not_dead(quick):

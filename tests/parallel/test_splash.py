@@ -41,9 +41,15 @@ def compiled(name, mesh_sizes, *, implementation="splash", **mask):
 
 @needs_libtpu
 @pytest.mark.parametrize("mask", [{}, {"window": 128}, {"causal": True}], ids=["whole", "window", "causal"])
-@pytest.mark.parametrize("name, mesh", [
-    ("v5e:2x2", {"tensor": 2}), ("v5p:2x2x1", {"fsdp": 2}), ("v6e:2x2", {"sequence": 2}),
-], ids=["v5e", "v5p", "v6e"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, mesh",
+    [
+        ("v5e:2x2", {"tensor": 2}),
+        ("v5p:2x2x1", {"fsdp": 2}),
+        ("v6e:2x2", {"sequence": 2}),
+    ],
+    ids=["v5e", "v5p", "v6e"],
+)
 def test_splash_compiles_forward_and_backward(name, mesh, mask):
     text = compiled(name, mesh, **mask)
     assert "splash_mha_fwd_segmented" in text and "splash_mha_dkv_segmented" in text

@@ -12,16 +12,29 @@ needs_libtpu = pytest.mark.skipif(not devices.libtpu_installed(), reason=f"no li
 needs_cuda = pytest.mark.skipif(not devices.cuda_installed(), reason=f"no CUDA plugin: {devices.INSTALL_CUDA}")
 
 WRONG = [
-    ("v5x:4x4", "no chip 'v5x'; did you mean"), ("v5e", "no shape"), ("v5e:4", "2 dimension"), ("v5e:3x5", "write v5e:4x4"),
-    ("v5e:4x2", "write v5e:2x4"), ("v5p:8x8x9", "write v5p:4x12x12"),
-    ("v5p:16x16x32", "no v5p slice"), ("v4:4x2x2", "write v4:2x2x4"),
-    ("v5p-512", "write v5p:4x8x8"), ("V5LitePod-16", "write v5e:4x4"), ("2xtpu7x:2x2x1", "several slices"),
-    ("2xH100:8", "write H100:2x8"), ("H100:12", "number of machines with 8.*H100:8 or H100:16"),
+    ("v5x:4x4", "no chip 'v5x'; did you mean"),
+    ("v5e", "no shape"),
+    ("v5e:4", "2 dimension"),
+    ("v5e:3x5", "write v5e:4x4"),
+    ("v5e:4x2", "write v5e:2x4"),
+    ("v5p:8x8x9", "write v5p:4x12x12"),
+    ("v5p:16x16x32", "no v5p slice"),
+    ("v4:4x2x2", "write v4:2x2x4"),
+    ("v5p-512", "write v5p:4x8x8"),
+    ("V5LitePod-16", "write v5e:4x4"),
+    ("2xtpu7x:2x2x1", "several slices"),
+    ("2xH100:8", "write H100:2x8"),
+    ("H100:12", "number of machines with 8.*H100:8 or H100:16"),
     ("H100:2x16", "write H100:4x8"),
-    ("H100:2x2x2", "2 dimension"), ("cpu:2x4", "write cpu:8"), ("RTX4090:2x4", "network between hosts of RTX4090 is not known"),
-    ("gpu:8", "name the chip, such as H100"), ("TPU:8", "name the chip, such as v5e"), ("MI325X:8", "give your own: --chip"),
-    ("H100:0", "no shape"), ("H100:8x", "no shape"),
-]  # fmt: skip
+    ("H100:2x2x2", "2 dimension"),
+    ("cpu:2x4", "write cpu:8"),
+    ("RTX4090:2x4", "network between hosts of RTX4090 is not known"),
+    ("gpu:8", "name the chip, such as H100"),
+    ("TPU:8", "name the chip, such as v5e"),
+    ("MI325X:8", "give your own: --chip"),
+    ("H100:0", "no shape"),
+    ("H100:8x", "no shape"),
+]
 
 
 @pytest.mark.parametrize("text, problem", WRONG)
@@ -44,8 +57,14 @@ def test_every_chip_cites_its_source():
 def test_devices_and_hosts_are_counted():
     assert parse("v5p:8x8x8").device_count == 512 and parse("tpu7x:2x2x1").device_count == 8
     assert str(parse("2xv5e:4x4")) == "2xv5e:4x4" and parse("2xv5e:4x4").device_count == 32
-    for text, numbers in {"H100:8": (8, 1, 8), "h100:4x8": (32, 4, 8), "H100:16": (16, 2, 8), "H100:3x4": (12, 3, 4),
-                          "GB200:4x4": (16, 4, 16), "GB200:36x4": (144, 36, 72)}.items():  # fmt: skip
+    for text, numbers in {
+        "H100:8": (8, 1, 8),
+        "h100:4x8": (32, 4, 8),
+        "H100:16": (16, 2, 8),
+        "H100:3x4": (12, 3, 4),
+        "GB200:4x4": (16, 4, 16),
+        "GB200:36x4": (144, 36, 72),
+    }.items():
         found = parse(text)
         assert (found.chips, found.hosts, found.linked) == numbers
 
@@ -62,9 +81,12 @@ def test_a_chip_of_ones_own():
     assert (found.chip.name, found.chip.hbm_bytes, found.chip.network_bandwidth, found.chips) == ("Mine", 24e9, 1e9, 8)
     assert parse("RTX4090:2x4", "network=1e9").chip.hbm_bytes == chips.CHIPS["RTX4090"].hbm_bytes
     for wrong, problem in {
-        "hbm=24e9": "lacks flops, bandwidth", "hbn=1": "no field 'hbn'; did you mean 'hbm'",
-        "hbm=much": "positive number, not 'much'", "hbm=-1": "positive number", "hbm": "positive number",
-    }.items():  # fmt: skip
+        "hbm=24e9": "lacks flops, bandwidth",
+        "hbn=1": "no field 'hbn'; did you mean 'hbm'",
+        "hbm=much": "positive number, not 'much'",
+        "hbm=-1": "positive number",
+        "hbm": "positive number",
+    }.items():
         with pytest.raises(UserError, match=problem):
             parse("Mine:8", wrong)
 

@@ -116,7 +116,11 @@ def test_fsdp_over_a_whole_slice_ranks_last_and_ties_go_to_what_sends_less():
         return Estimate(dict(zip(MESH, mesh)), "none", 1, peak, 0.0, bounds)
 
     slice_, hosts = parse("v5p:4x4x4"), parse("H100:8x8")
-    whole, part, slower = layout((1, 64, 1, 1), 0.9, 0.1), layout((2, 32, 1, 1), 1.0, 0.3), layout((4, 16, 1, 1), 1.1, 0.1)
+    whole, part, slower = (
+        layout((1, 64, 1, 1), 0.9, 0.1),
+        layout((2, 32, 1, 1), 1.0, 0.3),
+        layout((4, 16, 1, 1), 1.1, 0.1),
+    )
     less = layout((4, 8, 2, 1), 1.001, 0.2)
     best = sorted([whole, slower, part, less], key=lambda one: search.rank(one, slice_))
     assert best == [less, part, slower, whole]

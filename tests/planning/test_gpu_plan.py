@@ -52,9 +52,12 @@ def test_a_step_for_h100_does_not_grow(plans, name):
     assert made.memory.fits and not made.simulated
     collectives = made.work.collectives.values()
     found = (
-        made.memory.temporaries, made.work.kernels["copies"], made.work.kernels["dynamic-update-slices"],
-        sum(one.count for one in collectives), sum(one.sent for one in collectives),
-    )  # fmt: skip
+        made.memory.temporaries,
+        made.work.kernels["copies"],
+        made.work.kernels["dynamic-update-slices"],
+        sum(one.count for one in collectives),
+        sum(one.sent for one in collectives),
+    )
     assert all(number <= 1.05 * golden for number, golden in zip(found, GOLDEN[name], strict=True)), found
 
 
@@ -93,8 +96,18 @@ def test_hosts_talk_over_the_network(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     config = tmp_path / "config.py"
     config.write_text("from tests.planning.test_plan import small as get_config\n")
-    arguments = ["plan", "--config", str(config), "--topology", "h100:2x2", "--set", "model.encoder=({'layers': 1},)",
-                 "--set", "mesh.fsdp=2", "--json"]  # fmt: skip
+    arguments = [
+        "plan",
+        "--config",
+        str(config),
+        "--topology",
+        "h100:2x2",
+        "--set",
+        "model.encoder=({'layers': 1},)",
+        "--set",
+        "mesh.fsdp=2",
+        "--json",
+    ]
     assert cli.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["topology"] == "H100:2x2" and not found["simulated"] and found["memory"]["fits"]

@@ -48,7 +48,9 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   ROOT %d = f32[8,4]{1,0} copy-done(%c)
 }
 """
-    assert hlo.work(text).written == 8 * 4 * 4 + 2 * (2 * 4 * 4)  # nothing for the slice that goes to a core's own memory
+    assert hlo.work(text).written == 8 * 4 * 4 + 2 * (
+        2 * 4 * 4
+    )  # nothing for the slice that goes to a core's own memory
 
 
 def test_what_passes_through_a_fusion_is_not_written_by_it_and_cycles_are_of_every_round():
@@ -99,16 +101,26 @@ SENT = {
     "%r = f32[8]{0} all-reduce-start(%a), replica_groups=[1,32]<=[32], to_apply=%add": (62 * 7 / 8, 62 / 8, 0),
     '%r = f32[8]{0} all-reduce-start(%a), replica_groups=[4,8]<=[32], backend_config={"is_sync":true}': (56, 0, 56),
     "%r = (f32[8]{0}, f32[64]{0}) all-gather-start(%a), replica_groups=mesh['x'=4,'y'=8] {'y'}": (256 * 7 / 8, 0, 0),
-    "%r = (f32[8]{0}, f32[64]{0}) all-gather-start(%a), replica_groups=mesh['x'=8,'y'=4], device_ids=([4,8]T(1,0)) {'x'}":
-        (224, 0, 0),
-    "%r = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), replica_groups=mesh['x'=8,'y'=4], device_ids=([4,8]T(1,0)) {'y'}":
-        (0, 128 * 3 / 4, 0),
-    "%r = (f32[8]{0}, f32[1]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add": (28, 0, 0),
+    "%r = (f32[8]{0}, f32[64]{0}) all-gather-start(%a), replica_groups=mesh['x'=8,'y'=4], device_ids=([4,8]T(1,0)) {'x'}": (
+        224,
+        0,
+        0,
+    ),
+    "%r = (f32[8]{0}, f32[32]{0}) all-gather-start(%a), replica_groups=mesh['x'=8,'y'=4], device_ids=([4,8]T(1,0)) {'y'}": (
+        0,
+        128 * 3 / 4,
+        0,
+    ),
+    "%r = (f32[8]{0}, f32[1]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add": (
+        28,
+        0,
+        0,
+    ),
     "%r = ((f32[8]{0}), f32[8]{0}) all-to-all-start(%a), replica_groups=[4,8]<=[32]": (28, 0, 0),
     # Two devices of each host: 'x':(2)2 is the second half of an axis of 4.
     "%r = f32[8]{0} all-reduce(%a), replica_groups=mesh['x'=4,'y'=8] {'x':(2)2}, to_apply=%add": (0, 32, 32),
     "%r = f32[8]{0} collective-permute(%a), source_target_pairs={{0,1},{7,8}}": (16, 16, 32),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("line", SENT)
@@ -162,5 +174,11 @@ ENTRY %main (a: f32[8,8]) -> f32[8] {
   ROOT %s = f32[8]{0} reduce(%f, %z), dimensions={1}, to_apply=%add
 }
 """
-    counted = {"matrix products": 3 + 1, "custom kernels": 1, "copies": 3 + 1, "dynamic-update-slices": 3, "other kernels": 1}
+    counted = {
+        "matrix products": 3 + 1,
+        "custom kernels": 1,
+        "copies": 3 + 1,
+        "dynamic-update-slices": 3,
+        "other kernels": 1,
+    }
     assert hlo.work(text).kernels == counted

@@ -103,7 +103,9 @@ def test_estimates_are_near_what_the_compiler_says(made):
     found = search.search(config, topology.parse("v5e:4x4"), confirm=0)
     assert not found.compiled and len(found.estimates) > 5 and found.tried > len(found.estimates)
     warned = [bool(search.warning(one.mesh, found.topology)) for one in found.estimates]
-    expected = [one.roofline.expected_seconds for one in found.estimates if not search.warning(one.mesh, found.topology)]
+    expected = [
+        one.roofline.expected_seconds for one in found.estimates if not search.warning(one.mesh, found.topology)
+    ]
     assert warned == sorted(warned) and any(warned)
     assert all(one < 1.01 * other for one, other in zip(expected, expected[1:]))
     same = next(one for one in found.estimates if one.mesh == made.mesh)
@@ -124,7 +126,12 @@ def test_the_verdict_on_gpus_is_the_formulas(capsys, without_cuda, tmp_path):
     arguments = ["plan", "--config", str(config), "--topology", "H100:8", "--set", "model.encoder=({'layers': 1},)"]
     assert cli.main(arguments) == 0
     said, meanwhile = capsys.readouterr()
-    assert "GB, fits by formula" in said and "simulated CPU devices" in said and "embedding_norm" in said and "<0.001" in said
+    assert (
+        "GB, fits by formula" in said
+        and "simulated CPU devices" in said
+        and "embedding_norm" in said
+        and "<0.001" in said
+    )
     peak = re.search(r"fits: ([\d.]+) of 63.707 GB on each device, by the formula", said)[1]
     assert re.search(rf"peak +│ +{peak} │", said), "one number for one thing"
     assert "collective" not in said, "what simulated CPUs send is not what GPUs send"
@@ -174,7 +181,10 @@ def test_meshes_split_rows_and_heads_evenly():
 
 def test_every_tasks_rows_are_shared_evenly():
     config = small()
-    config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 32}, "more": {"objective": "mlm", "rows": 12, "length": 32}}
+    config.tasks = {
+        "mlm": {"objective": "mlm", "rows": 8, "length": 32},
+        "more": {"objective": "mlm", "rows": 12, "length": 32},
+    }
     found = search.search(config, topology.parse("cpu:2"), confirm=0)
     assert found.tried
     for one in found.estimates:

@@ -65,7 +65,10 @@ def write_run(workdir, languages=LANGUAGES, steps=STEPS, width=32, sentences=200
     embeddings = {
         code: meaning + 0.35 * rng.normal(size=meaning.shape) + 0.2 * rng.normal(size=width) for code in languages
     }
-    article = lambda code: ARTICLE.get(code, ARTICLE["en"])  # noqa: E731
+
+    def article(code):
+        return ARTICLE.get(code, ARTICLE["en"])
+
     texts = {code: [f"{article(code)} ({row})" for row in range(sentences)] for code in languages}
     matrix = np.array([[metrics.get(f"eval/retrieval_at_1/{a}-{b}", np.nan) for b in languages] for a in languages])
     shares = dict(zip(languages, planned))
@@ -114,11 +117,22 @@ def drawn_by_a_browser(page, folder):
     """What Chromium makes of a page; nothing may be said on its console."""
     run = subprocess.run(
         [
-            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=2000",
-            "--window-size=1280,3000", f"--user-data-dir={folder}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
+            "chromium",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--virtual-time-budget=2000",
+            "--window-size=1280,3000",
+            f"--user-data-dir={folder}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            page.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "CONSOLE" not in run.stderr, run.stderr
     return run.stdout
 

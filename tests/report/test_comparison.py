@@ -50,8 +50,14 @@ def write_run(folder, losses, steps=4, **settings):
     for step in (0, 2, 4):
         event = {"eval/genre/accuracy/mean": 0.5}
         event |= {f"eval/loss/{code}": loss - step for code, loss in zip(LANGUAGES, losses)}
-        event |= {"eval/loss/mean": sum(losses) / 2 - step, "eval/retrieval_at_1/de-sw": 0.25, "eval/retrieval_at_1/sw-de": 0.75,
-                  "eval/retrieval_at_1/mean": 0.5, "eval/genre/accuracy/de": 0.1 * step, "train/loss/de": 1.0}  # fmt: skip
+        event |= {
+            "eval/loss/mean": sum(losses) / 2 - step,
+            "eval/retrieval_at_1/de-sw": 0.25,
+            "eval/retrieval_at_1/sw-de": 0.75,
+            "eval/retrieval_at_1/mean": 0.5,
+            "eval/genre/accuracy/de": 0.1 * step,
+            "train/loss/de": 1.0,
+        }
         lines.append(json.dumps({"step": step, "time": 0, **event}))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return folder
@@ -65,26 +71,37 @@ def printed(table):
 
 @pytest.fixture
 def runs(tmp_path):
-    return compare_workdirs([
-        write_run(tmp_path / "a", (8.0, 9.0), mixing__alpha=0.3),
-        write_run(tmp_path / "b", (7.0, 9.5), mixing__alpha=0.7, seed=1, data__store="elsewhere"),
-        write_run(tmp_path / "c", (6.0, 7.5), mixing__alpha=0.7, seed=2),
-        write_run(tmp_path / "d", (1.0, 1.0), steps=9, mixing__alpha=0.7, seed=2),
-    ])  # fmt: skip
+    return compare_workdirs(
+        [
+            write_run(tmp_path / "a", (8.0, 9.0), mixing__alpha=0.3),
+            write_run(tmp_path / "b", (7.0, 9.5), mixing__alpha=0.7, seed=1, data__store="elsewhere"),
+            write_run(tmp_path / "c", (6.0, 7.5), mixing__alpha=0.7, seed=2),
+            write_run(tmp_path / "d", (1.0, 1.0), steps=9, mixing__alpha=0.7, seed=2),
+        ]
+    )
 
 
 def test_what_sets_runs_apart(runs):
     assert [dict(run.settings) for run in runs][:2] == [
-        {"mixing.alpha": 0.3, "seed": 0, "steps": 4}, {"mixing.alpha": 0.7, "seed": 1, "steps": 4}]  # fmt: skip
+        {"mixing.alpha": 0.3, "seed": 0, "steps": 4},
+        {"mixing.alpha": 0.7, "seed": 1, "steps": 4},
+    ]
     assert [run.state for run in runs] == ["finished"] * 3 + ["at step 4 of 9"]
-    assert metrics_of(runs) == ["eval/loss", "eval/retrieval_at_1", "eval/genre/accuracy"]  # the first task's come first
+    assert metrics_of(runs) == [
+        "eval/loss",
+        "eval/retrieval_at_1",
+        "eval/genre/accuracy",
+    ]  # the first task's come first
     assert columns_of(runs, "eval/retrieval_at_1") == ["de", "sw", "mean"]  # each language's pairs, not the pairs
     assert runs[0].metrics["eval/retrieval_at_1/de"] == 0.5
 
 
 def test_the_best_run_is_finished_and_differences_are_to_the_baseline(runs):
     assert ranking_key(runs) == "eval/loss/mean" and best_of(runs[:3], "eval/loss/mean") is runs[2]
-    assert difference_of(runs[1], runs[0], "eval/loss/de") == -1.0 and difference_of(runs[1], runs[0], "eval/none/de") is None
+    assert (
+        difference_of(runs[1], runs[0], "eval/loss/de") == -1.0
+        and difference_of(runs[1], runs[0], "eval/none/de") is None
+    )
     assert is_less_better("eval/loss/mean") and not is_less_better("eval/genre/accuracy/mean")
     text = printed(summary_table(runs))
     lines = [line for line in text.splitlines() if line.startswith("│")]
@@ -93,8 +110,10 @@ def test_the_best_run_is_finished_and_differences_are_to_the_baseline(runs):
 
 
 def test_the_config_says_by_what_runs_are_ranked(tmp_path):
-    folders = [write_run(tmp_path / name, losses, evaluation__select="eval/genre/accuracy/de") for name, losses in
-               (("a", (1.0, 1.0)), ("b", (2.0, 2.0)))]  # fmt: skip
+    folders = [
+        write_run(tmp_path / name, losses, evaluation__select="eval/genre/accuracy/de")
+        for name, losses in (("a", (1.0, 1.0)), ("b", (2.0, 2.0)))
+    ]
     runs = compare_workdirs(folders)
     assert ranking_key(runs) == "eval/genre/accuracy/de" and metrics_of(runs)[0] == "eval/genre/accuracy"
 
@@ -128,7 +147,10 @@ def test_the_page_holds_values_curves_and_links(runs, tmp_path):
     assert data["curves"]["loss"]["sw"][0] == [(0, 9.0), (2, 7.0), (4, 5.0)]
     assert data["languages"] == ["de", "sw", "mean"] and data["baseline"] == "a" and data["ranking"] == "loss/mean"
     assert {metric["name"]: metric["less"] for metric in data["metrics"]} == {
-        "loss": True, "retrieval_at_1": False, "genre/accuracy": False}  # fmt: skip
+        "loss": True,
+        "retrieval_at_1": False,
+        "genre/accuracy": False,
+    }
 
 
 def test_a_page_of_many_runs_and_languages_holds_the_curves_of_averages_only(runs, tmp_path, monkeypatch):
@@ -143,7 +165,10 @@ def test_the_verb(runs, tmp_path, capsys):
     assert all(text in said for text in ("config keys that differ", "mixing.alpha", "runs by eval/loss/mean", "-1.000"))
     assert (tmp_path / "page.html").exists()
     assert cli.main(["compare", str(tmp_path / "a")]) == 2 and "nothing to compare" in capsys.readouterr().err
-    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path)]) == 2 and "there is no run here" in capsys.readouterr().err
+    assert (
+        cli.main(["compare", str(tmp_path / "a"), str(tmp_path)]) == 2
+        and "there is no run here" in capsys.readouterr().err
+    )
     assert cli.main([*two, "--metric", "los"]) == 2
     assert "no metric 'los'; did you mean 'loss'?" in capsys.readouterr().err
     assert metric_named(runs, "") == "eval/loss"

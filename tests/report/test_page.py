@@ -117,12 +117,17 @@ def test_a_row_tells_perplexity_and_the_gap_to_training(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     save_sections(tmp_path, {"languages": ["de", "sw"], "table": [{"language": "de", "loss": 3.0}, {"language": "sw"}]})
     de, sw = data(write_report(tmp_path).read_text())["table"]
-    assert abs(de["perplexity"] - 20.0855) < 1e-3 and abs(de["gap"] - (3.0 - (2.395))) < 1e-9  # of the last two of forty lines
+    assert (
+        abs(de["perplexity"] - 20.0855) < 1e-3 and abs(de["gap"] - (3.0 - (2.395))) < 1e-9
+    )  # of the last two of forty lines
     assert sw["perplexity"] is None and sw["gap"] is None
 
 
 def test_the_best_checkpoint_is_the_one_that_the_config_selects(tmp_path):
-    history = {"eval/loss/mean": [(0, 3.0), (5, 1.0), (10, 2.0)], "eval/genre/accuracy/mean": [(0, 0.1), (5, 0.2), (10, 0.9)]}
+    history = {
+        "eval/loss/mean": [(0, 3.0), (5, 1.0), (10, 2.0)],
+        "eval/genre/accuracy/mean": [(0, 0.1), (5, 0.2), (10, 0.9)],
+    }
     for select, step in (("eval/loss/mean", 5), ("eval/genre/accuracy/mean", 10)):
         best = page_data({"languages": ["de"], "config": {"evaluation": {"select": select}}}, history, "x")["best"]
         assert (best["metric"], best["step"]) == (select.removeprefix("eval/"), step)
@@ -155,9 +160,20 @@ def test_a_hundred_languages_are_grouped_and_the_worst_ten_can_be_chosen(tmp_pat
 @needs_chromium
 def test_the_page_tells_what_made_the_run(workdir, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
-    start = {"step": 0, "time": "2026-01-01", "command": "mlm-jax train --config <c>", "folder": "/f", "python": "3.11",
-             "packages": {"jax": "1"}, "code": {"root": "/r", "commit": "0123456789abcdef", "dirty": ["a.py"]}, "project": None,
-             "host": "h", "system": "s", "devices": "8 × cpu", "processes": 1}  # fmt: skip
+    start = {
+        "step": 0,
+        "time": "2026-01-01",
+        "command": "mlm-jax train --config <c>",
+        "folder": "/f",
+        "python": "3.11",
+        "packages": {"jax": "1"},
+        "code": {"root": "/r", "commit": "0123456789abcdef", "dirty": ["a.py"]},
+        "project": None,
+        "host": "h",
+        "system": "s",
+        "devices": "8 × cpu",
+        "processes": 1,
+    }
     (tmp_path / "run" / "provenance.jsonl").write_text(json.dumps(start) + "\n")
     drawn = drawn_by_a_browser(write_report(tmp_path / "run"), tmp_path / "browser")
     assert "mlm-jax train --config &lt;c&gt;" in drawn and "0123456789ab, and 1 changed file(s): a.py" in drawn

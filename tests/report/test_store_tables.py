@@ -21,7 +21,9 @@ def shown(store, **keys):
 
 @pytest.fixture
 def store(tmp_path):
-    text = {code: ("text", [code], {"train": {"inputs": documents([size])}}) for code, size in (("de", 900), ("en", 100))}
+    text = {
+        code: ("text", [code], {"train": {"inputs": documents([size])}}) for code, size in (("de", 900), ("en", 100))
+    }
     return write(tmp_path / "store", text, ["de", "en"])
 
 

@@ -8,9 +8,14 @@ from mlm_jax.report import LanguageRow, language_rows, language_table, task_tabl
 from mlm_jax.report.table import mean_row
 
 METRICS = {
-    "eval/loss/de": 3.0, "eval/loss/hi": 4.0, "eval/accuracy/de": 0.4, "eval/accuracy/hi": 0.2,
-    "eval/retrieval_at_1/de-hi": 0.5, "eval/retrieval_at_1/hi-de": 0.7, "eval/retrieval_at_1/mean": 0.6,
-}  # fmt: skip
+    "eval/loss/de": 3.0,
+    "eval/loss/hi": 4.0,
+    "eval/accuracy/de": 0.4,
+    "eval/accuracy/hi": 0.2,
+    "eval/retrieval_at_1/de-hi": 0.5,
+    "eval/retrieval_at_1/hi-de": 0.7,
+    "eval/retrieval_at_1/mean": 0.6,
+}
 
 
 def text(table):
@@ -45,9 +50,12 @@ def test_the_table_leaves_out_what_was_not_measured():
 
 def test_each_task_but_the_first_has_a_table_of_its_own():
     metrics = METRICS | {
-        "eval/ranking/loss/de": 1.25, "eval/ranking/accuracy/de": 0.5, "eval/ranking/loss/mean": 1.25,
-        "eval/entities/f1/hi": 0.75, "eval/entities/f1/mean": 0.75,
-    }  # fmt: skip
+        "eval/ranking/loss/de": 1.25,
+        "eval/ranking/accuracy/de": 0.5,
+        "eval/ranking/loss/mean": 1.25,
+        "eval/entities/f1/hi": 0.75,
+        "eval/entities/f1/mean": 0.75,
+    }
     ranking, entities = map(text, task_tables(metrics, ("mlm", "ranking", "unmeasured", "entities"), ["de", "hi"]))
     assert ranking.split()[0] == "ranking" and "1.250" in ranking and "50.0" in ranking and "3.000" not in ranking
     assert entities.split()[0] == "entities" and "F1" in entities and "75.0" in entities and "loss" not in entities

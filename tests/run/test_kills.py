@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_leaves_what_one_leaves_that_is_not():
-    run = subprocess.run([sys.executable, "benchmarks/kills.py", "--kills", "4"], cwd=ROOT, capture_output=True, text=True,
-                         timeout=1800)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "benchmarks/kills.py", "--kills", "4"], cwd=ROOT, capture_output=True, text=True, timeout=1800
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -30,7 +31,9 @@ def test_a_second_run_in_a_workdir_is_refused_in_a_line_and_leaves_the_first_alo
         assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("start, stop, traced", [(0, 9, [2, 3, 4]), (3, 9, [3, 4]), (0, 3, [2]), (5, 9, []), (0, 2, [])])
+@pytest.mark.parametrize(
+    "start, stop, traced", [(0, 9, [2, 3, 4]), (3, 9, [3, 4]), (0, 3, [2]), (5, 9, []), (0, 2, [])]
+)
 def test_a_trace_has_clear_bounds_and_is_closed(start, stop, traced, tmp_path, monkeypatch):
     calls, during = [], []
     monkeypatch.setattr("jax.profiler.start_trace", lambda folder: calls.append("start"))

@@ -39,7 +39,9 @@ def test_lifts_are_shares_over_shares(store, alpha, sampling, weight):
     assert found["en"][0] * found["en"][1] == pytest.approx(17 / 16 / 2)
     assert bool(warning(found)) == (alpha == 0.5)  # else only one of the two lifts
     if alpha == 0.5:
-        assert "sw 3.4 × 2.5 = 8.5" in warning(found) and "en" not in warning(found).split("normalize): ")[1].split(";")[0]
+        assert (
+            "sw 3.4 × 2.5 = 8.5" in warning(found) and "en" not in warning(found).split("normalize): ")[1].split(";")[0]
+        )
 
 
 @pytest.mark.parametrize("normalize", ["per_language", "token"])

@@ -25,7 +25,9 @@ def out_of_memory(run):
     """The compiled step, whose run fails as XLA's does."""
 
     def failing(state, batch):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 137438953472 bytes.")
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 137438953472 bytes."
+        )
 
     failing.lower = run.lower
     return failing
@@ -47,7 +49,9 @@ def test_settings_that_fit_are_named(store, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_memory_of_this_machine", lambda: 8 * 600e3)
     with pytest.raises(UserError) as caught:
         loop.train(config, tmp_path / "run")
-    needs, has = re.match(r"a training step needs ([\d.]+) GB on each device, which has ([\d.]+) GB", str(caught.value)).groups()
+    needs, has = re.match(
+        r"a training step needs ([\d.]+) GB on each device, which has ([\d.]+) GB", str(caught.value)
+    ).groups()
     assert float(needs) >= 0 and "RESOURCE_EXHAUSTED" not in str(caught.value)
     assert "--set training.microbatches=" in str(caught.value) and "rows=" in str(caught.value)
     # The formula that advises knows the run's own vocabulary and languages.
@@ -83,9 +87,22 @@ def get_config():
     config.evaluation.every = 100
     return config
 """)
-    command = [sys.executable, "-m", "mlm_jax.cli", "train", "--config", str(config), "--workdir", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlm_jax.cli",
+        "train",
+        "--config",
+        str(config),
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
     limit = 12 * 10**9
-    done = subprocess.run(command, capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))  # fmt: skip
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
     assert done.returncode == 2, done.stderr
     assert "a training step needs" in done.stderr and "--set " in done.stderr and "Traceback" not in done.stderr

@@ -157,9 +157,16 @@ def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeyp
         write(tmp_path, 0, [1], wandb_project="mine")
 
 
-LINE = {"train/loss/de": 2.5, "train/loss/mean": 3.25, "train/accuracy/de": 0.5, "train/tokens_per_second": 12345.6,
-        "train/seconds_left": 90.0, "train/ranking/loss/mean": 4.5, "train/ranking/loss/de": 4.0,
-        "train/learning_rate": 1e-3}  # fmt: skip
+LINE = {
+    "train/loss/de": 2.5,
+    "train/loss/mean": 3.25,
+    "train/accuracy/de": 0.5,
+    "train/tokens_per_second": 12345.6,
+    "train/seconds_left": 90.0,
+    "train/ranking/loss/mean": 4.5,
+    "train/ranking/loss/de": 4.0,
+    "train/learning_rate": 1e-3,
+}
 
 
 def test_where_no_terminal_is_progress_is_plain_lines(capsys):

@@ -17,7 +17,10 @@ def test_a_run_whose_gradient_is_not_finite_stops_at_the_next_log_line(tmp_path)
     config, written = default_config(), []
     program = SimpleNamespace(config=config, languages=("de",), learning_rate=lambda step: 0.1, task_weights={})
     loader = SimpleNamespace(tokens_seen=lambda step: {}, planned_shares=lambda *_: {}, realised_shares=lambda *_: {})
-    metrics, progress = SimpleNamespace(write=lambda step, _: written.append(step)), SimpleNamespace(update=lambda *_: None)
+    metrics, progress = (
+        SimpleNamespace(write=lambda step, _: written.append(step)),
+        SimpleNamespace(update=lambda *_: None),
+    )
     reporter = Reporter(program, loader, None, tmp_path, metrics, progress, Goodput(tmp_path, False))
 
     def line(step, first_skipped):

@@ -22,9 +22,18 @@ def start(**settings):
     # Wherever a run stops, it is to be measured.
     settings["set"] = {"evaluation.every": 1, "evaluation.select": "eval/loss/mean"} | settings.get("set", {})
     # Where a run before it has compiled the same programs, it reads them.
-    cache = {"JAX_COMPILATION_CACHE_DIR": f"{settings['store']}.compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen([sys.executable, SCRIPT, json.dumps(settings)], cwd=ROOT, text=True, env=os.environ | cache,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": f"{settings['store']}.compiled",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, json.dumps(settings)],
+        cwd=ROOT,
+        text=True,
+        env=os.environ | cache,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def run(**settings):
@@ -104,8 +113,17 @@ def run_job(processes, **settings):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     one_dies = settings.pop("one_dies", {})  # settings of the last process only
-    job = [start(coordinator=f"127.0.0.1:{port}", processes=processes, process=index, heartbeat=900, **settings,
-                 **(one_dies if index == processes - 1 else {})) for index in range(processes)]  # fmt: skip
+    job = [
+        start(
+            coordinator=f"127.0.0.1:{port}",
+            processes=processes,
+            process=index,
+            heartbeat=900,
+            **settings,
+            **(one_dies if index == processes - 1 else {}),
+        )
+        for index in range(processes)
+    ]
     try:
         outputs = [process.communicate(timeout=400)[0] for process in job]
     finally:

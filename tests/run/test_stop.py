@@ -48,8 +48,14 @@ def test_a_signal_before_the_steps_ends_the_run_and_its_helpers_at_once(tmp_path
     (tmp_path / "my_config.py").write_text(CONFIG)
     command = ["train", "--config", str(tmp_path / "my_config.py"), "--workdir", str(tmp_path / "run")]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{tmp_path}", "GLIBC_TUNABLES": "x=1"}
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, *command], env=environment, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     wait_for(lambda: list(tmp_path.glob("run/store.shards/*.incomplete")) or process.poll() is not None, 120)
     family = descendants(process.pid)
     assert family, process.communicate()[0]

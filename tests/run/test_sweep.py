@@ -52,14 +52,20 @@ def test_trials():
         zipped({"a": (1,), "b": (1, 2)})
 
 
-@pytest.mark.parametrize("body, message", [
-    ("", "no sweep"),
-    ("def sweep(): return []", "lists no trial"),
-    ("def sweep(): return [{'seed': 1}, {'seed': 1}]", "'seed=1' twice"),
-    ("def sweep(): return [{'model.widht': 1}]", "did you mean 'width'"),
-    ("from mlm_jax.run.sweep import zipped\ndef sweep(): return zipped({'seed': (1,), 'steps': ()})", "c.py: zipped .* 0 of steps"),
-    ("def sweep(): return [1]", "c.py: sweep.. fails with TypeError: 'int' object is not iterable"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("", "no sweep"),
+        ("def sweep(): return []", "lists no trial"),
+        ("def sweep(): return [{'seed': 1}, {'seed': 1}]", "'seed=1' twice"),
+        ("def sweep(): return [{'model.widht': 1}]", "did you mean 'width'"),
+        (
+            "from mlm_jax.run.sweep import zipped\ndef sweep(): return zipped({'seed': (1,), 'steps': ()})",
+            "c.py: zipped .* 0 of steps",
+        ),
+        ("def sweep(): return [1]", "c.py: sweep.. fails with TypeError: 'int' object is not iterable"),
+    ],
+)
 def test_sweeps_that_cannot_be(tmp_path, body, message):
     (tmp_path / "c.py").write_text(body)
     with pytest.raises(UserError, match=message):
@@ -106,7 +112,10 @@ def test_trials_of_another_config_are_not_taken_for_finished(tmp_path, request):
 def test_each_trial_sees_a_device_of_those_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
     assert devices(1) == [{}]
-    assert [(slot["CUDA_VISIBLE_DEVICES"], slot["TPU_VISIBLE_CHIPS"]) for slot in devices(2)] == [("4", "0"), ("GPU-7", "1")]
+    assert [(slot["CUDA_VISIBLE_DEVICES"], slot["TPU_VISIBLE_CHIPS"]) for slot in devices(2)] == [
+        ("4", "0"),
+        ("GPU-7", "1"),
+    ]
     with pytest.raises(UserError, match="names 2 devices, too few for 3"):
         devices(3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
@@ -116,9 +125,14 @@ def test_each_trial_sees_a_device_of_those_given(monkeypatch):
 WAIT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('ready', flush=True); signal.pause()"
 
 
-@pytest.mark.parametrize("number, to_group, code", [
-    (signal.SIGINT, True, 130), (signal.SIGTERM, False, 75), (signal.SIGHUP, False, 75),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "number, to_group, code",
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 75),
+        (signal.SIGHUP, False, 75),
+    ],
+)
 def test_a_signal_ends_the_trials_and_begins_no_further_one(tmp_path, request, number, to_group, code):
     """The first trial is a program that waits for the signal, and takes one only; the second one must never be."""
     file = sweep_file(tmp_path, request)
@@ -128,8 +142,13 @@ from mlm_jax.run import sweep
 sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {WAIT!r}]
 sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     log = tmp_path / "out" / "alpha=0.3" / "log.txt"
     while not (log.exists() and log.read_text()):
         assert process.poll() is None
@@ -171,11 +190,17 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.parametrize("fail, said", [
-    ("print('much'); print('mlm-jax: error: it cannot work'); print(); raise SystemExit(2)", "mlm-jax: error: it cannot work"),
-    ("import os; print('measuring', flush=True); os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL)"),
-    ("raise SystemExit(3)", "without a message"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fail, said",
+    [
+        (
+            "print('much'); print('mlm-jax: error: it cannot work'); print(); raise SystemExit(2)",
+            "mlm-jax: error: it cannot work",
+        ),
+        ("import os; print('measuring', flush=True); os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL)"),
+        ("raise SystemExit(3)", "without a message"),
+    ],
+)
 def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, capsys, monkeypatch, fail, said):
     file = sweep_file(tmp_path, request)
     monkeypatch.setattr("mlm_jax.run.sweep.command", lambda *_: [sys.executable, "-c", fail])
@@ -216,8 +241,11 @@ def write_trial(folder, events, steps=4, select=""):
 
 
 def test_comparison_takes_the_last_evaluation_or_the_one_that_the_config_selects(tmp_path):
-    events = [{"step": 2, "eval/loss/de": 1.0, "eval/loss/mean": 1.0}, {"step": 4, "train/loss/de": 1.0},
-              {"step": 4, "eval/loss/de": 2.0, "eval/loss/mean": 2.0}]  # fmt: skip
+    events = [
+        {"step": 2, "eval/loss/de": 1.0, "eval/loss/mean": 1.0},
+        {"step": 4, "train/loss/de": 1.0},
+        {"step": 4, "eval/loss/de": 2.0, "eval/loss/mean": 2.0},
+    ]
     write_trial(tmp_path / "seed=1", events)
     write_trial(tmp_path / "seed=3", events, select="eval/loss/mean")
     one, two, three = write_results(tmp_path, {f"seed={seed}": {"seed": seed} for seed in (1, 2, 3)}, {})
@@ -248,7 +276,10 @@ def test_trials_with_the_same_text_share_a_store_and_all_share_compiled_programs
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
     found = environment(tmp_path / "sweep", "alpha=0.3,seed=1")
-    assert found == {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "sweep" / "compiled"), "WANDB_TAGS": "alpha=0.3,seed=1"}
+    assert found == {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "sweep" / "compiled"),
+        "WANDB_TAGS": "alpha=0.3,seed=1",
+    }
 
 
 @pytest.mark.slow
@@ -258,7 +289,10 @@ def test_a_sweep_runs_once_and_compares(tmp_path, request, capsys):
     file.write_text(CONFIG.format(root=str(request.config.rootpath), store=str(store)))
     assert run_sweep(str(file), tmp_path / "out", parallel=2) == 0
     results = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [(result["name"], result["state"]) for result in results] == [("alpha=0.3", "finished"), ("alpha=1.0", "finished")]
+    assert [(result["name"], result["state"]) for result in results] == [
+        ("alpha=0.3", "finished"),
+        ("alpha=1.0", "finished"),
+    ]
     assert all("eval/loss/de" in result["metrics"] for result in results)
     assert (tmp_path / "out" / "comparison.html").exists() and any((tmp_path / "out" / "compiled").iterdir())
     printed = capsys.readouterr().out

@@ -52,8 +52,10 @@ def get_config():
 """
 
 
-@pytest.fixture(params=[("small program", 0), ("small program", 1), pytest.param(("mlm-jax train", 0), marks=pytest.mark.slow)],
-                ids=lambda param: f"{param[0]}-{param[1]}")  # fmt: skip
+@pytest.fixture(
+    params=[("small program", 0), ("small program", 1), pytest.param(("mlm-jax train", 0), marks=pytest.mark.slow)],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def program(request):
     """What runs, and the seed of the steps at which it is signalled."""
     return request.param
@@ -73,8 +75,15 @@ def machine(program, tmp_path, monkeypatch):
         command = f"exec {sys.executable} -m mlm_jax.cli"
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    for name, text in (("mlm-jax", f"echo $$ > {tmp_path}/pid\n{command} \"$@\""), ("sudo", 'exec "$@"'), ("mountpoint", "true"),
-                       ("gcsfuse", "true"), ("curl", "true"), ("uv", "true"), ("chown", "true")):  # fmt: skip
+    for name, text in (
+        ("mlm-jax", f'echo $$ > {tmp_path}/pid\n{command} "$@"'),
+        ("sudo", 'exec "$@"'),
+        ("mountpoint", "true"),
+        ("gcsfuse", "true"),
+        ("curl", "true"),
+        ("uv", "true"),
+        ("chown", "true"),
+    ):
         (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
     home = tmp_path / "home"
@@ -177,7 +186,10 @@ def test_cloud_tpu(machine, signals, monkeypatch, state):
 
 def test_slurm(machine, signals):
     job = Job("interrupted", str(machine / "config.py"), str(machine / "run"), parse("H100:2"), source=str(machine))
-    programs = {"srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"', "scontrol": f"echo $* > {machine}/requeued"}
+    programs = {
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+        "scontrol": f"echo $* > {machine}/requeued",
+    }
     for name, text in programs.items():
         (machine / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (machine / "bin" / name).chmod(0o755)
@@ -219,7 +231,9 @@ def run_job_set(manifest, run):
         code, runs = run(container["command"]), runs + 1
         if code == 0:
             return runs, "Completed"
-        matches = [rule for rule in job["podFailurePolicy"]["rules"] if code in rule.get("onExitCodes", {}).get("values", ())]
+        matches = [
+            rule for rule in job["podFailurePolicy"]["rules"] if code in rule.get("onExitCodes", {}).get("values", ())
+        ]
         assert job["backoffLimit"] == 0
         reason = "PodFailurePolicy" if matches and matches[0]["action"] == "FailJob" else "BackoffLimitExceeded"
         rules = [rule for rule in job_set["failurePolicy"]["rules"] if reason in rule["onJobFailureReasons"]]
@@ -248,18 +262,36 @@ def test_skypilot(machine, signals):
     check_complete(job, begun)
 
 
-@pytest.mark.parametrize("codes, is_unfinished", [
-    ((75, 75), True), ((75, 0), True), ((0, 0), False), ((75, 1), False), ((), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "codes, is_unfinished",
+    [
+        ((75, 75), True),
+        ((75, 0), True),
+        ((0, 0), False),
+        ((75, 1), False),
+        ((), False),
+    ],
+)
 def test_what_all_workers_say_together(codes, is_unfinished):
     output = "".join(f"t1v-w-{worker}: the run ended with exit code {code}\n" for worker, code in enumerate(codes))
     assert cloud_tpu.unfinished(output) == is_unfinished
 
 
 def test_names_and_places_are_quoted(tmp_path):
-    job = Job("quoted", "c.py", "run $(touch injected)", parse("v5e:2x2"), mount="/mnt/it's", bucket="b", zone="z", source="a b")
+    job = Job(
+        "quoted",
+        "c.py",
+        "run $(touch injected)",
+        parse("v5e:2x2"),
+        mount="/mnt/it's",
+        bucket="b",
+        zone="z",
+        source="a b",
+    )
     from tpu import worker
 
     for text in (worker.script(job), f"echo {shlex.quote(job.mount)}"):
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-    assert "$(touch injected)'" in worker.script(job) and "'/mnt/it'\"'\"'s/run $(touch injected)/logs'" in worker.script(job)
+    assert "$(touch injected)'" in worker.script(
+        job
+    ) and "'/mnt/it'\"'\"'s/run $(touch injected)/logs'" in worker.script(job)

@@ -20,26 +20,95 @@ from tpu.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-COMMON = ["--config", "configs/mmbert_base.py", "--workdir", "mmbert", "--set", "steps=100", "--set", "data.store=/mnt/runs/store"]
+COMMON = [
+    "--config",
+    "configs/mmbert_base.py",
+    "--workdir",
+    "mmbert",
+    "--set",
+    "steps=100",
+    "--set",
+    "data.store=/mnt/runs/store",
+]
 SECRET = "not to be seen"
 CLOUD = ["--zone", "us-west4-a", "--project", "my-project", "--bucket", "my-runs"]
 LAUNCHES = {
     "tpu_vm": [*CLOUD, "--topology", "v5e:4x4", "--spot"],
     "queued": [*CLOUD, "--topology", "v5p:8x8x8", "--target", "queued"],
-    "gke": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "2xv6e:16x16", "--target", "gke", "--spot",
-            "--set", "mesh.slices=2"],
+    "gke": [
+        "--bucket",
+        "my-runs",
+        "--image",
+        "repository/mlm_jax:1",
+        "--topology",
+        "2xv6e:16x16",
+        "--target",
+        "gke",
+        "--spot",
+        "--set",
+        "mesh.slices=2",
+    ],
     "reserved": [*CLOUD, "--topology", "v5p:4x4x16", "--target", "queued", "--reservation", "tuesday"],
-    "network": [*CLOUD, "--topology", "v5e:2x2", "--service-account", "me@p.iam.gserviceaccount.com", "--network", "n",
-                "--set", "mesh.fsdp=4", "--subnetwork", "s", "--internal-ips", "--iap", "--env", "A=it's",
-                "--secret", "WANDB_API_KEY"],
+    "network": [
+        *CLOUD,
+        "--topology",
+        "v5e:2x2",
+        "--service-account",
+        "me@p.iam.gserviceaccount.com",
+        "--network",
+        "n",
+        "--set",
+        "mesh.fsdp=4",
+        "--subnetwork",
+        "s",
+        "--internal-ips",
+        "--iap",
+        "--env",
+        "A=it's",
+        "--secret",
+        "WANDB_API_KEY",
+    ],
     "calendar": [*CLOUD, "--topology", "v5p:4x4x16", "--target", "queued", "--reservation", "tuesday", "--calendar"],
     "slices": [*CLOUD, "--topology", "2xv5e:4x4", "--target", "queued", "--set", "mesh.slices=2"],
-    "gke_tpu7x": ["--bucket", "my-runs", "--image", "us-docker.pkg.dev/p/r/mlm_jax:1", "--topology", "tpu7x:2x2x2",
-                  "--target", "gke", "--namespace", "research", "--queue", "team", "--service-account", "trainer",
-                  "--secret", "WANDB_API_KEY", "--env", "A=b", "--set", "training.wandb=project"],
+    "gke_tpu7x": [
+        "--bucket",
+        "my-runs",
+        "--image",
+        "us-docker.pkg.dev/p/r/mlm_jax:1",
+        "--topology",
+        "tpu7x:2x2x2",
+        "--target",
+        "gke",
+        "--namespace",
+        "research",
+        "--queue",
+        "team",
+        "--service-account",
+        "trainer",
+        "--secret",
+        "WANDB_API_KEY",
+        "--env",
+        "A=b",
+        "--set",
+        "training.wandb=project",
+    ],
     "gke_gpu": ["--bucket", "my-runs", "--image", "repository/mlm_jax:1", "--topology", "H100:16", "--target", "gke"],
-    "slurm_one": ["--topology", "H100:1", "--target", "slurm", "--setup", "source venv/bin/activate", "--set", "mesh.fsdp=1",
-                  "--env", "A=b", "--secret", "WANDB_API_KEY", "--cpus", "12"],
+    "slurm_one": [
+        "--topology",
+        "H100:1",
+        "--target",
+        "slurm",
+        "--setup",
+        "source venv/bin/activate",
+        "--set",
+        "mesh.fsdp=1",
+        "--env",
+        "A=b",
+        "--secret",
+        "WANDB_API_KEY",
+        "--cpus",
+        "12",
+    ],
     "slurm_array": ["--config", "configs/sweeps/alpha.py", "--sweep", "--topology", "H100:1", "--target", "slurm"],
     "slurm": ["--topology", "H100:16", "--target", "slurm"],
     "skypilot_tpu": ["--bucket", "my-runs", "--topology", "v5e:4x4", "--target", "skypilot", "--spot"],
@@ -148,9 +217,11 @@ def test_batch_scripts_are_shell(name):
 
 
 def test_neither_jax_nor_tensorflow_is_needed():
-    code = ("import sys; from tpu import launch; "
-            f"code = launch.main({[*COMMON, *LAUNCHES['tpu_vm'], '--dry-run']!r}); "
-            "assert not {'jax', 'tensorflow', 'seqio'} & {*sys.modules}, 'imported'; sys.exit(code)")  # fmt: skip
+    code = (
+        "import sys; from tpu import launch; "
+        f"code = launch.main({[*COMMON, *LAUNCHES['tpu_vm'], '--dry-run']!r}); "
+        "assert not {'jax', 'tensorflow', 'seqio'} & {*sys.modules}, 'imported'; sys.exit(code)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -172,13 +243,19 @@ def test_a_slice_that_is_kept(gcloud):
     assert "delete" not in gcloud.verbs()
 
 
-@pytest.mark.parametrize("printed, said", [
-    ("ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.", "no quota for v5litepod-16 in us-west4-a"),
-    ("ERROR: RESOURCE_EXHAUSTED: There is no more capacity in the zone", "has no v5litepod-16 left"),
-    ("ERROR: Insufficient reserved capacity.", "has no v5litepod-16 left"),
-    ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "of the name mmbert-base already"),
-    ("ERROR: something new", "cannot be had in us-west4-a: ERROR: something new"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "printed, said",
+    [
+        (
+            "ERROR: Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.",
+            "no quota for v5litepod-16 in us-west4-a",
+        ),
+        ("ERROR: RESOURCE_EXHAUSTED: There is no more capacity in the zone", "has no v5litepod-16 left"),
+        ("ERROR: Insufficient reserved capacity.", "has no v5litepod-16 left"),
+        ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "of the name mmbert-base already"),
+        ("ERROR: something new", "cannot be had in us-west4-a: ERROR: something new"),
+    ],
+)
 def test_no_slice_can_be_had(gcloud, capsys, printed, said):
     gcloud.fail("tpu-vm create", 1, printed)
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 2
@@ -267,7 +344,9 @@ def test_a_connection_that_breaks_is_made_anew(gcloud):
 
 def test_a_lost_connection_is_no_failed_run(gcloud):
     gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=99)
-    with pytest.raises(UserError, match="the connection to mmbert-base is lost; what was begun there may go on. Remedy: follow it"):
+    with pytest.raises(
+        UserError, match="the connection to mmbert-base is lost; what was begun there may go on. Remedy: follow it"
+    ):
         cloud(gcloud, "tpu_vm")
     assert "delete" not in gcloud.verbs()
 
@@ -308,8 +387,17 @@ def test_a_sweep_on_slurm_is_an_array_with_a_task_a_trial(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    shown = [subprocess.run(["bash", "-c", script], env=environment | {"SLURM_ARRAY_TASK_ID": str(task)}, cwd=ROOT,
-                            capture_output=True, text=True, check=True).stdout.splitlines() for task in range(5)]  # fmt: skip
+    shown = [
+        subprocess.run(
+            ["bash", "-c", script],
+            env=environment | {"SLURM_ARRAY_TASK_ID": str(task)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for task in range(5)
+    ]
     alphas = [line for words in shown for line in words if line.startswith("mixing.alpha=")]
     assert alphas == [f"mixing.alpha={alpha}" for alpha in (1.0, 0.7, 0.5, 0.3, 0.0)]
 
@@ -317,9 +405,14 @@ def test_a_sweep_on_slurm_is_an_array_with_a_task_a_trial(tmp_path):
 def test_secrets_are_neither_shown_nor_on_a_command_line(gcloud, tmp_path, capsys, monkeypatch):
     kept = []
     copy = CloudTpu.copy
-    monkeypatch.setattr(CloudTpu, "copy", lambda self, file, name: (kept.append((name, file, file.read_text(), file.stat())),
-                                                                    copy(self, file, name)))  # fmt: skip
-    monkeypatch.setattr(CloudTpu, "pack", lambda self, scratch: ((scratch / "checkout.tar.gz").touch(), PACK(self, scratch)))
+    monkeypatch.setattr(
+        CloudTpu,
+        "copy",
+        lambda self, file, name: (kept.append((name, file, file.read_text(), file.stat())), copy(self, file, name)),
+    )
+    monkeypatch.setattr(
+        CloudTpu, "pack", lambda self, scratch: ((scratch / "checkout.tar.gz").touch(), PACK(self, scratch))
+    )
     monkeypatch.setattr(Shell, "run", lambda self, command: "" if command[0] == "sh" else RUN(self, command))
     assert launch.main([*COMMON, *LAUNCHES["network"]]) == 0
     (secrets,) = (entry for entry in kept if entry[0] == "mmbert-base.env")
@@ -349,18 +442,29 @@ def test_a_store_that_is_not_there_is_noticed_before_anything_is_paid_for(gcloud
     assert "there is no token store at gs://my-runs/store: ERROR: One or more" in said and len(gcloud.calls()) == 1
 
 
-@pytest.mark.parametrize("settings, said", [
-    (("data.store=",), "data.corpora.af names 'text/af/*.jsonl.zst', which the machines would not have"),
-    (("data.store=runs/store",), "data.store names 'runs/store', which the machines would not have"),
-    (("checkpoint.init={'from': 'runs/before'}",), 'checkpoint.init["from"] names'),
-    (("data.store=", "vocabulary.path=v.model", "data.corpora={'de': '/mnt/runs/text/*.txt'}"), "vocabulary.path names 'v.model'"),
-    (("data.store=", "data.corpora={'de': '/mnt/runs/text/*.txt', 'en': 'mlm_jax.data.bible:text'}"), ""),
-    (("data.store=", "data.corpora={'de': 'README.md'}"), ""),
-    (("data.store=s3://other/store",), ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (("data.store=",), "data.corpora.af names 'text/af/*.jsonl.zst', which the machines would not have"),
+        (("data.store=runs/store",), "data.store names 'runs/store', which the machines would not have"),
+        (("checkpoint.init={'from': 'runs/before'}",), 'checkpoint.init["from"] names'),
+        (
+            ("data.store=", "vocabulary.path=v.model", "data.corpora={'de': '/mnt/runs/text/*.txt'}"),
+            "vocabulary.path names 'v.model'",
+        ),
+        (("data.store=", "data.corpora={'de': '/mnt/runs/text/*.txt', 'en': 'mlm_jax.data.bible:text'}"), ""),
+        (("data.store=", "data.corpora={'de': 'README.md'}"), ""),
+        (("data.store=s3://other/store",), ""),
+    ],
+)
 def test_what_the_machines_would_not_have(capsys, monkeypatch, settings, said):
     monkeypatch.chdir(ROOT)
-    arguments = [*COMMON, *LAUNCHES["tpu_vm"], *(part for setting in settings for part in ("--set", setting)), "--dry-run"]
+    arguments = [
+        *COMMON,
+        *LAUNCHES["tpu_vm"],
+        *(part for setting in settings for part in ("--set", setting)),
+        "--dry-run",
+    ]
     assert launch.main(arguments) == (2 if said else 0)
     assert said in capsys.readouterr().err
 
@@ -381,21 +485,36 @@ def test_text_that_a_cluster_does_not_have(tmp_path, capsys, monkeypatch):
     assert "data.store names '/mnt/runs/store', which is not there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, verb, commands", [
-    ("tpu_vm", "status", ["gcloud compute tpus tpu-vm describe mmbert-base --project my-project --zone us-west4-a"]),
-    ("queued", "status", ["queued-resources describe mmbert-base", "tpu-vm describe mmbert-base"]),
-    ("slices", "logs", ["tpu-vm ssh mmbert-base-0 --project my-project --zone us-west4-a --worker 0 --command 'tail"]),
-    ("tpu_vm", "stop", ["kill -TERM $(cat ~/mmbert-base.pid)", "tpu-vm delete mmbert-base"]),
-    ("gke_tpu7x", "status", ["kubectl get jobsets,pods -l app.kubernetes.io/name=mmbert-base --namespace research"]),
-    ("gke", "logs", ["kubectl logs --follow --tail=-1 -c train -l app.kubernetes.io/name=mmbert-base,batch"]),
-    ("gke", "stop", ["kubectl delete jobset mmbert-base"]),
-    ("slurm", "status", ["squeue --me --name mmbert-base"]),
-    ("slurm", "logs", ["sh -c 'tail -n +1 -F ./mmbert-base.*.log'"]),
-    ("slurm_array", "stop", ["scancel --me --name alpha"]),
-    ("skypilot_gpu", "status", ["sky jobs queue"]),
-    ("skypilot_gpu", "logs", ["sky jobs logs --name mmbert-base"]),
-    ("skypilot_gpu", "stop", ["sky jobs cancel --yes --name mmbert-base"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, verb, commands",
+    [
+        (
+            "tpu_vm",
+            "status",
+            ["gcloud compute tpus tpu-vm describe mmbert-base --project my-project --zone us-west4-a"],
+        ),
+        ("queued", "status", ["queued-resources describe mmbert-base", "tpu-vm describe mmbert-base"]),
+        (
+            "slices",
+            "logs",
+            ["tpu-vm ssh mmbert-base-0 --project my-project --zone us-west4-a --worker 0 --command 'tail"],
+        ),
+        ("tpu_vm", "stop", ["kill -TERM $(cat ~/mmbert-base.pid)", "tpu-vm delete mmbert-base"]),
+        (
+            "gke_tpu7x",
+            "status",
+            ["kubectl get jobsets,pods -l app.kubernetes.io/name=mmbert-base --namespace research"],
+        ),
+        ("gke", "logs", ["kubectl logs --follow --tail=-1 -c train -l app.kubernetes.io/name=mmbert-base,batch"]),
+        ("gke", "stop", ["kubectl delete jobset mmbert-base"]),
+        ("slurm", "status", ["squeue --me --name mmbert-base"]),
+        ("slurm", "logs", ["sh -c 'tail -n +1 -F ./mmbert-base.*.log'"]),
+        ("slurm_array", "stop", ["scancel --me --name alpha"]),
+        ("skypilot_gpu", "status", ["sky jobs queue"]),
+        ("skypilot_gpu", "logs", ["sky jobs logs --name mmbert-base"]),
+        ("skypilot_gpu", "stop", ["sky jobs cancel --yes --name mmbert-base"]),
+    ],
+)
 def test_what_was_launched_can_be_looked_at_and_stopped(name, verb, commands, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert launch.main([verb, *COMMON, *LAUNCHES[name], "--dry-run"]) == 0
@@ -410,35 +529,56 @@ def test_extras_follow_from_the_config(capsys, monkeypatch):
     assert "./mlm_jax[tpu,wandb,demo]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
-    (["--topology", "v5e:4x4", "--bucket", "b"], "no zone was given"),
-    (["--topology", "tpu7x:2x2x2", *CLOUD], "tpu7x:2x2x2 is offered on GKE only. Remedy: use --target gke"),
-    (["--topology", "v5e:4x4", "--bucket", "b", "--iap", "--target", "skypilot"], "--iap means nothing to --target skypilot"),
-    (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--calendar"], "--calendar needs a reservation"),
-    (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--reservation", "a\n#SBATCH"], "cannot name a reservation"),
-    (["--topology", "v5e:4x4", *CLOUD, "--env", "A"], "--env A has no value"),
-    (["--topology", "v5e:4x4", *CLOUD, "--env", "A b=c"], "'A b' cannot name an environment variable"),
-    (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
-    (["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"], "not the name of a bucket. Remedy: give --bucket"),
-    (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
-    (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
-    (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
-    (["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"], "several slices are created together by the queue"),
-    (["--topology", "2xv5e:4x4", *CLOUD], "mesh.slices is 1. Remedy: add --set mesh.slices=2"),
-    (["--topology", "v5e:2x4", *CLOUD], "mesh.fsdp=16 × mesh.tensor=1 × mesh.sequence=1 does not fit 8 devices"),
-    (["--topology", "H100:16", *CLOUD], "H100:16 is not a TPU. Remedy: use --target slurm"),
-    (["--topology", "H100:20", "--target", "slurm", "--set", "mesh.fsdp=4"], "whole number of machines with 8 GPUs each. Remedy"),
-    (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 cannot be launched: no target offers CPU machines"),
-    (["--topology", "v5p-512", *CLOUD], "v5p-512 is 256 chips"),
-    (["--topology", "v5e:3x5", *CLOUD], "Cloud TPU has no v5e slice of this shape. Remedy: write v5e:4x4"),
-    (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image means nothing to --target slurm"),
-    (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
-    (["--topology", "v5e:4x4", *CLOUD, "--source", "tests"], "configs/mmbert_base.py: the machines would not have this config"),
-    (["--topology", "v5e:4x4", "--target", "slurm"], "is not a GPU topology"),
-    (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "no container image was given"),
-    (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--topology", "v9:4x4", *CLOUD], "no chip 'v9'"),
+        (["--topology", "v5e:4x4", "--bucket", "b"], "no zone was given"),
+        (["--topology", "tpu7x:2x2x2", *CLOUD], "tpu7x:2x2x2 is offered on GKE only. Remedy: use --target gke"),
+        (
+            ["--topology", "v5e:4x4", "--bucket", "b", "--iap", "--target", "skypilot"],
+            "--iap means nothing to --target skypilot",
+        ),
+        (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--calendar"], "--calendar needs a reservation"),
+        (
+            ["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--reservation", "a\n#SBATCH"],
+            "cannot name a reservation",
+        ),
+        (["--topology", "v5e:4x4", *CLOUD, "--env", "A"], "--env A has no value"),
+        (["--topology", "v5e:4x4", *CLOUD, "--env", "A b=c"], "'A b' cannot name an environment variable"),
+        (["--topology", "v5e:4x4", "--zone", "z"], "lost with them"),
+        (
+            ["--topology", "v5e:4x4", *CLOUD, "--bucket", "gs://my-runs/there"],
+            "not the name of a bucket. Remedy: give --bucket",
+        ),
+        (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
+        (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
+        (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
+        (
+            ["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"],
+            "several slices are created together by the queue",
+        ),
+        (["--topology", "2xv5e:4x4", *CLOUD], "mesh.slices is 1. Remedy: add --set mesh.slices=2"),
+        (["--topology", "v5e:2x4", *CLOUD], "mesh.fsdp=16 × mesh.tensor=1 × mesh.sequence=1 does not fit 8 devices"),
+        (["--topology", "H100:16", *CLOUD], "H100:16 is not a TPU. Remedy: use --target slurm"),
+        (
+            ["--topology", "H100:20", "--target", "slurm", "--set", "mesh.fsdp=4"],
+            "whole number of machines with 8 GPUs each. Remedy",
+        ),
+        (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 cannot be launched: no target offers CPU machines"),
+        (["--topology", "v5p-512", *CLOUD], "v5p-512 is 256 chips"),
+        (["--topology", "v5e:3x5", *CLOUD], "Cloud TPU has no v5e slice of this shape. Remedy: write v5e:4x4"),
+        (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image means nothing to --target slurm"),
+        (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
+        (
+            ["--topology", "v5e:4x4", *CLOUD, "--source", "tests"],
+            "configs/mmbert_base.py: the machines would not have this config",
+        ),
+        (["--topology", "v5e:4x4", "--target", "slurm"], "is not a GPU topology"),
+        (["--topology", "v5e:4x4", "--target", "gke", "--bucket", "b"], "no container image was given"),
+        (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
+    ],
+)
 def test_what_cannot_be_launched(arguments, said, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert launch.main([*COMMON, *arguments]) == 2

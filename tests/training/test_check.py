@@ -32,62 +32,130 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
     check_config(config)
 
 
-@pytest.mark.parametrize("override, key, message", [
-    ("optimizer.name=adamm", "optimizer.name", "no optimizer 'adamm'; did you mean 'adamw'"),
-    ("optimizer.schedule=cosin", "optimizer.schedule", "did you mean 'cosine'"),
-    ("model.heads=3", "model.heads", "cannot be divided among 3 heads"),
-    ("tasks.ranking.objective=translation", "model.decoder", "task 'ranking' needs a model with a decoder. Remedy: set"),
-    ("tasks.mlm.objective=denoising", "model.decoder", "task 'mlm' needs a model with a decoder"),
-    ("tasks.ranking.objective=cross_attention_mlm", "model.cross_lingual", "'ranking' needs a model with cross-lingual attention"),
-    ("tasks.ranking={'objective': 'tlm', 'rows': 8, 'length': 5000}", "tasks.ranking.length",
-     "tasks.ranking.length is 5000, which makes rows of 10000, but the model takes rows of 8192"),
-    ("tasks.mlm.length=9000", "tasks.mlm.length", "tasks.mlm.length is 9000, but the model takes rows of 8192"),
-    ("curriculum=({'steps': 10, 'length': 9000},)", "curriculum[0].length", "curriculum[0].length is 9000, but"),
-    ("curriculum=({'steps': 10, 'length': {'ranking': 9000}},)", "curriculum[0].length", "curriculum[0].length is 9000, but"),
-    ("curriculum=({'steps': 10, 'mask_rate': {'ranking': 0.2}},)", "curriculum[0].mask_rate",
-     "curriculum[0].mask_rate is of task 'ranking', which masks nothing. Remedy: leave it out"),
-    ("tasks.mlm.data='dee'", "tasks.mlm.data", "names 'dee', but config.data defines no such set; did you mean 'de'"),
-    ("tasks.ranking.data=('de-en', 'de-fr')", "tasks.ranking.data", "names 'de-fr', but config.data defines no such set"),
-    ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
-    ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
-    ("tasks.mlm.objective=['mlm']", "tasks.mlm.objective", "tasks.mlm.objective is ['mlm']. Remedy: write the name of"),
-    ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
-    ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
-    ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
-    ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be a language's code"),
-    ("tasks.mlm.mask_rate=0", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 0. Remedy: use a number above 0 to 1"),
-    ("tasks.mlm.mask_rate=1.5", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 1.5"),
-    ("tasks.mlm.unit=wrd", "tasks.mlm.unit", "tasks.mlm.unit is 'wrd'; did you mean 'word'"),
-    ("tasks.ranking.queue=2.5", "tasks.ranking.queue", "tasks.ranking.queue is 2.5. Remedy: use a whole number from 0"),
-    ("tasks.mlm.objective='nowhere:Mine'", "tasks.mlm.objective", "cannot import 'nowhere:Mine'"),
-    ("tasks.mlm.objective='json:JSONDecoder'", "tasks.mlm.objective", "is no subclass of mlm_jax.objectives.Objective"),
-    ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
-    ("tasks.mlm.evaluate_on=('ner',)", "tasks.mlm.evaluate_on", "names labelled sets, and mlm reads none"),
-    ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
-    ("tasks.mlm.weight='0:-1,4:1'", "tasks.mlm.weight", "negative or not finite"),
-    ("tasks.mlm.weight='0:nan'", "tasks.mlm.weight", "negative or not finite"),
-    ("tasks.mlm.weight=uncertanty", "tasks.mlm.weight", "did you mean 'uncertainty'"),
-    ("curriculum=({'steps': 9},)", "curriculum", "take 9 steps, but the run has 10"),
-    ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
-    ("optimizer.freeze_table=(('encodr/.*', True), ('.*', False))", "", "optimizer.freeze_table: no parameter matches"),
-    ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
-    ("model.encoder=(12,)", "model.encoder[0]", "model.encoder[0] is 12. Remedy: write {\"layers\": 12"),
-    ("model.encoder=({'layers': 2.5},)", "model.encoder[0].layers", "layers is 2.5. Remedy: use a whole number from 1"),
-    ("model.encoder=({'layers': 1, 'adapter': '8'},)", "model.encoder[0].adapter", "is '8'. Remedy: use a whole number from 0"),
-    ("model.decoder=({'layers': 1, 'wieghts': 'task'},)", "model.decoder[0].wieghts", "did you mean 'weights'"),
-    ("model.decoder=({'layers': 1, 'weights': 'tsk'},)", "model.decoder[0].weights", "did you mean 'task'"),
-    ("model.decoder=({'layers': 1, 'weights': 'task', 'adapter_weights': 'family'},)", "model.decoder[0].adapter_weights",
-     "has weights indexed by 'task' and adapters by 'family'"),
-    ("model.cross_lingual={'score': 'dto', 'fuse': 'gate'}", "model.cross_lingual.score", "did you mean 'dot'"),
-    ("model.cross_lingual={'score': 'dot'}", "model.cross_lingual", "model.cross_lingual has no 'fuse'"),
-    ("mesh.fsdp=0", "mesh.fsdp", "mesh.fsdp is 0. Remedy: write a whole number from 1, or -1"),
-    ("mixing.rates={'en': -1}", "mixing.rates.en", "mixing.rates.en is -1"),
-    ("model.relative={'bucket': 32}", "model.relative.bucket", "has an unknown key 'bucket'; did you mean 'buckets'"),
-    ("model.relative={'buckets': 32}", "model.relative", "model.relative has no 'max_distance'"),
-    ("model.relative={'buckets': 32.0, 'max_distance': 128, 'per_layer': False}", "model.relative.buckets", "is 32.0"),
-    ("languages=('en', 'de', 'en')", "", "config.languages names 'en' twice"),
-    ("languages=('en', 'de', 3)", "languages", "languages is ('en', 'de', 3). Remedy: write language codes such as"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, key, message",
+    [
+        ("optimizer.name=adamm", "optimizer.name", "no optimizer 'adamm'; did you mean 'adamw'"),
+        ("optimizer.schedule=cosin", "optimizer.schedule", "did you mean 'cosine'"),
+        ("model.heads=3", "model.heads", "cannot be divided among 3 heads"),
+        (
+            "tasks.ranking.objective=translation",
+            "model.decoder",
+            "task 'ranking' needs a model with a decoder. Remedy: set",
+        ),
+        ("tasks.mlm.objective=denoising", "model.decoder", "task 'mlm' needs a model with a decoder"),
+        (
+            "tasks.ranking.objective=cross_attention_mlm",
+            "model.cross_lingual",
+            "'ranking' needs a model with cross-lingual attention",
+        ),
+        (
+            "tasks.ranking={'objective': 'tlm', 'rows': 8, 'length': 5000}",
+            "tasks.ranking.length",
+            "tasks.ranking.length is 5000, which makes rows of 10000, but the model takes rows of 8192",
+        ),
+        ("tasks.mlm.length=9000", "tasks.mlm.length", "tasks.mlm.length is 9000, but the model takes rows of 8192"),
+        ("curriculum=({'steps': 10, 'length': 9000},)", "curriculum[0].length", "curriculum[0].length is 9000, but"),
+        (
+            "curriculum=({'steps': 10, 'length': {'ranking': 9000}},)",
+            "curriculum[0].length",
+            "curriculum[0].length is 9000, but",
+        ),
+        (
+            "curriculum=({'steps': 10, 'mask_rate': {'ranking': 0.2}},)",
+            "curriculum[0].mask_rate",
+            "curriculum[0].mask_rate is of task 'ranking', which masks nothing. Remedy: leave it out",
+        ),
+        (
+            "tasks.mlm.data='dee'",
+            "tasks.mlm.data",
+            "names 'dee', but config.data defines no such set; did you mean 'de'",
+        ),
+        (
+            "tasks.ranking.data=('de-en', 'de-fr')",
+            "tasks.ranking.data",
+            "names 'de-fr', but config.data defines no such set",
+        ),
+        ("model.norm=rmss", "model.norm", "did you mean 'rms'"),
+        ("model.dtype=fp16", "model.dtype", "use one of auto, float32, bfloat16"),
+        (
+            "tasks.mlm.objective=['mlm']",
+            "tasks.mlm.objective",
+            "tasks.mlm.objective is ['mlm']. Remedy: write the name of",
+        ),
+        ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
+        ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
+        ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
+        ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be a language's code"),
+        ("tasks.mlm.mask_rate=0", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 0. Remedy: use a number above 0 to 1"),
+        ("tasks.mlm.mask_rate=1.5", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 1.5"),
+        ("tasks.mlm.unit=wrd", "tasks.mlm.unit", "tasks.mlm.unit is 'wrd'; did you mean 'word'"),
+        (
+            "tasks.ranking.queue=2.5",
+            "tasks.ranking.queue",
+            "tasks.ranking.queue is 2.5. Remedy: use a whole number from 0",
+        ),
+        ("tasks.mlm.objective='nowhere:Mine'", "tasks.mlm.objective", "cannot import 'nowhere:Mine'"),
+        (
+            "tasks.mlm.objective='json:JSONDecoder'",
+            "tasks.mlm.objective",
+            "is no subclass of mlm_jax.objectives.Objective",
+        ),
+        ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
+        ("tasks.mlm.evaluate_on=('ner',)", "tasks.mlm.evaluate_on", "names labelled sets, and mlm reads none"),
+        ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
+        ("tasks.mlm.weight='0:-1,4:1'", "tasks.mlm.weight", "negative or not finite"),
+        ("tasks.mlm.weight='0:nan'", "tasks.mlm.weight", "negative or not finite"),
+        ("tasks.mlm.weight=uncertanty", "tasks.mlm.weight", "did you mean 'uncertainty'"),
+        ("curriculum=({'steps': 9},)", "curriculum", "take 9 steps, but the run has 10"),
+        ("curriculum=({'steps': 10, 'languages': ('fr',)},)", "curriculum", "language 'fr' is not in the run"),
+        (
+            "optimizer.freeze_table=(('encodr/.*', True), ('.*', False))",
+            "",
+            "optimizer.freeze_table: no parameter matches",
+        ),
+        ("model.encoder=({'layers': 1, 'weights': 'family'},)", "", "config.families"),
+        ("model.encoder=(12,)", "model.encoder[0]", 'model.encoder[0] is 12. Remedy: write {"layers": 12'),
+        (
+            "model.encoder=({'layers': 2.5},)",
+            "model.encoder[0].layers",
+            "layers is 2.5. Remedy: use a whole number from 1",
+        ),
+        (
+            "model.encoder=({'layers': 1, 'adapter': '8'},)",
+            "model.encoder[0].adapter",
+            "is '8'. Remedy: use a whole number from 0",
+        ),
+        ("model.decoder=({'layers': 1, 'wieghts': 'task'},)", "model.decoder[0].wieghts", "did you mean 'weights'"),
+        ("model.decoder=({'layers': 1, 'weights': 'tsk'},)", "model.decoder[0].weights", "did you mean 'task'"),
+        (
+            "model.decoder=({'layers': 1, 'weights': 'task', 'adapter_weights': 'family'},)",
+            "model.decoder[0].adapter_weights",
+            "has weights indexed by 'task' and adapters by 'family'",
+        ),
+        ("model.cross_lingual={'score': 'dto', 'fuse': 'gate'}", "model.cross_lingual.score", "did you mean 'dot'"),
+        ("model.cross_lingual={'score': 'dot'}", "model.cross_lingual", "model.cross_lingual has no 'fuse'"),
+        ("mesh.fsdp=0", "mesh.fsdp", "mesh.fsdp is 0. Remedy: write a whole number from 1, or -1"),
+        ("mixing.rates={'en': -1}", "mixing.rates.en", "mixing.rates.en is -1"),
+        (
+            "model.relative={'bucket': 32}",
+            "model.relative.bucket",
+            "has an unknown key 'bucket'; did you mean 'buckets'",
+        ),
+        ("model.relative={'buckets': 32}", "model.relative", "model.relative has no 'max_distance'"),
+        (
+            "model.relative={'buckets': 32.0, 'max_distance': 128, 'per_layer': False}",
+            "model.relative.buckets",
+            "is 32.0",
+        ),
+        ("languages=('en', 'de', 'en')", "", "config.languages names 'en' twice"),
+        (
+            "languages=('en', 'de', 3)",
+            "languages",
+            "languages is ('en', 'de', 3). Remedy: write language codes such as",
+        ),
+    ],
+)
 def test_what_cannot_work_is_named_with_its_key(override, key, message):
     config = make_config()
     set_key(config, *override.split("=", 1))
@@ -107,7 +175,9 @@ def test_only_rows_that_are_too_long_are_refused():
     config.tasks, config.curriculum = {"denoising": {"objective": "denoising", **rows, "length": 34}}, ()
     check_config(config)  # noise leaves 34 − 5 + 2 + 1 = 32 tokens for the encoder
     config.tasks["denoising"]["length"] = 36
-    with pytest.raises(BadValue, match="tasks.denoising.length is 36, which makes rows of 34, but the model takes rows of 32"):
+    with pytest.raises(
+        BadValue, match="tasks.denoising.length is 36, which makes rows of 34, but the model takes rows of 32"
+    ):
         check_config(config)
 
 
@@ -137,10 +207,17 @@ def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, 
     assert str(located(raised.value, file)).startswith(f"{file}:2: ")
 
 
-@pytest.mark.parametrize("objective, name, message", [
-    ("classification", "ner-en", "labels of words. Remedy: make it a task of objective token_classification"),
-    ("token_classification", "genre-en", "labels of whole texts. Remedy: make it a task of objective classification"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "objective, name, message",
+    [
+        ("classification", "ner-en", "labels of words. Remedy: make it a task of objective token_classification"),
+        (
+            "token_classification",
+            "genre-en",
+            "labels of whole texts. Remedy: make it a task of objective classification",
+        ),
+    ],
+)
 def test_a_task_of_texts_reads_no_labels_of_words(tmp_path, objective, name, message):
     store, config = runs.make_store(tmp_path / "store"), runs.make_config()
     config.tasks = {"task": {"objective": objective, "rows": 2, "length": 8, "data": name}}
@@ -150,11 +227,14 @@ def test_a_task_of_texts_reads_no_labels_of_words(tmp_path, objective, name, mes
     loop.check_labels(Loader(store, config, kinds(config.tasks)), config)
 
 
-@pytest.mark.parametrize("init, message", [
-    ({"from": "none"}, "none: there is no checkpoint here"),
-    ({"form": "none"}, "has an unknown key 'form'; did you mean 'from'"),
-    ({"like": {}}, "checkpoint.init has no 'from'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "init, message",
+    [
+        ({"from": "none"}, "none: there is no checkpoint here"),
+        ({"form": "none"}, "has an unknown key 'form'; did you mean 'from'"),
+        ({"like": {}}, "checkpoint.init has no 'from'"),
+    ],
+)
 def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, monkeypatch, init, message):
     config = make_config()
     config.checkpoint.init = init

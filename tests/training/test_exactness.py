@@ -27,7 +27,9 @@ def small(**mesh):
 
 
 def batch():
-    rows = lambda seed: random_rows(seed, rows=8)  # noqa: E731
+    def rows(seed):
+        return random_rows(seed, rows=8)
+
     return {"mlm": {"inputs": rows(0)}, "ranking": {"inputs": rows(1), "targets": rows(2)}}
 
 
@@ -37,7 +39,9 @@ def loss_and_gradients(config, devices):
     state = program.initialise()
     function = jax.jit(gradient_function(program, program.objectives))
     with jax.set_mesh(mesh):
-        gradients, (metrics, _) = function(state.params, to_devices(batch(), mesh), jax.random.key(3), state.step, state.extras)
+        gradients, (metrics, _) = function(
+            state.params, to_devices(batch(), mesh), jax.random.key(3), state.step, state.extras
+        )
     losses = {task: np.asarray(values["loss"][0]) for task, values in metrics.items()}
     return losses, jax.device_get(gradients)
 
@@ -47,9 +51,16 @@ def reference():
     return loss_and_gradients(small(), 1)
 
 
-@pytest.mark.parametrize("devices, mesh, microbatches", [
-    (1, {}, 4), (2, {}, 1), (4, {}, 4), (8, {"fsdp": 2, "tensor": 2}, 1), (8, {"sequence": 2, "fsdp": 2}, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "devices, mesh, microbatches",
+    [
+        (1, {}, 4),
+        (2, {}, 1),
+        (4, {}, 4),
+        (8, {"fsdp": 2, "tensor": 2}, 1),
+        (8, {"sequence": 2, "fsdp": 2}, 1),
+    ],
+)
 def test_the_same_on_every_mesh_and_for_any_microbatches(reference, devices, mesh, microbatches):
     config = small(**mesh)
     config.training.microbatches = microbatches
@@ -92,8 +103,10 @@ def unpack(rows, masked):
         for segment in range(1, segments[row].max() + 1):
             at = segments[row] == segment
             pad = (0, length - at.sum())
-            out.append([np.pad(x[row][at], pad) for x in (tokens, originals, segments, np.asarray(rows.positions), chosen)]
-                       + [np.asarray(rows.language)[row]])  # fmt: skip
+            out.append(
+                [np.pad(x[row][at], pad) for x in (tokens, originals, segments, np.asarray(rows.positions), chosen)]
+                + [np.asarray(rows.language)[row]]
+            )
     new, old, segment, position, hidden, language = (np.stack(column) for column in zip(*out))
     apart = Rows(new, (segment > 0).astype(np.int32), position, language.astype(np.int32))
     order = np.argsort(~hidden, axis=1, kind="stable").astype(np.int32)
@@ -140,6 +153,8 @@ def test_packed_equals_one_document_a_row_and_the_plain_formula():
 def test_a_language_absent_from_the_batch_contributes_nothing():
     config = small()
     rows = random_rows(0, rows=8)._replace(language=np.zeros(8, np.int32))
-    examples = MaskedLanguageModelling().prepare({"inputs": rows}, jax.random.key(0), planned_context(LANGUAGES, config))
+    examples = MaskedLanguageModelling().prepare(
+        {"inputs": rows}, jax.random.key(0), planned_context(LANGUAGES, config)
+    )
     np.testing.assert_allclose(np.asarray(examples.weights).sum(), 1.0, rtol=1e-6)
     assert np.isfinite(np.asarray(examples.weights)).all()

@@ -24,7 +24,9 @@ def small(**model):
 
 
 def shapes(rows, length):
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
     return Rows(array(rows, length), array(rows, length), array(rows, length), array(rows))
 
 
@@ -79,8 +81,15 @@ def test_translation_counts_both_sides_and_the_memory():
 @pytest.mark.parametrize("score, fuse", [("scaled_dot", "residual"), ("additive", "concat")])
 def test_cross_attention_counts_the_layer_between_the_sides(score, fuse, unplugged):
     config = small(cross_lingual={"score": score, "fuse": fuse}, head_transform=True)
-    config.tasks = {"aligned": {"objective": "cross_attention_mlm", "rows": 8, "length": 16, "mask_rate": 0.25,
-                                "unplugged": unplugged}}  # fmt: skip
+    config.tasks = {
+        "aligned": {
+            "objective": "cross_attention_mlm",
+            "rows": 8,
+            "length": 16,
+            "mask_rate": 0.25,
+            "unplugged": unplugged,
+        }
+    }
     found = count(config, {"aligned": {"inputs": shapes(8, 16), "targets": shapes(8, 16)}})
     tokens, masked = 8 * 16, 8 * 4
     assert found.parts["encoder"] == 6 * 2 * tokens * (4 * 64 * 64 + 3 * 64 * 96)
@@ -128,7 +137,9 @@ def test_a_window_costs_its_band():
     assert keys_per_query(4096, 4096, window=128, causal=False, implementation="splash") == (8 + 2 * 7) * 512 / 8
     assert keys_per_query(1024, 1024, window=0, causal=True, implementation="splash") == 3 * 512 / 2
     assert keys_per_query(1024, 1024, window=128, causal=False, implementation="cudnn") == 2 * 128
-    assert keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000  # too short for blocks of 384
+    assert (
+        keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000
+    )  # too short for blocks of 384
     assert keys_per_query(1600, 1600, window=300, causal=False, implementation="cudnn") == 2 * 384 * (5 * 384) / 1600
 
 

@@ -68,7 +68,10 @@ def indexed():
 
 def test_slices_of_different_languages_are_not_shared(indexed):
     program, params, rows = indexed
-    measure = lambda parameters: between_languages(program, params, rows, task="mlm", parameters=parameters)  # noqa: E731
+
+    def measure(parameters):
+        return between_languages(program, params, rows, task="mlm", parameters=parameters)
+
     own, shared, everything = measure("encoder/0/.*"), measure("(?!encoder/0/|language_).*"), measure(".*")
     different = ~np.eye(len(own.names), dtype=bool)
     assert len(own.names) > 1 and np.isnan(own.cosines[different]).all()
@@ -91,5 +94,3 @@ def test_bad_input(start):
         between_languages(program, params, batch(0), task="ranking")
     with pytest.raises(UserError, match="no parameter matches"):
         between_languages(program, params, batch(0), task="mlm", parameters="enc")
-
-

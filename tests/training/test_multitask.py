@@ -13,7 +13,9 @@ LANGUAGES = ("en", "de", "fr")
 
 
 def batch(seed):
-    rows_of = lambda n: random_rows(10 * seed + n, rows=6, length=12, documents=1)  # noqa: E731
+    def rows_of(n):
+        return random_rows(10 * seed + n, rows=6, length=12, documents=1)
+
     return {"mlm": {"inputs": rows_of(2)}, "ranking": {"inputs": rows_of(0), "targets": rows_of(1)}}
 
 
@@ -78,7 +80,10 @@ def test_microbatches_change_neither_learned_weights_nor_anything_else():
 def test_a_task_may_be_called_as_a_method_of_modules_is():
     config = default_config()
     rows = {"rows": 6, "length": 12}
-    config.tasks = {"train": {"objective": "mlm", **rows}, "eval": {"objective": "mlm", "weight": "uncertainty", **rows}}
+    config.tasks = {
+        "train": {"objective": "mlm", **rows},
+        "eval": {"objective": "mlm", "weight": "uncertainty", **rows},
+    }
     config.model.update(width=16, heads=2, mlp_width=24, encoder=({"layers": 1},))
     program = build_program(config, make_context(prefixed=False), LANGUAGES, make_mesh(config.mesh, jax.devices()[:1]))
     examples = {task: {"inputs": random_rows(0, rows=6, length=12)} for task in config.tasks}

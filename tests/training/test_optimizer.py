@@ -180,13 +180,16 @@ def test_decay_and_rate_tables():
     np.testing.assert_allclose(params["encoder"]["kernel"], decayed, atol=1e-6)
 
 
-@pytest.mark.parametrize("table, message", [
-    ((("decoder/.*", True),), "nothing matches the parameter 'adapter/kernel'"),
-    ((("decodr/.*", True), (".*", False)), "no parameter matches 'decodr/.*'; did you mean 'decoder'?"),
-    (((".*", False), ("decoder/.*", True)), "earlier patterns take every parameter that 'decoder/.*' matches"),
-    ((("decoder/(", True), (".*", False)), "'decoder/(' is not a regular expression"),
-    (((".*", True),), "freezes every parameter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ((("decoder/.*", True),), "nothing matches the parameter 'adapter/kernel'"),
+        ((("decodr/.*", True), (".*", False)), "no parameter matches 'decodr/.*'; did you mean 'decoder'?"),
+        (((".*", False), ("decoder/.*", True)), "earlier patterns take every parameter that 'decoder/.*' matches"),
+        ((("decoder/(", True), (".*", False)), "'decoder/(' is not a regular expression"),
+        (((".*", True),), "freezes every parameter"),
+    ],
+)
 def test_tables_that_do_not_fit_the_parameters_are_errors(table, message):
     with pytest.raises(UserError) as raised:
         make(make_config(freeze_table=table))
@@ -254,8 +257,12 @@ def test_the_first_languages_weights_stay(name):
 
 
 def test_rows_that_cannot_be_frozen_are_an_error():
-    wrong = ((3, "encoder/kernel", "none of the vocabulary"), (3, "decoder/kernel", "shape"), (9, "embedding", "shape"),
-             (-1, "embedding", "shape"))  # fmt: skip
+    wrong = (
+        (3, "encoder/kernel", "none of the vocabulary"),
+        (3, "decoder/kernel", "shape"),
+        (9, "embedding", "shape"),
+        (-1, "embedding", "shape"),
+    )
     for value, name, message in wrong:
         with pytest.raises(UserError, match=message):
             make(make_config(freeze_table=((name, value), (".*", False))))

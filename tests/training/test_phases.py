@@ -36,7 +36,9 @@ def loader_of(config):
 
 
 def test_rows_of_a_phase_are_taken_once_and_tokens_a_step_can_stay_the_same(store):
-    config = config_of(store, {"steps": 3}, {"steps": 4, "length": 64, "rows": 4}, {"steps": 2, "rows": {"ranking": 16}})
+    config = config_of(
+        store, {"steps": 3}, {"steps": 4, "length": 64, "rows": 4}, {"steps": 2, "rows": {"ranking": 16}}
+    )
     loader = loader_of(config)
     shapes = [{task: batch["inputs"].tokens.shape for task, batch in loader.batch(step).items()} for step in range(9)]
     assert shapes[2] == {"mlm": (8, 32), "ranking": (8, 32)} and shapes[3] == {"mlm": (4, 64), "ranking": (8, 32)}
@@ -48,8 +50,10 @@ def test_rows_of_a_phase_are_taken_once_and_tokens_a_step_can_stay_the_same(stor
             seen[int(language)] = seen.get(int(language), 0) + int((batch.segment_ids[row] > 0).sum())
     text = tiny_config(store).tasks["mlm"]
     config.tasks = {"mlm": text}
-    config.curriculum = tuple({**phase, "rows": phase.get("rows", 8) if not isinstance(phase.get("rows"), dict) else 8}
-                              for phase in config.curriculum)  # fmt: skip
+    config.curriculum = tuple(
+        {**phase, "rows": phase.get("rows", 8) if not isinstance(phase.get("rows"), dict) else 8}
+        for phase in config.curriculum
+    )
     alone = loader_of(config)
     assert alone.tokens_seen(9) == {language: seen[i] for i, language in enumerate(alone.languages)}
 
@@ -57,7 +61,9 @@ def test_rows_of_a_phase_are_taken_once_and_tokens_a_step_can_stay_the_same(stor
 def test_every_unit_is_taken_once_an_epoch_though_rows_change(store):
     config = config_of(store, {"steps": 5, "rows": 2}, {"steps": 7, "rows": 6}, {"steps": 4, "rows": 10})
     config.tasks = {"ranking": config.tasks["ranking"]}
-    config.curriculum = tuple({"steps": phase["steps"], "rows": {"ranking": phase["rows"]}} for phase in config.curriculum)
+    config.curriculum = tuple(
+        {"steps": phase["steps"], "rows": {"ranking": phase["rows"]}} for phase in config.curriculum
+    )
     order = loader_of(config)._tasks["ranking"].order
     taken = {}
     for step, phase in ((step, curriculum.at(loader_of(config).phases, step)) for step in range(16)):
@@ -76,8 +82,12 @@ def test_rows_that_cannot_be_shared_are_an_error(store):
 
 
 def test_a_phase_scales_the_learning_rate_or_has_a_schedule_of_its_own(store):
-    config = config_of(store, {"steps": 40}, {"steps": 20, "rate_factor": 0.5},
-                       {"steps": 40, "optimizer": {"schedule": "linear", "warmup_steps": 0.25, "final_fraction": 0.0}})  # fmt: skip
+    config = config_of(
+        store,
+        {"steps": 40},
+        {"steps": 20, "rate_factor": 0.5},
+        {"steps": 40, "optimizer": {"schedule": "linear", "warmup_steps": 0.25, "final_fraction": 0.0}},
+    )
     config.optimizer.update(schedule="constant", warmup_steps=0, learning_rate=1e-2)
     rate = jax.jit(learning_rate(config.optimizer, 100, config.curriculum))
     assert [float(rate(step)) for step in (0, 39)] == pytest.approx([1e-2, 1e-2])
@@ -86,7 +96,9 @@ def test_a_phase_scales_the_learning_rate_or_has_a_schedule_of_its_own(store):
         [0, 5e-3, 1e-2, 5e-3, 0], abs=1e-6
     )  # a warm-up of 10 of 40 steps, then down to 0 at the run's end
     config.curriculum = ({"steps": 100, "optimizer": {"warmup_steps": 101}},)
-    with pytest.raises(BadValue, match=r"curriculum\[0\].optimizer: optimizer.warmup_steps=101 .* more than the run's 100"):
+    with pytest.raises(
+        BadValue, match=r"curriculum\[0\].optimizer: optimizer.warmup_steps=101 .* more than the run's 100"
+    ):
         learning_rate(config.optimizer, 100, config.curriculum)
 
 
@@ -170,6 +182,7 @@ def losses(folder):
 
     return {
         (event["step"], key): event[key]
-        for event in read_events(folder) for key in event
+        for event in read_events(folder)
+        for key in event
         if key.startswith("train/mlm/") or key in ("train/learning_rate", "train/gradient_norm")
-    }  # fmt: skip
+    }

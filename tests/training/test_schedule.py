@@ -20,15 +20,24 @@ def rates(schedule, **changes):
     return np.array([rate(step) for step in range(STEPS + 1)])
 
 
-@pytest.mark.parametrize("schedule, arguments, floor", [
-    ("wsd", {"name": "warmup_stable_decay", "scheduler_specific_kwargs":
-             {"decay_type": "1-sqrt", "min_lr_ratio": 0.02, "num_decay_steps": DECAY}}, 0.02),
-    ("cosine", {"name": "cosine"}, 0.0),
-    ("cosine", {"name": "cosine_with_min_lr", "scheduler_specific_kwargs": {"min_lr_rate": 0.02}}, 0.02),
-    ("linear", {"name": "linear"}, 0.0),
-    ("rsqrt", {"name": "inverse_sqrt"}, 0.0),
-    ("constant", {"name": "constant_with_warmup"}, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "schedule, arguments, floor",
+    [
+        (
+            "wsd",
+            {
+                "name": "warmup_stable_decay",
+                "scheduler_specific_kwargs": {"decay_type": "1-sqrt", "min_lr_ratio": 0.02, "num_decay_steps": DECAY},
+            },
+            0.02,
+        ),
+        ("cosine", {"name": "cosine"}, 0.0),
+        ("cosine", {"name": "cosine_with_min_lr", "scheduler_specific_kwargs": {"min_lr_rate": 0.02}}, 0.02),
+        ("linear", {"name": "linear"}, 0.0),
+        ("rsqrt", {"name": "inverse_sqrt"}, 0.0),
+        ("constant", {"name": "constant_with_warmup"}, 0.0),
+    ],
+)
 def test_schedules_equal_those_of_transformers(schedule, arguments, floor):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-3)
     theirs = transformers.get_scheduler(
@@ -64,12 +73,18 @@ def test_warmup_and_decay_may_be_shares_of_the_run_and_are_by_default():
     assert schedule_line(steps, 30) == "learning rate: cosine, at most 0.0005, warm-up over 4 steps"
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"warmup_steps": 0.8, "decay_steps": 0.3}, "warmup_steps=80 and decay_steps=30 are more than the run's 100 steps"),
-    ({"schedule": "wds"}, "no schedule 'wds'; did you mean 'wsd'?"),
-    ({"warmup_steps": 71}, "warmup_steps=71 and decay_steps=30 are more than the run's 100 steps"),
-    ({"schedule": "cosine", "warmup_steps": 101}, "warmup_steps=101 are more than"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"warmup_steps": 0.8, "decay_steps": 0.3},
+            "warmup_steps=80 and decay_steps=30 are more than the run's 100 steps",
+        ),
+        ({"schedule": "wds"}, "no schedule 'wds'; did you mean 'wsd'?"),
+        ({"warmup_steps": 71}, "warmup_steps=71 and decay_steps=30 are more than the run's 100 steps"),
+        ({"schedule": "cosine", "warmup_steps": 101}, "warmup_steps=101 are more than"),
+    ],
+)
 def test_impossible_schedules_are_errors(changes, message):
     config = default_config().optimizer
     config.update({"warmup_steps": WARMUP, "decay_steps": DECAY, **changes})

@@ -66,8 +66,11 @@ def batch(languages, seed=0, rows=8, same_language_rows=1):
 def own_slices(params, axes, config, source, target):
     """The weights that one language pair uses, without the axis of languages."""
     family_of = np.array([[code in members for members in FAMILIES.values()].index(True) for code in LANGUAGES])
-    of = {"source_language": lambda stack: source, "target_language": lambda stack: target,
-          "family": lambda stack: jnp.asarray(family_of)[source if stack == "encoder" else target]}  # fmt: skip
+    of = {
+        "source_language": lambda stack: source,
+        "target_language": lambda stack: target,
+        "family": lambda stack: jnp.asarray(family_of)[source if stack == "encoder" else target],
+    }
 
     def one(path, leaf, names):
         if "groups" not in names:
@@ -91,8 +94,10 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
     program = make_program(config)
     params, axes = drawn(program), axes_of(config, program)
     without = {"weights": "shared", "adapter_weights": "shared"}
-    shared = (tuple({**entry, **{key: without[key] for key in entry if key in without}} for entry in stack)
-              for stack in PLANS[plan])  # fmt: skip
+    shared = (
+        tuple({**entry, **{key: without[key] for key in entry if key in without}} for entry in stack)
+        for stack in PLANS[plan]
+    )
     plain = make_program(make_config(*shared))
     objective, rows = program.objectives["translation"], batch(range(4))["translation"]
     examples = jax.tree.map(jnp.asarray, objective.prepare(rows, jax.random.key(1), program.context))
@@ -103,7 +108,10 @@ def test_a_mixed_batch_equals_a_loop_over_languages(plan):
     @jax.jit
     def of_one_pair(params, index, source, target):
         own = jax.tree.map(lambda leaf: leaf[index], examples)
-        loss = lambda params: total(plain, own_slices(params, axes, config, source, target), own)  # noqa: E731
+
+        def loss(params):
+            return total(plain, own_slices(params, axes, config, source, target), own)
+
         return jax.value_and_grad(loss)(params)
 
     languages = rows["inputs"].language, rows["targets"].language
@@ -136,7 +144,9 @@ def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
         program = make_program(config, devices=devices)
         function = gradient_function(program, program.objectives)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, program.state.params)
-        find = jax.jit(lambda params, rows: function(params, rows, jax.random.key(0), 0, {})[0], out_shardings=shardings)
+        find = jax.jit(
+            lambda params, rows: function(params, rows, jax.random.key(0), 0, {})[0], out_shardings=shardings
+        )
         with jax.set_mesh(program.mesh):
             return jax.device_get(find(jax.device_put(drawn(program), shardings), to_devices(rows, program.mesh)))
 
@@ -161,7 +171,9 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
     def hidden(params, same_language_rows):
         return program.model(params).encode(rows, target_language=target, same_language_rows=same_language_rows)
 
-    each, *together = (jax.jit(hidden, static_argnums=1)(drawn(program), same_language_rows) for same_language_rows in (1, 2, 0))
+    each, *together = (
+        jax.jit(hidden, static_argnums=1)(drawn(program), same_language_rows) for same_language_rows in (1, 2, 0)
+    )
     for found in together:
         np.testing.assert_allclose(found, each, atol=1e-5)
 
@@ -169,7 +181,9 @@ def test_rows_that_are_alike_may_take_their_weights_once(plan):
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_batch_of_many_languages_is_written_with_a_cache_as_without_one(plan):
     program = make_program(make_config(*PLANS[plan]))
-    examples = program.objectives["translation"].prepare(batch(range(4))["translation"], jax.random.key(1), program.context)
+    examples = program.objectives["translation"].prepare(
+        batch(range(4))["translation"], jax.random.key(1), program.context
+    )
     source, decoder = examples.source, examples.decoder
     assert len(set(zip(source.language.tolist(), decoder.language.tolist()))) == 4
 
@@ -177,9 +191,16 @@ def test_a_batch_of_many_languages_is_written_with_a_cache_as_without_one(plan):
     def both(params):
         model = program.model(params)
         memory = model.encode(source, target_language=decoder.language)
-        whole = model.decode(decoder, memory, source.segment_ids, source_language=source.language)  # [rows, length, width]
-        cache = model.start_decoding(memory, source.segment_ids, language=decoder.language, capacity=whole.shape[1],
-                                     source_language=source.language)  # fmt: skip
+        whole = model.decode(
+            decoder, memory, source.segment_ids, source_language=source.language
+        )  # [rows, length, width]
+        cache = model.start_decoding(
+            memory,
+            source.segment_ids,
+            language=decoder.language,
+            capacity=whole.shape[1],
+            source_language=source.language,
+        )
         steps = []
         for position in range(whole.shape[1]):
             hidden, cache = model.decode_step(decoder.tokens[:, position], position, cache)
@@ -219,13 +240,21 @@ def test_weights_of_absent_languages_stay_bit_for_bit_as_they_are(plan):
             elif (a != b).any():
                 moved.add((stack, *rest[:1], group))
 
-    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
-    moments = [[optax.tree_utils.tree_get(state.optimizer_state, name) for state in (before, after)] for name in ("mu", "nu")]
+    def is_names(node):
+        return isinstance(node, tuple)
+
+    moments = [
+        [optax.tree_utils.tree_get(state.optimizer_state, name) for state in (before, after)] for name in ("mu", "nu")
+    ]
     for old, new in ((before.params, after.params), *moments):
         jax.tree_util.tree_map_with_path(check, axes, old, new, is_leaf=is_names)
-    indexed = {(stack, str(number), group) for stack, entries in zip(("encoder", "decoder"), PLANS[plan])
-               for number, entry in enumerate(entries) if {entry["weights"], entry.get("adapter_weights", "shared")} != {"shared"}
-               for group in ((0,) if entry["weights"] == "family" else (0, 1))}  # fmt: skip
+    indexed = {
+        (stack, str(number), group)
+        for stack, entries in zip(("encoder", "decoder"), PLANS[plan])
+        for number, entry in enumerate(entries)
+        if {entry["weights"], entry.get("adapter_weights", "shared")} != {"shared"}
+        for group in ((0,) if entry["weights"] == "family" else (0, 1))
+    }
     assert moved == indexed | {("language_embedding", 0), ("language_embedding", 1)} and kept
 
 

@@ -24,23 +24,38 @@ def config_of(**model):
     return config
 
 
-@pytest.mark.parametrize("platform, model, warnings", [
-    ("gpu", {}, []),
-    ("cpu", {"dtype": "float32"}, []),
-    ("gpu", {"dtype": "float32"}, [
-        "slow attention in mlm (encoder, whole rows), mlm (encoder, window of 128), translation (encoder, whole rows), "
-        "translation (encoder, window of 128), translation (decoder), translation (decoder to encoder): "
-        "cuDNN computes in 16 bits, not in float32; set model.dtype='bfloat16'",
-    ]),
-    ("gpu", {"position": "relative", "global_every": 1}, [
-        "slow attention in mlm (encoder), translation (encoder), translation (decoder): cuDNN gives no gradient for a position "
-        "bias beside a mask (model.position='relative'); set model.position='rope', unless the weights are T5's",
-    ]),
-    ("tpu", {"position": "relative", "global_every": 1}, [
-        "slow attention in mlm (encoder), translation (encoder), translation (decoder): splash attention takes no position bias "
-        "(model.position='relative'); set model.position='rope', unless the weights are T5's",
-    ]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "platform, model, warnings",
+    [
+        ("gpu", {}, []),
+        ("cpu", {"dtype": "float32"}, []),
+        (
+            "gpu",
+            {"dtype": "float32"},
+            [
+                "slow attention in mlm (encoder, whole rows), mlm (encoder, window of 128), translation (encoder, whole rows), "
+                "translation (encoder, window of 128), translation (decoder), translation (decoder to encoder): "
+                "cuDNN computes in 16 bits, not in float32; set model.dtype='bfloat16'",
+            ],
+        ),
+        (
+            "gpu",
+            {"position": "relative", "global_every": 1},
+            [
+                "slow attention in mlm (encoder), translation (encoder), translation (decoder): cuDNN gives no gradient for a "
+                "position bias beside a mask (model.position='relative'); set model.position='rope', unless the weights are T5's",
+            ],
+        ),
+        (
+            "tpu",
+            {"position": "relative", "global_every": 1},
+            [
+                "slow attention in mlm (encoder), translation (encoder), translation (decoder): splash attention takes no position "
+                "bias (model.position='relative'); set model.position='rope', unless the weights are T5's",
+            ],
+        ),
+    ],
+)
 def test_each_cause_is_logged_once_with_its_layers_and_remedy(caplog, platform, model, warnings):
     warn_of_slow_attention(config_of(**model), mesh_of(platform))
     assert [record.getMessage() for record in caplog.records] == warnings
@@ -51,6 +66,10 @@ def test_every_task_has_its_kinds_of_layers():
     assert {task: [(each.layers, each.implementation) for each in chosen] for task, chosen in found.items()} == {
         "mlm": [("encoder, whole rows", "cudnn"), ("encoder, window of 128", "cudnn")],
         "ranking": [("encoder, whole rows", "reference"), ("encoder, window of 128", "reference")],
-        "translation": [("encoder, whole rows", "cudnn"), ("encoder, window of 128", "cudnn"), ("decoder", "cudnn"),
-                        ("decoder to encoder", "cudnn")],
-    }  # fmt: skip
+        "translation": [
+            ("encoder, whole rows", "cudnn"),
+            ("encoder, window of 128", "cudnn"),
+            ("decoder", "cudnn"),
+            ("decoder to encoder", "cudnn"),
+        ],
+    }

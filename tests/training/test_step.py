@@ -96,7 +96,9 @@ def test_the_average_of_an_absent_language_stays_as_its_weights_do():
         language = np.resize(np.array(languages, np.int32), len(rows.language))
         return to_devices({"mlm": {"inputs": rows._replace(language=language)}}, program.mesh)
 
-    kernel = lambda tree: np.asarray(tree["encoder"]["0"]["layers"]["mlp"]["up"]["kernel"])[0]  # noqa: E731  [languages, …]
+    def kernel(tree):
+        return np.asarray(tree["encoder"]["0"]["layers"]["mlp"]["up"]["kernel"])[0]  # [languages, …]
+
     state = step(program.initialise(), of(0, 1, 2))
     before = jax.device_get((state.params, state.average))
     state = step(state, of(0, 1))

@@ -29,7 +29,9 @@ class Apportionment:
     def __init__(self, weights: Sequence[float] | np.ndarray):
         weights = np.asarray(weights, np.float64)
         if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-            raise UserError(f"mixing rates {weights.tolist()} must be at least 0, and not all 0", remedy="set mixing.rates")
+            raise UserError(
+                f"mixing rates {weights.tolist()} must be at least 0, and not all 0", remedy="set mixing.rates"
+            )
         self.shares = weights / weights.sum()  # [holders]
         self._holders = np.flatnonzero(self.shares > 1e-18)  # less than that is never a seat
         self._weights = self.shares[self._holders]

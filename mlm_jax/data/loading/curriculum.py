@@ -86,7 +86,9 @@ class Phase:
         if self.strategy == "explicit":
             weights = np.array([self._rate(name) for name in sizes])
             if not weights.sum() > 0:
-                raise UserError(f"{self.name}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate")
+                raise UserError(
+                    f"{self.name}: the rates of {', '.join(sizes)} are all 0", remedy="give one of them a rate"
+                )
         elif self.strategy == "unimax":
             left = np.array([size * self.unimax_epochs - used.get(name, 0) for name, size in sizes.items()])
             weights = unimax(np.maximum(left, 0), budget, 1)
@@ -147,12 +149,17 @@ def tasks_by_phase(config: ConfigDict, kinds: Mapping[str, str]) -> list[dict[st
     entries: Sequence[Mapping[str, Any]] = config.curriculum or ({},)
     return [
         {
-            task: {**given, **{option: _of_task(_by_task(entry.get(option, {})), task, kinds[task], given[option])
-                               for option in ("rows", "length")}}
+            task: {
+                **given,
+                **{
+                    option: _of_task(_by_task(entry.get(option, {})), task, kinds[task], given[option])
+                    for option in ("rows", "length")
+                },
+            }
             for task, given in config.tasks.items()
         }
         for entry in entries
-    ]  # fmt: skip
+    ]
 
 
 def rope_bases(config: ConfigDict, steps: int) -> tuple[float, float]:
@@ -164,7 +171,10 @@ def rope_bases(config: ConfigDict, steps: int) -> tuple[float, float]:
     stop, bases = 0, (config.model.rope_theta, config.model.local_rope_theta)
     for entry in config.curriculum:
         stop = stop + entry["steps"]
-        bases = (entry.get("rope_theta", config.model.rope_theta), entry.get("local_rope_theta", config.model.local_rope_theta))
+        bases = (
+            entry.get("rope_theta", config.model.rope_theta),
+            entry.get("local_rope_theta", config.model.local_rope_theta),
+        )
         if steps <= stop:
             break
     return bases

@@ -124,8 +124,13 @@ class Loader:
                 batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
         return batch
 
-    def iterate(self, start_step: int, stop_step: int | None = None, prefetch: int = 2,
-                place: Callable[[Batch], Any] = lambda batch: batch) -> Iterator[tuple[int, Any]]:  # fmt: skip
+    def iterate(
+        self,
+        start_step: int,
+        stop_step: int | None = None,
+        prefetch: int = 2,
+        place: Callable[[Batch], Any] = lambda batch: batch,
+    ) -> Iterator[tuple[int, Any]]:
         """Yield (step, batch) from ``start_step`` to the end of the run, read ahead by a thread.
 
         Args:
@@ -298,8 +303,10 @@ class Loader:
             if count % (self.process_count * run) == 0:
                 continue
             runs = f" in runs of {run} rows of the same language" if run > 1 else ""
-            raise UserError(f"{where}: rows is {count!r}, which {self.process_count} hosts cannot share{runs}",
-                            remedy=f"choose a multiple of {self.process_count * run}")  # fmt: skip
+            raise UserError(
+                f"{where}: rows is {count!r}, which {self.process_count} hosts cannot share{runs}",
+                remedy=f"choose a multiple of {self.process_count * run}",
+            )
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
         if packed not in (True, False) or (packed and kind != "text"):
             raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")
@@ -342,13 +349,17 @@ class Loader:
         for feature in FEATURES[task.kind]:
             levels = {ragged.per_token for ragged in task.features(feature)}
             if len(levels) > 1:
-                raise UserError(f"task {task.name!r} mixes labels of tokens with labels of whole documents",
-                                remedy=f"name the sets of one kind in tasks.{task.name}.data")  # fmt: skip
+                raise UserError(
+                    f"task {task.name!r} mixes labels of tokens with labels of whole documents",
+                    remedy=f"name the sets of one kind in tasks.{task.name}.data",
+                )
         if len({stream.labels for stream in task.streams}) > 1:
             names = ", ".join(f"{stream.name}: {'/'.join(stream.labels)}" for stream in task.streams)
-            raise UserError(f"task {task.name!r} mixes streams whose labels differ ({names})",
-                            remedy='list the same "labels" for all of them in config.data.labelled, or name those it is to read in '
-                                   f"tasks.{task.name}.data")  # fmt: skip
+            raise UserError(
+                f"task {task.name!r} mixes streams whose labels differ ({names})",
+                remedy='list the same "labels" for all of them in config.data.labelled, or name those it is to read in '
+                f"tasks.{task.name}.data",
+            )
         if not task.packed and (cut := cuts(task.splits, task.length)):
             log.warning("task %s cuts %s", task.name, cut)
 
@@ -381,8 +392,10 @@ def _weights(task: _Task, phase: Phase, units_a_step: int) -> np.ndarray:
     keys = ["-".join(stream.languages) for stream in task.streams]
     chosen = [set(stream.languages) <= set(phase.languages) for stream in task.streams]
     if not any(chosen):
-        raise UserError(f"{phase.name}: task {task.name!r} has no data in {phase.languages}",
-                        remedy="add one of its languages to the phase")  # fmt: skip
+        raise UserError(
+            f"{phase.name}: task {task.name!r} has no data in {phase.languages}",
+            remedy="add one of its languages to the phase",
+        )
     if phase.strategy == "mixture":
         rates = [stream.rate for stream in task.streams]
         if None in rates:

@@ -86,7 +86,9 @@ class Order:
       run_length: number of consecutive rows that are of one stream.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, run_length: int = 1):
+    def __init__(
+        self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, run_length: int = 1
+    ):
         self.sizes = np.asarray(sizes, np.int64)
         self.rows, self.run_length = rows, run_length
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]

@@ -47,7 +47,12 @@ def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray
 
 
 def read_documents(
-    features: Sequence[Ragged], stream: np.ndarray, document: np.ndarray, length: int, pad: int, separator: int | None = None
+    features: Sequence[Ragged],
+    stream: np.ndarray,
+    document: np.ndarray,
+    length: int,
+    pad: int,
+    separator: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read one document a row; a longer one loses what stands before its last value, which closes it.
 

@@ -16,8 +16,19 @@ from mlm_jax.data.text.libraries.function import code_digest
 from mlm_jax.data.text.sources import fingerprint
 
 # Keys of config.data that change what the store holds.
-KEYS = ("corpora", "parallel", "labelled", "validation", "validation_fraction", "mixture", "mixture_languages", "modules",
-        "prefix", "max_document_tokens", "decontaminate")  # fmt: skip
+KEYS = (
+    "corpora",
+    "parallel",
+    "labelled",
+    "validation",
+    "validation_fraction",
+    "mixture",
+    "mixture_languages",
+    "modules",
+    "prefix",
+    "max_document_tokens",
+    "decontaminate",
+)
 
 
 def sources(config: ConfigDict) -> list[Any]:
@@ -89,11 +100,17 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
         more = f"; {others:,} more have changed" if others else ""
         raise UserError(f"the text that this run was trained on has changed ({size}{more})", file=name, remedy=remedy)
     if names := _changed_code(made_of, asked):
-        raise UserError(f"the code that yields this run's text has changed: {', '.join(names)}", file=folder,
-                        remedy=f"restore it, or {new_run}")  # fmt: skip
+        raise UserError(
+            f"the code that yields this run's text has changed: {', '.join(names)}",
+            file=folder,
+            remedy=f"restore it, or {new_run}",
+        )
     keys = ", ".join(_keys(made_of, asked))
-    raise UserError(f"this run was trained on the token store, which was made by another config; these keys differ: {keys}",
-                    file=folder, remedy=f"name another folder in data.store, or {new_run}")  # fmt: skip
+    raise UserError(
+        f"this run was trained on the token store, which was made by another config; these keys differ: {keys}",
+        file=folder,
+        remedy=f"name another folder in data.store, or {new_run}",
+    )
 
 
 def why_stale(config: ConfigDict, folder: str | Path) -> str:
@@ -104,7 +121,10 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
     if made_of is None:
         return "it was not made by prepare"
     asked = _comparable(request(config), made_of)
-    changed = [*_changed(_files(made_of), _files(asked))[:1], *(f"the code of {name}" for name in _changed_code(made_of, asked))]
+    changed = [
+        *_changed(_files(made_of), _files(asked))[:1],
+        *(f"the code of {name}" for name in _changed_code(made_of, asked)),
+    ]
     return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{what} has changed" for what in changed])
 
 

@@ -120,7 +120,9 @@ class HeldOut:
         """
         for split in splits:
             for batch in windows(labelled.examples(entry, split, skipped, most_bytes), BATCH):
-                free = self.free([texts_of(entry, example) for example in batch], skipped if split == "train" else Counter())
+                free = self.free(
+                    [texts_of(entry, example) for example in batch], skipped if split == "train" else Counter()
+                )
                 yield from ((split, example) for example, keep in zip(batch, free.tolist()) if keep or split != "train")
 
     def documents(self, texts: Sequence[str], by_fraction: bool, counted: Counter[str]) -> tuple[list[str], list[str]]:
@@ -232,9 +234,7 @@ def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
             yield from texts_of(entry, example)
 
 
-def _choose(
-    source: Source, fraction: float, hub: int | None, before: HeldOut, say: Callable[[str], object]
-) -> HeldOut:
+def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, say: Callable[[str], object]) -> HeldOut:
     """Return what is held out if a share of this source is as well.
 
     Args:

@@ -36,7 +36,11 @@ def _check_stream(stream: Mapping[str, Any], where: str, languages: Sequence[str
     kind = str(stream.get("kind"))
     _require(kind in FEATURES, f"{where}.kind", f"one of {', '.join(FEATURES)}")
     own = _texts(stream, "languages", f"{where}.languages")
-    _require(len(own) == (2 if kind == "pairs" else 1) and {*own} <= {*languages}, f"{where}.languages", "of the store's languages")
+    _require(
+        len(own) == (2 if kind == "pairs" else 1) and {*own} <= {*languages},
+        f"{where}.languages",
+        "of the store's languages",
+    )
     _texts(stream, "labels", f"{where}.labels")
     rate = stream["rate"]
     fits = rate is None or (type(rate) in (int, float) and 0 <= rate <= MOST and math.isfinite(rate))

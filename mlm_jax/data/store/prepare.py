@@ -95,7 +95,12 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
 
 
 def prepare_shard(
-    config: ConfigDict, folder: str | Path, index: int, count: int, *, begun: tuple[Mapping[str, bytes], bytes] | None = None,
+    config: ConfigDict,
+    folder: str | Path,
+    index: int,
+    count: int,
+    *,
+    begun: tuple[Mapping[str, bytes], bytes] | None = None,
     progress: bool = True,
 ) -> str:
     """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
@@ -233,17 +238,21 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples left out or changed ({reason})", style="yellow")
         if sum(reasons.get(reason, 0) for reason in LEFT_OUT) and "train" not in store.streams[name].splits:
-            console.print(f"{name}: nothing is left to train on, since all of it is held out. Remedy: name other text for "
-                          "training or for validation, or set data.decontaminate=False", style="yellow")  # fmt: skip
+            console.print(
+                f"{name}: nothing is left to train on, since all of it is held out. Remedy: name other text for "
+                "training or for validation, or set data.decontaminate=False",
+                style="yellow",
+            )
     for name, stream in store.streams.items():
         if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
-            console.print(f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
-                          "data.validation, or raise data.validation_fraction", style="yellow")  # fmt: skip
+            console.print(
+                f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
+                "data.validation, or raise data.validation_fraction",
+                style="yellow",
+            )
 
 
-def make_vocabulary(
-    config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut
-) -> Vocabulary:
+def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut) -> Vocabulary:
     """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
 
     Raises:
@@ -297,9 +306,11 @@ def vocabulary_sentences(
         if not sentences[language]:
             pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
             source = shown(config.data.corpora.get(language) or next(pairs, None))
-            raise UserError(f"language {language!r} has no text after filtering", file=source,
-                            remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path"
-                            )  # fmt: skip
+            raise UserError(
+                f"language {language!r} has no text after filtering",
+                file=source,
+                remedy="check its files in config.data, or take the vocabulary of another run by vocabulary.path",
+            )
     shares = rates([characters[language] for language in languages], config.vocabulary.alpha)
     total = min(config.vocabulary.sentences, sum(sentences.values()))
     for language, proportion in zip(languages, shares):
@@ -326,7 +337,10 @@ def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iter
 
 def _only_tested(config: ConfigDict, language: str) -> bool:
     """Return whether a language has text or labels to be measured on, and none to train on: zero-shot transfer."""
-    known, sets = named_languages(config), [entry for entry in config.data.labelled.values() if entry["language"] == language]
+    known, sets = (
+        named_languages(config),
+        [entry for entry in config.data.labelled.values() if entry["language"] == language],
+    )
     if language in config.data.corpora or any(language in split_pair(pair, known) for pair in config.data.parallel):
         return False
     measured = bool(sets) or any(language in languages_of(config, name) for name in only_held_out(config))
@@ -372,7 +386,10 @@ def _as_stored(
         prefix = vocabulary.document_prefix(config.data.prefix, language)
         rows[name] = [_document(row, prefix, vocabulary.eos_id) for row in rows[name]]
     characters = sum(len(text) for example in examples for text in example)
-    return rows | {"characters": characters, "bytes": sum(len(text.encode()) for example in examples for text in example)}
+    return rows | {
+        "characters": characters,
+        "bytes": sum(len(text.encode()) for example in examples for text in example),
+    }
 
 
 def _of_user(
@@ -436,8 +453,10 @@ def _read_of_user(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
         if one.kind == "text":
             (other,) = {*TOKENS} - {one.feature}
             if any(len(row) for row in batch.get(other, ())):
-                raise UserError(f"seqio task {one.name!r} has {other}, which its first {PROBED} examples do not have",
-                                remedy=f"leave {other} out of the task, or let each example have it")  # fmt: skip
+                raise UserError(
+                    f"seqio task {one.name!r} has {other}, which its first {PROBED} examples do not have",
+                    remedy=f"leave {other} out of the task, or let each example have it",
+                )
             there = [suffix for suffix in ("", PRETOKENIZED) if one.feature + suffix in batch]
             batch = {f"inputs{suffix}": batch[one.feature + suffix] for suffix in there}
         yield batch

@@ -132,5 +132,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
-_LOOKED_FOR = np.isin(np.arange(1 << 16), [ord(character) for character in (*FULL_STOPS, *INVISIBLE) if character != TEXT_END])
+_LOOKED_FOR = np.isin(
+    np.arange(1 << 16), [ord(character) for character in (*FULL_STOPS, *INVISIBLE) if character != TEXT_END]
+)
 _NOTHING = np.frombuffer(_digest(b""), "<u8")[0]

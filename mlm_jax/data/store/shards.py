@@ -133,11 +133,15 @@ def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str])
         if name not in streams:
             labelled = data.labelled.get(name, {}).get("train")
             source = data.corpora.get(name, data.parallel.get(name, data.validation.get(name, labelled)))
-            raise UserError(f"{name!r} has no examples after filtering", file=shown(source),
-                            remedy="check its files in config.data")  # fmt: skip
+            raise UserError(
+                f"{name!r} has no examples after filtering", file=shown(source), remedy="check its files in config.data"
+            )
         if name in data.validation and "validation" not in streams[name]:
-            raise UserError(f"data.validation[{name!r}] has no text after filtering", file=shown(data.validation[name]),
-                            remedy="check the file, or leave it out and let data.validation_fraction hold some back")  # fmt: skip
+            raise UserError(
+                f"data.validation[{name!r}] has no text after filtering",
+                file=shown(data.validation[name]),
+                remedy="check the file, or leave it out and let data.validation_fraction hold some back",
+            )
 
 
 def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:

@@ -168,7 +168,9 @@ class Store:
         except FAILURES as error:
             raise UserError(f"cannot read the token store: {one_line(error)}", file=place) from error
         if found.state != "value":
-            raise UserError("there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir")
+            raise UserError(
+                "there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir"
+            )
         try:
             manifest = unsealed(json.loads(found.value))
             if manifest["format"] != FORMAT:
@@ -310,7 +312,9 @@ class StoreWriter:
         self._keys.delete_range(ts.KvStore.KeyRange(exclusive_max=UNFINISHED)).result()
         self._keys.delete_range(ts.KvStore.KeyRange(inclusive_min=UNFINISHED + "\0")).result()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._held:  # gives the folder its name, or removes it after an error; then it releases the lock
             self._held.callback(self._abandon)
             if error is not None:
@@ -390,7 +394,11 @@ class StoreWriter:
                     values.append(part.values.read(start, min(start + FILE_VALUES, len(part.values))))
             except FAILURES as error:
                 raise unwritten(error, f"{self.folder}/{path}") from error
-            facts |= {"values": values.size, "longest": max(facts["longest"], part.longest), "per_token": part.per_token}
+            facts |= {
+                "values": values.size,
+                "longest": max(facts["longest"], part.longest),
+                "per_token": part.per_token,
+            }
         for size in ("documents", "tokens", "characters", "bytes"):
             entry[size] += getattr(found, size)
 
@@ -417,11 +425,17 @@ class StoreWriter:
                 for name in FEATURES[kind]
             }
             begun["splits"][split] = {
-                "documents": 0, "tokens": 0, "characters": 0, "bytes": 0, "features": features,
-            }  # fmt: skip
+                "documents": 0,
+                "tokens": 0,
+                "characters": 0,
+                "bytes": 0,
+                "features": features,
+            }
         return begun["splits"][split]
 
-    def _append(self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray) -> None:
+    def _append(
+        self, stream: str, split: str, entry: dict, name: str, documents: Sequence, lengths: np.ndarray
+    ) -> None:
         path = f"{quoted(stream)}/{split}/{name}"
         facts = entry["features"][name]
         if len(lengths) and not lengths.min():
@@ -476,8 +490,12 @@ class StoreWriter:
             if name not in self._streams:
                 raise UserError(f"labels or a rate for stream {name!r}, which has no documents", file=self.folder)
         streams = {
-            name: entry | {"splits": dict(sorted(entry["splits"].items())), "labels": list(self.labels.get(name, ())),
-                           "rate": self.rates.get(name)}
+            name: entry
+            | {
+                "splits": dict(sorted(entry["splits"].items())),
+                "labels": list(self.labels.get(name, ())),
+                "rate": self.rates.get(name),
+            }
             for name, entry in self._streams.items()
         }
         facts = ("fingerprint", "size", "pad_id", "eos_id")

@@ -87,7 +87,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        encode = lambda text: tf.constant(self.vocabulary.encode(text.numpy().decode()), tf.int32)  # noqa: E731
+        def encode(text: Any) -> Any:
+            return tf.constant(self.vocabulary.encode(text.numpy().decode()), tf.int32)
+
         ids = tf.py_function(encode, [s], tf.int32)
         ids.set_shape([None])
         return ids
@@ -206,12 +208,15 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out:
                 skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 kept = a if len(ids_a) <= content else vocabulary.decode(ids_a[:content])
                 kept += b if len(ids_b) <= content else vocabulary.decode(ids_b[:content])
-                yield split, {
-                    "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
-                    "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
-                    "characters": len(kept),
-                    "bytes": len(kept.encode()),
-                }
+                yield (
+                    split,
+                    {
+                        "inputs": prefixes[0] + ids_a[:content] + [vocabulary.eos_id],
+                        "targets": prefixes[1] + ids_b[:content] + [vocabulary.eos_id],
+                        "characters": len(kept),
+                        "bytes": len(kept.encode()),
+                    },
+                )
 
     return _registered(source.name, "pairs", source.languages, source.splits, read, vocabulary, skipped)
 
@@ -321,8 +326,10 @@ def import_modules(config: ConfigDict) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UserError(f"data.modules: cannot import {module!r}: {error}",
-                            remedy="name modules that stand beside the config or are installed") from error  # fmt: skip
+            raise UserError(
+                f"data.modules: cannot import {module!r}: {error}",
+                remedy="name modules that stand beside the config or are installed",
+            ) from error
 
 
 def _of_mixture(config: ConfigDict) -> list[Registered]:
@@ -352,19 +359,26 @@ def _mixture(config: ConfigDict) -> _OfUser:
     import_modules(config)
     names = seqio.MixtureRegistry.names()
     if config.data.mixture not in names:
-        raise UserError(f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
-                        remedy="name the module that registers it in config.data.modules")  # fmt: skip
+        raise UserError(
+            f"no seqio mixture {config.data.mixture!r}{nearest(config.data.mixture, names)}",
+            remedy="name the module that registers it in config.data.modules",
+        )
     mixture = seqio.get_mixture_or_task(config.data.mixture)
     tasks = tuple(sorted(mixture.tasks, key=lambda task: task.name))
     known = [task.name for task in tasks]
     for name in known:
         if name not in config.data.mixture_languages:
-            raise UserError(f"what language is the seqio task {name!r} of?",
-                            remedy=f"set config.data.mixture_languages = {{{name!r}: 'en'}} (or a pair 'de-en')")  # fmt: skip
+            raise UserError(
+                f"what language is the seqio task {name!r} of?",
+                remedy=f"set config.data.mixture_languages = {{{name!r}: 'en'}} (or a pair 'de-en')",
+            )
     for name in config.data.mixture_languages:
         if name not in known:
-            raise UserError(f"config.data.mixture_languages names {name!r}, which is no task of {config.data.mixture!r}"
-                            f"{nearest(name, known)}", remedy=f"its tasks are {', '.join(known)}")  # fmt: skip
+            raise UserError(
+                f"config.data.mixture_languages names {name!r}, which is no task of {config.data.mixture!r}"
+                f"{nearest(name, known)}",
+                remedy=f"its tasks are {', '.join(known)}",
+            )
     return _OfUser(tasks, mixture.get_rate)
 
 
@@ -409,8 +423,10 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
         return vocabulary.vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return Vocabulary(vocabulary.sp_model, languages, config.vocabulary.sentinels)  # with seqio's own extra ids
-    raise UserError(f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
-                    remedy="use a SentencePiece vocabulary")  # fmt: skip
+    raise UserError(
+        f"mixture {config.data.mixture!r} has a vocabulary of kind {type(vocabulary).__name__}",
+        remedy="use a SentencePiece vocabulary",
+    )
 
 
 def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None:

@@ -50,8 +50,11 @@ def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
     for name, entry in entries.items():
         if entry["format"] not in FORMATS:
             key = f"data.labelled.{name}.format"
-            raise BadValue(key, f"{key} is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
-                           f"use one of {', '.join(FORMATS)}")  # fmt: skip
+            raise BadValue(
+                key,
+                f"{key} is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
+                f"use one of {', '.join(FORMATS)}",
+            )
 
 
 def is_per_word(entry: Mapping[str, Any]) -> bool:
@@ -95,5 +98,9 @@ def label_names(entry: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> tuple
 def _check(known: Sequence[str], labels: Sequence[str], file: Any, number: int | None) -> None:
     for label in labels:
         if known and label not in known:
-            raise UserError(f"label {label!r} is not one of {', '.join(known)}{nearest(label, known)}", file=file, line=number,
-                            remedy="correct the line, or the set's labels in config.data.labelled")  # fmt: skip
+            raise UserError(
+                f"label {label!r} is not one of {', '.join(known)}{nearest(label, known)}",
+                file=file,
+                line=number,
+                remedy="correct the line, or the set's labels in config.data.labelled",
+            )

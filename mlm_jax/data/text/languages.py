@@ -30,8 +30,10 @@ def split_pair(pair: str, languages: Sequence[str] = ()) -> tuple[str, str]:
     """
     sides = pair_languages(pair, languages) or tuple(pair.split("-"))
     if len(sides) != 2 or not all(sides):
-        raise UserError(f"{pair!r} is not two languages",
-                        remedy='write "de-en", and name codes that hold a hyphen in config.languages')  # fmt: skip
+        raise UserError(
+            f"{pair!r} is not two languages",
+            remedy='write "de-en", and name codes that hold a hyphen in config.languages',
+        )
     return sides[0], sides[1]
 
 
@@ -54,7 +56,9 @@ def languages_of(config: ConfigDict, name: str) -> tuple[str, ...]:
 def only_held_out(config: ConfigDict) -> tuple[str, ...]:
     """Return the names in ``config.data.validation`` that no training text has: their text is for measuring alone."""
     data = config.data
-    return tuple(name for name in data.validation if data.mixture or not (name in data.corpora or name in data.parallel))
+    return tuple(
+        name for name in data.validation if data.mixture or not (name in data.corpora or name in data.parallel)
+    )
 
 
 def run_languages(config: ConfigDict) -> tuple[str, ...]:
@@ -80,7 +84,9 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
         )
     for language in (*config.languages, *found):
         if not (isinstance(language, str) and re.fullmatch(r"[\w-]+", language)):
-            raise UserError(f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn")
+            raise UserError(
+                f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn"
+            )
     for number, language in enumerate(config.languages):
         if language in config.languages[:number]:
             raise UserError(f"config.languages names {language!r} twice", remedy="name each language once")
@@ -91,6 +97,9 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
     for name in only_held_out(config):
         if not (name in languages or pair_languages(name, languages)):
             known = [*config.data.corpora, *config.data.parallel, *languages]
-            raise UserError(f"config.data.validation: {name!r} is no language and no pair of languages of the run"
-                            f"{nearest(name, known)}", remedy=f"the run's languages are {', '.join(languages)}")  # fmt: skip
+            raise UserError(
+                f"config.data.validation: {name!r} is no language and no pair of languages of the run"
+                f"{nearest(name, known)}",
+                remedy=f"the run's languages are {', '.join(languages)}",
+            )
     return languages

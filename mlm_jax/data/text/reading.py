@@ -56,7 +56,9 @@ def open_file(file: Path) -> BinaryIO:
     if file.suffix not in PACKINGS:
         return file.open("rb")
     if not file.stat().st_size:
-        raise UserError(f"a {file.suffix} file of 0 bytes: it was cut short", file=file, remedy="fetch or pack the file again")
+        raise UserError(
+            f"a {file.suffix} file of 0 bytes: it was cut short", file=file, remedy="fetch or pack the file again"
+        )
     if file.suffix == ".gz":
         return gzip.open(file)  # type: ignore[return-value]
     import pyarrow as pa  # unlike zstandard's reader, it raises an error if the file was cut short
@@ -112,17 +114,27 @@ def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None,
     """
     where = f"{where}: " if where else ""
     if not isinstance(text, str):
-        raise UserError(f"{where}the text is {brief(text)}", file=file, line=line, remedy="leave such examples out, or write text")
+        raise UserError(
+            f"{where}the text is {brief(text)}", file=file, line=line, remedy="leave such examples out, or write text"
+        )
     if len(text) > most_bytes // 4 and len(text.encode(errors="replace")) > most_bytes:  # 4 bytes a character at most
         raise too_large(f"{where}the text", most_bytes, file, line)
     if "\0" in text:
-        raise UserError(f"{where}character {text.index(chr(0)) + 1} of the text is NUL", file=file, line=line,
-                        remedy="leave the example out, or take the NUL out of it")  # fmt: skip
+        raise UserError(
+            f"{where}character {text.index(chr(0)) + 1} of the text is NUL",
+            file=file,
+            line=line,
+            remedy="leave the example out, or take the NUL out of it",
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}character {error.start + 1} of the text is half of a surrogate pair", file=file, line=line,
-                        remedy="leave it out, or fix what cut the text there") from error  # fmt: skip
+        raise UserError(
+            f"{where}character {error.start + 1} of the text is half of a surrogate pair",
+            file=file,
+            line=line,
+            remedy="leave it out, or fix what cut the text there",
+        ) from error
     return text
 
 

@@ -32,19 +32,27 @@ KINDS = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, 
 
 def is_library(source: Any) -> bool:
     """Return whether a source is ``"module:function"``, ``"tfds:…"`` or ``"datasets:…"``."""
-    return isinstance(source, str) and not os.path.lexists(source) and (_scheme(source) in LIBRARIES or is_function(source))
+    return (
+        isinstance(source, str)
+        and not os.path.lexists(source)
+        and (_scheme(source) in LIBRARIES or is_function(source))
+    )
 
 
 def is_function(source: Any) -> bool:
     """Return whether a source is a function of the user's, ``"module:function"``."""
-    return isinstance(source, str) and FUNCTION.fullmatch(source) is not None and not (
-        _scheme(source) in LIBRARIES or os.path.lexists(source)
-    )  # fmt: skip
+    return (
+        isinstance(source, str)
+        and FUNCTION.fullmatch(source) is not None
+        and not (_scheme(source) in LIBRARIES or os.path.lexists(source))
+    )
 
 
 def library(source: str) -> tuple[ModuleType, str]:
     """Return the module that reads a library's source, and what it is to read."""
-    return (LIBRARIES[_scheme(source)], source.partition(":")[2]) if _scheme(source) in LIBRARIES else (function, source)
+    return (
+        (LIBRARIES[_scheme(source)], source.partition(":")[2]) if _scheme(source) in LIBRARIES else (function, source)
+    )
 
 
 def _scheme(source: str) -> str:
@@ -65,11 +73,17 @@ def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
             raise UserError("this is a folder", file=file, remedy=f"write {file}/*{suffix}")
         for is_kind, name in KINDS:
             if is_kind(mode):
-                raise UserError(f"this is {name}, which cannot be read several times", file=file,
-                                remedy="write its text to a file, or leave it out of the glob")  # fmt: skip
+                raise UserError(
+                    f"this is {name}, which cannot be read several times",
+                    file=file,
+                    remedy="write its text to a file, or leave it out of the glob",
+                )
         if ending(file) not in endings:
-            raise UserError(f"cannot read a file that ends in {''.join(file.suffixes[-2:])!r}", file=file,
-                            remedy=f"use {', '.join(endings)}, plain or with {' or '.join(PACKINGS)}")  # fmt: skip
+            raise UserError(
+                f"cannot read a file that ends in {''.join(file.suffixes[-2:])!r}",
+                file=file,
+                remedy=f"use {', '.join(endings)}, plain or with {' or '.join(PACKINGS)}",
+            )
     return found
 
 
@@ -120,7 +134,9 @@ def named_file(name: str, key: str) -> Path:
 
 def _no_match(pattern: str) -> UserError:
     if URL.match(pattern):
-        return UserError(f"{pattern!r} is an address, but text is read from local files", remedy="fetch or mount the files first")
+        return UserError(
+            f"{pattern!r} is an address, but text is read from local files", remedy="fetch or mount the files first"
+        )
     remedy = f"check the path in config.data, which begins at {Path.cwd()}"
     if ":" in pattern:
         remedy += "; of a function write 'module:function', names of Python"
@@ -132,7 +148,9 @@ def _status(file: Path) -> os.stat_result:
         return file.stat()
     except OSError as error:
         problem = "this link leads nowhere" if file.is_symlink() else "cannot look at it"
-        raise UserError(f"{problem}: {one_line(error.strerror)}", file=file, remedy="remove it, or fix what it links to") from error
+        raise UserError(
+            f"{problem}: {one_line(error.strerror)}", file=file, remedy="remove it, or fix what it links to"
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------------------- globs
@@ -145,7 +163,9 @@ def _expanded(pattern: str) -> list[Path]:
     folder's name for a choice of characters.
     """
     if len(pattern) > LONGEST_PATH:
-        raise UserError(f"a path of {len(pattern):,} characters: {pattern[:80]}…", remedy="name files in several shorter globs")
+        raise UserError(
+            f"a path of {len(pattern):,} characters: {pattern[:80]}…", remedy="name files in several shorter globs"
+        )
     path = Path(pattern).expanduser()
     if os.path.lexists(path):
         return [path]
@@ -170,7 +190,9 @@ def _step(folder: str, part: str) -> Iterator[str]:
             log.warning("cannot look into the folder %s: %s", folder or ".", error.strerror)
             return
         hidden = part.startswith(".")
-        yield from (os.path.join(folder, name) for name in fnmatch.filter(names, part) if hidden or not name.startswith("."))
+        yield from (
+            os.path.join(folder, name) for name in fnmatch.filter(names, part) if hidden or not name.startswith(".")
+        )
 
 
 def _folders(top: str) -> Iterator[str]:

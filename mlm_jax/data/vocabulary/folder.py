@@ -10,7 +10,11 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.vocabulary.pieces import FACTS, Read, Vocabulary
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 
-KINDS: dict[str, type[Vocabulary]] = {"bytes": Vocabulary, "sentencepiece": Vocabulary, "tokenizers": PublishedVocabulary}
+KINDS: dict[str, type[Vocabulary]] = {
+    "bytes": Vocabulary,
+    "sentencepiece": Vocabulary,
+    "tokenizers": PublishedVocabulary,
+}
 MOST_SENTINELS = 1 << 20
 
 
@@ -36,14 +40,19 @@ def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
     """
     try:
         facts = json.loads(read(FACTS))
-        if not 0 <= facts.get("sentinels", 0) <= MOST_SENTINELS or not all(isinstance(code, str) for code in facts["languages"]):
+        if not 0 <= facts.get("sentinels", 0) <= MOST_SENTINELS or not all(
+            isinstance(code, str) for code in facts["languages"]
+        ):
             raise ValueError("it has languages or sentinels that no vocabulary has")
         return KINDS[facts["kind"]].from_files(facts, read)
     except FileNotFoundError as error:
-        raise UserError("there is no vocabulary here", file=place,
-                        remedy="mlm-jax prepare, grow or import-hf writes one") from error  # fmt: skip
+        raise UserError(
+            "there is no vocabulary here", file=place, remedy="mlm-jax prepare, grow or import-hf writes one"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"the vocabulary is damaged: {one_line(error)}", file=place, remedy="make or copy it again") from error
+        raise UserError(
+            f"the vocabulary is damaged: {one_line(error)}", file=place, remedy="make or copy it again"
+        ) from error
 
 
 def open_vocabulary(path: str | Path, languages: Sequence[str], sentinels: int) -> Vocabulary:

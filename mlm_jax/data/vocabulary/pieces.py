@@ -103,11 +103,15 @@ class Vocabulary:
         try:
             return cls(Path(path).read_bytes(), languages, sentinels)
         except OSError as error:
-            raise UserError(f"cannot read the vocabulary: {error.strerror}", file=path,
-                            remedy="set config.vocabulary.path to an existing file") from error  # fmt: skip
+            raise UserError(
+                f"cannot read the vocabulary: {error.strerror}",
+                file=path,
+                remedy="set config.vocabulary.path to an existing file",
+            ) from error
         except RuntimeError as error:
-            raise UserError("this is not a SentencePiece model", file=path,
-                            remedy="give the .model file that spm_train wrote") from error  # fmt: skip
+            raise UserError(
+                "this is not a SentencePiece model", file=path, remedy="give the .model file that spm_train wrote"
+            ) from error
 
     @classmethod
     def train(cls, sentences: Iterable[str], config: ConfigDict, languages: Sequence[str]) -> Vocabulary:
@@ -144,13 +148,28 @@ class Vocabulary:
 
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=noting_failures(), model_writer=out, model_type=config.kind, vocab_size=config.size,
-                character_coverage=config.character_coverage, byte_fallback=True, control_symbols=symbols,
-                pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=EOS, unk_piece=UNK, bos_piece=BOS,
-                normalization_rule_name="identity", num_threads=1, max_sentence_length=1 << 16, minloglevel=2,
+                sentence_iterator=noting_failures(),
+                model_writer=out,
+                model_type=config.kind,
+                vocab_size=config.size,
+                character_coverage=config.character_coverage,
+                byte_fallback=True,
+                control_symbols=symbols,
+                pad_id=0,
+                eos_id=1,
+                unk_id=2,
+                bos_id=3,
+                pad_piece=PAD,
+                eos_piece=EOS,
+                unk_piece=UNK,
+                bos_piece=BOS,
+                normalization_rule_name="identity",
+                num_threads=1,
+                max_sentence_length=1 << 16,
+                minloglevel=2,
                 hard_vocab_limit=False,
                 train_extremely_large_corpus=config.sentences > 10_000_000,
-            )  # fmt: skip
+            )
         except RuntimeError as error:
             if failures:
                 raise failures[0] from None
@@ -187,7 +206,9 @@ class Vocabulary:
         """
         spaced = self._spaces_have_ids
         nonempty = [word for word in words if word]
-        texts = iter(self.encode_batch([f" {word}" if spaced and index else word for index, word in enumerate(nonempty)]))
+        texts = iter(
+            self.encode_batch([f" {word}" if spaced and index else word for index, word in enumerate(nonempty)])
+        )
         ids: list[int] = []
         starts = []
         for word in words:
@@ -267,7 +288,9 @@ class Vocabulary:
                 raise UserError("data.prefix='bos', but the vocabulary has no <s>", remedy="use 'language' or 'none'")
             return [self.bos_id]
         if language not in self.language_ids:
-            raise UserError(f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}")
+            raise UserError(
+                f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}"
+            )
         return [self.language_ids[language]]
 
     @cached_property
@@ -316,8 +339,11 @@ class Vocabulary:
 
     def files(self) -> Files:
         """Return {name: content} of the files that hold the vocabulary."""
-        facts = {"kind": "bytes" if self.model is None else "sentencepiece", "languages": self.languages,
-                 "sentinels": self.sentinels}  # fmt: skip
+        facts = {
+            "kind": "bytes" if self.model is None else "sentencepiece",
+            "languages": self.languages,
+            "sentinels": self.sentinels,
+        }
         model = {} if self.model is None else {MODEL: self.model}
         return {FACTS: json.dumps(facts, indent=1).encode(), **model}
 
@@ -359,6 +385,8 @@ def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePie
 def _training_error(message: str, config: ConfigDict) -> UserError:
     needed = re.search(r"smaller than required_chars\D*\d+ vs (\d+)", message)
     if needed:
-        return UserError(f"vocabulary.size={config.size} is too small for the {needed[1]} pieces of single characters and bytes",
-                         remedy="raise vocabulary.size or lower vocabulary.character_coverage")  # fmt: skip
+        return UserError(
+            f"vocabulary.size={config.size} is too small for the {needed[1]} pieces of single characters and bytes",
+            remedy="raise vocabulary.size or lower vocabulary.character_coverage",
+        )
     return UserError(f"SentencePiece could not be trained: {one_line(message)}")

@@ -36,6 +36,10 @@ def read(first: Path, second: Path, wanted: Wanted, readers: Mapping[str, Reader
                 return
             if left is missing or right is missing:
                 shorter, longer = (first, second) if left is missing else (second, first)
-                raise UserError(f"the file ends where {longer} has line {number}: the two are not aligned",
-                                file=shorter, line=number, remedy="align them line by line")  # fmt: skip
+                raise UserError(
+                    f"the file ends where {longer} has line {number}: the two are not aligned",
+                    file=shorter,
+                    line=number,
+                    remedy="align them line by line",
+                )
             yield left, right  # type: ignore[misc]

@@ -23,10 +23,19 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:  # an endless number is only a ValueError
-            raise UserError(f"this is not JSON: {getattr(error, 'msg', error)}", file=file, line=number,
-                            remedy="write one JSON object a line") from error  # fmt: skip
+            raise UserError(
+                f"this is not JSON: {getattr(error, 'msg', error)}",
+                file=file,
+                line=number,
+                remedy="write one JSON object a line",
+            ) from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            found = {key: type(value).__name__ for key, value in entry.items()} if isinstance(entry, dict) else type(entry).__name__
-            raise UserError(f'no string "text" here, only {one_line(found)}', file=file, line=number,
-                            remedy='name the field "text"')  # fmt: skip
+            found = (
+                {key: type(value).__name__ for key, value in entry.items()}
+                if isinstance(entry, dict)
+                else type(entry).__name__
+            )
+            raise UserError(
+                f'no string "text" here, only {one_line(found)}', file=file, line=number, remedy='name the field "text"'
+            )
         yield checked_text(entry["text"], wanted.most_bytes, file, number)

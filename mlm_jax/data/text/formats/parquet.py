@@ -29,7 +29,9 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
         with pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
             if "text" not in names:
-                raise UserError(f'no column "text", only {one_line(", ".join(names))}', file=file, remedy='name the column "text"')
+                raise UserError(
+                    f'no column "text", only {one_line(", ".join(names))}', file=file, remedy='name the column "text"'
+                )
             _check_row_groups(table.metadata, wanted.most_bytes, file)
             row = 0
             for batch in table.iter_batches(batch_size=ROWS, columns=["text"]):
@@ -37,8 +39,9 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
                     row += 1
                     yield checked_text(value.as_py(), wanted.most_bytes, file, where=f"row {row}")
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is one of the last kind
-        raise UserError(f"this is not a whole Parquet file: {one_line(error)}", file=file,
-                        remedy="fetch or write the file again") from error  # fmt: skip
+        raise UserError(
+            f"this is not a whole Parquet file: {one_line(error)}", file=file, remedy="fetch or write the file again"
+        ) from error
 
 
 def _check_row_groups(metadata: Any, most_bytes: int, file: Path) -> None:
@@ -56,8 +59,10 @@ def _check_row_groups(metadata: Any, most_bytes: int, file: Path) -> None:
                 if column.total_uncompressed_size > PAGE_DOCUMENTS * most_bytes:  # else no page can be larger
                     for size in page_sizes(stream, column):
                         if size > PAGE_DOCUMENTS * most_bytes:
-                            raise UserError(f"a page of {size:,} bytes in {rows}: more than {PAGE_DOCUMENTS} times "
-                                            "data.max_document_bytes", file=file,
-                                            remedy="write the file with smaller data pages, or raise data.max_document_bytes"
-                                            )  # fmt: skip
+                            raise UserError(
+                                f"a page of {size:,} bytes in {rows}: more than {PAGE_DOCUMENTS} times "
+                                "data.max_document_bytes",
+                                file=file,
+                                remedy="write the file with smaller data pages, or raise data.max_document_bytes",
+                            )
             before += group.num_rows

@@ -13,7 +13,16 @@ from typing import Any, BinaryIO
 MOST_HEADER = 1 << 20  # bytes; a header may hold the smallest and the largest value
 DEEPEST = 8  # structs inside structs of a header
 TYPE, UNPACKED, PACKED = 1, 2, 3  # fields of PageHeader
-BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 11, 12  # compact types
+BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (
+    (1, 2),
+    3,
+    (4, 5, 6),
+    7,
+    8,
+    (9, 10),
+    11,
+    12,
+)  # compact types
 
 
 def page_sizes(file: BinaryIO, column: Any) -> Iterator[int]:

@@ -37,8 +37,11 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
         yield pair
     if found and not whole:
         codes = one_line(", ".join(map(repr, found)))
-        raise UserError(f"no unit has both {languages[0]!r} and {languages[1]!r}, the file's codes are {codes}", file=file,
-                        remedy="name the pair by them in config.data.parallel")  # fmt: skip
+        raise UserError(
+            f"no unit has both {languages[0]!r} and {languages[1]!r}, the file's codes are {codes}",
+            file=file,
+            remedy="name the pair by them in config.data.parallel",
+        )
 
 
 def _units(file: Path, wanted: Wanted) -> Iterator[dict[str, str]]:
@@ -60,8 +63,12 @@ def _units(file: Path, wanted: Wanted) -> Iterator[dict[str, str]]:
             parser.Parse(b"", True)
             yield from state.take()
     except expat.ExpatError as error:
-        raise UserError(f"this is not TMX: {expat.ErrorString(error.code)}", file=file, line=error.lineno,
-                        remedy="fix the file, for example with the help of xmllint") from error  # fmt: skip
+        raise UserError(
+            f"this is not TMX: {expat.ErrorString(error.code)}",
+            file=file,
+            line=error.lineno,
+            remedy="fix the file, for example with the help of xmllint",
+        ) from error
     except (LookupError, ValueError) as error:
         raise UserError(f"this is not TMX: {one_line(error)}", file=file, remedy="write it in UTF-8") from error
     except DAMAGED as error:

@@ -18,6 +18,10 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines(file, wanted.most_bytes), 1):
         columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
-            raise UserError(f"{len(columns)} columns where a pair has 2", file=file, line=number,
-                            remedy="separate the two sides by one tab")  # fmt: skip
+            raise UserError(
+                f"{len(columns)} columns where a pair has 2",
+                file=file,
+                line=number,
+                remedy="separate the two sides by one tab",
+            )
         yield columns[0], columns[1]

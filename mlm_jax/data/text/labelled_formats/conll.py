@@ -45,18 +45,30 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
         if numbered and NO_WORD_ID.fullmatch(columns[0]):
             continue
         if numbered and len(columns) == CONLLU_COLUMNS and WORD_ID.fullmatch(columns[0]):
-            raise UserError("ten columns of CoNLL-U, of which the last is no label", file=file, line=number,
-                            remedy="keep a word's form and its label, for example by cut -f2,4 for parts of speech")  # fmt: skip
+            raise UserError(
+                "ten columns of CoNLL-U, of which the last is no label",
+                file=file,
+                line=number,
+                remedy="keep a word's form and its label, for example by cut -f2,4 for parts of speech",
+            )
         is_uner = numbered and WORD_ID.fullmatch(columns[0]) is not None
         word, label = columns[1:3] if is_uner else (columns[0], columns[-1])
         if len(columns) < 2 or not word or not label:
-            raise UserError("no word and label on this line", file=file, line=number,
-                            remedy="write the word first and its label last, with a space or tab between")  # fmt: skip
+            raise UserError(
+                "no word and label on this line",
+                file=file,
+                line=number,
+                remedy="write the word first and its label last, with a space or tab between",
+            )
         begun = begun if words else number
         size += len(line)
         if size > asked.most_bytes:
-            raise UserError(f"the sentence from line {begun} on has more than {asked.most_bytes:,} characters", file=file,
-                            line=number, remedy="end each sentence with a blank line")  # fmt: skip
+            raise UserError(
+                f"the sentence from line {begun} on has more than {asked.most_bytes:,} characters",
+                file=file,
+                line=number,
+                remedy="end each sentence with a blank line",
+            )
         words.append(word)
         labels.append(label)
     if words:

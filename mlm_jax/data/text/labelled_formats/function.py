@@ -19,12 +19,16 @@ def read(source: str, asked: Asked) -> Iterator[tuple[None, Example]]:
     for number, entry in called(source, asked.language, asked.split):
         where = f"example {number}"
         if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 3):
-            raise UserError(f"{where} is {brief(entry)}", file=source, remedy="yield (text, label) or (text, text, label)")
+            raise UserError(
+                f"{where} is {brief(entry)}", file=source, remedy="yield (text, label) or (text, text, label)"
+            )
         *texts, label = entry
         if len(texts) == 1 and isinstance(texts[0], (tuple, list)) and len(texts[0]) == 2:
             texts = [*texts[0]]  # ((text, text), label)
         if not isinstance(label, str) or not label:
-            raise UserError(f"{where}: the label is {brief(label)}", file=source, remedy="yield labels that are texts, such as '1'")
+            raise UserError(
+                f"{where}: the label is {brief(label)}", file=source, remedy="yield labels that are texts, such as '1'"
+            )
         checked = [checked_text(text, asked.most_bytes, source, where=where) for text in texts]
         if not all(text.strip() for text in checked):
             asked.skipped[BLANK] += 1

@@ -22,6 +22,10 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             continue
         columns = line.split("\t")
         if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
-            raise UserError("not 'text<TAB>label' or 'text<TAB>text<TAB>label'", file=file, line=number,
-                            remedy="separate text and label by one tab")  # fmt: skip
+            raise UserError(
+                "not 'text<TAB>label' or 'text<TAB>text<TAB>label'",
+                file=file,
+                line=number,
+                remedy="separate text and label by one tab",
+            )
         yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))

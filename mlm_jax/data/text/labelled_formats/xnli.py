@@ -28,8 +28,12 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
     header = next(numbered, (1, ""))[1].split("\t")
     names = [next((name for name in options if name in header), None) for options in COLUMNS]
     if None in names:
-        raise UserError(f"the header has no premise, hypothesis and label, only {one_line(', '.join(header))}", file=file, line=1,
-                        remedy="see XNLI's files")  # fmt: skip
+        raise UserError(
+            f"the header has no premise, hypothesis and label, only {one_line(', '.join(header))}",
+            file=file,
+            line=1,
+            remedy="see XNLI's files",
+        )
     places = [header.index(name) for name in names if name]
     spoken = header.index("language") if "language" in header else None
     others: dict[str, None] = {}
@@ -40,8 +44,12 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             continue
         columns = line.split("\t")
         if len(columns) <= max(*places, spoken or 0):
-            raise UserError(f"{len(columns)} columns where the header has {len(header)}", file=file, line=number,
-                            remedy="separate columns by one tab, without quotes")  # fmt: skip
+            raise UserError(
+                f"{len(columns)} columns where the header has {len(header)}",
+                file=file,
+                line=number,
+                remedy="separate columns by one tab, without quotes",
+            )
         if spoken is not None and columns[spoken] != asked.language:
             others[columns[spoken]] = None
             continue
@@ -51,8 +59,12 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             asked.skipped[UNDECIDED] += 1
             continue
         if not (first.strip() and second.strip() and label.strip()):
-            raise UserError("premise, hypothesis or label is empty", file=file, line=number, remedy="leave the line out")
+            raise UserError(
+                "premise, hypothesis or label is empty", file=file, line=number, remedy="leave the line out"
+            )
         yield number, Example((first, second), (CONTRADICTION.get(label, label),))
     if others and not found:
-        raise UserError(f"no line is in {asked.language!r}, only {one_line(', '.join(others))}{nearest(asked.language, [*others])}",
-                        file=file)  # fmt: skip
+        raise UserError(
+            f"no line is in {asked.language!r}, only {one_line(', '.join(others))}{nearest(asked.language, [*others])}",
+            file=file,
+        )

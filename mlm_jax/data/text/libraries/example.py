@@ -23,15 +23,22 @@ def from_columns(entry: Mapping[str, Any], number: int, place: str, wanted: Want
     """
     if not wanted.sides:
         if "text" not in entry:
-            raise UserError(f'an example has no "text", only {", ".join(entry)}', file=place, remedy='rename its column to "text"')
+            raise UserError(
+                f'an example has no "text", only {", ".join(entry)}', file=place, remedy='rename its column to "text"'
+            )
         return _text(entry["text"], number, place, wanted)
     texts = entry.get("translation", entry)
     if not isinstance(texts, Mapping):
-        raise UserError(f'example {number}: "translation" is {brief(texts)}', file=place, remedy="write {language: text}")
+        raise UserError(
+            f'example {number}: "translation" is {brief(texts)}', file=place, remedy="write {language: text}"
+        )
     first, second = wanted.sides
     if first not in texts or second not in texts:
-        raise UserError(f"an example has no sides {first!r} and {second!r}, only {', '.join(texts)}", file=place,
-                        remedy="rename its languages to those of the pair")  # fmt: skip
+        raise UserError(
+            f"an example has no sides {first!r} and {second!r}, only {', '.join(texts)}",
+            file=place,
+            remedy="rename its languages to those of the pair",
+        )
     return _text(texts[first], number, place, wanted), _text(texts[second], number, place, wanted)
 
 

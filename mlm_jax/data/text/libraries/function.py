@@ -41,8 +41,11 @@ def called(source: str, name: str, split: str) -> Iterator[tuple[int, Any]]:
     try:
         inspect.signature(function).bind(name, split)
     except TypeError as error:
-        raise UserError(f"the function cannot be called with {name!r} and {split!r}: {error}", file=source,
-                        remedy="define function(language, split)") from error  # fmt: skip
+        raise UserError(
+            f"the function cannot be called with {name!r} and {split!r}: {error}",
+            file=source,
+            remedy="define function(language, split)",
+        ) from error
     except ValueError:  # a function in C need not have a signature
         pass
     found = function(name, split)
@@ -65,9 +68,10 @@ def corpus_function(source: str) -> Callable[[str, str], Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key in vars(module) if not key.startswith("_")]
-        raise UserError(f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}",
-                        remedy="name a function of a file that Python imports, such as my_text.py for 'my_text:function'"
-                        )  # fmt: skip
+        raise UserError(
+            f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}",
+            remedy="name a function of a file that Python imports, such as my_text.py for 'my_text:function'",
+        )
     return function
 
 

@@ -26,8 +26,9 @@ def read(folder: str, wanted: Wanted) -> Iterator[Any]:
     try:
         data = datasets.load_from_disk(folder)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"no data set saved here: {one_line(error)}", file=folder,
-                        remedy="save it with datasets' save_to_disk") from error  # fmt: skip
+        raise UserError(
+            f"no data set saved here: {one_line(error)}", file=folder, remedy="save it with datasets' save_to_disk"
+        ) from error
     if isinstance(data, datasets.DatasetDict):
         if wanted.split not in data:
             raise UserError(f"the data set has no split {wanted.split!r}{nearest(wanted.split, data)}", file=folder)
