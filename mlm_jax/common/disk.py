@@ -64,7 +64,7 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
         if not problem and not isinstance(error, OSError):
             raise
         if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():
-            problem = "its folder is gone"
+            problem = "its folder does not exist"
         if not problem and isinstance(
             error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError
         ):

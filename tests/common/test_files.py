@@ -136,7 +136,7 @@ def test_errors_of_the_disk_are_one_line_and_others_are_as_they_were(tmp_path):
     whole = "the disk is full; all is whole. Remedy: free some space"
     with pytest.raises(UserError, match=whole), disk_errors("x", left="all is whole"):
         raise OSError(errno.ENOSPC, "x")
-    with pytest.raises(UserError, match="its folder is gone"), disk_errors(tmp_path / "gone" / "x"):
+    with pytest.raises(UserError, match="its folder does not exist"), disk_errors(tmp_path / "gone" / "x"):
         (tmp_path / "gone" / "x").write_text("")
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="this folder is gone"), disk_errors(tmp_path / "run", is_there=True):

@@ -237,7 +237,7 @@ def test_embed_writes_json_lines(run, model, tmp_path, capsys):
         (None, "out.npy", "in.txt: cannot read"),
         (b"fine\n\xff\xfe\n", "out.npy", "in.txt:2: this is not UTF-8"),
         (b"fine\n", "out.csv", "out.csv: embeddings are written as .npy or .jsonl"),
-        (b"fine\n", "missing/out.npy", "out.npy: "),
+        (b"fine\n", "missing/out.npy", "out.npy: its folder does not exist"),
         ((), "out.npy", "in.txt/x: cannot read: Not a directory"),
     ],
 )
