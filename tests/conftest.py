@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import signal
 
 import jaxlib.version
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and runs started by tests would leave it so
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and XLA's older
 # way of compiling a fusion, which jaxlib 0.12 no longer has, halves it again.

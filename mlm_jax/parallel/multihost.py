@@ -163,7 +163,8 @@ def _complete(environment: Mapping[str, str], names: tuple[str, ...], remedy: st
     if missing:
         present = [name for name in names if name not in missing]
         raise UserError(
-            f"the job's environment is incomplete: {', '.join(present)} is set, {', '.join(missing)} is not",
+            f"{', '.join(missing)} is missing from the job's environment"
+            + (f", which has {', '.join(present)}" if present else ""),
             remedy=remedy,
         )
     return [environment[name] for name in names]

@@ -10,6 +10,7 @@ import pytest
 
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.seal import SEAL, sealed
 from tests.checkpoints.helpers import make_config, open_run, save
 from tests.checkpoints.test_checkpoint import workdir, written  # noqa: F401
 
@@ -102,7 +103,8 @@ def test_names_in_a_checkpoint_are_written_nowhere(workdir, name):  # noqa: F811
     facts = json.loads(file.read_text())
     absolute = workdir / "escaped"
     facts["vocabulary"][str(absolute) if name == "ABSOLUTE" else name] = encoded("written")
-    file.write_text(json.dumps(facts))
+    del facts[SEAL]
+    file.write_text(json.dumps(sealed(facts)))
     before = sorted(workdir.rglob("*"))
     load_parameters(workdir / "checkpoints" / "2")
     assert sorted(workdir.rglob("*")) == before and not absolute.exists()
