@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
-import sentencepiece
 from ml_collections import ConfigDict
 
 from mlm_jax.adaptation.grow_published import grow_published
 from mlm_jax.adaptation.merging import count_words, further_merges
-from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.adaptation.trained import trained_pieces
+from mlm_jax.common.errors import UserError
 from mlm_jax.data.store.prepare import SENTENCE
 from mlm_jax.data.vocabulary.normalisation import normalise_like
 from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token
@@ -85,30 +84,10 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
         return [(piece, least - 1 - rank) for rank, piece in enumerate(piece for piece in merged if piece not in there)]
     text = [part for part in parts if set(part) - characters] if is_new_script else parts
     alphabet = set().union(*text)
-    out = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(text),
-            model_writer=out,
-            model_type="bpe" if is_bpe else "unigram",
-            # Every character has to be a piece.
-            vocab_size=max(2 * count + 1000, 2 * len(alphabet)),
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            max_sentence_length=1 << 16,
-            minloglevel=2,
-            num_threads=1,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"SentencePiece could not be trained: {one_line(error)}", remedy="give more text of the new language"
-        ) from error
-    trained = model_proto(out.getvalue())
     there = {entry.piece for entry in old.pieces}
-    found = [(p.piece, p.score) for p in trained.pieces if p.type == p.NORMAL and p.piece not in there]
-    found = [entry for entry in found if set(entry[0]) - characters] if is_new_script else found
-    return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))[:count]
+    size = max(2 * count + 1000, 2 * len(alphabet))  # every character has to be a piece
+    found = trained_pieces(text, there, size, "bpe" if is_bpe else "unigram")
+    return [entry for entry in found if not is_new_script or set(entry[0]) - characters][:count]
 
 
 def language_specific(model: ConfigDict) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sentencepiece
 from tokenizers import Tokenizer
 
 from mlm_jax.adaptation.merging import count_words, further_merges
-from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.data.vocabulary.proto import model_proto
+from mlm_jax.adaptation.trained import trained_pieces
+from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.published import RESERVED, PublishedVocabulary
 
 
@@ -72,28 +70,8 @@ def _vacate(described: dict[str, Any], index: int) -> None:
 def _grow_unigram(vocabulary: PublishedVocabulary, described: dict[str, Any], texts: Sequence[str], count: int) -> None:
     tokenizer, vocab = Tokenizer.from_str(vocabulary.tokenizer_json), described["model"]["vocab"]
     normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
-    out = io.BytesIO()
     lines = [line for text in texts for line in normalise(text).splitlines() if line.strip()]
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=out,
-            vocab_size=2 * count + 1000,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            max_sentence_length=1 << 16,
-            minloglevel=2,
-            num_threads=1,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"SentencePiece could not be trained: {one_line(error)}", remedy="give more text of the new language"
-        ) from error
     # Ids of a unigram model are places in its list, so that added tokens behind it have to be in it as well.
     names = vocabulary.pieces(range(vocabulary.size))
     vocab.extend([name, 0.0] for name in names[len(vocab) :])
-    known, trained = set(names), model_proto(out.getvalue()).pieces
-    new = [entry for entry in trained if entry.type == entry.NORMAL and entry.piece not in known]
-    new.sort(key=lambda entry: (len(entry.piece) > 1, -entry.score))
-    vocab.extend([entry.piece, entry.score] for entry in new[:count])
+    vocab.extend([piece, score] for piece, score in trained_pieces(lines, set(names), 2 * count + 1000)[:count])

@@ -1,0 +1,48 @@
+"""Pieces that SentencePiece learns from a text, to add to a vocabulary that lacks them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterable
+
+import sentencepiece
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.vocabulary.proto import model_proto
+
+
+def trained_pieces(
+    lines: Iterable[str], known: Collection[str], size: int, model_type: str = "unigram"
+) -> list[tuple[str, float]]:
+    """Return (piece, score) of what is trained on a text and not known, single characters first, then by score.
+
+    Args:
+      lines: normalised text; every character of it becomes a piece.
+      known: pieces to leave out.
+      size: pieces to train at most.
+      model_type: unigram | bpe.
+
+    Raises:
+      UserError: the text does not suffice to train pieces.
+    """
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=out,
+            model_type=model_type,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 16,
+            minloglevel=2,
+            num_threads=1,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"SentencePiece could not be trained: {one_line(error)}", remedy="give more text of the new language"
+        ) from error
+    trained = model_proto(out.getvalue()).pieces
+    found = [(entry.piece, entry.score) for entry in trained if entry.type == entry.NORMAL and entry.piece not in known]
+    return sorted(found, key=lambda entry: (len(entry[0]) > 1, -entry[1]))
