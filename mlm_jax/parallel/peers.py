@@ -128,6 +128,7 @@ class Peers:
 
     def _exit(self, code: int) -> NoReturn:
         """Exit without the shutdown of ``jax.distributed``, which would wait for dead processes."""
+        self._leaving.set()  # so that the other thread does not end the process a second time
         if self.index == 0:  # this process holds the verdict: leave the others time to read it
             time.sleep(2 * PULSE_SECONDS)
         sys.stdout.flush()
