@@ -5,8 +5,8 @@ import os
 import signal
 
 import jaxlib.version
+import pytest
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and runs started by tests would leave it so
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests look at numbers, not at speed, and compile for most of their time. Little optimization halves that, and XLA's older
 # way of compiling a fusion, which jaxlib 0.12 no longer has, halves it again.
@@ -25,3 +25,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM: Python crashes where TensorFlow's comes first.
 if importlib.util.find_spec("triton"):
     import triton  # noqa: F401
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Give SIGHUP its default effect: programs that a test starts inherit whether it is ignored.
+
+    It is ignored under nohup, and after libtpu has compiled for a topology, as the tests of plans make it do.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

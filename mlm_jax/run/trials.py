@@ -94,8 +94,8 @@ def run_trials(
 ) -> tuple[dict[str, str], int]:
     """Run trials, one a device at a time.
 
-    Ctrl-C, SIGTERM and SIGHUP are passed on as SIGTERM: the trials save and end, no further one begins. A second signal is
-    passed on as well, and ends them at once.
+    Ctrl-C, SIGTERM and SIGHUP (unless it is ignored) are passed on as SIGTERM: the trials save and end, and no further one
+    begins. A second signal is passed on as well, and ends them at once.
 
     Args:
       trials: in the order in which they begin.
@@ -140,12 +140,18 @@ def run_trials(
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yield a list of the signals that ask to stop, as they come; in a thread other than the main one none comes."""
+    """Yield a list to which the signals that ask to stop are added as they come.
+
+    Python handles signals in the main thread only: in another thread the list stays empty. SIGHUP stays ignored under
+    ``nohup``.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
     try:
         yield received

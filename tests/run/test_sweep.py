@@ -25,7 +25,7 @@ from mlm_jax.run.sweep import (
     write_results,
     zipped,
 )
-from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials
+from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials, signals
 from tests.tiny import write_store
 
 CONFIG = """
@@ -157,6 +157,18 @@ sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == code and "the same command continues" in printed and "alpha=0.3: stopped" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"alpha=0.3", "comparison.json", "comparison.html"}
+
+
+def test_a_sweep_under_nohup_goes_on_after_a_hangup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert not received
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
