@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.freshness import is_fresh
+from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
@@ -62,6 +63,8 @@ from mlm_jax.training.cost import in_phase
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
+
+log = logging.getLogger(__name__)
 
 KEPT, SAME_COMMAND = "checkpoints are whole", "make room and run the same command again"
 LESS_MEMORY = "lower config.data.workers if memory ran out"
@@ -219,10 +222,13 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
       UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
     """
     folder = config.data.store or str(workdir / "store")
-    if jax.process_index() == 0 and not is_fresh(config, folder):
-        check_store(workdir, config, folder)
-        with fresh_processes(1, remedy=LESS_MEMORY) as pool:
-            pool.submit(_prepare, config_json(config), folder).result()
+    if jax.process_index() == 0:
+        if not is_fresh(config, folder):
+            check_store(workdir, config, folder)
+            with fresh_processes(1, remedy=LESS_MEMORY) as pool:
+                pool.submit(_prepare, config_json(config), folder).result()
+        elif lacks := what_it_lacks(config, folder):
+            log.warning(lacks)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the token store is prepared")
     return folder

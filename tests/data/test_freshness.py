@@ -118,3 +118,56 @@ def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
         f"the code that yields this run's text has changed: {module}:text. Remedy: restore it"
         in capsys.readouterr().err
     )
+
+
+def test_a_store_from_before_a_key_goes_on_and_says_what_it_lacks(run, capsys):
+    config, workdir = run
+    file = workdir / "store" / "manifest.json"
+    manifest = unsealed(json.loads(file.read_text()))
+    older = manifest["facts"]["request"]
+    older["data"] = {key: older["data"][key] for key in ("corpora", "parallel", "labelled", "validation", "prefix")}
+    older["data"] |= {"validation_fraction": 0.01, "mixture": "", "mixture_languages": {}, "modules": []}
+    older["data"]["max_document_tokens"] = 8192
+    file.write_text(json.dumps(manifest))
+    before, command = contents(workdir), ["prepare", "--config", str(config), "--workdir", str(workdir)]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is up to date" in said and "was prepared before there was data.decontaminate" in said
+    assert main([*command, "--set", "data.decontaminate=False"]) == 0  # this is how it was made
+    assert "data.decontaminate" not in capsys.readouterr().err
+    assert contents(workdir) == before
+    assert not is_fresh(load_config(config), workdir / "store", or_older=False)  # as a shard, which others build on
+
+
+def test_code_that_a_users_module_imports_makes_a_store_stale_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / f"of_{tmp_path.name}".replace("-", "_")
+    (package / "parts").mkdir(parents=True)
+    code = {
+        "__init__.py": "",
+        "text.py": "import json\nfrom . import clean\ndef text(language, split): return clean.lines()\n",
+        "clean.py": "from .parts.words import word\ndef lines(): return [word()] * 30\n",
+        "parts/__init__.py": "",
+        "parts/words.py": "def word(): return 'light'\n",
+        "other.py": "",
+    }
+    for name, lines in code.items():
+        (package / name).write_text(lines)
+    (tmp_path / "config.py").write_text(CONFIG.replace('"FOLDER/en*.txt"', repr(f"{package.name}.text:text")))
+    config, store = load_config(tmp_path / "config.py"), tmp_path / "store"
+    prepare(config, store, progress=False)
+    (package / "other.py").write_text("nothing imports it = 1")
+    assert is_fresh(config, store)
+    (package / "parts" / "words.py").write_text("def word(): return 'dark'\n")
+    assert not is_fresh(config, store) and f"the code of {package.name}.text:text has changed" in why_stale(
+        config, store
+    )
+    (package / "parts" / "words.py").write_text(code["parts/words.py"])
+    assert is_fresh(config, store)
+
+    manifest = unsealed(json.loads((store / "manifest.json").read_text()))
+    request = manifest["facts"]["request"]
+    request["sources"] = [source[:2] for source in request["sources"]]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    (package / "parts" / "words.py").write_text("def word(): return 'dark'\n")
+    assert is_fresh(config, store)  # a store of a version that looked at the module's own file only

@@ -9,10 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.config.keys import default_config
 from mlm_jax.data.store.addresses import open_keys
 from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
-from mlm_jax.data.text.libraries.function import code_digest
+from mlm_jax.data.text.libraries.code import code_digest
 from mlm_jax.data.text.sources import fingerprint
 
 # Keys of config.data that change what the store holds.
@@ -54,23 +55,41 @@ def request(config: ConfigDict) -> dict[str, Any]:
     }
     if config.vocabulary.path:
         asked["model"] = fingerprint(config.vocabulary.path)
-    return json.loads(json.dumps(asked, default=list))
+    return _as_json(asked)
 
 
-def is_fresh(config: ConfigDict, folder: str | Path) -> bool:
+def is_fresh(config: ConfigDict, folder: str | Path, *, or_older: bool = True) -> bool:
     """Return whether ``folder`` holds the store that the config asks for.
 
     Where none of the sources is here, a store that was prepared elsewhere with the same config is fresh. A config that
     names no source takes the store as it is.
+
+    Args:
+      config: of the run.
+      folder: of the store, or of one of its shards.
+      or_older: whether a store of a version that knew fewer keys will do (:func:`what_it_lacks` says what it lacks).
     """
     if not _exists(folder):
         return False
     made_of = _made_of(folder)
+    if not or_older and made_of is not None and not {*KEYS} <= {*made_of["data"]}:
+        return False
     asked = _comparable(request(config), made_of)
     if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
         written = ("data", "vocabulary", "languages")
         return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
     return made_of == asked
+
+
+def what_it_lacks(config: ConfigDict, folder: str | Path) -> str:
+    """Return a line about what a store of an older version lacks that the config asks for; "" if there is nothing."""
+    made_of = _made_of(folder) or {}
+    if not config.data.decontaminate or "decontaminate" in made_of.get("data", {"decontaminate": True}):
+        return ""
+    return (
+        f"token store {folder} was prepared before there was data.decontaminate: its training text may hold validation text, "
+        "and it is used as it is. To have it made again, delete it and begin a new workdir"
+    )
 
 
 def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
@@ -129,14 +148,34 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
 
 
 def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a request without what the version that made a store did not record: the digests of code."""
+    """Return a request without what the version that made a store did not record: digests of code, and keys that are newer.
+
+    Such a key counts if the config sets it, since the store was made as by its default; ``decontaminate`` is newer than what
+    its default does, so that :func:`what_it_lacks` tells of it.
+    """
     made_of = made_of or {}
     asked = asked if "code" in made_of else {key: value for key, value in asked.items() if key != "code"}
+    known, defaults = made_of.get("data", {}), default_config().data
+    newer = {
+        key
+        for key, value in asked["data"].items()
+        if known and key not in known and (key == "decontaminate" or value == _as_json(defaults[key]))
+    }
+    asked = asked | {"data": {key: value for key, value in asked["data"].items() if key not in newer}}
+    if "code" in asked:
+        asked = asked | {
+            "code": {name: _as_then(made_of["code"].get(name), now) for name, now in asked["code"].items()}
+        }
     before = made_of.get("sources", [])
     if len(before) != len(asked["sources"]):
         return asked
-    pairs = zip(before, asked["sources"])
-    return asked | {"sources": [now[:1] if then == now[:1] and isinstance(now[0], str) else now for then, now in pairs]}
+    return asked | {"sources": [_as_then(then, now) for then, now in zip(before, asked["sources"])]}
+
+
+def _as_then(then: Any, now: list) -> list:
+    """Return a name and digests of code, as many as a version recorded that looked at fewer files."""
+    only_texts = all(isinstance(part, str) for part in now)
+    return then if then and only_texts and then == now[: len(then)] else now
 
 
 def _changed_code(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -152,8 +191,13 @@ def _digests(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _keys(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Return the keys of the config in which two requests differ."""
-    found = [f"data.{key}" for key in KEYS if made_of.get("data", {}).get(key) != asked["data"][key]]
+    before, now = made_of.get("data", {}), asked["data"]
+    found = [f"data.{key}" for key in KEYS if before.get(key) != now.get(key)]
     return found + [key for key in ("vocabulary", "languages") if made_of.get(key) != asked[key]]
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=list))
 
 
 def _exists(folder: str | Path) -> bool:

@@ -27,7 +27,7 @@ from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
 from mlm_jax.data.store import streams
-from mlm_jax.data.store.freshness import is_fresh, request, sources, why_stale
+from mlm_jax.data.store.freshness import is_fresh, request, sources, what_it_lacks, why_stale
 from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
 from mlm_jax.data.store.manifest import FEATURES
 from mlm_jax.data.store.shards import (
@@ -74,6 +74,8 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     console = plain_console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
+        if lacks := what_it_lacks(config, folder):
+            console.print(lacks, style="yellow")
         return str(folder)
     if stale := why_stale(config, folder):
         console.print(f"token store {folder} is made again: {stale}", style="yellow")
@@ -124,7 +126,7 @@ def prepare_shard(
     check_values(config)
     labelled.check_formats(config.data.labelled)
     console, place = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
-    if is_fresh(config, place):
+    if is_fresh(config, place, or_older=False):
         console.print(f"shard {place} is up to date")
         return place
     from mlm_jax.data.store import tasks

@@ -69,7 +69,7 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
 def done_shard(config: ConfigDict, folder: str | Path, count: int) -> Store | None:
     """Return a shard that is done, so that those that start later take over its vocabulary and what it found held out."""
     for index in range(count):
-        if is_fresh(config, shard_folder(folder, index, count)):
+        if is_fresh(config, shard_folder(folder, index, count), or_older=False):
             return Store.open(shard_folder(folder, index, count))
     return None
 
@@ -167,6 +167,6 @@ def _open(config: ConfigDict, folder: str | Path, index: int, count: int) -> Sto
     if is_local(place) and not Path(place, MANIFEST).exists():
         raise UserError(f"shard {index}/{count} is missing", file=place, remedy=remedy)
     shard = Store.open(place)
-    if not is_fresh(config, place):
+    if not is_fresh(config, place, or_older=False):
         raise UserError(f"shard {index}/{count} was made of other text or by another config", file=place, remedy=remedy)
     return shard

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.data.text.libraries.code import code_digest
 from mlm_jax.data.text.reading import Wanted, brief, checked_text
 
 
@@ -76,21 +74,5 @@ def corpus_function(source: str) -> Callable[[str, str], Any]:
 
 
 def fingerprint(rest: str, source: str) -> list[str]:
-    """Return the function's name and the digest of its module's code."""
+    """Return the function's name and the digests of its module's code."""
     return [source, *code_digest(rest.partition(":")[0])]
-
-
-def code_digest(module: str) -> list[str]:
-    """Return the SHA-256 of a module's file, in a list; [] if there is no such module or file.
-
-    Code that the module itself imports is not looked at. Our own modules have no digest: a new version reads the same text.
-    """
-    if module.partition(".")[0] == "mlm_jax":
-        return []
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):  # a package above it is missing, or is no package
-        return []
-    if found is None or not found.origin or not Path(found.origin).is_file():
-        return []
-    return [hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()]
