@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from mlm_jax.checkpoints.transplant import BYTE
-from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.data.vocabulary.pieces import BYTE, Vocabulary
 
 
 def count_words(vocabulary: Vocabulary, texts: Sequence[str]) -> Counter[tuple[str, ...]]:

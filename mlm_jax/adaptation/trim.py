@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlm_jax.checkpoints.transplant import BYTE
 from mlm_jax.common.errors import UserError
-from mlm_jax.data.vocabulary.pieces import WORD, Vocabulary
+from mlm_jax.data.vocabulary.pieces import BYTE, WORD, Vocabulary
 from mlm_jax.data.vocabulary.proto import model_proto
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 

@@ -503,6 +503,22 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
+def load_vocabulary_of(place: str | Path) -> Vocabulary:
+    """Return the vocabulary of a checkpoint, without its parameters.
+
+    Args:
+      place: as of :func:`load_parameters`.
+
+    Raises:
+      UserError: there is no checkpoint, or it is damaged.
+    """
+    folder = find_checkpoint(place)
+    try:
+        return _unpack(load_facts(folder)["vocabulary"], folder)
+    except Damaged as error:
+        raise UserError(f"the checkpoint is damaged: {error}", file=folder, remedy="use another one") from error
+
+
 def _load(folder: Path, device: jax.Device) -> Loaded:
     facts = load_facts(folder)
     try:

@@ -6,7 +6,6 @@ so that ids and orders may differ. A piece that the old vocabulary lacks is made
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.data.vocabulary.pieces import WORD, Vocabulary, language_token
+from mlm_jax.data.vocabulary.pieces import BYTE, WORD, Vocabulary, language_token
 from mlm_jax.model.sharing import indexes
 from mlm_jax.training.optimizer import axes_by_path
 
@@ -31,7 +30,6 @@ SIZES = (
     "encoder",
     "decoder",
 )  # keys of config.model
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 
 
 class Facts(NamedTuple):

@@ -1,22 +1,60 @@
-"""``mlm-jax inspect``."""
+"""``mlm-jax inspect``: what the data holds; or vocabularies side by side."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 
-from mlm_jax.commands.options import add_config, config_of, store_folder
+from mlm_jax.commands.options import add_config, by_language, config_of, store_folder
+from mlm_jax.common.errors import UserError
 
-ABOUT = "show what the data holds: counts, fertility, samples, the planned mix and alpha's"
+ABOUT = "show what the data holds: counts, fertility, samples, the planned mix and alpha's; or compare vocabularies"
 EXAMPLE = "--config my_config.py --workdir runs/mine"
+MOST = 10_000  # documents, or pairs, of a language that vocabularies are compared on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    add_config(parser)
+    add_config(parser, required=False)
     parser.add_argument("--workdir", help="folder of the token store")
+    parser.add_argument(
+        "--vocabulary",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="instead of the data, show how this vocabulary cuts text: a workdir, a vocabulary folder, a .model file, a folder "
+        "of transformers or a name on the Hub; repeatable, to compare several",
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="LANGUAGE=GLOB",
+        help=f"text to compare vocabularies on (its first {MOST:,} documents), or module:function; repeatable. By default "
+        "the config's corpora",
+    )
+    parser.add_argument(
+        "--pairs",
+        action="append",
+        default=[],
+        metavar="LANGUAGE-en=GLOB",
+        help="translations into English, for parity; repeatable. By default the config's parallel text with English",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
+    """Print tables."""
+    if options.vocabulary:
+        inspect_vocabularies(options)
+    elif options.text or options.pairs:
+        raise UserError("--text and --pairs are for comparing vocabularies", remedy="give --vocabulary as well")
+    elif not options.config:
+        raise UserError("there is nothing to show", remedy="give --config, or --vocabulary and --text")
+    else:
+        inspect_data(options)
+
+
+def inspect_data(options: argparse.Namespace) -> None:
     """Print tables of the token store, which is prepared first if it is not up to date."""
     from mlm_jax.common.console import table_console
     from mlm_jax.data.loading.loader import Loader
@@ -46,3 +84,58 @@ def run(options: argparse.Namespace) -> None:
     loader = Loader(store, config, reads)
     console.print(plan_table(loader))
     console.print(phases_table(loader))
+
+
+def inspect_vocabularies(options: argparse.Namespace) -> None:
+    """Print how vocabularies cut the text that the options or the config name.
+
+    Raises:
+      UserError: there is no such vocabulary, or no text.
+    """
+    from mlm_jax.common.console import table_console
+    from mlm_jax.data.text.corpora import documents, sentence_pairs
+    from mlm_jax.interop.any_vocabulary import any_vocabulary
+    from mlm_jax.report.vocabulary_table import vocabularies_table
+
+    texts, pairs = by_language(options.text, "--text"), by_language(options.pairs, "--pairs")
+    for name in pairs:
+        if not other_than_english(name):
+            raise UserError(f"--pairs {name} has no English side", remedy="write --pairs sw-en='text/sw-en.tsv'")
+    if options.config:
+        config = config_of(options)
+        texts = texts or {language: (source,) for language, source in config.data.corpora.items()}
+        pairs = pairs or {name: (source,) for name, source in config.data.parallel.items() if other_than_english(name)}
+    if not texts and not pairs:
+        raise UserError("there is no text to compare on", remedy="give --text sw='text/sw/*.txt', --pairs or --config")
+    vocabularies = {place: any_vocabulary(place) for place in options.vocabulary}
+    found = {
+        language: [*itertools.islice(_all(documents(s, language, "train") for s in sources), MOST)]
+        for language, sources in texts.items()
+    }
+    translated: dict[str, list[tuple[str, str]]] = {}
+    for name, sources in pairs.items():
+        language = other_than_english(name)
+        sides = itertools.islice(
+            _all(sentence_pairs(s, name, "train", (language, *texts, *ENGLISH)) for s in sources), MOST
+        )
+        turned = name.startswith(tuple(f"{code}-" for code in ENGLISH))
+        translated.setdefault(language, []).extend((b, a) if turned else (a, b) for a, b in sides)
+    for language, texts_of in (*found.items(), *translated.items()):
+        if not texts_of:
+            raise UserError(f"there is no text of {language!r}", remedy="check its files")
+    table_console().print(vocabularies_table(vocabularies, found, translated))
+
+
+ENGLISH = ("en", "eng", "eng_Latn")
+
+
+def other_than_english(pair: str) -> str:
+    """Return the language that a pair such as "sw-en" has beside English; "" if neither side is English."""
+    first, _, rest = pair.partition("-")
+    if first in ENGLISH:
+        return rest
+    rest, _, last = pair.rpartition("-")
+    return rest if last in ENGLISH else ""
+
+
+_all = itertools.chain.from_iterable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlm_jax.common.addresses import local_path
@@ -17,11 +18,11 @@ PAIR = "languages of the two texts, such as de-en (required if the model has lan
 STREAMS = "; text comes from --input or standard input"  # hint of the verbs that take no text as an argument
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add ``--config`` and ``--set``."""
     parser.add_argument(
         "--config",
-        required=True,
+        required=required,
         metavar="FILE.py",
         help="config file; FILE.py:ARGUMENT passes an argument; FILE.json is data and runs no code",
     )
@@ -39,6 +40,25 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
     from mlm_jax.config import load_config
 
     return load_config(options.config, tuple(options.set))
+
+
+def by_language(values: Sequence[str], option: str) -> dict[str, tuple[str, ...]]:
+    """Return {language, or pair: sources} of values such as "sw=text/sw/*.txt", in order.
+
+    Args:
+      values: of an option that may be given several times.
+      option: its name, for messages.
+
+    Raises:
+      UserError: a value names no language or no source.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for value in values:
+        language, _, source = value.partition("=")
+        if not (language and source):
+            raise UserError(f"{option} {value} names no language", remedy=f"write {option} sw='text/sw/*.txt'")
+        found[language] = (*found.get(language, ()), source)
+    return found
 
 
 def store_folder(config: ConfigDict, workdir: str | None) -> str:

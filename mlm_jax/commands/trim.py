@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlm_jax.commands.options import CHECKPOINT
-from mlm_jax.common.errors import UserError
+from mlm_jax.commands.options import CHECKPOINT, by_language
 
 ABOUT = "keep only the pieces of a vocabulary that some text needs, and make the model smaller by their rows"
 EXAMPLE = "runs/xlmr --text sw='text/sw/*.txt' --text en='text/en/*.txt' --out runs/xlmr_small"
@@ -51,14 +50,12 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     from mlm_jax.interop.importing import save_weights
     from mlm_jax.training.paths import by_path
 
-    by_language: dict[str, list[str]] = {}
-    for text in texts:
-        language, equals, source = text.partition("=")
-        if not (equals and language and source):
-            raise UserError(f"--text {text} names no language", remedy="write --text sw='text/sw/*.txt'")
-        by_language.setdefault(language, []).extend(documents(source, language, "train"))
+    found_texts = {
+        language: [text for source in sources for text in documents(source, language, "train")]
+        for language, sources in by_language(texts, "--text").items()
+    }
     loaded = load_parameters(place)
-    trimmed = trim_vocabulary(loaded.vocabulary, [text for found in by_language.values() for text in found])
+    trimmed = trim_vocabulary(loaded.vocabulary, [text for found in found_texts.values() for text in found])
     flat = {path: value for path, value in by_path(loaded.params).items()}
     smaller = trim_parameters(flat, trimmed.kept)
     before, after = (sum(value.size for value in params.values()) for params in (flat, smaller))
@@ -73,7 +70,7 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     print(f"pieces      {loaded.vocabulary.size:>14,} → {trimmed.vocabulary.size:>14,}")
     print(f"parameters  {before:>14,} → {after:>14,}  ({100 * after / before - 100:+.1f} %)")
     print(f"megabytes   {before * 4e-6:>14,.1f} → {after * 4e-6:>14,.1f}  (float32)")
-    for language, found in by_language.items():
+    for language, found in found_texts.items():
         counts = [sum(map(len, v.encode_batch(found))) for v in (loaded.vocabulary, trimmed.vocabulary)]
         words = max(sum(len(text.split()) for text in found), 1)
         print(f"tokens per word, {language}: {counts[0] / words:.3f} → {counts[1] / words:.3f}")

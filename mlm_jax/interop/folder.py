@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlm_jax.common.disk import disk_errors
@@ -11,7 +11,8 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import whole_folder
 
 # What of a Hub repository is needed; weights in other formats can be many times the size.
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")
+TOKENIZER_FILES = ("*.json", "*.model", "vocab.txt", "merges.txt")
+HUB_FILES = (*TOKENIZER_FILES, "*.safetensors")
 
 
 @contextlib.contextmanager
@@ -30,8 +31,12 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         yield scratch
 
 
-def local_folder(source: str | Path) -> Path:
+def local_folder(source: str | Path, patterns: Sequence[str] = HUB_FILES) -> Path:
     """Return the folder of a model that is given as a local folder or by its name on the Hugging Face Hub.
+
+    Args:
+      source: the folder, or the name.
+      patterns: of the files to download from the Hub.
 
     Raises:
       UserError: there is neither such a folder nor such a model, or no network to ask for it.
@@ -52,7 +57,7 @@ def local_folder(source: str | Path) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"{name!r} is neither a folder nor a model on the Hugging Face Hub") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -28,15 +28,16 @@ USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]"
 # 250,100 to 250,112) or were never filled (multilingual MiniLMs: 250,002 of 250,037). A tokenizer that is smaller by more
 # than this belongs to another model.
 UNUSED_ROWS = 1024
+MOST_ROWS = 1 << 24  # that any vocabulary has
 
 
-def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, int]) -> PublishedVocabulary:
+def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mapping[str, int]) -> PublishedVocabulary:
     """Return the vocabulary of a published model.
 
     Args:
       folder: with ``tokenizer.json``, a SentencePiece model or ``vocab.txt``.
       model_type: decides how ids follow from a file if no tokenizer class is named.
-      rows: rows of the embedding table.
+      rows: rows of the embedding table; None if there is no model that the tokenizer should fit.
       ids: special ids that config.json names.
 
     Raises:
@@ -44,14 +45,14 @@ def read_vocabulary(folder: Path, model_type: str, rows: int, ids: Mapping[str, 
         a text what our documents cannot have there.
     """
     settings = {**_settings(folder / "special_tokens_map.json"), **_settings(folder / "tokenizer_config.json")}
-    tokenizer = read_tokenizer(folder, Source(settings, model_type, rows))
+    tokenizer = read_tokenizer(folder, Source(settings, model_type, MOST_ROWS if rows is None else rows))
     tokenizer.no_padding()  # what a file says of batches is not part of a text
     tokenizer.no_truncation()
     known_ids = tokenizer.get_vocab(with_added_tokens=True).values()
     if not known_ids:
         raise UserError("the tokenizer has no pieces", file=folder, remedy="download it again")
     size = max(known_ids) + 1
-    if not size <= rows <= size + UNUSED_ROWS:
+    if rows is not None and not size <= rows <= size + UNUSED_ROWS:
         problem = f"the tokenizer has {size} pieces, but the model's table of embeddings {rows} rows"
         raise UserError(problem, file=folder, remedy="use the tokenizer that the model was trained with")
     known = {role: index for role, index in ids.items() if index < size and tokenizer.id_to_token(index)}

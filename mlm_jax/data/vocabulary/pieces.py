@@ -27,6 +27,7 @@ MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 BYTES = 256
 WORD = "▁"  # SentencePiece's mark of a space
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 Files = dict[str, bytes]  # {name: content} of the files that hold a vocabulary
 Read = Callable[[str], bytes]  # returns the content of a file by its name
 
@@ -309,6 +310,11 @@ class Vocabulary:
     def special_ids(self) -> np.ndarray:
         """Ids of the special pieces, in order."""
         return np.flatnonzero(self.is_special).astype(np.int32)
+
+    @cached_property
+    def is_byte(self) -> np.ndarray:
+        """``[size]`` bool: pieces that stand for a byte, into which characters without a piece of their own fall."""
+        return np.array([bool(BYTE.fullmatch(piece)) for piece in self.pieces(range(self.size))])
 
     @cached_property
     def word_starts(self) -> np.ndarray:

@@ -132,10 +132,28 @@ class PublishedVocabulary(Vocabulary):
         if by_inside:
             mark = described["model"]["continuing_subword_prefix"]
         else:
-            mark = "Ġ" if '"ByteLevel"' in json.dumps([described["pre_tokenizer"], described["decoder"]]) else WORD
+            mark = "Ġ" if self._byte_level else WORD
         for index, piece in self._pieces.items():
             starts[index] |= piece.startswith(mark) != by_inside
         return starts
+
+    @cached_property
+    def is_byte(self) -> np.ndarray:
+        """``[size]`` bool: as of other vocabularies; of byte-level BPE, pieces whose bytes are no whole characters."""
+        found = super().is_byte
+        if self._byte_level:
+            from tokenizers.decoders import ByteLevel
+
+            decode = ByteLevel().decode
+            found[[index for index, piece in self._pieces.items() if "\ufffd" in decode([piece])]] = True
+            found &= ~self.is_special
+        return found
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        """Whether pieces are written in the letters that stand for bytes (GPT-2's, with Ġ for a space)."""
+        described = json.loads(self._text)
+        return '"ByteLevel"' in json.dumps([described["pre_tokenizer"], described["decoder"]])
 
     @cached_property
     def fingerprint(self) -> str:
