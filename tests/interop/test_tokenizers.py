@@ -146,3 +146,18 @@ def test_rows_beyond_the_pieces(pieces, rows):
     """Tables of mT5 and T5 have more rows than their tokenizers have pieces."""
     multiple = smallest_multiple(pieces, rows)
     assert -(-pieces // multiple) * multiple == rows and multiple <= 128
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_are_cut_as_their_sentence_and_begin_where_they_stand(kind, tmp_path):
+    vocabulary = read_vocabulary(tmp_path, kind, TOKENIZERS[kind](tmp_path), {})
+    for text in sentences(400):
+        words = text.split()
+        ids, starts = vocabulary.encode_words([words[0], "", *words[1:]])  # WikiANN has words of nothing
+        assert ids == vocabulary.encode(" ".join(words)) and starts.pop(1) == -1
+        own = [start for start in starts if start >= 0]
+        assert own == sorted({*own}) and starts[0] == 0
+        for number, start in enumerate(starts):  # what stands before a word's first piece are the words before it
+            before = vocabulary.encode(" ".join(words[:number]))
+            if start >= 0 and kind != "modernbert":  # whose pieces reach over spaces here
+                assert ids[:start] == before

@@ -70,6 +70,30 @@ class PublishedVocabulary(Vocabulary):
         tokenizer.encode_special_tokens = True
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the token ids of a sentence whose words have a space between them, and each word's first piece.
+
+        The sentence is encoded as a whole, as transformers' pipelines do it: pieces of byte-level and Gemma's BPE hold the space
+        before a word, and some vocabularies have pieces that reach over it.
+
+        Returns:
+          ids, and for each word the index of the first piece that begins in it or at the space before it, or -1 if none does.
+        """
+        tokenizer = self._text_tokenizer
+        tokenizer.encode_special_tokens = True
+        text = " ".join(word for word in words if word)
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        begins = [start for start, _ in encoding.offsets]
+        starts, at, piece = [], 0, 0  # at: where the word begins in the text
+        for word in words:
+            while piece < len(begins) and begins[piece] < at - 1:
+                piece += 1
+            own = bool(word) and piece < len(begins) and begins[piece] < at + len(word)
+            starts.append(piece if own else -1)
+            piece += own
+            at += len(word) + 1 if word else 0
+        return encoding.ids, starts
+
     @cached_property
     def _text_tokenizer(self) -> Any:
         """The tokenizer for text in which nothing is special.
