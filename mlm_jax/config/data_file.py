@@ -90,10 +90,17 @@ def _check_no_code(data: ConfigDict) -> None:
 
 def _sources(data: ConfigDict) -> Iterator[tuple[str, str]]:
     for kind in ("corpora", "parallel", "validation"):
-        for name, source in data[kind].items() if isinstance(data[kind], (dict, ConfigDict)) else ():
-            if isinstance(source, str):
-                yield f"data.{kind}.{name}", source
+        yield from _texts(data[kind], f"data.{kind}")
     for name, entry in data.labelled.items() if isinstance(data.labelled, (dict, ConfigDict)) else ():
         for split in ("train", "validation"):
             if isinstance(entry, dict) and isinstance(entry.get(split), str):
                 yield f"data.labelled.{name}.{split}", entry[split]
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of every text that stands by itself in a value: what may be a source."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, (dict, ConfigDict)):
+        for name, entry in value.items():
+            yield from _texts(entry, f"{key}.{name}")

@@ -21,6 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mlm_jax.config.sources import Sources, are_names_or_rates
 from mlm_jax.config.values import (
     ABOVE_ZERO,
     BELOW_ONE,
@@ -131,6 +132,13 @@ PHASE = Entry(
             None,
             Fits(are_names, 'a tuple of languages: ("de",)'),
             "Languages that are read, and with them pairs of two of them.",
+        ),
+        Key(
+            "sources",
+            None,
+            Fits(are_names_or_rates, 'names of sources: ("wiki", "de:books"), or their rates: {"wiki": 2, "web": 1}'),
+            "Sources that are read, by their names in `data`: `wiki` is that of every language, `de:wiki` of one. Text whose "
+            "source has no name is not read. Rates share a language's rows among its sources.",
         ),
         Key(
             "strategy",
@@ -329,14 +337,16 @@ KEYS: tuple[Key, ...] = (
     Key(
         "data.corpora",
         {},
-        ByName(SOURCE, '{"en": "text/en/*.txt"}'),
-        "Text of each language: files that end in .txt or .jsonl (plain, .gz or .zst) or .parquet, or a function.",
+        ByName(Sources('{"web": "text/en/web/*.txt", "books": "text/en/books/*.txt"}'), '{"en": "text/en/*.txt"}'),
+        "Text of each language: files that end in .txt or .jsonl (plain, .gz or .zst) or .parquet, or a function; or several such "
+        "sources by name.",
     ),
     Key(
         "data.parallel",
         {},
-        ByName(SOURCE, '{"de-en": "text/de-en.tsv"}'),
-        "Parallel text of each pair of languages: .tsv or .tmx files, (file of one side, file of the other), or a function.",
+        ByName(Sources('{"opus": "opus.tsv", "ted": "ted.tsv"}'), '{"de-en": "text/de-en.tsv"}'),
+        "Parallel text of each pair of languages: .tsv or .tmx files, (file of one side, file of the other), or a function; or "
+        "several such sources by name.",
     ),
     Key("data.labelled", {}, ByName(LABELLED_SET, '{"genre": {"format": "tsv", …}}'), "Labelled sets, by name."),
     Key(

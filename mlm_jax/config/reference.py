@@ -95,6 +95,8 @@ def _inner(name: str, kind: Kind) -> Iterator[tuple[str, Key]]:
         "model.decoder": "model.decoder[i]",
         "tasks": "tasks.TASK",
         "data.labelled": "data.labelled.SET",
+        "data.corpora": "data.corpora.LANGUAGE",
+        "data.parallel": "data.parallel.PAIR",
     }.get(name, name)
     entry = _entry(kind)
     yield from ((place, key) for key in (entry.keys if entry else ()))

@@ -157,17 +157,34 @@ class HeldOut:
     def task_metrics(self, task: str, params: Any, everything: bool = False) -> dict[str, dict[str, float]]:
         """Return {metric: {language or average: value}} of a task: loss, accuracy, bits per byte, F1 of entities."""
         sums: perplexity.Sums = {}
+        by_source: dict[str, dict[str, dict[str, float]]] = {}  # {source: its metrics}
         for stream in self.streams[task]:
+            of_stream: perplexity.Sums = {}
             for reverse in self._directions(task):
                 batches = (to_devices(batch, self.mesh) for batch in self._batches(task, stream, everything, reverse))
-                sums = perplexity.add_sums(sums, perplexity.evaluate_task(self._measures[task], params, batches))
-        metrics = perplexity.language_metrics(sums, self.languages)
-        objective = self.program.objectives[task]
-        if objective.masks and objective.kind == "text" and "loss" in metrics:
-            metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(task))
+                found = perplexity.evaluate_task(self._measures[task], params, batches)
+                of_stream = perplexity.add_sums(of_stream, found)
+            sums = perplexity.add_sums(sums, of_stream)
+            if stream.source:
+                by_source[stream.name] = self._with_bits(
+                    task, perplexity.language_metrics(of_stream, self.languages), (stream,)
+                )
+        metrics = self._with_bits(task, perplexity.language_metrics(sums, self.languages), self.streams[task])
+        for name, of_source in by_source.items():
+            for metric, values in of_source.items():
+                metrics[metric][name] = values[perplexity.MICRO]  # of a pair: both directions
         if self._has_entities(task):
             metrics["f1"] = self._entity_f1(task, params, everything)
         return {name: values for name, values in metrics.items() if values}
+
+    def _with_bits(
+        self, task: str, metrics: dict[str, dict[str, float]], streams: tuple[Stream, ...]
+    ) -> dict[str, dict[str, float]]:
+        """Return the metrics of a task on some streams with bits per byte, if its losses can be told as such."""
+        objective = self.program.objectives[task]
+        if objective.masks and objective.kind == "text" and "loss" in metrics:
+            metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(streams))
+        return metrics
 
     def _entity_f1(self, task: str, params: Any, everything: bool) -> dict[str, float]:
         """Return F1 by language over all labelled words, of which those that a row has no place for are predicted "O"."""
@@ -247,10 +264,10 @@ class HeldOut:
     def _has_entities(self, task: str) -> bool:
         return self.program.objectives[task].per_token and is_entity_tags(self.labels[task])
 
-    def _text_sizes(self, task: str) -> dict[str, tuple[int, int]]:
-        """Return {language: (ordinary tokens, UTF-8 bytes)} of a task's held-out text."""
+    def _text_sizes(self, streams: tuple[Stream, ...]) -> dict[str, tuple[int, int]]:
+        """Return {language: (ordinary tokens, UTF-8 bytes)} of the held-out text of streams."""
         sizes: dict[str, tuple[int, int]] = {}
-        for stream in self.streams[task]:
+        for stream in streams:
             split, language = stream.split("validation"), stream.languages[0]
             added = 1 + len(self.vocabulary.document_prefix(self.config.data.prefix, language))
             tokens, byte_count = sizes.get(language, (0, 0))

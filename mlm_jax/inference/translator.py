@@ -18,6 +18,7 @@ from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import windows
+from mlm_jax.config.sources import named_sources
 from mlm_jax.config.values import several
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.data.text.languages import pair_languages
@@ -123,7 +124,8 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
       languages: its codes.
     """
     data, written = config.data, {code: dict[str, None]() for code in languages}
-    streams = {name: name for name in (*data.corpora, *data.parallel)} | dict(data.mixture_languages)
+    named = [source for entries in (data.corpora, data.parallel) for source in named_sources(entries)]
+    streams = {name: one.of for one in named for name in (one.of, one.stream)} | dict(data.mixture_languages)
     writing = {
         task: kind for task, entry in config.tasks.items() if (kind := objective_class(entry["objective"], task)).writes
     }

@@ -80,14 +80,16 @@ def plan_table(loader: Loader) -> Table:
         for phase in loader.phases:
             of_phase = f", phase {phase.index}" if len(loader.phases) > 1 else ""
             table.add_column(f"{task}{of_phase} ({phase.strategy})", justify="right")
-            shares.append(loader.planned_shares(task, phase.start_step))
-    for language in loader.languages:
-        table.add_row(language, *(f"{share.get(language, 0):.2%}" for share in shares))
+            first = phase.start_step
+            shares.append(loader.planned_shares(task, first) | loader.planned_by_source(task, first))
+    for name in _names(loader):
+        table.add_row(name, *(f"{share.get(name, 0):.2%}" for share in shares))
     return table
 
 
 def phases_table(loader: Loader) -> Table:
-    """Return the tokens that each language is planned to see in each phase, and how often its text is read by then.
+    """Return the tokens that each language, and each source of it, is planned to see in each phase, and how often its text is
+    read by then.
 
     The passes are those of the stream of the language that is read most often, over the whole run so far; they are marked if
     they are more than ``MOST_PASSES``.
@@ -99,9 +101,9 @@ def phases_table(loader: Loader) -> Table:
         table.add_column(f"phase {phase.index}: to step {phase.stop_step:,}", justify="right")
         table.add_column("passes", justify="right")
     bounds = [0, *(phase.stop_step for phase in loader.phases)]
-    seen = [loader.tokens_seen(step) for step in bounds]
+    seen = [loader.tokens_seen(step) | loader.tokens_by_source(step) for step in bounds]
     passes = [_passes(loader, step) for step in bounds[1:]]
-    for language in loader.languages:
+    for language in _names(loader):
         cells = []
         for before, after, read in zip(seen, seen[1:], passes):
             often = read.get(language, 0.0)
@@ -111,14 +113,22 @@ def phases_table(loader: Loader) -> Table:
     return table
 
 
+def _names(loader: Loader) -> list[str]:
+    """Return the languages, each with its sources behind it, and the sources of pairs."""
+    sources = loader.sources()
+    of_pairs = [source.name for source in sources if len(source.languages) > 1]
+    each = ([code, *(s.name for s in sources if s.languages == (code,))] for code in loader.languages)
+    return [name for names in each for name in names] + of_pairs
+
+
 def _passes(loader: Loader, step: int) -> dict[str, float]:
     """Return {language: most passes of a task through a stream of it} in the steps before ``step``."""
     found: dict[str, float] = {}
     for task in loader.config.tasks:
         epochs = loader.epochs(task, step)
         for stream in loader.streams(task):
-            for language in stream.languages:
-                found[language] = max(found.get(language, 0.0), epochs[stream.name])
+            for name in (*stream.languages, *([stream.name] if stream.source else [])):
+                found[name] = max(found.get(name, 0.0), epochs[stream.name])
     return found
 
 

@@ -23,7 +23,7 @@ class LanguageRow:
     """One language's line; None where a run does not measure it.
 
     Attributes:
-      language: its code, or ``mean``.
+      language: its code, or ``mean``; or a source of it such as ``de:wiki``.
       tokens: seen in training.
       planned: share of the first task's rows that the mixture gives it, over the steps so far.
       realised: share of those rows that it got.
@@ -49,8 +49,9 @@ def language_rows(
     tokens: Mapping[str, int],
     planned: Mapping[str, float],
     realised: Mapping[str, float],
+    sources: Sequence[str] = (),
 ) -> list[LanguageRow]:
-    """Make a row of each language, and one of means.
+    """Make a row of each language, with its sources below it, and one of means over languages.
 
     Args:
       languages: codes in index order.
@@ -58,22 +59,25 @@ def language_rows(
       tokens: {language: tokens seen in training}.
       planned: {language: share of the first task's rows that the mixture gives it}.
       realised: {language: share of them that it got}.
+      sources: such as ``de:wiki``, which have numbers of their own in all of these; those of pairs have no row.
     """
     retrieval = _retrieval(metrics, languages)
-    rows = [
-        LanguageRow(
-            code,
-            tokens.get(code),
-            planned.get(code),
-            realised.get(code),
-            metrics.get(f"eval/loss/{code}"),
-            metrics.get(f"eval/accuracy/{code}"),
-            metrics.get(f"eval/bits_per_byte/{code}"),
-            retrieval.get(code),
+
+    def row(name: str) -> LanguageRow:
+        return LanguageRow(
+            name,
+            tokens.get(name),
+            planned.get(name),
+            realised.get(name),
+            metrics.get(f"eval/loss/{name}"),
+            metrics.get(f"eval/accuracy/{name}"),
+            metrics.get(f"eval/bits_per_byte/{name}"),
+            retrieval.get(name),
         )
-        for code in languages
-    ]
-    return [*rows, mean_row(rows, retrieval.get("mean"))]
+
+    rows = {code: [row(code), *(row(name) for name in sources if name.startswith(f"{code}:"))] for code in languages}
+    means = mean_row([first for first, *_ in rows.values()], retrieval.get("mean"))
+    return [*itertools.chain.from_iterable(rows.values()), means]
 
 
 def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> LanguageRow:

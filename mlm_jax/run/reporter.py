@@ -133,9 +133,12 @@ class Reporter:
     def recall(self, step: int, metrics: dict[str, float]) -> None:
         """Take an evaluation for the tables at the end."""
         self.found = metrics
-        planned = average_plan(self.loader, self.first_task, step)
-        realised = self.loader.realised_shares(self.first_task, 0, step) if step else {}
-        self.rows = language_rows(self.program.languages, metrics, self.loader.tokens_seen(step), planned, realised)
+        loader, task = self.loader, self.first_task
+        planned = average_plan(loader, task, step)
+        realised = loader.realised_shares(task, 0, step) | loader.realised_by_source(task, 0, step) if step else {}
+        tokens = loader.tokens_seen(step) | loader.tokens_by_source(step)
+        sources = [source.name for source in loader.sources()]
+        self.rows = language_rows(self.program.languages, metrics, tokens, planned, realised, sources)
 
     def farewell(self, report: Path) -> None:
         """Say where the time went and where the report is, and print a table of each task.
@@ -186,10 +189,11 @@ class Reporter:
         return {"train/mfu": mfu(flops, seconds, jax.device_count(), chip.peak_flops / chip.devices_per_chip)}
 
     def _shares(self, step: int) -> dict[str, float]:
-        planned = self.loader.planned_shares(self.first_task, step - 1)
-        realised = self.loader.realised_shares(self.first_task, 0, step)
-        return {f"plan/share/{language}": share for language, share in planned.items()} | {
-            f"train/share/{language}": share for language, share in realised.items()
+        loader, task = self.loader, self.first_task
+        planned = loader.planned_shares(task, step - 1) | loader.planned_by_source(task, step - 1)
+        realised = loader.realised_shares(task, 0, step) | loader.realised_by_source(task, 0, step)
+        return {f"plan/share/{name}": share for name, share in planned.items()} | {
+            f"train/share/{name}": share for name, share in realised.items()
         }
 
     def _save_sections(self, step: int, retrieval: Retrieval | None, samples: dict) -> None:
@@ -242,14 +246,15 @@ def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
 
 
 def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
-    """Return {language: planned share of a task's rows} over the steps so far, phases weighed by their rows."""
+    """Return {language or source: planned share of a task's rows} over the steps so far, phases weighed by their rows."""
     shares: dict[str, float] = {}
     total = 0
     for phase in loader.phases:
         rows = (min(phase.stop_step, max(step, 1)) - phase.start_step) * loader.rows(task, phase.start_step)
         if rows > 0:
             total += rows
-            for language, share in loader.planned_shares(task, phase.start_step).items():
+            planned = loader.planned_shares(task, phase.start_step) | loader.planned_by_source(task, phase.start_step)
+            for language, share in planned.items():
                 shares[language] = shares.get(language, 0.0) + share * rows
     return {language: share / total for language, share in shares.items()}
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.check import check_values
+from mlm_jax.config.sources import named_sources
 from mlm_jax.config.together import longest_row
 from mlm_jax.config.values import BadValue, several
 from mlm_jax.data.loading import curriculum
@@ -126,7 +127,10 @@ def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -
 def _check_names(config: ConfigDict) -> None:
     """Check that config.data has the streams that tasks name."""
     data = config.data
-    known = (*data.corpora, *data.parallel, *data.labelled, *data.mixture_languages, *data.validation)
+    named = (
+        name for key in ("corpora", "parallel") for one in named_sources(data[key]) for name in (one.of, one.stream)
+    )
+    known = (*dict.fromkeys(named), *data.labelled, *data.mixture_languages, *data.validation)
     for task, entry in config.tasks.items():
         for key in ("data", "evaluate_on"):
             for name in several(entry.get(key, ())):

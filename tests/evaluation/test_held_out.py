@@ -327,3 +327,26 @@ def test_weights_of_each_task_are_those_it_is_measured_with(store):
     assert all("/ranking/" in key or "/retrieval" in key for key in moved) and any("/ranking/" in key for key in moved)
     assert (first.retrieval.embeddings["en"] != second.retrieval.embeddings["en"]).any()
     assert first.samples == second.samples
+
+
+def test_losses_of_named_sources_are_those_of_their_text_alone(tmp_path):
+    whole = runs.make_store(tmp_path / "whole")
+    with StoreWriter(tmp_path / "named", whole.vocabulary, whole.languages) as writer:
+        for split in ("train", "validation"):
+            part = whole.stream("en").split(split)
+            texts, half = part["inputs"].documents(range(part.documents)), part.documents // 2
+            for name, of_name in (("en:web", texts[:half]), ("en:books", texts[half:])):
+                writer.add(name, "text", ("en",), split, {"inputs": of_name}, bytes=sum(map(len, of_name)))
+            writer.extend(whole.stream("ru"), split)
+    config = runs.make_config()
+    config.tasks = {"mlm": runs.TASKS["mlm"]}
+    loader, program = runs.make_program(Store.open(tmp_path / "named"), config)
+    held_out = HeldOut(program, loader, Store.open(tmp_path / "named"))
+    found = held_out.evaluate(program.initialise().params, everything=True).metrics
+    for metric in ("loss", "bits_per_byte"):
+        values = {name: found[f"eval/{metric}/{name}"] for name in ("en", "en:web", "en:books", "ru", "mean")}
+        low, high = sorted((values["en:web"], values["en:books"]))
+        assert low < values["en"] < high and values["mean"] == pytest.approx((values["en"] + values["ru"]) / 2)
+    rows = language_rows(("en", "ru"), found, {}, {}, {}, [source.name for source in loader.sources()])
+    assert [row.language for row in rows] == ["en", "en:web", "en:books", "ru", "mean"]
+    assert rows[-1].loss == pytest.approx((rows[0].loss + rows[3].loss) / 2)

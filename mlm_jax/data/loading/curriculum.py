@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.keys import KEY
+from mlm_jax.config.sources import named_sources
 from mlm_jax.config.together import check_curriculum, phase_strategy
-from mlm_jax.config.values import is_several
+from mlm_jax.config.values import is_several, several
 from mlm_jax.data.text.rates import rates as share_rates
 from mlm_jax.data.text.rates import unimax
 
@@ -26,6 +27,7 @@ class Phase:
       name: as errors call it.
       start_step, stop_step: steps of the run.
       languages: whose text is read; a pair is read if both its languages are among them.
+      sources: {name of a source, such as "wiki" or "de:wiki": its rate, or None}; {} reads all.
       strategy: alpha | unimax | explicit | mixture.
       alpha, unimax_epochs, rates: as in ``config.mixing``; the strategy says which one counts.
       mask_rates: {task: rate, or (first, last)} where this phase changes it; the key "" holds for every task that masks.
@@ -40,6 +42,7 @@ class Phase:
     start_step: int
     stop_step: int
     languages: tuple[str, ...]
+    sources: Mapping[str, float | None]
     strategy: str
     alpha: float
     unimax_epochs: float
@@ -54,6 +57,21 @@ class Phase:
     def rope_bases(self) -> tuple[float, float]:
         """Both bases of the rotary positions."""
         return self.rope_theta, self.local_rope_theta
+
+    def reads(self, stream: str, source: str, languages: Sequence[str]) -> bool:
+        """Return whether text is read in this phase.
+
+        Args:
+          stream: its name.
+          source: its name among the sources of its language or pair; "" if it is the only one.
+          languages: of it, one or two.
+        """
+        chosen = not self.sources or stream in self.sources or source in self.sources
+        return chosen and {*languages} <= {*self.languages}
+
+    def source_rate(self, stream: str, source: str) -> float | None:
+        """Return the rate that this phase gives a source among those of its language or pair; None: it gives none."""
+        return self.sources.get(stream, self.sources.get(source))
 
     def mask_rate(self, task: str, default: float) -> float | tuple[float, float]:
         """Return the share of tokens that a task masks, or that at the beginning and at the end of the phase.
@@ -188,6 +206,7 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
     for language in chosen:
         if language not in languages:
             raise UserError(f"{name}: language {language!r} is not in the run{nearest(language, languages)}")
+    sources = _sources(config, name, entry.get("sources", ()))
     rates = dict(entry.get("rates", config.mixing.rates)) if strategy == "explicit" else {}
     for key in rates:
         if key not in languages + pairs:
@@ -198,6 +217,7 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
         start_step=start,
         stop_step=start + entry["steps"],
         languages=tuple(language for language in languages if language in chosen),
+        sources=sources,
         strategy=strategy,
         alpha=float(entry.get("alpha", config.mixing.alpha)),
         unimax_epochs=float(entry.get("unimax_epochs", config.mixing.unimax_epochs)),
@@ -208,6 +228,27 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
         rope_theta=float(entry.get("rope_theta", config.model.rope_theta)),
         local_rope_theta=float(entry.get("local_rope_theta", config.model.local_rope_theta)),
     )
+
+
+def _sources(config: ConfigDict, where: str, named: Any) -> dict[str, float | None]:
+    """Return {source: its rate, or None} of what a phase names.
+
+    Raises:
+      UserError: the data has no source of that name.
+    """
+    rates: dict[str, float | None] = dict.fromkeys(named if isinstance(named, Mapping) else several(named))
+    if isinstance(named, Mapping):
+        rates |= {name: float(rate) for name, rate in named.items()}
+    data = config.data
+    found = [source for entries in (data.corpora, data.parallel) for source in named_sources(entries) if source.name]
+    known = dict.fromkeys(name for source in found for name in (source.name, source.stream))
+    for name in rates:
+        if name not in known and (data.corpora or data.parallel):  # a config without data takes a store as it is
+            raise UserError(
+                f"{where}: no source is called {name!r}{nearest(name, known)}",
+                remedy='give sources names in config.data.corpora: {"de": {"wiki": "text/de/wiki/*.txt"}}',
+            )
+    return rates
 
 
 def _of_task(values: Mapping[str, int], task: str, kind: str, default: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.config.sources import SEPARATOR, named_sources
 from mlm_jax.config.values import several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
@@ -95,6 +98,9 @@ class Loader:
         self.process_index, self.process_count = process_index, process_count
         self._pad_id: int = store.manifest["vocabulary"]["pad_id"]
         self._eos_id: int = store.manifest["vocabulary"]["eos_id"]
+        self._settings = {
+            one.stream: one.settings for key in ("corpora", "parallel") for one in named_sources(config.data[key])
+        }
         pairs = ["-".join(stream.languages) for stream in store.streams.values() if stream.kind == "pairs"]
         self.phases = curriculum.resolve(config, self.languages, pairs)
         self._tasks = {name: self._task(name, dict(entry), kinds[name], split) for name, entry in config.tasks.items()}
@@ -248,21 +254,54 @@ class Loader:
         the mean length of an example, cut to the length of a row.
         """
         seen = np.zeros(len(self.languages))
-        for name, task in self._tasks.items():
-            for side, feature in enumerate(_token_features(task.kind)):
-                if task.packed:
-                    np.add.at(seen, task.languages[:, side], task.order.units_taken(step))
-                    continue
-                for phase in self.phases:
-                    last = phase is self.phases[-1]
-                    stop = step if last else min(step, phase.stop_step)
-                    if stop <= phase.start_step:
-                        break
-                    examples = task.order.units_taken(stop) - task.order.units_taken(phase.start_step)  # [streams]
-                    length = phase.length(name, task.kind, task.length)
-                    tokens = [ragged.mean_length(length) for ragged in task.features(feature)]
-                    np.add.at(seen, task.languages[:, side], examples * np.array(tokens))
+        for task in self._tasks.values():
+            for side, tokens in enumerate(self._tokens(task, step)):
+                np.add.at(seen, task.languages[:, side], tokens)
         return {language: round(tokens) for language, tokens in zip(self.languages, seen.tolist())}
+
+    def _tokens(self, task: _Task, step: int) -> list[np.ndarray]:
+        """Return the tokens of each stream that a task has read in the steps before ``step``, of each side: ``[streams]``."""
+        if task.packed:
+            return [task.order.units_taken(step)]
+        sides = []
+        for feature in _token_features(task.kind):
+            seen = np.zeros(len(task.streams))
+            for phase in self.phases:
+                last = phase is self.phases[-1]
+                stop = step if last else min(step, phase.stop_step)
+                if stop <= phase.start_step:
+                    break
+                examples = task.order.units_taken(stop) - task.order.units_taken(phase.start_step)  # [streams]
+                length = phase.length(task.name, task.kind, task.length)
+                seen += examples * np.array([ragged.mean_length(length) for ragged in task.features(feature)])
+            sides.append(seen)
+        return sides
+
+    # -------------------------------------------------------------------------------------------- sources of a language
+
+    def sources(self) -> tuple[Stream, ...]:
+        """Return the streams that tasks read which are one of several sources of their language or pair, by name."""
+        found = {stream.name: stream for task in self._tasks.values() for stream in task.streams if stream.source}
+        return tuple(found.values())
+
+    def planned_by_source(self, task: str, step: int) -> dict[str, float]:
+        """Return {source: share of the task's rows} that is planned for a step, of streams such as ``de:wiki``."""
+        return _by_source(self._tasks[task], self._tasks[task].order.shares(step))
+
+    def realised_by_source(self, task: str, start_step: int, stop_step: int) -> dict[str, float]:
+        """Return {source: share of the task's rows} in steps ``start_step`` … ``stop_step - 1``, over all hosts."""
+        order = self._tasks[task].order
+        rows = order.rows_taken(stop_step) - order.rows_taken(start_step)
+        return _by_source(self._tasks[task], rows / max(rows.sum(), 1))
+
+    def tokens_by_source(self, step: int) -> dict[str, int]:
+        """Return {source: tokens} of all tasks in the steps before ``step``, as :meth:`tokens_seen` counts them."""
+        seen: Counter[str] = Counter()
+        for task in self._tasks.values():
+            tokens = np.sum(self._tokens(task, step), axis=0)
+            for stream, read in zip(task.streams, tokens.tolist()):
+                seen[stream.name] += round(read)
+        return {source.name: seen[source.name] for source in self.sources()}
 
     def _by_language(self, task: _Task, shares: np.ndarray) -> dict[str, float]:
         summed = np.zeros(len(self.languages))
@@ -314,7 +353,10 @@ class Loader:
             raise UserError(f"{where}: directions is {directions!r}, not one of {DIRECTIONS}")
         streams = self._streams(where, entry.get("data", ()), kind, split)
         splits = tuple(stream.split(split) for stream in streams)
-        sizes = [part.values("inputs") if packed else part.documents for part in splits]
+        sizes = [
+            _size(part, packed, kind, self._settings.get(stream.name, {}).get("tokens") if split == "train" else None)
+            for stream, part in zip(streams, splits)
+        ]
         order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", run)
         both = kind == "pairs" and directions == "both"
         # A pair of one language is a user's own task, such as question and answer: it has a direction.
@@ -323,13 +365,13 @@ class Loader:
         for phase in self.phases:
             units = phase.length(name, kind, length) if packed else 1
             count = phase.rows(name, kind, rows)
-            order.begin(phase.start_step, units, _weights(task, phase, count * units), count)
+            order.begin(phase.start_step, units, _weights(task, phase, count * units, self._settings), count)
         self._check(task)
         return task
 
     def _streams(self, where: str, names: str | tuple[str, ...], kind: str, split: str) -> tuple[Stream, ...]:
         """Return the streams of these names, or all of the kind that have something in the split."""
-        named = several(names)
+        named = tuple(stream for name in several(names) for stream in self._called(name))
         for name in named:
             stream = self.store.stream(name)
             if stream.kind != kind or not stream.split(split).documents:
@@ -363,6 +405,11 @@ class Loader:
         if not task.packed and (cut := cuts(task.splits, task.length)):
             log.warning("task %s cuts %s", task.name, cut)
 
+    def _called(self, name: str) -> tuple[str, ...]:
+        """Return the streams that a name means: the one of this name, or all sources of this language or pair."""
+        sources = [s.name for s in self.store.streams.values() if s.source and s.name == f"{name}{SEPARATOR}{s.source}"]
+        return (name,) if name in self.store.streams or not sources else tuple(sources)
+
     def _indices(self, streams: tuple[Stream, ...]) -> np.ndarray:
         return np.array([[self.languages.index(code) for code in stream.languages] for stream in streams], np.int32)
 
@@ -383,25 +430,57 @@ def cuts(splits: Sequence[Split], length: int) -> str:
     return f"{longer:,} of {first}{looked_at:,} texts, of up to {longest:,} tokens, to {length:,}"
 
 
-def _weights(task: _Task, phase: Phase, units_a_step: int) -> np.ndarray:
+def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int:
+    """Return how many units of a split are read: tokens if rows are packed, else documents; the first ones, if only so many
+    tokens are to be read.
+    """
+    if packed:
+        return min(split.values("inputs"), most_tokens or split.values("inputs"))
+    if most_tokens is None or split.tokens <= most_tokens:
+        return split.documents
+    offsets = [split[feature].offsets for feature in _token_features(kind)]
+
+    def tokens(documents: int) -> int:
+        return sum(int(found.read(documents, documents + 1)[0]) for found in offsets)
+
+    return max(bisect.bisect_right(range(split.documents + 1), most_tokens, key=tokens) - 1, 1)
+
+
+def _weights(task: _Task, phase: Phase, units_a_step: int, settings: Mapping[str, Mapping[str, float]]) -> np.ndarray:
     """Return the shares of a phase's rows that the streams get: ``[streams]``.
 
-    Languages (or pairs) share as the phase says; streams of the same language share in proportion to their sizes.
+    Languages (or pairs) share as the phase says; streams of the same language share by the rates that the phase or the config
+    gives them, else in proportion to their sizes. Text with ``epochs`` counts so many times.
+
+    Args:
+      task: whose streams these are.
+      phase: of the run.
+      units_a_step: tokens or examples that the task takes in a step.
+      settings: {stream: its settings in the config}.
     """
-    sizes, used = task.order.sizes, task.order.units_taken(phase.start_step)
+    repeats = [settings.get(stream.name, {}).get("epochs", 1) for stream in task.streams]
+    sizes, used = task.order.sizes * np.array(repeats), task.order.units_taken(phase.start_step)
     keys = ["-".join(stream.languages) for stream in task.streams]
-    chosen = [set(stream.languages) <= set(phase.languages) for stream in task.streams]
+    rates = []
+    for stream in task.streams:
+        of_phase = phase.source_rate(stream.name, stream.source)
+        rates.append(settings.get(stream.name, {}).get("rate") if of_phase is None else of_phase)
+    chosen = [
+        phase.reads(stream.name, stream.source, stream.languages) and rate != 0
+        for stream, rate in zip(task.streams, rates)
+    ]
     if not any(chosen):
+        of = f" of the sources {', '.join(phase.sources)}" if phase.sources else ""
         raise UserError(
-            f"{phase.name}: task {task.name!r} has no data in {phase.languages}",
-            remedy="add one of its languages to the phase",
+            f"{phase.name}: task {task.name!r} has no data in {phase.languages}{of}",
+            remedy="add one of its languages to the phase" + ", or one of its sources" * bool(phase.sources),
         )
     if phase.strategy == "mixture":
-        rates = [stream.rate for stream in task.streams]
-        if None in rates:
-            name = task.streams[rates.index(None)].name
+        of_mixture = [stream.rate for stream in task.streams]
+        if None in of_mixture:
+            name = task.streams[of_mixture.index(None)].name
             raise UserError(f"mixing.strategy is mixture, but no mixture gives stream {name!r} a rate")
-        return np.array(rates, np.float64) * chosen
+        return np.array(of_mixture, np.float64) * chosen
     total: dict[str, float] = {}
     taken: dict[str, float] = {}
     for key, size, use, included in zip(keys, sizes.tolist(), used.tolist(), chosen):
@@ -409,7 +488,15 @@ def _weights(task: _Task, phase: Phase, units_a_step: int) -> np.ndarray:
             total[key], taken[key] = total.get(key, 0) + size, taken.get(key, 0) + use
     budget = (phase.stop_step - phase.start_step) * units_a_step
     shares = phase.shares(total, budget, taken)
-    return np.array([shares[k] * n / total[k] if c else 0.0 for k, n, c in zip(keys, sizes.tolist(), chosen)])
+    parts = [float(n) if rate is None else rate for n, rate in zip(sizes.tolist(), rates)]
+    whole = dict.fromkeys(keys, 0.0)
+    for key, part, included in zip(keys, parts, chosen):
+        whole[key] += part if included else 0
+    return np.array([shares[k] * n / whole[k] if c else 0.0 for k, n, c in zip(keys, parts, chosen)])
+
+
+def _by_source(task: _Task, shares: np.ndarray) -> dict[str, float]:
+    return {stream.name: float(share) for stream, share in zip(task.streams, shares) if stream.source}
 
 
 def _token_features(kind: str) -> tuple[str, ...]:

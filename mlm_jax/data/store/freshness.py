@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.config.keys import default_config
+from mlm_jax.config.sources import as_prepared, named_sources
 from mlm_jax.data.store.addresses import open_keys
 from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
@@ -31,10 +32,13 @@ KEYS = (
     "decontaminate",
 )
 
+NAMED = ("corpora", "parallel")  # keys whose values may be several sources by name
+
 
 def sources(config: ConfigDict) -> list[Any]:
     """Return every source that ``config.data`` names."""
-    found = [*config.data.corpora.values(), *config.data.parallel.values(), *config.data.validation.values()]
+    trained = [source.files for kind in NAMED for source in named_sources(config.data[kind])]
+    found = [*trained, *config.data.validation.values()]
     labelled = config.data.labelled.values()
     return found + [entry[split] for entry in labelled for split in ("train", "validation") if split in entry]
 
@@ -47,7 +51,7 @@ def code(config: ConfigDict) -> dict[str, list[str]]:
 def request(config: ConfigDict) -> dict[str, Any]:
     """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
     asked = {
-        "data": {key: config.data[key] for key in KEYS},
+        "data": {key: as_prepared(config.data[key]) if key in NAMED else config.data[key] for key in KEYS},
         "vocabulary": config.vocabulary.to_dict(),
         "languages": config.languages,
         "sources": [fingerprint(source) for source in sources(config)],

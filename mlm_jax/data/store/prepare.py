@@ -306,8 +306,8 @@ def vocabulary_sentences(
             sentences[language] += 1
             characters[language] += len(sentence)
         if not sentences[language]:
-            pairs = (source for pair, source in config.data.parallel.items() if language in languages_of(config, pair))
-            source = shown(config.data.corpora.get(language) or next(pairs, None))
+            named = (source.train for source in streams.sources(config) if language in source.languages)
+            source = shown(next(named, None))
             raise UserError(
                 f"language {language!r} has no text after filtering",
                 file=source,
@@ -353,11 +353,14 @@ def _training_sentences(config: ConfigDict, language: str, held_out: HeldOut) ->
     """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
     nothing = Counter[str]()  # counted when the store is written
     if language in config.data.corpora:
-        (source,) = (source for source in streams.sources(config) if (source.name, source.kind) == (language, "text"))
-        for _, documents in held_out.split(source, ("train",), nothing):
-            for document in documents:
-                if document.strip():
-                    yield from (document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE))
+        for source in streams.sources(config):
+            if (source.of, source.kind) == (language, "text"):
+                for _, documents in held_out.split(source, ("train",), nothing):
+                    for document in documents:
+                        if document.strip():
+                            yield from (
+                                document[start : start + SENTENCE] for start in range(0, len(document), SENTENCE)
+                            )
         return
     for source in streams.sources(config):
         if source.train is not None and language in source.languages:

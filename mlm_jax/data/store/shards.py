@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import remove_abandoned
+from mlm_jax.config.sources import named_sources, with_source
 from mlm_jax.data.store.addresses import remove
 from mlm_jax.data.store.freshness import is_fresh, request
 from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
@@ -51,16 +52,23 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
     weights = [1 + (typical if size is None else size) for *_, size in pieces]
     mine = config.copy_and_resolve_references()
     mine.data.update(corpora={}, parallel={}, labelled={}, validation={})
+    given = {kind: {one.stream: one for one in named_sources(config.data[kind])} for kind in ("corpora", "parallel")}
     mine.languages = run_languages(config)  # so that a pair's name says which it is of without the other corpora
     before, seen = 0, set[tuple[str, str]]()
     for (kind, name, part, _), weight in zip(pieces, weights):
         if (2 * before + weight) * count // (2 * sum(weights)) == index:
-            if name not in mine.data[kind] and name in config.data.validation:
+            found = {one.stream: one.files for one in named_sources(mine.data[kind])} if kind in given else {}
+            if name not in found and name in config.data.validation:
                 held_out = () if (kind, name) in seen else config.data.validation[name]
                 mine.data.validation = {**mine.data.validation, name: held_out}
-            is_files = isinstance(part, tuple) and kind != "validation"
-            joined = (*mine.data[kind].get(name, ()), *part) if is_files else part
-            mine.data[kind] = {**mine.data[kind], name: joined}
+            if kind in given:
+                of = given[kind][name].of
+                if of != name and of in config.data.validation:  # then no fraction is held out of its sources
+                    mine.data.validation = {of: (), **mine.data.validation}
+                joined = (*found.get(name, ()), *part) if isinstance(part, tuple) else part
+                mine.data[kind] = with_source(mine.data[kind], given[kind][name], joined)
+            else:
+                mine.data[kind] = {**mine.data[kind], name: part}
         seen.add((kind, name))
         before += weight
     return mine
@@ -132,7 +140,8 @@ def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str])
     for name in names:
         if name not in streams:
             labelled = data.labelled.get(name, {}).get("train")
-            source = data.corpora.get(name, data.parallel.get(name, data.validation.get(name, labelled)))
+            trained = {one.stream: one.files for key in ("corpora", "parallel") for one in named_sources(data[key])}
+            source = trained.get(name, data.validation.get(name, labelled))
             raise UserError(
                 f"{name!r} has no examples after filtering", file=shown(source), remedy="check its files in config.data"
             )
@@ -148,7 +157,7 @@ def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
     """Return (key of config.data, name, source or tuple of one glob, bytes or None) of everything, in order."""
     pieces: list[tuple[str, str, Any, int | None]] = []
     for kind, endings in (("corpora", corpora.TEXT_ENDINGS), ("parallel", corpora.PAIR_ENDINGS)):
-        for name, source in config.data[kind].items():
+        for name, _, _, source, _ in named_sources(config.data[kind]):
             if is_library(source):
                 pieces.append((kind, name, source, None))
             elif kind == "parallel" and corpora.is_aligned(source):

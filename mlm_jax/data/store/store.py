@@ -33,6 +33,7 @@ from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside, whole_folder
 from mlm_jax.common.lock import only_writer
 from mlm_jax.common.seal import sealed, unsealed
+from mlm_jax.config.sources import SEPARATOR
 from mlm_jax.data.store.addresses import open_keys, quoted
 from mlm_jax.data.store.manifest import FEATURES, check_manifest
 from mlm_jax.data.store.ragged import (
@@ -122,6 +123,12 @@ class Stream:
     labels: tuple[str, ...]
     rate: float | None
     splits: dict[str, Split]
+
+    @property
+    def source(self) -> str:
+        """Its own name among several sources of its language or pair; "" if it is the only one."""
+        of, _, source = self.name.partition(SEPARATOR)
+        return source if of == "-".join(self.languages) else ""
 
     def split(self, name: str) -> Split:
         """Return a split.

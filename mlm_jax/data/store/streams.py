@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.lines import bounded_windows
+from mlm_jax.config.sources import NamedSource, named_sources
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.text.sources import is_function
@@ -24,7 +25,8 @@ class Source:
     """A corpus, or the parallel text of a pair of languages.
 
     Attributes:
-      name: what the config calls it: a language or a pair.
+      name: what the store calls it: a language, a pair, or one of several sources of it, such as ``de:wiki``.
+      of: the language or pair, as the config calls it.
       kind: text | pairs.
       languages: one, or the two of a pair.
       train: what the config names to train on; None: nothing, it is a test set.
@@ -33,6 +35,7 @@ class Source:
     """
 
     name: str
+    of: str
     kind: str
     languages: tuple[str, ...]
     train: Any
@@ -61,10 +64,10 @@ class Source:
         """
         named = self.train if split == "train" else self.validation
         if self.kind == "text":
-            texts = corpora.documents(named, self.name, split, most_bytes=self.most_bytes, skipped=skipped)
+            texts = corpora.documents(named, self.of, split, most_bytes=self.most_bytes, skipped=skipped)
             return bounded_windows(texts, BATCH, len, BATCH_CHARACTERS)
         pairs = corpora.sentence_pairs(
-            named, self.name, split, self.languages, most_bytes=self.most_bytes, skipped=skipped
+            named, self.of, split, self.languages, most_bytes=self.most_bytes, skipped=skipped
         )
         return bounded_windows(pairs, BATCH, lambda sides: len(sides[0]) + len(sides[1]), BATCH_CHARACTERS)
 
@@ -74,15 +77,15 @@ def sources(config: ConfigDict) -> list[Source]:
     data, most = config.data, config.data.max_document_bytes
     found = []
     if not data.mixture:
-        for language, source in data.corpora.items():
-            found.append(Source(language, "text", (language,), source, _validation(data, language, source), most))
-        for pair, source in data.parallel.items():
-            sides = split_pair(pair, named_languages(config))
-            found.append(Source(pair, "pairs", sides, source, _validation(data, pair, source), most))
+        for one in named_sources(data.corpora):
+            found.append(Source(one.stream, one.of, "text", (one.of,), one.files, _validation(data, one), most))
+        for one in named_sources(data.parallel):
+            sides = split_pair(one.of, named_languages(config))
+            found.append(Source(one.stream, one.of, "pairs", sides, one.files, _validation(data, one), most))
     for name in only_held_out(config):
         languages = languages_of(config, name)
         kind = "pairs" if len(languages) == 2 else "text"
-        found.append(Source(name, kind, languages, None, data.validation[name], most))
+        found.append(Source(name, name, kind, languages, None, data.validation[name], most))
     return found
 
 
@@ -91,8 +94,11 @@ def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, 
     return (" ".join(example.texts),) if labelled.is_per_word(dict(entry)) else example.texts
 
 
-def _validation(data: ConfigDict, name: str, source: Any) -> Any:
-    """Return where a corpus's validation text comes from; a corpus function yields its own."""
-    if name in data.validation:
-        return data.validation[name]
-    return source if is_function(source) else None
+def _validation(data: ConfigDict, source: NamedSource) -> Any:
+    """Return where a source's validation text comes from; a corpus function yields its own.
+
+    Text that is named for a language is that of all its sources: of none of them a fraction is held out.
+    """
+    if source.stream in data.validation:
+        return data.validation[source.stream]
+    return source.files if is_function(source.files) else () if source.of in data.validation else None

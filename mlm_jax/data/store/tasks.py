@@ -172,7 +172,7 @@ def register(config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut | Non
 
 
 def _text(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: HeldOut) -> Registered:
-    prefix = vocabulary.document_prefix(config.data.prefix, source.name)
+    prefix = vocabulary.document_prefix(config.data.prefix, source.languages[0])
     content = room_for_text(config, prefix)
     skipped: Counter[str] = Counter()
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.sources import SEPARATOR, named_sources
 
 
 def pair_languages(pair: str, languages: Sequence[str]) -> tuple[str, ...]:
@@ -44,20 +45,23 @@ def named_languages(config: ConfigDict) -> tuple[str, ...]:
 
 
 def languages_of(config: ConfigDict, name: str) -> tuple[str, ...]:
-    """Return the language, or the two languages, that a name in the config means.
+    """Return the language, or the two languages, that a name in the config means, such as "de", "de-en" or "de:wiki".
 
     Raises:
       UserError: it is neither.
     """
     known = named_languages(config)
-    return (name,) if name in known or "-" not in name else split_pair(name, known)
+    of = name.partition(SEPARATOR)[0]
+    return (of,) if of in known or "-" not in of else split_pair(of, known)
 
 
 def only_held_out(config: ConfigDict) -> tuple[str, ...]:
     """Return the names in ``config.data.validation`` that no training text has: their text is for measuring alone."""
     data = config.data
+    trained = {source.stream for entries in (data.corpora, data.parallel) for source in named_sources(entries)}
+    nothing: tuple[str, ...] = ()  # what a shard is told of text that another one reads
     return tuple(
-        name for name in data.validation if data.mixture or not (name in data.corpora or name in data.parallel)
+        name for name, source in data.validation.items() if source != nothing and (data.mixture or name not in trained)
     )
 
 

@@ -69,9 +69,9 @@ function finalTable() {
   $(".download", root).onclick = () => download(`${PAGE.title}.csv`, [heads.map((head) => head.textContent),
     ...[...body.rows].map((row) => [row.dataset.language || "mean", ...[...row.cells].slice(1).map((cell) => cell.dataset.value)])]);
   const ranked = PAGE.table.some((row) => row.loss != null) && PAGE.languages.length > MANY;
-  choices($(".choices", root), ranked ? ["all", "worst", "best"] : ["all"], (name) => ({ all: `all ${rows.length}`, worst: "worst ten by loss", best: "best ten by loss" })[name], (name) => {
+  choices($(".choices", root), ranked ? ["all", "worst", "best"] : ["all"], (name) => ({ all: `all ${PAGE.languages.length}`, worst: "worst ten by loss", best: "best ten by loss" })[name], (name) => {
     const shown = name === "all" ? PAGE.languages : byLoss(name === "worst").slice(0, 10);
-    for (const row of rows) row.hidden = !shown.includes(row.dataset.language);
+    for (const row of rows) row.hidden = !shown.includes(row.dataset.language.split(":")[0]); // "de:wiki" goes with "de"
     const loss = heads.findIndex((head) => head.textContent === "loss");
     if (name !== "all") sort(loss, name === "worst");
   });
