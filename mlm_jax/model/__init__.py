@@ -1,7 +1,8 @@
-"""The model: a Transformer as ``config.model`` describes it, its parameters a plain nested dict.
+"""The model: a Transformer as ``config.model`` describes it. Its parameters are a plain nested dict.
 
-``create`` makes one, ``merge`` puts parameters back in, ``abstract`` says what they are without making any. The tree,
-as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configuration does not have is not there)::
+``create`` makes a model, ``merge`` puts parameters into it, and ``abstract`` returns their shapes and logical axes without
+allocating them. ``parameters.py`` has the initial values. The tree of parameters, as paths such as
+``encoder/0/layers/attention/query/kernel``; a configuration has those that it needs::
 
     embedding                        [vocabulary, width]   rows rounded up to a multiple of vocabulary_multiple
     position_embedding               [max_positions, width]          position = "learned"
@@ -10,7 +11,7 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
     embedding_norm/…                 norm = scale [width], bias [width]
     characters/…                     character_downsampling: hashes [8, 16384, width / 8], first/… and last/… (layers),
         down/kernel [r, width, width], up/kernel [r, 2 width, width], biases, down_norm/…, up_norm/…
-    encoder/<group>/layers/…         layer; every array is [layers, …], or [layers, groups, …] where weights are indexed
+    encoder/<group>/layers/…         layer; every array is [layers, …], or [layers, groups, …] if weights are indexed
         attention_norm/…             (not used by layer 0 after an embedding norm, unless "first_attention")
         attention/query/…            kernel [width, heads, head_dim], bias [heads, head_dim]
         attention/key/…              kernel [width, kv_heads, head_dim], bias [kv_heads, head_dim]
@@ -22,7 +23,7 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
         mlp/down/…                   kernel [mlp_width, width], bias [width]
         adapter/norm/…               unless adapter_norm = "reused"
         adapter/down/…, adapter/up/… kernels [width, adapter] and [adapter, width], biases
-        adapter/weights/…            the three above as [layers, groups, …], where adapters alone are indexed
+        adapter/weights/…            the three above as [layers, groups, …], if only adapters are indexed
     encoder_relative                 [buckets, heads]                position = "relative", one table for all layers
     encoder_norm/…                   "final" in norms
     cross_lingual/fusion/…           kernel [width or 2 width, width], bias; the score's own: bilinear/kernel,
@@ -39,8 +40,8 @@ as paths such as ``encoder/0/layers/attention/query/kernel`` (what a configurati
 
 Axes of activations, as comments at line ends and docstrings name them, and the letters that stand for them in ``einsum``::
 
-    rows r        sequences of a batch; runs: groups of consecutive rows that share language-indexed weights
-    length q      tokens of a row that attend; kv_length k: tokens that are attended to
+    rows r        sequences of a batch; runs: consecutive rows that share language-indexed weights
+    length q      tokens of a row that attend (queries); kv_length k: tokens that they attend to (keys)
     heads         of queries; kv_heads n: of keys and values; g: heads / kv_heads, the query heads of one of them
     head_dim d    of one head; width w: of the residual stream; mlp_width: inside the feed-forward layer
     positions p   of a row that are predicted; vocabulary v: pieces
@@ -61,7 +62,7 @@ from mlm_jax.model.transformer import Cache, Transformer
 
 __all__ = ["Cache", "Transformer", "abstract", "create", "merge"]
 
-# Logical axes in front of those that a parameter was declared with, by how many there are.
+# {number of axes before those that a parameter was declared with: their logical names}
 STACKED: tuple[tuple[str, ...], ...] = ((), ("layers",), ("layers", "groups"))
 
 
@@ -83,7 +84,7 @@ def create(
       seed: of the initial weights.
 
     Raises:
-      UserError: ``config.model`` says what does not exist or cannot work together.
+      UserError: ``config.model`` has a value that does not exist, or values that do not fit each other.
     """
     graphdef, state = nnx.split(_build(config, vocabulary_size, languages, labels, seed), nnx.Param)
     return graphdef, nnx.to_pure_dict(state)
@@ -94,8 +95,8 @@ def abstract(
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return (graphdef, shapes, logical axes) of a model without allocating anything.
 
-    Shapes are ``ShapeDtypeStruct``, logical axes tuples of the names in :data:`mlm_jax.parallel.rules.RULES`, both in
-    the tree of the parameters. Arguments and errors are those of :func:`create`.
+    Shapes are ``ShapeDtypeStruct``; logical axes are tuples of names in :data:`mlm_jax.parallel.rules.RULES`. Both are trees
+    like that of the parameters. Arguments and errors are those of :func:`create`.
     """
     found: dict[str, Any] = {}
 
@@ -116,9 +117,9 @@ def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None 
     """Return the model with these parameters.
 
     Args:
-      graphdef: what :func:`create` or :func:`abstract` returned.
+      graphdef: of :func:`create` or :func:`abstract`.
       params: nested dict of arrays.
-      rope_bases: instead of ``config.model.rope_theta`` and ``local_rope_theta``; None is those.
+      rope_bases: (``rope_theta``, ``local_rope_theta``) to use instead of those of ``config.model``, or None.
 
     Raises:
       UserError: the model has no RoPE whose base could be changed.
@@ -126,7 +127,7 @@ def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None 
     model = nnx.merge(graphdef, params)
     if rope_bases is not None:
         if model.rope_theta is None:
-            raise UserError("a curriculum phase changes rope_theta of a model without RoPE")
+            raise UserError("a curriculum phase changes rope_theta, but the model has no RoPE")
         model.rope_theta, model.local_rope_theta = rope_bases
     return model
 

@@ -12,8 +12,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import attention, reference_by_head
-from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, parameter, project, split_key
+from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, project, split_key
 from mlm_jax.model.masks import seen
+from mlm_jax.model.parameters import parameter
 from mlm_jax.model.positions import Relative, Rotation, rotate
 from mlm_jax.model.sharing import Indexed, each_row
 from mlm_jax.parallel.rules import constrain
@@ -88,8 +89,11 @@ class Attention(nnx.Module):
         self.key = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.value = Dense(width, {"kv_heads": kv_heads, "head_dim": head_dim}, rngs=rngs, **options)
         self.output = Dense({"heads": heads, "head_dim": head_dim}, width, rngs=rngs, **options)
-        table = (config.relative["buckets"], heads), ("positions", "heads"), config.initializer_stddev
-        self.relative = parameter(rngs, *table) if relative and config.relative["per_layer"] else None
+        self.relative = (
+            parameter(rngs, "table", {"positions": relative.buckets, "heads": heads}, config.initializer_stddev)
+            if relative and config.relative["per_layer"]
+            else None
+        )
         self.buckets = relative
         self.scale = head_dim**-0.5 if config.attention_scale else 1.0
         self.implementation = config.attention
@@ -145,7 +149,7 @@ class Adapter(nnx.Module):
         self.norm = Norm(config, rngs=rngs) if norm else None
         self.activation = activation_of(config)
         self.down = Dense(width, inner, bias=True, stddev=config.initializer_stddev, rngs=rngs)
-        self.up = Dense(inner, width, bias=True, stddev=0, rngs=rngs)
+        self.up = Dense(inner, width, bias=True, stddev=config.initializer_stddev, kernel="zero_kernel", rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, length, width]`` to add to ``x``."""

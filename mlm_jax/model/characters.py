@@ -1,12 +1,13 @@
 """A character encoder in CANINE's manner (Clark et al. 2022): few positions for many characters.
 
-Tokens are characters, or bytes of them. Hashed n-grams tell what a character stands in; a layer with a window mixes
-neighbours; a strided convolution makes one position out of every ``r`` characters, and the encoder's layers run on
-those; at the end every character gets its position back, beside what the first layer made of it.
+Tokens are characters, or bytes. Embeddings of hashed n-grams are added to those of the characters, and a layer with a
+window mixes neighbours. A strided convolution then makes one position (a slot) out of every ``r`` characters, and the
+encoder's layers run on the slots. At the end, each character gets the hidden state of its slot, concatenated with its own
+from the first layer.
 
-Rows are packed, so a slot of ``r`` characters may hold the end of one document and the beginning of the next. It then
-belongs to the later one, whose other characters in it are left out; characters of the earlier one go back to the slot
-before theirs. A document sees nothing of another, but where it begins within a slot makes a difference.
+Rows are packed, so a slot may hold the end of one document and the beginning of the next. It then belongs to the later
+document, and the convolution leaves out the characters of the earlier one, which at the end get the hidden state of the
+slot before. A document sees nothing of another one, but its hidden states depend on where in a slot it begins.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from ml_collections import ConfigDict
 from mlm_jax.config.together import CHARACTER_HASHES
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.model.block import Block, Scope
-from mlm_jax.model.layers import Norm, activation_of, pad_length, parameter
+from mlm_jax.model.layers import Norm, activation_of, pad_length
+from mlm_jax.model.parameters import parameter
 from mlm_jax.model.stack import rematerialise
 
 HASHES, BUCKETS = CHARACTER_HASHES, 2**14  # of CANINE
-LONGEST = 4  # characters (or bytes: no character has more in UTF-8) to the longest n-gram; single ones have a table
+LONGEST = 4  # characters of the longest n-gram, or bytes (a character has at most 4 in UTF-8); single ones have a table
 # Odd multipliers: the upper bits of a product with one are a universal hash (Dietzfelbinger et al. 1997).
 ROLL = 0x9E3779B1
 MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09, 0x8DA6B343)
@@ -46,7 +48,7 @@ class Slots(NamedTuple):
 
 
 class CharacterEncoder(nnx.Module):
-    """What stands before and after the encoder's layers in a model of characters.
+    """The layers before and after the encoder's layers in a model of characters.
 
     Args:
       config: ``config.model``; ``character_downsampling`` is r.
@@ -55,8 +57,8 @@ class CharacterEncoder(nnx.Module):
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         self.rate, self.remat, width = config.character_downsampling, config.remat, config.width
-        axes, stddev = ("positions", "positions", "embed"), config.initializer_stddev
-        self.hashes = parameter(rngs, (HASHES, BUCKETS, width // HASHES), axes, stddev)
+        each = {"hashes": HASHES, "positions": BUCKETS, "embed": width // HASHES}
+        self.hashes = parameter(rngs, "table", each, config.initializer_stddev)
         self.first, self.last = Block(config, rngs=rngs), Block(config, rngs=rngs)
         self.down = Convolution(config, width, rngs=rngs)
         self.down_norm = Norm(config, rngs=rngs)
@@ -65,34 +67,34 @@ class CharacterEncoder(nnx.Module):
         self.activation = activation_of(config)
 
     def n_grams(self, rows: Rows) -> jax.Array:
-        """Return ``[rows, length, width]`` float32: embeddings of the n-grams, n = 2 … 4, that begin at each character."""
-        table, shape = self.hashes[...], (*rows.tokens.shape, -1)
-        found = n_gram_buckets(rows.tokens, rows.segment_ids)
+        """Return ``[rows, length, width]`` float32: the summed embeddings of the n-grams (n = 2 … 4) that begin there."""
+        table, shape = self.hashes[...], (*rows.tokens.shape, -1)  # [hashes, buckets, width / hashes]
+        found = n_gram_buckets(rows.tokens, rows.segment_ids)  # of [rows, length, hashes]
         return jnp.stack([table[jnp.arange(HASHES), buckets].reshape(shape) for buckets in found]).sum(axis=0)
 
     def downsample(self, x: jax.Array, rows: Rows, scope: Scope, key: jax.Array | None) -> tuple[jax.Array, Slots]:
-        """Return each character among its neighbours ``[rows, length, width]``, and the slots made of them.
+        """Return the characters after the first layer ``[rows, length, width]``, and the slots made of them.
 
         Args:
           x: ``[rows, length, width]`` embeddings.
-          rows: whose they are.
+          rows: the tokens that were embedded.
           scope: what layers of characters see.
           key: of dropout, or None.
         """
         fine = self._block(self.first, x, scope, key)
         segments = _fold(rows.segment_ids, self.rate)  # [rows, slots, r]
         owner = segments.max(axis=-1)  # [rows, slots]
-        own = segments == owner[..., None]
+        own = segments == owner[..., None]  # [rows, slots, r]
         start = jnp.where(own, _fold(rows.positions, self.rate), jnp.iinfo(jnp.int32).max).min(axis=-1)
-        hidden = self.down.strided(jnp.where(own[..., None], _fold(fine, self.rate), 0))
+        hidden = self.down.strided(jnp.where(own[..., None], _fold(fine, self.rate), 0))  # [rows, slots, width]
         return fine, Slots(self.down_norm(self.activation(hidden)), owner, -(-start // self.rate))
 
     def upsample(self, fine: jax.Array, slots: Slots, scope: Scope, key: jax.Array | None) -> jax.Array:
-        """Return ``[rows, length, width]`` characters that know what their slots know.
+        """Return ``[rows, length, width]``: characters, each with the hidden state of its slot.
 
         Args:
-          fine: what :meth:`downsample` returned first.
-          slots: what it returned second, after the encoder's layers.
+          fine: the characters that :meth:`downsample` returned.
+          slots: the slots that it returned, after the encoder's layers.
           scope: what layers of characters see.
           key: of dropout, or None.
         """
@@ -101,14 +103,14 @@ class CharacterEncoder(nnx.Module):
         def spread(leaf: jax.Array) -> jax.Array:  # [rows, slots, …] → [rows, length, …]
             return jnp.repeat(leaf, self.rate, axis=1)[:, :length]
 
-        def earlier(leaf: jax.Array) -> jax.Array:  # of the slot before each
+        def earlier(leaf: jax.Array) -> jax.Array:  # the slot before each
             return shift(leaf, -1)
 
         in_own = (segments == spread(slots.segment_ids))[..., None]
         in_last = (segments == spread(earlier(slots.segment_ids)))[..., None]
         coarse = jnp.where(in_last, spread(earlier(slots.hidden)), 0)
         coarse = jnp.where(in_own, spread(slots.hidden), coarse)  # [rows, length, width]
-        both = self.up.same(jnp.concatenate([fine, coarse], axis=-1), segments)
+        both = self.up.same(jnp.concatenate([fine, coarse], axis=-1), segments)  # [rows, length, width]
         return self._block(self.last, self.up_norm(self.activation(both)), scope, key)
 
     def _block(self, block: Block, x: jax.Array, scope: Scope, key: jax.Array | None) -> jax.Array:
@@ -125,9 +127,9 @@ class Convolution(nnx.Module):
 
     def __init__(self, config: ConfigDict, inputs: int, *, rngs: nnx.Rngs):
         size, width = config.character_downsampling, config.width
-        axes = ("positions", "embed", "activation_embed")
-        self.kernel = parameter(rngs, (size, inputs, width), axes, config.initializer_stddev)
-        self.bias = parameter(rngs, (width,), ("norm",), 0)
+        axes = {"positions": size, "embed": inputs, "activation_embed": width}
+        self.kernel = parameter(rngs, "kernel", axes, config.initializer_stddev)
+        self.bias = parameter(rngs, "bias", {"norm": width})
 
     def strided(self, slots: jax.Array) -> jax.Array:
         """Return ``[rows, slots, width]`` of ``[rows, slots, r, inputs]``."""
@@ -135,7 +137,7 @@ class Convolution(nnx.Module):
         return jnp.einsum("rsci,ciw->rsw", slots, kernel) + bias
 
     def same(self, x: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """Return ``[rows, length, width]`` of ``[rows, length, inputs]``, in which no window reaches over a document's end."""
+        """Return ``[rows, length, width]`` of ``[rows, length, inputs]``; a window ends where its document ends."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         size = kernel.shape[0]
         total = jnp.broadcast_to(bias, (*x.shape[:2], kernel.shape[2]))
@@ -151,7 +153,7 @@ def n_gram_buckets(tokens: jax.Array, segment_ids: jax.Array) -> list[jax.Array]
 
     Args:
       tokens: ``[rows, length]`` int32.
-      segment_ids: ``[rows, length]``; what lies beyond a document's end counts as nothing.
+      segment_ids: ``[rows, length]``. Tokens after a document's end count as zeros in its n-grams.
     """
     rolled = tokens.astype(jnp.uint32) + 1
     found = []
@@ -164,7 +166,7 @@ def n_gram_buckets(tokens: jax.Array, segment_ids: jax.Array) -> list[jax.Array]
 
 
 def shift(x: jax.Array, ahead: int) -> jax.Array:
-    """Return ``x[:, i + ahead]`` at each i, and zeros (a segment of padding) where that is outside."""
+    """Return ``x[:, i + ahead]`` at each i, and zeros (the segment of padding) beyond the ends of a row."""
     before, after = max(-ahead, 0), max(ahead, 0)
     return pad_length(x, before, after)[:, after : after + x.shape[1]]
 

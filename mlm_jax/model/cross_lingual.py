@@ -10,8 +10,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import NEVER
-from mlm_jax.model.layers import Dense, parameter, unit
+from mlm_jax.model.layers import Dense, unit
 from mlm_jax.model.masks import seen
+from mlm_jax.model.parameters import parameter
 from mlm_jax.parallel.rules import constrain
 
 COSINE_SCALE = 10.0  # at first: a cosine's range is too small for a softmax (Liu et al. 2022, Swin V2)
@@ -35,7 +36,7 @@ class CrossLingualAttention(nnx.Module):
         dense = functools.partial(Dense, bias=False, stddev=stddev, rngs=rngs)
         here, inner = {"embed": width}, {"adapter": config.head_width or width // config.heads}
         additive = self.score == "additive"
-        self.scale = parameter(rngs, (), (), None) if self.score == "cosine" else None
+        self.scale = parameter(rngs, "scale", {}) if self.score == "cosine" else None
         self.bilinear = dense(here, {"activation_embed": width}) if self.score == "bilinear" else None
         self.target = dense(here, inner) if additive else None
         self.source = dense(here, inner) if additive else None

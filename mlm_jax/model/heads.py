@@ -1,4 +1,4 @@
-"""What reads the hidden states: the masked language modelling head, classifiers, and learned task weights."""
+"""Heads: what comes before the output layer of masked language modelling, classifiers, and learned task weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.layers import Dense, Norm, activation_of, parameter
+from mlm_jax.model.layers import ACTIVATIONS, Dense, Norm, activation_of
+from mlm_jax.model.parameters import parameter
 
 
 class MaskedHead(nnx.Module):
@@ -30,11 +31,12 @@ class MaskedHead(nnx.Module):
 
 
 class Form(NamedTuple):
-    """What a classifier does between the hidden states and its output layer.
+    """The layers of a classifier between the hidden states and its output layer.
 
     Attributes:
-      pooling: of a whole text: ``mean`` of the tokens | ``first`` token | ``late``, the mean of the tokens' logits.
-      transform: ``none`` | ``tanh`` and ``gelu``, a dense layer with that activation | ``head``, as before the output layer
+      pooling: of a whole text: ``mean`` of the tokens' hidden states | ``first`` token | ``late``, the mean of the tokens'
+        logits.
+      transform: ``none`` | ``tanh`` or ``gelu``: a dense layer with this activation | ``head``: the same layers as in the head
         of masked language modelling (ModernBERT).
     """
 
@@ -58,7 +60,7 @@ class DenseTransform(nnx.Module):
 
     def __init__(self, config: ConfigDict, transform: str, *, rngs: nnx.Rngs):
         width = config.width
-        self.activation = {"tanh": jnp.tanh, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}[transform]
+        self.activation = {"tanh": jnp.tanh, "gelu": ACTIVATIONS["gelu"]}[transform]
         self.dense = Dense(
             {"embed": width}, {"activation_embed": width}, bias=True, stddev=config.initializer_stddev, rngs=rngs
         )
@@ -69,17 +71,14 @@ class DenseTransform(nnx.Module):
 
 
 class Transforms(nnx.Module):
-    """What stands before the output layer of each classification task that has something there, by name."""
+    """The layers before the output layer of each classification task whose transform is not "none", by name."""
 
     def __init__(self, config: ConfigDict, forms: Mapping[str, Form], *, rngs: nnx.Rngs):
         for task, form in forms.items():
-            if form.transform != "none":
-                head = form.transform == "head"
-                setattr(
-                    self,
-                    task,
-                    MaskedHead(config, rngs=rngs) if head else DenseTransform(config, form.transform, rngs=rngs),
-                )
+            if form.transform == "head":
+                setattr(self, task, MaskedHead(config, rngs=rngs))
+            elif form.transform != "none":
+                setattr(self, task, DenseTransform(config, form.transform, rngs=rngs))
 
 
 class LogVariances(nnx.Module):
@@ -87,4 +86,4 @@ class LogVariances(nnx.Module):
 
     def __init__(self, tasks: tuple[str, ...], *, rngs: nnx.Rngs):
         for task in tasks:
-            setattr(self, task, parameter(rngs, (), (), 0))
+            setattr(self, task, parameter(rngs, "log_variance", {}))

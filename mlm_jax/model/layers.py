@@ -14,20 +14,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mlm_jax.model.parameters import parameter
 from mlm_jax.model.sharing import per_row
 from mlm_jax.parallel.mesh import platform
 from mlm_jax.parallel.rules import constrain, shards_over
-
-
-def parameter(rngs: nnx.Rngs, shape: Sequence[int], axes: Sequence[str], stddev: float | None) -> nnx.Param:
-    """Return a float32 parameter with its logical axes: normal with ``stddev``, zeros for 0, ones for None."""
-    if stddev is None:
-        value = jnp.ones(shape, jnp.float32)
-    elif stddev == 0:
-        value = jnp.zeros(shape, jnp.float32)
-    else:
-        value = stddev * jax.random.normal(rngs.params(), shape, jnp.float32)
-    return nnx.Param(value, axes=tuple(axes))
 
 
 class Dense(nnx.Module):
@@ -39,14 +29,22 @@ class Dense(nnx.Module):
       bias: whether to add one.
       stddev: of the initial kernel.
       rngs: of the initial kernel.
+      kernel: role of the kernel (:data:`mlm_jax.model.parameters.BEGINS`).
     """
 
     def __init__(
-        self, inputs: Mapping[str, int], outputs: Mapping[str, int], *, bias: bool, stddev: float, rngs: nnx.Rngs
+        self,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        *,
+        bias: bool,
+        stddev: float,
+        rngs: nnx.Rngs,
+        kernel: str = "kernel",
     ):
         self.inputs, self.outputs = len(inputs), len(outputs)
-        self.kernel = parameter(rngs, (*inputs.values(), *outputs.values()), (*inputs, *outputs), stddev)
-        self.bias = parameter(rngs, tuple(outputs.values()), tuple(outputs), 0) if bias else None
+        self.kernel = parameter(rngs, kernel, {**inputs, **outputs}, stddev)
+        self.bias = parameter(rngs, "bias", outputs) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]``."""
@@ -118,8 +116,8 @@ class Norm(nnx.Module):
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         self.kind, self.epsilon = config.norm, config.norm_epsilon
-        self.scale = parameter(rngs, (config.width,), ("norm",), None)
-        self.bias = parameter(rngs, (config.width,), ("norm",), 0) if "norm" in config.biases else None
+        self.scale = parameter(rngs, "scale", {"norm": config.width})
+        self.bias = parameter(rngs, "bias", {"norm": config.width}) if "norm" in config.biases else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, …, width]``."""

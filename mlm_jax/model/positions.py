@@ -1,4 +1,4 @@
-"""Where a token is: rotary positions, and T5's buckets of distances."""
+"""Positions of tokens: rotary angles, and T5's buckets of distances."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
 def rotate(x: jax.Array, angles: Rotation) -> jax.Array:
     """Turn ``[rows, length, heads, head_dim]``; dimension i is paired with i + head_dim / 2, as in GPT-NeoX.
 
-    The gradient turns back. Halves stay in one array, and JAX does not derive the gradient itself, because TPUs pad every
-    array whose last axis is shorter than 128: two halves of 32 took twice the time (docs/scale.md).
+    The gradient is the rotation by the opposite angle. The two halves stay in one array, and the gradient is written out
+    instead of derived by JAX, because TPUs pad every array whose last axis is shorter than 128: two halves of 32 took twice
+    the time (docs/scale.md).
     """
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)  # [rows, length, heads, 2, head_dim / 2]
     sin = jnp.stack([-angles.sin, angles.sin], axis=-2)  # [rows, length, 1, 2, head_dim / 2]
@@ -61,7 +62,7 @@ class Relative(NamedTuple):
 
     Attributes:
       buckets: rows of the table of biases.
-      max_distance: from here on all distances share a bucket.
+      max_distance: all distances from this one on share a bucket.
       bidirectional: whether keys after the query have buckets of their own (encoders).
     """
 
@@ -71,7 +72,7 @@ class Relative(NamedTuple):
 
     @classmethod
     def of(cls, config: ConfigDict, *, bidirectional: bool) -> Relative | None:
-        """Return what ``config.model`` says, or None where positions are not relative."""
+        """Return the buckets of ``config.model``, or None if its positions are not relative."""
         if config.position != "relative":
             return None
         return cls(config.relative["buckets"], config.relative["max_distance"], bidirectional)
@@ -90,24 +91,28 @@ class Relative(NamedTuple):
         return first + np.where(distance < exact, distance, large)
 
     def bias(self, table: jax.Array, keys: int, position: jax.Array | None = None) -> jax.Array:
-        """Return the attention bias of as many queries as keys (Raffel et al. 2020, section 2.1).
+        """Return the attention bias of a row's queries, one for each key, or of one query (Raffel et al. 2020, section 2.1).
 
         Args:
-          table: ``[(rows,) buckets, heads]``.
-          keys: how many.
-          position: ``()`` int32, of the only query; None is all of them.
+          table: ``[buckets, heads]`` or ``[rows, buckets, heads]``.
+          keys: number of keys.
+          position: ``()`` int32 of the only query; None: one query for each key.
 
         Returns:
           ``[1 or rows, heads, keys, keys]``, or ``[1 or rows, heads, 1, keys]`` for one query.
         """
-        one_hot = np.eye(self.buckets, dtype=np.float32)[self.bucket(np.arange(-keys + 1, keys))]
-        # A matmul, and not a look-up: the gradient of a look-up is a slow scatter.
-        strip = jnp.einsum("db,...bh->...hd", one_hot, table)  # of the distances 1 − keys … keys − 1
+        distances = np.arange(-keys + 1, keys)  # [2 keys − 1]
+        one_hot = np.eye(self.buckets, dtype=np.float32)[self.bucket(distances)]  # [2 keys − 1, buckets]
+        # A matrix product instead of a look-up, whose gradient would be a slow scatter.
+        strip = jnp.einsum("db,...bh->...hd", one_hot, table)
         strip = strip if strip.ndim == 3 else strip[None]  # [1 or rows, heads, 2 keys − 1]
         if position is not None:
             return jax.lax.dynamic_slice_in_dim(strip, keys - 1 - position, keys, axis=-1)[:, :, None]
-        # Line q of the result is the strip from keys − 1 − q on. Writing the strip, padded by one, over and over into
-        # lines one shorter than itself moves it on by one from line to line: again no scatter backwards.
-        size = 2 * keys
-        lines = jnp.tile(jnp.pad(strip, ((0, 0), (0, 0), (0, 1))), (1, 1, keys))[..., : keys * (size - 1)]
-        return lines.reshape(*strip.shape[:2], keys, size - 1)[..., keys - 1 :]
+        # Row q of the result is strip[keys − 1 − q : 2 keys − 1 − q]. Pad the strip to length 2 keys, repeat it, and reshape
+        # into rows of 2 keys − 1: each row is then shifted by one element. Only pad, tile and reshape are used, so the
+        # backward pass needs no scatter.
+        padded = jnp.pad(strip, ((0, 0), (0, 0), (0, 1)))  # [1 or rows, heads, 2 keys]
+        size = 2 * keys - 1
+        lines = jnp.tile(padded, (1, 1, keys))[..., : keys * size]
+        lines = lines.reshape(*strip.shape[:2], keys, size)  # [1 or rows, heads, keys, 2 keys − 1]
+        return lines[..., keys - 1 :]

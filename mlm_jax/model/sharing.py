@@ -1,4 +1,4 @@
-"""Which weights a row uses: one stacked array for all languages, families or tasks, of which a row takes its slice.
+"""Weights indexed by language, family or task: one stacked array holds them all, and each row uses its slice.
 
 Rows of different languages share one compiled program. Consecutive rows of the same language form a run (of length 1 by
 default). The weights of each run are gathered into ``[runs, …]`` arrays. Every layer accepts weights with or without this
@@ -29,7 +29,7 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 
 
 def take(weights: Any, index: jax.Array | None) -> Any:
-    """Return ``[runs, …]`` weights out of ``[groups, …]`` ones, by the ``[runs]`` index of each run; ``[…]`` by a single one."""
+    """Return the slices of ``[groups, …]`` weights at ``index``: ``[runs, …]`` for ``[runs]``, ``[…]`` for ``()``."""
     assert index is not None
 
     def pick(leaf: jax.Array) -> jax.Array:
@@ -40,11 +40,11 @@ def take(weights: Any, index: jax.Array | None) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _take_split(stacked: jax.Array, index: jax.Array, groups: int) -> jax.Array:
-    """Take slices of what the mesh splits by group.
+    """Return ``stacked[index]`` of an array that the mesh splits by group, with a gradient of its own.
 
-    The gradients of a group's runs are added up by a product: of ``stacked[index]`` the compiler would add up all groups on
-    every device. Each device gets the few runs of its fsdp group and adds up those of its own groups; or, where there are
-    more runs than groups, it adds up its own runs for all of them.
+    The gradient of ``stacked[index]`` as the compiler derives it adds up all groups on every device. This one is a matrix
+    product with the membership of runs in groups. If there are few runs, each device receives those of its fsdp group and
+    adds up the ones of its own groups. If there are more runs than groups, it adds up its own runs for all groups.
     """
     return stacked[index]
 
@@ -67,12 +67,12 @@ _take_split.defvjp(_take_forward, _take_backward)
 
 
 def each_row(value: jax.Array, rank: int, rows: int) -> jax.Array:
-    """Return a parameter that was declared with ``rank`` axes as ``[rows, …]``, if there is one for each run of rows."""
+    """Return a parameter that was declared with ``rank`` axes; ``[runs, …]`` ones are repeated to ``[rows, …]``."""
     return value if value.ndim == rank else jnp.repeat(value, rows // len(value), axis=0)
 
 
 def per_row(value: jax.Array, rank: int, like: jax.Array) -> jax.Array:
-    """Line up a parameter that was declared with ``rank`` axes with ``[rows, …]`` activations, if rows have their own."""
+    """Return a parameter that was declared with ``rank`` axes in a shape that broadcasts to ``[rows, …]`` activations."""
     if value.ndim == rank:
         return value
     value = each_row(value, rank, len(like))
@@ -80,19 +80,19 @@ def per_row(value: jax.Array, rank: int, like: jax.Array) -> jax.Array:
 
 
 class Indexed(nnx.Module):
-    """A module with parameters ``[groups, …]`` of which each run of rows uses its own slice."""
+    """A module with parameters ``[groups, …]``; each run of rows uses one slice of them."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], groups: int, *, rngs: nnx.Rngs):
         self.weights = stack(make, groups, rngs)
 
     def pick(self, index: jax.Array | None) -> Any:
-        """Return the module with weights as :func:`take` gives them."""
+        """Return the module with the weights at ``index``, as :func:`take` returns them."""
         graphdef, weights = nnx.split(self.weights)
         return nnx.merge(graphdef, take(weights, index))
 
 
 def indexes(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what picks a layer group's weights, and what picks its adapters.
+    """Return (kind of index of a layer group's weights, kind of index of its adapters), such as ("shared", "family").
 
     Args:
       entry: one of ``config.model.encoder`` or ``config.model.decoder``.

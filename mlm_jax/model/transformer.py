@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from mlm_jax.model.block import KeysValues, Scope
 from mlm_jax.model.characters import CharacterEncoder
 from mlm_jax.model.cross_lingual import CrossLingualAttention
 from mlm_jax.model.heads import Classifiers, Form, LogVariances, MaskedHead, Transforms
-from mlm_jax.model.layers import Norm, computation_type, dropout, pad_length, parameter, split_key
-from mlm_jax.model.positions import Relative, Rotation, rotation
+from mlm_jax.model.layers import Norm, computation_type, dropout, pad_length, split_key
+from mlm_jax.model.parameters import parameter
+from mlm_jax.model.positions import Rotation, rotation
 from mlm_jax.model.sharing import family_table, indexes
-from mlm_jax.model.stack import LayerGroup
+from mlm_jax.model.stack import Groups
 from mlm_jax.parallel.mesh import platform
 from mlm_jax.parallel.rules import constrain
 
@@ -32,11 +34,11 @@ class Cache(NamedTuple):
     Attributes:
       written: {group: keys and values ``[rows, layers, kv_heads, capacity, head_dim]``} of the tokens so far.
       remembered: {group: keys and values ``[rows, layers, kv_heads, memory length, head_dim]``} of the memory. This and
-        what follows never changes: hypotheses of one source may change places without it.
+        all attributes below stay the same from token to token, and for all hypotheses of one source.
       memory_segment_ids: ``[rows, memory length]``.
       language: ``[rows]`` of the target.
       source_language: ``[rows]``.
-      memory: ``[rows, memory length, width]`` where the cross-lingual attention looks at it, or None.
+      memory: ``[rows, memory length, width]`` if the model has cross-lingual attention, else None.
     """
 
     written: dict[str, KeysValues]
@@ -47,59 +49,8 @@ class Cache(NamedTuple):
     memory: jax.Array | None = None
 
 
-class Groups(nnx.Module):
-    """The layer groups of an encoder or a decoder, named "0", "1" and so on."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        entries: Sequence[Mapping[str, Any]],
-        sizes: Mapping[str, int],
-        *,
-        decoder: bool,
-        rngs: nnx.Rngs,
-    ):
-        relative = Relative.of(config, bidirectional=not decoder)
-        self.indexes = tuple(indexes(entry) for entry in entries)
-        first = 0
-        for number, (entry, (weights, adapter)) in enumerate(zip(entries, self.indexes)):
-            # Where whole layers are indexed, their adapters are the row's own already.
-            adapters = 0 if sizes[weights] else sizes[adapter]
-            setattr(
-                self,
-                str(number),
-                LayerGroup(
-                    config,
-                    entry,
-                    groups=sizes[weights],
-                    adapter_groups=adapters,
-                    decoder=decoder,
-                    relative=relative,
-                    first_layer=first,
-                    rngs=rngs,
-                ),
-            )
-            first += entry["layers"]
-        self.relative = relative
-
-    def bias(self, table: nnx.Param | None, keys: int, position: jax.Array | None = None) -> jax.Array | None:
-        """Return the position bias that all layers share, as :meth:`Relative.bias`; None without a table."""
-        return None if table is None or self.relative is None else self.relative.bias(table[...], keys, position)
-
-    def with_scopes(self, scope: Scope, index: Mapping[str, jax.Array | None]) -> list[tuple[str, LayerGroup, Scope]]:
-        """Return (name, group, what it sees) of each group; ``index`` is {"source_language" and the like: ``[rows]``}."""
-        return [
-            (
-                str(number),
-                getattr(self, str(number)),
-                scope._replace(layer_index=index[weights], adapter_index=index[adapter]),
-            )
-            for number, (weights, adapter) in enumerate(self.indexes)
-        ]
-
-
 class Transformer(nnx.Module):
-    """Encoder, optional decoder, and heads, as ``config.model`` says.
+    """Encoder, optional decoder, and heads.
 
     Args:
       config: ``config.model``.
@@ -108,12 +59,12 @@ class Transformer(nnx.Module):
       families: {family: its languages}.
       tasks: names in index order.
       labels: {classification task: number of labels}.
-      forms: {classification task: its form}; the default of what is not named.
+      forms: {classification task: its form}; tasks that are not named get the default form.
       uncertain: tasks whose weight in the loss is learned.
       rngs: of the initial weights.
 
     Raises:
-      UserError: the configuration says what does not exist or cannot work together.
+      UserError: the configuration has a value that does not exist, or values that do not fit each other.
     """
 
     def __init__(
@@ -130,7 +81,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_model_values(config)
-        stddev, width = config.initializer_stddev, config.width
+        width = config.width
         self.table_rows = -(-vocabulary_size // config.vocabulary_multiple) * config.vocabulary_multiple
         self.vocabulary_size, self.width, self.tasks = vocabulary_size, width, tuple(tasks)
         self.dtype_name, self.rate, self.pooling = config.dtype, config.dropout, config.pooling
@@ -150,41 +101,35 @@ class Transformer(nnx.Module):
         for weights in {index for entry in (*config.encoder, *config.decoder) for index in indexes(entry)} - {"shared"}:
             if not sizes[weights]:
                 raise UserError(
-                    f"a layer group is indexed by {weights!r}, of which there are none",
+                    f"a layer group is indexed by {weights!r}, but the config defines no {weights.replace('_', ' ')}",
                     remedy="name them in config.families" if weights == "family" else "",
                 )
 
-        table = (self.table_rows, width), ("vocabulary", "embed"), stddev
-        self.embedding = parameter(rngs, *table)
-        self.position_embedding = (
-            parameter(rngs, (config.max_positions, width), ("positions", "embed"), stddev)
-            if config.position == "learned"
-            else None
-        )
-        self.type_embedding = (
-            parameter(rngs, (config.embedding_types, width), ("positions", "embed"), stddev)
-            if config.embedding_types
-            else None
-        )
-        self.language_embedding = (
-            parameter(rngs, (len(languages), width), ("groups", "embed"), stddev) if config.language_embedding else None
-        )
+        table = functools.partial(parameter, rngs, "table", stddev=config.initializer_stddev)
+        pieces = {"vocabulary": self.table_rows, "embed": width}
+        positions = {"positions": config.max_positions, "embed": width}
+        types = {"positions": config.embedding_types, "embed": width}
+        of_languages = {"groups": len(languages), "embed": width}
+        self.embedding = table(pieces)
+        self.position_embedding = table(positions) if config.position == "learned" else None
+        self.type_embedding = table(types) if config.embedding_types else None
+        self.language_embedding = table(of_languages) if config.language_embedding else None
         self.embedding_norm = Norm(config, rngs=rngs) if "embedding" in config.norms else None
 
         shared_bias = config.position == "relative" and not config.relative["per_layer"]
-        biases = (config.relative["buckets"], config.heads), ("positions", "heads"), stddev
+        buckets = {"positions": config.relative["buckets"], "heads": config.heads}
         self.characters = CharacterEncoder(config, rngs=rngs) if config.character_downsampling else None
         self.encoder = Groups(config, config.encoder, sizes, decoder=False, rngs=rngs)
-        self.encoder_relative = parameter(rngs, *biases) if shared_bias else None
+        self.encoder_relative = table(buckets) if shared_bias else None
         self.encoder_norm = Norm(config, rngs=rngs) if "final" in config.norms else None
         self.cross_lingual = CrossLingualAttention(config, rngs=rngs) if config.cross_lingual else None
         self.decoder = Groups(config, config.decoder, sizes, decoder=True, rngs=rngs) if config.decoder else None
-        self.decoder_relative = parameter(rngs, *biases) if shared_bias and config.decoder else None
+        self.decoder_relative = table(buckets) if shared_bias and config.decoder else None
         self.decoder_norm = Norm(config, rngs=rngs) if config.decoder and "final" in config.norms else None
 
         self.head = MaskedHead(config, rngs=rngs) if config.head_transform else None
-        self.output = None if config.tied_embeddings else parameter(rngs, *table)
-        self.output_bias = parameter(rngs, (self.table_rows,), ("vocabulary",), 0) if "head" in config.biases else None
+        self.output = None if config.tied_embeddings else table(pieces)
+        self.output_bias = parameter(rngs, "bias", {"vocabulary": self.table_rows}) if "head" in config.biases else None
         self.classifiers = Classifiers(config, labels, rngs=rngs)
         self.forms = {task: forms.get(task, Form()) for task in labels}
         self.classifier_transforms = Transforms(config, self.forms, rngs=rngs)
@@ -209,8 +154,9 @@ class Transformer(nnx.Module):
                 f"a row of {rows.tokens.shape[1]} tokens is longer than the model, which takes {self.longest}",
                 remedy="shorten the task's rows, or raise model.max_positions",
             )
-        # The table stays where it is: a device looks up its part of the width for all rows of its fsdp group, and then
-        # vectors change places, there and back again with their gradients. They are fewer bytes than the table.
+        # The table stays split over the devices of an fsdp group. Each of them looks up its part of the width for all rows
+        # of the group; then the vectors move to the devices of their rows, and their gradients move back. The vectors are
+        # fewer bytes than the table.
         x = self.embedding[...][constrain(rows.tokens, "lookup_rows", "length")]
         x = constrain(constrain(x, "lookup_rows", "length", "lookup_embed"), "rows", "length", "activation_embed")
         x = x if n_grams is None else x + n_grams
@@ -233,18 +179,18 @@ class Transformer(nnx.Module):
         key: jax.Array | None = None,
         same_language_rows: int = 1,
     ) -> jax.Array:
-        """Return hidden states ``[rows, length, width]``; a token sees its own document only.
+        """Return hidden states ``[rows, length, width]``. A token sees its own document only.
 
         Args:
           rows: packed documents.
-          target_language: ``[rows]`` language that is to be written, for weights indexed by it; the rows' own if not given.
-          task: whose weights to use, where they are indexed by the task.
-          key: of dropout; None is none.
-          same_language_rows: length of the runs of consecutive rows that share their languages, whose weights are gathered once a
-            run; 0: all rows do.
+          target_language: ``[rows]`` language of the output, for weights indexed by it; None: the language of the rows.
+          task: selects the weights that are indexed by the task.
+          key: of dropout; None: no dropout.
+          same_language_rows: length of the runs of consecutive rows that share their languages. Weights are gathered once a
+            run. 0: all rows share their languages.
 
         Raises:
-          UserError: rows are too long, or weights are indexed by the task and none of that name is known.
+          UserError: rows are too long, or weights are indexed by the task and no task has this name.
         """
         target = rows.language if target_language is None else target_language
         index = self._index(rows.language, target, rows.language, task, same_language_rows)
@@ -277,7 +223,7 @@ class Transformer(nnx.Module):
     def sentence_embeddings(
         self, rows: Rows, *, task: str = "", key: jax.Array | None = None, same_language_rows: int = 1
     ) -> jax.Array:
-        """Return ``[rows, width]`` float32: of each row's hidden states what ``model.pooling`` says, padding left out."""
+        """Return ``[rows, width]`` float32: each row's hidden states pooled as ``model.pooling`` says, without padding."""
         hidden = self.encode(rows, task=task, key=key, same_language_rows=same_language_rows)
         return pool(hidden, rows.segment_ids, self.pooling)
 
@@ -286,17 +232,16 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Encode both sides of pairs, and let each target position attend to its source (ERNIE-M, VECO).
 
-        Without this layer, ``encode(target)`` is the same encoder alone.
+        ``encode(target)`` gives the target's hidden states before they attend to the source.
 
         Args:
-          target: rows to be understood with the help of their source.
-          source: their translations; document i of a row belongs to document i of the target.
+          target: rows that attend to their source.
+          source: their translations. Document i of a source row is the translation of document i of the target row.
           task: as in :meth:`encode`.
           key: as in :meth:`encode`.
 
         Returns:
-          the fused target ``[rows, length, width]``, and how much of each source position went into each target position,
-          ``[rows, length, source length]`` float32.
+          the fused target ``[rows, length, width]``, and the attention weights ``[rows, length, source length]`` float32.
 
         Raises:
           UserError: the model has no cross-lingual attention; or as :meth:`encode`.
@@ -334,14 +279,14 @@ class Transformer(nnx.Module):
     ) -> jax.Array:
         """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
 
-        Where the model has cross-lingual attention, they are fused at the end with what it takes from the memory: the layer
-        that was trained on hidden words of aligned sentences serves to write them (Luo et al. 2021, VECO).
+        If the model has cross-lingual attention, the decoder's last hidden states also attend to the memory through it. So a
+        layer that was trained to predict masked words of aligned sentences helps to translate (Luo et al. 2021, VECO).
 
         Args:
-          rows: the target, shifted right; document i of a row sees document i of the memory.
-          memory: ``[rows, memory length, width]``, what :meth:`encode` returned.
+          rows: the target, shifted right. Document i of a row sees document i of the memory.
+          memory: ``[rows, memory length, width]``, the source's hidden states (:meth:`encode`).
           memory_segment_ids: ``[rows, memory length]``.
-          source_language: ``[rows]``, for weights indexed by it; the target's if not given.
+          source_language: ``[rows]``, for weights indexed by it; None: the language of the target.
           task: as in :meth:`encode`.
           key: as in :meth:`encode`.
           same_language_rows: as in :meth:`encode`.
@@ -375,14 +320,14 @@ class Transformer(nnx.Module):
         task: str = "",
         same_language_rows: int = 1,
     ) -> Cache:
-        """Return what :meth:`decode_step` starts from; nothing is written yet.
+        """Return the cache from which :meth:`decode_step` starts: it holds the memory's keys and values, and no token.
 
         Args:
-          memory: ``[rows, memory length, width]``, what :meth:`encode` returned for one document a row.
+          memory: ``[rows, memory length, width]``, hidden states of one document a row (:meth:`encode`).
           memory_segment_ids: ``[rows, memory length]``, 1 or 0.
-          language: ``[rows]`` to write in.
-          capacity: most tokens that will be written.
-          source_language: ``[rows]``, for weights indexed by it; ``language`` if not given.
+          language: ``[rows]`` of the output.
+          capacity: the largest number of tokens that will be written.
+          source_language: ``[rows]``, for weights indexed by it; None: ``language``.
           task: as in :meth:`encode`.
           same_language_rows: as in :meth:`encode`.
 
@@ -404,12 +349,12 @@ class Transformer(nnx.Module):
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Cache, *, task: str = "", same_language_rows: int = 1
     ) -> tuple[jax.Array, Cache]:
-        """Write one token of every row, as :meth:`decode` would have at that position.
+        """Run the decoder on one token of every row; the result is that of :meth:`decode` at this position.
 
         Args:
           tokens: ``[rows]`` int32.
-          position: ``()`` int32, the same for all rows; earlier positions are in the cache.
-          cache: of :meth:`start_decoding` or the last step.
+          position: ``()`` int32, the same for all rows; the cache holds the earlier positions.
+          cache: of :meth:`start_decoding` or of the step before.
           task: as given to :meth:`start_decoding`.
           same_language_rows: as in :meth:`encode`.
 
@@ -434,29 +379,29 @@ class Transformer(nnx.Module):
 
     @jax.named_scope("head")
     def masked_head(self, hidden: jax.Array) -> jax.Array:
-        """Return what the output layer reads for masked language modelling, ``[rows, positions, width]``."""
+        """Return the output layer's input ``[rows, positions, width]`` in masked language modelling."""
         return hidden if self.head is None else self.head(hidden)
 
     def decoder_head(self, hidden: jax.Array) -> jax.Array:
-        """Return what the output layer reads of a decoder; T5 scales it by 1/√width (Raffel et al. 2020)."""
+        """Return the output layer's input ``[…, width]`` after a decoder; T5 scales it by 1/√width (Raffel et al. 2020)."""
         return hidden * self.output_scale
 
     def output_table(self) -> tuple[jax.Array, jax.Array | None]:
         """Return the output layer's ``[table rows, width]`` and bias ``[table rows]`` or None.
 
-        Rows from the vocabulary's size on only fill the table up, and mean nothing.
+        The rows from the vocabulary's size on are padding.
         """
         table = self.embedding if self.output is None else self.output
         return table[...].astype(self.dtype), None if self.output_bias is None else self.output_bias[...]
 
     def logits(self, read: jax.Array) -> jax.Array:
-        """Return ``[…, vocabulary]`` float32 of what ``masked_head`` or ``decoder_head`` returned."""
+        """Return ``[…, vocabulary]`` float32 logits of ``[…, width]`` (:meth:`masked_head` or :meth:`decoder_head`)."""
         table, bias = self.output_table()
         logits = jnp.einsum("...w,vw->...v", read, table, preferred_element_type=jnp.float32)
         return (logits if bias is None else logits + bias)[..., : self.vocabulary_size]
 
     def classify(self, task: str, hidden: jax.Array, segment_ids: jax.Array, *, pooled: bool) -> jax.Array:
-        """Return ``[rows, length, labels]`` of a task's classifier, or ``[rows, labels]`` of whole texts."""
+        """Return a task's logits: ``[rows, labels]`` of whole texts if ``pooled``, else ``[rows, length, labels]``."""
         pooling, transform = self.forms[task]
         if pooled and pooling != "late":
             hidden = pool(hidden, segment_ids, pooling).astype(hidden.dtype)
@@ -474,7 +419,7 @@ class Transformer(nnx.Module):
     def _fused(
         self, x: jax.Array, memory: jax.Array | None, segment_ids: jax.Array, memory_segment_ids: jax.Array
     ) -> jax.Array:
-        """Return a decoder's ``[rows, length, width]`` fused with what cross-lingual attention, if any, takes from the memory."""
+        """Return a decoder's ``[rows, length, width]`` after cross-lingual attention to the memory, if the model has it."""
         if self.cross_lingual is None:
             return x
         assert memory is not None
@@ -486,7 +431,7 @@ class Transformer(nnx.Module):
     def _index(
         self, source: jax.Array, target: jax.Array, own: jax.Array, task: str, same_language_rows: int = 1
     ) -> dict[str, jax.Array | None]:
-        """Return what picks the weights of each run of rows, by the names that a layer group gives it; ``()`` of all rows."""
+        """Return {kind of index: the index of each run's weights}: ``[runs]``, or ``()`` if all rows share their languages."""
         source, target, own = (
             each[::same_language_rows] if same_language_rows else each[0] for each in (source, target, own)
         )
@@ -496,7 +441,7 @@ class Transformer(nnx.Module):
         index["task"] = None
         if "task" in {name for groups in stacks for both in groups.indexes for name in both}:
             if task not in self.tasks:
-                raise UserError(f"weights are indexed by the task, and {task!r} is none of {', '.join(self.tasks)}")
+                raise UserError(f"weights are indexed by the task, but {task!r} is not one of {', '.join(self.tasks)}")
             index["task"] = jnp.asarray(self.tasks.index(task))
         return index
 

@@ -26,6 +26,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "kv_heads": ("tensor",),
     "head_dim": None,
     "positions": None,
+    "hashes": None,  # tables of hashed n-grams
     "norm": None,  # scales and biases: too small to be worth splitting
     "labels": None,
     "adapter": None,
