@@ -16,7 +16,7 @@ from mlm_jax.common.lines import arriving, counting_empty, place_of, read_lines,
 if TYPE_CHECKING:
     from mlm_jax.inference.classifier import Classifier
 
-ABOUT = "predict the class of each line of text, or the label of each of its words"
+ABOUT = "predict the class or classes of each line of text, a number, or the label of each of its words"
 EXAMPLE = "runs/mine --language sw --input sentences.txt --output classes.tsv"
 HINT = STREAMS
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input"
     )
-    parser.add_argument("--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, or WORD<tab>TAG, a line")
+    parser.add_argument(
+        "--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG"
+    )
     parser.add_argument("--language", help=LANGUAGE)
 
 
@@ -41,6 +43,9 @@ def classify_command(
     place: str | Path, task: str = "", input: str = "-", output: str = "-", *, language: str | None = None
 ) -> None:
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
+
+    Several classes, and their probabilities, stand between commas. Where the task predicts a number, that stands alone before
+    the line.
 
     An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
 
@@ -86,13 +91,25 @@ def _classified(
 ) -> Iterator[str]:
     """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
     texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
-    found = iter(model._classify(texts, language, counts))
+    found = iter(_columns(model, texts, language, counts))
     for line in lines:
-        if line.strip():
-            one = next(found)
-            yield f"{one.label}\t{one.probability:.4f}\t{line}\n"
-        else:
-            yield "\n"
+        yield f"{next(found)}\t{line}\n" if line.strip() else "\n"
+
+
+def _columns(
+    model: Classifier, texts: list[str | tuple[str, str]], language: str | None, counts: Counter[str]
+) -> list[str]:
+    """Return what stands before each line: its class and probability, or its number."""
+    if model.kind == "scored":
+        return [f"{number:.4f}" for number in model._scores(texts, language, counts)]
+    if model.kind == "multilabelled":
+        several = model._classes(texts, language, counts)
+    else:
+        several = [(one,) for one in model._classify(texts, language, counts)]
+    return [
+        ",".join(one.label for one in found) + "\t" + ",".join(f"{one.probability:.4f}" for one in found)
+        for found in several
+    ]
 
 
 def _text(line: str, file: str, number: int) -> str | tuple[str, str]:

@@ -104,6 +104,12 @@ LABELLED_SET = Entry(
         Key("train", None, SOURCE, "Files to train on."),
         Key("validation", None, SOURCE, "Files to evaluate on."),
         Key("labels", None, NAMES, "Labels, in the order of their indices; by default those of the training split."),
+        Key(
+            "kind",
+            None,
+            choice("class", "classes", "number"),
+            "What the label of a text is: a class (the default), several classes, or a number such as a similarity.",
+        ),
     ),
     example='{"format": "tsv", "language": "en", "train": "genre.tsv"}',
 )

@@ -16,13 +16,16 @@ def option(default: Any, kind: Kind, doc: str) -> Any:
       kind: of its values.
       doc: one sentence, for the reference.
     """
-    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc})
+    metadata = {"kind": kind, "doc": doc, "default": default}
+    if isinstance(default, dict):  # which may not be a default, and has no hash
+        return dataclasses.field(default_factory=lambda: dict(default), hash=False, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(declaring: type) -> dict[str, Key]:
     """Return {name: option} of what a dataclass declares with :func:`option`."""
     return {
-        field.name: Key(field.name, field.default, field.metadata["kind"], field.metadata["doc"])
+        field.name: Key(field.name, field.metadata["default"], field.metadata["kind"], field.metadata["doc"])
         for field in dataclasses.fields(declaring)
         if "kind" in field.metadata
     }

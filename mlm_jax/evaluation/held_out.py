@@ -19,8 +19,10 @@ from mlm_jax.config.together import longest_row
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.data.loading.loader import Loader, cuts
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.store import Store, Stream
 from mlm_jax.evaluation import perplexity
+from mlm_jax.evaluation.correlation import CORRELATIONS, correlations
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library
 from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
@@ -88,7 +90,9 @@ class HeldOut:
         self.longest = longest_row(self.config.model)
         self.row_multiple = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         labelled = {
-            task: loader.streams(task) for task, objective in program.objectives.items() if objective.kind == "labelled"
+            task: loader.streams(task)
+            for task, objective in program.objectives.items()
+            if objective.kind in WITH_LABELS
         }
         self.labels = loader.labels()
         unlabelled = {task: self._read_or_test(task) for task in program.objectives if task not in labelled}
@@ -116,7 +120,7 @@ class HeldOut:
         self._encode = jax.jit(
             lambda params, rows: program.model(params).sentence_embeddings(rows, task=by_sentence), out_shardings=whole
         )
-        self._tag = jax.jit(self._tag_rows, static_argnums=0, out_shardings=whole)
+        self._predictions = jax.jit(self._predict_labels, static_argnums=0, out_shardings=whole)
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
     def after(self, steps: int) -> HeldOut:
@@ -155,7 +159,7 @@ class HeldOut:
     # ------------------------------------------------------------------------------------------------ tasks
 
     def task_metrics(self, task: str, params: Any, everything: bool = False) -> dict[str, dict[str, float]]:
-        """Return {metric: {language or average: value}} of a task: loss, accuracy, bits per byte, F1 of entities."""
+        """Return {metric: {language or average: value}} of a task: loss, accuracy, bits per byte, F1, correlation."""
         sums: perplexity.Sums = {}
         by_source: dict[str, dict[str, dict[str, float]]] = {}  # {source: its metrics}
         for stream in self.streams[task]:
@@ -175,6 +179,8 @@ class HeldOut:
                 metrics[metric][name] = values[perplexity.MICRO]  # of a pair: both directions
         if self._has_entities(task):
             metrics["f1"] = self._entity_f1(task, params, everything)
+        if self.program.objectives[task].kind == "scored":
+            metrics |= self._correlations(task, params, everything)
         return {name: values for name, values in metrics.items() if values}
 
     def _with_bits(
@@ -192,20 +198,41 @@ class HeldOut:
         predicted: list[list[str]] = []
         gold: list[list[str]] = []
         languages: list[str] = []
+        for stream, classes, whole in self._predicted(task, params, everything):
+            numbers = [in_task_order(labels, stream, names) for labels in whole]
+            found = [uncut(row, len(labels), names.index("O")) for row, labels in zip(classes, numbers)]
+            ours, right = tag_sentences(found, numbers, names)
+            predicted, gold = predicted + ours, gold + right
+            languages += [stream.languages[0]] * len(ours)
+        values = {language: scores.f1 for language, scores in entity_scores(predicted, gold, languages).items()}
+        return _with_mean(values)
+
+    def _correlations(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
+        """Return Pearson's and Spearman's correlation of predicted numbers with the right ones, by language."""
+        pairs: dict[str, list[np.ndarray]] = {}
+        for stream, numbers, whole in self._predicted(task, params, everything):
+            right = np.concatenate(whole).astype(np.int32).view(np.float32)
+            pairs.setdefault(stream.languages[0], []).append(np.stack([numbers[: len(right)], right]))
+        found = {language: correlations(*np.concatenate(parts, axis=1)) for language, parts in pairs.items()}
+        return {
+            name: _with_mean({language: one[name] for language, one in found.items() if one}) for name in CORRELATIONS
+        }
+
+    def _predicted(
+        self, task: str, params: Any, everything: bool
+    ) -> Iterator[tuple[Stream, np.ndarray, list[np.ndarray]]]:
+        """Yield (set, predictions ``[rows, …]``, the labels of each example as they are stored), some rows at a time.
+
+        Rows behind the last example only fill the batch up.
+        """
         for stream in self.streams[task]:
             split, first = stream.split("validation"), 0
             total = split.documents if everything else min(split.documents, self.config.evaluation.rows)
             for batch in self._batches(task, stream, everything, False):
                 with jax.set_mesh(self.mesh):
-                    classes = jax.device_get(self._tag(task, params, to_devices(batch, self.mesh)))  # [rows, length]
-                whole = split["labels"].documents(np.arange(first, min(first + len(classes), total)))
-                numbers = [in_task_order(labels, stream, names) for labels in whole]
-                found = [uncut(row, len(labels), names.index("O")) for row, labels in zip(classes, numbers)]
-                ours, right = tag_sentences(found, numbers, names)
-                predicted, gold, first = predicted + ours, gold + right, first + len(classes)
-                languages += [stream.languages[0]] * len(ours)
-        values = {language: scores.f1 for language, scores in entity_scores(predicted, gold, languages).items()}
-        return {**values, perplexity.MACRO: float(np.mean([*values.values()]))} if values else {}
+                    found = jax.device_get(self._predictions(task, params, to_devices(batch, self.mesh)))
+                yield stream, found, split["labels"].documents(np.arange(first, min(first + len(found), total)))
+                first += len(found)
 
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         """Yield this process's rows of batches of one shape, which the devices share evenly, labels as the task numbers them."""
@@ -262,7 +289,8 @@ class HeldOut:
         return (False, True) if directed and entry.get("directions", "both") == "both" else (False,)
 
     def _has_entities(self, task: str) -> bool:
-        return self.program.objectives[task].per_token and is_entity_tags(self.labels[task])
+        objective = self.program.objectives[task]
+        return objective.kind == "labelled" and objective.per_token and is_entity_tags(self.labels[task])
 
     def _text_sizes(self, streams: tuple[Stream, ...]) -> dict[str, tuple[int, int]]:
         """Return {language: (ordinary tokens, UTF-8 bytes)} of the held-out text of streams."""
@@ -348,14 +376,16 @@ class HeldOut:
         with jax.set_mesh(self.mesh):
             return jax.device_get(function(params, to_devices(mine, self.mesh)))
 
-    def _tag_rows(self, task: str, params: Any, batch: TaskBatch) -> jax.Array:
-        model, rows = self.program.model(params), batch["inputs"]
-        logits = model.classify(
-            task, model.encode(rows, task=task), rows.segment_ids, pooled=False
-        )  # [rows, length, labels]
-        return logits.argmax(axis=-1)
+    def _predict_labels(self, task: str, params: Any, batch: TaskBatch) -> jax.Array:
+        objective: Any = self.program.objectives[task]
+        return objective.predictions(self.program.model(params), batch["inputs"])
 
     def _predict_blanks(self, params: Any, batch: tuple[Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
         special = jnp.asarray(self.program.context.special | self.wordless)
         task = task_that("masks", self.config.tasks)
         return predict_pieces(self.program.model(params), *batch, special, GUESSES, task)
+
+
+def _with_mean(values: dict[str, float]) -> dict[str, float]:
+    """Return {language: value} with the mean over languages; {} if there is none."""
+    return {**values, perplexity.MACRO: float(np.mean([*values.values()]))} if values else {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.values import several
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.store import Store, Stream
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def labelled_sets(
     named = {task: several(tasks[task]["evaluate_on"]) for task in read if "evaluate_on" in tasks[task]}
     for task, names in named.items():
         for stream in (store.stream(name) for name in names):
-            if not _is_held_out(stream) or per_token(stream) != per_token(read[task][0]):
+            if not _is_held_out(stream) or not _alike(stream, read[task][0]):
                 raise UserError(
                     f"task {task!r} cannot be tested on {stream.name!r}, which has no held-out labels of its kind",
                     remedy=f"correct its entry in config.data.labelled, or tasks.{task}.evaluate_on",
@@ -45,9 +46,9 @@ def labelled_sets(
     taken = {stream.name for streams in read.values() for stream in streams}.union(*named.values())
     left = []
     for stream in store.streams.values():
-        if stream.kind != "labelled" or stream.name in taken or not _is_held_out(stream):
+        if stream.name in taken or not _is_held_out(stream):
             continue
-        others = [task for task in read if task not in named and per_token(stream) == per_token(read[task][0])]
+        others = [task for task in read if task not in named and _alike(stream, read[task][0])]
         knowing = [task for task in others if set(stream.labels) <= set(read[task][0].labels)]
         near = [task for task in others if set(stream.labels) & set(read[task][0].labels)]
         if len(knowing) > 1:
@@ -67,7 +68,19 @@ def labelled_sets(
 
 
 def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> np.ndarray:
-    """Return a set's class numbers, of any shape, as those of a task whose classes have these names; −1 stays."""
+    """Return a set's labels as those of a task whose classes have these names; −1 stays.
+
+    Args:
+      labels: class numbers of any shape; ``[rows, classes]`` if texts have several; or the bits of numbers.
+      stream: the set.
+      names: of the task's classes.
+    """
+    if stream.kind == "scored":
+        return labels
+    if stream.kind == "multilabelled":
+        ordered = np.where(labels[:, :1] < 0, -1, np.zeros((1, len(names)), np.int32))
+        ordered[:, [names.index(label) for label in stream.labels]] = labels
+        return ordered
     return np.array([*(names.index(label) for label in stream.labels), -1], np.int32)[labels]
 
 
@@ -83,7 +96,12 @@ def _check_labels(stream: Stream, task: str, names: Sequence[str]) -> None:
 
 
 def _is_held_out(stream: Stream) -> bool:
-    return stream.kind == "labelled" and "validation" in stream.splits and stream.split("validation").documents > 0
+    return stream.kind in WITH_LABELS and "validation" in stream.splits and stream.split("validation").documents > 0
+
+
+def _alike(stream: Stream, other: Stream) -> bool:
+    """Return whether the labels of two sets are of the same kind."""
+    return stream.kind == other.kind and per_token(stream) == per_token(other)
 
 
 def per_token(stream: Stream) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,18 @@ from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.objectives import objective_class
 
+METHODS = {"labelled": "classify", "multilabelled": "classes", "scored": "scores"}  # {kind of labels: method}
+WHAT = {  # {method: what it is of}
+    "classify": "a class of whole texts",
+    "classes": "any number of classes of whole texts",
+    "scores": "a number",
+    "tag": "a class of each word",
+}
 CUT_WORD = ""  # label of a word that did not fit into the model
 
 
 class Prediction(NamedTuple):
-    """The likeliest class of a text or of a word.
+    """A class of a text or of a word.
 
     Attributes:
       label: its name; "" for a word beyond the longest text that the model takes.
@@ -60,6 +67,7 @@ class Classifier(Model):
       task: whose head it is.
       labels: names of its classes.
       by_word: whether words are classified, and not whole texts.
+      kind: of labels, one of ``METHODS``.
 
     Raises:
       UserError: there is no such task, or none that classifies.
@@ -72,21 +80,25 @@ class Classifier(Model):
             raise UserError(
                 "this model has no classifier",
                 file=place,
-                remedy="train a task of objective classification or token_classification",
+                remedy="train a task of an objective that learns from labels, such as classification",
             )
         if (task and task not in known) or (not task and len(known) > 1):
             problem = f"has no classifier {task!r}{nearest(task, known)}" if task else "has several classifiers"
             raise UserError(f"this model {problem}", file=place, remedy=f"give --task: one of {', '.join(known)}")
         self.task = task or known[0]
         self.labels = loaded.labels[self.task]
-        self.by_word = objective_class(self.config.tasks[self.task]["objective"], self.task).per_token
-        self._classes = jax.jit(self._likeliest)
+        objective = objective_class(self.config.tasks[self.task]["objective"], self.task)
+        self.by_word, self.kind = objective.per_token, objective.kind
+        self._predict = jax.jit(self._predicted)
 
-    def _likeliest(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    def _predicted(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        """Return the likeliest class and its probability; of several classes or a number, all that the head gives."""
         model = model_room.merge(self.graphdef, params)
         hidden = model.encode(rows, task=self.task)  # [rows, length, width]
         logits = model.classify(self.task, hidden, rows.segment_ids, pooled=not self.by_word).astype(jnp.float32)
-        return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1)
+        if self.kind == "labelled":
+            return logits.argmax(axis=-1), jax.nn.softmax(logits).max(axis=-1)
+        return logits > 0, jax.nn.sigmoid(logits) if self.kind == "multilabelled" else logits
 
     def classify(
         self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
@@ -100,28 +112,87 @@ class Classifier(Model):
           language: of all texts, or of each; None if the model makes no difference.
 
         Raises:
-          UserError: the task is of words; or as :meth:`Model.embed`.
-          TypeError: a single text was given, or a single sentence.
+          UserError: the task is of words, or predicts several classes or a number; or as :meth:`Model.embed`.
+          TypeError: a single text was given.
         """
+        return self._of_texts(self._classify, texts, language)
+
+    def classes(
+        self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
+    ) -> list[tuple[Prediction, ...]]:
+        """Return the classes of each text, or pair of texts, whose probability is above ½: any number of them.
+
+        Args:
+          texts: as in :meth:`classify`.
+          language: as in :meth:`classify`.
+
+        Raises:
+          UserError: the task gives a text one class, or a number; or as :meth:`Model.embed`.
+          TypeError: a single text was given.
+        """
+        return self._of_texts(self._classes, texts, language)
+
+    def scores(
+        self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
+    ) -> list[float]:
+        """Return the number that the task predicts of each text, or pair of texts.
+
+        Args:
+          texts: as in :meth:`classify`.
+          language: as in :meth:`classify`.
+
+        Raises:
+          UserError: the task predicts classes; or as :meth:`Model.embed`.
+          TypeError: a single text was given.
+        """
+        return self._of_texts(self._scores, texts, language)
+
+    def _of_texts(self, method: Any, texts: Sequence[Any], language: str | Sequence[str] | None) -> Any:
         if isinstance(texts, str):
-            raise TypeError("classify takes a sequence of texts; put a single one into a list")
+            raise TypeError("this takes a sequence of texts; put a single one into a list")
         counts: Counter[str] = Counter()
-        found = self._classify(texts, language, counts)
+        found = method(texts, language, counts)
         self._warn_of_cuts(counts)
         return found
 
     def _classify(
         self, texts: Sequence[str | tuple[str, str]], language: str | Sequence[str] | None, counts: Counter[str]
     ) -> list[Prediction]:
-        if self.by_word:
-            raise UserError(f"task {self.task!r} classifies words", remedy="use tag instead of classify")
-        pairs = [(text,) if isinstance(text, str) else text for text in texts]
-        parts = iter(self.vocabulary.encode_batch([part for pair in pairs for part in pair]))
-        encoded = [self._joined([next(parts) for _ in pair], counts) for pair in pairs]
+        self._check("classify")
         return [
             Prediction(self.labels[number[0]], float(probability[0]))
-            for number, probability in self._predictions(encoded, language)
+            for number, probability in self._predictions(self._encoded(texts, counts), language)
         ]
+
+    def _classes(
+        self, texts: Sequence[str | tuple[str, str]], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> list[tuple[Prediction, ...]]:
+        self._check("classes")
+        return [
+            tuple(Prediction(label, float(one)) for label, is_of, one in zip(self.labels, said, probability) if is_of)
+            for said, probability in self._predictions(self._encoded(texts, counts), language)
+        ]
+
+    def _scores(
+        self, texts: Sequence[str | tuple[str, str]], language: str | Sequence[str] | None, counts: Counter[str]
+    ) -> list[float]:
+        self._check("scores")
+        return [float(found[0]) for _, found in self._predictions(self._encoded(texts, counts), language)]
+
+    def _check(self, method: str) -> None:
+        """Check that the task predicts what a method returns.
+
+        Raises:
+          UserError: it does not; the message names the right method.
+        """
+        right = "tag" if self.by_word else METHODS[self.kind]
+        if method != right:
+            raise UserError(f"task {self.task!r} predicts {WHAT[right]}", remedy=f"use {right} instead of {method}")
+
+    def _encoded(self, texts: Sequence[str | tuple[str, str]], counts: Counter[str]) -> list[list[int]]:
+        pairs = [(text,) if isinstance(text, str) else text for text in texts]
+        parts = iter(self.vocabulary.encode_batch([part for pair in pairs for part in pair]))
+        return [self._joined([next(parts) for _ in pair], counts) for pair in pairs]
 
     def tag(
         self, sentences: Sequence[Sequence[str]], *, language: str | Sequence[str] | None = None
@@ -146,8 +217,7 @@ class Classifier(Model):
     def _tag(
         self, sentences: Sequence[Sequence[str]], language: str | Sequence[str] | None, counts: Counter[str]
     ) -> list[list[Prediction]]:
-        if not self.by_word:
-            raise UserError(f"task {self.task!r} classifies whole texts", remedy="use classify instead of tag")
+        self._check("tag")
         encoded, starts = zip(*map(self.vocabulary.encode_words, sentences)) if sentences else ((), ())
         found = []
         for ids, first, (numbers, probabilities) in zip(encoded, starts, self._predictions([*encoded], language)):
@@ -174,12 +244,15 @@ class Classifier(Model):
     def _predictions(
         self, encoded: list[list[int]], language: str | Sequence[str] | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the class and its probability of each text ``[1]``, or of each of its tokens ``[tokens]``, in order."""
+        """Return the class and its probability of each text ``[1]``, or of each of its tokens ``[tokens]``, in order.
+
+        Of a task of several classes: whether the text is of each, and the probability, ``[classes]``.
+        """
         documents, index = self._documents(encoded, language)
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0))] * len(documents)
         for batch in document_batches([len(document) for document in documents], self.longest):
             rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
-            numbers, probabilities = jax.device_get(self._classes(self.params, rows))
+            numbers, probabilities = jax.device_get(self._predict(self.params, rows))
             for row, which in enumerate(batch.indices):
                 first = len(documents[which]) - len(encoded[which]) - 1  # of the text's own tokens
                 own = slice(first, min(len(documents[which]), self.longest) - 1) if self.by_word else ...

@@ -140,7 +140,7 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
         "architectures": [f"{family.name}{head.suffix}"],
         "model_type": family.model_type,
         **family.describe(body, facts),
-        **describe_head(head, loaded.labels[task], pooling),
+        **describe_head(head, options["objective"], loaded.labels[task], pooling),
     }
     return with_head(family, head, task), body, config, family.base
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from mlm_jax.checkpoints.checkpoint import METRICS, Loaded, find_checkpoint
 from mlm_jax.checkpoints.workdir import config_json
+from mlm_jax.interop.task_heads import FORMS, SEQUENCE, TOKEN
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language's code as the Hub takes it
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PIPELINES = {"classification": "text-classification", "token_classification": "token-classification"}
+PIPELINES = {SEQUENCE: "text-classification", TOKEN: "token-classification"}  # {form of a head: pipeline}
 UNKNOWN = "und"
 
 
@@ -61,7 +62,7 @@ def write_source(workdir: Path, source: str, is_folder: bool) -> None:
 def pipeline(loaded: Loaded, task: str) -> str:
     """Return the pipeline of transformers that a model is made for."""
     if task:
-        return PIPELINES[loaded.config.tasks[task]["objective"]]
+        return PIPELINES[FORMS[loaded.config.tasks[task]["objective"]][0]]
     return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
 
 

@@ -15,7 +15,12 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.interop.family import Entry, Family, TaskHead
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
-OBJECTIVES = {SEQUENCE: "classification", TOKEN: "token_classification"}
+FORMS = {  # {objective of ours: (suffix of the class's name, problem_type in config.json)}
+    "classification": (SEQUENCE, "single_label_classification"),
+    "multilabel_classification": (SEQUENCE, "multi_label_classification"),
+    "regression": (SEQUENCE, "regression"),
+    "token_classification": (TOKEN, None),
+}
 OUTPUT, DENSE, NORM = "classifiers/{task}", "classifier_transforms/{task}/dense", "classifier_transforms/{task}/norm"
 
 
@@ -37,7 +42,7 @@ def head_of(family: Family, architectures: Any) -> TaskHead | None:
     """
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
     suffix = "For" + str(named).rpartition("For")[2]
-    if suffix not in (*OBJECTIVES, "ForQuestionAnswering", "ForMultipleChoice"):
+    if suffix not in (SEQUENCE, TOKEN, "ForQuestionAnswering", "ForMultipleChoice"):
         return None
     for head in family.heads:
         if head.suffix == suffix:
@@ -51,7 +56,9 @@ def head_for(family: Family, objective: str, task: str, pooling: str, transform:
     Raises:
       UserError: the family has none; the message names what is in the way.
     """
-    suffix = next(suffix for suffix, name in OBJECTIVES.items() if name == objective)
+    if objective not in FORMS:
+        raise UserError(f"the head of an objective {objective!r} has no counterpart in transformers")
+    suffix = FORMS[objective][0]
     head = next((head for head in family.heads if head.suffix == suffix), None)
     if head is None:
         raise UserError(f"{family.model_type!r} has no {suffix} that reads the encoder alone")
@@ -88,16 +95,39 @@ def without_token_head(model: Any) -> Any:
     return body
 
 
-def task_of(head: TaskHead, config: Mapping[str, Any]) -> dict[str, Any]:
+def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str:
+    """Return the objective of ours whose head a published one is; transformers takes one output for regression.
+
+    Args:
+      head: the published head.
+      config: its config.json.
+      outputs: of its output layer.
+
+    Raises:
+      UserError: it was trained for what we have no counterpart of.
+    """
+    given = config.get("problem_type") if head.suffix == SEQUENCE else None
+    if head.suffix == SEQUENCE and given is None:
+        given = "regression" if outputs == 1 else "single_label_classification"
+    found = [name for name, form in FORMS.items() if form == (head.suffix, given)]
+    if not found or (found[0] == "regression") != (outputs == 1 and head.suffix == SEQUENCE):
+        raise UserError(f"problem_type is {json.dumps(given)} of {outputs} outputs, which has no counterpart here")
+    return found[0]
+
+
+def task_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> dict[str, Any]:
     """Return the options of a task of ours that has a head like a published one.
+
+    Args:
+      head: the published head.
+      config: its config.json.
+      outputs: of its output layer.
 
     Raises:
       UserError: it pools, or was trained for, what we have no counterpart of.
     """
-    problem = config.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        raise UserError(f"problem_type is {json.dumps(problem)}, which has no counterpart here")
-    task: dict[str, Any] = {"objective": OBJECTIVES[head.suffix], "rows": 32, "length": 128, "weight": 1.0}
+    objective = objective_of(head, config, outputs)
+    task: dict[str, Any] = {"objective": objective, "rows": 32, "length": 128, "weight": 1.0}
     if head.transform != "none":
         task["transform"] = head.transform
     if head.suffix == SEQUENCE:
@@ -119,7 +149,7 @@ def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Return the names of a published head's classes, as transformers has them.
 
     Raises:
-      UserError: they are no texts, one stands twice, or there is one class only, which is regression.
+      UserError: they are no texts, or one stands twice.
     """
     named = config.get("id2label") or {}
     if not isinstance(named, dict):
@@ -127,18 +157,23 @@ def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     names = tuple(named.get(str(index), f"LABEL_{index}") for index in range(count))
     if not all(isinstance(name, str) for name in names) or len({*names}) < count:
         raise UserError(f"id2label names {json.dumps(names)[:200]}, where a text of its own belongs for each class")
-    if count < 2:
-        raise UserError("the head has one output, which is regression and has no counterpart here")
     return names
 
 
-def describe(head: TaskHead, labels: Sequence[str], pooling: str) -> dict[str, Any]:
-    """Return what config.json says of a head."""
+def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str) -> dict[str, Any]:
+    """Return what config.json says of a head.
+
+    Args:
+      head: that is written.
+      objective: of the task.
+      labels: names of its classes.
+      pooling: option of the task.
+    """
     said: dict[str, Any] = {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
         "classifier_dropout": 0.0,  # we have none
     }
     if head.suffix == SEQUENCE:
-        said |= {"problem_type": "single_label_classification", **head.poolings[pooling]}
+        said |= {"problem_type": FORMS[objective][1], **head.poolings[pooling]}
     return said

@@ -108,9 +108,10 @@ class Published:
             self.task: dict[str, Any] = {}
             self.labels: tuple[str, ...] = ()
             if self.task_head:
-                self.task = task_of(self.task_head, self.config)
+                outputs = self._outputs(self.task_head)
+                self.task = task_of(self.task_head, self.config, outputs)
                 self.family = with_head(self.family, self.task_head, self.task["objective"])
-                self.labels = label_names(self.config, self._classes(self.task_head))
+                self.labels = label_names(self.config, outputs)
             self.facts = self.family.facts(self.config)
             self._check_size("num_hidden_layers", self.config.get("num_hidden_layers", 1), most=len(self.names))
             self.contents = self._contents()
@@ -126,8 +127,8 @@ class Published:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def _classes(self, head: TaskHead) -> int:
-        """Return the number of classes of a task's head."""
+    def _outputs(self, head: TaskHead) -> int:
+        """Return the number of outputs of a task's head."""
         output = next(entry.theirs for entry in head.table if entry.ours[0] == f"{OUTPUT}/kernel")
         if output not in self.names:
             raise UserError(f"tensor {output!r} is missing{nearest(output, self.names)}", file=self.folder)

@@ -10,13 +10,16 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.config.values import BadValue
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives.base import Context, Metrics, Objective, from_options
 from mlm_jax.objectives.classification import Classification, TokenClassification
 from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageModelling
 from mlm_jax.objectives.denoising import Denoising
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
+from mlm_jax.objectives.multilabel import MultiLabelClassification
 from mlm_jax.objectives.ranking import TranslationRanking
+from mlm_jax.objectives.regression import Regression
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
 from mlm_jax.objectives.translation import Translation
 
@@ -29,6 +32,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": Denoising,
     "classification": Classification,
     "token_classification": TokenClassification,
+    "multilabel_classification": MultiLabelClassification,
+    "regression": Regression,
 }
 PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
     "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),
@@ -100,7 +105,7 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
     objectives = {}
     for task, entry in tasks.items():
         kind = objective_class(entry.get("objective", ""), task)
-        if "evaluate_on" in entry and kind.kind != "labelled":
+        if "evaluate_on" in entry and kind.kind not in WITH_LABELS:
             key = f"tasks.{task}.evaluate_on"
             raise BadValue(key, f"{key} names labelled sets, and {entry['objective']} reads none")
         options = {key: value for key, value in entry.items() if key not in TASK_KEYS}

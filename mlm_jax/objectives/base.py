@@ -41,6 +41,7 @@ class Context:
       z_loss: weight of log²Z.
       chunk: predicted positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
       logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
+      labels: {task with labels: names of its classes}, as far as they are known.
     """
 
     vocabulary_size: int
@@ -57,6 +58,7 @@ class Context:
     z_loss: float = 0.0
     chunk: int = 0
     logits_bytes: float = math.inf
+    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Objective:
     """
 
     # What others ask of an objective. What it reads:
-    kind: ClassVar[str]  # streams: text | pairs | labelled
+    kind: ClassVar[str]  # of streams, one of data.store.manifest.FEATURES
     symmetric: ClassVar[bool] = False  # a pair gives the same loss either way, and is evaluated one way only
-    per_token: ClassVar[bool] = False  # labels are of words, not of whole texts
+    per_token: ClassVar[bool] = False  # labels are of tokens, not of whole texts
     # What it does with the model:
     needs: ClassVar[str] = ""  # part of the model that it cannot do without: decoder | cross_lingual
     masks: ClassVar[bool] = False  # hides pieces, at a rate ``mask_rate`` that a curriculum may change

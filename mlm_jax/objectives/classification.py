@@ -3,83 +3,85 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.option import option
-from mlm_jax.config.values import choice
+from mlm_jax.config.values import ByName, Number, choice
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, sum_by_language
-from mlm_jax.objectives.traffic import Traffic
-
-TRANSFORM = (
-    "what stands before the output layer: nothing; a dense layer with tanh (XLM-R, BERT) or gelu (EuroBERT); or a head as "
-    "of masked language modelling (ModernBERT)"
-)
-POOLING = (
-    "what is classified: the mean of the hidden states; the first one (XLM-R, BERT); or late, each of them, and the mean "
-    "of their logits is taken (EuroBERT)"
-)
-
-
-class LabelledExamples(NamedTuple):
-    """Rows, their labels ([rows] or [rows, length], -1 = ignored) and the weight of each label."""
-
-    rows: Rows
-    labels: jax.Array
-    weights: jax.Array
+from mlm_jax.objectives.base import Context, Metrics
+from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_language
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled(Objective):
-    """Mean −log P(label | hidden states)."""
+class OneClass(Labelled):
+    """Mean −log P(class | hidden states), or with class weights Σ w[class] · −log P / Σ w[class]."""
 
     kind: ClassVar[str] = "labelled"
-    transform: str = option("none", choice("none", "tanh", "gelu", "head"), TRANSFORM)
+    class_weights: Mapping[str, float] = option(
+        {}, ByName(Number(0), '{"B-PER": 2.0}'), "weights of classes in the training loss; 1 for those left out"
+    )
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
-        """Weigh each label by one over the labels of the global batch."""
-        labels = batch["labels"]
-        real = labels >= 0
-        return LabelledExamples(batch["inputs"], labels, real * mean_weights(real.sum(), labels))
+        """Weigh each label by its class's weight over the sum of them in the global batch."""
+        examples = super().prepare(batch, key, context)
+        if not self.class_weights:
+            return examples
+        of_class = jnp.asarray(self.weights_of(context.labels[self.task]))
+        weights = of_class[jnp.maximum(examples.labels, 0)] * self.is_real(examples.labels)
+        return examples._replace(weights=weights / jnp.maximum(weights.sum(), 1e-9))
 
-    def traffic(self, examples: LabelledExamples) -> Traffic:
-        """Return that all rows are encoded, and a vector of each label classified."""
-        rows, length = examples.rows.tokens.shape
-        return Traffic(rows, length, classified=math.prod(examples.labels.shape))
+    def weights_of(self, names: tuple[str, ...]) -> np.ndarray:
+        """Return the weights of classes, ``[classes]`` float32.
+
+        Args:
+          names: of the classes.
+
+        Raises:
+          UserError: a weight is of a class that there is not, or all are 0.
+        """
+        key = f"tasks.{self.task}.class_weights"
+        for name in self.class_weights:
+            if name not in names:
+                raise UserError(
+                    f"{key} names {name!r}, which is no class of the task{nearest(name, names)}",
+                    remedy=f"its classes are {', '.join(names)}",
+                )
+        weights = np.array([self.class_weights.get(name, 1.0) for name in names], np.float32)
+        if not weights.any():
+            raise UserError(f"{key} are all 0", remedy="give a class a weight above 0")
+        return weights
 
     def loss(
         self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        """Return the mean loss, and loss and accuracy by language."""
-        hidden = model.encode(examples.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
-        logits = model.classify(self.task, hidden, examples.rows.segment_ids, pooled=not self.per_token).astype(
-            jnp.float32
-        )
+        """Return the mean loss, and loss and accuracy by language, in which all classes weigh the same."""
+        logits = self.outputs(model, examples.rows, key)
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        real = examples.labels >= 0
-        language = examples.rows.language.reshape(-1, *(1,) * (labels.ndim - 1))
-        language = jnp.broadcast_to(language, labels.shape)
-        count = sum_by_language(real, language, context)
-        return (losses * examples.weights).sum(), {
-            "loss": (sum_by_language(losses * real, language, context), count),
-            "accuracy": (sum_by_language((logits.argmax(axis=-1) == labels) * real, language, context), count),
-        }
+        measured = {"loss": losses, "accuracy": logits.argmax(axis=-1) == labels}
+        metrics = by_language(measured, self.is_real(examples.labels), examples.rows, context)
+        return (losses * examples.weights).sum(), metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(Labelled):
-    """Mean −log P(label | text)."""
+class Classification(OneClass):
+    """Mean −log P(class | text)."""
 
     pooling: str = option("mean", choice("mean", "first", "late"), POOLING)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassification(Labelled):
-    """Mean −log P(label of a word's first piece | text), for named entities and the like."""
+class TokenClassification(OneClass):
+    """Mean −log P(class of a word's first piece | text), for named entities and the like."""
 
     per_token: ClassVar[bool] = True
+
+    def predictions(self, model: Any, rows: Rows) -> jax.Array:
+        """Return the likeliest class of each token, ``[rows, length]``."""
+        return self.outputs(model, rows).argmax(axis=-1)

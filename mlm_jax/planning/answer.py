@@ -101,7 +101,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     phases = curriculum.resolve(config, program.languages, tuple(config.data.parallel))
     costs = [phase_flops(program, phase, topology.chip.platform).model for phase in phases]
     counts = [phase.stop_step - phase.start_step for phase in phases]
-    sizes = [tokens_of(batch_shapes(config, program.mesh, phase)) for phase in phases]
+    sizes = [tokens_of(batch_shapes(program, phase)) for phase in phases]
     hours = None
     if bounds is not None:  # of the phase with the most FLOPs: the others take less in proportion
         equal = sum(count * cost / max(costs) for count, cost in zip(counts, costs, strict=True))

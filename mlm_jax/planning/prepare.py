@@ -11,6 +11,8 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config.values import several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
+from mlm_jax.data.store.manifest import WITH_LABELS
+from mlm_jax.data.text.labelled import OUTPUTS, kind_of
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Context, Objective, kinds
 from mlm_jax.parallel.gpu_targets import TARGETS
@@ -76,7 +78,7 @@ def prepare(config: ConfigDict, topology: Topology, mesh: Any, known: Known | No
     costs = [phase_flops(program, phase, topology.chip.platform) for phase in phases]
     flops, phase = max(zip(costs, phases), key=lambda pair: pair[0].model)
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
-    return Planned(program, objectives, batch_shapes(config, mesh, phase), flops)
+    return Planned(program, objectives, batch_shapes(program, phase), flops)
 
 
 def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = True) -> ConfigDict:
@@ -107,10 +109,11 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
     """
     found = {}
     for task, kind in kinds(config.tasks).items():
-        if kind != "labelled":
+        if kind not in WITH_LABELS:
             continue
-        wanted = several(config.tasks[task].get("data", ())) or tuple(config.data.labelled)
-        labels = [config.data.labelled[name].get("labels", ()) for name in wanted if name in config.data.labelled]
+        named = several(config.tasks[task].get("data", ()))
+        sets = [entry for name, entry in config.data.labelled.items() if name in named or not named]
+        labels = [OUTPUTS.get(kind, entry.get("labels", ())) for entry in sets if kind_of(entry) == kind]
         if not labels or not labels[0]:
             raise UserError(
                 f"task {task!r}: how many labels there are is only known from data, which a plan does not read",

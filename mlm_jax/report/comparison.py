@@ -19,7 +19,8 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.report.history import AVERAGES, Series, read_events, read_history, retrieval_curves, thin
 
-METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "retrieval_at_1")  # what runs are compared by, of every task
+# What runs are compared by, of every task.
+METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "exact_match", "pearson", "spearman", "retrieval_at_1")
 SEED = "seed"  # the key whose values are averaged over
 FINISHED = "finished"
 RETRIEVAL = "eval/retrieval_at_1/"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS
-from mlm_jax.data.store.store import TOKENS, Split, Store
+from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
 from mlm_jax.data.text.rates import rates
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
@@ -149,6 +149,15 @@ def mix_table(store: Store) -> Table:
     return table
 
 
+def _labels_of(stream: Stream, labels: np.ndarray) -> str:
+    """Return the labels of an example, as text."""
+    if stream.kind == "scored":
+        return f"{labels.astype(np.int32).view(np.float32)[0]:g}"
+    if stream.kind == "multilabelled":
+        return ", ".join(name for name, has in zip(stream.labels, labels) if has) or "·"
+    return " ".join(stream.labels[label] if label >= 0 else "·" for label in labels[:SAMPLE_TOKENS])
+
+
 def samples_table(store: Store) -> Table:
     """Return the first training example of each stream, as pieces."""
     table = Table("stream", "first example", title="Samples", show_lines=True)
@@ -158,7 +167,7 @@ def samples_table(store: Store) -> Table:
         lines = []
         for feature, side in zip(split.features, sides):
             if feature == "labels":
-                lines.append(" ".join(stream.labels[label] if label >= 0 else "·" for label in side[:SAMPLE_TOKENS]))
+                lines.append(_labels_of(stream, side))
             else:
                 more = " …" if len(side) > SAMPLE_TOKENS else ""
                 lines.append(" ".join(store.vocabulary.pieces(side[:SAMPLE_TOKENS])) + more)

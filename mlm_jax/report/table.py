@@ -193,6 +193,9 @@ COLUMNS = {  # in two lines, so that the table fits a terminal of 80 columns
 SHARES = {  # shown in percent
     "accuracy": "accuracy\n%",
     "f1": "F1\n%",
+    "exact_match": "exact\nmatch %",
+    "pearson": "Pearson's\nr %",
+    "spearman": "Spearman's\nρ %",
     "retrieval_at_1": "retrieval\n@1 %",
     "retrieval_at_1_cosine": "by cosine\n%",
     "retrieval_at_1_ratio_margin": "by margin\n%",

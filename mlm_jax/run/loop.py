@@ -42,6 +42,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
+from mlm_jax.objectives.classification import OneClass
 from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.multihost import same_everywhere
@@ -128,7 +129,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
     check_language_names(loader.languages)
     check_labels(loader, config)
     labels = loader.labels()
-    context = make_context(store.vocabulary, loader.languages, config)
+    context = make_context(store.vocabulary, loader.languages, config, labels)
     label_counts = {task: len(names) for task, names in labels.items()}
     program = build_program(config, context, loader.languages, mesh, labels=label_counts)
     held_out = HeldOut(program, loader, store)
@@ -241,13 +242,15 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
 
 
 def check_labels(loader: Loader, config: ConfigDict) -> None:
-    """Check that tasks of whole texts read labels of whole texts, and taggers those of words.
+    """Check that tasks of whole texts read labels of whole texts, and taggers those of words; and weights of classes.
 
     Raises:
-      UserError: one does not.
+      UserError: one does not, or a weight is of a class that there is not.
     """
     for task, objective in create_objectives(config.tasks).items():
         stream = loader.streams(task)[0]
+        if isinstance(objective, OneClass):
+            objective.weights_of(stream.labels)
         if objective.kind == "labelled" and per_token(stream) != objective.per_token:
             what, wanted = ("words", "token_classification") if per_token(stream) else ("whole texts", "classification")
             raise UserError(

@@ -28,6 +28,8 @@ from mlm_jax.training.step import Program, build_program
 
 log = logging.getLogger(__name__)
 
+TRANSFERRED = ("f1", "pearson", "accuracy")  # metrics of a matrix of transfer: the first that a task has
+
 
 class Measured(NamedTuple):
     """A checkpoint's held-out numbers.
@@ -90,7 +92,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
     loader = Loader(store, config, kinds(config.tasks))
     program = build_program(
         config,
-        make_context(loaded.vocabulary, loaded.languages, config),
+        make_context(loaded.vocabulary, loaded.languages, config, loaded.labels),
         loaded.languages,
         make_mesh(config.mesh),
         labels={name: len(classes) for name, classes in loaded.labels.items()},
@@ -140,8 +142,8 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[st
 def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
     """Return the source × target matrix of a labelled task; None if no checkpoint was trained on a single language.
 
-    Scores are F1 where the labels are of entities, else accuracy. Checkpoints of the same source (seeds) are averaged;
-    those of several sources have no row, which the log says.
+    Scores are the first of F1, Pearson's correlation and accuracy that the task has. Checkpoints of the same source (seeds)
+    are averaged; those of several sources have no row, which the log says.
 
     Args:
       measured: checkpoints.
@@ -163,7 +165,9 @@ def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix 
             continue
         (source,) = sources
         prefix = metric_prefix("eval", task, found.config.tasks)
-        metric = "f1" if any(key.startswith(f"{prefix}/f1/") for key in found.metrics) else "accuracy"
+        metric = next(
+            (one for one in TRANSFERRED if any(key.startswith(f"{prefix}/{one}/") for key in found.metrics)), metric
+        )
         chosen[source] = found.config.evaluation.select
         for language in found.languages:
             if f"{prefix}/{metric}/{language}" in found.metrics:

@@ -54,7 +54,7 @@ def _parameters(program: Program) -> str:
 def _step(program: Program, loader: Loader) -> str:
     """Return tokens and FLOPs of a step of the first phase, and the tokens of all steps."""
     phases = loader.phases
-    tokens = [tokens_of(batch_shapes(program.config, program.mesh, phase)) for phase in phases]
+    tokens = [tokens_of(batch_shapes(program, phase)) for phase in phases]
     whole = sum(count * (phase.stop_step - phase.start_step) for count, phase in zip(tokens, phases))
     flops = phase_flops(program, curriculum.at(phases, 0), program.mesh.devices.flat[0].platform).model
     in_all = f"{in_millions(whole)} tokens in {program.config.steps:,} steps"

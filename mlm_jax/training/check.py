@@ -13,6 +13,7 @@ from mlm_jax.config.sources import named_sources
 from mlm_jax.config.together import longest_row
 from mlm_jax.config.values import BadValue, several
 from mlm_jax.data.loading import curriculum
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.objectives import Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
@@ -56,7 +57,7 @@ def check_config(config: ConfigDict) -> None:
             curriculum.resolve(config, languages, pairs)
         except UserError as error:
             raise BadValue("curriculum", error.problem, error.remedy) from error
-    labels = {task: 2 for task, objective in objectives.items() if objective.kind == "labelled"}  # at least
+    labels = {task: 2 for task, objective in objectives.items() if objective.kind in WITH_LABELS}  # at least
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes, config.curriculum)
 

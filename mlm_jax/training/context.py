@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,19 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.objectives import Context, objective_class
 
 
-def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: ConfigDict) -> Context:
+def make_context(
+    vocabulary: Vocabulary,
+    languages: tuple[str, ...],
+    config: ConfigDict,
+    labels: Mapping[str, tuple[str, ...]] | None = None,
+) -> Context:
     """Return the context of a run.
 
     Args:
       vocabulary: of the run's text.
       languages: language codes in index order.
       config: the run's config.
+      labels: {task with labels: names of its classes}; classes of a name may weigh more than others in training.
 
     Raises:
       UserError: a task hides pieces, and the vocabulary has none to put there.
@@ -42,6 +49,7 @@ def make_context(vocabulary: Vocabulary, languages: tuple[str, ...], config: Con
         sentinels=vocabulary.sentinel_ids,
         language_starts=starts,
         prefixed=config.data.prefix != "none",
+        labels=labels or {},
         **_settings(languages, config),
     )
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch, Rows
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.model.sharing import indexes
-from mlm_jax.objectives import Objective, create_objectives
+from mlm_jax.objectives import Objective
 from mlm_jax.objectives.masking import Line
 from mlm_jax.parallel.batches import batch_sharding
 from mlm_jax.training.flops import Flops, step_flops
@@ -22,23 +21,25 @@ from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program
 
 
-def batch_shapes(config: ConfigDict, mesh: Mesh, phase: curriculum.Phase) -> Batch:
+def batch_shapes(program: Program, phase: curriculum.Phase) -> Batch:
     """Return {task: TaskBatch} of ``ShapeDtypeStruct`` laid out on the mesh, the global rows of one step."""
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, mesh))
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, program.mesh))
 
     batch: Batch = {}
-    for task, objective in create_objectives(config.tasks).items():
-        entry = config.tasks[task]
+    for task, objective in program.objectives.items():
+        entry = program.config.tasks[task]
         count = phase.rows(task, objective.kind, entry["rows"])
         length = phase.length(task, objective.kind, entry["length"])
         rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
         batch[task] = {"inputs": rows}
         if objective.kind == "pairs":
             batch[task]["targets"] = rows
-        if objective.kind == "labelled":
-            batch[task]["labels"] = array(count, length) if objective.per_token else array(count)
+        if objective.kind in WITH_LABELS:
+            classes = program.state.params["classifiers"][task]["bias"].shape[-1]
+            several = (length,) if objective.per_token else (classes,) if objective.kind == "multilabelled" else ()
+            batch[task]["labels"] = array(count, *several)
     return batch
 
 
@@ -67,7 +68,7 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
       platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
     """
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}
-    batch = batch_shapes(program.config, program.mesh, phase)
+    batch = batch_shapes(program, phase)
     params = program.state.params
     return step_flops(
         program.config, program.context, params, program.axes, batch, platform=platform, objectives=objectives

@@ -4,9 +4,9 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
+from mlm_jax.data.store.labelled_rows import CUT, PIECELESS
 from mlm_jax.data.store.prepare import prepare
 from mlm_jax.data.store.store import Store
-from mlm_jax.data.store.tasks import CUT, PIECELESS
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.reading import BLANK
 

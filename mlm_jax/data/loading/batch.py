@@ -24,6 +24,7 @@ class Rows(NamedTuple):
 
 
 # One task's part of a step: {"inputs": Rows} for text; also {"targets": Rows} for parallel text; also
-# {"labels": [rows] or [rows, length] int32, -1 = ignored} for labelled text. A step takes {task name: TaskBatch}.
+# {"labels": [rows], [rows, length] or [rows, classes] int32, -1 = ignored} for text with labels.
+# A step takes {task name: TaskBatch}.
 TaskBatch = dict[str, Any]
 Batch = dict[str, TaskBatch]

@@ -22,7 +22,7 @@ from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.data.loading.curriculum import Phase
 from mlm_jax.data.loading.order import Order, Slices
 from mlm_jax.data.loading.rows import read_documents, read_packed, whole_documents
-from mlm_jax.data.store.manifest import FEATURES
+from mlm_jax.data.store.manifest import FEATURES, WITH_LABELS
 from mlm_jax.data.store.ragged import Ragged
 from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
 
@@ -34,7 +34,7 @@ DIRECTIONS = ("both", "forward")
 @dataclass(frozen=True)
 class _Task:
     name: str
-    kind: str  # text | pairs | labelled
+    kind: str  # of stream that it reads
     rows: int  # per step, over all hosts
     length: int  # tokens a row, where the curriculum does not change it
     packed: bool  # rows are slices of text, not one document each
@@ -55,7 +55,7 @@ class Loader:
     many ``rows`` a step has over all processes and how many tokens (``length``) a row.
 
     - Rows of ``text`` are slices of packed documents, of one language each; ``"packed": False``: one document a row.
-    - Rows of ``pairs`` and ``labelled`` are one example each, padded, or cut to ``length`` (the last token stays; of two
+    - Rows of ``pairs`` and of text with labels are one example each, padded, or cut to ``length`` (the last token stays; of two
       texts with one label the longer one is cut).
     - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
       in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named. Pairs
@@ -66,7 +66,7 @@ class Loader:
     Args:
       store: an open token store.
       config: the whole config.
-      kinds: {task: text | pairs | labelled}, what its objective reads.
+      kinds: {task: kind of stream that its objective reads}.
       split: of the streams.
       process_index: which part of a step's rows to read (:func:`mlm_jax.parallel.batches.row_group`).
       process_count: parts; each is a contiguous block of rows, and nothing else is read.
@@ -111,8 +111,8 @@ class Loader:
         """Return this process's rows of every task in a step.
 
         Returns:
-          {task: {"inputs": Rows}}, with "targets" of pairs, with "labels" of labelled text: ``[rows]``, or
-          ``[rows, length]`` where they are one a token; -1 is ignored.
+          {task: {"inputs": Rows}}, with "targets" of pairs, with "labels" of text that has some: ``[rows]``, or
+          ``[rows, length]`` where they are one a token, or ``[rows, classes]``; -1 is ignored.
 
         Raises:
           UserError: the store is corrupt.
@@ -224,7 +224,7 @@ class Loader:
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Return {task: names of its classes} of the tasks that read labelled text."""
-        return {name: task.streams[0].labels for name, task in self._tasks.items() if task.kind == "labelled"}
+        return {name: task.streams[0].labels for name, task in self._tasks.items() if task.kind in WITH_LABELS}
 
     def rows(self, task: str, step: int) -> int:
         """Return the rows of a task in a step, over all hosts."""
@@ -320,7 +320,7 @@ class Loader:
     ) -> TaskBatch:
         sides = []
         for side, feature in enumerate(_token_features(task.kind)):
-            separator = self._eos_id if task.kind == "labelled" else None  # premise </s> hypothesis </s>
+            separator = self._eos_id if task.kind in WITH_LABELS else None  # premise </s> hypothesis </s>
             values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id, separator)
             sides.append(whole_documents(values, counts, task.languages[stream, side]))
         if task.kind == "pairs":
@@ -328,9 +328,10 @@ class Loader:
         if task.kind == "text":
             return {"inputs": sides[0]}
         features = task.features("labels")
-        per_token = features[0].per_token
-        labels, _ = read_documents(features, stream, document, length if per_token else 1, -1)
-        return {"inputs": sides[0], "labels": labels if per_token else labels[:, 0]}
+        several = features[0].per_token or task.kind == "multilabelled"
+        each = length if features[0].per_token else len(task.streams[0].labels) if several else 1
+        labels, _ = read_documents(features, stream, document, each, -1)
+        return {"inputs": sides[0], "labels": labels if several else labels[:, 0]}
 
     # -------------------------------------------------------------------------------------------- set-up
 

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FEATURES = {"text": ("inputs",), "pairs": ("inputs", "targets"), "labelled": ("inputs", "labels")}
+FEATURES = {  # {kind of stream: what each of its examples has}
+    "text": ("inputs",),
+    "pairs": ("inputs", "targets"),
+    "labelled": ("inputs", "labels"),  # the class of each text, or of each word
+    "multilabelled": ("inputs", "labels"),  # for each text, 1 or 0 of each class
+    "scored": ("inputs", "labels"),  # a number for each text: the bits of a float32
+}
+WITH_LABELS = tuple(kind for kind, features in FEATURES.items() if "labels" in features)
 SPLITS = ("train", "validation")
 COUNTS = ("documents", "tokens", "characters", "bytes")  # of a split
 MOST = 1 << 62  # of anything that is counted

@@ -29,7 +29,7 @@ from mlm_jax.config.check import check_values
 from mlm_jax.data.store import streams
 from mlm_jax.data.store.freshness import is_fresh, request, sources, what_it_lacks, why_stale
 from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
-from mlm_jax.data.store.manifest import FEATURES
+from mlm_jax.data.store.manifest import FEATURES, WITH_LABELS
 from mlm_jax.data.store.shards import (
     check_streams,
     done_shard,
@@ -246,7 +246,7 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
                 style="yellow",
             )
     for name, stream in store.streams.items():
-        if stream.kind != "labelled" and "validation" not in stream.splits and config.data.validation_fraction:
+        if stream.kind not in WITH_LABELS and "validation" not in stream.splits and config.data.validation_fraction:
             console.print(
                 f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
                 "data.validation, or raise data.validation_fraction",

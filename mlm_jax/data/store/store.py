@@ -58,7 +58,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 HELD_OUT = "held_out"
 UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
-TOKENS = ("inputs", "targets")  # features that hold token ids; labels hold class numbers, -1 = ignored
+TOKENS = ("inputs", "targets")  # features that hold token ids; labels are as the kind of stream says, -1 = ignored
 CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
 
 
@@ -110,9 +110,9 @@ class Stream:
 
     Attributes:
       name: of the task.
-      kind: text | pairs | labelled.
+      kind: one of :data:`.FEATURES`.
       languages: one, or the two of a pair.
-      labels: names of the classes, of a labelled stream.
+      labels: names of the classes, of a stream that has labels.
       rate: mixing rate that the seqio mixture gave it; None: none given.
       splits: by name, train and validation.
     """
@@ -350,10 +350,10 @@ class StoreWriter:
 
         Args:
           stream: its name; a new one begins with its first documents.
-          kind: text (inputs) | pairs (inputs, targets) | labelled (inputs, labels).
+          kind: one of :data:`.FEATURES`.
           languages: one, or the two of a pair: of inputs, of targets.
           split: train | validation.
-          features: {feature: a sequence of numbers for each document}; labels are one a document or one a token.
+          features: {feature: a sequence of numbers for each document}; how many labels that is, the kind says.
           characters: of the text of these documents.
           bytes: of the text of these documents, in UTF-8.
 
@@ -369,7 +369,7 @@ class StoreWriter:
             raise UserError(f"stream {stream!r}: the features have {sorted(counts)} documents, which must be the same")
         lengths = {name: np.fromiter(map(len, docs), np.int64, len(docs)) for name, docs in features.items()}
         if "labels" in features:
-            _check_labels(stream, entry["features"]["labels"], lengths["labels"], lengths["inputs"])
+            _check_labels(stream, kind, entry["features"]["labels"], lengths["labels"], lengths["inputs"])
         for name, documents in features.items():
             self._append(stream, split, entry, name, documents, lengths[name])
         entry["documents"] += counts.pop()
@@ -448,7 +448,8 @@ class StoreWriter:
         if len(lengths) and not lengths.min():
             raise UserError(f"stream {stream!r}: document {entry['documents'] + int(lengths.argmin())} has no {name}")
         values = _concatenate(documents, int(lengths.sum()))
-        low, high = (0, self.vocabulary.size) if name in TOKENS else (-1, 1 << 31)
+        least = -(1 << 31) if self._streams[stream]["kind"] == "scored" else -1  # of labels
+        low, high = (0, self.vocabulary.size) if name in TOKENS else (least, 1 << 31)
         if len(values) and (values.min() < low or values.max() >= high):
             worst = int(values.min() if values.min() < low else values.max())
             raise UserError(f"stream {stream!r}: {name} holds {worst}, which is outside [{low}, {high})")
@@ -531,16 +532,17 @@ def _concatenate(documents: Sequence, size: int) -> np.ndarray:
     return np.fromiter(chain.from_iterable(documents), np.int32, size)
 
 
-def _check_labels(stream: str, facts: dict[str, Any], labels: np.ndarray, inputs: np.ndarray) -> None:
+def _check_labels(stream: str, kind: str, facts: dict[str, Any], labels: np.ndarray, inputs: np.ndarray) -> None:
     """Settle with the first documents whether labels are one a token, and hold the later ones to it."""
     if not len(labels):
         return
     if not facts["values"]:
-        facts["per_token"] = not (labels == 1).all()
-    wrong = labels != (inputs if facts["per_token"] else 1)
+        facts["per_token"] = kind == "labelled" and not (labels == 1).all()
+    each = (facts["longest"] or labels[0]) if kind == "multilabelled" else 1
+    wrong = labels != (inputs if facts["per_token"] else each)
     if wrong.any():
         index = int(wrong.argmax())
-        wanted = f"one a token ({inputs[index]})" if facts["per_token"] else "one a document"
+        wanted = f"one a token ({inputs[index]})" if facts["per_token"] else f"{each} a document"
         raise UserError(f"stream {stream!r}: a document has {labels[index]} labels where the stream has {wanted}")
 
 

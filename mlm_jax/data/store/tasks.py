@@ -21,10 +21,10 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import windows
 from mlm_jax.common.quiet import quiet_stderr
 from mlm_jax.data.store.held_out import HeldOut, collect
+from mlm_jax.data.store.labelled_rows import CUT, Coder
 from mlm_jax.data.store.manifest import FEATURES
 from mlm_jax.data.store.store import TOKENS
 from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources
-from mlm_jax.data.store.two_texts import cut_longer, joined
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, only_held_out
 from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
@@ -41,8 +41,6 @@ with quiet_stderr():
 SIZES = ("characters", "bytes")  # of the text that an example was made of
 PROBED = 100  # examples of a user's task that show which features it fills
 PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
-PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
-CUT = "cut: longer than data.max_document_tokens"
 
 
 class SeqioVocabulary(seqio.Vocabulary):
@@ -111,7 +109,7 @@ class Registered:
     Attributes:
       name: what the config calls it: "de", "de-en", a labelled set's name, or a user's seqio task's.
       task: the seqio task.
-      kind: text | pairs | labelled.
+      kind: one of :data:`.FEATURES`.
       languages: one, or the two of a pair.
       splits: that it has, of train and validation.
       labels: names of the classes.
@@ -141,7 +139,7 @@ class Registered:
 def register(config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut | None = None) -> list[Registered]:
     """Make the run's seqio tasks and their mixtures, in seqio's registries.
 
-    Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs`` and ``mlm_jax.labelled`` (a
+    Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs``, ``mlm_jax.labelled`` and so on (a
     mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
     ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
 
@@ -225,44 +223,22 @@ def _labelled(
     config: ConfigDict, vocabulary: Vocabulary, name: str, entry: dict[str, Any], held_out: HeldOut
 ) -> Registered:
     most_bytes = config.data.max_document_bytes
-    names = labelled.label_names(entry, most_bytes)
-    index = {label: number for number, label in enumerate(names)}
+    names, kind = labelled.label_names(entry, most_bytes), labelled.kind_of(entry)
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
-    content = room_for_text(config, prefix)
     skipped: Counter[str] = Counter()
-    per_word = labelled.is_per_word(entry)
+    numbers = {label: number for number, label in enumerate(names)}
+    coder = Coder(
+        vocabulary, prefix, room_for_text(config, prefix), numbers, kind, labelled.is_per_word(entry), skipped
+    )
 
     def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         given = entry.get("labels", ())  # which a reader needs to know: "-" may be a class
         asked = {**entry, "labels": given or names}
         for split, example in held_out.labelled(asked, splits, skipped, most_bytes):
-            text = " ".join(example.texts)
-            pair = len(example.texts) == 2 and not per_word
-            if per_word:
-                ids, starts = vocabulary.encode_words(example.texts)
-                skipped[PIECELESS] += -1 in starts
-                labels = [-1] * len(ids)  # but at a word's first piece
-                for start, label in zip(starts, example.labels):
-                    if start >= 0:
-                        labels[start] = index[label]
-            else:
-                parts = vocabulary.encode_batch([*example.texts])
-                ids = [token for part in parts for token in part]
-            if not (all(parts) if pair else ids):
-                skipped[EMPTY_SIDE if pair else BLANK] += 1
-                continue
-            between = vocabulary.pair_separator if pair else ()  # premise </s> hypothesis
-            if len(ids) + len(between) > content:
-                skipped[CUT] += 1
-                kept = cut_longer(len(parts[0]), len(parts[1]), content - len(between)) if pair else (content,)
-                text = " ".join(vocabulary.decode(part[:most]) for part, most in zip(parts if pair else [ids], kept))
-            ids = joined(parts[0], parts[1], between, content) if pair else ids[:content]
-            row = prefix + ids + [vocabulary.eos_id]
-            wanted = [-1] * len(prefix) + labels[: len(ids)] + [-1] if per_word else [index[example.labels[0]]]
-            yield split, {"inputs": row, "labels": wanted, "characters": len(text), "bytes": len(text.encode())}
+            yield from ((split, row) for row in coder.rows(example))
 
     splits = tuple(split for split in SPLITS if split in entry)
-    return _registered(name, "labelled", (entry["language"],), splits, read, vocabulary, skipped, labels=names)
+    return _registered(name, kind, (entry["language"],), splits, read, vocabulary, skipped, labels=names)
 
 
 def _registered(

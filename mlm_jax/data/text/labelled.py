@@ -1,10 +1,11 @@
-"""Labelled text: whole texts with a label, or words with a label each.
+"""Labelled text: whole texts with a class, several classes or a number, or words with a class each.
 
 A new format is one module in ``labelled_formats`` and one row of :data:`FORMATS`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.reading import MOST_BYTES
 from mlm_jax.data.text.sources import files
 
-__all__ = ["FORMATS", "Example", "check_formats", "examples", "is_per_word", "label_names"]
+__all__ = ["FORMATS", "OUTPUTS", "Example", "check_formats", "examples", "is_per_word", "kind_of", "label_names"]
 
 
 class Format(NamedTuple):
@@ -41,11 +42,15 @@ FORMATS = {
 }
 
 
+STORED = {"class": "labelled", "classes": "multilabelled", "number": "scored"}  # {kind of label: kind of stream}
+OUTPUTS = {"scored": ("score",)}  # {kind of stream without classes: names of what a model predicts}
+
+
 def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that the sets of ``config.data.labelled`` are of formats that there are.
+    """Check that the sets of ``config.data.labelled`` are of formats that there are, and can have labels of their kind.
 
     Raises:
-      BadValue: one is not.
+      BadValue: one is not, or cannot.
     """
     for name, entry in entries.items():
         if entry["format"] not in FORMATS:
@@ -55,6 +60,18 @@ def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{key} is {entry['format']!r}{nearest(str(entry['format']), FORMATS)}",
                 f"use one of {', '.join(FORMATS)}",
             )
+        kind = entry.get("kind", "class")
+        if is_per_word(entry) and kind != "class":
+            key = f"data.labelled.{name}.kind"
+            raise BadValue(key, f"{key} is {kind!r}, and {entry['format']} has a class for each word", "leave it out")
+        if kind == "number" and entry.get("labels"):
+            key = f"data.labelled.{name}.labels"
+            raise BadValue(key, f"{key} lists classes, but kind='number' has none", "leave it out")
+
+
+def kind_of(entry: Mapping[str, Any]) -> str:
+    """Return the kind of stream that a labelled set is stored as, one of :data:`.WITH_LABELS`."""
+    return STORED[entry.get("kind", "class")]
 
 
 def is_per_word(entry: Mapping[str, Any]) -> bool:
@@ -79,20 +96,37 @@ def examples(
     if split not in entry:
         return
     form, known = FORMATS[entry["format"]], tuple(entry.get("labels", ()))
-    asked = Asked(entry["language"], split, known, most_bytes, Counter() if skipped is None else skipped)
+    kind, counted = entry.get("kind", "class"), Counter() if skipped is None else skipped
+    asked = Asked(entry["language"], split, known, kind, most_bytes, counted)
     for place in files(entry[split], form.endings) if form.endings else (entry[split],):
         for number, example in form.read(place, asked):
-            _check(known, example.labels, place, number)
+            if kind == "number":
+                _check_number(example.labels, place, number)
+            else:
+                _check(known, example.labels, place, number)
             yield example
 
 
 def label_names(entry: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> tuple[str, ...]:
     """Return the labels of a set: those that the config lists, else those of its training split, sorted."""
+    if kind_of(entry) in OUTPUTS:
+        return OUTPUTS[kind_of(entry)]
     if entry.get("labels"):
         return tuple(entry["labels"])
     split = "train" if "train" in entry else "validation"
     found = examples(entry, split, most_bytes=most_bytes)
     return tuple(sorted({label for example in found for label in example.labels}))
+
+
+def _check_number(labels: Sequence[str], file: Any, number: int | None) -> None:
+    try:
+        is_finite = math.isfinite(float(labels[0]))
+    except ValueError:
+        is_finite = False
+    if not is_finite:
+        raise UserError(
+            f"the label {labels[0]!r} is no number", file=file, line=number, remedy="write one, such as 4.5"
+        )
 
 
 def _check(known: Sequence[str], labels: Sequence[str], file: Any, number: int | None) -> None:

@@ -14,7 +14,7 @@ class Example(NamedTuple):
 
     Attributes:
       texts: the text, or the two texts of a pair, or the words of a sentence.
-      labels: one label, or one for each word.
+      labels: one label, or one for each word; of a set of kind ``classes`` any number, of kind ``number`` the number as text.
     """
 
     texts: tuple[str, ...]
@@ -29,6 +29,7 @@ class Asked:
       language: of the set.
       split: train | validation; only functions look at it.
       labels: that the set may have; () if the config lists none.
+      kind: of label: class | classes | number.
       most_bytes: limit on one line or text.
       skipped: {reason: lines left out}, which readers add to.
     """
@@ -36,5 +37,6 @@ class Asked:
     language: str
     split: str
     labels: tuple[str, ...] = ()
+    kind: str = "class"
     most_bytes: int = MOST_BYTES
     skipped: Counter[str] = field(default_factory=Counter)

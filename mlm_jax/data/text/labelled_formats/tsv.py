@@ -1,4 +1,4 @@
-"""``tsv``: a line is ``text<TAB>label``, or ``text<TAB>text<TAB>label`` for a pair."""
+"""``tsv``: a line is ``text<TAB>label``, or ``text<TAB>text<TAB>label`` for a pair; several classes stand between commas."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
     """Yield (number of the line, example).
 
     Raises:
-      UserError: a line has not two or three columns, or one of them is empty.
+      UserError: a line has not two or three columns, or one of them is empty; only the column of several classes may be.
     """
+    several = asked.kind == "classes"
     for number, line in enumerate(lines(file, asked.most_bytes), 1):
         if not line.strip():
             asked.skipped[BLANK] += 1
             continue
         columns = line.split("\t")
-        if len(columns) not in (2, 3) or not all(column.strip() for column in columns):
+        needed = columns[:-1] if several else columns
+        if len(columns) not in (2, 3) or not all(column.strip() for column in needed):
             raise UserError(
                 "not 'text<TAB>label' or 'text<TAB>text<TAB>label'",
                 file=file,
                 line=number,
                 remedy="separate text and label by one tab",
             )
-        yield number, Example(tuple(columns[:-1]), (columns[-1].strip(),))
+        labels = [label.strip() for label in (columns[-1].split(",") if several else columns[-1:])]
+        yield number, Example(tuple(columns[:-1]), tuple(label for label in labels if label))

@@ -1,4 +1,4 @@
-"""``xnli``: XNLI's TSV, also of MultiNLI and SNLI: a header that names the columns."""
+"""``xnli``: XNLI's TSV, also of MultiNLI, SNLI and STS-B: a header that names the columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlm_jax.data.text.reading import BLANK, lines
 CONTRADICTION = {"contradictory": "contradiction"}  # XNLI's training file spells it otherwise than its other files
 NO_CONSENSUS = "-"  # gold label of SNLI and MultiNLI if the annotators did not agree
 UNDECIDED = "no gold label (-): the annotators did not agree"
-COLUMNS = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label"))
+COLUMNS = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label", "score"))
 
 
 def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
@@ -29,7 +29,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
     names = [next((name for name in options if name in header), None) for options in COLUMNS]
     if None in names:
         raise UserError(
-            f"the header has no premise, hypothesis and label, only {one_line(', '.join(header))}",
+            f"the header has no premise, hypothesis and label or score, only {one_line(', '.join(header))}",
             file=file,
             line=1,
             remedy="see XNLI's files",

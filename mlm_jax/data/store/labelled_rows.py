@@ -1,0 +1,97 @@
+"""Labelled examples as the store holds them: token ids, and the numbers that stand for labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlm_jax.data.store.two_texts import cut_longer, joined
+from mlm_jax.data.text.labelled import Example
+from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+PIECELESS = "the label of a word without pieces, such as U+200B, is left out"
+CUT = "cut: longer than data.max_document_tokens"
+
+
+class Coder(NamedTuple):
+    """How the examples of a labelled set become rows.
+
+    Attributes:
+      vocabulary: that tokenises.
+      prefix: ids before every text.
+      content: tokens of text that a row has room for.
+      numbers: {class: its number}.
+      kind: of stream, one of :data:`.WITH_LABELS`.
+      per_word: whether each word has a label.
+      skipped: {reason: examples left out or cut}, added to.
+    """
+
+    vocabulary: Vocabulary
+    prefix: list[int]
+    content: int
+    numbers: Mapping[str, int]
+    kind: str
+    per_word: bool
+    skipped: Counter[str]
+
+    def rows(self, example: Example) -> Iterator[dict[str, Any]]:
+        """Yield what the store holds of an example: nothing if it has no tokens."""
+        found = self._words(example) if self.per_word else self._texts(example)
+        if found is not None:
+            ids, labels, text = found
+            row = [*self.prefix, *ids, self.vocabulary.eos_id]
+            yield {"inputs": row, "labels": labels, "characters": len(text), "bytes": len(text.encode())}
+
+    def _texts(self, example: Example) -> tuple[list[int], list[int], str] | None:
+        """Return ids, labels and the text that is left of one or two texts."""
+        parts = self.vocabulary.encode_batch([*example.texts])
+        pair = len(parts) == 2
+        if not all(parts):
+            self.skipped[EMPTY_SIDE if pair else BLANK] += 1
+            return None
+        between = self.vocabulary.pair_separator if pair else ()  # premise </s> hypothesis
+        room = self.content - len(between)
+        lengths = [len(part) for part in parts]
+        text = " ".join(example.texts)
+        if sum(lengths) > room:
+            self.skipped[CUT] += 1
+            kept = cut_longer(lengths[0], lengths[1], room) if pair else (room,)
+            text = " ".join(self.vocabulary.decode(part[:most]) for part, most in zip(parts, kept))
+        ids = joined(parts[0], parts[1], between, self.content) if pair else parts[0][:room]
+        return ids, stored_labels(self.kind, example.labels, self.numbers), text
+
+    def _words(self, example: Example) -> tuple[list[int], list[int], str] | None:
+        """Return ids, a label for each token of the row and the text that is left of a sentence's words."""
+        ids, starts = self.vocabulary.encode_words(example.texts)
+        self.skipped[PIECELESS] += -1 in starts
+        if not ids:
+            self.skipped[BLANK] += 1
+            return None
+        labels = [-1] * len(ids)  # but at a word's first piece
+        for start, label in zip(starts, example.labels):
+            if start >= 0:
+                labels[start] = self.numbers[label]
+        text = " ".join(example.texts)
+        if len(ids) > self.content:
+            self.skipped[CUT] += 1
+            text = self.vocabulary.decode(ids[: self.content])
+        return ids[: self.content], [-1] * len(self.prefix) + labels[: self.content] + [-1], text
+
+
+def stored_labels(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
+    """Return the numbers that stand for the labels of a text.
+
+    Args:
+      kind: of stream: labelled | multilabelled | scored.
+      labels: of the text.
+      numbers: {class: its number}.
+    """
+    if kind == "scored":
+        return np.array([float(labels[0])], np.float32).view(np.int32).tolist()
+    if kind == "multilabelled":
+        return [int(name in labels) for name in numbers]
+    return [numbers[labels[0]]]

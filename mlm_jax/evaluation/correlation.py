@@ -1,0 +1,25 @@
+"""How well predicted numbers go with the right ones: Pearson's and Spearman's correlation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CORRELATIONS = ("pearson", "spearman")
+
+
+def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+    """Return {"pearson": r, "spearman": ρ}, as STS is scored (Cer et al. 2017).
+
+    Args:
+      predicted: ``[examples]``.
+      gold: ``[examples]``.
+
+    Returns:
+      {} if there are no two different numbers on one of the sides, of which nothing correlates.
+    """
+    from scipy import stats  # slow to import, and not needed by most runs
+
+    if any(len(np.unique(side)) < 2 for side in (predicted, gold)):
+        return {}
+    both = np.asarray(predicted, np.float64), np.asarray(gold, np.float64)
+    return {"pearson": float(stats.pearsonr(*both)[0]), "spearman": float(stats.spearmanr(*both)[0])}

@@ -1,0 +1,77 @@
+"""What objectives that learn from labels share: rows with labels, and a head of the task's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.config.option import option
+from mlm_jax.config.values import choice
+from mlm_jax.data.loading.batch import Rows, TaskBatch
+from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, sum_by_language
+from mlm_jax.objectives.traffic import Traffic
+
+TRANSFORM = (
+    "what stands before the output layer: nothing; a dense layer with tanh (XLM-R, BERT) or gelu (EuroBERT); or a head as "
+    "of masked language modelling (ModernBERT)"
+)
+POOLING = (
+    "what is classified: the mean of the hidden states; the first one (XLM-R, BERT); or late, each of them, and the mean "
+    "of their logits is taken (EuroBERT)"
+)
+
+
+class LabelledExamples(NamedTuple):
+    """Rows, their labels ([rows], [rows, length] or [rows, classes]; -1 = ignored) and the weight of each label's loss."""
+
+    rows: Rows
+    labels: jax.Array
+    weights: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Objective):
+    """Mean loss of the labels, given the hidden states."""
+
+    transform: str = option("none", choice("none", "tanh", "gelu", "head"), TRANSFORM)
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
+        """Weigh each label by one over the labels of the global batch."""
+        labels = batch["labels"]
+        real = self.is_real(labels)
+        return LabelledExamples(batch["inputs"], labels, real * mean_weights(real.sum(), labels))
+
+    def is_real(self, labels: jax.Array) -> jax.Array:
+        """Return which labels are there, in the shape of ``labels``."""
+        return labels >= 0
+
+    def traffic(self, examples: LabelledExamples) -> Traffic:
+        """Return that all rows are encoded, and a vector of each text or token classified."""
+        rows, length = examples.rows.tokens.shape
+        return Traffic(rows, length, classified=rows * length if self.per_token else rows)
+
+    def outputs(self, model: Any, rows: Rows, key: jax.Array | None = None) -> jax.Array:
+        """Return what the task's head makes of rows, ``[rows, outputs]`` or ``[rows, length, outputs]`` float32."""
+        hidden = model.encode(rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
+        return model.classify(self.task, hidden, rows.segment_ids, pooled=not self.per_token).astype(jnp.float32)
+
+    def predictions(self, model: Any, rows: Rows) -> jax.Array:
+        """Return what is compared with labels over a whole held-out set: by default the outputs."""
+        return self.outputs(model, rows)
+
+
+def by_language(values: dict[str, jax.Array], real: jax.Array, rows: Rows, context: Context) -> Metrics:
+    """Return the mean of each value over the labels that there are, by language.
+
+    Args:
+      values: {metric: of each label}.
+      real: which labels there are, of the same shape, whose first axis is rows.
+      rows: that the labels are of.
+      context: of the run.
+    """
+    language = jnp.broadcast_to(rows.language.reshape(-1, *(1,) * (real.ndim - 1)), real.shape)
+    count = sum_by_language(real, language, context)
+    return {name: (sum_by_language(value * real, language, context), count) for name, value in values.items()}
