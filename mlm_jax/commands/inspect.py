@@ -63,6 +63,7 @@ def inspect_data(options: argparse.Namespace) -> None:
     from mlm_jax.objectives import kinds
     from mlm_jax.report.store_tables import (
         counts_table,
+        filters_table,
         mix_table,
         overlap_table,
         phases_table,
@@ -73,7 +74,8 @@ def inspect_data(options: argparse.Namespace) -> None:
     config, console = config_of(options), table_console()
     reads = kinds(config.tasks)
     store = Store.open(prepare(config, store_folder(config, options.workdir)))
-    for table in (counts_table(store), overlap_table(store), mix_table(store), samples_table(store)):
+    tables = (counts_table(store), filters_table(store), overlap_table(store), mix_table(store), samples_table(store))
+    for table in tables:
         if table.row_count:
             console.print(table)
     if not overlap_table(store).row_count and store.manifest["facts"].get("held_out"):

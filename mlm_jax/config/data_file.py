@@ -76,6 +76,11 @@ def _check_no_code(data: ConfigDict) -> None:
     for key in ("modules", "mixture"):
         if data[key]:
             raise BadValue(f"data.{key}", f"data.{key} names code, which a config in JSON cannot", remedy)
+    for index, entry in enumerate(data.filters):
+        named = entry.get("filter") if isinstance(entry, dict) else entry
+        if isinstance(named, str) and ":" in named and not named.startswith(OURS):
+            key = f"data.filters[{index}]"
+            raise BadValue(key, f"{key} is {named[:80]!r}: a config in JSON cannot name a function", remedy)
     for key, source in _sources(data):
         scheme, _, rest = source.partition(":")
         if (

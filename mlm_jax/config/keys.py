@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -81,6 +82,12 @@ def _is_row(entry: Any) -> bool:
 
 def _are_steps(value: Any) -> bool:
     return is_number(value) and 0 <= value < FOREVER and (value < 1 or value == int(value))
+
+
+def _is_filter(entry: Any) -> bool:
+    named = entry.get("filter") if isinstance(entry, Mapping) else entry
+    only = entry.get("only", ()) if isinstance(entry, Mapping) else ()
+    return isinstance(named, str) and (isinstance(only, str) or are_names(only))
 
 
 def _is_axis(value: Any) -> bool:
@@ -368,6 +375,16 @@ KEYS: tuple[Key, ...] = (
         Number(0, 1),
         "Share of a corpus that is held out if `data.validation` names nothing for it, at least ten texts or "
         "a tenth of fewer than a hundred; 0 for none. A function yields its own held-out text.",
+    ),
+    Key(
+        "data.filters",
+        (),
+        Entries(
+            _is_filter,
+            'names of filters, or dictionaries such as {"filter": "length", "least": 20, "only": ("de", "web")}',
+        ),
+        "Steps that training text goes through in order, each of which drops some of it: filters of docs/data.md, or "
+        "`module:function`.",
     ),
     Key(
         "data.decontaminate",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from mlm_jax.config.values import ABOVE_ZERO, REQUIRED, SOURCE, BadValue, Entry, Key, Number, is_several, whole
 
 SEPARATOR = ":"  # between a language or pair and a source of it; no code of a language has one
-PREPARED = ("files",)  # settings that decide what prepare stores; the loader applies the others
+PREPARED = ("files", "documents")  # settings that decide what prepare stores; the loader applies the others
 
 SETTINGS = Entry(
     (
@@ -30,6 +30,7 @@ SETTINGS = Entry(
             Number(ABOVE_ZERO),
             "Its text counts as if it stood there so many times, if rates are not given.",
         ),
+        Key("documents", None, whole(1), "Most documents (or pairs) of it: so many are drawn by their hashes."),
         Key("tokens", None, whole(1), "Most tokens of it that training reads: the first ones of the stored text."),
     ),
     example='{"files": "text/de/books/*.txt", "epochs": 4}',

@@ -35,7 +35,7 @@ def check_together(config: ConfigDict) -> None:
 
 
 def _check_sources(config: ConfigDict) -> None:
-    for name in ("corpora", "parallel", "labelled"):
+    for name in ("corpora", "parallel", "labelled", "filters"):
         if config.data.mixture and config.data[name]:
             raise BadValue(
                 f"data.{name}",

@@ -72,6 +72,24 @@ def overlap_table(store: Store) -> Table:
     return table
 
 
+def filters_table(store: Store) -> Table:
+    """Return how many examples, characters and tokens each step of ``data.filters`` dropped of each stream, and what is stored."""
+    table = Table("stream", "step", title="What the filters dropped and kept")
+    for column in ("examples", "% of them", "characters", "tokens"):
+        table.add_column(column, justify="right")
+    for name, steps in store.manifest["facts"].get("filters", {}).items():
+        total = sum(examples for examples, _, _ in steps.values())
+        stored = steps.get("stored", [0, 0, 0])
+        rows = [(step, counts) for step, counts in steps.items() if step != "stored" and counts[0]]
+        for step, (examples, characters, tokens) in [*rows, ("stored", stored)]:
+            share = f"{100 * examples / max(total, 1):.1f}"
+            table.add_row(
+                name, step, f"{examples:,}", share, f"{characters:,}", f"{tokens:,}", end_section=step == "stored"
+            )
+    table.caption = "stored: validation text of a share included, held-out text left out of training not"
+    return table
+
+
 def plan_table(loader: Loader) -> Table:
     """Return the share of each task's rows that each language gets in each phase, as the config mixes them."""
     table = Table("language", title="Planned share of each task's rows (a pair counts half for each side)")

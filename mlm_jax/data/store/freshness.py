@@ -12,6 +12,7 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.config.keys import default_config
 from mlm_jax.config.sources import as_prepared, named_sources
 from mlm_jax.data.store.addresses import open_keys
+from mlm_jax.data.store.filtering import functions
 from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
 from mlm_jax.data.text.libraries.code import code_digest
@@ -30,6 +31,7 @@ KEYS = (
     "prefix",
     "max_document_tokens",
     "decontaminate",
+    "filters",
 )
 
 NAMED = ("corpora", "parallel")  # keys whose values may be several sources by name
@@ -44,8 +46,9 @@ def sources(config: ConfigDict) -> list[Any]:
 
 
 def code(config: ConfigDict) -> dict[str, list[str]]:
-    """Return {module: its digest} of the modules that register a user's seqio tasks."""
-    return {module: code_digest(module) for module in config.data.modules}
+    """Return {module: its digests} of the modules that register a user's seqio tasks, or that have filters."""
+    modules = (*config.data.modules, *(name.partition(":")[0] for name in functions(config)))
+    return {module: code_digest(module) for module in modules}
 
 
 def request(config: ConfigDict) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.lines import windows
+from mlm_jax.data.store.cleaning import Cleaned, Tally, clean
 from mlm_jax.data.store.same_text import Fingerprints, fingerprints, sentences, whole_fingerprints
 from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources, texts_of
 from mlm_jax.data.text import labelled
@@ -53,11 +54,13 @@ class HeldOut:
       chosen: ``[texts]`` uint64, texts that ``data.validation_fraction`` holds out.
       named: ``[texts]`` uint64, texts that the config or a function names for validation, and long sentences of all.
       enforced: whether training text is compared with them (``data.decontaminate``).
+      cleaned: what filters drop of training text before.
     """
 
     chosen: np.ndarray
     named: np.ndarray
     enforced: bool = True
+    cleaned: Cleaned = field(default_factory=Cleaned)
 
     def __len__(self) -> int:
         return len(self.chosen) + len(self.named)
@@ -68,11 +71,11 @@ class HeldOut:
         return b"".join(part.astype("<u8").tobytes() for part in parts)
 
     @classmethod
-    def unpack(cls, packed: bytes, enforced: bool) -> HeldOut:
-        """Read what :meth:`pack` wrote."""
+    def unpack(cls, packed: bytes, enforced: bool, cleaned: bytes = b"") -> HeldOut:
+        """Read what :meth:`pack` wrote, and :meth:`.Cleaned.pack`."""
         numbers = np.frombuffer(packed, "<u8")
         chosen = int(numbers[0])
-        return cls(numbers[1 : 1 + chosen], numbers[1 + chosen :], enforced)
+        return cls(numbers[1 : 1 + chosen], numbers[1 + chosen :], enforced, Cleaned.unpack(cleaned))
 
     def with_named(self, texts: Iterable[str]) -> HeldOut:
         """Return it with more texts that are named for validation."""
@@ -80,23 +83,26 @@ class HeldOut:
         for batch in windows(texts, BATCH):
             prints = fingerprints(batch, LONG)
             found.frombytes(np.delete(prints.hashes, prints.whole[prints.empty]).tobytes())
-        return HeldOut(self.chosen, _sorted(found, self.named), self.enforced)
+        return replace(self, named=_sorted(found, self.named))
 
-    def split(self, source: Source, splits: Sequence[str], skipped: Counter[str]) -> Iterator[tuple[str, list[Any]]]:
+    def split(
+        self, source: Source, splits: Sequence[str], skipped: Counter[str], tally: Tally | None = None
+    ) -> Iterator[tuple[str, list[Any]]]:
         """Yield (split, documents or pairs) of a source, some at a time, in one pass over each of its texts.
 
         Args:
           source: to read.
           splits: that are wanted.
           skipped: {reason: examples left out or changed}, added to.
+          tally: counts what filters drop.
 
         Raises:
-          UserError: as :meth:`.Source.batches`.
+          UserError: as :meth:`.Cleaned.batches`.
         """
         if source.train is not None and ("train" in splits or source.by_fraction):
             counted = skipped if "train" in splits else Counter()
             sift: Callable[..., tuple[list, list]] = self.documents if source.kind == "text" else self.pairs
-            for batch in source.batches("train", counted):
+            for batch in self.cleaned.batches(source, counted, tally):
                 for split, examples in zip(SPLITS, sift(batch, source.by_fraction, counted)):
                     if examples and split in splits:
                         yield split, examples
@@ -208,7 +214,7 @@ class HeldOut:
 
 
 def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> HeldOut:
-    """Find all held-out text of a run: one pass over validation text and over the text that a fraction is held out of.
+    """Clean the text of a run, and find all that is held out: a pass over validation text and the text that a share is held out of.
 
     Memory is bounded by the held-out text: 8 bytes for each of its texts and long sentences, twice that for a moment.
 
@@ -217,7 +223,7 @@ def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> H
       say: takes a line about a source that is so small that more than the share is held out.
     """
     found = sources(config)
-    held_out = HeldOut(_NONE, _NONE, config.data.decontaminate)
+    held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, say))
     held_out = held_out.with_named(_named_texts(config, found))
     for source, side in _in_order(found) if config.data.validation_fraction else ():
         held_out = _choose(source, config.data.validation_fraction, side, held_out, say)
@@ -249,7 +255,7 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, s
     examples = touched = 0
     sides = len(source.languages)
     last: dict[int, list[str]] = {}  # {hash: texts} of the FEW examples with the largest hashes
-    for batch in source.batches("train"):
+    for batch in before.cleaned.batches(source, Counter()):
         texts = batch if sides == 1 else [side for pair in batch for side in pair]
         prints = whole_fingerprints(texts)
         hashes, usable = prints.hashes.reshape(-1, sides), ~prints.empty.reshape(-1, sides).any(1)
@@ -293,7 +299,7 @@ class _Growing:
     def held_out(self) -> HeldOut:
         """Return what was held out before and what has been added."""
         before = self._before
-        return HeldOut(_sorted(self._chosen, before.chosen), _sorted(self._named, before.named), before.enforced)
+        return replace(before, chosen=_sorted(self._chosen, before.chosen), named=_sorted(self._named, before.named))
 
 
 def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:

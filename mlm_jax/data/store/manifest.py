@@ -37,6 +37,15 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     for name in skipped:
         for reason in _object(skipped, name, f"facts.skipped.{name}"):
             _count(skipped[name], reason, f"facts.skipped.{name}.{reason}")
+    filtered = _object(facts, "filters", "facts.filters") if "filters" in facts else {}
+    for name in filtered:
+        for step, counts in _object(filtered, name, f"facts.filters.{name}").items():
+            where = f"facts.filters.{name}.{step}"
+            _require(isinstance(counts, list) and len(counts) == 3, where, "three counts")
+            for index, count in enumerate(counts):
+                _count({"count": count}, "count", f"{where}[{index}]")
+    files = _object(manifest, "files") if "files" in manifest else {}
+    _require(all(isinstance(digest, str) for digest in files.values()), "files", "names with checksums")
 
 
 def _check_stream(stream: Mapping[str, Any], where: str, languages: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
 from mlm_jax.data.store import streams
+from mlm_jax.data.store.filtering import steps
 from mlm_jax.data.store.freshness import is_fresh, request, sources, what_it_lacks, why_stale
 from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
 from mlm_jax.data.store.manifest import FEATURES, WITH_LABELS
@@ -38,7 +39,7 @@ from mlm_jax.data.store.shards import (
     shard_folder,
     share,
 )
-from mlm_jax.data.store.store import TOKENS, Store, StoreWriter
+from mlm_jax.data.store.store import CLEANED, DROPPED, TOKENS, Store, StoreWriter
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
@@ -71,6 +72,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
+    steps(config)  # a filter that is wrong is told before anything is read
     console = plain_console(stderr=True, quiet=not progress)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
@@ -102,7 +104,7 @@ def prepare_shard(
     index: int,
     count: int,
     *,
-    begun: tuple[Mapping[str, bytes], bytes] | None = None,
+    begun: tuple[Mapping[str, bytes], bytes, bytes] | None = None,
     progress: bool = True,
 ) -> str:
     """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
@@ -114,7 +116,7 @@ def prepare_shard(
       folder: of the whole store to be.
       index: of the shard, from 0.
       count: of shards.
-      begun: files of the vocabulary, and the packed held-out text, if they were found before.
+      begun: files of the vocabulary, and packed the held-out text and what filters drop, if they were found before.
       progress: whether to show a progress bar.
 
     Returns:
@@ -134,9 +136,12 @@ def prepare_shard(
     with disk_errors(place, left=NOTHING_LEFT):
         enforced, done = config.data.decontaminate, None if begun else done_shard(config, folder, count)
         if begun:
-            vocabulary, held_out = read_vocabulary(begun[0].__getitem__, place), HeldOut.unpack(begun[1], enforced)
+            vocabulary, held_out = (
+                read_vocabulary(begun[0].__getitem__, place),
+                HeldOut.unpack(begun[1], enforced, begun[2]),
+            )
         elif done:
-            vocabulary, held_out = done.vocabulary, HeldOut.unpack(done.held_out, enforced)
+            vocabulary, held_out = done.vocabulary, HeldOut.unpack(done.held_out, enforced, done.file(CLEANED))
         else:
             vocabulary, held_out = _vocabulary_and_held_out(config, console)
         if config.data.mixture:  # a user's tasks are not cut
@@ -176,7 +181,7 @@ def _in_processes(
 ) -> None:
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
-    begun = vocabulary.files(), held_out.pack()
+    begun = vocabulary.files(), held_out.pack(), held_out.cleaned.pack()
     with only_writer(f"{folder}.shards") if is_local(folder) else contextlib.nullcontext():
         try:
             with fresh_processes(workers, remedy=LESS_MEMORY) as pool:
@@ -212,7 +217,7 @@ def _write_store(
         Progress(*columns, console=console) as bar,
         StoreWriter(folder, vocabulary, run_languages(config)) as writer,
     ):
-        skipped = {}
+        skipped, filtered, samples = {}, {}, []
         for one in registered:
             bar_of_task = bar.add_task(one.name, total=None)
             for split, batch in _read(one, config.data.max_document_tokens, one.splits):
@@ -224,6 +229,9 @@ def _write_store(
                 writer.add(one.name, one.kind, one.languages, split, features, **sizes)
                 bar.advance(bar_of_task, sum(len(row) for name in features if name in TOKENS for row in features[name]))
             skipped[one.name] = {reason: count for reason, count in sorted(one.skipped.items()) if count}
+            if one.tally:
+                filtered[one.name] = one.tally.facts()
+                samples += one.tally.lines(one.name)
             if one.name in writer.streams:
                 writer.labels |= {one.name: one.labels} if one.labels else {}
                 writer.rates |= {one.name: one.rate} if one.rate is not None else {}
@@ -231,11 +239,23 @@ def _write_store(
             check_streams(config, writer, skipped)
         writer.facts |= {"request": asked, "skipped": skipped, "held_out": len(held_out) if held_out.enforced else 0}
         writer.held_out = held_out.pack()
+        if held_out.cleaned.labels:
+            writer.facts["filters"] = filtered
+            writer.files[DROPPED] = "".join(f"{line}\n" for line in samples).encode()
+        if not whole:
+            writer.files[CLEANED] = held_out.cleaned.pack()
 
 
 def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) -> None:
     """Print what of the text is not in a new store as it was, and what of the store will not be measured."""
     store = Store.open(folder)
+    for name, counts in store.manifest["facts"].get("filters", {}).items():
+        for step, (examples, characters, tokens) in counts.items():
+            if examples and step != "stored":
+                sizes = f"{characters:,} characters, {tokens:,} tokens"
+                console.print(f"{name}, filter {step}: {examples:,} examples dropped ({sizes})", style="yellow")
+    if store.file(DROPPED):
+        console.print(f"samples of what was dropped: {folder}/{DROPPED}")
     for name, reasons in store.manifest["facts"]["skipped"].items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples left out or changed ({reason})", style="yellow")

@@ -18,8 +18,9 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import remove_abandoned
 from mlm_jax.config.sources import named_sources, with_source
 from mlm_jax.data.store.addresses import remove
+from mlm_jax.data.store.cleaning import joined_samples
 from mlm_jax.data.store.freshness import is_fresh, request
-from mlm_jax.data.store.store import MANIFEST, Store, StoreWriter
+from mlm_jax.data.store.store import DROPPED, MANIFEST, Store, StoreWriter
 from mlm_jax.data.text import corpora
 from mlm_jax.data.text.languages import only_held_out, run_languages
 from mlm_jax.data.text.sources import files, fingerprint, is_library, shown
@@ -104,6 +105,11 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
             of_others = skipped.get(name, {})
             sums = of_others | {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
             skipped[name] = dict(sorted(sums.items()))  # as a single run writes them
+    filtered: dict[str, dict[str, list[int]]] = {}
+    for counts in (shard.manifest["facts"].get("filters", {}) for shard in shards):
+        for name, found in counts.items():
+            of_before = filtered.setdefault(name, {step: [0, 0, 0] for step in found})
+            of_before |= {step: [a + b for a, b in zip(of_before[step], numbers)] for step, numbers in found.items()}
     with StoreWriter(folder, shards[0].vocabulary, shards[0].languages) as writer:
         for name in order:
             for split in ("train", "validation"):
@@ -118,6 +124,9 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
         writer.facts |= {"request": request(config), "skipped": skipped}
         writer.facts |= {"held_out": shards[0].manifest["facts"]["held_out"]}
         writer.held_out = shards[0].held_out
+        if filtered:
+            writer.facts["filters"] = filtered
+            writer.files[DROPPED] = joined_samples([shard.file(DROPPED) for shard in shards])
     remove_shards(folder, count)
 
 

@@ -5,6 +5,7 @@ A store is a folder (or a ``gs://`` or ``s3://`` address)::
     manifest.json                              written last: a folder without it is no store
     vocabulary/…                               what Vocabulary.save wrote
     held_out                                   64-bit hashes of the held-out text, that training text was compared with
+    dropped.jsonl                              samples of what filters dropped, if there were any
     <stream>/<split>/<feature>/values/         every document's values, one after another
     <stream>/<split>/<feature>/offsets/        where each document starts, and the end: documents + 1 numbers
 
@@ -57,6 +58,8 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 FORMAT = 1
 MANIFEST = "manifest.json"
 HELD_OUT = "held_out"
+DROPPED = "dropped.jsonl"  # samples of what filters dropped
+CLEANED = "cleaned"  # of a shard: what filters drop, for the shards that are made after it
 UNFINISHED = "unfinished"  # at an address that cannot be renamed: a writer is at work, or was interrupted
 TOKENS = ("inputs", "targets")  # features that hold token ids; labels are as the kind of stream says, -1 = ignored
 CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
@@ -232,6 +235,18 @@ class Store:
             raise corrupt(ValueError("it is not as it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}")
         return content
 
+    def file(self, name: str) -> bytes:
+        """Return another file of the store, :data:`DROPPED` or :data:`CLEANED`; b"" if it has none.
+
+        Raises:
+          UserError: it is missing or not as it was written.
+        """
+        digest = self.manifest.get("files", {}).get(name)
+        content = self._keys.read(name).result().value if digest else b""
+        if digest and _digest(content) != digest:
+            raise corrupt(ValueError("it is not as it was written: its checksum differs"), f"{self.folder}/{name}")
+        return content
+
     def stream(self, name: str) -> Stream:
         """Return a stream.
 
@@ -276,6 +291,7 @@ class StoreWriter:
       rates: {stream: mixing rate of the seqio mixture}.
       facts: whatever else the manifest shall say, JSON under its key "facts": source fingerprints, skipped lines.
       held_out: hashes of the held-out text, as bytes.
+      files: {name: content} of other files beside the arrays; empty ones are left out.
     """
 
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, languages: Sequence[str]):
@@ -284,6 +300,7 @@ class StoreWriter:
         self.rates: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self.held_out = b""
+        self.files: dict[str, bytes] = {}
         self._held = ExitStack()
         self._streams: dict[str, dict[str, Any]] = {}
         self._arrays: dict[str, Growing] = {}
@@ -489,6 +506,9 @@ class StoreWriter:
             self._keys.write(f"vocabulary/{name}", content).result()
         if self.held_out:
             self._keys.write(HELD_OUT, self.held_out).result()
+        self.files = {name: content for name, content in self.files.items() if content}
+        for name, content in self.files.items():
+            self._keys.write(name, content).result()
         self._keys.write(MANIFEST, json.dumps(sealed(self._manifest()), indent=1, ensure_ascii=False).encode()).result()
         if not is_local(self.folder):
             self._keys.write(UNFINISHED, None).result()
@@ -514,6 +534,7 @@ class StoreWriter:
             "streams": streams,
             "arrays": {path: description_checksum(self._keys / f"{path}/") for path in self._arrays},
             HELD_OUT: _digest(self.held_out),
+            **({"files": {name: _digest(content) for name, content in self.files.items()}} if self.files else {}),
             "facts": self.facts,
         }
 

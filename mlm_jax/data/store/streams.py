@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from mlm_jax.common.lines import bounded_windows
 from mlm_jax.config.sources import NamedSource, named_sources
 from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
-from mlm_jax.data.text.sources import is_function
+from mlm_jax.data.text.sources import files, is_function, is_library
 
 BATCH = 512  # examples that are worked on at once
 BATCH_CHARACTERS = 1 << 22  # of these examples, at most, but for the last one
@@ -32,6 +32,7 @@ class Source:
       train: what the config names to train on; None: nothing, it is a test set.
       validation: what the config or the corpus function gives for validation; None: ``data.validation_fraction`` of ``train``.
       most_bytes: ``data.max_document_bytes``.
+      most_documents: that are drawn of the training text; 0 for all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Source:
     train: Any
     validation: Any
     most_bytes: int
+    most_documents: int = 0
 
     @property
     def by_fraction(self) -> bool:
@@ -51,6 +53,19 @@ class Source:
     def splits(self) -> tuple[str, ...]:
         """Which of train and validation it has."""
         return SPLITS if self.train is not None else SPLITS[1:]
+
+    def pieces(self) -> list[tuple[str, Source]]:
+        """Return (name, source) of each file of the training text in order, or of what is no file.
+
+        Raises:
+          UserError: as :func:`.sources.files`.
+        """
+        if is_library(self.train):
+            return [(self.train, self)]
+        if self.kind == "pairs" and corpora.is_aligned(self.train):
+            return [(" and ".join(self.train), self)]
+        endings = corpora.TEXT_ENDINGS if self.kind == "text" else corpora.PAIR_ENDINGS
+        return [(str(file), replace(self, train=(str(file),))) for file in files(self.train, endings)]
 
     def batches(self, split: str, skipped: Counter[str] | None = None) -> Iterator[list[Any]]:
         """Yield the documents, or the (source, target) pairs, of the text that is named for a split, some at a time.
@@ -78,10 +93,12 @@ def sources(config: ConfigDict) -> list[Source]:
     found = []
     if not data.mixture:
         for one in named_sources(data.corpora):
-            found.append(Source(one.stream, one.of, "text", (one.of,), one.files, _validation(data, one), most))
+            found.append(
+                Source(one.stream, one.of, "text", (one.of,), one.files, _validation(data, one), most, _cap(one))
+            )
         for one in named_sources(data.parallel):
             sides = split_pair(one.of, named_languages(config))
-            found.append(Source(one.stream, one.of, "pairs", sides, one.files, _validation(data, one), most))
+            found.append(Source(one.stream, one.of, "pairs", sides, one.files, _validation(data, one), most, _cap(one)))
     for name in only_held_out(config):
         languages = languages_of(config, name)
         kind = "pairs" if len(languages) == 2 else "text"
@@ -92,6 +109,10 @@ def sources(config: ConfigDict) -> list[Source]:
 def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, ...]:
     """Return the texts of an example of a labelled set."""
     return (" ".join(example.texts),) if labelled.is_per_word(dict(entry)) else example.texts
+
+
+def _cap(source: NamedSource) -> int:
+    return source.settings.get("documents", 0)
 
 
 def _validation(data: ConfigDict, source: NamedSource) -> Any:

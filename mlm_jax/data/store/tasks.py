@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import windows
 from mlm_jax.common.quiet import quiet_stderr
+from mlm_jax.data.store.cleaning import Tally
 from mlm_jax.data.store.held_out import HeldOut, collect
 from mlm_jax.data.store.labelled_rows import CUT, Coder
 from mlm_jax.data.store.manifest import FEATURES
@@ -116,6 +117,7 @@ class Registered:
       rate: mixing rate that a user's mixture gives it.
       feature: of a user's task of text, the feature that holds the text.
       skipped: {reason: examples left out}, filled while the task is read.
+      tally: counts what the filters drop, if there are any, while the task is read.
       read: splits → (split, example) of all that the task's source yields for them, in one pass; None for a user's task.
     """
 
@@ -128,6 +130,7 @@ class Registered:
     rate: float | None = None
     feature: str = "inputs"
     skipped: Counter = field(default_factory=Counter)
+    tally: Tally | None = None
     read: Reader | None = None
 
     def examples(self, split: str) -> Iterator[dict[str, Any]]:
@@ -173,29 +176,33 @@ def _text(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: 
     prefix = vocabulary.document_prefix(config.data.prefix, source.languages[0])
     content = room_for_text(config, prefix)
     skipped: Counter[str] = Counter()
+    tally = _tally(source, held_out, vocabulary)
 
     def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for split, batch in held_out.split(source, splits, skipped):
+        for split, batch in held_out.split(source, splits, skipped, tally):
             whole = [text for text in batch if text.strip()]
             skipped[BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
                 skipped[BLANK] += not ids  # of U+200B alone, for one, there are no pieces
+                if tally and ids:
+                    tally.store(len(text), len(ids))
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
                     yield split, {"inputs": piece, **sizes}
                     sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
 
-    return _registered(source.name, "text", source.languages, source.splits, read, vocabulary, skipped)
+    return _registered(source.name, "text", source.languages, source.splits, read, vocabulary, skipped, tally=tally)
 
 
 def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: HeldOut) -> Registered:
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in source.languages]
     content = min(room_for_text(config, prefix) for prefix in prefixes)
     skipped: Counter[str] = Counter()
+    tally = _tally(source, held_out, vocabulary)
 
     def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for split, batch in held_out.split(source, splits, skipped):
+        for split, batch in held_out.split(source, splits, skipped, tally):
             whole = [(a, b) for a, b in batch if a.strip() and b.strip()]
             skipped[EMPTY_SIDE] += len(batch) - len(whole)
             first, second = (vocabulary.encode_batch([sides[i] for sides in whole]) for i in (0, 1))
@@ -206,6 +213,8 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out:
                 skipped[CUT] += max(len(ids_a), len(ids_b)) > content
                 kept = a if len(ids_a) <= content else vocabulary.decode(ids_a[:content])
                 kept += b if len(ids_b) <= content else vocabulary.decode(ids_b[:content])
+                if tally:
+                    tally.store(len(kept), min(len(ids_a), content) + min(len(ids_b), content))
                 yield (
                     split,
                     {
@@ -216,7 +225,13 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out:
                     },
                 )
 
-    return _registered(source.name, "pairs", source.languages, source.splits, read, vocabulary, skipped)
+    return _registered(source.name, "pairs", source.languages, source.splits, read, vocabulary, skipped, tally=tally)
+
+
+def _tally(source: Source, held_out: HeldOut, vocabulary: Vocabulary) -> Tally | None:
+    """Return what counts the drops of a source; None if there are no filters, or nothing of it is filtered."""
+    labels = held_out.cleaned.labels
+    return Tally(labels, vocabulary) if labels and source.train is not None else None
 
 
 def _labelled(
@@ -250,9 +265,10 @@ def _registered(
     vocabulary: Vocabulary,
     skipped: Counter[str],
     labels: tuple[str, ...] = (),
+    tally: Tally | None = None,
 ) -> Registered:
     task = _task(name, kind, read, vocabulary)
-    return Registered(name, task, kind, languages, splits, labels, skipped=skipped, read=read)
+    return Registered(name, task, kind, languages, splits, labels, skipped=skipped, tally=tally, read=read)
 
 
 def _task(name: str, kind: str, read: Reader, vocabulary: Vocabulary) -> seqio.Task:

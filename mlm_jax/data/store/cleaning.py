@@ -1,0 +1,351 @@
+"""Cleaning: which training examples the steps of ``data.filters`` drop, and which a cap on a source leaves out.
+
+Every file is judged once, before held-out text is looked for and the vocabulary is trained; a verdict is one byte an example, kept
+packed. Later passes over the text, in whatever process or on whatever machine, only look verdicts up. So the result is the same for
+shards, workers and Beam, and a filter may cost what it likes.
+
+Steps that drop copies compare the examples of one language (or pair) over all its sources, in the config's order: what comes first
+stays. Their keys wait in temporary files and are sorted a part at a time, so that memory is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.processes import fresh_processes
+from mlm_jax.data.store.filtering import Step, steps
+from mlm_jax.data.store.filters.base import CopyFilter, joined
+from mlm_jax.data.store.same_text import whole_fingerprints
+from mlm_jax.data.store.streams import Source
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+
+DRAWN = "documents"  # the setting of a source that caps it, and the last step
+PART = 1 << 24  # keys that are sorted at once
+BINS = 1 << 16  # of hashes, to find the cap's bound with bounded memory
+SAMPLES, SAMPLE_CHARACTERS = 20, 500  # of what a step drops of a stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """What the filters and the caps of a run drop.
+
+    Attributes:
+      labels: of the steps; a verdict of n > 0 is "dropped by the n-th", 0 is "kept".
+      verdicts: {stream and file: a byte for each example, compressed}.
+    """
+
+    labels: tuple[str, ...] = ()
+    verdicts: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def batches(self, source: Source, skipped: Counter[str], tally: Tally | None = None) -> Iterator[list[Any]]:
+        """Yield the training examples of a source that are kept, some at a time.
+
+        Args:
+          source: to read.
+          skipped: as :meth:`.Source.batches` has it.
+          tally: counts what is dropped.
+
+        Raises:
+          UserError: as :meth:`.Source.batches`, or the text is no longer what it was.
+        """
+        if not self.labels:
+            yield from source.batches("train", skipped)
+            return
+        for place, piece in source.pieces():
+            verdicts = np.frombuffer(zlib.decompress(self.verdicts[_key(source, place)]), np.uint8)
+            done = 0
+            for batch in piece.batches("train", skipped):
+                mine = verdicts[done : done + len(batch)]
+                if len(mine) < len(batch):
+                    break
+                done += len(batch)
+                if tally is not None and mine.any():
+                    tally.drop(batch, mine)
+                if kept := [example for example, verdict in zip(batch, mine.tolist()) if not verdict]:
+                    yield kept
+            if done != len(verdicts):
+                raise UserError(
+                    f"it had {len(verdicts):,} examples when it was filtered, and has others now",
+                    file=place,
+                    remedy="leave the text alone while it is prepared; a function must yield the same each time",
+                )
+
+    def pack(self) -> bytes:
+        """Return it as bytes; b"" if nothing is dropped by anything."""
+        if not self.labels:
+            return b""
+        head = {"labels": self.labels, "places": [[place, len(packed)] for place, packed in self.verdicts.items()]}
+        written = json.dumps(head).encode()
+        return b"".join([len(written).to_bytes(8, "little"), written, *self.verdicts.values()])
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Cleaned:
+        """Read what :meth:`pack` wrote."""
+        if not packed:
+            return cls()
+        end = 8 + int.from_bytes(packed[:8], "little")
+        head, verdicts = json.loads(packed[8:end]), {}
+        for place, size in head["places"]:
+            verdicts[place], end = packed[end : end + size], end + size
+        return cls(tuple(head["labels"]), verdicts)
+
+
+class Tally:
+    """Counts what the steps drop of a stream and what is stored of it, and keeps samples of what is dropped.
+
+    Args:
+      labels: of the steps.
+      vocabulary: that counts tokens.
+
+    Attributes:
+      counts: ``[steps + 1, 3]`` of the stored examples, then of those that each step drops: examples, characters, tokens.
+      samples: {step: examples}, the first of each.
+    """
+
+    def __init__(self, labels: Sequence[str], vocabulary: Vocabulary):
+        self._labels, self._vocabulary = labels, vocabulary
+        self.counts = np.zeros((len(labels) + 1, 3), np.int64)
+        self.samples: dict[int, list[Any]] = {}
+
+    def drop(self, batch: Sequence[Any], verdicts: np.ndarray) -> None:
+        """Count the examples of a batch that have a verdict other than 0."""
+        for step in np.unique(verdicts[verdicts > 0]).tolist():
+            dropped = [batch[index] for index in np.flatnonzero(verdicts == step).tolist()]
+            texts = [text for example in dropped for text in ([example] if isinstance(example, str) else example)]
+            self.counts[step] += (len(dropped), *self._sizes(texts))
+            kept = self.samples.setdefault(step, [])
+            kept += dropped[: SAMPLES - len(kept)]
+
+    def store(self, characters: int, tokens: int) -> None:
+        """Count an example that is stored."""
+        self.counts[0] += (1, characters, tokens)
+
+    def facts(self) -> dict[str, list[int]]:
+        """Return {step, or "stored": [examples, characters, tokens]} for the manifest."""
+        return dict(zip(("stored", *self._labels), self.counts.tolist()))
+
+    def lines(self, stream: str) -> list[str]:
+        """Return the samples as lines of JSON."""
+        found = []
+        for step, examples in sorted(self.samples.items()):
+            for example in examples:
+                sides = ("text",) if isinstance(example, str) else ("source", "target")
+                texts = [example] if isinstance(example, str) else example
+                entry = {"stream": stream, "step": self._labels[step - 1]}
+                entry |= {side: text[:SAMPLE_CHARACTERS] for side, text in zip(sides, texts)}
+                found.append(json.dumps(entry, ensure_ascii=False))
+        return found
+
+    def _sizes(self, texts: list[str]) -> tuple[int, int]:
+        return sum(map(len, texts)), sum(map(len, self._vocabulary.encode_batch(texts)))
+
+
+def joined_samples(files: Sequence[bytes]) -> bytes:
+    """Return the samples of a whole store out of those of its shards: the first of each stream and step."""
+    counts: Counter[tuple[str, str]] = Counter()
+    kept: dict[str, dict[str, list[bytes]]] = {}
+    for line in (line for file in files for line in file.splitlines(keepends=True)):
+        sample = json.loads(line)
+        counts[sample["stream"], sample["step"]] += 1
+        if counts[sample["stream"], sample["step"]] <= SAMPLES:
+            kept.setdefault(sample["stream"], {}).setdefault(sample["step"], []).append(line)
+    by_step = (
+        of_step for stream in kept.values() for _, of_step in sorted(stream.items(), key=lambda item: _number(item[0]))
+    )
+    return b"".join(line for lines in by_step for line in lines)
+
+
+def _number(label: str) -> float:
+    """Return the place of a step by its label: the cap comes last."""
+    return float("inf") if label == DRAWN else int(label.partition(" ")[0])
+
+
+def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], object]) -> Cleaned:
+    """Judge all training text of a run, in ``data.workers`` processes.
+
+    Args:
+      config: of the run.
+      found: its sources.
+      say: takes lines about text that a filter cannot judge.
+
+    Raises:
+      UserError: as :func:`.filtering.steps`, or the text cannot be read.
+    """
+    chain = steps(config)
+    trained = [source for source in found if source.train is not None]
+    if not chain and not any(source.most_documents for source in trained):
+        return Cleaned()
+    for source in trained:
+        for step in _of(chain, source):
+            for language in source.languages:
+                if reason := step.filter.cannot_judge(language):
+                    say(f"data.filters, {step.label}: {reason}, so its text stays")
+    pieces = [(source, place, piece) for source in trained for place, piece in source.pieces()]
+    labels = (*(step.label for step in chain), DRAWN)
+    with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
+        jobs = [(config.data, piece, os.path.join(folder, str(number))) for number, (*_, piece) in enumerate(pieces)]
+        verdicts = _judged(jobs, config.data.workers or os.cpu_count() or 1)
+        groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        for number, (source, _, _) in enumerate(pieces):
+            groups.setdefault((source.kind, source.languages), []).append(number)
+        for numbers in groups.values():
+            for number in range(1, len(chain) + 1):
+                _drop_copies([(verdicts[n], f"{folder}/{n}.{number}") for n in numbers], number)
+        for source in trained:
+            if source.most_documents:
+                mine = [number for number, (of, *_) in enumerate(pieces) if of is source]
+                _draw([(verdicts[n], f"{folder}/{n}.{DRAWN}") for n in mine], source.most_documents, len(labels))
+    keys = [_key(source, place) for source, place, _ in pieces]
+    return Cleaned(labels, {key: zlib.compress(verdict.tobytes(), 1) for key, verdict in zip(keys, verdicts)})
+
+
+# ------------------------------------------------------------------------------------------------ one file
+
+
+def _judged(jobs: Sequence[tuple[ConfigDict, Source, str]], workers: int) -> list[np.ndarray]:
+    if min(workers, len(jobs)) < 2:
+        return [_judge(*job) for job in jobs]
+    with fresh_processes(min(workers, len(jobs)), remedy="lower config.data.workers if memory ran out") as pool:
+        return [running.result() for running in [pool.submit(_judge, *job) for job in jobs]]
+
+
+def _judge(data: ConfigDict, piece: Source, prefix: str) -> np.ndarray:
+    """Return the verdicts on the examples of a file, ``[examples]`` uint8, but for copies, whose keys are written to files.
+
+    A file of keys, ``PREFIX.STEP``, holds (number of the example, its keys) of each example that came so far.
+    """
+    config = ConfigDict({"data": data}, convert_dict=False)
+    chain = steps(config)
+    mine = _of(chain, piece)
+    found = []
+    first = 0
+    with contextlib.ExitStack() as stack:
+        copies = [step for step in mine if isinstance(step.filter, CopyFilter)]
+        names = {step: f"{prefix}.{chain.index(step) + 1}" for step in copies}
+        files = {step: stack.enter_context(open(name, "wb")) for step, name in names.items()}
+        drawn = stack.enter_context(open(f"{prefix}.{DRAWN}", "wb")) if piece.most_documents else None
+        for batch in piece.batches("train"):
+            verdicts = np.zeros(len(batch), np.uint8)
+            text = [
+                example if isinstance(example, str) else min(example, key=lambda side: len(side.strip()))
+                for example in batch
+            ]
+            alive = np.flatnonzero([bool(shortest.strip()) for shortest in text])  # blank ones are counted elsewhere
+            for step in mine:
+                examples = [batch[index] for index in alive.tolist()]
+                if not examples:
+                    break
+                if isinstance(step.filter, CopyFilter):
+                    _write(files[step], first + alive, step.filter.keys(joined(examples)))
+                    continue
+                kept = step.filter.keeps(examples, piece.languages)
+                verdicts[alive[~kept]] = chain.index(step) + 1
+                alive = alive[kept]
+            if drawn and len(alive):
+                hashes = whole_fingerprints(joined([batch[index] for index in alive.tolist()])).hashes
+                _write(drawn, first + alive, _scattered(hashes)[:, None])
+            found.append(verdicts)
+            first += len(batch)
+    return np.concatenate(found) if found else np.zeros(0, np.uint8)
+
+
+def _of(chain: Sequence[Step], source: Source) -> list[Step]:
+    """Return the steps that judge a source."""
+    return [
+        step
+        for step in chain
+        if step.is_for(source.name, source.of) and not (step.filter.of_pairs and source.kind != "pairs")
+    ]
+
+
+def _write(file: Any, numbers: np.ndarray, keys: np.ndarray) -> None:
+    """Append (number of the example, key) of each key: ``keys`` is ``[examples, keys of each]``."""
+    rows = np.stack([np.repeat(numbers.astype(np.uint64), keys.shape[1]), keys.ravel()], axis=1)
+    file.write(rows.tobytes())
+
+
+def _read(name: str) -> np.ndarray:
+    """Return the rows of a file of keys, ``[keys, 2]``, which stay on disk."""
+    if not os.path.exists(name) or not os.path.getsize(name):
+        return np.zeros((0, 2), np.uint64)
+    return np.memmap(name, np.uint64, "r").reshape(-1, 2)
+
+
+def _key(source: Source, place: str) -> str:
+    return f"{source.name}\n{place}"
+
+
+# ------------------------------------------------------------------------------------------------ all files
+
+
+def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
+    """Write the verdict ``step`` on every example that has a key of one before it.
+
+    Args:
+      files: the verdicts on each file, in order, and the name of its file of keys.
+      step: that drops copies.
+    """
+    rows = [_read(name) for _, name in files]
+    parts = max(-(-sum(map(len, rows)) // PART), 1)
+    bounds = [(2**64 * part // parts) for part in range(parts + 1)]
+    starts = np.cumsum([0, *(len(verdicts) for verdicts, _ in files)])  # of each file in the order of all examples
+    for low, high in zip(bounds, bounds[1:]):
+        keys, places = [], []
+        for (verdicts, _), found, start in zip(files, rows, starts.tolist()):
+            within = (found[:, 1] >= np.uint64(low)) & (found[:, 1] <= np.uint64(high - 1))
+            numbers = found[within, 0].astype(np.int64)
+            alive = (verdicts[numbers] == 0) | (verdicts[numbers] > step)
+            keys.append(found[within, 1][alive])
+            places.append(start + numbers[alive])
+        key, place = np.concatenate(keys), np.concatenate(places)
+        order = np.argsort(key, kind="stable")  # of equal keys the first example comes first
+        key, place = key[order], place[order]
+        begins = np.flatnonzero(np.append(True, key[1:] != key[:-1])) if len(key) else np.zeros(0, np.int64)
+        first = np.repeat(place[begins], np.diff(np.append(begins, len(key))))
+        copies = np.unique(place[place != first])
+        for (verdicts, _), start, stop in zip(files, starts, starts[1:]):
+            verdicts[copies[(copies >= start) & (copies < stop)] - start] = step
+
+
+def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None:
+    """Write the verdict ``step`` on all but ``most`` examples of a source, those whose hashes are lowest; equal ones go together.
+
+    Args:
+      files: as in :func:`_drop_copies`.
+      most: examples that stay.
+      step: number of the verdict.
+    """
+
+    def left(verdicts: np.ndarray, name: str) -> np.ndarray:
+        rows = _read(name)
+        return rows[verdicts[rows[:, 0].astype(np.int64)] == 0]
+
+    counts = np.zeros(BINS, np.int64)
+    shift = np.uint64(64 - BINS.bit_length() + 1)
+    for verdicts, name in files:
+        counts += np.bincount((left(verdicts, name)[:, 1] >> shift).astype(np.int64), minlength=BINS)
+    if counts.sum() <= most:
+        return
+    whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))  # bins that stay as a whole
+    crossing = [found[(found[:, 1] >> shift) == np.uint64(whole), 1] for found in (left(*file) for file in files)]
+    bound = np.sort(np.concatenate(crossing))[most - int(counts[:whole].sum())]
+    for verdicts, name in files:
+        found = left(verdicts, name)
+        verdicts[found[found[:, 1] >= bound, 0].astype(np.int64)] = step
+
+
+def _scattered(hashes: np.ndarray) -> np.ndarray:
+    """Return hashes in another order: by the highest ones, held-out text is chosen."""
+    return (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)

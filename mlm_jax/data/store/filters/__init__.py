@@ -1,0 +1,1 @@
+"""Filters of text: one file each, and one row of ``filtering.FILTERS``."""

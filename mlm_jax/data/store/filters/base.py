@@ -1,0 +1,59 @@
+"""What a filter is: a frozen dataclass, whose options are declared as those of an objective are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class Filter:
+    """Judges examples, some at a time: documents are texts, pairs are (text, text).
+
+    Attributes:
+      of_pairs: whether only pairs can be judged; text is then passed over.
+    """
+
+    of_pairs: ClassVar[bool] = False
+
+    def keeps(self, examples: Sequence[Any], languages: tuple[str, ...]) -> np.ndarray:
+        """Return which examples to keep: ``[examples]`` bool.
+
+        Args:
+          examples: texts, or pairs of texts, none of them blank.
+          languages: of the text, or of the two sides.
+        """
+        raise NotImplementedError
+
+    def cannot_judge(self, language: str) -> str:
+        """Return why text of a language cannot be judged, and stays; "" if it can."""
+        return ""
+
+
+class TextFilter(Filter):
+    """Judges texts; a pair is kept if both its sides are."""
+
+    def keeps(self, examples: Sequence[Any], languages: tuple[str, ...]) -> np.ndarray:
+        """Return which examples to keep: ``[examples]`` bool."""
+        if len(languages) == 1:
+            return np.asarray(self.keeps_texts(examples, languages[0]), bool)
+        sides = [self.keeps_texts([pair[i] for pair in examples], languages[i]) for i in (0, 1)]
+        return np.logical_and(*np.asarray(sides, bool))
+
+    def keeps_texts(self, texts: Sequence[str], language: str) -> Sequence[bool]:
+        """Return which texts of a language to keep."""
+        raise NotImplementedError
+
+
+class CopyFilter(Filter):
+    """Drops copies: of the examples of a language or pair that share a key, only the first one stays."""
+
+    def keys(self, texts: Sequence[str]) -> np.ndarray:
+        """Return keys of each text, or of both sides of a pair as one text: ``[texts, keys]`` uint64."""
+        raise NotImplementedError
+
+
+def joined(examples: Sequence[Any]) -> list[str]:
+    """Return each example as one text, the sides of a pair with a line break between them."""
+    return [example if isinstance(example, str) else "\n".join(example) for example in examples]
