@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -10,6 +11,7 @@ from mlm_jax.adaptation.grow_published import grow_published
 from mlm_jax.adaptation.merging import count_words, further_merges
 from mlm_jax.adaptation.trained import trained_pieces
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.lines import windows
 from mlm_jax.data.store.prepare import SENTENCE
 from mlm_jax.data.vocabulary.normalisation import normalise_like
 from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token
@@ -18,6 +20,7 @@ from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.model.sharing import indexes
 
 MOST_DOCUMENTS = 200_000  # that new pieces are learned from
+BATCH = 1000  # documents that are encoded at a time
 
 
 def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[str], pieces: int) -> Vocabulary:
@@ -88,6 +91,45 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
     size = max(2 * count + 1000, 2 * len(alphabet))  # every character has to be a piece
     found = trained_pieces(text, there, size, "bpe" if is_bpe else "unigram")
     return [entry for entry in found if not is_new_script or set(entry[0]) - characters][:count]
+
+
+class Recut(NamedTuple):
+    """How much of a text a grown vocabulary cuts otherwise than the old one.
+
+    Attributes:
+      texts: in all.
+      changed: texts whose ids differ.
+      before: tokens of all texts in the old vocabulary.
+      after: in the grown one.
+    """
+
+    texts: int
+    changed: int
+    before: int
+    after: int
+
+
+def recut(old: Vocabulary, grown: Vocabulary, texts: Iterable[str]) -> Recut:
+    """Count the texts whose ids change when a vocabulary grows.
+
+    Args:
+      old: the vocabulary as it was.
+      grown: the same with new pieces.
+      texts: of languages that the model knows.
+    """
+    total = Recut(0, 0, 0, 0)
+    for window in windows(texts, BATCH):
+        ids = [vocabulary.encode_batch(window) for vocabulary in (old, grown)]
+        found = (len(window), sum(a != b for a, b in zip(*ids)), *(sum(map(len, side)) for side in ids))
+        total = Recut(*(a + b for a, b in zip(total, found)))
+    return total
+
+
+def old_rows(old: Vocabulary, grown: Vocabulary) -> tuple[tuple[int, int], ...]:
+    """Return the ranges (first, behind the last) of ids that mean the same in both vocabularies."""
+    same = [a == b for a, b in zip(old.pieces(range(old.size)), grown.pieces(range(grown.size)))]
+    bounds = [index for index, (a, b) in enumerate(zip([False, *same], [*same, False])) if a != b]
+    return tuple(zip(bounds[::2], bounds[1::2]))
 
 
 def language_specific(model: ConfigDict) -> list[str]:

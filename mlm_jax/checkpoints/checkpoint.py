@@ -50,6 +50,16 @@ CHECKSUM = "crc32"  # among the metrics of a checkpoint; older versions wrote no
 METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
 
 
+class Described(NamedTuple):
+    """What a checkpoint is of: :class:`Loaded` without the parameters."""
+
+    step: int
+    config: ConfigDict
+    vocabulary: Vocabulary
+    languages: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]]
+
+
 class Loaded(NamedTuple):
     """What a checkpoint holds for those who use the model.
 
@@ -503,8 +513,8 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-def load_vocabulary_of(place: str | Path) -> Vocabulary:
-    """Return the vocabulary of a checkpoint, without its parameters.
+def describe(place: str | Path) -> Described:
+    """Return what a checkpoint is of, without its parameters.
 
     Args:
       place: as of :func:`load_parameters`.
@@ -514,39 +524,44 @@ def load_vocabulary_of(place: str | Path) -> Vocabulary:
     """
     folder = find_checkpoint(place)
     try:
-        return _unpack(load_facts(folder)["vocabulary"], folder)
+        return _describe(folder, load_facts(folder))
     except Damaged as error:
         raise UserError(f"the checkpoint is damaged: {error}", file=folder, remedy="use another one") from error
 
 
-def _load(folder: Path, device: jax.Device) -> Loaded:
-    facts = load_facts(folder)
+def _describe(folder: Path, facts: Mapping[str, Any]) -> Described:
     try:
         config = config_from_json(facts["config"])
         check_values(config)
         vocabulary = _unpack(facts["vocabulary"], folder)
     except UserError as error:
         raise Damaged(error.problem) from error
-    field = "average" if config.training.ema else "params"
-    try:
-        described = _described(folder)
-        if field not in described:  # an import, which has the parameters alone
-            field = "params"
-        described = described[field]
-    except Exception as error:  # Orbax raises many kinds for damaged files
-        raise Damaged(_brief(error)) from error
-    _check_sizes(folder, config, described)
-    there = jax.sharding.SingleDeviceSharding(device)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), described)
-    arrays = read_arrays(folder, {field: shapes})
-    if problem := damage(arrays, facts["checksums"]):
-        raise Damaged(problem)
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
     config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(
         config, step
     )  # what these weights know
-    return Loaded(step, config, vocabulary, tuple(facts["languages"]), labels, arrays[field])
+    return Described(step, config, vocabulary, tuple(facts["languages"]), labels)
+
+
+def _load(folder: Path, device: jax.Device) -> Loaded:
+    facts = load_facts(folder)
+    described = _describe(folder, facts)
+    field = "average" if described.config.training.ema else "params"
+    try:
+        shapes = _described(folder)
+        if field not in shapes:  # an import, which has the parameters alone
+            field = "params"
+        shapes = shapes[field]
+    except Exception as error:  # Orbax raises many kinds for damaged files
+        raise Damaged(_brief(error)) from error
+    _check_sizes(folder, described.config, shapes)
+    there = jax.sharding.SingleDeviceSharding(device)
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), shapes)
+    arrays = read_arrays(folder, {field: wanted})
+    if problem := damage(arrays, facts["checksums"]):
+        raise Damaged(problem)
+    return Loaded(*described, arrays[field])
 
 
 def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from mlm_jax.commands.options import CHECKPOINT
+from mlm_jax.commands.options import CHECKPOINT, by_language
 from mlm_jax.common.errors import UserError
 from mlm_jax.config.module import search
 
@@ -23,15 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora"
     )
     parser.add_argument("--pieces", type=int, default=2000, help="most pieces to add")
+    parser.add_argument(
+        "--old-text",
+        action="append",
+        default=[],
+        metavar="LANGUAGE=GLOB",
+        help="text of a language that the model knows, to count how much of it is cut otherwise; repeatable",
+    )
     parser.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
 
 
 def run(options: argparse.Namespace) -> None:
     """Grow the vocabulary."""
-    grow_command(options.checkpoint, options.language, options.text, options.pieces, options.out)
+    old_texts = by_language(options.old_text, "--old-text")
+    grow_command(options.checkpoint, options.language, options.text, options.pieces, options.out, old_texts)
 
 
-def grow_command(place: str | Path, language: str, source: str, pieces: int, out: str | Path) -> None:
+def grow_command(
+    place: str | Path,
+    language: str,
+    source: str,
+    pieces: int,
+    out: str | Path,
+    old_texts: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Write a checkpoint's vocabulary with a language added, and say how a config goes on with it.
 
     Args:
@@ -40,15 +57,15 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
       source: its text, as ``config.data.corpora`` takes it: a glob or "module:function".
       pieces: to add at most.
       out: folder to make.
+      old_texts: {language that the model knows: sources}, of which the texts whose ids change are counted.
 
     Raises:
       UserError: as :func:`.grow_vocabulary`; there is no checkpoint or no text; the folder exists, or
         cannot be written.
     """
-    from mlm_jax.adaptation.grow import MOST_DOCUMENTS, grow_vocabulary, language_specific
+    from mlm_jax.adaptation.grow import MOST_DOCUMENTS, grow_vocabulary, language_specific, old_rows, recut
     from mlm_jax.checkpoints.checkpoint import load_parameters
     from mlm_jax.data.text.corpora import documents
-    from mlm_jax.interop.published_tokenizer import UNUSED_ROWS
 
     if Path(out).exists():
         raise UserError("this folder already exists", file=out, remedy="name another folder")
@@ -67,17 +84,21 @@ def grow_command(place: str | Path, language: str, source: str, pieces: int, out
         shutil.rmtree(out, ignore_errors=True)  # it was not there before
         raise UserError(f"cannot write: {error.strerror}", file=out) from error
     own = [f'("{pattern}", {len(loaded.languages)}), ' for pattern in language_specific(loaded.config.model)]
-    reused = old.pieces(range(old.size)) != grown.pieces(range(old.size))  # places that were kept for later
-    frozen = False if reused else old.size
-    trained = f'(("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
-    multiple = loaded.config.model.vocabulary_multiple
-    rounded = -grown.size % multiple > UNUSED_ROWS  # as of an import whose table is not rounded up evenly
+    rows = old_rows(old, grown)
+    frozen = old.size if rows == ((0, old.size),) else rows
+    new = grown.size - sum(behind - first for first, behind in rows)
+    print(f"{new:,} new pieces; the vocabulary had {old.size:,} and has {grown.size:,}")
+    for code, sources in {language: (source,), **old_texts}.items():
+        texts = (document for one in sources for document in documents(one, code, "train"))
+        count = recut(old, grown, itertools.islice(texts, MOST_DOCUMENTS))
+        print(
+            f"{code}: {count.changed:,} of {count.texts:,} texts change their ids; "
+            f"{count.before:,} tokens → {count.after:,} ({100 * count.after / max(count.before, 1) - 100:+.2f} %)"
+        )
     print(
-        f"{grown.size - old.size:,} pieces added to {old.size:,}. "
-        "A config that trains the new language and leaves the others alone:\n"
+        f"wrote {out}. A config that trains the new language and leaves the others alone:\n"
+        "    from mlm_jax.adaptation.continuing import continued_config\n"
+        f'    config = continued_config("{place}", vocabulary="{out}")\n'
         f"    config.languages = {(*loaded.languages, language)}\n"
-        f'    config.vocabulary.path = "{out}"\n'
-        f'    config.checkpoint.init = {{"from": "{place}"}}\n'
-        f"    config.optimizer.freeze_table = {trained}"
-        + ("\n    config.model.vocabulary_multiple = 1" if rounded else "")
+        f'    config.optimizer.freeze_table = (("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
     )

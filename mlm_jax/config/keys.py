@@ -73,7 +73,17 @@ def _is_factor(entry: Any) -> bool:
 
 
 def _is_frozen(entry: Any) -> bool:
-    return _is_row(entry) and isinstance(entry[1], int)
+    return _is_row(entry) and (isinstance(entry[1], int) or _are_ranges(entry[1]))
+
+
+def _are_ranges(value: Any) -> bool:
+    """Return whether these are (first, behind the last) of ranges of rows, in order."""
+    if not is_several(value) or not all(is_several(part) and len(part) == 2 for part in value):
+        return False
+    bounds = [bound for part in value for bound in part]
+    return (
+        bool(bounds) and all(type(bound) is int for bound in bounds) and bounds[0] >= 0 and bounds == sorted({*bounds})
+    )
 
 
 def _is_row(entry: Any) -> bool:
@@ -676,9 +686,10 @@ KEYS: tuple[Key, ...] = (
     Key(
         "optimizer.freeze_table",
         ((r".*", False),),
-        Entries(_is_frozen, "(regex, True, False or a number of rows)"),
+        Entries(_is_frozen, "(regex, True, False, a number of rows or ranges of rows)"),
         "Which parameters are frozen, by regular expressions as in `optimizer.decay_table`: True, False, or a number n, which "
-        "freezes the first n rows only (the old pieces of a grown vocabulary, or the weights of the first languages).",
+        "freezes the first n rows only (the old pieces of a grown vocabulary, or the weights of the first languages). Ranges such "
+        "as ((0, 4), (9, 8000)) freeze the rows from 0 to 3 and from 9 to 7999.",
     ),
     Key(
         "training.normalize",

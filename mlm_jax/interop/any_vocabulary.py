@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlm_jax.checkpoints.checkpoint import load_vocabulary_of
+from mlm_jax.checkpoints.checkpoint import describe
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.data.vocabulary.folder import load_vocabulary
@@ -31,9 +31,9 @@ def any_vocabulary(place: str | Path) -> Vocabulary:
     if (path / FACTS).is_file():
         return load_vocabulary(path)
     if path.is_dir() and not any((path / name).is_file() for name in PUBLISHED):
-        return load_vocabulary_of(path)
+        return describe(path).vocabulary
     if (path / "checkpoints").is_dir():  # a workdir, which has a config.json of its own
-        return load_vocabulary_of(path)
+        return describe(path).vocabulary
     folder = local_folder(place, TOKENIZER_FILES)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if not isinstance(config, dict):

@@ -58,7 +58,7 @@ def create(
         ),
         axes_of,
     )
-    trained = keep_first_rows(trained, frozen_rows(config, params, axes_of), axes_of)
+    trained = keep_rows(trained, frozen_rows(config, params, axes_of), axes_of)
     if not any(jax.tree.leaves(frozen)):
         return trained
     labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "trained", frozen)
@@ -72,21 +72,24 @@ def frozen_parameters(config: ConfigDict, params: Any) -> Any:
       UserError: the regex table does not fit the parameters, or leaves nothing to train.
     """
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
-    frozen = jax.tree.map(lambda value: value is True, table)
+    frozen = jax.tree.map(lambda value: value is True, table, is_leaf=_is_ranges)
     if all(jax.tree.leaves(frozen)):
         raise UserError("optimizer.freeze_table freezes every parameter", remedy="leave something to train")
     return frozen
 
 
-def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, int]:
-    """Return {parameter path: rows} where ``config.optimizer`` freezes the first rows only: pieces, or languages' own weights.
+Ranges = tuple[tuple[int, int], ...]  # (first, behind the last) of rows
+
+
+def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, Ranges]:
+    """Return {parameter path: ranges} where ``config.optimizer`` freezes some rows only: pieces, or languages' own weights.
 
     Raises:
       UserError: such a parameter is neither of the vocabulary nor indexed by language, or has not as many rows.
     """
-    rows = {}
+    rows: dict[str, Ranges] = {}
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
-    for (name, value), leaf in zip(by_path(table).items(), jax.tree.leaves(params)):
+    for (name, value), leaf in zip(by_path(table, is_leaf=_is_ranges).items(), jax.tree.leaves(params)):
         if isinstance(value, bool):
             continue
         axis = _row_axis(axes_of[name])
@@ -96,13 +99,18 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
                 "languages",
                 remedy="freeze it whole (True) or not at all (False)",
             )
-        if not 0 < value < leaf.shape[axis]:
+        ranges = ((0, value),) if isinstance(value, int) else tuple((first, behind) for first, behind in value)
+        if not 0 < ranges[-1][1] <= leaf.shape[axis] or ranges == ((0, leaf.shape[axis]),):
             raise UserError(
                 f"optimizer.freeze_table freezes {value} rows of {name!r}, which has the shape {leaf.shape}",
                 remedy="name at most as many rows as there are",
             )
-        rows[name] = int(value)
+        rows[name] = ranges
     return rows
+
+
+def _is_ranges(node: Any) -> bool:
+    return isinstance(node, (tuple, list))
 
 
 def _row_axis(axes: Axes) -> int | None:
@@ -110,33 +118,34 @@ def _row_axis(axes: Axes) -> int | None:
     return next((axis for axis, name in enumerate(axes) if name in ("vocabulary", "groups")), None)
 
 
-def keep_first_rows(
-    inner: optax.GradientTransformation, rows: dict[str, int], axes_of: dict[str, Axes]
+def keep_rows(
+    inner: optax.GradientTransformation, rows: dict[str, Ranges], axes_of: dict[str, Axes]
 ) -> optax.GradientTransformation:
-    """Leave the first pieces' or languages' rows as they are, bit for bit, and out of the gradient's norm.
+    """Leave rows of some pieces or languages as they are, bit for bit, and out of the gradient's norm.
 
     Args:
       inner: the optimizer.
-      rows: {parameter path: how many}.
+      rows: {parameter path: ranges of rows to keep}.
       axes_of: {parameter path: logical axes}.
     """
     if not rows:
         return inner
 
-    def only_later(tree: Any) -> Any:
+    def only_others(tree: Any) -> Any:
         def mask(name: str, leaf: jax.Array) -> jax.Array:
             if name not in rows:
                 return leaf
             axis = _row_axis(axes_of[name])
             assert axis is not None  # :func:`frozen_rows` has seen to it
-            later = jnp.arange(leaf.shape[axis]) >= rows[name]
-            return jnp.where(jnp.expand_dims(later, [a for a in range(leaf.ndim) if a != axis]), leaf, 0)
+            index = jnp.arange(leaf.shape[axis])
+            kept = jnp.stack([(first <= index) & (index < behind) for first, behind in rows[name]]).any(axis=0)
+            return jnp.where(jnp.expand_dims(kept, [a for a in range(leaf.ndim) if a != axis]), 0, leaf)
 
         return map_by_path(mask, tree)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = inner.update(only_later(gradients), state, params)
-        return only_later(updates), state
+        updates, state = inner.update(only_others(gradients), state, params)
+        return only_others(updates), state
 
     return optax.GradientTransformation(inner.init, update)
 

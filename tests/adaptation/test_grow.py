@@ -263,10 +263,11 @@ def grow_and_train(old, tasks, make_batch, folder, capsys):
     assert cli.main([*arguments, "--pieces", "40", "--out", str(folder / "grown")]) == 0
     grown = load_vocabulary(folder / "grown")
 
-    config = old.config
-    scope = {"config": config}
-    for line in capsys.readouterr().out.splitlines()[1:]:  # what it says to write into a config is what works
-        exec(line.strip(), scope)
+    scope = {}
+    for line in capsys.readouterr().out.splitlines():  # what it says to write into a config is what works
+        if line.startswith("    "):
+            exec(line.strip(), scope)
+    config = scope["config"]
     config.tasks = tasks
     config.optimizer.warmup_steps, config.optimizer.decay_steps, config.optimizer.learning_rate = 0, 1, 0.1
     assert config.languages == ("en", "de", "el")

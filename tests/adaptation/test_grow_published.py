@@ -1,15 +1,25 @@
 """A published vocabulary grows: old ids stay, new pieces are taken, and transformers gives our ids."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from mlm_jax import cli
 from mlm_jax.adaptation.grow import grow_vocabulary
+from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.transplant import row_sources
 from mlm_jax.data.bible import _verses
+from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.interop.exporting import write_tokenizer
+from mlm_jax.interop.importing import import_hf
 from mlm_jax.interop.published_tokenizer import read_vocabulary
-from tests.interop.published import TOKENIZERS, sentences
+from mlm_jax.run.loop import train
+from mlm_jax.training.check import check_config
+from tests.interop.published import TOKENIZERS, published, sentences
 
+GERMAN = [verse for _, verse in _verses("de")[:200]]
 TAGALOG = [verse for _, verse in _verses("tl")[:600]]
 
 
@@ -40,18 +50,40 @@ def test_new_pieces_of_the_users_text(kind, tmp_path):
     assert all(sources[index] == [index] for index in range(old.size) if index not in new)
 
 
-def test_from_an_import_to_a_grown_config(tmp_path, capsys):
-    """grow takes an imported model, and says how a config goes on; the new table has its rows."""
-    from mlm_jax import cli
-    from mlm_jax.data.vocabulary.folder import load_vocabulary
-    from mlm_jax.interop.importing import import_hf
-    from tests.interop.published import published
-
-    published(tmp_path / "theirs", "xlm-roberta")
-    ours = import_hf(tmp_path / "theirs", tmp_path / "ours", languages=("de",))
-    (tmp_path / "tl.txt").write_text("\n".join(TAGALOG), encoding="utf-8")
-    arguments = ["grow", str(ours), "--language", "tl", "--text", str(tmp_path / "tl.txt"), "--pieces", "50"]
-    assert cli.main([*arguments, "--out", str(tmp_path / "grown")]) == 0
+@pytest.mark.parametrize("kind", ["xlm-roberta", "modernbert"])
+def test_from_an_import_to_a_grown_config(kind, tmp_path, monkeypatch, capsys):
+    """grow says how much old text changes, and how a config goes on: old rows stay bit for bit, new ones are trained."""
+    monkeypatch.chdir(tmp_path)
+    published(tmp_path / "theirs", kind)
+    import_hf(tmp_path / "theirs", tmp_path / "ours", languages=("de",))
+    for code, texts in {"tl": TAGALOG, "de": GERMAN}.items():
+        (tmp_path / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
+    arguments = ["grow", "ours", "--language", "tl", "--text", "tl.txt", "--pieces", "50", "--old-text", "de=de.txt"]
+    assert cli.main([*arguments, "--out", "grown"]) == 0
     said = capsys.readouterr().out
-    assert "50 pieces added to 902." in said and "config.languages = ('de', 'tl')" in said
-    assert load_vocabulary(tmp_path / "grown").size == 952
+    old, grown = (load_vocabulary(tmp_path / name) for name in ("ours/vocabulary", "grown"))
+    reused = 1 if kind == "modernbert" else 0  # <unused0>
+    assert f"50 new pieces; the vocabulary had {old.size:,} and has {old.size + 50 - reused:,}" in said
+    changed = sum(a != b for a, b in zip(*(each.encode_batch(GERMAN) for each in (old, grown))))
+    tokens = [sum(map(len, each.encode_batch(GERMAN))) for each in (old, grown)]
+    assert f"de: {changed} of 200 texts change their ids; {tokens[0]:,} tokens → {tokens[1]:,} (" in said
+    assert changed < 200 and " of 600 texts change their ids; " in said
+
+    lines = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)  # what is printed is a config
+    config = scope["config"]
+    assert config.languages == ("de", "tl") and config.vocabulary.size == grown.size
+    config.data.corpora = {"tl": str(tmp_path / "tl.txt")}
+    config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 16}}
+    config.steps, config.optimizer.warmup_steps, config.optimizer.decay_steps = 2, 0, 1
+    check_config(config)
+    train(config, "run")
+    before, after = (load_parameters(tmp_path / name).params["embedding"] for name in ("ours", "run"))
+    same = [a == b for a, b in zip(old.pieces(range(old.size)), grown.pieces(range(old.size)))]
+    np.testing.assert_array_equal(np.asarray(after)[: old.size][same], np.asarray(before)[: old.size][same])
+    sources = row_sources(old, grown)
+    new = [index for index in range(grown.size) if index >= old.size or not same[index]]
+    starts = np.array([np.asarray(before)[sources[index]].mean(axis=0) for index in new if sources[index]])
+    moved = np.asarray(after)[[index for index in new if sources[index]]] != starts
+    assert len(new) == 50 and moved.any(axis=1).mean() > 0.3

@@ -118,7 +118,7 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
         ("optimizer.rate_table=(('.*', -1),)", r"optimizer.rate_table has the entry \('.*', -1\)"),
         (
             "optimizer.freeze_table=(('.*', None),)",
-            r"the entry \('.*', None\). Remedy: write \(regex, True, False or a number",
+            r"the entry \('.*', None\). Remedy: write \(regex, True, False, a number",
         ),
         (
             "families={'germanic': 'de'}",

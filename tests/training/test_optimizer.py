@@ -230,16 +230,20 @@ def test_moments_lie_where_their_parameters_lie(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), updates, alone)
 
 
+@pytest.mark.parametrize("rows", [6, ((0, 2), (3, 7))], ids=["the first", "ranges"])
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_rows_of_the_first_pieces_stay_and_do_not_count_in_the_norm(name):
-    table = (("embedding", 6), (".*", False))
+def test_rows_of_some_pieces_stay_and_do_not_count_in_the_norm(name, rows):
+    table = (("embedding", rows), (".*", False))
     params, state = train(make_config(name, freeze_table=table, clip=1.0), [draw(1), draw(2)])
     before = draw(0)
-    np.testing.assert_array_equal(params["embedding"][:6], before["embedding"][:6])
-    assert (np.asarray(params["embedding"][6:]) != before["embedding"][6:]).any()
+    frozen = np.zeros(len(before["embedding"]), bool)
+    for first, behind in ((0, rows),) if isinstance(rows, int) else rows:
+        frozen[first:behind] = True
+    np.testing.assert_array_equal(params["embedding"][frozen], before["embedding"][frozen])
+    assert (np.asarray(params["embedding"]) != before["embedding"]).any(axis=1).tolist() == (~frozen).tolist()
     louder = [draw(1), draw(2)]
     for gradient in louder:
-        gradient["embedding"][:6] *= 1e3  # would be all of the global norm
+        gradient["embedding"][frozen] *= 1e3  # would be all of the global norm
     again, _ = train(make_config(name, freeze_table=table, clip=1.0), louder)
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
@@ -262,6 +266,8 @@ def test_rows_that_cannot_be_frozen_are_an_error():
         (3, "decoder/kernel", "shape"),
         (9, "embedding", "shape"),
         (-1, "embedding", "shape"),
+        (((0, 2), (4, 10)), "embedding", "shape"),
+        (((0, 1),), "encoder/kernel", "none of the vocabulary"),
     )
     for value, name, message in wrong:
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,72 @@
+"""A config that goes on with a trained model: its architecture and vocabulary, and the rates of continued training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mlm_jax.checkpoints.checkpoint import Described, describe
+from mlm_jax.common.errors import UserError
+from mlm_jax.config import default_config
+from mlm_jax.config.together import longest_row
+from mlm_jax.data.vocabulary.folder import load_vocabulary
+from mlm_jax.data.vocabulary.pieces import FACTS
+from mlm_jax.interop.published_tokenizer import UNUSED_ROWS
+
+MACHINE = ("attention", "remat", "scan_layers", "cross_entropy_chunk", "dtype")  # keys that belong to where a run ran
+
+
+def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDict:
+    """Return the default config with the model of a checkpoint, which its weights fit.
+
+    It takes over ``config.model``, ``data.prefix``, the vocabulary and the weights. The caller names the data, and tasks if they
+    are not masked language modelling.
+
+    Args:
+      place: a workdir or one of its checkpoints.
+      vocabulary: a folder that ``mlm-jax grow`` wrote; "" is the checkpoint's own vocabulary.
+
+    Raises:
+      UserError: there is no checkpoint; or the folder of its vocabulary, or of the grown one, is not there.
+    """
+    place = Path(place).resolve()
+    described = describe(place)
+    config = default_config()
+    own = {key: config.model[key] for key in MACHINE}
+    config.model.update(described.config.model)
+    config.model.update(own)
+    config.families, config.data.prefix = described.config.families, described.config.data.prefix
+    folder = Path(vocabulary).resolve() if vocabulary else vocabulary_folder(place, described)
+    size = load_vocabulary(folder).size
+    if -size % config.model.vocabulary_multiple > UNUSED_ROWS:  # an imported table need not be rounded up evenly
+        config.model.vocabulary_multiple = 1
+    config.vocabulary.update(path=str(folder), size=size)
+    config.checkpoint.init = {"from": str(place)}
+    room = longest_row(config.model)
+    config.tasks = {name: {**task, "length": min(task["length"], room)} for name, task in config.tasks.items()}
+    config.optimizer.learning_rate = 1e-4  # a trained model needs a lower rate than a new one
+    return config
+
+
+def vocabulary_folder(place: Path, described: Described) -> Path:
+    """Return the folder in which a checkpoint's vocabulary lies as files.
+
+    Args:
+      place: the checkpoint, or its workdir.
+      described: what it is of.
+
+    Raises:
+      UserError: there is none.
+    """
+    config = described.config
+    folders = [parent / name for parent in (place, *place.parents[:2]) for name in ("vocabulary", "store/vocabulary")]
+    folders += [Path(path) for path in (config.vocabulary.path, f"{config.data.store}/vocabulary")]
+    for folder in folders:  # a checkpoint is WORKDIR/checkpoints/STEP
+        if (folder / FACTS).is_file() and load_vocabulary(folder).fingerprint == described.vocabulary.fingerprint:
+            return folder.resolve()
+    raise UserError(
+        "the vocabulary of this checkpoint is in none of the folders where its run would have it",
+        file=place,
+        remedy="give the folder of its vocabulary, such as STORE/vocabulary",
+    )
