@@ -10,10 +10,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from mlm_jax.config.values import ABOVE_ZERO, REQUIRED, SOURCE, BadValue, Entry, Key, Number, is_several, whole
+from mlm_jax.config.values import (
+    ABOVE_ZERO,
+    REQUIRED,
+    SOURCE,
+    TEXT,
+    BadValue,
+    ByName,
+    Entry,
+    Fits,
+    Key,
+    Number,
+    is_number,
+    is_several,
+    whole,
+)
 
 SEPARATOR = ":"  # between a language or pair and a source of it; no code of a language has one
-PREPARED = ("files", "documents")  # settings that decide what prepare stores; the loader applies the others
+PREPARED = (
+    "files",
+    "field",
+    "where",
+    "documents",
+)  # settings that decide what prepare stores; the loader applies the others
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, str) or is_number(value)
+
 
 SETTINGS = Entry(
     (
@@ -29,6 +53,14 @@ SETTINGS = Entry(
             None,
             Number(ABOVE_ZERO),
             "Its text counts as if it stood there so many times, if rates are not given.",
+        ),
+        Key("field", None, TEXT, 'Field or column that holds the text, by default "text"; "a.b" is b of the object a.'),
+        Key(
+            "where",
+            None,
+            ByName(Fits(_is_bound, "a text or a number"), '{"language": "deu_Latn", "language_score": 0.9}'),
+            "Other fields that a document must have: a text that is equal, or a number that is at least so large. Of a list the "
+            "first value counts.",
         ),
         Key("documents", None, whole(1), "Most documents (or pairs) of it: so many are drawn by their hashes."),
         Key("tokens", None, whole(1), "Most tokens of it that training reads: the first ones of the stored text."),

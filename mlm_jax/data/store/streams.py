@@ -33,6 +33,7 @@ class Source:
       validation: what the config or the corpus function gives for validation; None: ``data.validation_fraction`` of ``train``.
       most_bytes: ``data.max_document_bytes``.
       most_documents: that are drawn of the training text; 0 for all.
+      fields: which field holds the text, and which values others must have in training text.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     validation: Any
     most_bytes: int
     most_documents: int = 0
+    fields: corpora.Fields = corpora.EVERYTHING
 
     @property
     def by_fraction(self) -> bool:
@@ -78,11 +80,12 @@ class Source:
           UserError: as :func:`.corpora.documents` and :func:`.corpora.sentence_pairs`.
         """
         named = self.train if split == "train" else self.validation
+        fields = self.fields if split == "train" else corpora.Fields(self.fields.text)
         if self.kind == "text":
-            texts = corpora.documents(named, self.of, split, most_bytes=self.most_bytes, skipped=skipped)
+            texts = corpora.documents(named, self.of, split, most_bytes=self.most_bytes, skipped=skipped, fields=fields)
             return bounded_windows(texts, BATCH, len, BATCH_CHARACTERS)
         pairs = corpora.sentence_pairs(
-            named, self.of, split, self.languages, most_bytes=self.most_bytes, skipped=skipped
+            named, self.of, split, self.languages, most_bytes=self.most_bytes, skipped=skipped, fields=fields
         )
         return bounded_windows(pairs, BATCH, lambda sides: len(sides[0]) + len(sides[1]), BATCH_CHARACTERS)
 
@@ -94,11 +97,13 @@ def sources(config: ConfigDict) -> list[Source]:
     if not data.mixture:
         for one in named_sources(data.corpora):
             found.append(
-                Source(one.stream, one.of, "text", (one.of,), one.files, _validation(data, one), most, _cap(one))
+                Source(one.stream, one.of, "text", (one.of,), one.files, _validation(data, one), most, *_settings(one))
             )
         for one in named_sources(data.parallel):
             sides = split_pair(one.of, named_languages(config))
-            found.append(Source(one.stream, one.of, "pairs", sides, one.files, _validation(data, one), most, _cap(one)))
+            found.append(
+                Source(one.stream, one.of, "pairs", sides, one.files, _validation(data, one), most, *_settings(one))
+            )
     for name in only_held_out(config):
         languages = languages_of(config, name)
         kind = "pairs" if len(languages) == 2 else "text"
@@ -111,8 +116,10 @@ def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, 
     return (" ".join(example.texts),) if labelled.is_per_word(dict(entry)) else example.texts
 
 
-def _cap(source: NamedSource) -> int:
-    return source.settings.get("documents", 0)
+def _settings(source: NamedSource) -> tuple[int, corpora.Fields]:
+    """Return the cap on documents, and the fields."""
+    settings = source.settings
+    return settings.get("documents", 0), corpora.Fields(settings.get("field", "text"), settings.get("where", {}))
 
 
 def _validation(data: ConfigDict, source: NamedSource) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,13 +32,17 @@ class Wanted:
       sides: the two languages of a pair; () for text of one language.
       most_bytes: limit on one document, line or unit.
       skipped: {reason: examples left out}, which readers add to.
+      field: that holds the text of a document, where documents have fields.
+      where: {field: text that it must be, or number that it must be at least}.
     """
 
     name: str
     split: str = "train"
     sides: tuple[str, ...] = ()
     most_bytes: int = MOST_BYTES
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    field: str = "text"
+    where: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
 
 def ending(file: Path) -> str:

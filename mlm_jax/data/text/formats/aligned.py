@@ -25,21 +25,36 @@ def read(first: Path, second: Path, wanted: Wanted, readers: Mapping[str, Reader
     Raises:
       UserError: the files are not equally long; or as their readers.
     """
-    missing = object()
     streams = [readers.get(ending(file), txt.read)(file, wanted) for file in (first, second)]
     with contextlib.closing(streams[0]), contextlib.closing(streams[1]):
-        number = 0
-        while True:
-            number += 1
-            left, right = (next(stream, missing) for stream in streams)
-            if left is missing and right is missing:
-                return
-            if left is missing or right is missing:
-                shorter, longer = (first, second) if left is missing else (second, first)
-                raise UserError(
-                    f"the file ends where {longer} has line {number}: the two are not aligned",
-                    file=shorter,
-                    line=number,
-                    remedy="align them line by line",
-                )
-            yield left, right  # type: ignore[misc]
+        yield from in_step(streams[0], streams[1], first, second)
+
+
+def in_step(left: Iterator[str], right: Iterator[str], first: Path, second: Path) -> Iterator[tuple[str, str]]:
+    """Yield the texts of two files in pairs.
+
+    Args:
+      left: texts of the first file.
+      right: texts of the second file.
+      first: its name.
+      second: its name.
+
+    Raises:
+      UserError: one ends before the other.
+    """
+    missing = object()
+    number = 0
+    while True:
+        number += 1
+        one, other = next(left, missing), next(right, missing)
+        if one is missing and other is missing:
+            return
+        if one is missing or other is missing:
+            shorter, longer = (first, second) if one is missing else (second, first)
+            raise UserError(
+                f"the file ends where {longer} has line {number}: the two are not aligned",
+                file=shorter,
+                line=number,
+                remedy="align them line by line",
+            )
+        yield one, other  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""``.jsonl``: a JSON object a line, whose "text" is a document."""
+"""``.jsonl``: a JSON object a line, one of whose fields is a document: "text", unless the source names another."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from collections.abc import Generator
 from pathlib import Path
 
-from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.data.text.reading import Wanted, checked_text, lines
+from mlm_jax.common.errors import UserError
+from mlm_jax.data.text.fields import fits, value_of
+from mlm_jax.data.text.reading import Wanted, brief, checked_text, lines
 
 
 def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
-    """Yield the "text" of each line, "" for a blank one.
+    """Yield the text of each line, "" for a blank one; lines whose other fields do not fit are left out.
 
     Raises:
-      UserError: a line is not a JSON object with a string "text"; or as :func:`lines`.
+      UserError: a line is not a JSON object with a text in this field; or as :func:`lines` and :func:`.fields.fits`.
     """
     for number, line in enumerate(lines(file, wanted.most_bytes), 1):
         if not line.strip():
@@ -29,13 +30,14 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
                 line=number,
                 remedy="write one JSON object a line",
             ) from error
-        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            found = (
-                {key: type(value).__name__ for key, value in entry.items()}
-                if isinstance(entry, dict)
-                else type(entry).__name__
-            )
+        if wanted.where and not fits(entry, wanted, file, line=number):
+            continue
+        text = value_of(entry, wanted.field, file, "", number)
+        if not isinstance(text, str):
             raise UserError(
-                f'no string "text" here, only {one_line(found)}', file=file, line=number, remedy='name the field "text"'
+                f"no string {json.dumps(wanted.field)} here, but {brief(text)}",
+                file=file,
+                line=number,
+                remedy="write text in this field, or leave the line out",
             )
-        yield checked_text(entry["text"], wanted.most_bytes, file, number)
+        yield checked_text(text, wanted.most_bytes, file, number)

@@ -1,4 +1,4 @@
-"""``.parquet``: a table whose column "text" holds a document a row."""
+"""``.parquet``: a table, one of whose columns holds a document a row: "text", unless the source names another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.fields import fits, value_of
 from mlm_jax.data.text.formats.parquet_pages import page_sizes
 from mlm_jax.data.text.reading import PACKINGS, Wanted, checked_text, too_large
 
@@ -15,10 +16,10 @@ ROWS = 16  # read at once: so many of the largest documents must fit into memory
 
 
 def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
-    """Yield the texts of a table.
+    """Yield the texts of a table; rows whose other columns do not fit are left out.
 
     Raises:
-      UserError: there is no column "text", a row has no text, or the file is not whole.
+      UserError: there is no such column, a row has no text, or the file is not whole; or as :func:`.fields.fits`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -28,31 +29,38 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
     try:
         with pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
-            if "text" not in names:
-                raise UserError(
-                    f'no column "text", only {one_line(", ".join(names))}', file=file, remedy='name the column "text"'
-                )
-            _check_row_groups(table.metadata, wanted.most_bytes, file)
+            fields = [*dict.fromkeys([wanted.field, *wanted.where])]  # "metadata.url" is part of the column "metadata"
+            for field in fields:
+                if field.partition(".")[0] not in names:
+                    raise UserError(
+                        f'no column "{field}", only {one_line(", ".join(names))}',
+                        file=file,
+                        remedy='name the column in the source: {"files": …, "field": "content"}',
+                    )
+            _check_row_groups(table.metadata, wanted, file)
             row = 0
-            for batch in table.iter_batches(batch_size=ROWS, columns=["text"]):
-                for value in batch.column(0):
+            for batch in table.iter_batches(batch_size=ROWS, columns=fields):
+                for entry in batch.to_pylist():
                     row += 1
-                    yield checked_text(value.as_py(), wanted.most_bytes, file, where=f"row {row}")
+                    place = f"row {row}"
+                    if not wanted.where or fits(entry, wanted, file, f"{place}: "):
+                        text = value_of(entry, wanted.field, file, f"{place}: ")
+                        yield checked_text(text, wanted.most_bytes, file, where=place)
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is one of the last kind
         raise UserError(
             f"this is not a whole Parquet file: {one_line(error)}", file=file, remedy="fetch or write the file again"
         ) from error
 
 
-def _check_row_groups(metadata: Any, most_bytes: int, file: Path) -> None:
+def _check_row_groups(metadata: Any, wanted: Wanted, file: Path) -> None:
     """Refuse a group of rows whose texts have more bytes than the limit on average, or a page that is too large for memory."""
-    before = 0
+    before, most_bytes = 0, wanted.most_bytes
     with file.open("rb") as stream:
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             rows = f"rows {before + 1} to {before + group.num_rows}"
             for column in (group.column(number) for number in range(group.num_columns)):
-                if column.path_in_schema != "text":
+                if column.path_in_schema != wanted.field:
                     continue
                 if column.total_uncompressed_size > max(group.num_rows, 1) * most_bytes:
                     raise too_large(f"a text in {rows}", most_bytes, file)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.formats.codes import code_of, plain_code
 from mlm_jax.data.text.reading import DAMAGED, Wanted, open_file, too_large, unreadable
 
 CHUNK = 1 << 16  # bytes handed to the XML parser at once
@@ -25,12 +26,12 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     Raises:
       UserError: the file is not TMX, a unit is too large, or no unit has both languages.
     """
-    languages = [_plain(code) for code in wanted.sides]
+    languages = [plain_code(code) for code in wanted.sides]
     found: dict[str, None] = {}
     whole = 0
     for texts in _units(file, wanted):
         found |= dict.fromkeys(texts)
-        first, second = (_code_of(language, texts) for language in languages)
+        first, second = (code_of(language, texts) for language in languages)
         second = "" if second == first else second  # a unit's only English is not both en-US and en-GB
         pair = texts.get(first, "") if first else "", texts.get(second, "") if second else ""
         whole += bool(first and second and all(pair))
@@ -104,7 +105,7 @@ class _State:
         if self.inside_code or (self.segment is not None and tag in CODES):
             self.inside_code += 1
         elif tag == "tuv":
-            self.language = _plain(attributes.get(XML_LANG) or attributes.get("lang") or "")
+            self.language = plain_code(attributes.get(XML_LANG) or attributes.get("lang") or "")
         elif tag == "seg":
             self.segment = []
         elif tag == "tu":
@@ -133,17 +134,3 @@ class _State:
     def take(self) -> list[dict[str, str]]:
         units, self.units = self.units, []
         return units
-
-
-def _plain(code: str) -> str:
-    return code.casefold().replace("_", "-")
-
-
-def _code_of(language: str, codes: Collection[str]) -> str:
-    """Return which code means a language: the same in full, else one where either is the other's primary subtag, or ""."""
-    near = (code for code in codes if _primary(code) == language or code == _primary(language))
-    return language if language in codes else next(near, "")
-
-
-def _primary(code: str) -> str:
-    return code.partition("-")[0]

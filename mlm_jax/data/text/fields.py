@@ -1,0 +1,60 @@
+"""Fields of documents that others made: which one holds the text, and which values others must have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.data.text.reading import Wanted, brief
+
+UNFIT = "its fields are not as the source's `where` has them"  # why a document is left out
+
+
+def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = None) -> Any:
+    """Return the value of a field, such as "text", or "metadata.language" of an object in an object.
+
+    Raises:
+      UserError: there is none.
+    """
+    value = entry
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            found = (
+                {key: type(each).__name__ for key, each in entry.items()}
+                if isinstance(entry, Mapping)
+                else brief(entry)
+            )
+            raise UserError(
+                f"{place}no field {name!r}, only {one_line(found)}",
+                file=file,
+                line=line,
+                remedy='name the field in the source: {"files": …, "field": "content"}',
+            )
+        value = value[part]
+    return value
+
+
+def fits(entry: Any, wanted: Wanted, file: Path, place: str = "", line: int | None = None) -> bool:
+    """Return whether a document has the fields that ``wanted.where`` asks for; one that has not is counted.
+
+    A text must be equal, and a number at least so large. Of a list of values the first counts, which is the best one.
+
+    Raises:
+      UserError: it has no such field, or one that is no number where a number is asked for.
+    """
+    for name, asked in wanted.where.items():
+        value = value_of(entry, name, file, place, line)
+        value = (value[0] if value else None) if isinstance(value, list) else value
+        if value is not None and not isinstance(asked, str) and not isinstance(value, (int, float)):
+            raise UserError(
+                f"{place}{name} is {brief(value)}, and no number",
+                file=file,
+                line=line,
+                remedy="write a text in the source's `where`",
+            )
+        if value is None or (value != asked if isinstance(asked, str) else value < asked):
+            wanted.skipped[UNFIT] += 1
+            return False
+    return True

@@ -1,0 +1,61 @@
+"""``.zip`` of OPUS in the format Moses: two aligned files of lines, whose endings are the languages, beside notes on the corpus."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.lines import decoded_lines
+from mlm_jax.data.text.formats.aligned import in_step
+from mlm_jax.data.text.formats.codes import code_of, plain_code
+from mlm_jax.data.text.reading import DAMAGED, TOO_LARGE, Wanted, unreadable
+
+
+def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of lines of the two files of the pair's languages, such as ``TED2020.de-en.de`` and ``TED2020.de-en.en``.
+
+    Raises:
+      UserError: this is no whole ZIP file, it has not one file of each language, or the two are not equally long; or as
+        :func:`.decoded_lines`.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            first, second = _members(file, archive, wanted.sides)
+            with archive.open(first) as left, archive.open(second) as right:
+                lines = [
+                    decoded_lines(cast(BinaryIO, stream), f"{file}/{name}", wanted.most_bytes, TOO_LARGE)
+                    for stream, name in ((left, first), (right, second))
+                ]
+                yield from in_step(lines[0], lines[1], Path(file, first), Path(file, second))
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        *DAMAGED,
+    ) as error:  # RuntimeError: it has a password
+        raise unreadable(error, file) from error
+
+
+def _members(file: Path, archive: zipfile.ZipFile, sides: tuple[str, ...]) -> tuple[str, str]:
+    """Return the names of the files of both sides.
+
+    Raises:
+      UserError: a side has none, or several.
+    """
+    by_code: dict[str, list[str]] = {}
+    for name in archive.namelist():
+        by_code.setdefault(plain_code(name.rpartition(".")[2]), []).append(name)
+    found = [code_of(plain_code(side), by_code) for side in sides]
+    for side, code in zip(sides, found):
+        names = by_code.get(code, [])
+        if len(names) != 1 or found.count(code) > 1:
+            there = one_line(", ".join(names or archive.namelist())) or "nothing"
+            raise UserError(
+                f"no single file of {side!r}, but {there}",
+                file=file,
+                remedy="name the pair by the endings of the files, and give a ZIP file one pair",
+            )
+    return by_code[found[0]][0], by_code[found[1]][0]
