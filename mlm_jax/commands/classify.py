@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--task", default="", help="task whose classifier to use, if there are several")
     parser.add_argument(
-        "--input", default="-", help="text file, a text a line, or two with a tab between; - is standard input"
+        "--input",
+        default="-",
+        help="text file, a text a line, or two (question and text) with a tab between; - is standard input",
     )
     parser.add_argument(
         "--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG"
@@ -44,8 +46,8 @@ def classify_command(
 ) -> None:
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
 
-    Several classes, and their probabilities, stand between commas. Where the task predicts a number, that stands alone before
-    the line.
+    Several classes, and their probabilities, stand between commas. If the task predicts a number, that stands alone before
+    the line; if it answers questions, the answer stands in place of the class.
 
     An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
 
@@ -68,7 +70,7 @@ def classify_command(
         for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
             file.writelines(
                 _tagged(model, lines, language, counts)
-                if model.by_word
+                if model.by_word and model.kind == "labelled"
                 else _classified(model, lines, language, counts, place_of(input), read + 1)
             )
             file.flush()
@@ -91,6 +93,11 @@ def _classified(
 ) -> Iterator[str]:
     """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
     texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
+    if model.kind == "questions" and not all(isinstance(text, tuple) for text in texts):
+        number = next(number for number, line in enumerate(lines, first) if line.strip() and "\t" not in line)
+        raise UserError(
+            "a question without its text", file=file, line=number, remedy="write both on the line, with a tab between"
+        )
     found = iter(_columns(model, texts, language, counts))
     for line in lines:
         yield f"{next(found)}\t{line}\n" if line.strip() else "\n"
@@ -102,6 +109,9 @@ def _columns(
     """Return what stands before each line: its class and probability, or its number."""
     if model.kind == "scored":
         return [f"{number:.4f}" for number in model._scores(texts, language, counts)]
+    if model.kind == "questions":
+        answers = model.answers(texts, language=language)  # type: ignore[arg-type]
+        return [f"{one.text}\t{one.probability:.4f}" for one in answers]
     if model.kind == "multilabelled":
         several = model._classes(texts, language, counts)
     else:

@@ -127,6 +127,18 @@ LABELLED_SET = Entry(
             choice("class", "classes", "number"),
             "What the label of a text is: a class (the default), several classes, or a number such as a similarity.",
         ),
+        Key(
+            "window",
+            None,
+            whole(16),
+            "Of questions: tokens of a row (384 by default); longer texts become several rows.",
+        ),
+        Key(
+            "overlap",
+            None,
+            whole(0),
+            "Of questions: tokens that neighbouring windows of a text share (128 by default).",
+        ),
     ),
     example='{"format": "tsv", "language": "en", "train": "genre.tsv"}',
 )

@@ -20,8 +20,10 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.data.loading.loader import Loader, cuts
 from mlm_jax.data.store.manifest import WITH_LABELS
+from mlm_jax.data.store.question_rows import unpacked
 from mlm_jax.data.store.store import Store, Stream
 from mlm_jax.evaluation import perplexity
+from mlm_jax.evaluation.answers import answer_scores, join_windows
 from mlm_jax.evaluation.correlation import CORRELATIONS, correlations
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library
@@ -181,6 +183,8 @@ class HeldOut:
             metrics["f1"] = self._entity_f1(task, params, everything)
         if self.program.objectives[task].kind == "scored":
             metrics |= self._correlations(task, params, everything)
+        if self.program.objectives[task].kind == "questions":
+            metrics |= self._answers(task, params, everything)
         return {name: values for name, values in metrics.items() if values}
 
     def _with_bits(
@@ -198,7 +202,8 @@ class HeldOut:
         predicted: list[list[str]] = []
         gold: list[list[str]] = []
         languages: list[str] = []
-        for stream, classes, whole in self._predicted(task, params, everything):
+        for stream, classes, examples in self._predicted(task, params, everything):
+            whole = stream.split("validation")["labels"].documents(examples)
             numbers = [in_task_order(labels, stream, names) for labels in whole]
             found = [uncut(row, len(labels), names.index("O")) for row, labels in zip(classes, numbers)]
             ours, right = tag_sentences(found, numbers, names)
@@ -210,7 +215,8 @@ class HeldOut:
     def _correlations(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
         """Return Pearson's and Spearman's correlation of predicted numbers with the right ones, by language."""
         pairs: dict[str, list[np.ndarray]] = {}
-        for stream, numbers, whole in self._predicted(task, params, everything):
+        for stream, numbers, examples in self._predicted(task, params, everything):
+            whole = stream.split("validation")["labels"].documents(examples)
             right = np.concatenate(whole).astype(np.int32).view(np.float32)
             pairs.setdefault(stream.languages[0], []).append(np.stack([numbers[: len(right)], right]))
         found = {language: correlations(*np.concatenate(parts, axis=1)) for language, parts in pairs.items()}
@@ -218,10 +224,21 @@ class HeldOut:
             name: _with_mean({language: one[name] for language, one in found.items() if one}) for name in CORRELATIONS
         }
 
-    def _predicted(
-        self, task: str, params: Any, everything: bool
-    ) -> Iterator[tuple[Stream, np.ndarray, list[np.ndarray]]]:
-        """Yield (set, predictions ``[rows, …]``, the labels of each example as they are stored), some rows at a time.
+    def _answers(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
+        """Return exact match and F1 of the answers to questions, by language."""
+        windows: dict[str, list] = {}
+        for stream, logits, examples in self._predicted(task, params, everything):
+            split = stream.split("validation")
+            facts, labels = (split[name].documents(examples) for name in ("answers", "labels"))
+            for one, flags, outputs in zip(facts, labels, logits):
+                known = unpacked(one)
+                known["id"] = f"{stream.name}/{known['id']}"  # sets of several languages may have the same ids
+                windows.setdefault(stream.languages[0], []).append((known, flags, outputs))
+        found = {language: answer_scores([*join_windows(of).values()]) for language, of in windows.items()}
+        return {name: _with_mean({code: one[name] for code, one in found.items()}) for name in ("exact_match", "f1")}
+
+    def _predicted(self, task: str, params: Any, everything: bool) -> Iterator[tuple[Stream, np.ndarray, np.ndarray]]:
+        """Yield (set, predictions ``[rows, …]``, numbers of the set's examples in these rows), some rows at a time.
 
         Rows behind the last example only fill the batch up.
         """
@@ -231,7 +248,7 @@ class HeldOut:
             for batch in self._batches(task, stream, everything, False):
                 with jax.set_mesh(self.mesh):
                     found = jax.device_get(self._predictions(task, params, to_devices(batch, self.mesh)))
-                yield stream, found, split["labels"].documents(np.arange(first, min(first + len(found), total)))
+                yield stream, found, np.arange(first, min(first + len(found), total))
                 first += len(found)
 
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:

@@ -12,6 +12,7 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.values import several
 from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.store import Store, Stream
+from mlm_jax.data.text.labelled import OUTPUTS
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> n
       stream: the set.
       names: of the task's classes.
     """
-    if stream.kind == "scored":
+    if stream.kind in OUTPUTS:  # no classes
         return labels
     if stream.kind == "multilabelled":
         ordered = np.where(labels[:, :1] < 0, -1, np.zeros((1, len(names)), np.int32))

@@ -15,17 +15,25 @@ from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.batch import Rows
+from mlm_jax.data.store.question_rows import OVERLAP, Window, windows
 from mlm_jax.data.store.two_texts import joined
+from mlm_jax.evaluation.answers import best_span
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.objectives import objective_class
 
-METHODS = {"labelled": "classify", "multilabelled": "classes", "scored": "scores"}  # {kind of labels: method}
+METHODS = {  # {kind of labels: method}
+    "labelled": "classify",
+    "multilabelled": "classes",
+    "scored": "scores",
+    "questions": "answers",
+}
 WHAT = {  # {method: what it is of}
     "classify": "a class of whole texts",
     "classes": "any number of classes of whole texts",
     "scores": "a number",
     "tag": "a class of each word",
+    "answers": "where in a text the answer to a question stands",
 }
 CUT_WORD = ""  # label of a word that did not fit into the model
 
@@ -40,6 +48,22 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
+
+
+class Answer(NamedTuple):
+    """The likeliest answer to a question.
+
+    Attributes:
+      text: of the answer.
+      probability: that it begins and that it ends there, multiplied.
+      start: character of the text that it begins with.
+      end: one past its last.
+    """
+
+    text: str
+    probability: float
+    start: int
+    end: int
 
 
 def load_classifier(place: str | Path, task: str = "") -> Classifier:
@@ -147,6 +171,43 @@ class Classifier(Model):
         """
         return self._of_texts(self._scores, texts, language)
 
+    def answers(
+        self, questions: Sequence[tuple[str, str]], *, language: str | Sequence[str] | None = None
+    ) -> list[Answer]:
+        """Return the likeliest answer to each question, in the text that is given with it.
+
+        Long texts are read in overlapping windows, as in training.
+
+        Args:
+          questions: (question, text) of each; the text must not be empty.
+          language: as in :meth:`classify`.
+
+        Raises:
+          UserError: the task does not answer questions; or as :meth:`Model.embed`.
+        """
+        self._check("answers")
+        codes = [language] * len(questions) if language is None or isinstance(language, str) else [*language]
+        prefix = self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0])
+        room = min(self.longest, self.config.tasks[self.task]["length"]) - 1 - len(prefix)
+        found = [[*windows(self.vocabulary, *both, room, OVERLAP)] for both in questions]
+        spread = [code for code, mine in zip(codes, found, strict=True) for _ in mine]
+        ids = [window.ids for mine in found for window in mine]
+        outputs = iter(self._predictions(ids, None if language is None else spread))  # type: ignore[arg-type]
+        return [self._answer(text, [(w, next(outputs)[1]) for w in mine]) for (_, text), mine in zip(questions, found)]
+
+    def _answer(self, text: str, read: Sequence[tuple[Window, np.ndarray]]) -> Answer:
+        """Return the best answer of some windows of a text, with the logits ``[tokens, 2]`` of each."""
+        best: tuple[float, Answer] = (-np.inf, Answer("", 0.0, 0, 0))
+        for window, logits in read:
+            span = best_span(logits, window.before, len(logits))
+            if span.score > best[0]:
+                first, last = (window.spans[place - window.before] for place in (span.start, span.end))
+                shares = np.exp(logits - logits.max(axis=0))
+                shares /= shares.sum(axis=0)
+                probability = float(shares[span.start, 0] * shares[span.end, 1])
+                best = span.score, Answer(text[first[0] : last[1]].strip(), probability, first[0], last[1])
+        return best[1]
+
     def _of_texts(self, method: Any, texts: Sequence[Any], language: str | Sequence[str] | None) -> Any:
         if isinstance(texts, str):
             raise TypeError("this takes a sequence of texts; put a single one into a list")
@@ -185,7 +246,7 @@ class Classifier(Model):
         Raises:
           UserError: it does not; the message names the right method.
         """
-        right = "tag" if self.by_word else METHODS[self.kind]
+        right = "tag" if self.by_word and self.kind == "labelled" else METHODS[self.kind]
         if method != right:
             raise UserError(f"task {self.task!r} predicts {WHAT[right]}", remedy=f"use {right} instead of {method}")
 

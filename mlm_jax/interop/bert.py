@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlm_jax.interop.family import Entry, Facts, Family, TaskHead, token_ids
-from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, QUESTION, SEQUENCE, TOKEN, layer
 from mlm_jax.interop.xlm_roberta import EMBEDDINGS, IGNORED, LAYER, describe, settings
 
 HEAD = (
@@ -43,6 +43,7 @@ FAMILY = Family(
             poolings={"first": {}},
         ),
         TaskHead(TOKEN, layer("classifier", OUTPUT)),
+        TaskHead(QUESTION, layer("qa_outputs", OUTPUT)),
     ),
     renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
 )

@@ -130,7 +130,7 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     if published.task:
         name = published.task["objective"]
         config.tasks = {name: {**published.task, "length": min(published.task["length"], room)}}
-        if config.model.embedding_types > 1 and name != "token_classification":
+        if config.model.embedding_types > 1 and name != "token_classification":  # whose texts are no pairs
             log.warning(
                 "of pairs of texts, both are read with token type 0 here; this head may have been trained otherwise"
             )

@@ -10,12 +10,16 @@ from typing import Any
 
 from mlm_jax.checkpoints.checkpoint import METRICS, Loaded, find_checkpoint
 from mlm_jax.checkpoints.workdir import config_json
-from mlm_jax.interop.task_heads import FORMS, SEQUENCE, TOKEN
+from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language's code as the Hub takes it
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PIPELINES = {SEQUENCE: "text-classification", TOKEN: "token-classification"}  # {form of a head: pipeline}
+PIPELINES = {
+    SEQUENCE: "text-classification",
+    TOKEN: "token-classification",
+    QUESTION: "question-answering",
+}  # {form of a head: pipeline}
 UNKNOWN = "und"
 
 

@@ -19,7 +19,7 @@ from mlm_jax.interop.family import (
     token_ids,
     unscaled,
 )
-from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer, norm
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, QUESTION, SEQUENCE, TOKEN, layer, norm
 
 ACTIVATIONS = {"gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh", "silu": "swiglu"}
 PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # what the head's dense layer uses
@@ -189,5 +189,6 @@ FAMILY = Family(
             poolings={"mean": {"classifier_pooling": "mean"}, "first": {"classifier_pooling": "cls"}},
         ),
         TaskHead(TOKEN, HEAD_OF_TASK, transform="head"),
+        TaskHead(QUESTION, HEAD_OF_TASK, transform="head"),
     ),
 )

@@ -1,4 +1,4 @@
-"""Heads of tasks in published files: ``…ForSequenceClassification`` and ``…ForTokenClassification``.
+"""Heads of tasks in published files: ``…ForSequenceClassification``, ``…ForTokenClassification``, ``…ForQuestionAnswering``.
 
 A family lists the heads that it has, each with its tensors and the form of ours that computes the same.
 """
@@ -14,12 +14,13 @@ from typing import Any
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.family import Entry, Family, TaskHead
 
-SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
+SEQUENCE, TOKEN, QUESTION = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
 FORMS = {  # {objective of ours: (suffix of the class's name, problem_type in config.json)}
     "classification": (SEQUENCE, "single_label_classification"),
     "multilabel_classification": (SEQUENCE, "multi_label_classification"),
     "regression": (SEQUENCE, "regression"),
     "token_classification": (TOKEN, None),
+    "question_answering": (QUESTION, None),
 }
 OUTPUT, DENSE, NORM = "classifiers/{task}", "classifier_transforms/{task}/dense", "classifier_transforms/{task}/norm"
 
@@ -42,7 +43,7 @@ def head_of(family: Family, architectures: Any) -> TaskHead | None:
     """
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
     suffix = "For" + str(named).rpartition("For")[2]
-    if suffix not in (SEQUENCE, TOKEN, "ForQuestionAnswering", "ForMultipleChoice"):
+    if suffix not in (SEQUENCE, TOKEN, QUESTION, "ForMultipleChoice"):
         return None
     for head in family.heads:
         if head.suffix == suffix:
@@ -110,6 +111,8 @@ def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str
     if head.suffix == SEQUENCE and given is None:
         given = "regression" if outputs == 1 else "single_label_classification"
     found = [name for name, form in FORMS.items() if form == (head.suffix, given)]
+    if head.suffix == QUESTION and outputs != 2:
+        raise UserError(f"a head that finds answers has 2 outputs, the first and the last token, not {outputs}")
     if not found or (found[0] == "regression") != (outputs == 1 and head.suffix == SEQUENCE):
         raise UserError(f"problem_type is {json.dumps(given)} of {outputs} outputs, which has no counterpart here")
     return found[0]

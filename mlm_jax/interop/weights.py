@@ -16,6 +16,7 @@ from mlm_jax import model as model_room
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config
+from mlm_jax.data.text.labelled import OUTPUTS as ANSWERS
 from mlm_jax.interop import bert, eurobert, modernbert, t5, xlm_roberta, xmod
 from mlm_jax.interop.family import (
     Bound,
@@ -29,7 +30,7 @@ from mlm_jax.interop.family import (
     matches,
     moved,
 )
-from mlm_jax.interop.task_heads import OUTPUT, head_of, label_names, task_of, with_head
+from mlm_jax.interop.task_heads import OUTPUT, QUESTION, head_of, label_names, task_of, with_head
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.training.paths import by_path
 
@@ -111,7 +112,8 @@ class Published:
                 outputs = self._outputs(self.task_head)
                 self.task = task_of(self.task_head, self.config, outputs)
                 self.family = with_head(self.family, self.task_head, self.task["objective"])
-                self.labels = label_names(self.config, outputs)
+                of_span = self.task_head.suffix == QUESTION
+                self.labels = ANSWERS["questions"] if of_span else label_names(self.config, outputs)
             self.facts = self.family.facts(self.config)
             self._check_size("num_hidden_layers", self.config.get("num_hidden_layers", 1), most=len(self.names))
             self.contents = self._contents()

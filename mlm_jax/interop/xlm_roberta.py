@@ -7,7 +7,7 @@ from typing import Any
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.family import Contents, Entry, Facts, Family, TaskHead, lookup, require, reverse, token_ids
-from mlm_jax.interop.task_heads import DENSE, OUTPUT, SEQUENCE, TOKEN, layer
+from mlm_jax.interop.task_heads import DENSE, OUTPUT, QUESTION, SEQUENCE, TOKEN, layer
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -132,6 +132,7 @@ HEADS = (
         poolings={"first": {}},
     ),
     TaskHead(TOKEN, layer("classifier", OUTPUT)),
+    TaskHead(QUESTION, layer("qa_outputs", OUTPUT)),
 )
 
 

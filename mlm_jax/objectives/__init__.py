@@ -18,6 +18,7 @@ from mlm_jax.objectives.cross_attention_mlm import CrossAttentionMaskedLanguageM
 from mlm_jax.objectives.denoising import Denoising
 from mlm_jax.objectives.mlm import MaskedLanguageModelling
 from mlm_jax.objectives.multilabel import MultiLabelClassification
+from mlm_jax.objectives.question_answering import QuestionAnswering
 from mlm_jax.objectives.ranking import TranslationRanking
 from mlm_jax.objectives.regression import Regression
 from mlm_jax.objectives.tlm import TranslationLanguageModelling
@@ -34,6 +35,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "token_classification": TokenClassification,
     "multilabel_classification": MultiLabelClassification,
     "regression": Regression,
+    "question_answering": QuestionAnswering,
 }
 PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
     "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),

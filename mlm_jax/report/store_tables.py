@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS
+from mlm_jax.data.store.question_rows import END, START
 from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
 from mlm_jax.data.text.rates import rates
 
@@ -173,6 +174,9 @@ def _labels_of(stream: Stream, labels: np.ndarray) -> str:
         return f"{labels.astype(np.int32).view(np.float32)[0]:g}"
     if stream.kind == "multilabelled":
         return ", ".join(name for name, has in zip(stream.labels, labels) if has) or "·"
+    if stream.kind == "questions":
+        started, ended = (np.flatnonzero((labels > 0) & (labels & flag > 0)) for flag in (START, END))
+        return f"tokens {started[0]} to {ended[0]}"
     return " ".join(stream.labels[label] if label >= 0 else "·" for label in labels[:SAMPLE_TOKENS])
 
 
@@ -184,6 +188,8 @@ def samples_table(store: Store) -> Table:
         sides = [split[feature].documents([0])[0] for feature in split.features]
         lines = []
         for feature, side in zip(split.features, sides):
+            if feature == "answers":
+                continue
             if feature == "labels":
                 lines.append(_labels_of(stream, side))
             else:

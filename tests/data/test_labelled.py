@@ -39,7 +39,7 @@ def read(folder, name, text, form="conll"):
 
 def test_a_hash_begins_a_comment_only_before_a_sentence_and_a_space(tmp_path):
     text = "# sent_id = 1\n#\n#Obama B-PER\nspeaks O\n# O\n\n# text = a\nUlm B-LOC\n"
-    assert read(tmp_path, "hash.txt", text) == [
+    assert [example[:2] for example in read(tmp_path, "hash.txt", text)] == [
         (("#Obama", "speaks", "#"), ("B-PER", "O", "O")),
         (("Ulm",), ("B-LOC",)),
     ]

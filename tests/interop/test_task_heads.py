@@ -27,12 +27,15 @@ TASKS = {  # {task: (objective, names of its outputs)}
     "topics": ("multilabel_classification", ("law", "gospel", "letter")),
     "similarity": ("regression", ("score",)),
     "tags": ("token_classification", ("O", "B-PER", "I-PER", "B-LOC")),
+    "answer": ("question_answering", ("start", "end")),
 }
+PER_TOKEN = ("tags", "answer")
 PROBLEMS = {
     "topic": "single_label_classification",
     "topics": "multi_label_classification",
     "similarity": "regression",
     "tags": None,
+    "answer": None,
 }
 XMOD = {"layers": 3, "weights": "shared", "adapter": 8, "adapter_weights": "source_language", "adapter_norm": "reused"}
 FAMILIES = {  # {family: settings of config.model}
@@ -48,7 +51,9 @@ def forms(family):
     transform, poolings = SEQUENCE.get(family, ("tanh", ("first",)))
     whole = [("topic", {"pooling": pooling, "transform": transform}) for pooling in poolings]
     others = [(task, {"pooling": poolings[0], "transform": transform}) for task in ("topics", "similarity")]
-    return [*whole, *others, ("tags", {"transform": TOKENS.get(family, "none")})]
+    words = {"transform": TOKENS.get(family, "none")}
+    asked = [] if family == "eurobert" else [("answer", words)]  # transformers has no such head
+    return [*whole, *others, *asked, ("tags", words)]
 
 
 def workdir_with(folder, family, task, options):
@@ -104,6 +109,13 @@ def our_logits(workdir, task, tokens, lengths, language=0):
     return np.asarray(logits)
 
 
+def logits_of(outputs):
+    """The logits of a head of transformers, those of the first and the last token of an answer side by side."""
+    if hasattr(outputs, "start_logits"):
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).numpy()
+    return outputs.logits.numpy()
+
+
 def their_class(folder):
     return getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
 
@@ -124,13 +136,13 @@ def test_a_head_of_ours_in_transformers_and_back(family, task, options, tmp_path
     inputs = AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="pt")
     lengths = inputs["attention_mask"].sum(1).tolist()
     with torch.no_grad():
-        theirs = model(**inputs).logits.numpy()
-        alone = model(**{key: value[:1, : lengths[0]] for key, value in inputs.items()}).logits.numpy()[0]
+        theirs = logits_of(model(**inputs))
+        alone = logits_of(model(**{key: value[:1, : lengths[0]] for key, value in inputs.items()}))[0]
     ours = our_logits(workdir, task, inputs["input_ids"].numpy(), lengths)
     for row, length in enumerate(lengths):
-        part = slice(length) if task == "tags" else ...
+        part = slice(length) if task in PER_TOKEN else ...
         np.testing.assert_allclose(ours[row][part], theirs[row][part], atol=1e-4)
-    np.testing.assert_allclose(ours[0][: lengths[0]] if task == "tags" else ours[0], alone, atol=1e-4)
+    np.testing.assert_allclose(ours[0][: lengths[0]] if task in PER_TOKEN else ours[0], alone, atol=1e-4)
     assert np.abs(theirs).std() > (1e-3 if task == "similarity" else 0.05)  # one output of similar texts varies less
 
     again = import_hf(out, tmp_path / "again")  # and back: the same labels, options and logits
@@ -274,7 +286,8 @@ def test_what_a_family_cannot_express_is_refused_by_name(tmp_path):
         ({"problem_type": "ranking"}, 'problem_type is "ranking"'),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "id2label names"),
         ({"id2label": ["a"]}, "id2label is"),
-        ({"architectures": ["BertForQuestionAnswering"]}, "architectures names BertForQuestionAnswering, whose head"),
+        ({"architectures": ["BertForMultipleChoice"]}, "architectures names BertForMultipleChoice, whose head"),
+        ({"architectures": ["BertForQuestionAnswering"]}, "tensor 'qa_outputs.weight' is missing"),
     ],
 )
 def test_heads_that_are_not_ours(change, message, tmp_path):

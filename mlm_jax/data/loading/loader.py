@@ -320,7 +320,8 @@ class Loader:
     ) -> TaskBatch:
         sides = []
         for side, feature in enumerate(_token_features(task.kind)):
-            separator = self._eos_id if task.kind in WITH_LABELS else None  # premise </s> hypothesis </s>
+            joined = task.kind in WITH_LABELS and task.kind != "questions"  # whose text is cut with its labels
+            separator = self._eos_id if joined else None  # premise </s> hypothesis </s>
             values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id, separator)
             sides.append(whole_documents(values, counts, task.languages[stream, side]))
         if task.kind == "pairs":

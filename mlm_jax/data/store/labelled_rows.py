@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlm_jax.data.store.question_rows import CANDIDATE, END, OVERLAP, START, WINDOW, packed, window_labels, windows
 from mlm_jax.data.store.two_texts import cut_longer, joined
 from mlm_jax.data.text.labelled import Example
+from mlm_jax.data.text.labelled_formats.example import Question
 from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
@@ -28,6 +30,8 @@ class Coder(NamedTuple):
       kind: of stream, one of :data:`.WITH_LABELS`.
       per_word: whether each word has a label.
       skipped: {reason: examples left out or cut}, added to.
+      window: tokens of a row of a question.
+      overlap: tokens that neighbouring windows of its text share.
     """
 
     vocabulary: Vocabulary
@@ -37,14 +41,43 @@ class Coder(NamedTuple):
     kind: str
     per_word: bool
     skipped: Counter[str]
+    window: int = WINDOW
+    overlap: int = OVERLAP
 
-    def rows(self, example: Example) -> Iterator[dict[str, Any]]:
-        """Yield what the store holds of an example: nothing if it has no tokens."""
+    def rows(self, example: Example, split: str) -> Iterator[dict[str, Any]]:
+        """Yield what the store holds of an example: nothing if it has no tokens, several rows of a question's long text.
+
+        Args:
+          example: to be stored.
+          split: train | validation; only what is measured needs the answers' text.
+        """
+        if example.question is not None:
+            yield from self._windows(example, example.question, split == "validation")
+            return
         found = self._words(example) if self.per_word else self._texts(example)
         if found is not None:
             ids, labels, text = found
             row = [*self.prefix, *ids, self.vocabulary.eos_id]
             yield {"inputs": row, "labels": labels, "characters": len(text), "bytes": len(text.encode())}
+
+    def _windows(self, example: Example, question: Question, is_measured: bool) -> Iterator[dict[str, Any]]:
+        """Yield a question with each window of its text. The row's first token stands for "the answer is not here"."""
+        asked, context = example.texts
+        room = min(self.window - len(self.prefix) - 1, self.content)
+        if not (self.vocabulary.encode(asked) and self.vocabulary.encode(context)):
+            self.skipped[BLANK] += 1
+            return
+        for window in windows(self.vocabulary, asked, context, room, self.overlap):
+            labels = [-1] * len(self.prefix) + window_labels(window, question.answers) + [-1]
+            labels[0] = CANDIDATE if START in labels or START | END in labels else START | END
+            text = context[window.spans[0][0] : window.spans[-1][1]]
+            yield {
+                "inputs": [*self.prefix, *window.ids, self.vocabulary.eos_id],
+                "labels": labels,
+                "answers": packed(window, question, context) if is_measured else [0],
+                "characters": len(text),
+                "bytes": len(text.encode()),
+            }
 
     def _texts(self, example: Example) -> tuple[list[int], list[int], str] | None:
         """Return ids, labels and the text that is left of one or two texts."""

@@ -12,6 +12,7 @@ FEATURES = {  # {kind of stream: what each of its examples has}
     "labelled": ("inputs", "labels"),  # the class of each text, or of each word
     "multilabelled": ("inputs", "labels"),  # for each text, 1 or 0 of each class
     "scored": ("inputs", "labels"),  # a number for each text: the bits of a float32
+    "questions": ("inputs", "labels", "answers"),  # for each token what an answer does there, and bytes of JSON
 }
 WITH_LABELS = tuple(kind for kind, features in FEATURES.items() if "labels" in features)
 SPLITS = ("train", "validation")

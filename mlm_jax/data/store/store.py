@@ -558,7 +558,7 @@ def _check_labels(stream: str, kind: str, facts: dict[str, Any], labels: np.ndar
     if not len(labels):
         return
     if not facts["values"]:
-        facts["per_token"] = kind == "labelled" and not (labels == 1).all()
+        facts["per_token"] = kind == "questions" or (kind == "labelled" and not (labels == 1).all())
     each = (facts["longest"] or labels[0]) if kind == "multilabelled" else 1
     wrong = labels != (inputs if facts["per_token"] else each)
     if wrong.any():

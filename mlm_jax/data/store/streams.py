@@ -112,7 +112,12 @@ def sources(config: ConfigDict) -> list[Source]:
 
 
 def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, ...]:
-    """Return the texts of an example of a labelled set."""
+    """Return the texts of an example of a labelled set that must not be both trained on and held out.
+
+    Of a question it is the text that the question is about: "When was it built?" may be asked of many texts.
+    """
+    if example.question is not None:
+        return example.texts[1:]
     return (" ".join(example.texts),) if labelled.is_per_word(dict(entry)) else example.texts
 
 

@@ -242,15 +242,14 @@ def _labelled(
     prefix = vocabulary.document_prefix(config.data.prefix, entry["language"])
     skipped: Counter[str] = Counter()
     numbers = {label: number for number, label in enumerate(names)}
-    coder = Coder(
-        vocabulary, prefix, room_for_text(config, prefix), numbers, kind, labelled.is_per_word(entry), skipped
-    )
+    room, sizes = room_for_text(config, prefix), {key: entry[key] for key in ("window", "overlap") if key in entry}
+    coder = Coder(vocabulary, prefix, room, numbers, kind, labelled.is_per_word(entry), skipped, **sizes)
 
     def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         given = entry.get("labels", ())  # which a reader needs to know: "-" may be a class
         asked = {**entry, "labels": given or names}
         for split, example in held_out.labelled(asked, splits, skipped, most_bytes):
-            yield from ((split, row) for row in coder.rows(example))
+            yield from ((split, row) for row in coder.rows(example, split))
 
     splits = tuple(split for split in SPLITS if split in entry)
     return _registered(name, kind, (entry["language"],), splits, read, vocabulary, skipped, labels=names)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.values import BadValue
-from mlm_jax.data.text.labelled_formats import conll, function, tsv, xnli
+from mlm_jax.data.text.labelled_formats import conll, function, squad, tsv, xnli
 from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.reading import MOST_BYTES
 from mlm_jax.data.text.sources import files
@@ -27,23 +27,29 @@ class Format(NamedTuple):
       read: yields (line or None, example) of a file, or of a source that is no file.
       endings: of its files; () if the source is no file.
       per_word: whether each word has a label.
+      questions: whether examples are questions about a text.
     """
 
     read: Callable[[Any, Asked], Iterator[tuple[int | None, Example]]]
     endings: tuple[str, ...]
     per_word: bool = False
+    questions: bool = False
 
 
 FORMATS = {
     "tsv": Format(tsv.read, (".tsv", ".txt")),
     "xnli": Format(xnli.read, (".tsv", ".txt")),
     "conll": Format(conll.read, (".conll", ".iob2", ".txt", ".tsv"), per_word=True),
+    "squad": Format(squad.read, (".json",), questions=True),
     "function": Format(function.read, ()),
 }
 
 
 STORED = {"class": "labelled", "classes": "multilabelled", "number": "scored"}  # {kind of label: kind of stream}
-OUTPUTS = {"scored": ("score",)}  # {kind of stream without classes: names of what a model predicts}
+OUTPUTS = {
+    "scored": ("score",),
+    "questions": ("start", "end"),
+}  # {kind of stream without classes: names of what a model predicts}
 
 
 def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -61,17 +67,22 @@ def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
                 f"use one of {', '.join(FORMATS)}",
             )
         kind = entry.get("kind", "class")
-        if is_per_word(entry) and kind != "class":
-            key = f"data.labelled.{name}.kind"
-            raise BadValue(key, f"{key} is {kind!r}, and {entry['format']} has a class for each word", "leave it out")
-        if kind == "number" and entry.get("labels"):
-            key = f"data.labelled.{name}.labels"
-            raise BadValue(key, f"{key} lists classes, but kind='number' has none", "leave it out")
+        of_questions = kind_of(entry) == "questions"
+        if (is_per_word(entry) or of_questions) and "kind" in entry:
+            key, what = f"data.labelled.{name}.kind", "questions" if of_questions else "a class for each word"
+            raise BadValue(key, f"{key} is {kind!r}, and {entry['format']} has {what}", "leave it out")
+        if kind_of(entry) in OUTPUTS and entry.get("labels"):
+            key, what = f"data.labelled.{name}.labels", "questions have" if of_questions else "kind='number' has"
+            raise BadValue(key, f"{key} lists classes, but {what} none", "leave it out")
+        for option in ("window", "overlap"):
+            if option in entry and not of_questions:
+                key = f"data.labelled.{name}.{option}"
+                raise BadValue(key, f"{key} is of questions, and {entry['format']} has none", "leave it out")
 
 
 def kind_of(entry: Mapping[str, Any]) -> str:
     """Return the kind of stream that a labelled set is stored as, one of :data:`.WITH_LABELS`."""
-    return STORED[entry.get("kind", "class")]
+    return "questions" if FORMATS[entry["format"]].questions else STORED[entry.get("kind", "class")]
 
 
 def is_per_word(entry: Mapping[str, Any]) -> bool:

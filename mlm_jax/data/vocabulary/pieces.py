@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.data.vocabulary import normalisation
-from mlm_jax.data.vocabulary.proto import model_proto, pieces_of
+from mlm_jax.data.vocabulary.proto import byte_spans, model_proto, pieces_of
 
 MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
@@ -29,6 +29,7 @@ BYTES = 256
 WORD = "▁"  # SentencePiece's mark of a space
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
 Files = dict[str, bytes]  # {name: content} of the files that hold a vocabulary
+Span = tuple[int, int]  # characters of a text: the first, and one past the last
 Read = Callable[[str], bytes]  # returns the content of a file by its name
 
 
@@ -198,6 +199,19 @@ class Vocabulary:
         if self.model is None:
             return [[byte + 4 for byte in text.encode()] for text in texts]
         return self.processor.encode(list(texts), num_threads=1)
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return the token ids of a text, and the characters ``text[start:end]`` that each stands for.
+
+        Of the pieces of a character that is spelled as bytes, the last stands for it and the others for nothing.
+        """
+        if self.model is None:
+            spans = [(n, n + 1) for n, character in enumerate(text) for _ in character.encode()]
+            return self.encode(text), spans
+        places = np.cumsum([0, *(len(character.encode()) for character in text)])  # byte that each character begins at
+        found = byte_spans(self.processor.encode(text, out_type="serialized_proto"))
+        bounds = np.searchsorted(places, [span for _, *span in found]).reshape(-1, 2).tolist()
+        return [index for index, *_ in found], [(start, end) for start, end in bounds]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the token ids of a sentence that is given as words, with spaces between them if spaces have ids.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Vocabulary, language_token
+from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Span, Vocabulary, language_token
 
 TOKENIZER = "tokenizer.json"
 SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
@@ -93,6 +93,13 @@ class PublishedVocabulary(Vocabulary):
             piece += own
             at += len(word) + 1 if word else 0
         return encoding.ids, starts
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return the token ids of a text, and the characters that each stands for."""
+        tokenizer = self._text_tokenizer
+        tokenizer.encode_special_tokens = True
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     @cached_property
     def _text_tokenizer(self) -> Any:

@@ -9,16 +9,42 @@ from typing import NamedTuple
 from mlm_jax.data.text.reading import MOST_BYTES
 
 
+class Answer(NamedTuple):
+    """An answer that stands in a text.
+
+    Attributes:
+      text: of the answer.
+      start: character of the text that it begins with.
+    """
+
+    text: str
+    start: int
+
+
+class Question(NamedTuple):
+    """What is known of a question about a text.
+
+    Attributes:
+      id: of the question.
+      answers: all right ones; () if the text holds none.
+    """
+
+    id: str
+    answers: tuple[Answer, ...]
+
+
 class Example(NamedTuple):
     """A labelled example.
 
     Attributes:
       texts: the text, or the two texts of a pair, or the words of a sentence.
       labels: one label, or one for each word; of a set of kind ``classes`` any number, of kind ``number`` the number as text.
+      question: what is known of a question, whose texts are the question and the text that it is about.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
+    question: Question | None = None
 
 
 @dataclass(frozen=True)

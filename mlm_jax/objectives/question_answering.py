@@ -1,0 +1,46 @@
+"""Extractive question answering: where in a text the answer to a question begins and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from mlm_jax.data.loading.batch import TaskBatch
+from mlm_jax.data.store.question_rows import END, START
+from mlm_jax.objectives.base import Context, Metrics, mean_weights
+from mlm_jax.objectives.labelled import Labelled, LabelledExamples, by_language
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswering(Labelled):
+    """½ (−log P(first token of the answer) − log P(its last token)), each over all tokens of the row (Devlin et al. 2019).
+
+    A row without the answer, as a window of a long text or of an unanswerable question, has it at the row's first token.
+    """
+
+    kind: ClassVar[str] = "questions"
+    per_token: ClassVar[bool] = True
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
+        """Find the first and the last token of each row's answer, ``[rows, 2]``, or −1; rows weigh the same."""
+        labels = jnp.asarray(batch["labels"])  # [rows, length]
+        flags = jnp.stack([(labels > 0) & (labels & flag > 0) for flag in (START, END)], axis=1)  # [rows, 2, length]
+        found = flags.any(axis=2).all(axis=1)  # a row that is cut may have lost its answer
+        places = jnp.where(found[:, None], flags.argmax(axis=2), -1)  # [rows, 2]
+        return LabelledExamples(batch["inputs"], places, found * mean_weights(found.sum(), found))
+
+    def loss(
+        self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
+        """Return the mean loss, and by language: loss, and how often both tokens are the likeliest ones."""
+        rows = examples.rows
+        logits = jnp.where((rows.segment_ids > 0)[..., None], self.outputs(model, rows, key), -1e9)
+        logits = jnp.swapaxes(logits, 1, 2)  # [rows, 2, length]
+        places = jnp.maximum(examples.labels, 0)[..., None]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), places, axis=2).mean(axis=(1, 2))  # [rows]
+        hits = (logits.argmax(axis=2) == places[..., 0]).all(axis=1)
+        metrics = by_language({"loss": losses, "accuracy": hits}, examples.labels[:, 0] >= 0, rows, context)
+        return (losses * examples.weights).sum(), metrics
