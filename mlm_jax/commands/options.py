@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.common.addresses import local_path
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,21 +71,24 @@ def store_folder(config: ConfigDict, workdir: str | None) -> str:
     """
     if not config.data.store and workdir is None:
         raise UserError("no folder for the token store was given", remedy="give --workdir, or set config.data.store")
-    folder = config.data.store or f"{workdir}/store"
+    folder = config.data.store or f"{str(workdir).rstrip('/')}/store"
     if workdir is not None:
         from mlm_jax.checkpoints.workdir import check_store
+        from mlm_jax.common.bucket import local_path
 
-        check_store(workdir, config, folder)
+        check_store(local_path(workdir), config, folder)
     return folder
 
 
 def check_workdir_path(workdir: str) -> None:
-    """Refuse a workdir that is a file or lies below one, or is an address of an object store.
+    """Refuse a workdir that is a file or lies below one.
 
     Raises:
       UserError: it is or does.
     """
-    folder = local_path(workdir)
+    if not is_local(workdir):
+        return
+    folder = Path(workdir)
     found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found and not found.is_dir():
         raise UserError("this is a file, where the workdir is to be", file=found, remedy="give another --workdir")

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the report, and print where it is."""
+    from mlm_jax.common.bucket import original
     from mlm_jax.report import write_report
 
-    print(write_report(options.workdir))
+    print(original(write_report(options.workdir)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mlm_jax.common.errors import UserError
+
+STORES = re.compile(r"(gs|s3):/+")  # what is left of an address in a Path, which drops one slash
 
 
 def is_local(place: str | Path) -> bool:
@@ -12,21 +15,17 @@ def is_local(place: str | Path) -> bool:
     return "://" not in str(place)
 
 
-def local_path(place: str | Path) -> Path:
-    """Return the path of a workdir or checkpoint, which must lie in a file system: files in it are appended to and renamed.
+def refuse_address(place: str | Path) -> None:
+    """Refuse an address of an object store as the place of a file or folder that is written here.
 
     Raises:
-      UserError: it is an address of an object store.
+      UserError: it is one.
     """
-    if not is_local(place):
-        mount = (
-            "gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET FOLDER"
-            if str(place).startswith("gs://")
-            else "s3fs"
+    if not is_local(place) or STORES.match(str(place)):
+        problem = (
+            "this is an address of an object store; only a run's workdir and a token store (data.store) can be one"
         )
-        raise UserError(
-            "a workdir cannot be an address of an object store; only a token store (data.store) can",
-            file=place,
-            remedy=f"mount the bucket as a folder, for example with {mount}, and name that folder",
+        remedy = (
+            "name a folder, and copy it: gcloud storage cp -r FOLDER gs://…, or aws s3 cp --recursive FOLDER s3://…"
         )
-    return Path(place)
+        raise UserError(problem, file=place, remedy=remedy)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from mlm_jax.common.addresses import refuse_address
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.lock import is_at, locked
@@ -45,7 +46,7 @@ def write_whole(file: str | Path, text: str) -> None:
     """Write a text file in UTF-8 that is there whole, or not at all.
 
     Raises:
-      UserError: the place is a symbolic link.
+      UserError: the place is a symbolic link, or an address of an object store.
     """
     with whole_file(file) as opened:
         opened.write(text)
@@ -73,8 +74,9 @@ def whole_file(place: str | Path) -> Iterator[TextIO]:
     What is no regular file (a pipe, a device) cannot be replaced and is written to as it is.
 
     Raises:
-      UserError: the place is a symbolic link.
+      UserError: the place is a symbolic link, or an address of an object store.
     """
+    refuse_address(place)
     place = Path(os.path.abspath(place))
     if _is_system(place) or (place.exists() and not place.is_symlink() and not (place.is_file() or place.is_dir())):
         with place.open("a", encoding="utf-8") as file:
@@ -94,8 +96,9 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
     """Yield a scratch folder that takes the place of what is there (a folder, or nothing) when the block ends well.
 
     Raises:
-      UserError: the place is a symbolic link.
+      UserError: the place is a symbolic link, or an address of an object store.
     """
+    refuse_address(place)
     place = Path(os.path.abspath(place))
     _refuse_link(place)
     with _scratch(place, _create_folder) as (scratch, _):
@@ -112,8 +115,9 @@ def append_to(file: str | Path) -> TextIO:
     """Open a text file in UTF-8 to append to; never through a symbolic link.
 
     Raises:
-      UserError: the file is a symbolic link.
+      UserError: the file is a symbolic link, or an address of an object store.
     """
+    refuse_address(file)
     _refuse_link(Path(file))
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     return open(descriptor, "a", encoding="utf-8")

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from mlm_jax.checkpoints.checkpoint import score
 from mlm_jax.checkpoints.workdir import CONFIG, config_from_json, config_json, differing_keys
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.report.history import AVERAGES, Series, read_events, read_history, retrieval_curves, thin
@@ -432,9 +434,9 @@ def history_of(run: Run) -> dict[str, Series]:
 
 
 def report_link(run: Run, folder: Path) -> str | None:
-    """Return the path of a run's report from a folder; None if it has none."""
+    """Return the path of a run's report from a folder; None if it has none, or is in a bucket."""
     file = run.workdir / "report.html"
-    if not file.exists():
+    if not file.exists() or not is_local(original(run.workdir.resolve())):
         return None
     return os.path.relpath(file.resolve(), folder.resolve())
 

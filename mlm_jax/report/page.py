@@ -13,7 +13,7 @@ from typing import Any
 
 from mlm_jax.checkpoints.checkpoint import score
 from mlm_jax.checkpoints.provenance import read_provenance
-from mlm_jax.common.addresses import local_path
+from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
@@ -34,7 +34,7 @@ RUN_CURVES = {  # of the whole run: key → title
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Write WORKDIR/report.html from ``metrics.jsonl`` and ``report.json``, and return its path.
+    """Write WORKDIR/report.html from ``metrics.jsonl`` and ``report.json``, and return its path; a workdir in a bucket gets it too.
 
     Raises:
       UserError: either file is missing or damaged.
@@ -45,6 +45,7 @@ def write_report(workdir: str | Path) -> Path:
     data |= {"goodput": read_goodput(workdir), "starts": read_provenance(workdir)}
     file = workdir / "report.html"
     write_whole(file, render(data))
+    publish(file)
     return file
 
 

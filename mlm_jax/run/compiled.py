@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from mlm_jax.common.addresses import is_local
+from mlm_jax.common.bucket import original
 from mlm_jax.common.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,19 @@ class CompiledPrograms:
     """
 
     def __init__(self, workdir: Path, writes: bool):
+        self.goes = False  # whether the folder is of a local copy that is removed
         if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+            self.goes = original(workdir.resolve()) != str(workdir.resolve())
         place: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         self.folder = Path(place) if writes and place and is_local(place) else None
         self._remove_damaged()
+
+    def release(self) -> None:
+        """Let the process compile without a cache again if the folder of this one goes with the run."""
+        if self.goes:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
 
     def record(self) -> None:
         """Write the checksums of programs that were compiled since the last call."""

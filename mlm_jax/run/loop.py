@@ -26,7 +26,8 @@ from mlm_jax.checkpoints.workdir import (
     config_json,
     has_checkpoints,
 )
-from mlm_jax.common.addresses import local_path
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.bucket import Workplace, original, workplace
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UNFINISHED, UserError
@@ -71,15 +72,16 @@ KEPT, SAME_COMMAND = "checkpoints are whole", "make room and run the same comman
 LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
-def train(config: ConfigDict, workdir: str | Path) -> Path:
+def train(config: ConfigDict, workdir: str | Path) -> Path | str:
     """Train as the config says, from the last whole checkpoint of ``workdir`` if there is one.
 
     Args:
       config: the run's config.
-      workdir: folder of the checkpoints, the metrics and the report.
+      workdir: folder of the checkpoints, the metrics and the report, or its address (``gs://…``, ``s3://…``) if the job is one
+        process.
 
     Returns:
-      the path of the report.
+      the path, or the address, of the report.
 
     Raises:
       UserError: the config, the data or the checkpoint cannot work, another process trains in this workdir, or the disk
@@ -87,11 +89,15 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       SystemExit: with code 75 (UNFINISHED): a signal (Ctrl-C, a notebook's interrupt) stopped the run, which is saved.
         The same call continues.
     """
-    workdir = local_path(workdir)
-    with quiet_orbax(), StopSignal() as stop, disk_errors(workdir):
+    if not is_local(workdir) and jax.process_count() > 1:
+        problem = f"only a job of one process can work in an object store, and this one has {jax.process_count()}"
+        remedy = "mount the bucket as a folder on every machine, as tpu.launch --bucket does, and name that folder"
+        raise UserError(problem, file=workdir, remedy=remedy)
+    with quiet_orbax(), StopSignal() as stop, workplace(workdir) as place, disk_errors(place.folder):
         try:
             with contextlib.ExitStack() as held:
-                return _train(config, workdir, stop, held)
+                report = original(_train(config, place, stop, held))
+                return Path(report) if is_local(report) else report
         except Stopped:
             if jax.process_index() == 0:
                 where = "before the first step" if stop.step is None else f"after step {stop.step}"
@@ -101,9 +107,9 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             raise SystemExit(UNFINISHED) from None
 
 
-def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib.ExitStack) -> Path:
+def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: contextlib.ExitStack) -> Path:
     """Train; the arguments and errors of :func:`train`, and Stopped after a signal. ``held`` keeps the workdir's lock."""
-    first = jax.process_index() == 0
+    first, workdir = jax.process_index() == 0, place.folder
 
     # 0. What can be found out without the data is found out before anything is read or written.
     check_config(config)
@@ -120,6 +126,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
     held.enter_context(only_writer(workdir / "train") if first else contextlib.nullcontext())
     held.enter_context(disk_errors(workdir, left=KEPT, remedy=SAME_COMMAND, is_there=workdir.is_dir()))
     programs = CompiledPrograms(workdir, first)
+    held.callback(programs.release)
 
     # 1. The data: a token store, and a loader that is a pure function of the step.
     store = Store.open(prepared(config, workdir))
@@ -146,7 +153,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
     # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.
     goodput = Goodput(workdir, first)
     with (
-        MetricsWriter(workdir, start, first, config.training.wandb, config_json(config)) as metrics,
+        MetricsWriter(workdir, start, first, config.training.wandb, config_json(config), place.push) as metrics,
         TrainingProgress(config.steps, start, first) as progress,
         Profiler(config.training.profile, workdir) as profiler,
     ):
@@ -196,6 +203,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib
                     stopping = saving = True
             if saving or (measured is not None and checkpoints.improves(measured)):
                 with goodput.span("checkpoint"):
+                    place.settle()  # so that no checkpoint is removed while it is being sent
                     checkpoints.save(done, state, measured)
                     goodput.write()
                     programs.record()
@@ -222,7 +230,7 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
     Raises:
       UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
     """
-    folder = config.data.store or str(workdir / "store")
+    folder = config.data.store or f"{original(workdir)}/store"
     if jax.process_index() == 0:
         if not is_fresh(config, folder):
             check_store(workdir, config, folder)

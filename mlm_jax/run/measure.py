@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, host, load_parameters
+from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.store import Store
@@ -82,7 +83,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
     # What fits where it was trained need not fit here: weights and rows are split over whatever devices there are.
     config.mesh.update({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1, "slices": 1})
     config.model.attention = "auto"
-    store = Store.open(config.data.store or folder.parent.parent / "store")
+    store = Store.open(config.data.store or f"{original(folder.parent.parent)}/store")
     if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
         raise UserError(
             "the token store is written in another vocabulary than the checkpoint's",

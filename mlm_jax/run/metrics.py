@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mlm_jax.common.bucket import original
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
@@ -39,6 +40,7 @@ class MetricsWriter:
       writes: whether this process writes.
       wandb_project: "" is off.
       config: of the run, as JSON values, for TensorBoard's text and the columns of Weights & Biases.
+      push: brings what was written to where the workdir is kept, after every event.
 
     Raises:
       UserError: the file is damaged, or Weights & Biases is asked for but not installed.
@@ -51,7 +53,9 @@ class MetricsWriter:
         writes: bool,
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
+        push: Callable[[], None] | None = None,
     ):
+        self.push = push
         self.file: TextIO | None = None
         self.tensorboard: TensorBoard | None = None
         self.wandb: Any = None
@@ -94,6 +98,8 @@ class MetricsWriter:
         os.fsync(self.file.fileno())  # a mounted bucket is written to when a file is closed or synchronised
         self.tensorboard.write(step, values, now)
         self.tensorboard.flush()
+        if self.push is not None:
+            self.push()
         if self.wandb is not None:
             self.wandb.log(dict(values), step=step)
 
@@ -108,7 +114,7 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError("Weights & Biases is not installed", remedy=install_command("wandb")) from error
-    identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:12]
+    identity = hashlib.sha256(original(workdir).encode()).hexdigest()[:12]
     objectives = sorted({task["objective"] for task in config.get("tasks", {}).values()})
     tags = {} if os.environ.get("WANDB_TAGS") else {"tags": objectives}
     return wandb.init(

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.workdir import config_json, has_checkpoints
+from mlm_jax.common.bucket import original
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
@@ -152,7 +153,7 @@ class Reporter:
         for table in task_tables(self.found, shown, self.program.languages):
             console.print(table)
         console.print(self.goodput.summary(), soft_wrap=True)
-        console.print(f"report: {report}", soft_wrap=True)
+        console.print(f"report: {original(report)}", soft_wrap=True)
 
     def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
         """Return what each task's loss was multiplied with in the last step, learned weights as they are after it."""

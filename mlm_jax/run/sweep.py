@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mlm_jax.checkpoints.workdir import check_workdir
-from mlm_jax.common.addresses import local_path
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UNFINISHED, UserError, one_line
 from mlm_jax.common.files import write_whole
@@ -170,7 +170,10 @@ def run_sweep(
     """
     if parallel < 1:
         raise UserError(f"--parallel must be at least 1, not {parallel}", remedy="give a number from 1")
-    console, workdir, slots = table_console(), local_path(workdir), devices(parallel)
+    if not is_local(workdir):
+        remedy = "name a folder, such as one where the bucket is mounted"
+        raise UserError("the workdir of a sweep cannot be an address of an object store", file=workdir, remedy=remedy)
+    console, workdir, slots = table_console(), Path(workdir), devices(parallel)
     say = functools.partial(console.print, soft_wrap=True)
     listed = {trial_name(trial): trial for trial in read_trials(file)}
     settings = {name: trial_settings(trial, overrides) for name, trial in listed.items()}

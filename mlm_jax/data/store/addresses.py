@@ -9,21 +9,7 @@ from urllib.parse import quote
 import tensorstore as ts
 
 from mlm_jax.common.addresses import is_local
-from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.data.store.ragged import FAILURES
-
-
-def open_keys(folder: str | Path) -> ts.KvStore:
-    """Open a place as keys and values.
-
-    Raises:
-      UserError: it is an address of no known kind.
-    """
-    address = Path(folder).absolute().as_uri() if is_local(folder) else str(folder)
-    try:
-        return ts.KvStore.open(address.rstrip("/") + "/").result()
-    except FAILURES as error:
-        raise UserError(f"cannot open it: {one_line(error)}", file=folder) from error
+from mlm_jax.common.objects import open_keys
 
 
 def remove(folder: str | Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.config.keys import default_config
 from mlm_jax.config.sources import as_prepared, named_sources
-from mlm_jax.data.store.addresses import open_keys
 from mlm_jax.data.store.filtering import functions
-from mlm_jax.data.store.ragged import FAILURES
 from mlm_jax.data.store.store import MANIFEST, Store
 from mlm_jax.data.text.libraries.code import code_digest
 from mlm_jax.data.text.sources import fingerprint

@@ -16,6 +16,7 @@ import tensorstore as ts
 
 from mlm_jax.common.disk import disk_problem
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.objects import FAILURES
 
 FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
 VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
@@ -24,7 +25,6 @@ DESCRIPTION = "zarr.json"  # the file of an array that holds its shape, type and
 LOOKED_AT = 1 << 20  # documents whose lengths are counted: 8 MiB of offsets
 UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
 MAKE_ANEW = "delete the store and run mlm-jax prepare"
-FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
 
 
 class Flat:

@@ -33,12 +33,12 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside, whole_folder
 from mlm_jax.common.lock import only_writer
+from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.sources import SEPARATOR
-from mlm_jax.data.store.addresses import open_keys, quoted
+from mlm_jax.data.store.addresses import quoted
 from mlm_jax.data.store.manifest import FEATURES, check_manifest
 from mlm_jax.data.store.ragged import (
-    FAILURES,
     FILE_VALUES,
     MAKE_ANEW,
     OFFSETS_BLOCK,

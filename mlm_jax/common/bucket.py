@@ -1,0 +1,372 @@
+"""Workdirs in an object store: a local copy, in which everything works as in any folder, and its mirror in the bucket.
+
+What changed in the copy is sent at every log line. An object is written whole or not at all, so a file needs no rename there.
+A checkpoint is many objects: it counts only if the object ``checkpoints/STEP.whole`` is there, which is written last and
+removed first. Arrays of checkpoints are fetched when they are read, not before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.files import SCRATCH, inside
+from mlm_jax.common.lock import only_writer
+from mlm_jax.common.objects import FAILURES, open_keys
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
+ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # what the names of a checkpoint's arrays begin with
+CHECKPOINT = re.compile(r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)")  # …, and those of all its files
+UNFINISHED = ".orbax-checkpoint-tmp"
+LOCK = "run.lock"  # names the process that works there
+AT_ONCE = 256 << 20  # bytes of objects that are on their way at a time
+Stamp = tuple[int, int]  # time of a file's last change in nanoseconds, and its bytes
+
+
+class Workplace:
+    """Where a run works. This one is a folder, in which nothing is left to do.
+
+    Attributes:
+      folder: of this machine.
+      address: what the user calls it.
+    """
+
+    def __init__(self, folder: Path, address: str):
+        self.folder, self.address = folder, address
+
+    def push(self) -> None:
+        """Bring what has changed to where it is kept: files before this returns, checkpoints in the background."""
+
+    def settle(self) -> None:
+        """Wait for checkpoints that are on their way."""
+
+
+class Copy(Workplace):
+    """A local copy of a workdir, or of a checkpoint, at an address.
+
+    Args:
+      folder: of the copy.
+      address: ``gs://…`` or ``s3://…``.
+      works: whether a run works in it; otherwise it is only read, and fetched again when it is asked for again.
+
+    Raises:
+      UserError: it is an address of no known kind.
+    """
+
+    def __init__(self, folder: Path, address: str, *, works: bool = False):
+        super().__init__(folder, address)
+        self.works = works
+        self.keys = open_keys(address)
+        self.files: dict[str, Stamp] = {}  # that are the same here and there, without checkpoints
+        self.checkpoints: dict[str, dict[str, Stamp]] = {}  # those of each checkpoint
+        self.left: set[str] = set()  # names of arrays that are only there yet
+        self.sending: Future[None] | None = None
+        self.sender = ThreadPoolExecutor(1)
+
+    def fetch(self, *, tidy: bool = False) -> None:
+        """Make the copy hold what is there, without token store and arrays, and nothing else.
+
+        Args:
+          tidy: whether to remove from the bucket what a killed process has left of a checkpoint.
+
+        Raises:
+          UserError: the bucket cannot be read, or an object has a name that no file can have.
+        """
+        with self._failures("read"):
+            found = [name.decode() for span in _without_store() for name in self.keys.list(span).result()]
+            names = [name for name in found if name != LOCK]
+            whole = {name.removesuffix(WHOLE) for name in names if name.endswith(WHOLE)}
+            broken = {place for name in names if (place := _checkpoint(name)) and place not in whole}
+            names = [name for name in names if not name.endswith(WHOLE) and _checkpoint(name) not in broken]
+            for place in broken if tidy else ():
+                self._remove_below(place)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            self.files, self.checkpoints, self.left = {}, {}, {name for name in names if ARRAYS.match(name)}
+            for name in self.left:
+                self._path(name).parent.mkdir(parents=True, exist_ok=True)
+            self._read(name for name in names if name not in self.left)
+
+    def begin(self) -> None:
+        """Write the name of this process into the bucket, which shows at once that it can be written to.
+
+        A bucket has no locks: of another process's name there, only a warning is given.
+
+        Raises:
+          UserError: it cannot be written to.
+        """
+        with self._failures("write"):
+            other = self.keys.read(LOCK).result().value.decode(errors="replace")
+            if other:
+                log.warning("%s began here and has not ended; if it still runs, both write to %s", other, self.address)
+            self.keys.write(LOCK, f"process {os.getpid()} on {socket.gethostname()}".encode()).result()
+
+    def end(self) -> None:
+        """Send what is left, checkpoints included, and remove the name of this process.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        self.settle()
+        self.push()
+        self.settle()
+        with self._failures("write"):
+            self.keys.write(LOCK, None).result()
+
+    def bring(self, below: str) -> None:
+        """Fetch the arrays whose names begin so.
+
+        Raises:
+          UserError: the bucket cannot be read.
+        """
+        wanted = sorted(name for name in self.left if name.startswith(below))
+        with self._failures("read"):
+            self._read(wanted)
+        self.left -= set(wanted)
+
+    def push(self) -> None:
+        """Send the files that have changed; checkpoints follow in the background, one batch at a time.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        here = _stamps(self.folder, self._walk())
+        with self._failures("write"):
+            self._send(name for name, stamp in here.items() if self.files.get(name) != stamp)
+            for gone in [name for name in self.files if name not in here]:
+                self.keys.write(gone, None).result()
+            self.files = here
+            if self.sending is None or self.sending.done():
+                self.settle()
+                self._send_checkpoints()
+
+    def settle(self) -> None:
+        """Wait for checkpoints that are on their way.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        sending, self.sending = self.sending, None
+        if sending is not None:
+            with self._failures("write"):
+                sending.result()
+
+    def publish(self, file: Path) -> None:
+        """Send one file.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        with self._failures("write"):
+            self._send([file.relative_to(self.folder).as_posix()])
+
+    # ------------------------------------------------------------------------------------------------ details
+
+    def _send_checkpoints(self) -> None:
+        """Begin to send checkpoints that are new or have changed, and then to remove those that are gone here."""
+        folders = sorted((self.folder / CHECKPOINTS).glob("*"))
+        found = {
+            f"{CHECKPOINTS}/{folder.name}": _stamps(self.folder, (file for file in folder.rglob("*")))
+            for folder in folders
+            if folder.is_dir() and UNFINISHED not in folder.name
+        }
+        gone = [place for place in self.checkpoints if place not in found]
+        changed = {place: files for place, files in found.items() if self.checkpoints.get(place) != files}
+        if changed or gone:
+            self.checkpoints = found
+            self.sending = self.sender.submit(self._send_whole, changed, gone)
+
+    def _send_whole(self, changed: dict[str, dict[str, Stamp]], gone: Iterable[str]) -> None:
+        for place, files in changed.items():
+            self._send(files)
+            self.keys.write(f"{place}{WHOLE}", b"").result()
+        for place in gone:  # only now: until then the bucket would have no checkpoint if this process were killed
+            self._remove_below(place)
+
+    def _remove_below(self, place: str) -> None:
+        self.keys.write(f"{place}{WHOLE}", None).result()
+        self.keys.delete_range(ts.KvStore.KeyRange(f"{place}/", f"{place}0")).result()  # "0" follows "/"
+        self.left = {name for name in self.left if not name.startswith(f"{place}/")}
+
+    def _walk(self) -> Iterator[Path]:
+        """Yield what is not a checkpoint, a lock or a file that is still growing."""
+        for place, folders, files in os.walk(self.folder):
+            top = Path(place) == self.folder
+            folders[:] = [name for name in folders if not name.endswith(SCRATCH) and not (top and name == CHECKPOINTS)]
+            yield from (Path(place, name) for name in files if not name.endswith((SCRATCH, ".lock")))
+
+    def _send(self, names: Iterable[str]) -> None:
+        """Write files as objects, several at a time."""
+        flying: list[Any] = []
+        weight = 0
+        for name in names:
+            content = (self.folder / name).read_bytes()
+            if flying and weight + len(content) > AT_ONCE:
+                for future in flying:
+                    future.result()
+                flying, weight = [], 0
+            flying.append(self.keys.write(name, content))
+            weight += len(content)
+        for future in flying:
+            future.result()
+
+    def _read(self, names: Iterable[str]) -> None:
+        """Write objects as files, a few at a time."""
+        names = list(names)
+        for start in range(0, len(names), 16):
+            some = names[start : start + 16]
+            for name, future in [(name, self.keys.read(name)) for name in some]:
+                found = future.result()
+                if found.state != "value":  # removed since it was listed
+                    continue
+                file = self._path(name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(found.value)
+                place = _checkpoint(name)
+                files = self.checkpoints.setdefault(place, {}) if place else self.files
+                files |= _stamps(self.folder, [file])
+
+    def _path(self, name: str) -> Path:
+        file = self.folder
+        for part in name.split("/"):
+            file = inside(file, part)
+        return file
+
+    @contextlib.contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            if isinstance(error, UserError):
+                raise
+            remedy = "check the address, the credentials and the network; the same command continues"
+            raise UserError(f"cannot {what} it: {one_line(error)}", file=self.address, remedy=remedy) from error
+
+
+_copies: dict[Path, Copy] = {}  # of this process, by their folders
+
+
+@contextlib.contextmanager
+def workplace(place: str | Path) -> Iterator[Workplace]:
+    """Yield where a run works: the folder itself, or a local copy of an address, which is sent at the end and then removed.
+
+    Raises:
+      UserError: the bucket cannot be read or written to, or another process of this machine works on the same address.
+    """
+    if is_local(place):
+        yield Workplace(Path(place), str(place))
+        return
+    address = str(place).rstrip("/")
+    home = _cache() / "work" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    with only_writer(home):
+        copy = Copy(home / address.rpartition("/")[2], address, works=True)
+        _copies[copy.folder] = copy
+        try:
+            copy.fetch(tidy=True)
+            copy.begin()
+            try:
+                yield copy
+            finally:
+                copy.end()
+        finally:
+            del _copies[copy.folder]
+            copy.sender.shutdown()
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def local_path(place: str | Path) -> Path:
+    """Return the folder of a workdir or checkpoint; of an address, a local copy without arrays, which goes with the process.
+
+    Raises:
+      UserError: it is an address that cannot be read.
+    """
+    if is_local(place):
+        return Path(place)
+    address = str(place).rstrip("/")
+    copy = next((copy for copy in _copies.values() if copy.address == address), None)
+    if copy is None:
+        (_cache() / "read").mkdir(parents=True, exist_ok=True)
+        home = Path(tempfile.mkdtemp(dir=_cache() / "read"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        copy = Copy(home / address.rpartition("/")[2], address)
+        copy.fetch()
+        _copies[copy.folder] = copy
+    elif not copy.works:
+        copy.fetch()
+    return copy.folder
+
+
+def bring(path: Path) -> None:
+    """Fetch the arrays of a checkpoint in a local copy; nothing is left to do in other folders.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if copy := _copy_of(path):
+        below = path.relative_to(copy.folder).as_posix()
+        copy.bring("" if below == "." else f"{below}/")
+
+
+def original(path: str | Path) -> str:
+    """Return what the user calls a path: an address if it lies in a local copy."""
+    if is_local(path) and (copy := _copy_of(Path(path))):
+        below = Path(path).relative_to(copy.folder).as_posix()
+        return copy.address if below == "." else f"{copy.address}/{below}"
+    return str(path)
+
+
+def publish(file: Path) -> None:
+    """Send a file that was written into a local copy; nothing is left to do in other folders.
+
+    Raises:
+      UserError: the bucket cannot be written to.
+    """
+    if copy := _copy_of(file):
+        copy.publish(file)
+
+
+def _copy_of(path: Path) -> Copy | None:
+    return next((copy for folder, copy in _copies.items() if path == folder or folder in path.parents), None)
+
+
+def _cache() -> Path:
+    """Return the folder of local copies, which needs room for the checkpoints that a run keeps."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "mlm_jax"
+
+
+def _checkpoint(name: str) -> str:
+    """Return the checkpoint that a name belongs to; "" if to none."""
+    found = CHECKPOINT.match(name)
+    return found[0] if found else ""
+
+
+def _without_store() -> tuple[ts.KvStore.KeyRange, ts.KvStore.KeyRange]:
+    """Return the names before and behind those of the token store, which may be many and is read where it is."""
+    return ts.KvStore.KeyRange(exclusive_max=f"{STORE}/"), ts.KvStore.KeyRange(inclusive_min=f"{STORE}0")
+
+
+def _stamps(folder: Path, files: Iterable[Path]) -> dict[str, Stamp]:
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            facts = file.stat()
+            if file.is_file():
+                found[file.relative_to(folder).as_posix()] = (facts.st_mtime_ns, facts.st_size)
+    return found

@@ -1,0 +1,43 @@
+"""Places as keys and values, through TensorStore: folders of this machine, and object stores (``gs://…``, ``s3://…``)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import tensorstore as ts
+
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.errors import UserError, one_line
+
+FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
+S3 = re.compile(r"s3://([^/]+)/?(.*)")
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of AWS's own tools, for stores that speak S3
+
+
+def open_keys(place: str | Path) -> ts.KvStore:
+    """Open a place as keys and values; no key is read yet.
+
+    ``AWS_ENDPOINT_URL`` names a store other than Amazon's that speaks S3 (MinIO, Ceph, R2), which TensorStore alone would
+    not look at. ``TENSORSTORE_GCS_HTTP_URL`` is TensorStore's own, for Google's API at another address.
+
+    Raises:
+      UserError: it is an address of no known kind.
+    """
+    address = Path(place).absolute().as_uri() if is_local(place) else str(place)
+    address = address.rstrip("/") + "/"
+    try:
+        return ts.KvStore.open(_s3(address) or address).result()
+    except FAILURES as error:
+        raise UserError(f"cannot open it: {one_line(error)}", file=place) from error
+
+
+def _s3(address: str) -> dict[str, str]:
+    """Return the specification of an S3 address at an endpoint that the environment names; {} for others."""
+    found = S3.fullmatch(address)
+    endpoint = next((os.environ[name] for name in S3_ENDPOINTS if os.environ.get(name)), "")
+    if not found or not endpoint:
+        return {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return {"driver": "s3", "bucket": found[1], "path": found[2], "endpoint": endpoint, "aws_region": region}

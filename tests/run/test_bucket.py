@@ -1,0 +1,198 @@
+"""Workdirs in object stores, with stand-ins for them on this machine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax import cli, load
+from mlm_jax.common import bucket
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.objects import open_keys
+from mlm_jax.report.history import read_events
+from mlm_jax.run.loop import train
+from tests.buckets import amazon, google, names, read
+from tests.tiny import tiny_config, write_store
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("time", "train/tokens_per_second", "train/seconds_left")
+
+
+@pytest.fixture(scope="module", params=[google, pytest.param(amazon, marks=pytest.mark.slow)], ids=["gs", "s3"])
+def store(request, tmp_path_factory):
+    """Yield an address of a bucket that is there while the tests run."""
+    with request.param() as (scheme, environment), pytest.MonkeyPatch.context() as patch:
+        for name, value in {**environment, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}.items():
+            patch.setenv(name, value)
+        yield f"{scheme}://runs"
+
+
+def run(store_folder, workdir, **settings):
+    script = str(Path(__file__).parent / "train_process.py")
+    arguments = json.dumps({"store": str(store_folder), "workdir": str(workdir), **settings})
+    return subprocess.run([sys.executable, script, arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def numbers(lines):
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def killed(store, store_folder):
+    """Return the address of a run that was killed, and the steps whose log lines it had printed."""
+    address = f"{store}/killed"
+    done = run(store_folder, address, kill_at=12, steps=14)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return address, {int(step) for step in re.findall(r"^step (\d+)/", done.stdout, re.MULTILINE)}
+
+
+def test_a_hard_kill_loses_nothing_that_was_logged_and_the_same_command_ends_the_run(killed, store_folder, tmp_path):
+    killed, logged = killed
+    left = {line["step"] for line in numbers(read(killed, "metrics.jsonl").decode().splitlines())}
+    assert logged and logged <= left and "checkpoints/2.whole" in names(killed)
+    again = run(store_folder, killed, steps=14)
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step" in again.stdout and f"report: {killed}/report.html" in again.stdout
+    assert {"metrics.jsonl", "report.html", "config.json", "goodput.json", "provenance.jsonl"} < names(killed)
+    assert f"{socket.gethostname()} began here and has not ended" in again.stderr and "run.lock" not in names(killed)
+    assert "checkpoints/14.whole" in names(killed) and any(name.startswith("tensorboard/") for name in names(killed))
+    assert any(name.startswith("compiled/") for name in names(killed))
+    assert run(store_folder, tmp_path / "unbroken", steps=14).returncode == 0
+    unbroken = (tmp_path / "unbroken/metrics.jsonl").read_text().splitlines()
+    assert numbers(read(killed, "metrics.jsonl").decode().splitlines()) == numbers(unbroken)
+    ours, theirs = load(killed), load(tmp_path / "unbroken")
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def store_folder(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="module")
+def trained(store, store_folder, tmp_path_factory):
+    """Return the address of a run that has ended, with a token store in the bucket."""
+    address = f"{store}/trained"
+    write_store(f"{address}/store")
+    config = tiny_config("", 4)
+    config.data.store = f"{address}/store"
+    config.checkpoint.every, config.checkpoint.keep_last = 1, 2
+    assert train(config, address) == f"{address}/report.html"
+    return address
+
+
+def test_checkpoints_that_are_removed_here_are_removed_there(trained):
+    there = {name.split("/")[1] for name in names(trained) if name.startswith("checkpoints/")}
+    assert there == {"3", "4", "3.whole", "4.whole"}
+
+
+def test_verbs_read_what_is_in_a_bucket(trained, capsys):
+    assert cli.main(["eval", trained]) == 0
+    assert "loss" in capsys.readouterr().out
+    assert cli.main(["eval", f"{trained}/checkpoints/3"]) == 0
+    capsys.readouterr()
+    before = read(trained, "report.html")
+    open_keys(trained).write("report.html", b"").result()
+    assert cli.main(["report", trained]) == 0
+    assert capsys.readouterr().out.strip() == f"{trained}/report.html"
+    assert len(read(trained, "report.html")) == len(before)
+    assert cli.main(["compare", trained, trained]) == 2
+    capsys.readouterr()
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over_and_removed_by_the_next_start(trained):
+    keys = open_keys(trained)
+    for name in [name for name in names(trained) if name.startswith("checkpoints/4/")]:
+        keys.write(name.replace("/4/", "/9/"), read(trained, name)).result()
+    assert load(trained).step == 4  # and not 9
+    config = tiny_config("", 5)
+    config.data.store = f"{trained}/store"
+    config.checkpoint.every, config.checkpoint.keep_last = 1, 2
+    train(config, trained)
+    assert not any(name.startswith("checkpoints/9") for name in names(trained))
+    assert load(trained).step == 5
+
+
+def test_the_local_copies_are_gone_after_a_run(trained):
+    assert not list((Path(os.environ["XDG_CACHE_HOME"]) / "mlm_jax/work").glob("*/*"))
+
+
+def test_two_runs_of_one_machine_at_an_address_are_refused(trained):
+    with bucket.workplace(f"{trained}/other"), pytest.raises(UserError, match="is writing here"):
+        train(tiny_config("nowhere"), f"{trained}/other")
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "/escaped"])
+def test_objects_with_names_that_would_leave_the_copy_are_refused(store, name, tmp_path):
+    if not store.startswith("gs"):
+        pytest.skip("such names do not reach an S3 store: the client resolves them")
+    address = f"{store}/hostile"
+    keys = open_keys(address)
+    keys.write(name, b"!").result()
+    try:
+        with pytest.raises(UserError, match="is not the name of a file"):
+            bucket.local_path(address)
+    finally:
+        keys.write(name, None).result()
+
+
+def test_a_bucket_that_is_not_there_is_said_to_be_so_at_once(store):
+    with pytest.raises(UserError, match=r"cannot (read|write) it: .*Remedy: check the address"):
+        train(tiny_config("nowhere"), f"{store.replace('runs', 'nowhere')}/run")
+
+
+def test_a_token_store_in_the_bucket_is_prepared_there(store, tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for language in ("en", "de"):
+        (folder / f"{language}.txt").write_text("\n\n".join(f"{language} line {i}" for i in range(300)))
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mlm_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        f"    config.data.corpora = {{'en': '{folder}/en.txt', 'de': '{folder}/de.txt'}}\n"
+        "    config.vocabulary.kind = 'bytes'\n"
+        "    config.tasks = {'mlm': {'objective': 'mlm', 'rows': 8, 'length': 32}}\n"
+        "    return config\n"
+    )
+    assert cli.main(["prepare", "--config", str(config), "--workdir", f"{store}/prepared"]) == 0
+    assert "store/manifest.json" in names(f"{store}/prepared")
+
+
+def test_what_cannot_be_written_to_a_bucket_makes_no_local_folder_of_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    from mlm_jax.common.files import append_to, whole_folder, write_whole
+
+    for place in ("gs://runs/x", Path("gs://runs/x"), "s3://runs/x"):
+        with pytest.raises(UserError, match="address of an object store"):
+            write_whole(place, "")
+        with pytest.raises(UserError, match="address of an object store"):
+            append_to(place)
+        with pytest.raises(UserError, match="address of an object store"), whole_folder(place):
+            pass
+    assert cli.main(["sweep", "--config", str(ROOT / "configs/sweeps/alpha.py"), "--workdir", "gs://runs/x"]) == 2
+    assert "the workdir of a sweep cannot be an address" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_of_several_processes_is_told_to_mount_the_bucket(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="only a job of one process .* Remedy: mount the bucket"):
+        train(tiny_config("nowhere"), "gs://runs/x")
+
+
+def test_events_of_a_copy_are_read_as_those_of_a_folder(trained):
+    folder = bucket.local_path(trained)
+    assert [event["step"] for event in read_events(folder)] and bucket.original(folder) == trained
+    shutil.rmtree(folder)
