@@ -12,7 +12,11 @@ from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.data.vocabulary.pieces import FACTS
+from mlm_jax.interop.exporting import special_ids
+from mlm_jax.interop.family import Facts
 from mlm_jax.interop.published_tokenizer import UNUSED_ROWS
+from mlm_jax.interop.task_heads import options_for, published_head, without_token_head
+from mlm_jax.interop.weights import choose_family
 
 MACHINE = ("attention", "remat", "scan_layers", "cross_entropy_chunk", "dtype")  # keys that belong to where a run ran
 
@@ -47,6 +51,25 @@ def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDi
     config.tasks = {name: {**task, "length": min(task["length"], room)} for name, task in config.tasks.items()}
     config.optimizer.learning_rate = 1e-4  # a trained model needs a lower rate than a new one
     return config
+
+
+def head_options(place: str | Path, objective: str) -> dict[str, str]:
+    """Return the options of a fine-tuning task whose head ``export-hf`` can write: "transform" and "pooling".
+
+    Each family of transformers has one form of head, and a task trained in another form could not be exported.
+
+    Args:
+      place: a workdir or one of its checkpoints, to fine-tune from.
+      objective: of the task, such as classification or token_classification.
+
+    Raises:
+      UserError: no family can express the model, or the one that can has no head for this objective.
+    """
+    described = describe(place)
+    ids = special_ids(described.vocabulary, described.vocabulary.pad_id)
+    facts = Facts(described.vocabulary.size, described.languages, ids)
+    family = choose_family(without_token_head(described.config.model), facts)
+    return options_for(published_head(family, objective))
 
 
 def vocabulary_folder(place: Path, described: Described) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT, LANGUAGE
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.lines import arriving, read_lines
+from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines
 
 ABOUT = "fill in the <mask> of each line of text"
 EXAMPLE = 'runs/mine "Habari za <mask>" --language sw'
@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
 def fill_mask_command(
     place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
 ) -> None:
-    """Print the likeliest pieces for each blank of each text, or of each line of standard input.
+    """Print the likeliest pieces for each blank of each text, or of each line of standard input; an empty line stays empty.
+
+    Empty lines are counted on standard error.
 
     Raises:
       UserError: as :func:`.load` and :meth:`.Model.fill_mask`; or a text is not UTF-8.
@@ -67,6 +69,8 @@ def fill_mask_command(
         except UnicodeEncodeError as error:
             remedy = "convert the text, for example with iconv"
             raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
+        if not text.strip():
+            raise UserError(f"text {number} is empty", remedy=f"write {MASK} where a word is missing")
     model = load(place)
     read: deque[str] = deque()  # lines that a thread may have read ahead, in order
 
@@ -75,7 +79,8 @@ def fill_mask_command(
             read.append(line)
             yield line
 
-    lines = noted(texts) if texts else arriving(noted(read_lines("-")), "-")
+    counts: Counter[str] = Counter()
+    lines = noted(texts) if texts else arriving(noted(counting_empty(read_lines("-"), counts)), "-")
     for blanks in model.fill_masks(lines, top_k=top_k, language=language):
         print(read.popleft())
         for number, candidates in enumerate(blanks, start=1):
@@ -84,3 +89,5 @@ def fill_mask_command(
             for candidate in candidates:
                 print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
         sys.stdout.flush()  # whoever typed the line, or writes the next one, waits for the answer
+    if counts[EMPTY]:
+        model.say_counts(counts)

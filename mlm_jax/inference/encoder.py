@@ -184,12 +184,14 @@ class Model:
           UserError: there is no ``<mask>`` in the text or in the vocabulary, the text is too long, or the model needs a
             language.
         """
+        if not text.strip():
+            raise UserError("there is no text", remedy=f"write {MASK} where a word is missing")
         return next(self.fill_masks([text], top_k=top_k, language=language))
 
     def fill_masks(
         self, texts: Iterable[str], *, top_k: int = 5, language: str | None = None
     ) -> Iterator[list[list[Candidate]]]:
-        """Yield what :meth:`fill_mask` returns of each text of a stream, in order.
+        """Yield what :meth:`fill_mask` returns of each text of a stream, in order; [] of a text of nothing but white space.
 
         Raises:
           UserError: as :meth:`fill_mask`; the message tells which text; or ``top_k`` is less than 1.
@@ -203,18 +205,23 @@ class Model:
             )
         number = 0
         for window in windows(texts, WINDOW):
-            documents, index = self._documents([encode_masked(self.vocabulary, text) for text in window], language)
-            for text, document in zip(window, documents):
+            written = [text for text in window if text.strip()]
+            documents, index = self._documents([encode_masked(self.vocabulary, text) for text in written], language)
+            lengths = iter(map(len, documents))
+            for text in window:
                 number += 1
+                if not text.strip():
+                    continue
                 if MASK not in text:
                     raise UserError(
                         f"text {number} has no {MASK}: {text[:60]!r}", remedy=f"write {MASK} where a word is missing"
                     )
-                if len(document) > self.longest:
+                if (length := next(lengths)) > self.longest:
                     raise UserError(
-                        f"text {number} has {len(document)} tokens, the model takes {self.longest}", remedy="shorten it"
+                        f"text {number} has {length} tokens, the model takes {self.longest}", remedy="shorten it"
                     )
-            yield from self._fill(documents, index, top_k)
+            filled = iter(self._fill(documents, index, top_k) if written else ())
+            yield from (next(filled) if text.strip() else [] for text in window)
 
     def _fill(self, documents: list[np.ndarray], index: list[int], top_k: int) -> list[list[list[Candidate]]]:
         blanks = [np.flatnonzero(document == self.vocabulary.mask_id) for document in documents]

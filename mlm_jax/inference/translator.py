@@ -258,6 +258,12 @@ class Translator(Model):
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
         target_index = {code: self._target_index(code) for code in dict.fromkeys(targets)}
+        if len(target_index) > 1 and not self.tells_targets_apart:
+            raise UserError(
+                f"this model would write the same into {', '.join(target_index)}: none of its weights depends on a language, "
+                "and its texts do not begin with a language's token",
+                remedy="name one language",
+            )
         encoded = self.vocabulary.encode_batch(list(texts))
         documents, index = self._documents(encoded, source_language, "source_language= or --from")
         # U+200B alone, for one, has no pieces, and a space has some of bytes.
@@ -282,6 +288,18 @@ class Translator(Model):
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row, stop)
         return translations
+
+    @property
+    def tells_targets_apart(self) -> bool:
+        """Whether the language that is named changes what is written: by a first token, an embedding, or weights."""
+        model = self.config.model
+        groups = (*model.encoder, *model.decoder)
+        return (
+            self.config.data.prefix == "language"
+            or model.language_embedding
+            or by_language(groups)
+            or any("task" in indexes(entry) for entry in groups)
+        )
 
     def _target_index(self, code: str) -> int:
         index = self._language_index(code, "target_language= or --to")

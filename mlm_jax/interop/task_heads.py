@@ -51,11 +51,11 @@ def head_of(family: Family, architectures: Any) -> TaskHead | None:
     raise UserError(f"architectures names {named}, whose head has no counterpart here")
 
 
-def head_for(family: Family, objective: str, task: str, pooling: str, transform: str) -> TaskHead:
-    """Return the head of a family that computes what a task of ours does.
+def published_head(family: Family, objective: str) -> TaskHead:
+    """Return the head that a family has for an objective of ours.
 
     Raises:
-      UserError: the family has none; the message names what is in the way.
+      UserError: it has none.
     """
     if objective not in FORMS:
         raise UserError(f"the head of an objective {objective!r} has no counterpart in transformers")
@@ -63,6 +63,23 @@ def head_for(family: Family, objective: str, task: str, pooling: str, transform:
     head = next((head for head in family.heads if head.suffix == suffix), None)
     if head is None:
         raise UserError(f"{family.model_type!r} has no {suffix} that reads the encoder alone")
+    return head
+
+
+def options_for(head: TaskHead) -> dict[str, str]:
+    """Return the options of a task of ours whose head is like a published one; means are taken if the family has them."""
+    pooling = "mean" if "mean" in head.poolings else next(iter(head.poolings), "")
+    return {"transform": head.transform} | ({"pooling": pooling} if pooling else {})
+
+
+def head_for(family: Family, objective: str, task: str, pooling: str, transform: str) -> TaskHead:
+    """Return the head of a family that computes what a task of ours does.
+
+    Raises:
+      UserError: the family has none; the message names what is in the way.
+    """
+    head = published_head(family, objective)
+    suffix = head.suffix
     wanted: list[tuple[str, str, tuple[str, ...]]] = [("transform", transform, (head.transform,))]
     if suffix == SEQUENCE:
         wanted.append(("pooling", pooling, tuple(head.poolings)))

@@ -264,6 +264,20 @@ def test_fill_mask_prints_candidates_of_every_line(run, capsys):
     assert printed[1].split()[1] == "%"
 
 
+def test_an_empty_line_of_a_stream_stays_empty(run, monkeypatch, capsys):
+    for lines in (["", "a <mask>", "  ", "b <mask>", ""], ["", ""]):
+        monkeypatch.setattr("mlm_jax.commands.fill_mask.read_lines", lambda place, lines=lines: iter(lines))
+        fill_mask_command(run[0], top_k=1, language="en")
+        said = capsys.readouterr()
+        assert [line for line in said.out.splitlines() if "%" not in line] == lines
+        assert said.out.count("%") == sum("<mask>" in line for line in lines)
+        assert f"{sum(not line.strip() for line in lines)} lines are empty" in said.err
+    with pytest.raises(UserError, match="text 2 is empty"):
+        fill_mask_command(run[0], ["a <mask>", " "], language="en")
+    with pytest.raises(UserError, match="there is no text"):
+        mlm_jax.load(run[0]).fill_mask("", language="en")
+
+
 def test_a_place_without_a_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="no checkpoint here"):
         mlm_jax.load(tmp_path)

@@ -119,6 +119,18 @@ def test_several_languages_and_pieces_that_end_a_text(vocabulary):
     assert stopped.hypotheses[0].ended and stopped.hypotheses[0].ids == whole.ids[:3]
 
 
+def test_a_model_to_which_languages_make_no_difference_writes_one_column(vocabulary):
+    """As an imported T5, whose texts begin with no language's token."""
+    ours = translator(vocabulary, encoder=(SHARED,), decoder=(SHARED,), language_embedding=False)
+    options = dict(source_language="en", search=Search(beams=1, length=3))
+    assert ours.tells_targets_apart and len(list(ours.stream(TEXTS[:1], target_language=("ru", "hi"), **options))) == 2
+    ours.config.data.prefix = "none"
+    assert not ours.tells_targets_apart
+    assert ours.translate(TEXTS[:1], target_language="hi", **options)
+    with pytest.raises(UserError, match="would write the same into ru, hi: .* Remedy: name one language"):
+        list(ours.stream(TEXTS[:1], target_language=("ru", "hi"), **options))
+
+
 def test_greedy_is_one_beam_and_scores_alike(vocabulary):
     ours = translator(vocabulary, **MODELS["a shared decoder with relative positions"])
     options = dict(target_language="hi", source_language="en")
