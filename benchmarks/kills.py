@@ -1,98 +1,121 @@
-"""Kill a run again and again, and compare what is left with a run that was not killed.
+"""Kill runs again and again, and compare what they leave with runs that were not killed.
 
-    python benchmarks/kills.py [--kills 100]
+    python benchmarks/kills.py [--kills 100] [--variants plain decoder indexed] [--output benchmarks/results/kills.json]
 
-A run prepares its data, compiles, trains, evaluates, saves and reports. Every second kill comes at a random time, every
-other one at a file operation: the run kills itself (SIGKILL) just before its n-th rename, removal, new folder or fsync.
-The same command then continues; a kill survives if the run comes to its end, and if afterwards
+A run prepares its data, compiles, trains, evaluates, saves and reports. It is killed (SIGKILL), and the same command
+continues, until it is done. Two of three kills come at a file operation: the run, or the process that prepares its data,
+kills itself just before a rename, a removal or an fsync (``killed/sitecustomize.py``). All places where an unkilled run
+does one take turns. The others come at a random time. A kill survives if the run comes to its end, and if afterwards
 
-* ``metrics.jsonl`` and TensorBoard hold each value once, and losses equal the other run's bit for bit,
+* ``metrics.jsonl`` holds what the unkilled run's does, each value once, and so do TensorBoard and ``report.json``;
+* values are equal bit for bit, or to 1e-5 if the number of devices changed;
 * no process, lock or temporary file is left.
 
-Kills of one run follow each other until it is done. Printed is kills × survived; the exit code is 1 if one did not survive.
+``plain`` runs on one device. ``decoder`` (with language-indexed weights, a curriculum and EMA) and ``indexed`` (with adapters,
+microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only some runs prepare their data, the others begin
+with a copy. Printed is kills × survived; the exit code is 1 if one did not survive.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
-STEPS, DEVICES = 6, 2
-EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")  # of Python's audit hooks
-CONFIG = """
-from tests.tiny import tiny_config
-def text(language, split):
-    letters, first = {"en": "abcdefgh", "de": "ijklmnop"}[language], {"train": 0, "validation": 100}[split]
-    return [" ".join(letters[(i * j + i // 8) % 8] * 3 for j in range(1, 9)) + f" {i}" for i in range(first, first + 60)]
-def get_config():
-    config = tiny_config("", steps=STEPS)
-    config.data.store, config.data.workers = "", 1
-    config.data.validation = {"en": "kills_config:text", "de": "kills_config:text"}
-    config.data.corpora = {"en": "kills_config:text", "de": "kills_config:text"}
-    config.vocabulary.kind = "bytes"
-    config.tasks = {"mlm": config.tasks["mlm"]}
-    config.evaluation.every, config.evaluation.select = 2, "eval/loss/mean"
-    return config
-""".replace("STEPS", str(STEPS))
-PROGRAM = f"""
-import os, signal, sys
-left = int(os.environ.get("KILL_AT", "0"))
-def count(event, arguments=()):
-    global left
-    if left and (event in {EVENTS!r} or event == "os.fsync"):
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-fsync = os.fsync
-os.fsync = lambda descriptor: (count("os.fsync"), fsync(descriptor))[1]
-sys.argv[0] = "mlm-jax"
-from mlm_jax import cli
-sys.exit(cli.main())
-"""
+ROOT, KILLED = Path(__file__).parents[1], Path(__file__).parent / "killed"
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",  # runs do not start themselves again
+    "PYTHONPATH": f"{ROOT}:{KILLED}",
+}
+DEVICES = {"plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
+KILLS_A_RUN = 7
+ALONE = 20  # seconds that a process may outlive its parent: Python's start, on a busy machine
+SPEED = ("train/tokens_per_second", "train/seconds_left")  # differ from run to run
+ENDINGS = (".incomplete", ".lock", ".old", ".damaged")
 
 
-def start(workdir: Path, folder: Path, kill_at: int = 0) -> subprocess.Popen:
-    """Start the run, or continue it; ``kill_at``: the file operation before which it kills itself."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": f"{ROOT}:{folder}",
-        "KILL_AT": str(kill_at),
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",  # the run does not start itself again
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-    }
-    command = [
-        sys.executable,
-        "-c",
-        PROGRAM,
-        "train",
-        "--config",
-        str(folder / "kills_config.py"),
-        "--workdir",
-        str(workdir),
-    ]
-    with (folder / "log.txt").open("a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+class Runs:
+    """Starts of the runs of one variant, in a folder that all variants share.
+
+    Args:
+      folder: of the workdirs and the compiled programs.
+      variant: of the config.
+    """
+
+    def __init__(self, folder: Path, variant: str):
+        self.folder, self.variant = folder, variant
+        self.reference, self.log = folder / f"reference-{variant}", folder / f"operations-{variant}"
+        self.output = folder / f"output-{variant}"
+
+    def start(self, workdir: Path, devices: int, kill_at: str = "") -> int:
+        """Start a run, or continue it, in a fork of this process, which has imported everything; return its process id.
+
+        Args:
+          workdir: of the run.
+          devices: that it has.
+          kill_at: before which operation it kills itself, as sitecustomize.py says.
+        """
+        process = os.fork()
+        if process:
+            return process
+        import jax
+        import sitecustomize
+
+        from mlm_jax import cli
+
+        code = 1
+        try:
+            os.setsid()
+            output = os.open(self.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+            os.environ["KILLS_LOG"], os.environ["KILLS_AT"] = str(self.log), kill_at or "0 "
+            sitecustomize.watch()
+            config = f"{KILLED / 'killed_run.py'}:{self.variant}"
+            sys.argv = ["mlm-jax", "train", "--config", config, "--workdir", str(workdir)]
+            jax.config.update("jax_compilation_cache_dir", str(self.folder / "compiled"))
+            code = cli.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def operations(self) -> list[str]:
+        """Return the operations of all starts since the last call."""
+        found = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return found
+
+    def said(self) -> str:
+        """Return the end of what the last starts printed."""
+        return self.output.read_text(errors="replace")[-1500:]
 
 
-def values(workdir: Path) -> list[tuple[int, str, float]]:
-    """Return (step, key, value) of everything in metrics.jsonl."""
+def values(workdir: Path) -> list[tuple[tuple[int, str], float | None]]:
+    """Return ((step, key), value) of everything in metrics.jsonl."""
     events = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [(event["step"], key, event[key]) for event in events for key in event if key not in ("step", "time")]
+    return [((event["step"], key), event[key]) for event in events for key in event if key not in ("step", "time")]
 
 
 def shown(workdir: Path) -> list[tuple[int, str]]:
@@ -110,66 +133,204 @@ def shown(workdir: Path) -> list[tuple[int, str]]:
     return found
 
 
-def problems(workdir: Path, reference: Path, session: list[int]) -> list[str]:
-    """Return what is wrong with a run that was killed and is done."""
-    found, wanted, wrong = values(workdir), values(reference), []
-    keys = [(step, key) for step, key, _ in found]
-    if len(keys) != len(set(keys)):
-        wrong.append("a value stands twice in metrics.jsonl")
-    if sorted(shown(workdir)) != sorted(keys):
-        wrong.append("TensorBoard does not hold what metrics.jsonl holds")
-    same = {(step, key): value for step, key, value in wanted if "loss" in key or key.startswith("eval/")}
-    if {(step, key): value for step, key, value in found if (step, key) in same} != same:
-        wrong.append("losses differ")
-    endings = (".incomplete", ".lock", ".old")
-    left = [file for file in workdir.rglob("*") if file.name.endswith(endings) or "tmp" in file.name]
-    wrong += [f"left: {file.relative_to(workdir)}" for file in left]
-    for leader in session:
+def differences(found: Any, wanted: Any, tolerance: float, where: str = "") -> Iterator[str]:
+    """Yield where two nested values differ, floats by more than a tolerance."""
+    if isinstance(wanted, dict) and isinstance(found, dict) and found.keys() == wanted.keys():
+        for key in wanted:
+            yield from differences(found[key], wanted[key], tolerance, f"{where} {key}")
+    elif isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
+        for one, other in zip(found, wanted):
+            yield from differences(one, other, tolerance, where)
+    elif isinstance(wanted, float) and isinstance(found, float):
+        if not math.isclose(found, wanted, rel_tol=tolerance, abs_tol=tolerance):
+            yield f"{where}: {found} and not {wanted}"
+    elif found != wanted:
+        yield f"{where}: {str(found)[:60]} and not {str(wanted)[:60]}"
+
+
+def problems(workdir: Path, reference: Path, tolerance: float) -> Iterator[str]:
+    """Yield what is wrong with a run that was killed and is done."""
+    found, wanted = values(workdir), values(reference)
+    if len(found) != len(dict(found)):
+        yield "a value stands twice in metrics.jsonl"
+    if sorted(shown(workdir)) != sorted(key for key, _ in found):
+        yield "TensorBoard does not hold what metrics.jsonl holds"
+    numbers = [
+        {f"step {step} {key}": value for (step, key), value in some if key not in SPEED} for some in (found, wanted)
+    ]
+    if missing := sorted(numbers[0].keys() ^ numbers[1].keys()):
+        yield f"in one of the two only: {', '.join(missing)}"
+    else:
+        yield from differences(*numbers, tolerance)
+    pages = [json.loads((folder / "report.json").read_text()) for folder in (workdir, reference)]
+    for page in pages:
+        page.pop("title")
+        page["facts"] = [fact for fact in page["facts"] if "×" not in fact]  # the devices
+        page.pop("map", None)  # its axes' signs hang on the last bits
+    yield from (f"report.json{told}" for told in differences(*pages, 10 * tolerance))
+    if "</html>" not in (workdir / "report.html").read_text():
+        yield "report.html is not whole"
+    left = [file for file in workdir.rglob("*") if file.name.endswith(ENDINGS) or "tmp" in file.name]
+    yield from (f"left: {file.relative_to(workdir)}" for file in left)
+
+
+def ended(process: int, seconds: float = math.inf) -> int | None:
+    """Wait for a process; return its exit code, or None if it has not ended after some seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(process, 0 if seconds == math.inf else os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.01)
+
+
+def is_alive(session: int) -> bool:
+    """Return whether a process of a start is left; one that had only just begun needs seconds to see that it is alone."""
+    for _ in range(ALONE * 10):
         try:
-            os.killpg(leader, 0)
-            wrong.append("a process is left")
+            os.killpg(session, 0)
         except ProcessLookupError:
-            pass
-    return wrong
+            return False
+        time.sleep(0.1)
+    return True
+
+
+class Killer:
+    """Kills runs of one variant, each several times, and looks at what they leave.
+
+    Args:
+      runs: of the variant.
+      draw: chooses times.
+      most: how many kills are wanted.
+    """
+
+    def __init__(self, runs: Runs, draw: random.Random, most: int):
+        self.runs, self.draw, self.most = runs, draw, most
+        self.devices = DEVICES[runs.variant]
+        self.store = runs.folder / "store"  # that most runs begin with
+        self.kills: list[dict[str, Any]] = []
+        self.counts: Counter[str] = Counter()  # how often an unkilled run does each operation
+        self.duration = 0.0
+        self.number = 0
+
+    def measure(self) -> None:
+        """Run without kills, twice: the first run compiles."""
+        for workdir in (self.runs.folder / f"run-{self.runs.variant}-first", self.runs.reference):
+            begun = time.monotonic()
+            if ended(self.runs.start(workdir, self.devices[0])):
+                raise SystemExit(f"a run that nobody kills fails:\n{self.runs.said()}")
+            self.duration = time.monotonic() - begun
+            self.counts |= Counter(self.runs.operations())
+            if not self.store.exists():
+                shutil.copytree(workdir / "store", self.store)
+
+    def kill_all(self, places: list[str]) -> None:
+        """Kill until there are enough kills; ``places`` take turns, those of a run in the order in which a run does them."""
+        order = {place: index for index, place in enumerate(self.counts)}
+        places = [place for place in places if place in order]
+        runs = max(math.ceil(len(places) / (KILLS_A_RUN * 2 // 3)), 1)
+        chains = [sorted(places[first::runs], key=order.__getitem__) for first in range(runs)]
+        while len(self.kills) < self.most:
+            chain = chains.pop(0) if chains else self.draw.sample(list(order), min(4, len(order)))
+            self.kill_one(sorted(chain, key=order.__getitem__))
+
+    def kill_one(self, places: list[str]) -> None:
+        """Kill one run until it is done, and judge it."""
+        workdir = self.runs.folder / f"run-{self.runs.variant}-{self.number}"
+        if not any(place.startswith("helper") for place in places) and self.number:  # the first one prepares its data
+            shutil.copytree(self.store, workdir / "store")
+        self.number += 1
+        here: list[dict[str, Any]] = []
+        wrong: list[str] = []
+        while True:
+            devices = self.devices[min(len(here), len(self.devices) - 1)]
+            enough = len(here) >= KILLS_A_RUN or len(self.kills) + len(here) >= self.most
+            place = "" if enough or len(here) % 3 == 2 or not places else places.pop(0)
+            at = f"{self.draw.randrange(self.counts[place]) + 1} {place}" if place else ""
+            code, kill = self._start(workdir, devices, at, by_time=not place and not enough)
+            if kill is None:
+                break
+            here.append(kill | {"devices": devices})
+            if code not in (-signal.SIGKILL, 2):
+                wrong.append(f"exit code {code} after a kill")
+        said = self.runs.said() if code else ""
+        tolerance = 1e-5 if len({kill["devices"] for kill in here} | {devices}) > 1 else 0.0
+        wrong += [f"exit code {code}"] if code else list(problems(workdir, self.runs.reference, tolerance))
+        self.kills += [kill | {"survived": not wrong} for kill in here]
+        told = "; ".join(wrong[:5]) or "the same as without"
+        print(f"{self.runs.variant} {self.number}: {len(here)} kills, {told}", flush=True)
+        if wrong:
+            print(json.dumps(here, indent=1), said, flush=True)
+            shutil.copytree(workdir, f"{workdir}.wrong")
+        shutil.rmtree(workdir)
+
+    def _start(self, workdir: Path, devices: int, at: str, by_time: bool) -> tuple[int, dict[str, Any] | None]:
+        """Start once; return the exit code, and how the start was killed, or None if it was not."""
+        process = self.runs.start(workdir, devices, at)
+        after = self.draw.random() * self.duration
+        code, killed = ended(process, after if by_time else math.inf), False
+        if code is None:
+            os.kill(process, signal.SIGKILL)
+            code, killed = ended(process), True
+        assert code is not None
+        done = self.runs.operations()
+        if is_alive(process):
+            return 1, {"left": "a process"}
+        if killed and code == -signal.SIGKILL:
+            return code, {"seconds": round(after, 2), "after": done[-1] if done else "nothing"}
+        helper = code == 2 and at.partition(" ")[2].startswith("helper")  # killed: the run ends with a line
+        return code, {"before": at.partition(" ")[2]} if at and (code == -signal.SIGKILL or helper) else None
+
+
+def import_everything() -> None:
+    """Import what runs import, once: they are forks of this process. It starts itself again with their environment."""
+    if os.environ.get("PYTHONPATH") != SETTINGS["PYTHONPATH"]:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
+    from mlm_jax.run import loop  # noqa: F401
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--variants", nargs="+", choices=list(DEVICES), default=list(DEVICES))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="JSON file for what was measured")
     options = parser.parse_args()
-    draw, kills, survived, number, starts = random.Random(options.seed), 0, 0, 0, 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "kills_config.py").write_text(CONFIG)
-        for reference in ("compiles", "reference"):  # later runs read the first one's compiled programs
-            begun = time.monotonic()
-            if start(folder / reference, folder).wait():
-                print((folder / "log.txt").read_text())
-                return 1
-        duration = time.monotonic() - begun
-        while kills < options.kills:
-            workdir, done, here, session = folder / f"run{number}", False, 0, []
-            while not done:
-                starts, kill = starts + 1, kills + here < options.kills
-                by_event = starts % 2 == 1
-                process = start(workdir, folder, draw.randrange(1, 60) if by_event and kill else 0)
-                session.append(process.pid)
-                if not by_event and kill:
-                    try:
-                        process.wait(draw.uniform(0.1, 0.9) * duration)
-                    except subprocess.TimeoutExpired:
-                        process.send_signal(signal.SIGKILL)
-                code = process.wait()
-                here += code == -signal.SIGKILL
-                done = code != -signal.SIGKILL
-            wrong = problems(workdir, folder / "reference", session) if code == 0 else [f"exit code {code}"]
-            kills, survived, number = kills + here, survived + here * (not wrong), number + 1
-            print(f"run {number}: {here} kills, {', '.join(wrong) or 'the same as without'}", flush=True)
-            if code:
-                print((folder / "log.txt").read_text()[-2000:])
-    print(f"{kills} kills × {survived} survived")
-    return int(survived < kills)
+    import_everything()
+    draw, begun = random.Random(options.seed), time.monotonic()
+    kills: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        places: list[str] = []  # those where nothing was killed yet
+        seen: set[str] = set()
+        for index, variant in enumerate(options.variants):
+            left = options.kills - len(kills)
+            killer = Killer(Runs(Path(folder), variant), draw, left // (len(options.variants) - index))
+            killer.measure()
+            places += [place for place in killer.counts if place not in seen]
+            seen |= killer.counts.keys()
+            share = places[index :: len(options.variants)] if index + 1 < len(options.variants) else places
+            killer.kill_all(share)
+            kills += [kill | {"variant": variant} for kill in killer.kills]
+            places = [place for place in places if place not in {kill.get("before") for kill in kills}]
+    survived = sum(kill["survived"] for kill in kills)
+    minutes = round((time.monotonic() - begun) / 60, 1)
+    print(
+        f"{len(kills)} kills × {survived} survived, in {minutes} minutes; "
+        f"{len(seen) - len(places)} of {len(seen)} places of file operations"
+    )
+    if options.output:
+        measured = {"date": datetime.date.today().isoformat(), "kills": len(kills), "survived": survived}
+        measured |= {
+            "minutes": minutes,
+            "places": len(seen),
+            "places_killed_at": len(seen) - len(places),
+            "each": kills,
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(measured, indent=1) + "\n")
+    return int(survived < len(kills))
 
 
 if __name__ == "__main__":

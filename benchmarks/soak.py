@@ -1,6 +1,6 @@
 """Train for many steps with frequent evaluations and checkpoints: memory and open files must stay flat.
 
-    python benchmarks/soak.py [--steps 3000] [--every 20]
+    python benchmarks/soak.py [--steps 3000] [--every 20] [--output benchmarks/results/soak.json]
 
 A tiny run is evaluated and saved every few steps. Its resident memory and open files are read at each evaluation; the
 first quarter, in which caches fill, is left out. Printed is what both are then and at the end; the exit code is 1 if
@@ -10,6 +10,8 @@ memory has grown by more than a tenth, or open files by more than five.
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
 import statistics
 import sys
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--every", type=int, default=20, help="steps between evaluations; checkpoints come twice as often"
     )
+    parser.add_argument("--output", type=Path, help="JSON file for what was measured")
     options = parser.parse_args()
     seen: list[tuple[float, int]] = []  # MiB and open files at each evaluation
     evaluate = Reporter.evaluate
@@ -57,6 +60,18 @@ def main() -> int:
         f"{options.steps:,} steps, {len(seen)} evaluations: memory {memory[0]:,.0f} → {memory[1]:,.0f} MiB, "
         f"open files {files[0]} → {files[1]}"
     )
+    if options.output:
+        measured = {
+            "date": datetime.date.today().isoformat(),
+            "steps": options.steps,
+            "evaluations": len(seen),
+            "checkpoints": options.steps // max(options.every // 2, 1),
+            "memory_mib": {"after_a_quarter": round(memory[0]), "at_the_end": round(memory[1])},
+            "open_files": {"after_a_quarter": files[0], "at_the_end": files[1]},
+            "memory_mib_at_each_evaluation": [round(memory) for memory, _ in seen],
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(measured) + "\n")
     return int(memory[1] > 1.1 * memory[0] or files[1] > files[0] + 5)
 
 

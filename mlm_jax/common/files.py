@@ -111,6 +111,13 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
             scratch.rename(place)
 
 
+@contextlib.contextmanager
+def scratch_folder(place: str | Path) -> Iterator[Path]:
+    """Yield a folder beside a place for work in between; it is gone after the block, or when the place is next written."""
+    with _scratch(Path(os.path.abspath(place)), _create_folder) as (scratch, _):
+        yield scratch
+
+
 def append_to(file: str | Path) -> TextIO:
     """Open a text file in UTF-8 to append to; never through a symbolic link.
 

@@ -44,6 +44,18 @@ def only_writer(folder: str | Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def remove_abandoned_lock(folder: str | Path) -> None:
+    """Remove ``FOLDER.lock`` if a killed process has left it; a reader of the folder without rights to do so leaves it."""
+    file = Path(f"{folder}.lock")
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            if locked(descriptor, unsupported=False) and is_at(descriptor, file):
+                file.unlink()
+        finally:
+            os.close(descriptor)
+
+
 def locked(descriptor: int, *, unsupported: bool = True) -> bool:
     """Lock an open file, or folder, for this process until it is closed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +17,11 @@ from jax.experimental import multihost_utils
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.extras import install_command
+from mlm_jax.parallel.coordinator import telling_its_end
 from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
+_watching: list[Peers] = []  # over the job that this process has joined
 FLAGS = ("--coordinator", "--process-count", "--process-index")
 # Variables for launchers without a cluster manager. JAX itself reads only the first one.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -48,6 +51,7 @@ def job(
         yield
         return
     peers = Peers(distributed.global_state.client, jax.process_index(), jax.process_count())
+    _watching.append(peers)
     peers.start()
     try:
         yield
@@ -180,9 +184,17 @@ def _join(arguments: Mapping[str, Any]) -> None:
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
+        with telling_its_end(_lose_service):
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"cannot join the job's other processes: {one_line(error)}",
             remedy="check that every process has started and can reach the coordinator",
         ) from error
+
+
+def _lose_service() -> None:
+    """End this process because process 0 is gone; JAX calls this in a thread of its own."""
+    while not _watching:  # the job is being joined at this moment
+        time.sleep(0.1)
+    _watching[-1].lose_service()

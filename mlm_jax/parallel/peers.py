@@ -29,7 +29,7 @@ class Peers:
     verdict that names silent processes; the others read the verdict. Silence is counted in rounds of process 0 and not by
     the clock, so that no process is declared dead after the whole job was suspended. If process 0 is stopped (SIGSTOP, a
     host that hangs), the service does not answer: the others notice that their own rounds do not come to an end. If
-    process 0 is killed, the service ends with it, and JAX ends the other processes at once, with its own message.
+    process 0 is killed, the service ends with it: JAX notices at once and calls :meth:`lose_service`.
 
     Args:
       client: of the coordination service.
@@ -41,6 +41,7 @@ class Peers:
         self.client, self.index, self.count = client, index, count
         self._name = f"process {index} of {count} ({socket.gethostname()})"
         self._leaving = threading.Event()
+        self._ending = threading.Lock()  # of the first thread that ends this process
         self._pulse = 0
         self._heard: dict[int, str] = {}  # the last pulse of each process, for process 0
         self._silent_rounds = [0] * count
@@ -61,6 +62,15 @@ class Peers:
 
     def fail(self, error: BaseException) -> NoReturn:
         """End this process because of an error, and the others by a verdict that names it."""
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # A dead process may have broken a collective: then the other thread names it and ends this one.
+            wait = 2 * SILENCE_SECONDS  # the rounds of process 0 take a little longer than their pauses
+            print(
+                f"mlm-jax: a computation failed, perhaps because another process died; this is known in {wait:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._thread.join(wait)
         if isinstance(error, UserError):
             code, problem = 2, str(error)
             print(f"mlm-jax: error: {error}", file=sys.stderr, flush=True)
@@ -68,10 +78,9 @@ class Peers:
             code, problem = 1, f"{type(error).__name__}: {one_line(error)}"
             traceback.print_exception(error)
             sys.stderr.flush()
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # A dead process may have broken a collective: then the thread names that process and ends this one.
-            self._thread.join(2 * SILENCE_SECONDS)  # the rounds of process 0 take a little longer than their pauses
         self._leaving.set()
+        if not self._ending.acquire(blocking=False):
+            self._thread.join()  # which is ending this process
         self.client.key_value_set(
             f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}", allow_overwrite=True
         )
@@ -89,9 +98,11 @@ class Peers:
                 verdicts = [("", f"1 process 0 of {self.count} does not answer: {one_line(error)}")]
             if verdicts and not self._leaving.is_set():
                 code, _, problem = verdicts[0][1].partition(" ")
-                remedy = "" if code == "2" else ". Remedy: start the job again; it continues from its last checkpoint"
-                print(f"mlm-jax: error: {problem}{remedy}", file=sys.stderr, flush=True)
-                self._exit(int(code))
+                self._end(problem, int(code))
+
+    def lose_service(self) -> NoReturn:
+        """End this process because the service, and so process 0, is gone."""
+        self._end(f"process 0 of {self.count} died, or its connection broke", 1)
 
     def _watch_service(self) -> None:
         """End this process if the service, which process 0 keeps, does not answer for too long."""
@@ -102,13 +113,7 @@ class Peers:
             )  # rounds of this thread, which a suspended job does not count
             pulse = self._pulse
             if waited * PULSE_SECONDS >= SILENCE_SECONDS:
-                print(
-                    f"mlm-jax: error: process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s. Remedy: "
-                    "start the job again; it continues from its last checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                self._exit(1)
+                self._end(f"process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s", 1)
 
     def _judge(self) -> None:
         """Count the rounds in which each process has been silent, and write a verdict if one is dead."""
@@ -125,6 +130,14 @@ class Peers:
                 f"1 {who} of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s",
                 allow_overwrite=True,
             )
+
+    def _end(self, problem: str, code: int) -> NoReturn:
+        """Say why this process ends, and end it; if several threads want to, the first one does."""
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()
+        remedy = "" if code == 2 else ". Remedy: start the job again; it continues from its last checkpoint"
+        print(f"mlm-jax: error: {problem}{remedy}", file=sys.stderr, flush=True)
+        self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:
         """Exit without the shutdown of ``jax.distributed``, which would wait for dead processes."""

@@ -38,7 +38,7 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
-from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.store import Store, remove_leftovers
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
@@ -232,12 +232,15 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
     """
     folder = config.data.store or f"{original(workdir)}/store"
     if jax.process_index() == 0:
-        if not is_fresh(config, folder):
-            check_store(workdir, config, folder)
-            with fresh_processes(1, remedy=LESS_MEMORY) as pool:
-                pool.submit(_prepare, config_json(config), folder).result()
-        elif lacks := what_it_lacks(config, folder):
-            log.warning(lacks)
+        try:
+            if not is_fresh(config, folder):
+                check_store(workdir, config, folder)
+                with fresh_processes(1, remedy=LESS_MEMORY) as pool:
+                    pool.submit(_prepare, config_json(config), folder).result()
+            elif lacks := what_it_lacks(config, folder):
+                log.warning(lacks)
+        finally:
+            remove_leftovers(folder)  # of a killed start, or of a helper that a signal to this one has ended
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the token store is prepared")
     return folder

@@ -8,6 +8,7 @@ import pytest
 
 from mlm_jax.cli import main
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.lock import only_writer
 from mlm_jax.config import default_config
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.shards import share
@@ -158,3 +159,26 @@ def test_a_beam_pipeline_is_the_single_run_bit_for_bit(single, tmp_path):
     with pytest.raises(UserError, match=r"bad\.txt:2: this is not UTF-8"):
         beam.run(broken, tmp_path / "other", 3)
     assert not (tmp_path / "other").exists()
+
+
+def test_what_killed_processes_left_is_removed_whatever_their_number(single, tmp_path):
+    config, expected = single
+    for number in range(2):  # the second time, the store is there and up to date
+        left = tmp_path / f".store.0123456{number}.incomplete" / "store.shards" / "00002-of-00003"
+        left.mkdir(parents=True)
+        (left / "manifest.json").write_text("{}")
+        for lock in ("store.lock", "store.shards.lock"):
+            (tmp_path / lock).write_text("process 1 on a host")
+        prepare(config, tmp_path / "store", progress=False)
+        assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    assert contents(tmp_path / "store") == expected
+
+
+def test_what_others_hold_or_wait_for_stays(single, tmp_path):
+    config, _ = single
+    prepare(config, tmp_path / "store", progress=False)
+    prepare_shard(config, tmp_path / "store", 0, 3, progress=False)  # of another machine, which waits for its peers
+    with only_writer(tmp_path / "store"):
+        prepare(config, tmp_path / "store", progress=False)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["store", "store.lock", "store.shards"]
+    assert (tmp_path / "store.shards" / "00000-of-00003" / "manifest.json").exists()

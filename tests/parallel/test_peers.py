@@ -1,6 +1,13 @@
 """A process that dies or fails ends the others with a line that names it."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -125,3 +132,56 @@ def test_process_0_is_missed_too(quick, capfd):
     peer._thread.join(30)
     assert quick == [1]
     assert "process 0 of 2 does not answer: UNAVAILABLE: Socket closed. Remedy" in capfd.readouterr().err
+
+
+def test_one_thread_alone_says_why_a_process_ends(quick, capfd):
+    peer = Peers(Gone(), 1, 2)
+    with pytest.raises(SystemExit):
+        peer.lose_service()
+    peer._leaving.clear()
+    peer.start()  # what it meets is no news
+    peer._thread.join(0.5)
+    assert quick == [1]
+    assert capfd.readouterr().err.count("mlm-jax: error: process 0 of 2 died, or its connection broke. Remedy") == 1
+
+
+JOB = """
+import sys, time
+from mlm_jax.parallel import multihost
+with multihost.job(sys.argv[1], 2, int(sys.argv[2])):
+    print("joined", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_process_0_that_is_killed_ends_the_others_at_once_with_a_line():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    job = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOB, address, str(index)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        assert [process.stdout.readline() for process in job] == ["joined\n"] * 2
+        job[0].send_signal(signal.SIGKILL)
+        begun = time.monotonic()
+        _, errors = job[1].communicate(timeout=60)
+        assert job[1].returncode == 1 and time.monotonic() - begun < 20, errors
+        own = [line for line in errors.splitlines() if line.startswith("mlm-jax: ")]
+        assert own == [
+            "mlm-jax: error: process 0 of 2 died, or its connection broke. Remedy: start the job again; it continues "
+            "from its last checkpoint"
+        ], errors
+        assert "stack trace" not in errors and "Traceback" not in errors
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()

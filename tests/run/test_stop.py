@@ -57,7 +57,10 @@ def test_a_signal_before_the_steps_ends_the_run_and_its_helpers_at_once(tmp_path
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: list(tmp_path.glob("run/store.shards/*.incomplete")) or process.poll() is not None, 120)
+    wait_for(
+        lambda: list(tmp_path.glob("run/.store.*.incomplete/store.shards/*.incomplete")) or process.poll() is not None,
+        120,
+    )
     family = descendants(process.pid)
     assert family, process.communicate()[0]
     if number == signal.SIGINT:
@@ -71,6 +74,7 @@ def test_a_signal_before_the_steps_ends_the_run_and_its_helpers_at_once(tmp_path
         and "Traceback" not in printed
     )
     wait_for(lambda: not any(map(is_alive, family)))
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".incomplete", ".lock"))]
 
 
 def test_a_run_that_is_done_ends_with_0_and_a_second_start_too(store_folder, tmp_path):

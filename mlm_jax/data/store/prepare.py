@@ -23,6 +23,7 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import scratch_folder
 from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.config.check import check_values
@@ -39,7 +40,7 @@ from mlm_jax.data.store.shards import (
     shard_folder,
     share,
 )
-from mlm_jax.data.store.store import CLEANED, DROPPED, TOKENS, Store, StoreWriter
+from mlm_jax.data.store.store import CLEANED, DROPPED, TOKENS, Store, StoreWriter, remove_leftovers
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates
@@ -74,6 +75,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     labelled.check_formats(config.data.labelled)
     steps(config)  # a filter that is wrong is told before anything is read
     console = plain_console(stderr=True, quiet=not progress)
+    remove_leftovers(folder)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
         if lacks := what_it_lacks(config, folder):
@@ -128,6 +130,7 @@ def prepare_shard(
     check_values(config)
     labelled.check_formats(config.data.labelled)
     console, place = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    remove_leftovers(place)
     if is_fresh(config, place, or_older=False):
         console.print(f"shard {place} is up to date")
         return place
@@ -160,6 +163,7 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
       UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
     """
     console = plain_console(stderr=True, quiet=not progress)
+    remove_leftovers(folder)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
         return str(folder)
@@ -182,18 +186,20 @@ def _in_processes(
     """Write the store with several processes: a shard each, then joined."""
     console.print(f"{workers} processes tokenise")
     begun = vocabulary.files(), held_out.pack(), held_out.cleaned.pack()
-    with only_writer(f"{folder}.shards") if is_local(folder) else contextlib.nullcontext():
-        try:
-            with fresh_processes(workers, remedy=LESS_MEMORY) as pool:
-                shards = [
-                    pool.submit(prepare_shard, config, folder, i, workers, begun=begun, progress=False)
-                    for i in range(workers)
-                ]
-                for shard in concurrent.futures.as_completed(shards):  # the first error ends the others
-                    shard.result()
-            join_shards(config, folder, workers)
-        finally:
-            remove_shards(folder, workers)
+    with contextlib.ExitStack() as held:
+        shards_of = str(folder)
+        if is_local(folder):
+            held.enter_context(only_writer(f"{folder}.shards"))
+            shards_of = str(held.enter_context(scratch_folder(folder)) / "store")
+        held.callback(remove_shards, shards_of, workers)
+        with fresh_processes(workers, remedy=LESS_MEMORY) as pool:
+            shards = [
+                pool.submit(prepare_shard, config, shards_of, i, workers, begun=begun, progress=False)
+                for i in range(workers)
+            ]
+            for shard in concurrent.futures.as_completed(shards):  # the first error ends the others
+                shard.result()
+        join_shards(config, shards_of, workers, into=folder)
 
 
 def _write_store(

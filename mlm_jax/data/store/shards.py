@@ -83,8 +83,14 @@ def done_shard(config: ConfigDict, folder: str | Path, count: int) -> Store | No
     return None
 
 
-def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
+def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | Path | None = None) -> None:
     """Write the store out of all its shards, and remove them.
+
+    Args:
+      config: of the shards.
+      folder: of the store that the shards are named after.
+      count: of shards.
+      into: where the store is written; None for ``folder``.
 
     Raises:
       UserError: a shard is missing, or was made of other text or with another vocabulary; it is named.
@@ -110,7 +116,7 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int) -> None:
         for name, found in counts.items():
             of_before = filtered.setdefault(name, {step: [0, 0, 0] for step in found})
             of_before |= {step: [a + b for a, b in zip(of_before[step], numbers)] for step, numbers in found.items()}
-    with StoreWriter(folder, shards[0].vocabulary, shards[0].languages) as writer:
+    with StoreWriter(folder if into is None else into, shards[0].vocabulary, shards[0].languages) as writer:
         for name in order:
             for split in ("train", "validation"):
                 for shard in shards:

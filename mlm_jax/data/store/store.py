@@ -31,8 +31,8 @@ import tensorstore as ts
 
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
-from mlm_jax.common.files import inside, whole_folder
-from mlm_jax.common.lock import only_writer
+from mlm_jax.common.files import inside, remove_abandoned, whole_folder
+from mlm_jax.common.lock import only_writer, remove_abandoned_lock
 from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.sources import SEPARATOR
@@ -273,6 +273,14 @@ class Store:
 
 
 # ---------------------------------------------------------------------------------------------------- writing
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed writers of a local store have left beside it; what another process holds stays."""
+    if is_local(folder):
+        remove_abandoned(Path(folder))
+        for place in (folder, f"{folder}.shards"):
+            remove_abandoned_lock(place)
 
 
 class StoreWriter:

@@ -1,0 +1,64 @@
+"""The end of JAX's coordination service, which process 0 of a job keeps: told to Python instead of an abort.
+
+If process 0 is killed, its connections close, and JAX aborts every other process at once with a C++ stack trace. JAX's client
+takes a callback instead, but jaxlib (0.10) cannot turn the callback's argument into a Python object: a C++ exception that
+nobody catches. So the same function is also what C++ calls before it would abort for an exception of this type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from jax._src import distributed  # jax.distributed.initialize does not pass a callback on
+
+NOT_CONVERTED = (b"St8bad_cast", b"N8nanobind10cast_errorE")  # names of C++ types
+_kept: list[Any] = []  # what C++ may call must not be freed
+
+
+@contextlib.contextmanager
+def telling_its_end(tell: Callable[[], None]) -> Iterator[None]:
+    """Let clients of the service that are made inside the block call ``tell``, in a thread of their own, if it ends.
+
+    Args:
+      tell: it ends the process; if it returned, JAX would abort.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    module = distributed._jax
+    make = module.get_distributed_runtime_client
+    _call_before_abort(tell)
+    module.get_distributed_runtime_client = partial(make, missed_heartbeat_callback=lambda status: tell())
+    try:
+        yield
+    finally:
+        module.get_distributed_runtime_client = make
+
+
+def _call_before_abort(tell: Callable[[], None]) -> None:
+    """Have C++ call a function before it aborts because an argument of a callback could not be converted."""
+    runtime = ctypes.CDLL("libstdc++.so.6")
+    current_type, set_terminate = runtime.__cxa_current_exception_type, runtime._ZSt13set_terminatePFvvE
+    current_type.restype = set_terminate.restype = ctypes.c_void_p
+
+    def terminate() -> None:
+        if _name(current_type()) in NOT_CONVERTED:
+            tell()
+        ctypes.CFUNCTYPE(None)(before)()
+
+    handler = ctypes.CFUNCTYPE(None)(terminate)
+    _kept.append(handler)
+    before = set_terminate(handler)
+
+
+def _name(type_info: int | None) -> bytes:
+    """Return the name that a C++ ``std::type_info`` holds after the pointer to its virtual functions."""
+    if not type_info:
+        return b""
+    address = ctypes.c_void_p.from_address(type_info + ctypes.sizeof(ctypes.c_void_p))
+    return ctypes.string_at(address.value) if address.value else b""
