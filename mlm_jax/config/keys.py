@@ -314,6 +314,23 @@ CROSS_LINGUAL = Entry(
     empty=True,
 )
 
+LORA = Entry(
+    (
+        Key("rank", REQUIRED, whole(1), "Rank r of the products A B beside kernels."),
+        Key(
+            "alpha", None, Number(ABOVE_ZERO), "Scale: alpha / rank is what A B is multiplied by; by default the rank."
+        ),
+        Key(
+            "products",
+            None,
+            some("query", "key", "value", "output", "gate", "up", "down"),
+            "Products that have them; by default query and value.",
+        ),
+    ),
+    example='{"rank": 8, "alpha": 16}',
+    empty=True,
+)
+
 INIT = Entry(
     (
         Key("from", REQUIRED, TEXT, "The other run's workdir, or one of its checkpoints."),
@@ -611,6 +628,13 @@ KEYS: tuple[Key, ...] = (
         {},
         CROSS_LINGUAL,
         "Cross-lingual attention from a target (a row of text, or the decoder's output) to its source; {} for none.",
+    ),
+    Key(
+        "model.lora",
+        {},
+        LORA,
+        "LoRA in every layer (Hu et al. 2022): with the default `optimizer.freeze_table`, it is all that is trained, beside the "
+        "heads of tasks. {} for none.",
     ),
     Key("model.dropout", 0.0, Number(0, BELOW_ONE), "Dropout on embeddings and residual branches, in training."),
     Key("model.initializer_stddev", 0.02, Number(0), "Standard deviation of the initial weights."),

@@ -77,6 +77,7 @@ def check_model(config: ConfigDict) -> None:
         )
     if config.character_downsampling:
         _check_characters(config)
+    _check_lora(config)
 
 
 def _check_heads(config: ConfigDict) -> None:
@@ -112,6 +113,15 @@ def _check_layer_group(key: str, entry: Mapping[str, Any], norm_position: str) -
             f"{key}.adapter_norm",
             f"{key}.adapter_norm is 'reused', but norms come before each part",
             "use 'own', or model.norm_position='post'",
+        )
+
+
+def _check_lora(config: ConfigDict) -> None:
+    if config.activation not in ("geglu", "geglu_tanh", "swiglu") and "gate" in config.lora.get("products", ()):
+        raise BadValue(
+            "model.lora.products",
+            f"model.lora.products names 'gate', which a layer with model.activation={config.activation!r} does not have",
+            "leave it out",
         )
 
 

@@ -21,6 +21,7 @@ from mlm_jax.interop.task_heads import describe as describe_head
 from mlm_jax.interop.task_heads import head_for, with_head, without_token_head
 from mlm_jax.interop.tensors import SHARD_BYTES, TensorWriter
 from mlm_jax.interop.weights import choose_family, write_weights
+from mlm_jax.model.lora import merged
 from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,9 @@ def export_hf(
     loaded = load_parameters(checkpoint, device=host())
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
+    if loaded.config.model.lora:
+        flat = merged(flat, loaded.config.model.lora)
+        loaded.config.model.lora = {}
     facts = Facts(flat["embedding"].shape[0], loaded.languages, special_ids(loaded.vocabulary, start))
     chosen, model, described, base = written_as(loaded, task, facts, family)
     flat = {path: value for path, value in flat.items() if is_written(path, task)}

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import attention, reference_by_head
 from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, project, split_key
+from mlm_jax.model.lora import add_low_rank
 from mlm_jax.model.masks import seen
 from mlm_jax.model.parameters import parameter
 from mlm_jax.model.positions import Relative, Rotation, rotate
@@ -193,6 +194,7 @@ class Block(nnx.Module):
         self.memory_attention = Attention(config, relative=None, rngs=rngs) if decoder else None
         self.mlp_norm = Norm(config, rngs=rngs)
         self.mlp = FeedForward(config, rngs=rngs)
+        add_low_rank(config.lora, self.attention, self.memory_attention, self.mlp, rngs=rngs)
         own = adapter_groups if adapter else 0
         make = functools.partial(_adapter, config, adapter, not reuse_norm)
         self.adapter = Indexed(make, own, rngs=rngs) if own else make(rngs) if adapter else None

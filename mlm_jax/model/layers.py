@@ -32,6 +32,8 @@ class Dense(nnx.Module):
       kernel: role of the kernel (:data:`mlm_jax.model.parameters.BEGINS`).
     """
 
+    low_rank: Any = None  # what LoRA adds to the product (mlm_jax.model.lora)
+
     def __init__(
         self,
         inputs: Mapping[str, int],
@@ -48,7 +50,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]``."""
-        return self.plus_bias(self.product(x, self.kernel[...].astype(x.dtype)))
+        return self.completed(self.product(x, self.kernel[...].astype(x.dtype)), x)
 
     def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Return ``[rows, …, *outputs]`` of ``[rows, …, *inputs]`` and a kernel with the axes of this layer's."""
@@ -58,8 +60,9 @@ class Dense(nnx.Module):
         y = jax.lax.dot_general(h, kernel, (contract, (range(own), range(own))))
         return y.reshape(*x.shape[: x.ndim - self.inputs], *y.shape[y.ndim - self.outputs :])
 
-    def plus_bias(self, y: jax.Array) -> jax.Array:
-        """Return ``[rows, …, *outputs]`` with this layer's bias added, if it has one."""
+    def completed(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        """Return a product ``[rows, …, *outputs]`` of ``x`` with what else this layer adds: low rank and bias, if it has them."""
+        y = y if self.low_rank is None else y + self.low_rank(x)
         return y if self.bias is None else y + per_row(self.bias[...].astype(y.dtype), self.outputs, y)
 
 
@@ -81,7 +84,7 @@ def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
     together = with_gradient_in_one_piece(layers[0].product(x, jnp.concatenate(kernels, axis=axis)))
     ends = np.cumsum([kernel.shape[axis] for kernel in kernels])
     parts = jnp.split(together, ends[:-1], axis=axis)
-    return [layer.plus_bias(part) for layer, part in zip(layers, parts, strict=True)]
+    return [layer.completed(part, x) for layer, part in zip(layers, parts, strict=True)]
 
 
 @jax.custom_vjp

@@ -30,6 +30,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "norm": None,  # scales and biases: too small to be worth splitting
     "labels": None,
     "adapter": None,
+    "rank": None,
     # activations
     "rows": ("data", "fsdp"),
     "length": ("sequence",),

@@ -13,11 +13,15 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.keys import KEY
 from mlm_jax.config.values import BadValue
+from mlm_jax.model.lora import is_low_rank
 from mlm_jax.training.directions import DIRECTIONS, Axes, direction
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import apply_table
 from mlm_jax.training.schedule import learning_rate
+
+OF_TASKS = ("classifiers/", "classifier_transforms/", "uncertainty/")  # parameters that belong to tasks
 
 
 def create(
@@ -68,14 +72,26 @@ def create(
 def frozen_parameters(config: ConfigDict, params: Any) -> Any:
     """Return a tree like ``params`` of bool: which of them ``config.optimizer`` freezes whole.
 
+    With the default table that is nothing, or, if the model has LoRA, everything beside it and the heads of tasks.
+
     Raises:
       UserError: the regex table does not fit the parameters, or leaves nothing to train.
     """
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
     frozen = jax.tree.map(lambda value: value is True, table, is_leaf=_is_ranges)
+    if tuple(map(tuple, config.freeze_table)) == KEY["optimizer.freeze_table"].default:
+        frozen = beside_low_rank(frozen)
     if all(jax.tree.leaves(frozen)):
         raise UserError("optimizer.freeze_table freezes every parameter", remedy="leave something to train")
     return frozen
+
+
+def beside_low_rank(frozen: Any) -> Any:
+    """Return the tree with everything frozen but low-rank products and the heads of tasks, if there are such products."""
+    paths = by_path(frozen)
+    if not any(map(is_low_rank, paths)):
+        return frozen
+    return map_by_path(lambda path, _: not (is_low_rank(path) or path.startswith(OF_TASKS)), frozen)
 
 
 Ranges = tuple[tuple[int, int], ...]  # (first, behind the last) of rows
