@@ -144,17 +144,19 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Begin to write a checkpoint; training goes on meanwhile.
+        """Begin to write a checkpoint; training goes on meanwhile. If the step has one already, only add the metrics to it.
 
         Args:
           step: steps done.
-          state: all of it, or {"params": …} for weights that only start other runs.
-          metrics: of an evaluation at this step, among them that which ``config.evaluation.select`` names.
+          state: a whole training state, or {"params": …} for weights that only initialise other runs.
+          metrics: of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
 
         Raises:
           UserError: the disk is full (found now or by a later call); earlier checkpoints are untouched.
         """
         if step in self.manager.all_steps():
+            if metrics is not None:
+                self.complete(step, metrics)
             return
         measured = self.select and metrics is not None
         facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
@@ -177,7 +179,7 @@ class Checkpoints:
 
     @quiet_orbax()
     def complete(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Give a checkpoint that was saved without metrics those of an evaluation of its weights; one that has some keeps them.
+        """Add the metrics of an evaluation to a checkpoint that was saved without; a checkpoint that has metrics keeps them.
 
         Args:
           step: of the checkpoint.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -111,7 +112,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     """Train; the arguments and errors of :func:`train`, and Stopped after a signal. ``held`` keeps the workdir's lock."""
     first, workdir = jax.process_index() == 0, place.folder
 
-    # 0. What can be found out without the data is found out before anything is read or written.
+    # 0. Checks that need no data come first, before anything is read or written.
     check_config(config)
     check_workdir(workdir, config)
     if config.checkpoint.init and not has_checkpoints(workdir):
@@ -132,7 +133,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     store = Store.open(prepared(config, workdir))
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
-    # 2. The program: model, objectives and optimizer on the mesh. Nothing is allocated yet.
+    # 2. The program: model, objectives and optimizer on the mesh. It allocates nothing.
     check_language_names(loader.languages)
     check_labels(loader, config)
     labels = loader.labels()
@@ -141,16 +142,16 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     program = build_program(config, context, loader.languages, mesh, labels=label_counts)
     held_out = HeldOut(program, loader, store)
 
-    # 3. The state: resumed, begun from other weights, or fresh.
+    # 3. The state: restored from a checkpoint, initialised from other weights, or newly drawn.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
     with must_fit(program, label_counts):
         state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
     if first:
-        claim_workdir(workdir, config)  # only now: a config that cannot work must not own the workdir
+        claim_workdir(workdir, config)  # last: a config that cannot work must not claim the workdir
         record(workdir, start)
 
-    # 4. The steps. Metrics add up on the device; the host reads them after it has sent the next step on its way.
+    # 4. The steps. Metrics add up on the device; the host reads them after it has started the next step.
     goodput = Goodput(workdir, first)
     with (
         MetricsWriter(workdir, start, first, config.training.wandb, config_json(config), place.push) as metrics,
@@ -166,42 +167,26 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
-        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # on their way while a step works
-        measure_at_start(state, reporter, checkpoints)
-        for step in range(start, config.steps):
-            begun = time.perf_counter()
-            _, batch = next(batches)
-            # The host runs ahead of the device: as long as that has a step to do, it does not wait for data.
-            device_waits = state.step.is_ready()  # type: ignore[attr-defined]
-            goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
-            profiler.before(step)
-            run, is_new = compiled.step_of(step)
-            with goodput.span("compile" if is_new else "step"), must_fit(program, label_counts, run, batch):
-                state = run(state, batch)
-                if is_new:
-                    jax.block_until_ready(state.step)
-            profiler.after(step, state)
-            done = step + 1
-            reporter.flush()  # of an earlier step: the device is already busy with this one
-            last = done == config.steps
-            if done % config.training.log_every == 0 or last:
-                with goodput.span("step"):  # where copies wait for the device, as on CPU
-                    reporter.take(done, state)
-                    state = state._replace(window=empty_window(program))
-            stopping = stop_agreed(stop, done) and not last
-            evaluating = (done % config.evaluation.every == 0 or last) and not stopping
-            saving = stopping or done % config.checkpoint.every == 0 or last
+        progress.say(beginning(start, config.steps))
+        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is under way
+        for done in range(start, config.steps + 1):
+            # What is due after ``done`` steps: before the first step, after the last one, and in between.
+            stopping = stop_agreed(stop, done) and done < config.steps
+            evaluating = is_due(done, config.evaluation.every, config.steps) and not stopping
+            saving = is_due(done, config.checkpoint.every, config.steps) or stopping
+            measured, is_better = None, False
             if evaluating or saving:
-                reporter.flush()  # what a checkpoint has counted must be on disk before the checkpoint is
+                reporter.flush()  # log lines that a checkpoint counts must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
                     check_finite(config, int(state.first_skipped), workdir)
-            measured = None
             if evaluating:
                 try:
-                    measured = reporter.evaluate(done, state)
-                except Stopped:  # the weights are saved without it, and it is made when the run goes on
-                    stopping = saving = True
-            if saving or (measured is not None and checkpoints.improves(measured)):
+                    measured = evaluate_once(reporter, done, state, resumed=done == start)
+                except Stopped:  # the weights are saved without an evaluation; the next start of the run makes it
+                    stopping = True
+                else:
+                    is_better = checkpoints.improves(measured)
+            if done > 0 and (saving or stopping or is_better or done == start):
                 with goodput.span("checkpoint"):
                     place.settle()  # so that no checkpoint is removed while it is being sent
                     checkpoints.save(done, state, measured)
@@ -211,21 +196,43 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                 checkpoints.wait()
                 stop.step = done
                 raise Stopped
+            if done == config.steps:
+                break
+
+            # The next step.
+            begun = time.perf_counter()
+            _, batch = next(batches)
+            # The host runs ahead of the device. As long as the device has a step to do, it does not wait for data.
+            device_waits = state.step.is_ready()  # type: ignore[attr-defined]
+            goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
+            profiler.before(done)
+            run, is_new = compiled.step_of(done)
+            with goodput.span("compile" if is_new else "step"), must_fit(program, label_counts, run, batch):
+                state = run(state, batch)
+                if is_new:
+                    jax.block_until_ready(state.step)
+            profiler.after(done, state)
+            reporter.flush()  # of an earlier step: the device is already busy with this one
+            if is_due(done + 1, config.training.log_every, config.steps):
+                with goodput.span("step"):  # on the CPU, copies wait for the device
+                    reporter.take(done + 1, state)
+                    state = state._replace(window=empty_window(program))
         with goodput.span("checkpoint"):
             checkpoints.wait()
         goodput.write()
         programs.record()
 
-    # 5. The end: a page to look at, and a table.
+    # 5. The end: the report's page, and tables.
     report = write_report(workdir) if first else workdir / "report.html"
     reporter.farewell(report)
     return report
 
 
 def prepared(config: ConfigDict, workdir: Path) -> str:
-    """Return the folder of the token store; it is made if it is missing or stale, by one process that ends thereafter.
+    """Return the folder of the token store, and make the store if it is missing or stale.
 
-    So TensorFlow and seqio are never imported where training runs. A store that a checkpoint was trained on is kept.
+    A process of its own makes it, so that the training process never imports TensorFlow and seqio. A store that a checkpoint
+    was trained on is not replaced.
 
     Raises:
       UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
@@ -253,10 +260,10 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
 
 
 def check_labels(loader: Loader, config: ConfigDict) -> None:
-    """Check that tasks of whole texts read labels of whole texts, and taggers those of words; and weights of classes.
+    """Check a task's labels: of whole texts to classify, or of words to tag; and that every class with a weight exists.
 
     Raises:
-      UserError: one does not, or a weight is of a class that there is not.
+      UserError: a task reads labels of the other sort, or a weight is of a class that does not exist.
     """
     for task, objective in create_objectives(config.tasks).items():
         stream = loader.streams(task)[0]
@@ -266,15 +273,15 @@ def check_labels(loader: Loader, config: ConfigDict) -> None:
             what, wanted = ("words", "token_classification") if per_token(stream) else ("whole texts", "classification")
             raise UserError(
                 f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
-                remedy=f"make it a task of objective {wanted}, or name others in tasks.{task}.data",
+                remedy=f"use objective {wanted!r} for this task, or name other sets in tasks.{task}.data",
             )
 
 
 def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
-    """Return the state that a run goes on from: of its last whole checkpoint, or new, perhaps with another run's weights.
+    """Return the state to start from: of the last whole checkpoint, or a new one, with ``checkpoint.init``'s weights if set.
 
     Raises:
-      UserError: the last checkpoint is of a later step than the run has, or as :meth:`Checkpoints.restore` and
+      UserError: the last checkpoint is of a later step than the run's last, or as :meth:`Checkpoints.restore` and
         :func:`initialise_from`.
     """
     config = program.config
@@ -283,37 +290,53 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
         state = program.initialise()
         if config.checkpoint.init:
             facts = Facts(config, vocabulary, program.languages)
-            state = state._replace(params=initialise_from(state.params, config.checkpoint.init, facts))
-            state = state._replace(average=jax.tree.map(lambda p: p + 0, state.params) if config.training.ema else {})
+            params = initialise_from(state.params, config.checkpoint.init, facts)
+            average = jax.tree.map(jnp.copy, params) if config.training.ema else {}
+            state = state._replace(params=params, average=average)
     if int(state.step) > config.steps:
         raise UserError(
-            f"the workdir is at step {int(state.step):,} already, and steps is {config.steps:,}",
+            f"the workdir is already at step {int(state.step):,}, but config.steps is {config.steps:,}",
             remedy="raise steps, or use a new workdir with checkpoint.init",
         )
-    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # an earlier start has dealt with its own
+    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # only this start's skipped steps count
 
 
-def measure_at_start(state: TrainState, reporter: Reporter, checkpoints: Checkpoints) -> None:
-    """Evaluate before the first step, or what an earlier start of the run left unmeasured; nothing is logged twice."""
-    config, progress, start = reporter.program.config, reporter.progress, int(state.step)
+def beginning(start: int, steps: int) -> str:
+    """Return the line with which the steps begin."""
     if start == 0:
-        progress.say("measuring held-out data before the first step")
-        checkpoints.improves(reporter.evaluate(0, state))  # tells now, not later, if there is no such metric
-        return
-    left = config.steps - start
-    progress.say(f"continuing from step {start:,} of {config.steps:,}" if left else "all steps are done")
-    if left and start % config.evaluation.every:
-        return
-    logged = logged_evaluation(reporter.workdir, start)
+        return "measuring held-out data before the first step"
+    return f"continuing from step {start:,} of {steps:,}" if start < steps else "all steps are done"
+
+
+def is_due(done: int, every: int, steps: int) -> bool:
+    """Return whether work that is done every so many steps is due after ``done`` of ``steps`` steps.
+
+    It is due before the first step and after the last one, too.
+    """
+    return done % every == 0 or done == steps
+
+
+def evaluate_once(reporter: Reporter, done: int, state: TrainState, *, resumed: bool) -> dict[str, float]:
+    """Evaluate and log it; if an earlier start of the run logged it already, read it instead.
+
+    Args:
+      reporter: of the run.
+      done: steps of the state.
+      state: to evaluate.
+      resumed: whether the run has just restored this state.
+
+    Raises:
+      Stopped: a signal came meanwhile.
+    """
+    logged = logged_evaluation(reporter.workdir, done) if resumed else {}
     if logged and same_everywhere({"report": (reporter.workdir / REPORT_DATA).exists()})["report"]:
-        reporter.recall(start, logged)
-    else:
-        logged = reporter.evaluate(start, state, is_logged=bool(logged))
-    checkpoints.complete(start, logged)
+        reporter.recall(done, logged)
+        return logged
+    return reporter.evaluate(done, state, is_logged=bool(logged))
 
 
 def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
-    """Return what an earlier start of the run logged of an evaluation after a step; {} if it did not come to it."""
+    """Return the metrics that an earlier start of the run logged after evaluating a step; {} if it logged none."""
     found: dict[str, float] = {}
     if jax.process_index() == 0:
         events = (event for event in read_events(workdir) if event["step"] == step)
@@ -325,7 +348,7 @@ def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
 def say_lifts(
     config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress
 ) -> None:
-    """Log how much sampling and weights lift each language together, and warn where both lift the same ones."""
+    """Log how much sampling and loss weights together lift each language, and warn if both lift the same languages."""
     if not config.training.normalize.startswith("per_language"):
         return
     for task in (task for task, kind in kinds(config.tasks).items() if kind == "text"):
@@ -337,14 +360,14 @@ def say_lifts(
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:
-    """Return whether the run is to stop after ``step``; every process gives the same answer."""
+    """Return whether the run should stop after ``step``; every process gets the same answer."""
     if jax.process_count() == 1:
         return stop.received
     return multihost_utils.reached_preemption_sync_point(step)
 
 
 class CompiledPhases:
-    """The compiled step of each curriculum phase: what a phase changes is compiled in."""
+    """The compiled step of each curriculum phase; a phase's settings are constants of its compiled step."""
 
     def __init__(self, program: Program, loader: Loader):
         self.program, self.loader = program, loader
@@ -352,7 +375,7 @@ class CompiledPhases:
         self.seen: set[Any] = set()
 
     def step_of(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], bool]:
-        """Return the step function in force at ``step``, and whether it is yet to be compiled for its shapes."""
+        """Return the function of the step after ``step`` steps, and whether it must still be compiled for its shapes."""
         phase = curriculum.at(self.loader.phases, step)
         objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
         key = (tuple(objectives.items()), phase.rope_bases)

@@ -26,9 +26,9 @@ from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training import schedule
 from mlm_jax.training.state import TrainState
 
-LOGITS_SHARE = (
-    1 / 4
-)  # of a device's memory, if model.cross_entropy_chunk is 0: 16 rows of an H100 stay whole (docs/training.md)
+# Share of a device's memory that logits may take if model.cross_entropy_chunk is 0. 16 rows of an H100 then stay in one
+# piece (docs/training.md).
+LOGITS_SHARE = 1 / 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,15 +41,15 @@ class Program:
       languages: language codes in index order.
       mesh: devices.
       graphdef: the model without its parameters.
-      axes: of its parameters, a like tree of tuples of logical axes.
+      axes: logical axes of its parameters, a tree of tuples like that of the parameters.
       objectives: {task: objective}.
       transformation: the optimizer.
       learning_rate: step → learning rate.
-      task_weights: {task: step → weight in the total loss}, of those tasks whose weight is not learned.
-      state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings, to initialise, restore or compile by.
+      task_weights: {task: step → weight in the total loss}, of the tasks whose weight is not learned.
+      state: ``TrainState`` of ``ShapeDtypeStruct`` with shardings: the layout for initialising, restoring and compiling.
       initialise: seeded, jitted: () → ``TrainState`` laid out on the mesh.
-      rope_bases: bases of the rotary positions (``rope_theta``, ``local_rope_theta``) if a curriculum phase changes them; None
-        is the config's.
+      rope_bases: bases of the rotary positions (``rope_theta``, ``local_rope_theta``) if a curriculum phase changes them;
+        None: those of the config.
     """
 
     config: ConfigDict
@@ -74,7 +74,7 @@ class Program:
         """Return the program of a curriculum phase whose rotary positions have these bases.
 
         Raises:
-          UserError: when the model is put together, if it has no RoPE whose base could be changed.
+          UserError: from :meth:`model`, if the model has no RoPE.
         """
         same = bases == (self.config.model.rope_theta, self.config.model.local_rope_theta)
         return dataclasses.replace(self, rope_bases=None if same else bases)
@@ -88,7 +88,7 @@ def build_program(
     *,
     labels: dict[str, int] | None = None,
 ) -> Program:
-    """Put together what a run compiles; allocates nothing.
+    """Build a run's program; allocates nothing.
 
     Args:
       config: the run's config.
@@ -98,7 +98,7 @@ def build_program(
       labels: {task: number of labels} of its classification tasks.
 
     Raises:
-      UserError: the config names something that does not exist or cannot work together.
+      UserError: the config names something that does not exist, or has values that do not fit each other.
     """
     objectives = create_objectives(config.tasks)
     check_parts(objectives, config.model)
@@ -143,22 +143,22 @@ def build_program(
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     context = dataclasses.replace(context, logits_bytes=device_memory(mesh) * LOGITS_SHARE)
     return Program(
-        config,
-        context,
-        languages,
-        mesh,
-        graphdef,
-        axes,
-        objectives,
-        transformation,
-        schedule.learning_rate(config.optimizer, config.steps, config.curriculum),
-        {
+        config=config,
+        context=context,
+        languages=languages,
+        mesh=mesh,
+        graphdef=graphdef,
+        axes=axes,
+        objectives=objectives,
+        transformation=transformation,
+        learning_rate=schedule.learning_rate(config.optimizer, config.steps, config.curriculum),
+        task_weights={
             task: schedule.piecewise_linear(entry.get("weight", 1.0))
             for task, entry in config.tasks.items()
             if entry.get("weight") != UNCERTAINTY
         },
-        state,
-        jax.jit(initialise, out_shardings=shardings),
+        state=state,
+        initialise=jax.jit(initialise, out_shardings=shardings),
     )
 
 
@@ -168,8 +168,8 @@ def make_train_step(
     """Return the jitted step; its first argument is donated.
 
     Args:
-      program: what to compile.
-      objectives: those of a curriculum phase, if they differ from the program's.
+      program: of the run.
+      objectives: {task: objective} of a curriculum phase, if they differ from the program's.
     """
     config, mesh = program.config, program.mesh
     objectives = objectives or program.objectives
@@ -178,10 +178,10 @@ def make_train_step(
     frozen = jax.tree.leaves(optimizer_room.frozen_parameters(config.optimizer, program.state.params))
 
     def averaged(average: Any, params: Any, present: Any) -> Any:
-        """Move the average towards the parameters, but for weights whose language is absent from the batch."""
+        """Move the average towards the parameters, except weights whose language is absent from the batch."""
 
         def follow(a: jax.Array, p: jax.Array, here: jax.Array) -> jax.Array:
-            # In this form, the average of a parameter that does not move is exactly that parameter.
+            # In this form, the average of a parameter that does not change is exactly that parameter.
             return jnp.where(optimizer_room.spread(here, a), a + (1 - config.training.ema) * (p - a), a)
 
         return jax.tree.map(follow, average, params, present) if config.training.ema else {}
@@ -190,25 +190,24 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
         with jax.named_scope("optimizer"):
-            # What is frozen has no part in the norm, so that the compiler need not compute its gradient.
+            # Frozen parameters are left out of the norm, so that the compiler can leave out their gradients.
             norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
             finite = jnp.isfinite(norm)
             before = at_step(state.optimizer_state, state.step)
             updates, optimizer_state = program.transformation.update(grads, before, state.params)
             params = optax.apply_updates(state.params, updates)
             average = averaged(state.average, params, optimizer_room.present_groups(grads, axes_of))
-        window = jax.tree.map(jnp.add, state.window, metrics)
-        # A step whose gradient is not finite leaves all of these as they were; the loop then stops or counts it.
-        new = (params, optimizer_state, average, extras, window)
-        old = (state.params, state.optimizer_state, state.average, state.extras, state.window)
-        params, optimizer_state, average, extras, window = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        return TrainState(
-            step=state.step + 1,
+        changed = state._replace(
             params=params,
             optimizer_state=optimizer_state,
             average=average,
             extras=extras,
-            window=window,
+            window=jax.tree.map(jnp.add, state.window, metrics),
+        )
+        # A step whose gradient is not finite changes nothing but the counters below; the loop then stops or goes on.
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, state)
+        return kept._replace(
+            step=state.step + 1,
             gradient_norm=norm,
             skipped=state.skipped + ~finite,
             first_skipped=jnp.where(~finite & (state.first_skipped < 0), state.step + 1, state.first_skipped),
@@ -232,8 +231,8 @@ def make_train_step(
 def gradient_function(program: Program, objectives: dict[str, Objective]) -> Callable:
     """Return a function (params, batch, key, step, extras) → (gradients, ({task: metrics}, extras)) of the global batch.
 
-    Everything random and every weight 1/N_l is settled on the global batch first; then additive objectives go through
-    the model in microbatches whose sums of losses and gradients add up to exactly those of the whole.
+    Random numbers are drawn and weights 1/N_l are computed for the global batch first. Then additive objectives go through
+    the model in microbatches, whose losses and gradients add up to exactly those of the global batch.
     """
     context, parts = program.context, program.config.training.microbatches
     whole = [task for task, objective in objectives.items() if not objective.additive]
@@ -302,7 +301,7 @@ def gradient_function(program: Program, objectives: dict[str, Objective]) -> Cal
 
 
 def at_step(optimizer_state: Any, step: jax.Array) -> Any:
-    """Return the optimizer's state with the run's step as that of the learning rate: skipped steps count there too."""
+    """Return the optimizer's state with the run's step as the step of the learning rate, which counts skipped steps too."""
 
     def is_schedule(path: Any, _: Any) -> bool:
         return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.run.loop import logged_evaluation
+from mlm_jax.run.loop import is_due, logged_evaluation
 
 SCRIPT = Path(__file__).parent / "train_process.py"
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,11 @@ def test_killed_and_stopped_runs_continue_bit_for_bit(store_folder, tmp_path, un
     assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".incomplete", ".lock", ".old"))]
     measured = json.loads((tmp_path / "checkpoints" / stopped / "metrics" / "metrics").read_text())
     assert measured["eval/loss/mean"] == uninterrupted[int(stopped), "eval/loss/mean"]  # so that it may be the best
+
+
+def test_work_is_due_before_the_first_step_every_so_many_and_after_the_last():
+    assert [done for done in range(11) if is_due(done, 4, 10)] == [0, 4, 8, 10]
+    assert [done for done in range(3) if is_due(done, 99, 2)] == [0, 2]
 
 
 def test_what_an_earlier_start_measured_is_found_in_the_metrics(tmp_path):

@@ -210,11 +210,11 @@ def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, 
 @pytest.mark.parametrize(
     "objective, name, message",
     [
-        ("classification", "ner-en", "labels of words. Remedy: make it a task of objective token_classification"),
+        ("classification", "ner-en", "labels of words. Remedy: use objective 'token_classification'"),
         (
             "token_classification",
             "genre-en",
-            "labels of whole texts. Remedy: make it a task of objective classification",
+            "labels of whole texts. Remedy: use objective 'classification'",
         ),
     ],
 )
