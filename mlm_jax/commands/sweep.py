@@ -15,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--workdir", required=True, help="folder with a folder for each trial")
     parser.add_argument("--parallel", type=int, default=1, help="trials at a time, each on a device of its own")
+    parser.add_argument(
+        "--stop",
+        choices=("halving", "median"),
+        default="",
+        help="end weak trials early, by what they have evaluated so far: asynchronous successive halving, or the median rule",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
 
 
@@ -23,5 +29,10 @@ def run(options: argparse.Namespace) -> int:
     from mlm_jax.run.sweep import run_sweep
 
     return run_sweep(
-        options.config, options.workdir, parallel=options.parallel, overrides=options.set, dry_run=options.dry_run
+        options.config,
+        options.workdir,
+        parallel=options.parallel,
+        overrides=options.set,
+        dry_run=options.dry_run,
+        stop=options.stop,
     )

@@ -6,14 +6,18 @@ Beside ``get_config`` in the same file::
 
     def sweep():
         return product({"mixing.alpha": (0.3, 0.5, 0.7), "seed": (0, 1)})
+
+or, at random, ``search({"optimizer.learning_rate": Range(1e-4, 1e-2, log=True), "mixing.alpha": (0.3, 0.5)}, trials=20)``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import shlex
 import signal
@@ -36,9 +40,12 @@ from mlm_jax.config import default_config, file_and_argument, import_config, loa
 from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run, seeds_table, summary_table
 from mlm_jax.report.page import write_comparison
+from mlm_jax.run.stopping import ENDED_EARLY, RULES, curve_of
 from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
 Settings = dict[str, Any]  # of a trial: config key → value
+KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that hold until the trial is run again
+MEAN_LOSS = "eval/loss/mean"  # what ranks trials if the config selects by nothing
 COMPARISON, PLOT = "comparison.json", "comparison.html"
 # Characters that a path cannot have, or that Orbax takes for a glob: checkpoints in such a folder cannot be read.
 IN_NAMES = str.maketrans({"/": "_", " ": "", "[": "(", "]": ")", "*": "_", "?": "_"})
@@ -48,6 +55,58 @@ LONGEST_NAME = 200  # bytes; file systems take 255
 def product(axes: Mapping[str, Iterable[Any]]) -> list[Settings]:
     """Return a trial for every combination of values."""
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: int = 0) -> list[Settings]:
+    """Return trials of a random search, the same ones for the same arguments; fewer are the first of more.
+
+    Source: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization".
+
+    Args:
+      axes: {config key: values to choose from, or a Range}.
+      trials: how many.
+      seed: of the draws.
+
+    Raises:
+      UserError: there are not so many different trials.
+    """
+    generator = np.random.default_rng(seed)
+    found: dict[str, Settings] = {}
+    for _ in range(100 * trials):
+        trial = {
+            key: axis.draw(generator) if isinstance(axis, Range) else axis[int(generator.integers(len(axis)))]
+            for key, axis in axes.items()
+        }
+        found.setdefault(trial_name(trial), trial)
+        if len(found) == trials:
+            return [*found.values()]
+    raise UserError(
+        f"these values have no {trials} different combinations", remedy="ask for fewer trials, or use product()"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers to draw from evenly, or evenly on a logarithmic scale; rounded to three significant digits.
+
+    Attributes:
+      low: the smallest.
+      high: the largest.
+      log: whether the scale is logarithmic.
+      whole: whether only whole numbers are drawn.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def draw(self, generator: np.random.Generator) -> float | int:
+        """Return a number."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = float(generator.uniform(low, high))
+        value = math.exp(value) if self.log else value
+        return round(value) if self.whole else float(f"{value:.3g}")
 
 
 def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -146,7 +205,13 @@ def devices(parallel: int) -> list[dict[str, str]]:
 
 
 def run_sweep(
-    file: str, workdir: str | Path, *, parallel: int = 1, overrides: Sequence[str] = (), dry_run: bool = False
+    file: str,
+    workdir: str | Path,
+    *,
+    parallel: int = 1,
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+    stop: str = "",
 ) -> int:
     """Run the trials that are not finished, ``parallel`` at a time, and compare all of them.
 
@@ -160,13 +225,16 @@ def run_sweep(
       parallel: trials at a time.
       overrides: ``key=value`` settings of all trials.
       dry_run: print each trial's command instead of running it.
+      stop: name of the rule of :data:`mlm_jax.run.stopping.RULES` that ends weak trials early; "" is none. Without it,
+        trials that it has ended go on.
 
     Returns:
       0, or 1 if a trial failed, or, if a signal stopped the sweep, 130 after Ctrl-C and 75 otherwise: trials under way
       have saved, and the same command continues.
 
     Raises:
-      UserError: the file or a trial cannot work, or a trial's folder belongs to another config.
+      UserError: the file or a trial cannot work, a trial is evaluated too late for ``stop``, or its folder belongs to another
+        config.
     """
     if parallel < 1:
         raise UserError(f"--parallel must be at least 1, not {parallel}", remedy="give a number from 1")
@@ -184,8 +252,15 @@ def run_sweep(
             settings[name] = (*settings[name], f"data.store={store}")
             config.data.store = str(store)
         check_workdir(workdir / name, config)
-    waiting = [name for name, config in configs.items() if not is_finished(workdir / name, config.steps)]
-    say(f"{len(listed)} trials, {len(listed) - len(waiting)} finished before")
+    if stop and (late := [name for name, config in configs.items() if config.evaluation.every >= config.steps]):
+        remedy = "lower evaluation.every, or leave --stop out"
+        raise UserError(f"trial {late[0]!r} is evaluated at its end only, so no rule can end it early", remedy=remedy)
+    early = ended_early(workdir) if stop else {}
+    waiting = [
+        name for name, config in configs.items() if name not in early and not is_finished(workdir / name, config.steps)
+    ]
+    before = f", {len(early)} {ENDED_EARLY}" if early else ""
+    say(f"{len(listed)} trials, {len(listed) - len(waiting) - len(early)} finished before{before}")
     commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():
@@ -199,8 +274,11 @@ def run_sweep(
     trials = [
         Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting
     ]
-    states, stopped_by = run_trials(trials, slots, say, lambda states: write_results(workdir, listed, states))
-    runs = write_results(workdir, listed, states)
+    judge = functools.partial(judged, stop, workdir, configs) if stop else None
+    states, stopped_by = run_trials(
+        trials, slots, say, lambda states: write_results(workdir, listed, early | dict(states)), judge, console
+    )
+    runs = write_results(workdir, listed, early | states)
     if stopped_by:
         say("interrupted; the same command continues")
         return INTERRUPTED if stopped_by == signal.SIGINT else UNFINISHED
@@ -208,6 +286,18 @@ def run_sweep(
         show(runs, console)
         say(f"language by language, and curves: {workdir / PLOT}")
     return int(any(state.startswith("failed") for state in states.values()))
+
+
+def ended_early(workdir: Path) -> dict[str, str]:
+    """Return {trial: state} of the trials of a sweep that a rule has ended."""
+    states = {entry["name"]: entry.get("state", "") for entry in read_results(workdir)}
+    return {name: state for name, state in states.items() if state.startswith(ENDED_EARLY)}
+
+
+def judged(stop: str, workdir: Path, configs: Mapping[str, ConfigDict], trial: str) -> str:
+    """Return why a trial is to end early by a rule; "" if it goes on."""
+    key = configs[trial].evaluation.select or MEAN_LOSS
+    return RULES[stop](trial, {name: curve_of(workdir / name, key) for name in configs})
 
 
 def shared_store(workdir: Path, config: ConfigDict) -> Path:
@@ -241,7 +331,7 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
     before = {entry["name"]: entry.get("state", "") for entry in read_results(workdir)}
     runs = []
     for name, trial in trials.items():
-        state = states.get(name) or (before.get(name, "") if before.get(name, "").startswith("failed") else "")
+        state = states.get(name) or (before.get(name, "") if before.get(name, "").startswith(KEPT) else "")
         runs.append(read_run(workdir / name, name, trial, "" if state == FINISHED else state))
     found = [
         {"trial": run.settings, "name": run.name, "state": run.state, "step": run.step, "metrics": run.metrics}

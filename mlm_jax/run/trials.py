@@ -15,12 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
 from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
 from mlm_jax.report.comparison import FINISHED
 from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.metrics import LOSS
+from mlm_jax.run.stopping import ENDED_EARLY
 
 LOG = "log.txt"
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -54,6 +59,8 @@ class Running:
 
     def __init__(self, trial: Trial, device: Mapping[str, str]):
         self.trial, self.device = trial, device
+        self.ended_early = ""  # why, if a rule ended it
+        self.logged = 0  # bytes of its metrics at the last look
         trial.folder.mkdir(parents=True, exist_ok=True)
         self.log: TextIO = append_to(trial.folder / LOG)
         environment = {**os.environ, **trial.environment, **device}
@@ -71,7 +78,15 @@ class Running:
     def end(self) -> str:
         """Close the log of a process that has ended, and return the trial's state."""
         self.log.close()
-        return state_after(self.trial, self.process.returncode)
+        state = state_after(self.trial, self.process.returncode)
+        return f"{ENDED_EARLY} {self.ended_early}" if state == STOPPED and self.ended_early else state
+
+    def has_logged(self) -> bool:
+        """Return whether the trial has logged something since the last call."""
+        file = self.trial.folder / METRICS
+        size = file.stat().st_size if file.exists() else 0
+        before, self.logged = self.logged, size
+        return size != before
 
     def progress(self) -> str:
         """Return where the trial is, such as "step 120 of 300, loss 3.21, 4.0 min left"."""
@@ -91,6 +106,8 @@ def run_trials(
     devices: Sequence[Mapping[str, str]],
     say: Callable[[str], None],
     ended: Callable[[Mapping[str, str]], Any] | None = None,
+    judge: Callable[[str], str] | None = None,
+    console: Console | None = None,
 ) -> tuple[dict[str, str], int]:
     """Run trials, one a device at a time.
 
@@ -102,6 +119,8 @@ def run_trials(
       devices: environment variables that give a process its device, one entry for each trial at a time.
       say: prints a line.
       ended: called with the states so far when a trial has ended.
+      console: a terminal, on which a table shows where the trials are. Elsewhere, a line a minute says so.
+      judge: says why a trial, by its name, is to end early; "" if it goes on. It is asked after each event that a trial logs.
 
     Returns:
       {trial: state} of those that were begun, and the number of the signal that stopped them, or 0.
@@ -110,7 +129,9 @@ def run_trials(
     running: list[Running] = []
     states: dict[str, str] = {}
     said = time.monotonic()
-    with signals() as received:
+    live = console is not None and console.is_terminal
+    picture = Live(get_renderable=lambda: progress_table(running, len(waiting)), console=console, refresh_per_second=1)
+    with signals() as received, picture if live else contextlib.nullcontext():
         forwarded = 0
         while running or (waiting and not received):
             while waiting and free and not received:
@@ -130,12 +151,25 @@ def run_trials(
                 say(f"{one.trial.name}: {state} ({count(states, trials)})")
                 if ended is not None:
                     ended(states)
-            if running and time.monotonic() - said > SAY_SECONDS:
+            for one in running:
+                if judge is not None and not one.ended_early and one.has_logged() and (reason := judge(one.trial.name)):
+                    one.ended_early = reason
+                    one.process.send_signal(signal.SIGTERM)
+            if running and not live and time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 for one in running:
                     say(f"{one.trial.name}: {one.progress()}")
             time.sleep(LOOK_SECONDS if running else 0)
     return states, received[0] if received else 0
+
+
+def progress_table(running: Sequence[Running], waiting: int) -> Table:
+    """Return a table of the trials under way: name, and where it is."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for one in running:
+        table.add_row(one.trial.name, one.progress())
+    table.add_row(f"{waiting} waiting", style="dim")
+    return table
 
 
 @contextlib.contextmanager
@@ -174,8 +208,10 @@ def state_after(trial: Trial, code: int) -> str:
 def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
     """Return such as "3 of 40 finished, 1 failed"."""
     failed = sum(state.startswith("failed") for state in states.values())
+    early = sum(state.startswith(ENDED_EARLY) for state in states.values())
     finished = sum(state == FINISHED for state in states.values())
-    return f"{finished} of {len(trials)} finished" + (f", {failed} failed" if failed else "")
+    more = "".join(f", {number} {what}" for number, what in ((early, ENDED_EARLY), (failed, "failed")) if number)
+    return f"{finished} of {len(trials)} finished{more}"
 
 
 def is_finished(workdir: Path, steps: int) -> bool:

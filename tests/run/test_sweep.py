@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -8,18 +10,22 @@ import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mlm_jax import cli
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
+from mlm_jax.run.stopping import curve_of, median_rule, successive_halving
 from mlm_jax.run.sweep import (
+    Range,
     chain,
     devices,
     environment,
     product,
     read_trials,
     run_sweep,
+    search,
     shared_store,
     trial_name,
     write_results,
@@ -236,6 +242,105 @@ def test_trials_under_way_say_where_they_are(tmp_path, monkeypatch):
     assert run_trials([trial], [{}], said.append) == ({"one": "finished"}, 0)
     assert "one: step 3 of 10, loss 2.500, 1.5 min left" in said and said[-1] == "one: finished (1 of 1 finished)"
     assert last_event(tmp_path / "one") == event and last_event(tmp_path) is None
+
+
+def test_on_a_terminal_a_table_shows_where_the_trials_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_: True)
+    console = Console(force_terminal=True, width=90, file=io.StringIO())
+    wait = [sys.executable, "-c", "import time; time.sleep(1)"]
+    trials = [Trial(name, wait, tmp_path / name, 10, {}) for name in ("one", "two")]
+    run_trials(trials, [{}], console.print, console=console)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert re.search(r"one +starting\s+1 waiting", shown) and re.search(r"two +starting\s+0 waiting", shown)
+
+
+LOGS = """
+import json, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+losses = {losses}
+with open("metrics.jsonl", "a") as file:
+    for step, loss in enumerate(losses):
+        file.write(json.dumps({{"step": step, "time": 0, "eval/loss/mean": loss}}) + "\\n")
+        file.flush()
+        time.sleep({seconds})
+time.sleep({wait})
+"""
+
+
+def scripted(tmp_path, losses, wait):
+    """Return a trial of four steps that logs these losses, the first one before its first step."""
+    name = f"{losses[-1]}"
+    (tmp_path / name).mkdir()
+    code = f"import os; os.chdir({str(tmp_path / name)!r})\n" + LOGS.format(losses=losses, seconds=0.02, wait=wait)
+    return Trial(name, [sys.executable, "-c", code], tmp_path / name, 4, {})
+
+
+def test_a_rule_ends_weak_trials_early_and_the_strong_ones_finish(tmp_path):
+    good = [scripted(tmp_path, [9, *(start - step for step in range(4))], 0) for start in (5.0, 5.1, 5.2)]
+    bad = scripted(tmp_path, [9, 8.0, 8.1], 60)
+    names = [trial.name for trial in (*good, bad)]
+
+    def judge(trial):
+        return median_rule(trial, {name: curve_of(tmp_path / name, "eval/loss/mean") for name in names})
+
+    states, stopped_by = run_trials([*good, bad], [{}], print, judge=judge)
+    assert stopped_by == 0 and [*states.values()][:3] == ["finished"] * 3
+    assert (
+        states[bad.name].startswith("ended early at step") and "worse than the median of 3 others" in states[bad.name]
+    )
+
+
+def test_successive_halving_lets_the_best_third_pass_each_rung():
+    curves = {str(value): [(1, float(value))] for value in range(9)}
+    passed = {name for name in curves if not successive_halving(name, curves)}
+    assert passed == {"6", "7", "8"}
+    assert successive_halving("0", curves) == "at step 1: not among the best 3 of 9"
+    assert not successive_halving("0", {"0": [(1, 0.0)], "1": [(1, 9.0)]})  # too few to tell
+    assert not successive_halving("0", {**curves, "0": [(1, 0.0), (2, 0.0)]})  # between two rungs
+    second = {str(value): [(1, 9.0), (2, 9.0), (3, float(value))] for value in range(3)}
+    assert [bool(successive_halving(name, second)) for name in "012"] == [True, True, False]
+
+
+def test_the_median_rule_compares_the_best_with_running_averages():
+    curves = {name: [(1, value), (2, value)] for name, value in zip("abc", (1.0, 2.0, 3.0))}
+    assert median_rule("d", curves | {"d": [(1, 1.9)]}) == "at step 1: worse than the median of 3 others"
+    assert not median_rule("d", curves | {"d": [(1, 2.0)]})
+    assert not median_rule("d", curves | {"d": [(3, 0.0)]})  # no other has come so far
+    assert not median_rule("e", curves)
+
+
+def test_a_trial_that_was_ended_early_is_not_run_again_unless_the_rule_is_left_out(tmp_path, request, capsys):
+    file = sweep_file(tmp_path, request)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_results(out, {"alpha=0.3": {}, "alpha=1.0": {}}, {"alpha=0.3": "ended early at step 1: …"})
+    overrides = ("evaluation.every=1",)
+    assert run_sweep(file, out, dry_run=True, stop="halving", overrides=overrides) == 0
+    printed = capsys.readouterr().out
+    assert "2 trials, 0 finished before, 1 ended early" in printed and printed.count(" train --config") == 1
+    assert run_sweep(file, out, dry_run=True, overrides=overrides) == 0
+    assert capsys.readouterr().out.count(" train --config") == 2
+    with pytest.raises(UserError, match="'alpha=0.3' is evaluated at its end only"):
+        run_sweep(file, out, dry_run=True, stop="median")
+
+
+def test_a_random_search_is_the_same_each_time_and_fewer_trials_are_the_first_of_more():
+    axes = {
+        "optimizer.learning_rate": Range(1e-4, 1e-2, log=True),
+        "seed": Range(1, 9, whole=True),
+        "mixing.alpha": (0.3, 1),
+    }
+    trials = search(axes, 12)
+    assert trials == search(axes, 12) and trials[:5] == search(axes, 5) and trials != search(axes, 12, seed=1)
+    assert all(
+        1e-4 <= trial["optimizer.learning_rate"] <= 1e-2 and trial["mixing.alpha"] in (0.3, 1) for trial in trials
+    )
+    assert all(isinstance(trial["seed"], int) and 1 <= trial["seed"] <= 9 for trial in trials)
+    assert sum(trial["optimizer.learning_rate"] < 1e-3 for trial in trials) in range(
+        3, 10
+    )  # half of them, on that scale
+    with pytest.raises(UserError, match="no 5 different combinations"):
+        search({"seed": (1, 2)}, 5)
 
 
 def test_a_trial_that_fails_gives_its_device_back(tmp_path):
