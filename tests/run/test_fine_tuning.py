@@ -73,6 +73,19 @@ def test_five_tasks_train_in_one_run_and_each_is_measured_by_language(together):
     )  # the first has risen to its last point
 
 
+def test_with_lora_its_products_and_the_head_are_all_that_moves(store, together, tmp_path):
+    config = make_config(store, {"genre": TASKS["genre"]})
+    config.checkpoint.init = {"from": str(together)}
+    config.model.lora, config.optimizer.weight_decay = {"rank": 2, "products": ("query", "up")}, 0.1
+    train(config, tmp_path)
+    before, after = parameters(together), parameters(tmp_path)
+    moved = {path for path in after if path not in before or not np.array_equal(before[path], after[path])}
+    ours = {path for path in after if "/low_rank/" in path}
+    assert moved == ours | {"classifiers/genre/kernel", "classifiers/genre/bias"}
+    assert {path.split("/")[-4] for path in ours} == {"query", "up"}
+    assert any(after[path].any() for path in ours if "second" in path and path.startswith("encoder"))
+
+
 @pytest.mark.parametrize(
     "task, trained",
     [("genre", "classifiers/genre/.*"), ("entities", "classifiers/entities/.*"), ("translation", "decoder/.*")],
