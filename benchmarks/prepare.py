@@ -4,9 +4,9 @@
 
 Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
 SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
-what it costs to keep held-out text out of training, where one text in a hundred is held out: the processor's time with
-``data.decontaminate`` and without, and the bytes that a held-out text takes. Then the peak memory of training the
-vocabulary, of prepare and of the loader on 1× and 10× of the text, a process each.
+what it costs to keep held-out text and exact copies out of training, where one text in a hundred is held out: shares of the
+processor's time, and the bytes that a held-out text takes. Then the peak memory of training the vocabulary, of prepare with both
+and of the loader on 1× and 10× of the text, a process each.
 
     python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone
 """
@@ -59,28 +59,31 @@ def ours(folder: Path, model: Path) -> tuple[float, int]:
 
 
 def held_out(folder: Path, model: Path, rounds: int) -> None:
-    """Print what it costs to compare training text with held-out text."""
+    """Print what it costs to keep held-out text and copies out of training text."""
     from mlm_jax.data.store.held_out import collect
     from mlm_jax.data.store.prepare import prepare
 
     config = config_for(folder, model)
     config.data.validation_fraction, config.data.workers = 0.01, 1
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    variants = {"neither": (False, ()), "held-out text": (True, ()), "both": (True, ("exact_duplicates",))}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for compared, taken in seconds.items():
-            config.data.decontaminate = compared
+        for name, (compared, filters) in variants.items():
+            config.data.decontaminate, config.data.filters = compared, filters
             with tempfile.TemporaryDirectory() as out:
                 begun = time.process_time()  # others may use the machine
                 prepare(config, Path(out) / "store", progress=False)
-                taken.append(time.process_time() - begun)
-    more = statistics.median(a / b for a, b in zip(seconds[True], seconds[False])) - 1
+                seconds[name].append(time.process_time() - begun)
+    config.data.filters = ()
     begun = time.process_time()
     found = collect(config)
-    whole = statistics.median(seconds[True])
-    finding, bytes_each = (time.process_time() - begun) / whole, 8 * len(found) / len(found.chosen)
+    finding, whole = time.process_time() - begun, statistics.median(seconds["both"])
+    compared = statistics.median(b - a for a, b in zip(seconds["neither"], seconds["held-out text"]))
+    copies = statistics.median(b - a for a, b in zip(seconds["held-out text"], seconds["both"]))
     print(
-        f"held-out text: finding it takes {finding:.1%} of prepare, comparing costs {more:.1%}; "
-        f"{bytes_each:.1f} bytes for each of {len(found.chosen):,} texts, sentences included"
+        f"of prepare's {whole:.1f} s: finding held-out text {finding / whole:.1%}, comparing {compared / whole:.1%}, exact copies "
+        f"{copies / whole:.1%}, in all {(finding + compared + copies) / whole:.1%}; "
+        f"{8 * len(found) / len(found.chosen):.1f} bytes for each of {len(found.chosen):,} held-out texts, sentences included"
     )
 
 
@@ -141,7 +144,7 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     elif part == "prepare":
         from mlm_jax.data.store.prepare import prepare
 
-        config.data.validation_fraction = 0.01
+        config.data.validation_fraction, config.data.filters = 0.01, ("exact_duplicates",)
         prepare(config, store, progress=False)
     else:
         from mlm_jax.data.loading.loader import Loader

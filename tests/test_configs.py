@@ -26,6 +26,7 @@ FILES = {
     "entities": "VARIANTS",
     "translate_train": "VARIANTS",
     "mmbert": "VARIANTS",
+    "context_extension": "VARIANTS",
 }
 
 

@@ -62,6 +62,7 @@ def inspect_data(options: argparse.Namespace) -> None:
     from mlm_jax.data.store.store import Store
     from mlm_jax.objectives import kinds
     from mlm_jax.report.store_tables import (
+        changes_table,
         counts_table,
         filters_table,
         mix_table,
@@ -85,6 +86,8 @@ def inspect_data(options: argparse.Namespace) -> None:
             console.print(f"{name}: {count:,} examples: {reason}")
     loader = Loader(store, config, reads)
     console.print(plan_table(loader))
+    if config.curriculum:
+        console.print(changes_table(loader))
     console.print(phases_table(loader))
 
 

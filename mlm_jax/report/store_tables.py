@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -15,6 +17,7 @@ from mlm_jax.data.text.rates import rates
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
 SAMPLE_TOKENS = 24
+MOST_NAMES = 8  # that are listed in a cell; of more, the table says how many they are
 MOST_PASSES = 4  # through a language's text, beyond which repeating it is known to help less
 
 
@@ -104,6 +107,29 @@ def plan_table(loader: Loader) -> Table:
     for name in _names(loader):
         table.add_row(name, *(f"{share.get(name, 0):.2%}" for share in shares))
     return table
+
+
+def changes_table(loader: Loader) -> Table:
+    """Return what each phase of the curriculum sets; no rows without a curriculum."""
+    entries = loader.config.curriculum
+    keys = [*dict.fromkeys(key for entry in entries for key in entry if key != "steps")]
+    table = Table("phase", *keys, title="What each phase sets")
+    for phase, entry in zip(loader.phases, entries):
+        table.add_row(
+            f"{phase.index}: steps {phase.start_step:,} to {phase.stop_step:,}",
+            *(_brief(entry.get(key)) for key in keys),
+        )
+    return table
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_brief(entry)}" for key, entry in value.items())
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value)) if len(value) <= MOST_NAMES else f"{len(value):,}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def phases_table(loader: Loader) -> Table:

@@ -10,7 +10,7 @@ from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.store import Store
-from mlm_jax.report.store_tables import phases_table, plan_table
+from mlm_jax.report.store_tables import changes_table, phases_table, plan_table
 from tests.data.stores import config, documents, write
 from tests.data.test_shards import contents
 
@@ -124,6 +124,22 @@ def test_tables_tell_sources_apart(store):
         for name, column in zip(("language", "first", "_", "second", "passes"), phases_table(data).columns)
     }
     assert cells["second"] == ["8,000", "0", "0", "8,000", "0"] and cells["passes"][3].endswith("(many)")
+
+
+def test_what_each_phase_sets_is_listed(store):
+    phases = (
+        {"steps": 300, "mask_rate": (0.3, 0.15)},
+        {"steps": 100, "sources": {"books": 2}, "length": 20, "languages": ("de",)},
+    )
+    table = changes_table(loader(store, {}, curriculum=phases))
+    cells = {column.header: [*column.cells] for column in table.columns}
+    assert cells == {
+        "phase": ["0: steps 0 to 300", "1: steps 300 to 400"],
+        "mask_rate": ["0.3 0.15", ""],
+        "sources": ["", "books 2"],
+        "length": ["", "20"],
+        "languages": ["", "de"],
+    }
 
 
 def write_text(folder):
