@@ -16,11 +16,13 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mlm_jax.checkpoints.workdir import config_json, differing_keys
 from mlm_jax.common.bucket import original
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import append_to, write_whole
+from mlm_jax.config import default_config
 from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 
@@ -39,7 +41,7 @@ class MetricsWriter:
       start_step: step that the run begins at.
       writes: whether this process writes.
       wandb_project: "" is off.
-      config: of the run, as JSON values, for TensorBoard's text and the columns of Weights & Biases.
+      config: of the run, as JSON values, for TensorBoard and the columns of Weights & Biases.
       push: brings what was written to where the workdir is kept, after every event.
 
     Raises:
@@ -65,12 +67,14 @@ class MetricsWriter:
         kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
         write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
         self.file = append_to(path)
-        lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines() if config else []
-        self.tensorboard = TensorBoard(
-            workdir, kept, "\n".join(f"    {line}" for line in lines)
-        )  # indented: code in Markdown
+        config = config or {}
+        changed = differing_keys(config_json(default_config()), config) if config else {}
+        settings = {
+            key: value for key, (_, value) in changed.items() if value is not None and not key.startswith("data.")
+        }
+        self.tensorboard = TensorBoard(workdir, kept, config, settings)
         if wandb_project:
-            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config or {})
+            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config)
 
     def __enter__(self) -> MetricsWriter:
         return self

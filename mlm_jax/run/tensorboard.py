@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,11 +11,18 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import hparams as hparams_summaries
 from tensorboardX.summary import text as text_summary
 
 from mlm_jax.common.files import whole_folder
 
 FOLDER = "tensorboard"
+MEASURED = (
+    "eval/loss/mean",
+    "eval/accuracy/mean",
+    "eval/bits_per_byte/mean",
+    "eval/retrieval_at_1/mean",
+)  # beside settings
 
 
 class TensorBoard:
@@ -26,14 +34,27 @@ class TensorBoard:
     Args:
       workdir: of the run.
       events: those of earlier starts, as ``metrics.jsonl`` has them.
-      text: Markdown that TensorBoard shows under "config"; "" is none.
+      config: of the run, as JSON values: TensorBoard's text "config".
+      settings: {key: value} of the keys that differ from their defaults: TensorBoard's HPARAMS.
     """
 
-    def __init__(self, workdir: str | Path, events: Iterable[Mapping[str, Any]], text: str = ""):
+    def __init__(
+        self,
+        workdir: str | Path,
+        events: Iterable[Mapping[str, Any]],
+        config: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ):
         with whole_folder(Path(workdir, FOLDER)) as scratch:
             self._writer = EventsWriter(str(scratch / "events"))  # goes on in the same file when the folder is renamed
-            if text:
-                self._add(text_summary("config", text), 0, 0.0)
+            if config:
+                lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines()
+                self._add(
+                    text_summary("config", "\n".join(f"    {line}" for line in lines)), 0, 0.0
+                )  # code in Markdown
+                select = config.get("evaluation", {}).get("select")
+                for summary in hparams_summaries(plain(settings), [*([select] if select else ()), *MEASURED]):
+                    self._add(summary, 0, 0.0)
             for event in events:
                 values = {key: value for key, value in event.items() if key not in ("step", "time")}
                 self.write(event["step"], values, event.get("time", 0.0))
@@ -56,3 +77,11 @@ class TensorBoard:
 
     def _add(self, summary: Summary, step: int, time: float) -> None:
         self._writer.write_event(Event(wall_time=time, step=step, summary=summary))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, str | bool | float]:
+    """Return values as TensorBoard's HPARAMS takes them; what is no number, truth value or text is JSON."""
+    return {
+        key: value if isinstance(value, (str, bool, int, float)) else json.dumps(value, ensure_ascii=False)
+        for key, value in settings.items()
+    }

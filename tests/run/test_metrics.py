@@ -9,9 +9,12 @@ import types
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
+from mlm_jax.config import default_config
 from mlm_jax.report.history import read_events
 from mlm_jax.run import goodput as goodput_room
 from mlm_jax.run.goodput import Goodput
@@ -104,11 +107,29 @@ def test_tensorboard_has_each_value_of_the_metrics_once_whatever_ended_earlier_s
     events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     wanted = [(event["step"], key, event[key]) for event in events for key in event if key not in ("step", "time")]
     found = numbers(tmp_path)
-    assert found.pop(0)[:2] == (0, "config/text_summary")
+    about = [
+        "config/text_summary",
+        *(f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")),
+    ]
+    assert [found.pop(0)[:2] for _ in about] == [(0, name) for name in about]
     assert [(step, key) for step, key, _ in found] == [(step, key) for step, key, _ in wanted]
     assert [value for *_, value in found] == pytest.approx([value for *_, value in wanted])
     assert len({(step, key) for step, key, _ in found}) == len(found) == 10
     assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_tensorboard_shows_the_keys_that_differ_from_their_defaults_as_hyperparameters(tmp_path):
+    config = config_json(default_config())
+    config["seed"], config["optimizer"]["learning_rate"], config["tasks"] = 3, 0.5, {"mlm": {"rows": 8}}
+    write(tmp_path, 0, [0], config=config)
+    summaries = [
+        event.summary.value[0] for event in tensorboard_events(tmp_path / "tensorboard") if event.summary.value
+    ]
+    content = next(value.metadata.plugin_data.content for value in summaries if "session_start" in value.tag)
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (found["seed"].number_value, found["optimizer.learning_rate"].number_value) == (3, 0.5)
+    assert set(found) == {"seed", "optimizer.learning_rate", *(key for key in found if key.startswith("tasks"))}
+    assert any(key.startswith("tasks") and "8" in str(value) for key, value in found.items())
 
 
 def test_a_start_from_the_beginning_begins_tensorboard_anew(tmp_path):
