@@ -1,4 +1,4 @@
-"""Word alignments: out of attention weights, scored against gold links, drawn as SVG."""
+"""Word alignments: from attention weights, scored against gold links, drawn as SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINK = re.compile(r"(\d+)([-p])(\d+)")
 
 
 class Alignment(NamedTuple):
-    """How the words of a sentence lie to those of its translation.
+    """The word alignment of a sentence and its translation, as attention weights.
 
     Attributes:
       source: words.
@@ -31,14 +31,14 @@ class Alignment(NamedTuple):
 
     @property
     def links(self) -> list[Link]:
-        """The source word that each target word looks at most, as (source, target)."""
+        """For each target word, (the source word with the largest weight, the target word)."""
         if not self.source:
             return []
         return [(int(best), index) for index, best in enumerate(self.weights.argmax(axis=1))]
 
 
 def words_of(ids: np.ndarray, word_starts: np.ndarray, special: np.ndarray) -> np.ndarray:
-    """Return the number of each piece's word, from 0, and −1 for special pieces and padding: ``[pieces]``.
+    """Return the index of each piece's word, ``[pieces]``: from 0, and −1 for special pieces and padding.
 
     Args:
       ids: ``[pieces]`` token ids.
@@ -54,12 +54,12 @@ def words_of(ids: np.ndarray, word_starts: np.ndarray, special: np.ndarray) -> n
 def word_weights(weights: np.ndarray, target: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Turn attention between pieces into attention between words: ``[target words, source words]``.
 
-    A source word's pieces add up, a target word's pieces are averaged.
+    The weights of a source word's pieces are added up, those of a target word's pieces are averaged.
 
     Args:
       weights: ``[target pieces, source pieces]``.
-      target: number of each target piece's word, −1 for none.
-      source: number of each source piece's word, −1 for none.
+      target: index of each target piece's word, −1 for none.
+      source: index of each source piece's word, −1 for none.
     """
 
     def belongs(words: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ def alignment_error_rate(
     both = [(set(links), must, may | must) for links, must, may in zip(found, sure, possible)]
     size = sum(len(links) + len(must) for links, must, _ in both)
     if not size:
-        raise UserError("there is no link to score")
+        raise UserError("there is no link to score, neither found nor gold")
     return 1 - sum(len(links & must) + len(links & may) for links, must, may in both) / size
 
 
@@ -95,7 +95,7 @@ def read_links(line: str) -> tuple[set[Link], set[Link]]:
     """Return the sure and the possible links of a line such as "0-0 1p2", words counted from 0.
 
     Raises:
-      ValueError: the line is of another form; the message quotes what.
+      ValueError: the line has another form; the message quotes the entry.
     """
     sure, possible = set(), set()
     for entry in line.split():

@@ -33,7 +33,7 @@ def best_span(logits: np.ndarray, first: int, stop: int) -> Span:
     """Return the likeliest answer among some tokens of a row, of at most ``LONGEST`` tokens.
 
     Args:
-      logits: ``[length, 2]``, of each token as the first one and as the last one.
+      logits: ``[length, 2]``, of each token as the answer's first and as its last.
       first: first token that an answer may begin with.
       stop: one past the last.
     """
@@ -49,10 +49,10 @@ class Question(NamedTuple):
     """A question with the best answer of all windows of its text.
 
     Attributes:
-      answers: the right ones; () if there is none.
+      answers: the right answers; () if the question has none.
       text: of the best span.
-      score: of it.
-      none: the lowest score of "the answer is not here", over the windows.
+      score: of the best span.
+      none: the lowest score of "no answer in this window" over the windows.
     """
 
     answers: tuple[str, ...]
@@ -69,7 +69,7 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
     """
     questions: dict[str, Question] = {}
     for facts, labels, logits in found:
-        places = np.flatnonzero(labels[1:] >= 0) + 1  # the first token stands for "not here"
+        places = np.flatnonzero(labels[1:] >= 0) + 1  # the first token stands for "no answer in this window"
         places = places[places < len(logits)]
         if not len(places):  # the row was cut before its text begins
             continue
@@ -90,8 +90,8 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
 def answer_scores(questions: Sequence[Question]) -> dict[str, float]:
     """Return {"exact_match": …, "f1": …}, shares, as the scripts of SQuAD 1.1 and 2.0 do (Rajpurkar et al. 2016, 2018).
 
-    If some questions have no answer, a question is answered by "" if that scores higher than the best span, and is right then
-    if it has none.
+    If some questions have no answer, the prediction is "" if it scores higher than the best span; it is right if the
+    question has no answer.
 
     Args:
       questions: at least one.
@@ -112,7 +112,7 @@ def normalised(text: str) -> str:
 
 
 def token_f1(said: str, right: str) -> float:
-    """Return F1 of the words that two answers share; of an empty one, whether both are."""
+    """Return F1 of the words that two answers share; if one answer is empty, 1 if both are, else 0."""
     ours, theirs = normalised(said).split(), normalised(right).split()
     if not ours or not theirs:
         return float(ours == theirs)

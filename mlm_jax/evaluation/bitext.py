@@ -12,7 +12,7 @@ from mlm_jax.evaluation.retrieval import match
 
 
 class MinedPair(NamedTuple):
-    """A pair of sentences by index, and how much nearer they are to each other than to their neighbours."""
+    """A pair of sentences, by index, and its score: how much closer they are to each other than to their neighbours."""
 
     source: int
     target: int
@@ -37,10 +37,10 @@ def mine(
       sources: ``[sources, width]`` embeddings of distinct sentences.
       targets: ``[targets, width]`` embeddings of distinct sentences.
       score: as in :func:`mlm_jax.evaluation.retrieval.match`.
-      neighbours: as there.
+      neighbours: as in :func:`mlm_jax.evaluation.retrieval.match`.
 
     Returns:
-      pairs in falling order of score; a threshold on it trades precision for recall.
+      pairs in decreasing order of score; a threshold on the score trades precision for recall.
     """
     matches = match(sources, targets, score, neighbours=neighbours)
     pairs = np.concatenate(
@@ -62,19 +62,19 @@ def mine(
 
 
 def best_threshold(mined: Sequence[MinedPair], gold: Collection[tuple[int, int]]) -> float:
-    """Return the threshold of the highest F1, half-way between the last pair kept and the first one dropped.
+    """Return the threshold with the highest F1, half-way between the last pair kept and the first pair dropped.
 
-    Choose it on a development set and hand it to :func:`mining_scores` on the test set, as BUCC does.
+    Choose it on a development set and use it in :func:`mining_scores` on the test set, as BUCC does.
 
     Args:
-      mined: what :func:`mine` returned.
+      mined: pairs from :func:`mine`.
       gold: (source, target) pairs that are translations.
 
     Raises:
       UserError: there is no gold pair, or nothing was mined.
     """
     if not gold or not mined:
-        raise UserError("a mining threshold needs gold pairs and mined pairs to be chosen by")
+        raise UserError("choosing a mining threshold needs gold pairs and mined pairs")
     gold = set(gold)
     ordered = sorted(mined, key=lambda pair: -pair.score)
     correct = np.cumsum([(pair.source, pair.target) in gold for pair in ordered])

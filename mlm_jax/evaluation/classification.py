@@ -1,4 +1,4 @@
-"""Classification: what is lost from a source language to a target (zero-shot transfer)."""
+"""Zero-shot transfer of classifiers: scores by source and target language, and the transfer gap."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class TransferMatrix(NamedTuple):
     """Scores of models fine-tuned on one language each and tested on others.
 
     Attributes:
-      metric: what the scores are, such as ``accuracy`` or ``f1``.
-      sources: languages that a model was fine-tuned on.
-      targets: languages that it was tested on.
-      scores: ``[sources, targets]``; NaN where nothing was measured.
+      metric: name of the scores, such as ``accuracy`` or ``f1``.
+      sources: languages on which a model was fine-tuned.
+      targets: languages on which it was tested.
+      scores: ``[sources, targets]``; NaN for pairs that were not measured.
       selected_by: metric that chose each source's checkpoint, such as ``eval/accuracy/en``; "" is the last checkpoint.
         Choosing on a target's labels is no longer zero-shot.
     """
@@ -29,10 +29,10 @@ class TransferMatrix(NamedTuple):
     selected_by: tuple[str, ...]
 
     def transfer(self, source: str) -> float:
-        """Return the mean score on the targets that the model was not fine-tuned on.
+        """Return the mean score on the targets other than the source.
 
         Raises:
-          UserError: the source is unknown, or was tested on nothing else.
+          UserError: the source is unknown, or was tested on no other language.
         """
         row = self.scores[self._index(self.sources, source)]
         others = [score for target, score in zip(self.targets, row) if target != source and np.isfinite(score)]
@@ -41,7 +41,7 @@ class TransferMatrix(NamedTuple):
         return float(np.mean(others))
 
     def gap(self, source: str) -> float:
-        """Return the transfer gap: the score on the source itself less the mean on the others (Hu et al. 2020).
+        """Return the transfer gap: the score on the source minus the mean on the other languages (Hu et al. 2020).
 
         Raises:
           UserError: as in :meth:`transfer`.
@@ -63,7 +63,7 @@ def transfer_matrix(
 
     Args:
       scores: of each fine-tuned model on each language.
-      metric: what they are.
+      metric: name of the scores.
       selected_by: {source: metric that chose its checkpoint}.
     """
     sources = tuple(scores)

@@ -1,4 +1,4 @@
-"""How well predicted numbers go with the right ones: Pearson's and Spearman's correlation."""
+"""Pearson's and Spearman's correlation of predicted and gold numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
       gold: ``[examples]``.
 
     Returns:
-      {} if there are no two different numbers on one of the sides, of which nothing correlates.
+      {} if all numbers of one side are equal, so that there is no correlation.
     """
     from scipy import stats  # slow to import, and not needed by most runs
 

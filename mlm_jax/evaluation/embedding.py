@@ -11,8 +11,8 @@ import numpy as np
 from mlm_jax.data.loading.batch import Rows
 
 SHORTEST = 16  # tokens of the narrowest batch; widths double from here
-CPU_TOKENS = 4_096  # of a batch, padding included: what stays in a cache,
-ACCELERATOR_TOKENS = 32_768  # and what keeps an accelerator busy
+CPU_TOKENS = 4_096  # tokens of a batch, padding included: on a CPU, what fits its cache;
+ACCELERATOR_TOKENS = 32_768  # on an accelerator, what keeps it busy
 
 
 class DocumentBatch(NamedTuple):
@@ -20,7 +20,7 @@ class DocumentBatch(NamedTuple):
 
     Attributes:
       indices: of the documents, at most ``rows``.
-      rows: of the batch; those behind the documents are padding.
+      rows: of the batch; the rows after the documents are padding.
       length: tokens a row.
     """
 
@@ -32,16 +32,16 @@ class DocumentBatch(NamedTuple):
 def document_batches(
     lengths: Sequence[int], longest: int, *, multiple: int = 1, tokens: int = 0
 ) -> Iterator[DocumentBatch]:
-    """Sort documents by length into batches, so that little is padded and few shapes are compiled.
+    """Sort documents by length into batches, so that there is little padding and few shapes are compiled.
 
-    Widths are powers of two (and ``longest``), and each has two numbers of rows: as many as ``tokens`` allow, and an
-    eighth of that for what remains.
+    Widths are powers of two (and ``longest``). Each width has two numbers of rows: as many as ``tokens`` allow, and an
+    eighth of that for the last documents.
 
     Args:
-      lengths: ``[documents]`` tokens of each; those above ``longest`` count as that.
+      lengths: ``[documents]`` tokens of each; longer ones are cut to ``longest``.
       longest: tokens a row at most.
-      multiple: that the number of rows must be of, such as the devices that share them.
-      tokens: of a batch at most, unless ``multiple`` asks for more; 0 is what suits the platform.
+      multiple: divides the number of rows, such as the number of devices that share them.
+      tokens: of a batch at most, unless ``multiple`` needs more; 0: the platform's default.
     """
     tokens = tokens or (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS)
     cut = np.minimum(np.asarray(lengths, np.int64), longest)
@@ -59,12 +59,12 @@ def document_batches(
 
 
 def document_rows(documents: Sequence[np.ndarray], languages: Sequence[int], batch: DocumentBatch, pad_id: int) -> Rows:
-    """Put the documents of a batch into rows, one each; a longer one loses what stands before its last token.
+    """Put each document of a batch into a row; a document that is too long keeps its first tokens and its last one.
 
     Args:
       documents: all of them, token ids.
       languages: index of each document's language.
-      batch: which of them, in what shape.
+      batch: the documents to take, and the shape.
       pad_id: token of padding.
     """
     tokens = np.full((batch.rows, batch.length), pad_id, np.int32)
@@ -80,7 +80,7 @@ def document_rows(documents: Sequence[np.ndarray], languages: Sequence[int], bat
 
 
 def cut_document(document: np.ndarray, length: int) -> np.ndarray:
-    """Return at most ``length`` tokens of a document, its last one (which closes it) among them."""
+    """Return at most ``length`` tokens of a document: its first ones and its last one, which ends it."""
     return document if len(document) <= length else np.append(document[: length - 1], document[-1])
 
 

@@ -1,4 +1,4 @@
-"""Evaluation in the loop: everything that a run measures on held-out data."""
+"""Evaluation during a run: everything that is measured on held-out data."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from mlm_jax.training.step import Program
 
 log = logging.getLogger(__name__)
 
-SAMPLES, CANDIDATES = 2, 8  # fill-in-the-blank samples a language, and the texts that the best ones are taken from
+SAMPLES, CANDIDATES = 2, 8  # fill-in-the-blank samples a language, and the number of texts that they are chosen from
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
 MAP_LANGUAGES = 12  # on the map of sentences, at most
 
 
 class Retrieval(NamedTuple):
-    """What was measured on held-out parallel sentences.
+    """Retrieval on held-out parallel sentences.
 
     Attributes:
       languages: of the matrices' rows and columns.
       matrices: {score: ``[languages, languages]`` accuracy@1, source × target}.
-      candidates: sentences that a translation is sought among, at most.
-      embeddings: {language: ``[sentences, width]``} of sentences that all these languages have, aligned.
+      candidates: the largest number of sentences among which a translation is searched.
+      embeddings: {language: ``[sentences, width]``} of sentences that all these languages have; equal rows are translations.
       texts: {language: [sentence]} of the same rows.
     """
 
@@ -81,8 +81,8 @@ class HeldOut:
       store: the token store.
 
     Raises:
-      UserError: a task needs a metric whose library is not installed, a labelled set does not fit the task that it would
-        be measured by, or the store is corrupt.
+      UserError: a task needs a metric whose library is not installed, a labelled set does not fit the task that would be
+        evaluated on it, or the store is corrupt.
     """
 
     def __init__(self, program: Program, loader: Loader, store: Store):
@@ -106,10 +106,12 @@ class HeldOut:
         self.sentences = held_out_sentences(store, self.config.evaluation.pairs)
         self._say_cuts()
         self._after: dict[tuple[float, float], HeldOut] = {}
-        self.between: Callable[[], None] = lambda: None  # called before each batch; what it raises ends an evaluation
+        self.between: Callable[[], None] = (
+            _nothing  # called before each batch; an exception from it ends the evaluation
+        )
         self._compile(program)
         if any(self._has_entities(task) for task in program.objectives):
-            metric_library("nervaluate")  # missed now rather than after the first thousand steps
+            metric_library("nervaluate")  # a missing library is an error now, not after the first thousand steps
 
     def _compile(self, program: Program) -> None:
         self.program = program
@@ -126,7 +128,7 @@ class HeldOut:
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
     def after(self, steps: int) -> HeldOut:
-        """Return the evaluation of weights after ``steps`` steps, whose RoPE bases a curriculum may have changed."""
+        """Return this with the RoPE bases that the curriculum gives the weights after ``steps`` steps."""
         bases = curriculum.rope_bases(self.config, steps)
         if bases not in self._after:
             program = self.program.with_rope_bases(bases)
@@ -136,12 +138,12 @@ class HeldOut:
         return self._after[bases]
 
     def evaluate(self, params: Any, *, everything: bool = False, tasks: tuple[str, ...] = ()) -> Evaluation:
-        """Measure all that can be measured.
+        """Evaluate every task, and, unless ``tasks`` is given, retrieval and samples.
 
         Args:
           params: of the model, on the program's mesh.
-          everything: all held-out rows, not only the first ``config.evaluation.rows`` of a stream.
-          tasks: only these; () is all, with retrieval and samples.
+          everything: whether to use all held-out rows instead of the first ``config.evaluation.rows`` of each stream.
+          tasks: names of tasks; (): all of them, retrieval and samples too.
 
         Raises:
           UserError: an embedding is not finite, or the store is corrupt.
@@ -190,14 +192,14 @@ class HeldOut:
     def _with_bits(
         self, task: str, metrics: dict[str, dict[str, float]], streams: tuple[Stream, ...]
     ) -> dict[str, dict[str, float]]:
-        """Return the metrics of a task on some streams with bits per byte, if its losses can be told as such."""
+        """Return the metrics of a task on some streams, with bits per byte if the task masks tokens of plain text."""
         objective = self.program.objectives[task]
         if objective.masks and objective.kind == "text" and "loss" in metrics:
             metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(streams))
         return metrics
 
     def _entity_f1(self, task: str, params: Any, everything: bool) -> dict[str, float]:
-        """Return F1 by language over all labelled words, of which those that a row has no place for are predicted "O"."""
+        """Return F1 by language over all labelled words; words that were cut off a row count as predicted "O"."""
         names = self.labels[task]
         predicted: list[list[str]] = []
         gold: list[list[str]] = []
@@ -213,7 +215,7 @@ class HeldOut:
         return _with_mean(values)
 
     def _correlations(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
-        """Return Pearson's and Spearman's correlation of predicted numbers with the right ones, by language."""
+        """Return Pearson's and Spearman's correlation of predicted and gold numbers, by language."""
         pairs: dict[str, list[np.ndarray]] = {}
         for stream, numbers, examples in self._predicted(task, params, everything):
             whole = stream.split("validation")["labels"].documents(examples)
@@ -238,9 +240,9 @@ class HeldOut:
         return {name: _with_mean({code: one[name] for code, one in found.items()}) for name in ("exact_match", "f1")}
 
     def _predicted(self, task: str, params: Any, everything: bool) -> Iterator[tuple[Stream, np.ndarray, np.ndarray]]:
-        """Yield (set, predictions ``[rows, …]``, numbers of the set's examples in these rows), some rows at a time.
+        """Yield (set, predictions ``[rows, …]``, indices of the rows' examples in the set), some rows at a time.
 
-        Rows behind the last example only fill the batch up.
+        The rows after the last example are padding.
         """
         for stream in self.streams[task]:
             split, first = stream.split("validation"), 0
@@ -252,7 +254,7 @@ class HeldOut:
                 first += len(found)
 
     def _batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
-        """Yield this process's rows of batches of one shape, which the devices share evenly, labels as the task numbers them."""
+        """Yield this process's rows of batches of one shape, which the devices share evenly; labels are the task's."""
         for batch in self._stored_batches(task, stream, everything, reverse):
             self.between()
             labels = {"labels": in_task_order(batch["labels"], stream, self.labels[task])} if "labels" in batch else {}
@@ -264,11 +266,11 @@ class HeldOut:
             None if everything else self.config.evaluation.rows,
             self.row_multiple * objective.same_language_rows,
         )
-        if objective.additive:  # the last batch is filled up with rows that change nothing
+        if objective.additive:  # the last batch is padded with rows that change no metric
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // multiple) * multiple
             return self.loader.validation(task, stream.name, rows, limit, reverse)
-        # Rows that are compared with each other: whole batches, as large as in training, and none filled up.
+        # Rows that are compared with each other: only whole batches, as large as in training, without padding rows.
         documents = stream.split("validation").documents
         rows = min(entry["rows"], documents) // multiple * multiple
         batches = self.loader.validation(task, stream.name, max(rows, multiple), None, reverse)
@@ -276,7 +278,7 @@ class HeldOut:
         return itertools.islice(batches, max(wanted, 1) if rows else 0)
 
     def _read_or_test(self, task: str) -> tuple[Stream, ...]:
-        """Return the streams that a task reads, and those of the kind that nothing reads in training: test sets."""
+        """Return the streams that a task reads, and test sets: streams of its kind that no task trains on."""
         read, kind = self.loader.streams(task), self.program.objectives[task].kind
         others = (
             s for s in self.store.streams.values() if s.kind == kind and s not in read and "train" not in s.splits
@@ -284,7 +286,7 @@ class HeldOut:
         return (*read, *others)
 
     def _say_cuts(self) -> None:
-        """Warn of held-out examples that are longer than the task's rows."""
+        """Warn if held-out examples are longer than the task's rows."""
         for task, objective in self.program.objectives.items():
             for stream in self.streams[task] if objective.kind != "text" else ():
                 if cut := cuts([stream.split("validation")], self.config.tasks[task]["length"]):
@@ -300,7 +302,7 @@ class HeldOut:
             )
 
     def _directions(self, task: str) -> tuple[bool, ...]:
-        """Return in which directions to read pairs: both, unless the objective treats the two sides alike."""
+        """Return the directions in which to read pairs: both, unless the objective treats the two sides the same way."""
         objective, entry = self.program.objectives[task], self.config.tasks[task]
         directed = objective.kind == "pairs" and not objective.symmetric
         return (False, True) if directed and entry.get("directions", "both") == "both" else (False,)
@@ -322,7 +324,7 @@ class HeldOut:
     # ------------------------------------------------------------------------------------------------ sentences
 
     def retrieval(self, params: Any) -> Retrieval:
-        """Embed the held-out parallel sentences and seek each one's translation.
+        """Embed the held-out parallel sentences and search each one's translation.
 
         Raises:
           UserError: an embedding is not finite.
@@ -351,7 +353,7 @@ class HeldOut:
         )
 
     def samples(self, params: Any) -> dict[str, list]:
-        """Return fill-in-the-blank samples of each language; {} where no task hides tokens."""
+        """Return fill-in-the-blank samples of each language; {} if no task masks tokens."""
         if not any(objective.masks for objective in self.program.objectives.values()):
             return {}
         return masked_samples(
@@ -366,13 +368,13 @@ class HeldOut:
 
     @cached_property
     def wordless(self) -> np.ndarray:
-        """``[vocabulary]`` bool: pieces without a letter or digit, which are no answer where a word is hidden."""
+        """``[vocabulary]`` bool: pieces without a letter or digit, which cannot fill a blank."""
         return wordless(self.vocabulary.pieces(range(len(self.program.context.special))))
 
     def _sample_documents(self) -> dict[str, list[np.ndarray]]:
         documents: dict[str, list[np.ndarray]] = {}
         longest = min(SAMPLE_TOKENS, self.longest)
-        for kind in ("text", "pairs"):  # one side of parallel text will do where there is no other
+        for kind in ("text", "pairs"):  # one side of parallel text, if the language has no other text
             for stream in self.store.streams.values():
                 if stream.kind != kind or "validation" not in stream.splits:
                     continue
@@ -401,6 +403,10 @@ class HeldOut:
         special = jnp.asarray(self.program.context.special | self.wordless)
         task = task_that("masks", self.config.tasks)
         return predict_pieces(self.program.model(params), *batch, special, GUESSES, task)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _with_mean(values: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which labelled sets a task is measured on: those it reads, and those that nobody reads whose labels it knows."""
+"""The labelled sets on which each task is evaluated: those it reads, and unclaimed ones whose labels it all knows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ log = logging.getLogger(__name__)
 def labelled_sets(
     store: Store, tasks: Mapping[str, Mapping[str, Any]], read: Mapping[str, Sequence[Stream]]
 ) -> dict[str, tuple[Stream, ...]]:
-    """Return {task: sets to measure it on} of the tasks that read labelled text.
+    """Return {task: sets to evaluate it on} for the tasks that read labelled text.
 
-    They are the sets that a task reads, and those of its "evaluate_on"; if it has none, also the sets that no task reads or
-    tests on and whose labels it all knows. That is what zero-shot transfer is measured on.
+    A task is evaluated on the sets that it reads and on those of its "evaluate_on". If it has no "evaluate_on", it is also
+    evaluated on every set that no task names and whose labels it all knows; this measures zero-shot transfer.
 
     Args:
       store: the token store.
       tasks: ``config.tasks``.
-      read: {task: sets it reads}, of the tasks that read labelled text.
+      read: {task: sets it reads}, for the tasks that read labelled text.
 
     Raises:
-      UserError: a set has a label that its task does not know, could be that of several tasks, or cannot be tested on.
+      UserError: a set has a label that its task does not know, its labels are those of several tasks, or it has
+        no held-out examples of the task's kind.
     """
     found = {task: [*streams] for task, streams in read.items()}
     named = {task: several(tasks[task]["evaluate_on"]) for task in read if "evaluate_on" in tasks[task]}
@@ -63,16 +64,18 @@ def labelled_sets(
             found[knowing[0]].append(stream)
         else:
             left.append(stream.name)
-    if read and left:  # a run without such tasks shares its store with those that have some
-        log.warning("no task is measured on the labelled sets %s: none has their labels", ", ".join(left))
+    if read and left:  # a run without labelled tasks may share its store with runs that have some
+        log.warning(
+            "no task is evaluated on the labelled sets %s, since no task has all of their labels", ", ".join(left)
+        )
     return {task: tuple(streams) for task, streams in found.items()}
 
 
 def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> np.ndarray:
-    """Return a set's labels as those of a task whose classes have these names; −1 stays.
+    """Return a set's labels as indices of a task's classes; −1 stays −1.
 
     Args:
-      labels: class numbers of any shape; ``[rows, classes]`` if texts have several; or the bits of numbers.
+      labels: class numbers of any shape; ``[rows, classes]`` if texts have several labels; or the bits of float32 numbers.
       stream: the set.
       names: of the task's classes.
     """
@@ -101,10 +104,10 @@ def _is_held_out(stream: Stream) -> bool:
 
 
 def _alike(stream: Stream, other: Stream) -> bool:
-    """Return whether the labels of two sets are of the same kind."""
+    """Return whether the labels of two sets are of the same kind (of words, of whole texts, several, numbers)."""
     return stream.kind == other.kind and per_token(stream) == per_token(other)
 
 
 def per_token(stream: Stream) -> bool:
-    """Return whether a labelled set has labels of words, at their first pieces, and not of whole texts."""
+    """Return whether a set's labels are those of words (at their first pieces), not of whole texts."""
     return next(iter(stream.splits.values()))["labels"].per_token

@@ -1,7 +1,7 @@
 """Held-out loss, accuracy and bits per byte, per language and averaged.
 
-Masks of a row are drawn from a key that depends on the row's number only: every evaluation of a run hides the same tokens,
-however many rows a batch has.
+A row's masks are drawn from a key that depends only on the row's index. So every evaluation masks the same tokens, whatever
+the size of its batches.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from mlm_jax.objectives import Context, Metrics, Objective
 
 # {metric: (numerator [languages], denominator [languages])} in float64, summed over batches.
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
-MACRO, MICRO = "mean", "micro"  # averages: every language counts the same; every prediction counts the same
-SEED = 0  # of the masks; another one would make evaluations of different runs incomparable
+MACRO = "mean"  # average over languages: each counts the same
+MICRO = "micro"  # average over predictions: each counts the same
+SEED = 0  # of the masks; the same for all runs, so that they can be compared
 
 
 def make_measure(
     model_of: Callable[[Any], Any], objective: Objective, context: Context, mesh: Mesh | None = None
 ) -> Callable[[Any, TaskBatch, int], Metrics]:
-    """Return a function (parameters, batch, batch number) → metrics, compiled once for each shape of batch.
+    """Return a function (parameters, batch, index of the batch) → metrics, compiled once for each shape of batch.
 
     Args:
       model_of: parameters → model, such as ``program.model``.
-      objective: what is measured.
+      objective: to evaluate.
       context: facts about the vocabulary.
-      mesh: where parameters and batches lie; metrics come out whole on every device of it.
+      mesh: of parameters and batches; metrics are whole on each of its devices.
     """
 
     def prepare(batch: TaskBatch, number: jax.Array) -> Any:
@@ -45,7 +46,8 @@ def make_measure(
         return jax.tree.map(lambda leaf: leaf[:, 0], examples)
 
     def measure(params: Any, batch: TaskBatch, number: jax.Array) -> Metrics:
-        examples = prepare(batch, number)  # weights count single rows then, but metrics have none
+        # prepare() weighs each row as a batch of its own. Only the metrics are used, which have no such weights.
+        examples = prepare(batch, number)
         return objective.loss(model_of(params), examples, context, None)[1]
 
     if mesh is None:
@@ -78,7 +80,7 @@ def evaluate_task(measure: Callable[[Any, TaskBatch, int], Metrics], params: Any
 
 
 def add_sums(first: Sums, second: Sums) -> Sums:
-    """Add what was measured on some batches to what was measured on others."""
+    """Add the sums of some batches to those of others."""
     return {
         name: (first[name][0] + second[name][0], first[name][1] + second[name][1])
         if name in first and name in second
@@ -90,7 +92,7 @@ def add_sums(first: Sums, second: Sums) -> Sums:
 def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return {metric: {language: value}} with the averages ``mean`` (macro) and ``micro``.
 
-    Languages without a single observation are left out, of the macro average too.
+    Languages without observations are left out, also of the macro average.
 
     Args:
       sums: from :func:`evaluate_task`.
@@ -109,13 +111,14 @@ def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str
 
 
 def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
-    """Return loss / ln 2 · tokens / bytes: what a text would cost if every token cost as much as a hidden one.
+    """Return loss / ln 2 · tokens / bytes: bits per byte if every token cost as much as a masked one.
 
     Use it to compare vocabularies: with larger pieces the loss per token rises, but there are fewer tokens per byte. For
-    masked language modelling it is no code length, since each hidden token sees the others: compare it at one mask rate only.
+    masked language modelling it is not a code length, since each masked token sees the others: compare it only at the same
+    mask rate.
 
     Args:
-      loss: mean −log P of hidden tokens, in nats.
+      loss: mean −log P of masked tokens, in nats.
       tokens: ordinary tokens (no prefix, no end of document) of the held-out text.
       byte_count: UTF-8 bytes of that text.
 
@@ -123,7 +126,7 @@ def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
       ValueError: a text without bytes.
     """
     if byte_count <= 0:
-        raise ValueError("bits per byte of a text without bytes")
+        raise ValueError("bits per byte are not defined for a text without bytes")
     return loss / math.log(2) * tokens / byte_count
 
 
@@ -131,7 +134,7 @@ def bits_per_byte_by_language(losses: Mapping[str, float], sizes: Mapping[str, t
     """Return {language: bits per byte} with ``mean`` over languages and ``micro`` over all bytes.
 
     Args:
-      losses: {language: nats a hidden token}; averages in it are passed over.
+      losses: {language: nats a masked token}; averages among them are ignored.
       sizes: {language: (ordinary tokens, UTF-8 bytes) of the held-out text}.
     """
     measured = {code: loss for code, loss in losses.items() if code in sizes and sizes[code][1] > 0}

@@ -1,6 +1,6 @@
 """Retrieval: how often a sentence's translation is its nearest neighbour in the other language.
 
-Similarities are formed block by block, so that memory does not grow with the number of sentences squared.
+Similarities are computed block by block, so that memory does not grow with the square of the number of sentences.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mlm_jax.common.errors import UserError, nearest
 
 SCORES = ("cosine", "csls", "ratio_margin")
 NEIGHBOURS = {"cosine": 1, "csls": 10, "ratio_margin": 4}  # k in Conneau et al. 2018 (MUSE) and Hu et al. 2020 (XTREME)
-BLOCK = 4096  # sentences of either side whose similarities exist at once: 64 MiB
-LEAST_NEIGHBOURHOOD = 0.01  # below this a ratio to the neighbourhood's similarity says nothing
+BLOCK = 4096  # sentences of each side in a block of similarities: 64 MiB
+LEAST_NEIGHBOURHOOD = 0.01  # below this mean similarity of the neighbourhood, the ratio is continued linearly
 
 
 class Matches(NamedTuple):
@@ -40,12 +40,12 @@ def match(
     """Find every sentence's best match in the other language.
 
     Args:
-      sources: ``[sources, width]`` embeddings; their lengths do not matter.
+      sources: ``[sources, width]`` embeddings; they need not be normalised.
       targets: ``[targets, width]`` embeddings.
       score: ``cosine``; ``csls`` = 2 cos(x, y) − r(x) − r(y), r the mean cosine to the k nearest neighbours on the
         other side (Conneau et al. 2018, equation 3); or ``ratio_margin`` = cos(x, y) / ((r(x) + r(y)) / 2) among the k
         nearest (Artetxe & Schwenk 2019, as in XTREME).
-      neighbours: k; 0 is the usual one, 10 for CSLS and 4 for the ratio margin.
+      neighbours: k; 0: the usual k, 10 for CSLS and 4 for the ratio margin.
       block: sentences of either side whose similarities exist at once.
 
     Raises:
@@ -103,7 +103,7 @@ def nearest_neighbours(
     Args:
       queries: ``[queries, width]``.
       database: ``[database, width]``.
-      k: neighbours wanted; there are at most ``database``.
+      k: number of neighbours, at most the rows of ``database``.
       block: rows of either side whose similarities exist at once.
 
     Returns:
@@ -130,7 +130,7 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
     """Scale ``[sentences, width]`` embeddings to length 1, in float32; zero stays zero.
 
     Raises:
-      UserError: there are none, they are not a matrix, or one is not finite.
+      UserError: there are no embeddings, they are not a matrix, or one is not finite.
     """
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or not len(embeddings):
@@ -142,12 +142,12 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
 
 
 def ratio_margin(cosine: np.ndarray, neighbourhood: np.ndarray) -> np.ndarray:
-    """Return cosine / neighbourhood, and its finite continuation 1 + (cosine − b) / 0.01 where b is below 0.01."""
+    """Return cosine / b, b the neighbourhood's similarity; if b is below 0.01, its finite continuation 1 + (cosine − b) / 0.01."""
     return 1.0 + (cosine - neighbourhood) / np.maximum(neighbourhood, LEAST_NEIGHBOURHOOD)
 
 
 def mean_accuracy(matrix: Sequence[Sequence[float]] | np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Return the mean of an accuracy matrix without its diagonal and unmeasured pairs: whole, a source or a target."""
+    """Return the mean of an accuracy matrix, or of one source or target, without the diagonal and unmeasured pairs."""
     matrix = np.asarray(matrix, np.float64)
     measured = np.isfinite(matrix)
     total = np.where(measured, matrix, 0.0).sum(axis=axis)
@@ -181,7 +181,7 @@ def _best_margin(
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of the k largest values of each row, the largest first and the earlier one of equals."""
+    """Return the columns of the k largest values of each row, largest first; of equal values, the earlier column first."""
     k = min(k, values.shape[1])
     if k == 1:
         return values.argmax(axis=1)[:, None]

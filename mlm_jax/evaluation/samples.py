@@ -1,4 +1,4 @@
-"""Fill-in-the-blank samples: held-out text with some words hidden, and what the model thinks stood there."""
+"""Fill-in-the-blank samples: held-out text with some words masked, and the model's guesses."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 
 GUESSES = 5
-SHARE = 6  # one word in six is hidden
+SHARE = 6  # one word in six is masked
 
 
 def predict_pieces(
     model: Any, rows: Rows, positions: jax.Array, special: jax.Array, top_k: int, task: str = ""
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the likeliest ordinary pieces at some positions of each row.
+    """Return the most probable ordinary pieces at some positions of each row.
 
     Args:
       model: the model.
-      rows: with the mask piece where something is hidden.
+      rows: with the mask piece at masked positions.
       positions: ``[rows, blanks]``.
-      special: ``[vocabulary]`` bool, pieces that are no answer.
-      top_k: how many.
-      task: whose weights to use, where they are indexed by the task.
+      special: ``[vocabulary]`` bool, pieces that cannot be guessed.
+      top_k: pieces of each position.
+      task: selects the weights that are indexed by the task.
 
     Returns:
-      pieces ``[rows, blanks, top_k]`` int32, the likeliest first, and their probabilities among ordinary pieces.
+      pieces ``[rows, blanks, top_k]`` int32, the most probable first, and their probabilities among ordinary pieces.
     """
     hidden = model.encode(rows, task=task)  # [rows, length, width]
     picked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [rows, blanks, width]
@@ -48,7 +48,7 @@ def wordless(pieces: Sequence[str]) -> np.ndarray:
 
 
 def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
-    """Choose which tokens of a document to hide: words of one piece if there are two, else any pieces with letters."""
+    """Choose the tokens of a document to mask: words of one piece if there are two of them, else any pieces with letters."""
     text = [vocabulary.decode([int(token)]).strip() for token in document]
     readable = np.array([any(c.isalpha() for c in piece) and "\ufffd" not in piece for piece in text])
     readable &= ~vocabulary.is_special[document]
@@ -68,14 +68,14 @@ def masked_samples(
     multiple: int = 1,
     keep: int = 0,
 ) -> dict[str, list[list[Any]]]:
-    """Hide words of held-out documents, let the model guess them, and keep the documents that it fills best.
+    """Mask words of held-out documents, let the model guess them, and keep the documents that it fills best.
 
     Args:
       predict: (rows, positions ``[rows, blanks]``) → pieces and probabilities ``[rows, blanks, guesses]``.
       documents: {language: token ids of each document}, prefix and end included.
       languages: codes in index order.
-      vocabulary: that they are written in.
-      longest: tokens a row at most; longer documents are passed over.
+      vocabulary: of the documents.
+      longest: tokens a row at most; longer documents are skipped.
       multiple: that the number of rows of a batch must be of.
       keep: samples of each language; 0 keeps all.
 
@@ -119,7 +119,7 @@ def masked_samples(
 
 
 def knowledge(sample: list[Any]) -> tuple[float, float]:
-    """Return the share of a sample's blanks that are guessed right, and the mean probability of what stood there."""
+    """Return the share of a sample's blanks that are guessed right, and the mean probability of the true pieces."""
     blanks = [part for part in sample if isinstance(part, dict)]
     right = [blank["guesses"][0][0].strip() == blank["truth"] for blank in blanks]
     known = [next((p for piece, p in blank["guesses"] if piece.strip() == blank["truth"]), 0.0) for blank in blanks]
@@ -145,11 +145,11 @@ def sample_parts(
 
 
 def text_between(vocabulary: Vocabulary, document: np.ndarray, start: int, stop: int) -> str:
-    """Return the text of the tokens ``[start, stop)`` as it stands in the document, spaces included."""
+    """Return the text of the tokens ``[start, stop)`` of a document, with its spaces."""
     return vocabulary.decode(document[:stop].tolist())[len(vocabulary.decode(document[:start].tolist())) :]
 
 
 def piece_text(vocabulary: Vocabulary, piece: int) -> str:
-    """Return a piece as a reader sees it; a lone byte that is no character as its hexadecimal form."""
+    """Return a piece as text; a single byte that is not a character, as hexadecimal digits."""
     text = vocabulary.decode([int(piece)]).strip()
     return text if text and "\ufffd" not in text else vocabulary.pieces([int(piece)])[0]

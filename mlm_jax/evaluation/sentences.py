@@ -10,7 +10,7 @@ import numpy as np
 from mlm_jax.data.store.store import Store
 from mlm_jax.evaluation.retrieval import SCORES, accuracy_at_1, mean_accuracy
 
-MANY_LANGUAGES = 16  # above this, only pairs that have parallel text of their own are measured
+MANY_LANGUAGES = 16  # with more languages, only pairs that have parallel text of their own are evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ParallelSentences:
 def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
     """Read the first ``limit`` held-out pairs of every parallel stream.
 
-    A sentence that occurs again in its stream is left out: its translation could not be told from the other one. Two
-    languages without parallel text of their own are joined where a third one has the same sentence for both.
+    A sentence that occurs twice in its stream is left out, since it has two translations. Two languages without parallel
+    text of their own are aligned through a third language, if it has the same sentence for both.
 
     Args:
       store: the token store.
@@ -74,7 +74,7 @@ def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
 
 
 def retrieval_matrices(sentences: ParallelSentences, embeddings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return {score: ``[languages, languages]`` accuracy@1, source × target}; NaN where there is no parallel text.
+    """Return {score: ``[languages, languages]`` accuracy@1, source × target}; NaN for pairs without parallel text.
 
     Args:
       sentences: the parallel sentences.
@@ -100,7 +100,7 @@ def retrieval_metrics(matrices: Mapping[str, np.ndarray], sentences: ParallelSen
     """
     csls, languages = matrices["csls"], sentences.languages
     index = {language: position for position, language in enumerate(languages)}
-    counts = np.zeros_like(csls)  # sentences sought
+    counts = np.zeros_like(csls)  # sentences searched for
     for (a, b), rows in sentences.pairs.items():
         counts[index[a], index[b]] = counts[index[b], index[a]] = len(rows)
     metrics = {
@@ -118,8 +118,7 @@ def retrieval_metrics(matrices: Mapping[str, np.ndarray], sentences: ParallelSen
 def aligned_rows(sentences: ParallelSentences) -> dict[str, np.ndarray]:
     """Return {language: ``[sentences]`` indices} of sentences that exist in as many languages as possible, aligned.
 
-    The language with the most pairs is the one that the others are aligned with; languages it has no pair with are left
-    out.
+    All languages are aligned with the one that has the most pairs; languages that have no pair with it are left out.
     """
     partners: dict[str, dict[str, dict[int, int]]] = {language: {} for language in sentences.languages}
     for (a, b), pairs in sentences.pairs.items():
@@ -133,7 +132,7 @@ def aligned_rows(sentences: ParallelSentences) -> dict[str, np.ndarray]:
 
 
 def _join(a: str, b: str, languages: Sequence[str], partners: Mapping, found: Mapping) -> dict[int, int]:
-    """Align two languages through the third that gives the most pairs; {} if less than half of a side's can be."""
+    """Align two languages through the third one that gives the most pairs; {} if it aligns less than half of a side's sentences."""
     if (a, b) in found:
         return found[a, b]
     best: dict[int, int] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.extras import metric_library
 
-# Prefixes of tags: B begins an entity, I and M go on, E and L end it, S and U are whole ones.
+# Prefixes of tags: B begins an entity, I and M continue it, E and L end it, S and U are entities of one token.
 PREFIXES, BEGINS, ENDS = "BIMELSU", "BSU", "ELSU"
 
 
@@ -30,14 +30,14 @@ def entity_scores(
 
     Args:
       predicted: tags of each sentence, ``O`` or a prefix and a type: IOB2, IOBES, BILUO or BMES.
-      gold: the right ones.
+      gold: the right tags.
       languages: of each sentence.
 
     Returns:
-      {language: scores}; a language without any entity, right or predicted, is left out.
+      {language: scores}; a language without gold and predicted entities is left out.
 
     Raises:
-      UserError: nervaluate is missing, lengths differ, or a tag is of another form.
+      UserError: nervaluate is missing, lengths differ, or a tag has another form.
     """
     if not len(predicted) == len(gold) == len(languages):
         raise UserError(f"{len(predicted)} tagged sentences, {len(gold)} right ones, {len(languages)} languages")
@@ -55,7 +55,7 @@ def entity_scores(
 
 
 def _as_iob2(tags: Sequence[str]) -> list[str]:
-    """Write tags with B and I alone; after a tag that ends an entity, the next one begins another."""
+    """Return tags with B and I only; after a tag that ends an entity, the next one begins another."""
     written, ended = [], False
     for tag in tags:
         begins = tag[0] in BEGINS or ended
@@ -86,12 +86,12 @@ def tag_sentences(
 
 
 def uncut(row: np.ndarray, tokens: int, outside: int) -> np.ndarray:
-    """Return ``[tokens]`` classes of a whole document, whose row lost what stands before the last token if it was longer.
+    """Return ``[tokens]`` classes of a whole document, whose row kept only the first tokens and the last one if it was too long.
 
     Args:
       row: ``[length]`` class numbers.
       tokens: of the document.
-      outside: class of the tokens that the row has no place for.
+      outside: class of the tokens that were cut off.
     """
     if tokens <= len(row):
         return row[:tokens]
@@ -99,7 +99,7 @@ def uncut(row: np.ndarray, tokens: int, outside: int) -> np.ndarray:
 
 
 def is_entity_tags(names: Sequence[str]) -> bool:
-    """Return whether class names are tags of entities; parts of speech, for one, are measured by accuracy alone."""
+    """Return whether class names are tags of entities; other classes, such as parts of speech, are evaluated by accuracy only."""
     return "O" in names and all(_is_tag(name) for name in names)
 
 

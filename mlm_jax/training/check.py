@@ -1,4 +1,4 @@
-"""What can be found out about a config without its data: all that makes a program, in shapes only."""
+"""Checks of a config that need no data: its program is built in shapes only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule
 
 AVERAGES = ("mean", "micro")  # over languages, in the names of metrics
-MANY_PIECES = 1 << 24  # more than any vocabulary has: how large this one is may only be known from data
+MANY_PIECES = 1 << 24  # more than any vocabulary has; the size of this one may be unknown without data
 
 
 def check_config(config: ConfigDict) -> None:
@@ -29,7 +29,7 @@ def check_config(config: ConfigDict) -> None:
     If the config names no languages (they come from an existing store), the last three are checked later.
 
     Raises:
-      UserError: something does not exist or cannot work together; a BadValue if a single key is the cause.
+      UserError: a value does not exist, or values do not fit each other; a BadValue if a single key is the cause.
     """
     check_values(config)
     objectives = create_objectives(config.tasks)
@@ -50,29 +50,29 @@ def check_config(config: ConfigDict) -> None:
     check_language_names(languages)
     if not languages:
         return
-    if names_data:  # otherwise an existing store is used, and its streams are known only once it is open
+    if names_data:  # otherwise the run uses an existing store, whose streams are known when it is opened
         _check_names(config)
         pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
         try:
             curriculum.resolve(config, languages, pairs)
         except UserError as error:
             raise BadValue("curriculum", error.problem, error.remedy) from error
-    labels = {task: 2 for task, objective in objectives.items() if objective.kind in WITH_LABELS}  # at least
+    labels = {task: 2 for task, objective in objectives.items() if objective.kind in WITH_LABELS}  # the fewest
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes, config.curriculum)
 
 
 def check_language_names(languages: Sequence[str]) -> None:
-    """Check that names of languages can be told from other parts of metric names such as ``eval/loss/mean``.
+    """Check that names of languages cannot be confused with other parts of metric names such as ``eval/loss/mean``.
 
     Raises:
-      UserError: one cannot.
+      UserError: a name can be confused with them.
     """
     for language in languages:
         if language in AVERAGES or "/" in language or not language.strip():
             raise UserError(
-                f"a language is called {language!r}, which is no name for one: metrics are called task/loss/LANGUAGE, "
-                "and averages over languages mean and micro",
+                f"{language!r} cannot be the name of a language: metrics are called task/loss/LANGUAGE, and the "
+                "averages over languages mean and micro",
                 remedy="use a code such as en or zh-Hant",
             )
 
@@ -86,7 +86,7 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
             given = entry.get("length", {})
             everywhere = (
                 {task: given} if objective.kind == "text" else {}
-            )  # a plain number holds for tasks that read text
+            )  # a plain number applies to tasks that read text
             found = (given if isinstance(given, Mapping) else everywhere).get(task)
             lengths |= {f"curriculum[{index}].length": found} if isinstance(found, int) else {}
         for key, length in lengths.items():
@@ -100,7 +100,7 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
 
 
 def _check_rows(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
-    """Check that microbatches and runs of the same language can share the rows of every phase."""
+    """Check that the rows of every phase can be divided by the microbatches and the same-language runs."""
     kinds = {task: objective.kind for task, objective in objectives.items()}
     for index, tasks in enumerate(curriculum.tasks_by_phase(config, kinds)):
         for task, entry in tasks.items():
@@ -112,7 +112,7 @@ def _check_rows(config: ConfigDict, objectives: Mapping[str, Objective]) -> None
 
 
 def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
-    """Check that mask rates of the curriculum are of tasks that mask."""
+    """Check that the curriculum gives mask rates only to tasks that mask."""
     masking = [task for task, objective in objectives.items() if objective.masks]
     for index, entry in enumerate(config.curriculum):
         rates = entry.get("mask_rate", {})
@@ -122,7 +122,7 @@ def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -
         for task in named:
             if task not in masking:
                 key = f"curriculum[{index}].mask_rate"
-                raise BadValue(key, f"{key} is of task {task!r}, which masks nothing", "leave it out")
+                raise BadValue(key, f"{key} names task {task!r}, which masks no tokens", "leave it out")
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -25,16 +25,16 @@ def make_context(
       vocabulary: of the run's text.
       languages: language codes in index order.
       config: the run's config.
-      labels: {task with labels: names of its classes}; classes of a name may weigh more than others in training.
+      labels: {task with labels: names of its classes}, for objectives that weigh classes by name.
 
     Raises:
-      UserError: a task hides pieces, and the vocabulary has none to put there.
+      UserError: a task masks pieces, but the vocabulary has no mask piece.
     """
     hiding = [task for task, entry in config.tasks.items() if objective_class(entry["objective"], task).masks]
     if hiding and vocabulary.mask_id < 0:
         raise UserError(
-            f"task {hiding[0]!r} hides pieces behind <mask>, which this vocabulary does not have",
-            remedy="take an objective without a mask (denoising, translation, ranking), or a vocabulary of your own",
+            f"task {hiding[0]!r} masks pieces, but this vocabulary has no <mask>",
+            remedy="use an objective that needs no <mask> (denoising, translation, ranking), or a vocabulary of your own",
         )
     prefixes = [vocabulary.document_prefix(config.data.prefix, language) for language in languages]
     # Without a stored prefix a decoder starts with padding, as T5's does.
@@ -57,7 +57,7 @@ def make_context(
 def planned_context(languages: tuple[str, ...], config: ConfigDict) -> Context:
     """Return the context of a run whose vocabulary does not exist yet: of ``config.vocabulary.size`` pieces.
 
-    The number of special pieces is right, which ones they are is not: shapes and costs are those of the real run.
+    Shapes and costs are those of the real run: the number of special pieces is right, their ids need not be.
     """
     size, sentinels = config.vocabulary.size, config.vocabulary.sentinels
     first_language = 5  # after <pad> </s> <unk> <s> <mask>

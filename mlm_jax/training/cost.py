@@ -1,4 +1,4 @@
-"""What a step computes, in shapes and FLOPs, before anything is computed."""
+"""The cost of a step, from shapes only: its batch, its FLOPs, and parameters by group."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
 
 
 def parameters_by_group(program: Program) -> dict[str, int]:
-    """Return {group: number of parameters}; layers are named with what picks their weights, "decoder/0 by family"."""
+    """Return {group: number of parameters}; names of indexed layers tell their index, as in "decoder/0 by family"."""
     counts: dict[str, int] = {}
     for path, leaf in by_path(program.state.params).items():
         name, *rest = path.split("/")

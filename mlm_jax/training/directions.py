@@ -1,7 +1,7 @@
-"""Directions: what each optimizer makes of a gradient, before the learning rate.
+"""Directions: each optimizer's update from a gradient, before the learning rate.
 
-A stacked parameter is read as the many tensors that it holds, one a layer and one a language (the logical axes "layers"
-and "groups"): a norm, a factored moment or an orthogonalisation never mixes two of them.
+A stacked parameter counts as many tensors, one for each layer and language (the logical axes "layers" and "groups"): a norm,
+a factored moment or an orthogonalisation is of one of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Mask = Callable[[Any], Any]  # parameters → tree of bool
 
 STACKED = ("layers", "groups")
 NOT_HIDDEN = ("vocabulary", "positions", "labels")  # kernels with such an axis are tables or outputs
-SMALLEST_FACTORED = 128  # rows and columns from which on Adafactor factors a matrix's moments, as in T5X and optax
-MUON_RMS = 0.2  # of Muon's updates: that of AdamW's in practice, so that one learning rate and decay serve both
+SMALLEST_FACTORED = 128  # least rows and columns for which Adafactor factors a matrix's moments, as in T5X and optax
+MUON_RMS = 0.2  # of Muon's updates: that of AdamW's in practice, so that both use the same learning rate and decay
 
 
 def direction(config: ConfigDict, axes_of: AxesOf, decays: Mask) -> optax.GradientTransformation:
@@ -36,7 +36,7 @@ def direction(config: ConfigDict, axes_of: AxesOf, decays: Mask) -> optax.Gradie
     Args:
       config: ``config.optimizer``; its name is one of ``DIRECTIONS``.
       axes_of: {parameter path: logical axes}.
-      decays: parameters → tree of bool, which of them decay.
+      decays: parameters → tree of bool: whether each has weight decay.
     """
     beta1, beta2 = config.betas
     decay = optax.add_decayed_weights(config.weight_decay, decays)
@@ -90,7 +90,7 @@ def scale_by_stable_adamw(
 
 
 class FactoredState(NamedTuple):
-    """Steps taken and second moments: of rows and columns of a matrix, or whole; what a parameter lacks is ``[1]``."""
+    """Steps and second moments: of a matrix's rows and columns, or of all elements; unused moments are ``[1]``."""
 
     steps: jax.Array
     rows: Any
@@ -103,13 +103,13 @@ def scale_by_factored_rms(
 ) -> optax.GradientTransformation:
     """Adafactor's direction: g/√v with v the outer product of a mean a row and a mean a column (Shazeer & Stern 2018).
 
-    optax's own factors the two largest axes of an array, which in a stack may be those of layers or languages.
+    optax's own version factors the two largest axes of an array, which in a stack may be those of layers or languages.
 
     Args:
       axes_of: {parameter path: logical axes}.
       exponent: the moments decay by 1 − t^−exponent (section 7.2).
       epsilon: added to g² (ε₁).
-      largest_rms: of a tensor's direction; a larger one is scaled down (section 6).
+      largest_rms: of a tensor's direction; a direction with a larger one is scaled down (section 6).
     """
 
     def is_factored(name: str, leaf: Any) -> bool:
@@ -200,7 +200,7 @@ def is_hidden_kernel(name: str, axes: Axes) -> bool:
 
 
 def _size(leaf: Any, axes: tuple[int, ...]) -> int:
-    """Return the size of some axes of an array taken together; 0 of none."""
+    """Return the product of the sizes of some axes; 0 without axes."""
     return math.prod(leaf.shape[axis] for axis in axes) if axes else 0
 
 

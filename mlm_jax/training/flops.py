@@ -1,8 +1,8 @@
-"""FLOPs of a training step by analysis: XLA's own count sees the body of a loop once.
+"""FLOPs of a training step by analysis, since XLA's own count counts the body of a loop only once.
 
-A multiplication and an addition are two. Matrix products alone are counted, forward once and backward twice. Attention
-counts the keys that each query is computed against, padding and other documents of the row included, which for a
-window is the band of blocks and not the whole row; the output layer counts predicted positions only.
+A multiplication and an addition are two FLOPs. Only matrix products are counted, once forward and twice backward. Attention
+counts all keys for which a query's score is computed, padding and other documents of the row included; with a window these
+are the keys of its blocks. The output layer counts predicted positions only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlm_jax.objectives.traffic import Traffic
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
 
-TRAINING = 3  # a matrix product forward is two backward, one for each of its arguments
+TRAINING = 3  # a matrix product has two more in the backward pass, one for the gradient of each argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Flops:
 
     Attributes:
       parts: {"encoder", "decoder", "attention", "output" and the like: FLOPs}, forward and backward.
-      recomputed: FLOPs that the backward pass repeats to save memory (``model.remat``, ranking in parts): devices do
-        them, but they are no part of the model, nor of MFU.
+      recomputed: FLOPs that the backward pass repeats to save memory (``model.remat``, ranking in parts). Devices execute
+        them, but they do not count in MFU.
     """
 
     parts: dict[str, float]
@@ -47,18 +47,18 @@ class Flops:
 
     @property
     def executed(self) -> float:
-        """Return the FLOPs that devices do, with those they repeat."""
+        """Return the FLOPs that devices execute, the repeated ones included."""
         return self.model + self.recomputed
 
 
 def mfu(flops_per_step: float, seconds: float, devices: int, peak: float) -> float:
-    """Return the share of the devices' peak that the model's FLOPs come to (model FLOPs utilisation).
+    """Return model FLOPs utilisation: the model's FLOP/s as a share of the devices' peak.
 
     Args:
       flops_per_step: of all devices together.
-      seconds: a step takes.
-      devices: how many there are.
-      peak: FLOP/s of one.
+      seconds: of a step.
+      devices: number of devices.
+      peak: FLOP/s of one device.
     """
     return flops_per_step / (seconds * devices * peak)
 
@@ -106,7 +106,7 @@ def step_flops(
         add("ranking", 2 * seen.compared * config.model.width)
         of_task = (("classifiers", task, "kernel"), ("classifier_transforms", task, "dense", "kernel"))
         add("classifiers", 2 * seen.classified * sum(kernels.get(path, 0) for path in of_task))
-        # Full recomputation repeats the layers' forward pass; "dots" keeps the products and repeats attention's, which
+        # Full recomputation repeats the layers' forward pass. "dots" keeps the products except those of attention, which
         # have batch dimensions.
         again = {"none": (), "dots": ("attention",), "full": ("encoder", "decoder", "attention")}[config.model.remat]
         recomputed += sum(layers.get(name, 0.0) for name in again)
@@ -116,19 +116,19 @@ def step_flops(
 
 
 def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
-    """Return what an objective makes of a batch of these shapes."""
+    """Return an objective's traffic for a batch of these shapes."""
     return objective.traffic(jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch))
 
 
 def implementation(model: ConfigDict, platform: str, length: int, kv_length: int, *, biased: bool) -> str:
-    """Return what :func:`mlm_jax.model.choice.choose` will take for rows of these lengths."""
+    """Return the implementation that :func:`mlm_jax.model.choice.choose` chooses for rows of these lengths."""
     if model.attention != "auto":
         return model.attention
     return choose("auto", *shapes(model, length, kv_length, platform), biased=biased, here=platform)
 
 
 def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, implementation: str) -> float:
-    """Return how many keys a query is computed against, on average, as :mod:`mlm_jax.model.attention` does it."""
+    """Return the mean number of keys for which :mod:`mlm_jax.model.attention` computes a query's score."""
     if implementation == "splash":
         padded, kv_padded = (-(-size // LANES) * LANES for size in (length, kv_length))
         block, kv_block = block_size(padded), block_size(kv_padded)
@@ -174,7 +174,7 @@ def _layer_flops(
             implementation=chosen,
         )
 
-    # Target positions that cross-lingual attention lets look at a source: of aligned rows, or of what a decoder writes.
+    # Target positions with cross-lingual attention to a source: those of aligned rows, or of a decoder's output.
     looking_rows, lookers = (seen.aligned, seen.length) if seen.aligned else (seen.target_rows, seen.target_length)
     looked_at = seen.length
     found = {"encoder": 0.0, "decoder": 0.0, "attention": 0.0, "cross_lingual": 0.0}
@@ -185,13 +185,13 @@ def _layer_flops(
             of_memory = "memory_attention" in path and path[-2] in ("key", "value")
             found["decoder"] += 2 * size * (seen.rows * seen.length if of_memory else targets)
         elif path[0] == "characters":
-            # The strided convolution's kernel covers the characters of one slot; everything else sees every character.
+            # The strided convolution runs once for each slot, everything else once for each character.
             found["encoder"] += 2 * size * (tokens if path[1] == "down" else seen.rows * seen.length)
         elif path[0] == "cross_lingual":
-            # An additive score is a product for each pair of positions; all else is one for each position.
+            # An additive score has a product for each pair of positions, the other parts one for each position.
             times = {"additive": lookers * looked_at, "source": looked_at}.get(path[1], lookers)
             found["cross_lingual"] += 2 * size * looking_rows * times
-    if model.cross_lingual:  # scores, unless additive, and the sum of what is looked at
+    if model.cross_lingual:  # scores, unless they are additive, and the weighted sums of source positions
         products = 1 if model.cross_lingual["score"] == "additive" else 2
         found["cross_lingual"] += products * 2 * looking_rows * lookers * looked_at * model.width
     layers = sum(entry["layers"] for entry in model.encoder)
@@ -209,7 +209,7 @@ def _layer_flops(
 
 
 def _kernels(params: Any, axes: Any) -> dict[tuple[str, ...], int]:
-    """Return {path: elements that one token meets} of the kernels: all layers', but one group's only."""
+    """Return {path of a kernel: elements that one token is multiplied with}: of all layers, and of one group."""
     axes_of = axes_by_path(axes)
     return {
         tuple(path.split("/")): math.prod(

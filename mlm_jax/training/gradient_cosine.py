@@ -1,4 +1,4 @@
-"""Do tasks, or languages, pull the shared weights the same way? Cosines between their gradients, on demand."""
+"""Cosines between the gradients of tasks or of languages: whether they change the shared weights in the same direction."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class GradientCosines(NamedTuple):
 
     Attributes:
       names: tasks or language codes.
-      cosines: ``[names, names]`` over the parameters that both gradients move, of indexed ones the slices of those
-        languages or tasks that both do; NaN where there are none.
+      cosines: ``[names, names]`` over the parameters, and the slices of indexed parameters, in which both gradients are not
+        zero; NaN if there are none.
       norms: ``[names]`` of the gradients over the chosen parameters.
     """
 
@@ -65,8 +65,8 @@ def between_languages(
     Args:
       program: the compiled run.
       params: parameters at which to measure.
-      batch: as in :func:`between_tasks`; of pairs, a row is of its target's language.
-      task: whose loss to take apart.
+      batch: as in :func:`between_tasks`; a row of a pair counts for its target's language.
+      task: its loss is divided by language.
       parameters: as in :func:`between_tasks`.
       seed: of the masks.
 
@@ -77,11 +77,13 @@ def between_languages(
     if task not in program.objectives:
         raise UserError(f"no task {task!r}{nearest(task, program.objectives)}")
     if not program.objectives[task].additive:
-        raise UserError(f"the loss of task {task!r} compares rows of all languages and has no part of one language")
+        raise UserError(
+            f"the loss of task {task!r} compares rows of all languages, so it has no terms of single languages"
+        )
     if program.objectives[task].mixes_languages:
         raise UserError(
             f"the rows of task {task!r} hold two languages and predict pieces of both",
-            remedy="compare languages by a task whose rows are of one, such as mlm",
+            remedy="compare languages by a task whose rows have one language each, such as mlm",
         )
     chosen = _chosen(params, parameters)
     rows = _texts(batch[task])
@@ -92,7 +94,7 @@ def between_languages(
 
 
 def only_language(batch: TaskBatch, language: int) -> TaskBatch:
-    """Turn the rows of other languages into padding, and their labels into ignored ones."""
+    """Turn the rows of other languages into padding, and ignore their labels."""
     keep = _texts(batch).language == language  # [rows]
     part: TaskBatch = {}
     for name, value in batch.items():
@@ -119,7 +121,7 @@ def _texts(batch: TaskBatch) -> Rows:
 
 
 def _chosen(params: Any, parameters: str) -> list[int]:
-    """Return which leaves of the parameters a regex matches."""
+    """Return for each parameter whether the regex matches its path."""
     names = list(by_path(params))
     chosen = [index for index, name in enumerate(names) if re.fullmatch(parameters, name)]
     if not chosen:
@@ -140,7 +142,7 @@ def _compare(program: Program, names: tuple[str, ...], gradients: list[Any], cho
         vectors = slices.reshape(*slices.shape[:2], -1)  # [groups or 1, names, …]
         return jnp.einsum("gip,gjp->gij", vectors, vectors, precision="highest")
 
-    # One leaf at a time: the products of its slices, by which shared parameters are told from a task's or language's own.
+    # One parameter at a time: the products of its slices show which names share it.
     grams = np.concatenate(
         [np.asarray(products([leaves[i] for leaves in flat], axes[i]), np.float64) for i in chosen]
     )  # [slices, names, names]

@@ -1,4 +1,4 @@
-"""Optimizers: one chain of clip, direction, decay and rate, with frozen parameters and absent languages left alone."""
+"""Optimizers: clipping, direction, decay and learning rate in a chain, which keeps frozen parameters and absent languages."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def create(
 ) -> optax.GradientTransformation:
     """Return the optimizer that ``config.optimizer`` describes.
 
-    Gradients are clipped once by the global norm of all that is trained; weight decay is decoupled (Loshchilov & Hutter
-    2019); parameters that are frozen get no state and do not move; the slice of a language that is absent from a step
-    keeps its weights and moments.
+    Gradients are clipped by the global norm over all trained parameters. Weight decay is decoupled (Loshchilov & Hutter
+    2019). Frozen parameters have no state and do not change. The slice of a language that is absent from a step keeps its
+    weights and moments.
 
     Args:
       config: ``config.optimizer``.
       steps: of the whole run, for the schedule.
       params: arrays or shapes.
-      logical_axes: a like tree of tuples; "groups" marks the axis of language-indexed weights.
+      logical_axes: a tree of tuples like ``params``; "groups" marks the axis of language-indexed weights.
       curriculum: ``config.curriculum``, which may change the learning rate.
 
     Raises:
@@ -70,9 +70,9 @@ def create(
 
 
 def frozen_parameters(config: ConfigDict, params: Any) -> Any:
-    """Return a tree like ``params`` of bool: which of them ``config.optimizer`` freezes whole.
+    """Return a tree like ``params`` of bool: whether ``config.optimizer`` freezes all of a parameter.
 
-    With the default table that is nothing, or, if the model has LoRA, everything beside it and the heads of tasks.
+    The default table freezes no parameter; or, if the model has LoRA, all but those of LoRA and of the heads of tasks.
 
     Raises:
       UserError: the regex table does not fit the parameters, or leaves nothing to train.
@@ -87,21 +87,22 @@ def frozen_parameters(config: ConfigDict, params: Any) -> Any:
 
 
 def beside_low_rank(frozen: Any) -> Any:
-    """Return the tree with everything frozen but low-rank products and the heads of tasks, if there are such products."""
+    """Return the tree with all frozen except low-rank products and the heads of tasks, if there are low-rank products."""
     paths = by_path(frozen)
     if not any(map(is_low_rank, paths)):
         return frozen
     return map_by_path(lambda path, _: not (is_low_rank(path) or path.startswith(OF_TASKS)), frozen)
 
 
-Ranges = tuple[tuple[int, int], ...]  # (first, behind the last) of rows
+Ranges = tuple[tuple[int, int], ...]  # (first row, one past the last)
 
 
 def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, Ranges]:
-    """Return {parameter path: ranges} where ``config.optimizer`` freezes some rows only: pieces, or languages' own weights.
+    """Return {parameter path: ranges} of parameters that ``config.optimizer`` freezes in part: pieces, or languages' own
+    weights.
 
     Raises:
-      UserError: such a parameter is neither of the vocabulary nor indexed by language, or has not as many rows.
+      UserError: such a parameter has neither a vocabulary axis nor an index, or has fewer rows.
     """
     rows: dict[str, Ranges] = {}
     table = apply_table(config.freeze_table, params, "optimizer.freeze_table")
@@ -111,8 +112,8 @@ def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> di
         axis = _row_axis(axes_of[name])
         if axis is None:
             raise UserError(
-                f"optimizer.freeze_table freezes {value!r} rows of {name!r}, which has none of the vocabulary or of "
-                "languages",
+                f"optimizer.freeze_table freezes {value!r} rows of {name!r}, whose rows are neither pieces of "
+                "the vocabulary nor languages",
                 remedy="freeze it whole (True) or not at all (False)",
             )
         ranges = ((0, value),) if isinstance(value, int) else tuple((first, behind) for first, behind in value)
@@ -130,14 +131,14 @@ def _is_ranges(node: Any) -> bool:
 
 
 def _row_axis(axes: Axes) -> int | None:
-    """Return the axis of what can be frozen in part: the pieces of the vocabulary, or the slices of indexed weights."""
+    """Return the axis along which a parameter can be frozen in part: pieces of the vocabulary, or slices of indexed weights."""
     return next((axis for axis, name in enumerate(axes) if name in ("vocabulary", "groups")), None)
 
 
 def keep_rows(
     inner: optax.GradientTransformation, rows: dict[str, Ranges], axes_of: dict[str, Axes]
 ) -> optax.GradientTransformation:
-    """Leave rows of some pieces or languages as they are, bit for bit, and out of the gradient's norm.
+    """Keep the rows of some pieces or languages bit for bit, and leave them out of the gradient's norm.
 
     Args:
       inner: the optimizer.
@@ -152,7 +153,7 @@ def keep_rows(
             if name not in rows:
                 return leaf
             axis = _row_axis(axes_of[name])
-            assert axis is not None  # :func:`frozen_rows` has seen to it
+            assert axis is not None  # checked by frozen_rows
             index = jnp.arange(leaf.shape[axis])
             kept = jnp.stack([(first <= index) & (index < behind) for first, behind in rows[name]]).any(axis=0)
             return jnp.where(jnp.expand_dims(kept, [a for a in range(leaf.ndim) if a != axis]), 0, leaf)
@@ -167,12 +168,12 @@ def keep_rows(
 
 
 def optimizer_state_shardings(transformation: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-    """Return shardings of the optimizer's state: moments lie where their parameters lie, all else is whole everywhere.
+    """Return shardings of the optimizer's state: moments are split like their parameters, everything else is replicated.
 
     Args:
       transformation: from :func:`create`.
       params: shapes of the parameters.
-      shardings: a like tree of ``NamedSharding``.
+      shardings: a tree of ``NamedSharding`` like ``params``.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
     whole = NamedSharding(mesh, P())
@@ -182,8 +183,8 @@ def optimizer_state_shardings(transformation: optax.GradientTransformation, para
         if _is_masked(leaf):
             return leaf
         if leaf.ndim != parameter.ndim:
-            return whole  # a placeholder for what this parameter has no moment of
-        # A moment is as large as its parameter along each axis, or factored: 1.
+            return whole  # a placeholder for a moment that this parameter does not have
+        # Along each axis, a moment has the size of its parameter, or 1 if it is factored.
         split = (*sharding.spec, *[None] * (leaf.ndim - len(sharding.spec)))
         return NamedSharding(mesh, P(*(s if n == m else None for s, n, m in zip(split, leaf.shape, parameter.shape))))
 
@@ -199,11 +200,11 @@ def optimizer_state_shardings(transformation: optax.GradientTransformation, para
 
 
 def keep_absent_groups(inner: optax.GradientTransformation, axes_of: dict[str, Axes]) -> optax.GradientTransformation:
-    """Leave a language's slice of indexed weights, and its moments, bit for bit as they are where its gradient is zero.
+    """Keep a language's slice of indexed weights and its moments bit for bit if its gradient is zero.
 
     A language that is absent from a batch has a gradient of exactly zero; without this, decay and momentum would still
-    move its weights. The optimizer's step count, and with it Adam's bias correction, stays that of the run: the moments of a
-    language that is first seen late are corrected as if they were old. Where its gradients stay the same, its k-th step is
+    move its weights. The optimizer's step count, and with it Adam's bias correction, stays that of the run, so the moments
+    of a language that first occurs late are corrected as if they were old. If its gradients are constant, its k-th step is
     (1 − β₁ᵏ) / √(1 − β₂ᵏ) of what it should be: 0.71 at first and up to 1.55 with the betas (0.9, 0.98), but 3.2 and up to
     6.6 with (0.9, 0.999).
 
@@ -232,7 +233,7 @@ def keep_absent_groups(inner: optax.GradientTransformation, axes_of: dict[str, A
 
 
 def present_groups(gradients: Any, axes_of: dict[str, Axes]) -> Any:
-    """Return a tree of bool: whether each parameter, or each slice along "groups" (``[layers, groups]``), has a gradient."""
+    """Return a tree of bool: whether the gradient of each parameter, or slice (``[layers, groups]``), has a value other than 0."""
 
     def presence(name: str, gradient: jax.Array) -> jax.Array:
         axes = axes_of[name]
@@ -246,14 +247,14 @@ def present_groups(gradients: Any, axes_of: dict[str, Axes]) -> Any:
 
 
 def spread(present: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Give a mask over leading axes the rank of ``leaf``; a leaf without them (a placeholder) is always present."""
+    """Reshape a mask over leading axes to the rank of ``leaf``; True for a leaf without these axes (a placeholder)."""
     if leaf.shape[: present.ndim] != present.shape:
         return jnp.ones((), bool)
     return present.reshape(present.shape + (1,) * (leaf.ndim - present.ndim))
 
 
 def axes_by_path(logical_axes: Any) -> dict[str, Axes]:
-    """Return {parameter path: logical axes} of a tree of them."""
+    """Return {parameter path: logical axes} of a tree of logical axes."""
     return by_path(logical_axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -264,5 +265,5 @@ def _same_paths(tree: Any, like: Any) -> Any:
 
 
 def _is_masked(node: Any) -> bool:
-    """Return whether this stands for a parameter of another part of the optimizer, or a frozen one."""
+    """Return whether a node is optax's placeholder for a parameter that is frozen or belongs to another part of the optimizer."""
     return isinstance(node, optax.MaskedNode)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-KEYS = ("key", "idx", "name")  # where JAX's entries of a path keep it: of dictionaries, sequences, named tuples
+KEYS = ("key", "idx", "name")  # attributes of JAX's path entries: of dictionaries, sequences, named tuples
 
 
 def by_path(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def by_path(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> dict[
 
 
 def map_by_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Return a tree of ``function(path, leaf, …)``; the leaves of other trees, of the same structure, come behind."""
+    """Return a tree of ``function(path, leaf, …)``; further arguments are the leaves of other trees of the same structure."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(_name(path), *leaves), tree, *others)
 
 

@@ -21,8 +21,8 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
       key: the config key of the table, for messages.
 
     Raises:
-      UserError: a parameter matches no pattern; a pattern is not a regex, matches no parameter, or only ones that
-        earlier patterns have taken (a last ``.*`` may have nothing left).
+      UserError: a parameter matches no pattern, or a pattern is not a regex or matches no parameter that earlier patterns
+        have left (except a last ``.*``).
     """
     names = list(by_path(params))
     patterns = [compiled(pattern, key) for pattern, _ in table]
@@ -31,7 +31,7 @@ def apply_table(table: Sequence[tuple[str, Any]], params: Any, key: str) -> Any:
         first = next((index for index, pattern in enumerate(patterns) if pattern.fullmatch(name)), None)
         if first is None:
             raise UserError(
-                f"{key}: nothing matches the parameter {name!r}", remedy=f"end the table with ('{CATCH_ALL}', value)"
+                f"{key}: no pattern matches the parameter {name!r}", remedy=f"end the table with ('{CATCH_ALL}', value)"
             )
         chosen[name] = first
     for index, pattern in enumerate(patterns):
@@ -60,7 +60,7 @@ def check_matches(pattern: re.Pattern[str], names: Sequence[str], key: str) -> N
     """Check that a pattern matches a parameter.
 
     Raises:
-      UserError: it does not; the message names the part of a path that looks most like it.
+      UserError: it matches none; the message names the most similar part of a path.
     """
     if not any(pattern.fullmatch(name) for name in names):
         parts = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}

@@ -21,14 +21,14 @@ Schedule = Callable[[Any], Any]  # step (int or traced) → float32
 def learning_rate(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[str, Any]] = ()) -> Schedule:
     """Return step → learning rate.
 
-    All begin with a linear warm-up: from 0, and ``wsd`` from ``final_fraction``, as in transformers. Then ``wsd`` stays
-    and decays as 1 − √ over the last ``decay_steps`` (Hägele et al. 2024), ``cosine`` and ``linear`` decay to the end
-    of the run, ``rsqrt`` falls as 1/√step, ``constant`` stays.
+    All schedules begin with a linear warm-up from 0, or, for ``wsd``, from ``final_fraction``, as in transformers. Then
+    ``wsd`` stays constant and decays as 1 − √ over the last ``decay_steps`` (Hägele et al. 2024); ``cosine`` and ``linear``
+    decay until the end of the run; ``rsqrt`` falls as 1/√step; ``constant`` stays constant.
 
     Args:
       config: ``config.optimizer``.
       steps: of the whole run.
-      curriculum: ``config.curriculum``, whose phases may have a factor on the rate, or a schedule of their own.
+      curriculum: ``config.curriculum``; its phases may multiply the rate by a factor, or have a schedule of their own.
 
     Raises:
       UserError: the schedule is unknown, or its parts are longer than the run.
@@ -84,7 +84,7 @@ def _of_schedule(config: ConfigDict, steps: int) -> Schedule:
 
 
 def schedule_line(config: ConfigDict, steps: int) -> str:
-    """Return the schedule of ``config.optimizer`` in one line, for the log of a run of ``steps`` steps."""
+    """Return a line for the log that describes the schedule of ``config.optimizer`` over ``steps`` steps."""
     warmup, decay = warmup_and_decay(config, steps)
     shares = [
         f" ({value:g} of {steps:,})" if 0 < value < 1 else "" for value in (config.warmup_steps, config.decay_steps)

@@ -1,4 +1,4 @@
-"""Warnings that a run's attention does not use the fast kernel of its accelerator, with what to change."""
+"""Warnings if a run's attention cannot use the fast kernel of its accelerator, with remedies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def attention_of(config: ConfigDict, mesh: Mesh) -> dict[str, list[Choice]]:
-    """Return {task: how each kind of layers attends in its rows}.
+    """Return {task: the attention implementation of each kind of layers in its rows}.
 
     Args:
       config: the run's config.
-      mesh: of the devices that the run is for.
+      mesh: of the run's devices.
 
     Raises:
       UserError: ``model.attention`` names a kernel that these devices or shapes cannot use.
@@ -31,7 +31,7 @@ def attention_of(config: ConfigDict, mesh: Mesh) -> dict[str, list[Choice]]:
 
 
 def warn_of_slow_attention(config: ConfigDict, mesh: Mesh) -> None:
-    """Log a warning for each obstacle between the layers and the accelerator's kernel; arguments as :func:`attention_of`."""
+    """Log a warning for each reason why layers cannot use the accelerator's kernel; arguments as :func:`attention_of`."""
     obstacles: dict[tuple[str, str], list[str]] = {}
     for task, chosen in attention_of(config, mesh).items():
         for layers, _, obstacle in chosen:

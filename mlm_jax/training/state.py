@@ -1,4 +1,4 @@
-"""The training state: everything that a resumed run needs beside its config and its data."""
+"""The training state: with the config and the data, everything that a resumed run needs."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_set_that_nobody_reads_is_measured_by_the_task_that_knows_its_labels(t
         "genre": {"data": ("genre",)},
     }
     assert sets_of(store, tasks) == {"entities": ["ner", "fewer", "other"], "more": ["read"], "genre": ["genre"]}
-    assert "no task is measured on the labelled sets foreign: none has" in caplog.text
+    assert "no task is evaluated on the labelled sets foreign, since no task has" in caplog.text
     np.testing.assert_array_equal(in_task_order(np.array([[0, 1, -1]]), store.stream("fewer"), NER), [[1, 0, -1]])
 
 

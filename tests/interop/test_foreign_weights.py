@@ -198,7 +198,7 @@ def test_an_encoder_without_a_mask_is_not_trained_to_fill_it(tmp_path, capsys):
     mlm = "tasks={'mlm': {'objective': 'mlm', 'rows': 8, 'length': 32, 'mask_rate': 0.3}}"
     arguments = ["train", "--config", str(ours / "config.py"), "--workdir", str(tmp_path / "run"), "--set", mlm]
     assert cli.main([*arguments, "--set", f"data.corpora={{'de': '{tmp_path}/de.txt'}}"]) == 2
-    assert "task 'mlm' hides pieces behind <mask>, which this vocabulary does not have" in capsys.readouterr().err
+    assert "task 'mlm' masks pieces, but this vocabulary has no <mask>" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 7])

@@ -12,11 +12,13 @@ from mlm_jax.objectives import create_objectives
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.reporter import Reporter, window_metrics
 
+SHARES = ("planned_shares", "planned_by_source", "realised_shares", "realised_by_source")
+
 
 def test_a_run_whose_gradient_is_not_finite_stops_at_the_next_log_line(tmp_path):
     config, written = default_config(), []
     program = SimpleNamespace(config=config, languages=("de",), learning_rate=lambda step: 0.1, task_weights={})
-    none = dict.fromkeys(("planned_shares", "planned_by_source", "realised_shares"), lambda *_: {})
+    none = dict.fromkeys(SHARES, lambda *_: {})
     loader = SimpleNamespace(tokens_seen=lambda step: {}, **none)
     metrics, progress = (
         SimpleNamespace(write=lambda step, _: written.append(step)),

@@ -64,7 +64,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
         (
             "curriculum=({'steps': 10, 'mask_rate': {'ranking': 0.2}},)",
             "curriculum[0].mask_rate",
-            "curriculum[0].mask_rate is of task 'ranking', which masks nothing. Remedy: leave it out",
+            "curriculum[0].mask_rate names task 'ranking', which masks no tokens. Remedy: leave it out",
         ),
         (
             "tasks.mlm.data='dee'",

@@ -183,7 +183,7 @@ def test_decay_and_rate_tables():
 @pytest.mark.parametrize(
     "table, message",
     [
-        ((("decoder/.*", True),), "nothing matches the parameter 'adapter/kernel'"),
+        ((("decoder/.*", True),), "no pattern matches the parameter 'adapter/kernel'"),
         ((("decodr/.*", True), (".*", False)), "no parameter matches 'decodr/.*'; did you mean 'decoder'?"),
         (((".*", False), ("decoder/.*", True)), "earlier patterns take every parameter that 'decoder/.*' matches"),
         ((("decoder/(", True), (".*", False)), "'decoder/(' is not a regular expression"),
@@ -262,12 +262,12 @@ def test_the_first_languages_weights_stay(name):
 
 def test_rows_that_cannot_be_frozen_are_an_error():
     wrong = (
-        (3, "encoder/kernel", "none of the vocabulary"),
+        (3, "encoder/kernel", "neither pieces of the vocabulary"),
         (3, "decoder/kernel", "shape"),
         (9, "embedding", "shape"),
         (-1, "embedding", "shape"),
         (((0, 2), (4, 10)), "embedding", "shape"),
-        (((0, 1),), "encoder/kernel", "none of the vocabulary"),
+        (((0, 1),), "encoder/kernel", "neither pieces of the vocabulary"),
     )
     for value, name, message in wrong:
         with pytest.raises(UserError, match=message):
