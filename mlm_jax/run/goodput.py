@@ -13,6 +13,7 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.report.page import GOODPUT
 
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
+SETTLED = 300.0  # seconds of a run before its shares say something
 
 
 class Goodput:
@@ -38,6 +39,7 @@ class Goodput:
                 ) from error
         self.begun = time.perf_counter()
         self.accounted = 0.0
+        self.advised = False
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -63,6 +65,17 @@ class Goodput:
         """Return seconds by span."""
         other = self.seconds["other"] + time.perf_counter() - self.begun - self.accounted
         return {**self.seconds, "other": max(other, 0.0)}
+
+    def advice(self) -> str:
+        """Return what to change if more than half of the time goes into evaluation; "" if not, or if it was said before."""
+        seconds, shares = self.totals(), self.shares()
+        if self.advised or sum(seconds.values()) < SETTLED or shares["evaluation"] <= 0.5:
+            return ""
+        self.advised = True
+        return (
+            f"evaluation takes {shares['evaluation']:.0%} of the time and steps {shares['step']:.0%}: raise evaluation.every, "
+            "or lower evaluation.rows and evaluation.pairs"
+        )
 
     def write(self) -> None:
         """Keep the totals for the next start of the run."""

@@ -186,6 +186,8 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                     stopping = True
                 else:
                     is_better = checkpoints.improves(measured)
+                    if advice := goodput.advice():
+                        progress.say(advice)
             if done > 0 and (saving or stopping or is_better or done == start):
                 with goodput.span("checkpoint"):
                     place.settle()  # so that no checkpoint is removed while it is being sent

@@ -264,3 +264,22 @@ def test_goodput_adds_up_over_restarts(tmp_path, monkeypatch):
     (tmp_path / "goodput.json").write_text("{")
     with pytest.raises(UserError, match="goodput.json: this is not JSON"):
         Goodput(tmp_path)
+
+
+def test_a_run_that_mostly_evaluates_is_told_so_once(tmp_path):
+    goodput = Goodput(tmp_path)
+    goodput.begun -= 400
+    goodput.add("step", 100)
+    goodput.add("evaluation", 190)
+    assert goodput.advice() == ""  # less than half
+    goodput.add("evaluation", 20)
+    goodput.begun -= 10
+    assert "evaluation takes 51% of the time and steps 24%: raise evaluation.every" in goodput.advice()
+    assert goodput.advice() == ""
+
+
+def test_nothing_is_said_of_a_run_that_has_just_begun(tmp_path):
+    goodput = Goodput(tmp_path)
+    goodput.begun -= 100
+    goodput.add("evaluation", 90)
+    assert goodput.advice() == ""
