@@ -175,7 +175,7 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
 
 def _vocabulary_and_held_out(config: ConfigDict, console: Console) -> tuple[Vocabulary, HeldOut]:
     """Return the vocabulary and the held-out text, none of which the vocabulary was trained on."""
-    console.print("looking for held-out text")
+    console.print(f"{'filtering text, and ' if config.data.filters else ''}looking for held-out text")
     held_out = collect(config, console.print)
     return make_vocabulary(config, run_languages(config), console, held_out), held_out
 
