@@ -324,3 +324,25 @@ def test_the_page_on_data_tells_of_every_filter_and_its_options():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
         for option, key in options_of(filter).items():
             assert f"`{option}`" in row and (key.default > 1e8 or f"{key.default:g}" in row), (name, option)
+
+
+def test_hashes_that_cleaning_knows_give_the_same_held_out_text(tmp_path):
+    rng = np.random.default_rng(5)
+    lines = [" ".join(rng.choice([*"abcde"], 6)) + f" {number}" * (number % 3) for number in range(400)] + [
+        "",
+        "  ",
+    ] * 5
+    distinct = [*dict.fromkeys(line for line in lines if line.strip())]
+    made = config_of(
+        tmp_path,
+        {"a1": lines[:150], "a2": lines[150:], "b": distinct},
+        ({"filter": "length", "least": 3}, "exact_duplicates"),
+    )
+    made.data.validation_fraction = 0.2
+    once = collect(made)
+    (tmp_path / "plain").mkdir()
+    plain = config_of(tmp_path / "plain", {"a1": distinct, "b": []}, ())
+    plain.data.validation_fraction = 0.2
+    for name in ("chosen", "named"):
+        assert (getattr(once, name) == getattr(collect(plain), name)).all()
+    assert len(once.chosen) > 40 and not once.cleaned.hashes

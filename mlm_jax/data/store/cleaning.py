@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,8 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.data.store.filtering import Step, steps
 from mlm_jax.data.store.filters.base import CopyFilter, joined
-from mlm_jax.data.store.same_text import whole_fingerprints
+from mlm_jax.data.store.filters.exact_duplicates import ExactDuplicates
+from mlm_jax.data.store.same_text import NOTHING, Fingerprints, of_hashes, whole_fingerprints
 from mlm_jax.data.store.streams import Source
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
@@ -44,10 +44,12 @@ class Cleaned:
     Attributes:
       labels: of the steps; a verdict of n > 0 is "dropped by the n-th", 0 is "kept".
       verdicts: {stream and file: a byte for each example, compressed}.
+      hashes: {stream and file: a file with (number of the example, its hash)}, while the held-out text is looked for.
     """
 
     labels: tuple[str, ...] = ()
     verdicts: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    hashes: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def batches(self, source: Source, skipped: Counter[str], tally: Tally | None = None) -> Iterator[list[Any]]:
         """Yield the training examples of a source that are kept, some at a time.
@@ -63,18 +65,44 @@ class Cleaned:
         if not self.labels:
             yield from source.batches("train", skipped)
             return
+        for _, _, batch, verdicts in self._judged(source, skipped):
+            if tally is not None and verdicts.any():
+                tally.drop(batch, verdicts)
+            if kept := _kept(batch, verdicts):
+                yield kept
+
+    def fingerprinted(self, source: Source) -> Iterator[tuple[list[Any], Fingerprints]]:
+        """Yield the training examples that are kept, some at a time, with the hashes of their texts, which may be known already.
+
+        Raises:
+          UserError: as :meth:`batches`.
+        """
+        name = ""
+        if not any(_key(source, place) in self.hashes for place, _ in source.pieces()):
+            for batch in self.batches(source, Counter()):
+                yield batch, whole_fingerprints([text for example in batch for text in _texts(example)])
+            return
+        for key, first, batch, verdicts in self._judged(source, Counter()):
+            if name != self.hashes[key]:
+                name, known = self.hashes[key], _read(self.hashes[key])  # numbers rise
+            low, high = np.searchsorted(known[:, 0], np.array([first, first + len(batch)], np.uint64))
+            hashes = np.full(len(batch), NOTHING)
+            hashes[known[low:high, 0].astype(np.int64) - first] = known[low:high, 1]
+            if kept := _kept(batch, verdicts):
+                yield kept, of_hashes(hashes[verdicts == 0])
+
+    def _judged(self, source: Source, skipped: Counter[str]) -> Iterator[tuple[str, int, list[Any], np.ndarray]]:
+        """Yield (stream and file, number of the first example, examples, their verdicts) of all training text of a source."""
         for place, piece in source.pieces():
-            verdicts = np.frombuffer(zlib.decompress(self.verdicts[_key(source, place)]), np.uint8)
+            key = _key(source, place)
+            verdicts = np.frombuffer(zlib.decompress(self.verdicts[key]), np.uint8)
             done = 0
             for batch in piece.batches("train", skipped):
                 mine = verdicts[done : done + len(batch)]
                 if len(mine) < len(batch):
                     break
+                yield key, done, batch, mine
                 done += len(batch)
-                if tally is not None and mine.any():
-                    tally.drop(batch, mine)
-                if kept := [example for example, verdict in zip(batch, mine.tolist()) if not verdict]:
-                    yield kept
             if done != len(verdicts):
                 raise UserError(
                     f"it had {len(verdicts):,} examples when it was filtered, and has others now",
@@ -123,7 +151,7 @@ class Tally:
         """Count the examples of a batch that have a verdict other than 0."""
         for step in np.unique(verdicts[verdicts > 0]).tolist():
             dropped = [batch[index] for index in np.flatnonzero(verdicts == step).tolist()]
-            texts = [text for example in dropped for text in ([example] if isinstance(example, str) else example)]
+            texts = [text for example in dropped for text in _texts(example)]
             self.counts[step] += (len(dropped), *self._sizes(texts))
             kept = self.samples.setdefault(step, [])
             kept += dropped[: SAMPLES - len(kept)]
@@ -172,13 +200,14 @@ def _number(label: str) -> float:
     return float("inf") if label == DRAWN else int(label.partition(" ")[0])
 
 
-def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], object]) -> Cleaned:
+def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], object], folder: str) -> Cleaned:
     """Judge all training text of a run, in ``data.workers`` processes.
 
     Args:
       config: of the run.
       found: its sources.
       say: takes lines about text that a filter cannot judge.
+      folder: for keys of copies and for hashes, as long as :meth:`Cleaned.fingerprinted` is called.
 
     Raises:
       UserError: as :func:`.filtering.steps`, or the text cannot be read.
@@ -194,21 +223,25 @@ def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], obje
                     say(f"data.filters, {step.label}: {reason}, so its text stays")
     pieces = [(source, place, piece) for source in trained for place, piece in source.pieces()]
     labels = (*(step.label for step in chain), DRAWN)
-    with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
-        jobs = [(config.data, piece, os.path.join(folder, str(number))) for number, (*_, piece) in enumerate(pieces)]
-        verdicts = _judged(jobs, config.data.workers or os.cpu_count() or 1)
-        groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-        for number, (source, _, _) in enumerate(pieces):
-            groups.setdefault((source.kind, source.languages), []).append(number)
-        for numbers in groups.values():
-            for number in range(1, len(chain) + 1):
-                _drop_copies([(verdicts[n], f"{folder}/{n}.{number}") for n in numbers], number)
-        for source in trained:
-            if source.most_documents:
-                mine = [number for number, (of, *_) in enumerate(pieces) if of is source]
-                _draw([(verdicts[n], f"{folder}/{n}.{DRAWN}") for n in mine], source.most_documents, len(labels))
+    jobs = [(config.data, piece, os.path.join(folder, str(number))) for number, (*_, piece) in enumerate(pieces)]
+    verdicts = _judged(jobs, config.data.workers or os.cpu_count() or 1)
+    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for number, (source, _, _) in enumerate(pieces):
+        groups.setdefault((source.kind, source.languages), []).append(number)
+    for numbers in groups.values():
+        for number in range(1, len(chain) + 1):
+            _drop_copies([(verdicts[n], f"{folder}/{n}.{number}") for n in numbers], number)
+    for source in trained:
+        if source.most_documents:
+            mine = [number for number, (of, *_) in enumerate(pieces) if of is source]
+            _draw([(verdicts[n], f"{folder}/{n}.{DRAWN}") for n in mine], source.most_documents, len(labels))
     keys = [_key(source, place) for source, place, _ in pieces]
-    return Cleaned(labels, {key: zlib.compress(verdict.tobytes(), 1) for key, verdict in zip(keys, verdicts)})
+    hashes = {}
+    for number, (source, place, _) in enumerate(pieces):
+        exact = [step for step in _of(chain, source) if isinstance(step.filter, ExactDuplicates)]
+        if exact and source.kind == "text":  # of pairs the keys are of both sides together
+            hashes[_key(source, place)] = f"{folder}/{number}.{chain.index(exact[0]) + 1}"
+    return Cleaned(labels, {key: zlib.compress(verdict.tobytes(), 1) for key, verdict in zip(keys, verdicts)}, hashes)
 
 
 # ------------------------------------------------------------------------------------------------ one file
@@ -281,6 +314,14 @@ def _read(name: str) -> np.ndarray:
     if not os.path.exists(name) or not os.path.getsize(name):
         return np.zeros((0, 2), np.uint64)
     return np.memmap(name, np.uint64, "r").reshape(-1, 2)
+
+
+def _kept(batch: Sequence[Any], verdicts: np.ndarray) -> list[Any]:
+    return [example for example, verdict in zip(batch, verdicts.tolist()) if not verdict]
+
+
+def _texts(example: Any) -> Sequence[str]:
+    return (example,) if isinstance(example, str) else example
 
 
 def _key(source: Source, place: str) -> str:

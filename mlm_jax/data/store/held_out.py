@@ -17,6 +17,7 @@ Of a small source at least ``FEW`` texts are held out, or a tenth of it, if it h
 from __future__ import annotations
 
 import logging
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -223,11 +224,12 @@ def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> H
       say: takes a line about a source that is so small that more than the share is held out.
     """
     found = sources(config)
-    held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, say))
-    held_out = held_out.with_named(_named_texts(config, found))
-    for source, side in _in_order(found) if config.data.validation_fraction else ():
-        held_out = _choose(source, config.data.validation_fraction, side, held_out, say)
-    return held_out
+    with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
+        held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, say, folder))
+        held_out = held_out.with_named(_named_texts(config, found))
+        for source, side in _in_order(found) if config.data.validation_fraction else ():
+            held_out = _choose(source, config.data.validation_fraction, side, held_out, say)
+    return replace(held_out, cleaned=replace(held_out.cleaned, hashes={}))
 
 
 def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
@@ -255,9 +257,8 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, s
     examples = touched = 0
     sides = len(source.languages)
     last: dict[int, list[str]] = {}  # {hash: texts} of the FEW examples with the largest hashes
-    for batch in before.cleaned.batches(source, Counter()):
+    for batch, prints in before.cleaned.fingerprinted(source):
         texts = batch if sides == 1 else [side for pair in batch for side in pair]
-        prints = whole_fingerprints(texts)
         hashes, usable = prints.hashes.reshape(-1, sides), ~prints.empty.reshape(-1, sides).any(1)
         held = usable & _among(prints.hashes, before.chosen).reshape(-1, sides).any(1)
         examples, touched = examples + int(usable.sum()), touched + int(held.sum())

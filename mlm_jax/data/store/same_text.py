@@ -57,14 +57,19 @@ def fingerprints(texts: Sequence[str], shortest: int) -> Fingerprints:
         sizes.append(1 + len(compared))
     hashes, counts = np.frombuffer(b"".join(digests), "<u8"), np.array(sizes, np.int64)
     whole = np.cumsum(counts) - counts
-    return Fingerprints(hashes, np.repeat(np.arange(len(sizes)), counts), whole, hashes[whole] == _NOTHING)
+    return Fingerprints(hashes, np.repeat(np.arange(len(sizes)), counts), whole, hashes[whole] == NOTHING)
 
 
 def whole_fingerprints(texts: Sequence[str]) -> Fingerprints:
     """Return the hashes of texts, without those of their sentences."""
     digests = map(_digest, _compact(texts, with_sentences=False))
-    hashes, index = np.frombuffer(b"".join(digests), "<u8"), np.arange(len(texts))
-    return Fingerprints(hashes, index, index, hashes == _NOTHING)
+    return of_hashes(np.frombuffer(b"".join(digests), "<u8"))
+
+
+def of_hashes(hashes: np.ndarray) -> Fingerprints:
+    """Return what :func:`whole_fingerprints` returned for the texts of these hashes, ``[texts]`` uint64."""
+    index = np.arange(len(hashes))
+    return Fingerprints(hashes, index, index, hashes == NOTHING)
 
 
 def sentences(text: str) -> list[str]:
@@ -135,4 +140,4 @@ def _digest(text: bytes) -> bytes:
 _LOOKED_FOR = np.isin(
     np.arange(1 << 16), [ord(character) for character in (*FULL_STOPS, *INVISIBLE) if character != TEXT_END]
 )
-_NOTHING = np.frombuffer(_digest(b""), "<u8")[0]
+NOTHING = np.frombuffer(_digest(b""), "<u8")[0]
