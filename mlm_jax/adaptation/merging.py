@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from mlm_jax.data.vocabulary.pieces import BYTE, Vocabulary
+from mlm_jax.data.vocabulary.pieces import BYTE, WORD, Vocabulary
+
+BATCH = 1000  # texts that are encoded at a time
 
 
 def count_words(vocabulary: Vocabulary, texts: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """Count the words of a text, as the pieces that the vocabulary cuts them into; bytes and unknown pieces end a word."""
+    """Count the words of a text, as the pieces that the vocabulary cuts them into.
+
+    A word ends where the tokenizer splits text before it cuts it, before a piece that begins a word, and at bytes and unknown
+    pieces. Where nothing else does, it ends between letters, digits and other signs, as in SentencePiece's training.
+    """
     words: Counter[tuple[str, ...]] = Counter()
     starts, special = vocabulary.word_starts, vocabulary.is_special
     pieces = vocabulary.pieces(range(vocabulary.size))
-    for ids in vocabulary.encode_batch(texts):
-        word: list[str] = []
-        for index in ids:
-            if starts[index] or special[index] or BYTE.fullmatch(pieces[index]):
-                words[tuple(word)] += 1
-                word = []
-            if not (special[index] or BYTE.fullmatch(pieces[index])):
-                word.append(pieces[index])
-        words[tuple(word)] += 1
+    for start in range(0, len(texts), BATCH):
+        for ids, parts in vocabulary.encode_parts(texts[start : start + BATCH]):
+            word: list[str] = []
+            before = -1
+            for index, part in zip(ids, parts):
+                piece = pieces[index]
+                alone = special[index] or BYTE.fullmatch(piece)
+                ends = part != before or starts[index] or alone
+                if ends or (word and not vocabulary.is_byte_level and _sign(word[-1][-1]) != _sign(_text(piece)[:1])):
+                    words[tuple(word)] += 1
+                    word = []
+                if not alone:
+                    word.append(piece)
+                before = part
+            words[tuple(word)] += 1
     return words
+
+
+def _text(piece: str) -> str:
+    return piece.removeprefix("##") or piece
+
+
+def _sign(character: str) -> str:
+    """Return whether a character is a letter (or mark of one, or the sign of a space), a digit, or something else."""
+    kind = unicodedata.category(character)[0] if character and character != WORD else "L"
+    return {"L": "letter", "M": "letter", "N": "digit"}.get(kind, "other")
 
 
 def further_merges(

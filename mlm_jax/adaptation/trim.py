@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from tokenizers.pre_tokenizers import ByteLevel
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.pieces import BYTE, WORD, Vocabulary
@@ -68,6 +69,8 @@ def trim_vocabulary(vocabulary: Vocabulary, texts: Iterable[str]) -> Trimmed:
     pieces = vocabulary.pieces(range(vocabulary.size))
     characters = set().union(*documents)
     used |= vocabulary.is_special
+    if vocabulary.is_byte_level:
+        characters |= {*ByteLevel.alphabet()}  # which stand for the bytes
     for index, piece in enumerate(pieces):
         if BYTE.fullmatch(piece) or piece.removeprefix("##").removeprefix(WORD) in characters or piece == WORD:
             used[index] = True

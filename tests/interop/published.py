@@ -7,7 +7,7 @@ import json
 import sentencepiece
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mlm_jax.config import default_config
 from mlm_jax.data import bible
@@ -129,11 +129,47 @@ def t5_tokenizer(folder):
     return sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size() + 20
 
 
+# How Llama 3, from which EuroBERT has its tokenizer, splits text before it cuts it.
+LLAMA = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@functools.cache
+def eurobert_pieces():
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(LLAMA), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|mask|>", "<|pad|>", "<|reserved_special_token_0|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences(200), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|end_of_text|>",
+        pair="<|begin_of_text|> $A <|end_of_text|> $B:1 <|end_of_text|>:1",
+        special_tokens=[("<|begin_of_text|>", 0), ("<|end_of_text|>", 1)],
+    )
+    return tokenizer.to_str()
+
+
+def eurobert_tokenizer(folder):
+    """Byte-level BPE in a tokenizer.json, as EuroBERT took it from Llama 3."""
+    (folder / "tokenizer.json").write_text(eurobert_pieces(), encoding="utf-8")
+    roles = {"bos": "begin_of_text", "cls": "begin_of_text", "eos": "end_of_text", "sep": "end_of_text"}
+    named = {f"{role}_token": f"<|{name}|>" for role, name in {**roles, "mask": "mask", "pad": "pad"}.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}))
+    return Tokenizer.from_str(eurobert_pieces()).get_vocab_size()
+
+
 TOKENIZERS = {
     "xlm-roberta": xlm_roberta_tokenizer,
     "modernbert": gemma_tokenizer,
     "bert": bert_tokenizer,
     "t5": t5_tokenizer,
+    "eurobert": eurobert_tokenizer,
 }
 SMALL = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4}
 

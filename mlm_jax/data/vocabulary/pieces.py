@@ -213,6 +213,15 @@ class Vocabulary:
         bounds = np.searchsorted(places, [span for _, *span in found]).reshape(-1, 2).tolist()
         return [index for index, *_ in found], [(start, end) for start, end in bounds]
 
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether pieces are written in letters that stand for bytes."""
+        return False
+
+    def encode_parts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Return (token ids, number of the part of the text that each is in), if text is split before it is cut into pieces."""
+        return [(ids, [0] * len(ids)) for ids in self.encode_batch(texts)]
+
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the token ids of a sentence that is given as words, with spaces between them if spaces have ids.
 

@@ -70,6 +70,13 @@ class PublishedVocabulary(Vocabulary):
         tokenizer.encode_special_tokens = True
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_parts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Return (token ids, number of the part that each is in): pieces never reach over what the tokenizer splits first."""
+        tokenizer = self._text_tokenizer
+        tokenizer.encode_special_tokens = True
+        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(one.ids, [0 if part is None else part for part in one.word_ids]) for one in encoded]
+
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the token ids of a sentence whose words have a space between them, and each word's first piece.
 
@@ -163,7 +170,7 @@ class PublishedVocabulary(Vocabulary):
         if by_inside:
             mark = described["model"]["continuing_subword_prefix"]
         else:
-            mark = "Ġ" if self._byte_level else WORD
+            mark = "Ġ" if self.is_byte_level else WORD
         for index, piece in self._pieces.items():
             starts[index] |= piece.startswith(mark) != by_inside
         return starts
@@ -172,7 +179,7 @@ class PublishedVocabulary(Vocabulary):
     def is_byte(self) -> np.ndarray:
         """``[size]`` bool: as of other vocabularies; of byte-level BPE, pieces whose bytes are no whole characters."""
         found = super().is_byte
-        if self._byte_level:
+        if self.is_byte_level:
             from tokenizers.decoders import ByteLevel
 
             decode = ByteLevel().decode
@@ -180,9 +187,13 @@ class PublishedVocabulary(Vocabulary):
             found &= ~self.is_special
         return found
 
-    @cached_property
-    def _byte_level(self) -> bool:
+    @property
+    def is_byte_level(self) -> bool:
         """Whether pieces are written in the letters that stand for bytes (GPT-2's, with Ġ for a space)."""
+        return self._is_byte_level
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
         described = json.loads(self._text)
         return '"ByteLevel"' in json.dumps([described["pre_tokenizer"], described["decoder"]])
 
