@@ -86,10 +86,8 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
         merged = dict.fromkeys(map("".join, further_merges(count_words(vocabulary, parts), count, there)))
         return [(piece, least - 1 - rank) for rank, piece in enumerate(piece for piece in merged if piece not in there)]
     text = [part for part in parts if set(part) - characters] if is_new_script else parts
-    alphabet = set().union(*text)
     there = {entry.piece for entry in old.pieces}
-    size = max(2 * count + 1000, 2 * len(alphabet))  # every character has to be a piece
-    found = trained_pieces(text, there, size, "bpe" if is_bpe else "unigram")
+    found = trained_pieces(text, there, count, "bpe" if is_bpe else "unigram")
     return [entry for entry in found if not is_new_script or set(entry[0]) - characters][:count]
 
 

@@ -74,4 +74,4 @@ def _grow_unigram(vocabulary: PublishedVocabulary, described: dict[str, Any], te
     # Ids of a unigram model are places in its list, so that added tokens behind it have to be in it as well.
     names = vocabulary.pieces(range(vocabulary.size))
     vocab.extend([name, 0.0] for name in names[len(vocab) :])
-    vocab.extend([piece, score] for piece, score in trained_pieces(lines, set(names), 2 * count + 1000)[:count])
+    vocab.extend([piece, score] for piece, score in trained_pieces(lines, set(names), count)[:count])

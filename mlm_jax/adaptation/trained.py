@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 import sentencepiece
 
@@ -12,26 +12,27 @@ from mlm_jax.data.vocabulary.proto import model_proto
 
 
 def trained_pieces(
-    lines: Iterable[str], known: Collection[str], size: int, model_type: str = "unigram"
+    lines: Sequence[str], known: Collection[str], wanted: int, model_type: str = "unigram"
 ) -> list[tuple[str, float]]:
     """Return (piece, score) of what is trained on a text and not known, single characters first, then by score.
 
     Args:
       lines: normalised text; every character of it becomes a piece.
       known: pieces to leave out.
-      size: pieces to train at most.
+      wanted: pieces that the caller will take; more are trained, since many of them are known.
       model_type: unigram | bpe.
 
     Raises:
       UserError: the text does not suffice to train pieces.
     """
+    characters = set().union(*lines)
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=out,
             model_type=model_type,
-            vocab_size=size,
+            vocab_size=max(2 * wanted + 1000, 2 * len(characters)),  # every character has to be a piece
             hard_vocab_limit=False,
             character_coverage=1.0,
             normalization_rule_name="identity",
