@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 
+import hypothesis
 import jaxlib.version
 import pytest
 
@@ -25,6 +26,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM: Python crashes where TensorFlow's comes first.
 if importlib.util.find_spec("triton"):
     import triton  # noqa: F401
+
+
+# A machine that others use as well takes its time over an example that is fast elsewhere.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)

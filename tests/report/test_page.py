@@ -1,6 +1,8 @@
+import html
 import json
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -103,6 +105,26 @@ def test_axes_are_of_whole_steps_and_name_a_share_as_it_is(tmp_path):
     labels = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
     assert "12.5 %" in labels and "15 %" in labels and "13 %" not in labels
     assert "4" in labels and not [label for label in labels if re.fullmatch(r"\d+\.\d+", label)]
+
+
+CLICK = """<script>
+const keep = (text) => document.body.append(Object.assign(document.createElement("pre"), { id: "file", textContent: text }));
+URL.createObjectURL = (blob) => { blob.text().then(keep); return "#"; };
+addEventListener("load", () => setTimeout(() => document.querySelector(".drawing").click(), 200));
+</script></body>"""
+
+
+@needs_chromium
+def test_curves_download_as_a_drawing_that_needs_no_style_of_the_page(workdir, tmp_path):
+    (tmp_path / "page.html").write_text((workdir / "report.html").read_text().replace("</body>", CLICK))
+    drawn = drawn_by_a_browser(tmp_path / "page.html", tmp_path)
+    file = ElementTree.fromstring(html.unescape(re.search(r'<pre id="file">(.*?)</pre>', drawn, re.DOTALL)[1]))
+    nodes = {node.get("class"): node.get("style") for node in file.iter() if node.get("class")}
+    assert file.tag == "{http://www.w3.org/2000/svg}svg" and float(file.get("width")) > 0
+    assert "fill:none" in nodes["curve train"] and re.search(
+        r"stroke:rgb\(|stroke:color|stroke:okl", nodes["curve train"]
+    )
+    assert "paint-order:stroke" in nodes["label"] and any(node.text == "steps" for node in file.iter())
 
 
 @needs_chromium

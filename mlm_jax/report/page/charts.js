@@ -105,7 +105,21 @@ function theme() {
 // Offers rows of cells as a CSV file.
 function download(name, rows) {
   const cell = (value) => { const text = value === null || value === undefined ? "" : String(value); return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
-  const link = el("a", { download: name, href: URL.createObjectURL(new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" })) });
+  save(name, rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n", "text/csv");
+}
+
+// Offers a drawing as an SVG file, with the colours and fonts that the page gives it.
+const DRAWN = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "visibility", "font-family", "font-size", "font-weight"];
+function downloadDrawing(name, drawing) {
+  const copy = drawing.cloneNode(true), nodes = [...copy.querySelectorAll("*")];
+  [...drawing.querySelectorAll("*")].forEach((node, i) => { const style = getComputedStyle(node); nodes[i].setAttribute("style", DRAWN.map((key) => `${key}:${style.getPropertyValue(key)}`).join(";")); });
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.setAttribute("width", drawing.viewBox.baseVal.width);
+  save(name, new XMLSerializer().serializeToString(copy), "image/svg+xml");
+}
+
+function save(name, text, type) {
+  const link = el("a", { download: name, href: URL.createObjectURL(new Blob([text], { type })) });
   link.click();
   URL.revokeObjectURL(link.href);
 }

@@ -153,6 +153,7 @@ function curves() {
     const bands = PAGE.phases.map(([from, to, name]) => (view.axis === "tokens" ? [tokensAt(from), tokensAt(to), name] : [from, to, name]));
     const unit = { Loss: "loss, nats a token", "Bits per byte": "bits per byte" }[label] || label.toLowerCase();
     lineChart(host, { lines, format: format === percent ? share : format, zero: format === percent, bands, xLabel: view.axis, yLabel: unit });
+    $(".drawing", root).onclick = () => downloadDrawing(`${PAGE.title}-${view.metric.replaceAll("/", "-")}.svg`, $("svg", host));
     $(".download", root).onclick = () => download(`${PAGE.title}-${view.metric.replaceAll("/", "-")}.csv`, [["split", "language", "step", "value"],
       ...Object.entries({ train, "held-out": held }).flatMap(([split, found]) => Object.entries(found).flatMap(([code, points]) => points.map(([step, value]) => [split, code, step, value])))]);
   };
