@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
 from mlm_jax.common.bucket import bring, local_path, original
-from mlm_jax.common.disk import REMEDIES, causes, disk_problem
+from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import remove_abandoned, whole_folder
 from mlm_jax.common.quiet import quiet_orbax
@@ -152,12 +152,15 @@ class Checkpoints:
           metrics: of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
 
         Raises:
-          UserError: the disk is full (found now or by a later call); earlier checkpoints are untouched.
+          UserError: the disk is full (found now or by a later call), and earlier checkpoints are untouched; or their folder
+            is gone.
         """
         if step in self.manager.all_steps():
             if metrics is not None:
                 self.complete(step, metrics)
             return
+        if not self.folder.is_dir():  # Orbax would make it anew, with nothing else of the run
+            raise UserError(GONE, file=self.folder.parent, remedy=BRING_BACK)
         measured = self.select and metrics is not None
         facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
@@ -209,6 +212,21 @@ class Checkpoints:
           UserError: the disk is full.
         """
         self._guarded(self.manager.wait_until_finished)
+
+    def end(self) -> None:
+        """End writing, also after an error: what has not become whole by then is removed.
+
+        In a job of several processes the next start removes it: here, one process would wait for the failed one.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        if jax.process_count() > 1:
+            return
+        try:
+            self.wait()
+        finally:
+            self._remove_unfinished()
 
     @quiet_orbax()
     def restore(self, abstract: TrainState) -> TrainState | None:
@@ -308,13 +326,16 @@ class Checkpoints:
             if not (problem := disk_problem(error)):
                 raise
             if jax.process_index() == 0:
-                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                self._remove_unfinished()
             raise UserError(
                 f"{problem}; earlier checkpoints are whole",
                 file=self.folder,
                 remedy=f"{REMEDIES[problem]} and run the same command again",
             ) from error
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def score(select: str, metrics: Mapping[str, float]) -> float:

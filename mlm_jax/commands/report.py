@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the report, and print where it is."""
     from mlm_jax.common.bucket import original
+    from mlm_jax.common.disk import disk_errors
     from mlm_jax.report import write_report
 
-    print(original(write_report(options.workdir)))
+    with disk_errors(options.workdir):
+        report = write_report(options.workdir)
+    print(original(report))

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlm_jax.common.errors import UserError
 
 FULL, READ_ONLY = "the disk is full", "the disk is read-only"
+GONE, BRING_BACK = "this folder is gone", "bring it back, or begin in another one"
 REMEDIES = {FULL: "free some space", READ_ONLY: "name a folder on another disk"}
 NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY}
 # How Rust (safetensors: "os error 28") and C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error 28: No space left on
@@ -58,9 +59,7 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
     except Exception as error:  # TensorStore raises ValueError, safetensors its own
         problem = disk_problem(error)
         if is_there and not Path(place).is_dir():
-            raise UserError(
-                "this folder is gone", file=place, remedy="bring it back, or begin in another one"
-            ) from error
+            raise UserError(GONE, file=place, remedy=BRING_BACK) from error
         if not problem and not isinstance(error, OSError):
             raise
         if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():

@@ -144,6 +144,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
 
     # 3. The state: restored from a checkpoint, initialised from other weights, or newly drawn.
     checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
+    held.callback(checkpoints.end)
     with must_fit(program, label_counts):
         state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)

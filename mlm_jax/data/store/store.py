@@ -30,6 +30,7 @@ import numpy as np
 import tensorstore as ts
 
 from mlm_jax.common.addresses import is_local
+from mlm_jax.common.disk import REMEDIES, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside, remove_abandoned, whole_folder
 from mlm_jax.common.lock import only_writer, remove_abandoned_lock
@@ -334,7 +335,9 @@ class StoreWriter:
             if not local:
                 self._clear()
         except FAILURES as error:
-            raise UserError(f"cannot write a token store: {one_line(error)}", file=self.folder) from error
+            problem = disk_problem(error)
+            told = problem or f"cannot write a token store: {one_line(error)}"
+            raise UserError(told, file=self.folder, remedy=REMEDIES.get(problem, "")) from error
         return self
 
     def _clear(self) -> None:
