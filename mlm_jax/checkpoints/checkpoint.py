@@ -37,8 +37,8 @@ from mlm_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
 ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
-LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # what the names of such metrics begin with
-FACTS: dict[str, Callable[[Any], bool]] = {  # {what a checkpoint says of itself: whether a value can be that}
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # prefixes of the names of such metrics
+FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a value is possible}
     "config": lambda value: isinstance(value, dict),
     "languages": lambda value: _texts(value),
     "labels": lambda value: isinstance(value, dict) and all(_texts(names) for names in value.values()),
@@ -51,7 +51,7 @@ METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hol
 
 
 class Described(NamedTuple):
-    """What a checkpoint is of: :class:`Loaded` without the parameters."""
+    """A checkpoint's facts: :class:`Loaded` without the parameters."""
 
     step: int
     config: ConfigDict
@@ -61,7 +61,7 @@ class Described(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a checkpoint holds for those who use the model.
+    """A checkpoint's model, for inference.
 
     Attributes:
       step: of the run.
@@ -138,7 +138,7 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=handlers if in_flight else None
         )
-        self.best = self._best_on_disk()  # kept here too, since what is being written cannot be read yet
+        self.best = self._best_on_disk()  # kept here too, since a checkpoint that is being written cannot be read yet
 
     @quiet_orbax()
     def save(
@@ -230,10 +230,10 @@ class Checkpoints:
 
     @quiet_orbax()
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """Return the state of the last whole checkpoint, laid out as ``abstract`` says; None if there is none.
+        """Return the state of the last whole checkpoint, with the layout of ``abstract``; None if there is none.
 
-        A checkpoint that cannot be read, or whose bits are not those that were written, is passed over, said aloud, and
-        renamed to STEP.damaged once an earlier one has been read.
+        A checkpoint that cannot be read, or whose checksums differ, is skipped with a warning, and renamed to STEP.damaged
+        once an earlier one has been read.
 
         Args:
           abstract: shapes with shardings; the mesh need not be the one that wrote the checkpoint.
@@ -281,7 +281,7 @@ class Checkpoints:
             )
 
     def _set_aside(self, damaged: list[int]) -> None:
-        """Rename damaged checkpoints, so that the steps can be saved anew."""
+        """Rename damaged checkpoints, so that their steps can be saved again."""
         if not damaged:
             return
         if jax.process_index() == 0:
@@ -303,7 +303,7 @@ class Checkpoints:
         return max((self._score(metrics) for metrics in found if self.select in metrics), default=None)
 
     def _take(self, metrics: Mapping[str, float] | None) -> None:
-        """Count in what a checkpoint was just saved with."""
+        """Update the best score with the metrics of a checkpoint that was just saved."""
         if metrics is not None:
             here = self._score(metrics)
             self.best = here if self.best is None else max(self.best, here)
@@ -380,7 +380,7 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
             remedy=ANOTHER_RUN,
         )
     try:
-        # Not by a Checkpointer, which waits for the other processes: where one of them fails, it would do so for ever.
+        # Not by a Checkpointer, which waits for the other processes: if one of them fails, it would wait forever.
         return ocp.PyTreeCheckpointHandler().restore(
             folder / "state",
             args=ocp.args.PyTreeRestore(
@@ -393,15 +393,15 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
         if any("RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in causes(error)):
             raise  # the devices' memory is full: nothing is wrong with the checkpoint
         problem = _brief(error)
-    gc.collect()  # here, where it is quiet: what Orbax was reading when it failed complains of not being awaited
+    gc.collect()  # here, where logging is quiet: Orbax's unfinished reads warn that they were never awaited
     raise Damaged(problem)
 
 
 def damage(arrays: Any, expected: Mapping[str, int]) -> str:
-    """Return what is wrong with arrays that were read; "" if their bits are those that were written.
+    """Return the problem of arrays that were read; "" if their checksums are right.
 
     Args:
-      arrays: from :func:`read_arrays`; where they are spread over processes, all of them call this.
+      arrays: from :func:`read_arrays`; if they are split over processes, all processes must call this.
       expected: checksums by path.
     """
     wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
@@ -449,7 +449,7 @@ def _candidates(place: str | Path) -> list[Path]:
 
 
 def _select(folders: Sequence[Path]) -> str:
-    """Return the metric by which a run picks its best checkpoint, as the first of these that can be read says."""
+    """Return the metric by which a run selects its best checkpoint, from the first of these that can be read."""
     for folder in folders:
         try:
             return config_from_json(load_facts(folder)["config"]).evaluation.select
@@ -479,7 +479,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _was_measured(folder: Path) -> bool:
-    """Return whether a checkpoint was saved with metrics; False if its facts cannot be read, which others say."""
+    """Return whether a checkpoint was saved with metrics; False if its facts cannot be read (others warn of that)."""
     try:
         return json.loads((folder / "facts" / "metadata").read_text()).get("is_measured") is True
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -492,7 +492,7 @@ def _with_checksum(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself: config, languages, labels, vocabulary, checksums.
+    """Return a checkpoint's facts: config, languages, labels, vocabulary, checksums.
 
     Raises:
       Damaged: the file is missing or damaged.
@@ -517,11 +517,11 @@ def host() -> jax.Device:
 
 @quiet_orbax()
 def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> Loaded:
-    """Load a model for use: its parameters (the average where the run kept one), config, vocabulary and languages.
+    """Load a model for inference: its parameters (the average if the run kept one), config, vocabulary and languages.
 
     Args:
-      place: a workdir, of which a damaged checkpoint is passed over, or one of its checkpoints.
-      device: where the parameters go; this process's first one by default.
+      place: a workdir (damaged checkpoints are skipped), or one of its checkpoints.
+      device: of the parameters; by default this process's first one.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
@@ -540,7 +540,7 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
 
 
 def describe(place: str | Path) -> Described:
-    """Return what a checkpoint is of, without its parameters.
+    """Return a checkpoint's facts, without its parameters.
 
     Args:
       place: as of :func:`load_parameters`.
@@ -566,7 +566,7 @@ def _describe(folder: Path, facts: Mapping[str, Any]) -> Described:
     step = int(folder.name) if folder.name.isdigit() else 0
     config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(
         config, step
-    )  # what these weights know
+    )  # the bases with which these weights were trained
     return Described(step, config, vocabulary, tuple(facts["languages"]), labels)
 
 
@@ -591,7 +591,7 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
 
 
 def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:
-    """Check that what a checkpoint says of its size can be true, before memory is taken for it.
+    """Check that the size in a checkpoint's metadata is possible, before memory is allocated for it.
 
     Raises:
       Damaged: its arrays would be far larger than its files, or its config has more layers than any array has rows.
@@ -600,7 +600,7 @@ def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
     there = sum(file.stat().st_size for file in (folder / "state").rglob("*") if file.is_file())
     if claimed > max(MOST_SHRUNK * there, 1 << 30):
-        raise Damaged(f"it says that its arrays have {claimed:,} bytes, but its files have {there:,}")
+        raise Damaged(f"its metadata tells of arrays with {claimed:,} bytes, but its files have {there:,}")
     longest = max((size for leaf in arrays for size in leaf.shape), default=0)
     for group in (*config.model.encoder, *config.model.decoder):
         layers = group.get("layers", 0) if isinstance(group, Mapping) else 0

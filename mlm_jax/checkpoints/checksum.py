@@ -1,4 +1,4 @@
-"""Checksums of arrays: what a checkpoint's files do not notice about themselves, a flipped bit, is noticed here."""
+"""Checksums of arrays, which detect flipped bits in a checkpoint's files."""
 
 from __future__ import annotations
 

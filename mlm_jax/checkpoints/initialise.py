@@ -30,7 +30,7 @@ def check_init(settings: Mapping[str, Any]) -> None:
 
 
 def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
-    """Return ``params`` with what ``config.checkpoint.init`` takes from another run's weights.
+    """Return ``params`` with the weights that ``config.checkpoint.init`` takes from another run.
 
     The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.checkpoints.transplant`).
 

@@ -1,4 +1,4 @@
-"""What a run was made by: command, code, packages and machine, a line for each start of it."""
+"""Provenance of a run: command, code, packages and machine, one line for each start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GIT_SECONDS = 20  # after which git is no longer waited for
 
 
 def provenance(step: int, arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what this process is, as JSON values.
+    """Return this process's command, code, packages and machine, as JSON values.
 
     Args:
       step: that the run begins or continues at.
@@ -86,7 +86,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """Return what a git command prints in a folder; None if it fails."""
+    """Return the output of a git command in a folder; None if it fails."""
     try:
         command = ("git", "-C", str(folder), *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)

@@ -33,7 +33,7 @@ SIZES = (
 
 
 class Facts(NamedTuple):
-    """What parameters belong to: the run's config, its vocabulary, and its languages in index order."""
+    """The facts that give parameters their meaning: the run's config, vocabulary, and languages in index order."""
 
     config: ConfigDict
     vocabulary: Vocabulary
@@ -41,7 +41,7 @@ class Facts(NamedTuple):
 
 
 class Transplanted(NamedTuple):
-    """Parameters, and where they came from.
+    """Parameters, and which of them were taken from the other run.
 
     Attributes:
       params: {path: array}, of those that were asked for.

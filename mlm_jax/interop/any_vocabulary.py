@@ -1,4 +1,4 @@
-"""A vocabulary by whatever names it: a folder, a SentencePiece model, a workdir, a published folder or a name on the Hub."""
+"""Opens a vocabulary: a folder, a SentencePiece model, a workdir, a published folder or a name on the Hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PUBLISHED = ("tokenizer.json", "tokenizer_config.json", "config.json")  # one of
 
 
 def any_vocabulary(place: str | Path) -> Vocabulary:
-    """Open a vocabulary. Of a name on the Hub, only the tokenizer's files are downloaded.
+    """Open a vocabulary. For a name on the Hub, only the tokenizer's files are downloaded.
 
     Args:
       place: the folder of a vocabulary of ours, a SentencePiece ``.model`` file, a workdir or one of its checkpoints, a folder
         saved by transformers, or the name of a model on the Hugging Face Hub.
 
     Raises:
-      UserError: it is none of them, or is damaged.
+      UserError: ``place`` is none of these, or is damaged.
     """
     path = Path(place)
     if path.is_file():

@@ -54,7 +54,7 @@ TABLE = (
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a EuroBERT config.json stands for."""
+    """Return the settings of ``config.model`` for a EuroBERT config.json."""
     require(config, {"pretraining_tp": 1})
     heads = config.get("num_attention_heads", 12)
     width = config.get("hidden_size", 768)
@@ -86,7 +86,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
 
 
 def rope_theta(config: Mapping[str, Any]) -> float:
-    """Return RoPE's base, as old and as new files spell it.
+    """Return RoPE's base, in the spelling of old or of new files.
 
     Raises:
       UserError: the frequencies are scaled in a way that we have no counterpart of.

@@ -44,17 +44,18 @@ def export_hf(
     """Write a model of ours as a folder of Hugging Face transformers.
 
     It loads with ``AutoModelForMaskedLM`` (``AutoModelForSeq2SeqLM`` for encoder-decoders), ``AutoModel`` and
-    ``AutoTokenizer``, and an encoder as a ``SentenceTransformer`` with the pooling of ``embed``. Where the run kept an average of
-    the weights, that is what is written.
+    ``AutoTokenizer``, and an encoder as a ``SentenceTransformer`` with the pooling of ``embed``. If the run kept an average
+    of the weights, the average is written.
 
     Args:
       checkpoint: a workdir, or one of its checkpoints.
-      out: the folder to make; must not exist yet.
-      family: ``model_type`` to write; "" is the first that can express the model.
+      out: the new folder, which must not exist yet.
+      family: ``model_type`` to write; "": the first family that can express the model.
       dtype: of the weights: float32 | bfloat16 | float16.
-      language: whose token the tokenizer puts before each text, for models whose documents begin with one.
-      to: whose token a decoder begins with, for such models; ``generate(decoder_start_token_id=…)`` can name another.
-      task: whose classifier to write as ``…ForSequenceClassification`` or ``…ForTokenClassification``, in place of the head
+      language: its token is put before each text by the tokenizer, for models whose documents begin with a language's token.
+      to: the decoder's output begins with the token of this language, for such models;
+        ``generate(decoder_start_token_id=…)`` can name another.
+      task: its classifier is written as ``…ForSequenceClassification`` or ``…ForTokenClassification``, in place of the head
         that predicts tokens.
       shard_bytes: largest size of one file.
 
@@ -62,8 +63,8 @@ def export_hf(
       ``out``.
 
     Raises:
-      UserError: no family (or not the one that is wanted) can express the model, and the message says which keys of
-        ``config.model`` stand in the way; or the language is unknown, or the disk full. Nothing is half-written.
+      UserError: no family (or not the one that is asked for) can express the model, and the message names the keys of
+        ``config.model`` that prevent it; or the language is unknown, or the disk is full. Nothing is half-written.
     """
     out = Path(out).resolve()
     loaded = load_parameters(checkpoint, device=host())
@@ -103,29 +104,30 @@ def export_hf(
 
 
 def is_written(path: str, task: str) -> bool:
-    """Return whether a parameter is part of the export: with a task's head, those of other heads are not."""
+    """Return whether a parameter is exported: with a task's head, the parameters of other heads are not."""
     if path.startswith(TASK_HEADS):
         return path.split("/")[1] == task
     return not (task and path.startswith(TOKEN_HEAD))
 
 
 def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Family, Any, dict[str, Any], str]:
-    """Return (family, ``config.model`` as it is written, config.json, prefix of the base model's tensors).
+    """Return (family, the exported ``config.model``, config.json, prefix of the base model's tensors).
 
     Args:
       loaded: the checkpoint.
-      task: whose head to write; "" is the head that predicts tokens.
-      facts: its vocabulary's and languages' part.
-      wanted: a model type; "" takes the first that fits.
+      task: its head is written; "": the head that predicts tokens.
+      facts: of its vocabulary and languages.
+      wanted: a model type; "": the first that fits.
 
     Raises:
-      UserError: no family fits, or the one that does has no such head; or there is no such task.
+      UserError: no family fits, or the one that fits has no such head; or there is no such task.
     """
     model = loaded.config.model
     if not task:
         if loaded.labels:
             log.warning(
-                "left out: the heads of the tasks %s; --task writes one of them", ", ".join(sorted(loaded.labels))
+                "the heads of the tasks %s are not exported; --task exports one of them",
+                ", ".join(sorted(loaded.labels)),
             )
         family = choose_family(model, facts, wanted)
         model = moved(family, model, facts)
@@ -177,9 +179,9 @@ def decoder_start(loaded: Loaded, to: str) -> int:
     prefix, model = loaded.config.data.prefix, loaded.config.model
     if to and not (model.decoder and prefix == "language"):
         raise UserError(
-            "--to names the language that a decoder writes, which this model's weights do not depend on"
+            "--to names the output language of a decoder, but this model does not depend on it"
             if model.decoder
-            else "this model has no decoder that could write",
+            else "--to names the output language of a decoder, but this model has no decoder",
             remedy="leave --to out",
         )
     if not model.decoder or prefix != "language":
@@ -187,7 +189,7 @@ def decoder_start(loaded: Loaded, to: str) -> int:
         return start[0] if start else loaded.vocabulary.pad_id
     if not to:
         raise UserError(
-            "this model's decoder begins with the token of the language that it writes, and transformers keeps one only",
+            "this model's decoder begins with the token of its output language, but transformers keeps only one such token",
             remedy=f"give --to: one of {', '.join(loaded.languages)}; generate(decoder_start_token_id=…) names others",
         )
     if to not in loaded.languages:
@@ -196,14 +198,14 @@ def decoder_start(loaded: Loaded, to: str) -> int:
 
 
 def special_ids(vocabulary: Vocabulary, start: int) -> dict[str, int]:
-    """Return the special ids that a config.json names; "start" is what a decoder begins with."""
+    """Return the special ids that a config.json names; "start" is the decoder's first token."""
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ("pad", "bos", "eos", "unk", "mask")}
     ids["start"] = start
     return {role: int(index) for role, index in ids.items() if index >= 0}
 
 
 def longest(model: Any) -> int | None:
-    """Return the most tokens that a row may have; None where positions are relative."""
+    """Return the largest number of tokens of a row; None if positions are relative."""
     return None if model.position == "relative" else longest_row(model)
 
 
@@ -216,8 +218,9 @@ def write_tokenizer(
       folder: of the model.
       vocabulary: of the run.
       prefix: ids before every text.
-      length: most tokens of a text; None if there is no limit.
-      types: whether the model reads the numbers by which a tokenizer tells two texts apart (BERT's token types).
+      length: most tokens of a text; None: no limit.
+      types: whether the model reads the numbers by which a tokenizer
+        tells two texts apart (BERT's token types).
     """
     if isinstance(vocabulary, PublishedVocabulary):
         (folder / TOKENIZER).write_text(vocabulary.tokenizer_json, encoding="utf-8")

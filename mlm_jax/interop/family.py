@@ -1,8 +1,8 @@
 """A published family: its configuration in our keys, and a table from its tensors to our parameters.
 
 A table is a tuple of :class:`Entry`. Our paths are written as if every layer stood alone
-(``encoder/{layer}/attention/query/kernel``); :func:`bind` finds the layer's slice of the stacked array. An entry counts
-where our model has its parameters, so that one table serves models with and without biases, heads or decoders.
+(``encoder/{layer}/attention/query/kernel``); :func:`bind` finds the layer's slice of the stacked array. An entry is used if
+our model has its parameters. So one table serves models with and without biases, heads or decoders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError
 
-# Keys of config.model that say nothing about what the trained function is.
+# Keys of config.model that do not change the function that a model computes.
 FREE = (
     "dropout",
     "pooling",
@@ -35,17 +35,17 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of theirs and the parameters of ours that it holds.
+    """One tensor of a published model and our parameters that it holds.
 
     Attributes:
       theirs: name; ``{base}`` is the base model's prefix, ``{layer}`` and ``{language}`` run over all of them.
       ours: paths of parameters, concatenated along their tensor's first axis. A ``kernel`` of ours is ``[in…, out…]``,
         theirs ``[out, in]``; anything else only changes shape.
-      inputs: how many leading axes of our kernel are inputs (2 where heads are merged).
-      only: a path of ours that must exist for the entry to count, beside ``ours``.
-      unless: a path of ours that must not exist for the entry to count.
-      copy: the tensor repeats what another entry holds: written, and left out when read.
-      after_first: their first layer has no such tensor, and our first layer does not use its slice of the stack.
+      inputs: number of leading axes of our kernel that are inputs (2 if heads are merged).
+      only: a path of ours that must exist for the entry to be used, besides ``ours``.
+      unless: a path of ours that must not exist for the entry to be used.
+      copy: whether the tensor repeats another entry's; it is written, and ignored when read.
+      after_first: whether their first layer has no such tensor; our first layer then does not use its slice of the stack.
     """
 
     theirs: str
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a file of weights holds, which config.json does not always say.
+    """The parts of the model in a file of weights, which config.json does not always tell.
 
     Attributes:
       head: whether there is a head that predicts tokens; a bare base model has none.
@@ -73,7 +73,7 @@ class Contents:
 
     @classmethod
     def of_model(cls, model: Any) -> Contents:
-        """Return what the file of a model of ours would hold."""
+        """Return the contents of a file with a model of ours."""
         headless = (
             model.tied_embeddings and not model.head_transform and "head" not in model.biases and not model.decoder
         )
@@ -82,12 +82,12 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a published configuration says beside ``config.model``.
+    """Facts in a published configuration besides ``config.model``.
 
     Attributes:
       rows: rows of the embedding table.
-      languages: language codes in the order of indexed weights; () where there are none.
-      ids: {"pad" | "bos" | "eos" | "unk" | "mask": token id}; what is not known is not there.
+      languages: language codes in the order of indexed weights; () if there are none.
+      ids: {"pad" | "bos" | "eos" | "unk" | "mask": token id}, for the ids that are known.
     """
 
     rows: int
@@ -102,9 +102,9 @@ class TaskHead:
     Attributes:
       suffix: of the class's name, such as ForTokenClassification.
       table: their tensors and our parameters; ``{task}`` in a path of ours is the task.
-      transform: the option of the task, what stands between the hidden states and the output layer.
-      poolings: {the option of the task: keys of config.json that say so}.
-      defaults: {key of config.json: what it means if the file says nothing}.
+      transform: the task's option ``transform``, the layers between the hidden states and the output layer.
+      poolings: {the task's option ``pooling``: keys of config.json with this meaning}.
+      defaults: {key of config.json: its value if the file does not have it}.
     """
 
     suffix: str
@@ -122,22 +122,22 @@ class Family:
       model_type: as config.json names it.
       base: prefix of the base model's tensors under a head (``roberta.``); a bare base model has none.
       table: their tensors and our parameters.
-      settings: (config.json, contents) → settings of ``config.model``; raises UserError for what we lack.
-      describe: (``config.model``, facts) → config.json without ``architectures``; must not fail for a model that does
-        not fit, which shows when its settings come out differently.
+      settings: (config.json, contents) → settings of ``config.model``; raises UserError if we have no counterpart.
+      describe: (``config.model``, facts) → config.json without ``architectures``. It must not fail for a model that does not
+        fit: the caller finds that the settings of the config.json differ.
       architecture: contents → class name.
       embedding: name of the table of token embeddings.
-      output: name of the output layer's table, where it is not tied.
+      output: name of the output layer's table, if it is not tied.
       head: pattern of the names of a head's tensors.
-      tied: whether config.json means a tied output layer when it says nothing.
-      tied_if_missing: whether a file without an output layer is tied whatever config.json says.
-      only_output: whether the head is nothing but the output layer, so that a tied model shows no sign of it.
+      tied: whether the output layer is tied if config.json does not tell.
+      tied_if_missing: whether the output layer is tied if the file has none, whatever config.json tells.
+      only_output: whether the head is only the output layer, so that a tied model has no tensor of the head.
       ignored: {pattern of names that have no counterpart: why that is harmless}.
       copies: {name: the name that it repeats}, as old files do for tied weights.
       renamed: ((pattern, replacement), …) applied to names first: older spellings.
       facts: config.json → facts.
-      name: what its classes' names begin with.
-      heads: of tasks, that its files may have.
+      name: the beginning of its classes' names.
+      heads: heads of tasks that its files may have.
       first_position: facts → the first row in use of a learned table of positions.
     """
 
@@ -209,7 +209,7 @@ def bind(
     """Bind a family's table to a model.
 
     Args:
-      family: whose table.
+      family: has the table.
       shapes: {path: shape} of our parameters.
       model: ``config.model``.
       languages: codes in index order.
@@ -219,7 +219,7 @@ def bind(
       {their name: its binding}.
 
     Raises:
-      UserError: a parameter of ours has no place in the table.
+      UserError: a parameter of ours is not in the table.
     """
     bound: dict[str, Bound] = {}
     for entry in family.table:
@@ -271,12 +271,12 @@ def _to_ours(part: tuple[str, tuple[int, ...], tuple[int, ...]], inputs: int, te
 
 
 def canonical(model: Any) -> dict[str, Any]:
-    """Return what determines the function of a model: defaults filled in, keys without effect left out."""
+    """Return the settings that determine the function of a model: with defaults, and without keys that have no effect."""
     settings = {key: value for key, value in dict(model).items() if key not in FREE}
     rope, learned, relative = (model.position == kind for kind in ("rope", "learned", "relative"))
     layers = sum(group["layers"] for group in model.encoder)
-    every = min(model.global_every, layers)  # beyond the last layer it makes no difference
-    if learned:  # the first row in use may be any; :func:`moved` writes it where a family has it
+    every = min(model.global_every, layers)  # beyond the last layer it has no effect
+    if learned:  # the first row in use has no effect; moved() puts it where a family has it
         settings["max_positions"] = model.max_positions - model.position_offset
     settings |= {
         "encoder": _canonical_groups(model.encoder),
@@ -299,7 +299,7 @@ def canonical(model: Any) -> dict[str, Any]:
 
 def _canonical_norms(model: Any) -> tuple[str, ...]:
     norms = set(model.norms)
-    if "embedding" not in norms:  # which is what layer 0 could do without its own norm for
+    if "embedding" not in norms:  # which would do instead of layer 0's own norm
         norms.add("first_attention")
     if model.norm_position == "post":  # a layer's norm comes after it, in the first layer too
         norms.discard("first_attention")
@@ -309,7 +309,7 @@ def _canonical_norms(model: Any) -> tuple[str, ...]:
 
 
 def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Join neighbours that say the same."""
+    """Join neighbouring groups that are equal."""
     joined: list[dict[str, Any]] = []
     for group in groups:
         full: dict[str, Any] = {"weights": "shared", "adapter": 0, **group}
@@ -327,7 +327,7 @@ def _canonical_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, An
 
 
 def moved(family: Family, model: Any, facts: Facts) -> Any:
-    """Return ``config.model`` with the first learned position where the family has it, and as many positions in use."""
+    """Return ``config.model`` with the family's first learned position, and the same number of positions in use."""
     shift = family.first_position(facts) - model.position_offset
     if model.position != "learned" or not shift:
         return model
@@ -337,12 +337,12 @@ def moved(family: Family, model: Any, facts: Facts) -> Any:
 
 
 def move_positions(table: np.ndarray, shift: int) -> np.ndarray:
-    """Return ``[positions + shift, width]`` of a learned table, with rows that no position uses added or taken in front."""
+    """Return ``[positions + shift, width]`` of a learned table: unused rows are added or removed at its beginning."""
     return table[-shift:] if shift < 0 else np.concatenate([np.zeros((shift, table.shape[1]), table.dtype), table])
 
 
 def differences(family: Family, model: Any, facts: Facts, default: Callable[[], Any]) -> list[tuple[str, Any, Any]]:
-    """Return (key, our value, what the family makes of it) for every key of ``config.model`` that it cannot express."""
+    """Return (key, our value, the family's value) for every key of ``config.model`` that the family cannot express."""
     described = family.describe(moved(family, model, facts), facts)
     published = default()
     published.update(family.settings(described, Contents.of_model(model)))
@@ -355,13 +355,13 @@ def differences(family: Family, model: Any, facts: Facts, default: Callable[[], 
 
 
 class ForeignConfig(dict):
-    """A JSON file of theirs: a value is of the kind of the default that it is asked for with, or an error."""
+    """A published JSON file; a value has the type of the default that is given to :meth:`get`, or is an error."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value, or the default where the file says nothing.
+        """Return a value, or the default if the file does not have the key.
 
         Raises:
-          UserError: the value is of another kind than the default, or ``null``; the message names the key.
+          UserError: the value has another type than the default, or is ``null``; the message names the key.
         """
         value = super().get(key, default)
         if default is not None:
@@ -373,7 +373,7 @@ class ForeignConfig(dict):
 
 KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    # All of them count something, and nothing counts more than 2³¹.
+    # All of them are numbers of things, which are below 2³¹.
     int: ("a whole number from 1 to 2³¹", lambda value: type(value) is int and 0 < value <= 2**31),
     float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
     str: ("a text", lambda value: isinstance(value, str)),
@@ -386,15 +386,15 @@ KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
 
 
 def optional(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    """Return a value, or the default where the file says nothing or ``null``."""
+    """Return a value, or the default if the file does not have the key or has ``null``."""
     return default if config.get(key) is None else config.get(key, default)
 
 
 def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Check that a configuration has the only values that we have a counterpart of, where it says anything.
+    """Check that keys of a configuration have, if they are there, the only values that have a counterpart here.
 
     Raises:
-      UserError: names the key and its value.
+      UserError: a key has another value; the message names both.
     """
     for key, value in values.items():
         if config.get(key, value) != value:
@@ -402,7 +402,7 @@ def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def lookup(table: Mapping[str, str], key: str, config: Mapping[str, Any], default: str) -> str:
-    """Return our name of a value such as an activation.
+    """Return our name of a published value such as an activation.
 
     Raises:
       UserError: the value has no counterpart; the message names key and value.
@@ -414,7 +414,7 @@ def lookup(table: Mapping[str, str], key: str, config: Mapping[str, Any], defaul
 
 
 def reverse(table: Mapping[str, str], value: str) -> str:
-    """Return their name of one of our values: the first that fits, or the first of all if none does."""
+    """Return the published name of one of our values: the first that fits, or the first of all if none fits."""
     return next((theirs for theirs, ours in table.items() if ours == value), next(iter(table)))
 
 
@@ -423,7 +423,7 @@ def unscaled(rope: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
     Args:
       rope: the settings; the type is called ``rope_type``, or ``type`` in older files.
-      key: where it stands in config.json.
+      key: of the settings in config.json.
 
     Raises:
       UserError: the frequencies are scaled, for which we have no counterpart.
@@ -435,16 +435,16 @@ def unscaled(rope: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, int]:
-    """Return the special ids that a config.json names, with the family's own defaults for what it leaves out.
+    """Return the special ids that a config.json names, or else the family's defaults.
 
     Raises:
-      UserError: one of them is no number.
+      UserError: one of them is not a number.
     """
     found = {}
     for name in ("pad", "bos", "eos", "unk", "mask"):
         key = f"{name}_token_id"
         value = config[key] if key in config else defaults.get(name)
-        if isinstance(value, list):  # several tokens may end a text; the first is the one that is written
+        if isinstance(value, list):  # several tokens may end a text; ours is the first
             value = value[0] if value else None
         if value is not None:
             if type(value) is not int or value < 0:
@@ -454,5 +454,5 @@ def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, in
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
-    """Return whether one of the patterns is found in the name."""
+    """Return whether one of the patterns occurs in the name."""
     return any(re.search(pattern, name) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and the name of a model as a local folder."""
+"""New folders that appear whole or not at all, and local folders of models on the Hub."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import whole_folder
 
-# What of a Hub repository is needed; weights in other formats can be many times the size.
+# Files to download from a Hub repository; weights in other formats can be many times as large.
 TOKENIZER_FILES = ("*.json", "*.model", "vocab.txt", "merges.txt")
 HUB_FILES = (*TOKENIZER_FILES, "*.safetensors")
 
 
 @contextlib.contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """Yield a scratch folder that becomes ``out`` when the block ends well, and is removed if not.
+    """Yield a scratch folder that is renamed to ``out`` when the block succeeds, and removed if it fails.
 
     Raises:
       UserError: ``out`` exists and is not an empty folder, or cannot be written.
@@ -32,14 +32,14 @@ def new_folder(out: str | Path) -> Iterator[Path]:
 
 
 def local_folder(source: str | Path, patterns: Sequence[str] = HUB_FILES) -> Path:
-    """Return the folder of a model that is given as a local folder or by its name on the Hugging Face Hub.
+    """Return the local folder of a model, downloaded if ``source`` is a name on the Hugging Face Hub.
 
     Args:
       source: the folder, or the name.
       patterns: of the files to download from the Hub.
 
     Raises:
-      UserError: there is neither such a folder nor such a model, or no network to ask for it.
+      UserError: there is neither such a folder nor such a model, or the Hub cannot be reached.
     """
     if Path(source).is_dir():
         return Path(source)

@@ -1,4 +1,4 @@
-"""A published folder on the Hugging Face Hub."""
+"""Uploads a folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from mlm_jax.common.errors import UserError, one_line
 
 
 def push(folder: str | Path, name: str) -> str:
-    """Upload a folder to a repository of the Hub, which is made if it is not there.
+    """Upload a folder to a repository of the Hub, which is created if it does not exist.
 
-    The token is the one that huggingface_hub finds (``hf auth login`` or HF_TOKEN); it is not read here, and in no message.
+    huggingface_hub reads the token itself (``hf auth login`` or HF_TOKEN); it is in no message.
 
     Args:
-      folder: as export-hf wrote it.
+      folder: written by export-hf.
       name: of the repository, such as "me/my-encoder".
 
     Returns:
       the address of the commit.
 
     Raises:
-      UserError: there is no token, it may not write there, the name is none, or the Hub cannot be reached.
+      UserError: there is no token, it has no write access, the name is not that of a repository, or the Hub cannot be
+        reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -34,7 +35,9 @@ def push(folder: str | Path, name: str) -> str:
         api.create_repo(name, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="mlm-jax export-hf"))
     except HFValidationError as error:
-        raise UserError(f"{name!r} is no name of a repository", remedy="give a name such as me/my-encoder") from error
+        raise UserError(
+            f"{name!r} is not the name of a repository", remedy="give a name such as me/my-encoder"
+        ) from error
     except LocalTokenNotFoundError as error:
         raise UserError(
             "there is no token of the Hugging Face Hub", remedy="run hf auth login, or set HF_TOKEN"
@@ -45,7 +48,7 @@ def push(folder: str | Path, name: str) -> str:
             f"the Hugging Face Hub refuses {name!r} (HTTP {status}); {folder} is written",
             remedy="check that the token may write there",
         ) from error
-    except Exception as error:  # httpx and requests raise kinds of their own if there is no network
+    except Exception as error:  # httpx and requests raise exceptions of their own if there is no network
         if type(error).__module__.partition(".")[0] not in (
             "httpx",
             "httpx2",

@@ -1,4 +1,4 @@
-"""``mlm-jax import-hf``: a published model into a checkpoint of ours, its vocabulary, and a config to go on from."""
+"""``mlm-jax import-hf``: a published model as a checkpoint of ours, its vocabulary, and a config that continues its training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from mlm_jax.interop.weights import Published, flat_shapes
 
 log = logging.getLogger(__name__)
 
-UNDETERMINED = ("und",)  # ISO 639's code where nobody says which languages a model is of
+UNDETERMINED = ("und",)  # ISO 639's code for undetermined, if the languages of a model are unknown
 VOCABULARY, RECIPE = "vocabulary", "config.py"
-IN_FLIGHT = 200_000_000  # bytes that are copied at once while the checkpoint is written, or the largest array
+IN_FLIGHT = 200_000_000  # bytes that are copied at once while the checkpoint is written; at least the largest array
 
 
 def import_hf(
@@ -37,28 +37,28 @@ def import_hf(
 ) -> Path:
     """Turn a model of Hugging Face transformers into a workdir of ours.
 
-    The workdir holds a checkpoint that every verb takes, the vocabulary, and ``config.py``, a config that continues the
-    model's training once it is told on which text.
+    The workdir holds a checkpoint that every verb takes, the vocabulary, and ``config.py``, which continues the model's
+    training once its ``data`` names text.
 
     Args:
       source: a folder with config.json, safetensors and a tokenizer, or a name on the Hugging Face Hub.
-      out: the workdir to make; must not exist yet.
-      languages: codes that rows may be of; a model with language-indexed weights brings its own.
+      out: the new workdir, which must not exist yet.
+      languages: codes of the model's languages; a model with language-indexed weights names its own.
       allow_nonfinite: import weights that are NaN or infinite as they are.
 
     Returns:
       ``out``.
 
     Raises:
-      UserError: something in ``source`` is missing, damaged, contradictory or without counterpart; the message names
-        it, and nothing is written.
+      UserError: a part of ``source`` is missing, damaged, contradictory or has no counterpart; the message names it, and
+        nothing is written.
     """
     out = Path(out).resolve()
     published = Published(local_folder(source), finite=not allow_nonfinite)
     facts = published.facts
     if languages and facts.languages:
         raise UserError(
-            f"the model brings its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
+            f"the model names its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
         )
     languages = facts.languages or languages or UNDETERMINED
     for code in languages:
@@ -74,7 +74,7 @@ def import_hf(
             shapes = flat_shapes(
                 config, vocabulary.size, languages, {task: len(names) for task, names in labels.items()}
             )
-        except UserError as error:  # the model cannot be built; the values are those of their file
+        except UserError as error:  # the model cannot be built from the values of config.json
             raise UserError(error.problem, file=published.folder / "config.json") from error
         flat = published.params(shapes, config.model, languages)
         vocabulary.save(scratch / VOCABULARY)
@@ -93,10 +93,10 @@ def save_weights(
     flat: dict[str, np.ndarray],
     labels: Mapping[str, tuple[str, ...]] = {},
 ) -> None:
-    """Write parameters as checkpoint 0 of a workdir; ``flat`` is emptied on the way, so that nothing is held twice."""
+    """Write parameters as checkpoint 0 of a workdir. ``flat`` is emptied meanwhile, so that no array is held twice."""
     host = jax.local_devices(backend="cpu")[0]
     largest = max(value.nbytes for value in flat.values())
-    # One after the other: copies run in the background, and until they are done there are two of each.
+    # One after the other: copies run in the background, and until they are done, both copies are in memory.
     held = {path: jax.device_put(flat.pop(path), host).block_until_ready() for path in list(flat)}
     checkpoints = Checkpoints(
         workdir, config, vocabulary, languages, labels=labels, in_flight=max(1.1 * largest, IN_FLIGHT) / 1e9
@@ -107,10 +107,10 @@ def save_weights(
 
 
 def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigDict:
-    """Return the config of an imported model: ours but for the model, the vocabulary and what documents begin with.
+    """Return the config of an imported model: the defaults, with its model, its vocabulary and its documents' first tokens.
 
     Raises:
-      UserError: its decoder begins with another token than ours would.
+      UserError: its decoder begins with another token than ours.
     """
     before, _ = around(Tokenizer.from_str(vocabulary.tokenizer_json))
     config = default_config()
@@ -125,28 +125,28 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     if config.model.decoder:
         check_decoder_start(published, vocabulary, before)
         config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
-    elif vocabulary.mask_id < 0:  # nothing can be hidden: sentences are told apart from their translations
+    elif vocabulary.mask_id < 0:  # without a mask piece: the task is to find translations of sentences
         config.tasks = {"ranking": {"objective": "ranking", "rows": 64, "length": min(128, room), "weight": 1.0}}
     if published.task:
         name = published.task["objective"]
         config.tasks = {name: {**published.task, "length": min(published.task["length"], room)}}
         if config.model.embedding_types > 1 and name != "token_classification":  # whose texts are no pairs
             log.warning(
-                "of pairs of texts, both are read with token type 0 here; this head may have been trained otherwise"
+                "both texts of a pair are read with token type 0 here; this head may have been trained with two types"
             )
     elif not published.contents.head and not config.model.decoder:
         log.warning(
-            "the files hold no head that predicts tokens: fill-mask would print guesses that nothing has trained, "
-            "until the model was trained on"
+            "the files have no head that predicts tokens: guesses of fill-mask are random until "
+            "the model is trained further"
         )
     return config
 
 
 def check_decoder_start(published: Published, vocabulary: Any, before: list[int]) -> None:
-    """Check that their decoder begins as ours does: with what stands before a text, or with padding where nothing does.
+    """Check that the decoder begins as ours does: with the token before a text, or with padding if there is none.
 
     Raises:
-      UserError: it begins with another token.
+      UserError: the decoder begins with another token.
     """
     ours, theirs = before[0] if before else vocabulary.pad_id, published.config.get("decoder_start_token_id")
     if ours != (vocabulary.pad_id if theirs is None else theirs):
@@ -158,14 +158,14 @@ def check_decoder_start(published: Published, vocabulary: Any, before: list[int]
 
 
 def recipe(config: ConfigDict, source: str) -> str:
-    """Return the text of a config file that goes on with an imported model.
+    """Return the text of a config file that continues the training of an imported model.
 
-    What comes from outside stands in it as literals only: names of folders and values of a published config.json are
-    not ours, and must not become code.
+    Values from outside, such as names of folders and values of a published config.json, are written as literals, so that
+    they cannot become code.
 
     Args:
       config: of the model.
-      source: what it was imported from.
+      source: the imported folder or name.
     """
     default = default_config().model
     changed = {key: value for key, value in config.model.items() if value != default[key]}

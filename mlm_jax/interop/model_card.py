@@ -1,4 +1,4 @@
-"""What a published folder says of itself: README.md with metadata for the Hub, and the config of the run."""
+"""The model card of a published folder: README.md with metadata for the Hub, and the config of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
-TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language's code as the Hub takes it
+TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language code that the Hub accepts
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINES = {
     SEQUENCE: "text-classification",
@@ -28,10 +28,10 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
 
     Args:
       folder: of the model.
-      loaded: the checkpoint that it was made of.
-      place: where that lies.
+      loaded: the exported checkpoint.
+      place: path of the checkpoint.
       architecture: class of transformers that loads the folder.
-      task: whose head it has; "" is none's.
+      task: with the exported head; "": none.
     """
     config = without_folders(config_json(loaded.config))
     (folder / RUN_CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -48,7 +48,7 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
 
 
 def base_model(loaded: Loaded, place: str | Path) -> str:
-    """Return the name of the published model that a run began with: a Hub name or the name of a folder; "" if none."""
+    """Return the name of the published model from which a run was initialised (a Hub name or the name of a folder), or ""."""
     started_from = loaded.config.checkpoint.init.get("from", "")
     for folder in (Path(place), *Path(place).resolve().parents[:2], *([Path(started_from)] if started_from else [])):
         if (folder / SOURCE).is_file():
@@ -58,26 +58,26 @@ def base_model(loaded: Loaded, place: str | Path) -> str:
 
 
 def write_source(workdir: Path, source: str, is_folder: bool) -> None:
-    """Write down what a workdir was imported from: a Hub name, or the name of a folder without where it lay."""
+    """Record what a workdir was imported from: a Hub name, or the name of a folder without its path."""
     name = Path(source).resolve().name if is_folder else source
     (workdir / SOURCE).write_text(json.dumps({"source": name}, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def pipeline(loaded: Loaded, task: str) -> str:
-    """Return the pipeline of transformers that a model is made for."""
+    """Return the pipeline of transformers for a model's head."""
     if task:
         return PIPELINES[FORMS[loaded.config.tasks[task]["objective"]][0]]
     return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
 
 
 def metrics(place: str | Path) -> dict[str, float]:
-    """Return what was measured for a checkpoint; {} if nothing was."""
+    """Return the evaluation of a checkpoint; {} if it was not evaluated."""
     file = find_checkpoint(place) / METRICS / METRICS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def without_folders(value: Any) -> Any:
-    """Return a config in which absolute paths are cut to their last part: where files lay is nobody's business."""
+    """Return a config whose absolute paths are cut to their last part, so that the card does not publish folders of a machine."""
     if isinstance(value, Mapping):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -89,7 +89,10 @@ def _yaml(metadata: Mapping[str, Any]) -> str:
     lines = ["---", "# license: fill in, such as apache-2.0; mind those of the data and of the base model"]
     for key, value in metadata.items():
         if isinstance(value, list) and value:
-            lines += [f"{key}:", *(f"- {json.dumps(item)}" for item in value)]  # quoted: the code no is a language
+            lines += [
+                f"{key}:",
+                *(f"- {json.dumps(item)}" for item in value),
+            ]  # quoted, since YAML reads the language code no as false
         elif value:
             lines.append(f"{key}: {value}")
     return "\n".join([*lines, "---", ""])

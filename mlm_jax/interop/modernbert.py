@@ -22,7 +22,7 @@ from mlm_jax.interop.family import (
 from mlm_jax.interop.task_heads import DENSE, OUTPUT, QUESTION, SEQUENCE, TOKEN, layer, norm
 
 ACTIVATIONS = {"gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh", "silu": "swiglu"}
-PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # what the head's dense layer uses
+PLAIN = {"geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "swiglu": "silu"}  # activation of the head's dense layer
 
 TABLE = (
     Entry("{base}embeddings.tok_embeddings.weight", ("embedding",)),
@@ -58,7 +58,7 @@ TABLE = (
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a ModernBERT config.json stands for."""
+    """Return the settings of ``config.model`` for a ModernBERT config.json."""
     activation = lookup(ACTIVATIONS, "hidden_activation", config, "gelu")
     if contents.head:
         require(config, {"classifier_activation": PLAIN[activation], "classifier_bias": config.get("mlp_bias", False)})
@@ -91,7 +91,7 @@ def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
 
 
 def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return RoPE's bases (global, local), as old and as new files spell them.
+    """Return RoPE's bases (global, local), in the spelling of old or of new files.
 
     Raises:
       UserError: the frequencies are scaled in a way that we have no counterpart of.
@@ -103,16 +103,16 @@ def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
         for kind in ("full_attention", "sliding_attention")
     )
     theta = float(optional(whole, "rope_theta", optional(config, "global_rope_theta", 160_000.0)))
-    # null means "as in the layers that see everything"
+    # null means the base of the layers without a window
     local = theta if "local_rope_theta" in config and config["local_rope_theta"] is None else 10_000.0
     return theta, float(optional(windowed, "rope_theta", optional(config, "local_rope_theta", local)))
 
 
 def global_every(config: Mapping[str, Any], layers: int) -> int:
-    """Return n where layers 0, n, 2n … see everything.
+    """Return n if layers 0, n, 2n … have no window.
 
     Raises:
-      UserError: the layers that see everything are not spaced evenly.
+      UserError: the layers without a window are not evenly spaced.
     """
     if config.get("layer_types") is None:
         return config.get("global_attn_every_n_layers", 3)
@@ -120,7 +120,7 @@ def global_every(config: Mapping[str, Any], layers: int) -> int:
     whole = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
     every = whole[1] if len(whole) > 1 else max(layers, 1)
     if len(kinds) != layers or whole != list(range(0, layers, every)):
-        raise UserError(f"layer_types {list(kinds)} does not put full attention at every n-th layer from the first")
+        raise UserError(f"layer_types {list(kinds)} does not have full attention at every n-th layer from the first")
     return every
 
 

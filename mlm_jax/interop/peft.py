@@ -32,7 +32,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
 
     Args:
       checkpoint: a workdir, or one of its checkpoints.
-      out: the folder to make; must not exist yet.
+      out: the new folder, which must not exist yet.
       family: ``model_type`` of the base model; "" is the first that can express the model.
       task: whose head to write beside the products; "" is none's.
 

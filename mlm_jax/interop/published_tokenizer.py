@@ -1,4 +1,4 @@
-"""The tokenizer of a published model, in whatever file it comes, as a vocabulary of ours with the same ids."""
+"""The tokenizer of a published model, from any of its file formats, as a vocabulary of ours with the same ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlm_jax.common.foreign_files import read_json
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.interop.tokenizer_files import Source, content, read_tokenizer
 
-# What tokenizer_config.json calls our special pieces; BERT has no other beginning and end than [CLS] and [SEP].
+# Names of our special pieces in tokenizer_config.json; BERT's beginning and end are [CLS] and [SEP].
 ROLES = {
     "pad": ("pad_token",),
     "bos": ("bos_token", "cls_token"),
@@ -22,7 +22,7 @@ ROLES = {
     "unk": ("unk_token",),
     "mask": ("mask_token",),
 }
-# What these pieces are called if no file names them.
+# Names of these pieces if no file names them.
 USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]", "<mask>")}
 # Tables of embeddings may have rows beyond the tokenizer's pieces: they are rounded up to multiples of 8, 64 or 128 (mT5:
 # 250,100 to 250,112) or were never filled (multilingual MiniLMs: 250,002 of 250,037). A tokenizer that is smaller by more
@@ -46,7 +46,7 @@ def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mappin
     """
     settings = {**_settings(folder / "special_tokens_map.json"), **_settings(folder / "tokenizer_config.json")}
     tokenizer = read_tokenizer(folder, Source(settings, model_type, MOST_ROWS if rows is None else rows))
-    tokenizer.no_padding()  # what a file says of batches is not part of a text
+    tokenizer.no_padding()  # truncation and padding of batches are not part of a text
     tokenizer.no_truncation()
     known_ids = tokenizer.get_vocab(with_added_tokens=True).values()
     if not known_ids:
@@ -85,8 +85,8 @@ def smallest_multiple(size: int, rows: int) -> int:
 
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a text, whatever special pieces it has a name for."""
-    # A vocabulary of another script may have no piece for "a", nor an unknown piece: then a text of one of its own.
+    """Return the ids that a tokenizer puts before and after a text."""
+    # A vocabulary of another script may have no piece for "a" and no unknown piece: then the text is one of its pieces.
     for text in ("a", *map(tokenizer.decode, ([index] for index in tokenizer.get_vocab().values()))):
         found = tokenizer.encode(text, add_special_tokens=True)
         inside = [position for position, mark in enumerate(found.special_tokens_mask) if not mark]
@@ -96,17 +96,17 @@ def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """Return what a file of settings says; {} if there is none.
+    """Return the contents of a file of settings; {} if there is none.
 
     Raises:
-      UserError: it is no JSON object, or names something else than a piece for a special one.
+      UserError: it is not a JSON object, or the value of a special piece is not a piece.
     """
     if not file.is_file():
         return {}
     found = read_json(file)
     if not isinstance(found, dict):
         raise UserError(
-            f"this is no JSON object, but begins with {str(found)[:20]}", file=file, remedy="download it again"
+            f"this is not a JSON object, but begins with {str(found)[:20]}", file=file, remedy="download it again"
         )
     for name in [name for names in ROLES.values() for name in names if found.get(name)]:
         if not content(found[name]):

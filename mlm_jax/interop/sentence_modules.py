@@ -1,4 +1,4 @@
-"""The modules of sentence-transformers beside a model: how it makes one vector of a text's hidden states."""
+"""The modules of sentence-transformers in a model's folder: how it pools a text's hidden states into one vector."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ OLD_MODES = {  # {key of releases before 5: mode}
 
 
 def read_pooling(folder: Path, longest: int) -> str:
-    """Return ``config.model.pooling`` of a published folder, and warn of what its embeddings have and ours do not.
+    """Return ``config.model.pooling`` of a published folder, and warn if its embeddings have further layers than ours.
 
     Args:
-      folder: of the model; without modules.json, the mean is taken.
+      folder: of the model; without modules.json, pooling is the mean.
       longest: most tokens that our model takes.
 
     Raises:
@@ -82,7 +82,7 @@ def _warn_of_length(file: Path, longest: int) -> None:
 
 
 def write_sentence_transformer(folder: Path, width: int, longest: int | None, pooling: str) -> None:
-    """Write what makes a folder a ``SentenceTransformer`` whose embeddings are those of ``embed``.
+    """Write the modules with which a folder is a ``SentenceTransformer`` whose embeddings are those of ``embed``.
 
     Args:
       folder: of the model.

@@ -27,7 +27,7 @@ def _attention(theirs: str, ours: str) -> tuple[Entry, ...]:
 
 
 def _stack(stack: str, mlp: int) -> tuple[Entry, ...]:
-    """Return the table of an encoder or a decoder, whose feed-forward layer is its ``mlp``-th sublayer."""
+    """Return the table of an encoder or a decoder; ``mlp`` is the index of the feed-forward layer among a layer's sublayers."""
     block, ours = f"{stack}.block.{{layer}}.layer", f"{stack}/{{layer}}"
     gate = f"{ours}/mlp/gate/kernel"
     return (
@@ -39,7 +39,7 @@ def _stack(stack: str, mlp: int) -> tuple[Entry, ...]:
         Entry(f"{block}.{mlp}.DenseReluDense.wi_1.weight", (f"{ours}/mlp/up/kernel",), only=gate),
         Entry(f"{block}.{mlp}.DenseReluDense.wo.weight", (f"{ours}/mlp/down/kernel",)),
         Entry(f"{stack}.final_layer_norm.weight", (f"{stack}_norm/scale",)),
-        # T5 and mT5 have one table of relative positions a stack, kept in its first layer; umT5 one a layer.
+        # T5 and mT5 have one table of relative positions for each stack, in its first layer; umT5 has one for each layer.
         Entry(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (f"{stack}_relative",)),
         Entry(f"{block}.0.SelfAttention.relative_attention_bias.weight", (f"{ours}/attention/relative",)),
     )
@@ -156,12 +156,12 @@ def _family(
 
 
 def t5_is_scaled(config: Mapping[str, Any], contents: Contents) -> bool:
-    """Return T5's choice: transformers takes ``tie_word_embeddings`` for it, whether the weights are tied or not."""
+    """Return whether T5 scales the decoder's output: as in transformers, by ``tie_word_embeddings``, tied weights or not."""
     return config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
 
 
 def umt5_is_scaled(config: Mapping[str, Any], contents: Contents) -> bool:
-    """Return umT5's choice: what config.json says, and if it says nothing, whether the weights are tied."""
+    """Return whether umT5 scales the decoder's output: the value in config.json, or else whether the weights are tied."""
     return config.get("scale_decoder_outputs", contents.tied)
 
 

@@ -1,6 +1,6 @@
 """Heads of tasks in published files: ``…ForSequenceClassification``, ``…ForTokenClassification``, ``…ForQuestionAnswering``.
 
-A family lists the heads that it has, each with its tensors and the form of ours that computes the same.
+A family lists its heads, each with its tensors and the form of ours that computes the same function.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def layer(theirs: str, ours: str) -> tuple[Entry, Entry]:
 
 
 def norm(theirs: str) -> tuple[Entry, Entry]:
-    """Return the entries of the norm behind a head's dense layer."""
+    """Return the entries of the norm after a head's dense layer."""
     return Entry(f"{theirs}.weight", (f"{NORM}/scale",)), Entry(f"{theirs}.bias", (f"{NORM}/bias",))
 
 
 def head_of(family: Family, architectures: Any) -> TaskHead | None:
-    """Return the head that a config.json names, or None if it names none of a task.
+    """Return the task's head that a config.json names, or None.
 
     Raises:
-      UserError: it names one that has no counterpart here.
+      UserError: the head has no counterpart here.
     """
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
     suffix = "For" + str(named).rpartition("For")[2]
@@ -55,7 +55,7 @@ def published_head(family: Family, objective: str) -> TaskHead:
     """Return the head that a family has for an objective of ours.
 
     Raises:
-      UserError: it has none.
+      UserError: the family has no such head.
     """
     if objective not in FORMS:
         raise UserError(f"the head of an objective {objective!r} has no counterpart in transformers")
@@ -67,16 +67,16 @@ def published_head(family: Family, objective: str) -> TaskHead:
 
 
 def options_for(head: TaskHead) -> dict[str, str]:
-    """Return the options of a task of ours whose head is like a published one; means are taken if the family has them."""
+    """Return the options of a task of ours whose head is like a published one; pooling is the mean if the family has it."""
     pooling = "mean" if "mean" in head.poolings else next(iter(head.poolings), "")
     return {"transform": head.transform} | ({"pooling": pooling} if pooling else {})
 
 
 def head_for(family: Family, objective: str, task: str, pooling: str, transform: str) -> TaskHead:
-    """Return the head of a family that computes what a task of ours does.
+    """Return the head of a family that computes the same function as a task's head of ours.
 
     Raises:
-      UserError: the family has none; the message names what is in the way.
+      UserError: the family has no such head; the message names the options that prevent it.
     """
     head = published_head(family, objective)
     suffix = head.suffix
@@ -114,7 +114,7 @@ def without_token_head(model: Any) -> Any:
 
 
 def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str:
-    """Return the objective of ours whose head a published one is; transformers takes one output for regression.
+    """Return our objective for a published head; transformers takes one output for regression.
 
     Args:
       head: the published head.
@@ -122,7 +122,7 @@ def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str
       outputs: of its output layer.
 
     Raises:
-      UserError: it was trained for what we have no counterpart of.
+      UserError: the objective of its training has no counterpart here.
     """
     given = config.get("problem_type") if head.suffix == SEQUENCE else None
     if head.suffix == SEQUENCE and given is None:
@@ -144,7 +144,7 @@ def task_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> dict[str
       outputs: of its output layer.
 
     Raises:
-      UserError: it pools, or was trained for, what we have no counterpart of.
+      UserError: its pooling or the objective of its training has no counterpart here.
     """
     objective = objective_of(head, config, outputs)
     task: dict[str, Any] = {"objective": objective, "rows": 32, "length": 128, "weight": 1.0}
@@ -169,7 +169,7 @@ def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Return the names of a published head's classes, as transformers has them.
 
     Raises:
-      UserError: they are no texts, or one stands twice.
+      UserError: they are not texts, or one occurs twice.
     """
     named = config.get("id2label") or {}
     if not isinstance(named, dict):
@@ -181,7 +181,7 @@ def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
 
 
 def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str) -> dict[str, Any]:
-    """Return what config.json says of a head.
+    """Return the keys of config.json for a head.
 
     Args:
       head: that is written.

@@ -1,7 +1,7 @@
 """Reading and writing safetensors folders tensor by tensor, in one file or in shards with an index.
 
-Only the current tensor is held (reading maps a little of the files, writing keeps one shard), so that peak memory is
-the model plus about one shard.
+Only the current tensor is held in memory (reading maps a small part of the files, writing holds one shard). So peak memory
+is the model plus about one shard.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mlm_jax.common.foreign_files import MOST_JSON, parse_json, read_json, witho
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-MAPPED_BYTES = 2 * 10**8  # of a file that may stay in memory after they were read
+MAPPED_BYTES = 2 * 10**8  # bytes of a file that may stay in memory after they were read
 READ = ("F64", "F32", "F16", "BF16")  # types as a header names them
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 class TensorReader:
-    """The tensors of a folder: names, types and shapes at once, values one at a time.
+    """The tensors of a folder: names, types and shapes are read at once, values one tensor at a time.
 
     Args:
       folder: holds ``model.safetensors``, or else ``model.safetensors.index.json`` and the shards that it names.
@@ -39,8 +39,8 @@ class TensorReader:
       file_of: {tensor: name of the file that holds it}.
 
     Raises:
-      UserError: there are no such files, a shard that the index names is missing, a file is cut short or damaged, or a
-        name stands in it twice.
+      UserError: there are no such files, a shard that the index names is missing, a file is cut short or damaged, or a name
+        occurs twice.
     """
 
     def __init__(self, folder: str | Path):
@@ -49,7 +49,7 @@ class TensorReader:
         self.types: dict[str, str] = {}
         self.file_of: dict[str, str] = {}
         self.open: tuple[str, safe_open] | None = None
-        self.mapped = 0  # bytes of the open file that were read, and so lie in memory
+        self.mapped = 0  # bytes of the open file that were read, which are in memory
         for name in self._files():
             header = self._header(name)
             self._opened(name)  # the library checks that the header fits the file
@@ -87,7 +87,7 @@ class TensorReader:
         return files
 
     def _header(self, name: str) -> dict[str, Any]:
-        """Return {tensor: {"dtype": …, "shape": …}} of a file; no tensor is read for it."""
+        """Return {tensor: {"dtype": …, "shape": …}} of a file, without reading tensors."""
         file = self.folder / name
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
@@ -136,7 +136,7 @@ class TensorReader:
         """Return a tensor in the file's own dtype (bfloat16 as ``ml_dtypes.bfloat16``).
 
         Raises:
-          UserError: there is no such tensor, or it is not of floating-point numbers of 16 bits or more.
+          UserError: there is no such tensor, or its type is not floating-point with 16 bits or more.
         """
         if name not in self.file_of:
             raise UserError(f"tensor {name!r} is missing{nearest(name, self.file_of)}", file=self.folder)
@@ -148,7 +148,7 @@ class TensorReader:
             )
         tensor = self._opened(self.file_of[name]).get_tensor(name)
         self.mapped += tensor.nbytes
-        if self.mapped > MAPPED_BYTES:  # a file that is opened again for the next tensor leaves memory
+        if self.mapped > MAPPED_BYTES:  # opening the file again for the next tensor frees the memory
             self.open = None
         return tensor
 
@@ -160,7 +160,7 @@ class TensorWriter:
     ``model-00001-of-00003.safetensors`` … and ``model.safetensors.index.json``.
 
     Args:
-      folder: an existing folder; the caller renames it into place when all is written.
+      folder: an existing folder; the caller renames it when all files are written.
       dtype: ``float32``, ``bfloat16`` or ``float16``.
       shard_bytes: largest size of one file.
     """
@@ -176,10 +176,10 @@ class TensorWriter:
         self.shards: list[list[str]] = []
 
     def add(self, name: str, value: np.ndarray) -> None:
-        """Take one tensor; writes a shard when there is enough for one.
+        """Add one tensor; a full shard is written.
 
         Raises:
-          UserError: the type that is written cannot hold a value.
+          UserError: a value is too large for the type.
         """
         with np.errstate(over="ignore"):
             written = np.ascontiguousarray(value, self.dtype)
@@ -196,7 +196,7 @@ class TensorWriter:
         self.total_bytes += value.nbytes
 
     def close(self) -> None:
-        """Write what remains, give the files their final names, and write the index if there are several."""
+        """Write the last shard, give the files their final names, and write the index if there are several."""
         self._flush()
         count = len(self.shards)
         if count == 1:
@@ -214,7 +214,7 @@ class TensorWriter:
             file = self._temporary(len(self.shards))
             save_file(self.pending, file, metadata={"format": "pt"})
             os.umask(mask := os.umask(0))
-            file.chmod(0o666 & ~mask)  # safetensors keeps its files from everybody else
+            file.chmod(0o666 & ~mask)  # safetensors makes its files unreadable for other users
             self.shards.append(list(self.pending))
             self.pending, self.pending_bytes = {}, 0
 

@@ -1,7 +1,7 @@
 """SentencePiece models and byte vocabularies as ``tokenizer.json`` of the tokenizers library, with the same ids.
 
-The JSON does what :meth:`mlm_jax.data.vocabulary.pieces.Vocabulary.encode_special` does: special pieces mean themselves, and
-the text between them is encoded by itself, without spaces at its ends.
+The JSON encodes like :meth:`mlm_jax.data.vocabulary.pieces.Vocabulary.encode_special`: special pieces in the text are their
+tokens, and the text between them is encoded separately, without spaces at its ends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
       suffix: ids put after every text.
 
     Raises:
-      UserError: the SentencePiece model is of a kind that has no counterpart.
+      UserError: the SentencePiece model has a type without counterpart.
     """
     tokenizer = _bytes(vocabulary) if vocabulary.model is None else from_sentencepiece(vocabulary.model)
     tokenizer.add_tokens(
         [
-            # Spaces around a special piece are not part of the text beside it.
+            # Spaces around a special piece are not part of the text before or after it.
             AddedToken(piece, special=True, normalized=False, lstrip=True, rstrip=True)
             for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size)))
             if vocabulary.is_special[index]
@@ -42,7 +42,7 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
 
 
 def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> processors.PostProcessor:
-    """Return what puts ids before and after each text, and around both texts of a pair."""
+    """Return the post-processor that puts ids before and after each text, and around both texts of a pair."""
     pieces = {index: tokenizer.id_to_token(index) for index in {*prefix, *suffix}}
     around = [pieces[index] for index in prefix], [pieces[index] for index in suffix]
     one = [*around[0], "$A", *around[1]]
@@ -59,7 +59,7 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
       model: serialised.
 
     Raises:
-      UserError: the model is neither unigram nor BPE, or treats white space in a way that has no counterpart.
+      UserError: the model is neither unigram nor BPE, or its treatment of white space has no counterpart.
     """
     proto = ModelProto.FromString(model)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
@@ -91,7 +91,7 @@ def from_sentencepiece(model: bytes) -> Tokenizer:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:  # U+0020 alone: other white space has become that by now, or stays
         steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
-    elif rules.add_dummy_prefix:  # in front of a leading space as well, where Metaspace puts none
+    elif rules.add_dummy_prefix:  # before a leading space too, where Metaspace puts none
         steps.append(normalizers.Prepend(" "))
     tokenizer.normalizer = normalizers.Sequence(steps)
     crossing = any(WORD in piece.lstrip(WORD) for piece, _ in pieces)
@@ -113,7 +113,7 @@ def unigram_scores(proto: ModelProto) -> list[tuple[str, float]]:
 
 
 def merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Return the merges that make SentencePiece's BPE: every way to build a piece from two, the best piece first."""
+    """Return the merges of SentencePiece's BPE: every pair of pieces that form a piece, best piece first."""
     order = sorted(scores, key=lambda piece: -scores[piece])
     return [
         (piece[:cut], piece[cut:])

@@ -1,7 +1,7 @@
 """The files of a published tokenizer as one ``tokenizers.Tokenizer`` with the ids that transformers' AutoTokenizer gives.
 
-How ids follow from a file is decided by the tokenizer's class, which tokenizer_config.json names and which need not be that
-of the model: multilingual MiniLMs are BERTs with XLM-R's tokenizer.
+The tokenizer's class decides the ids of a file's pieces. tokenizer_config.json names the class, which may be of another
+family than the model: multilingual MiniLMs are BERTs with XLM-R's tokenizer.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": F
 
 
 class Source(NamedTuple):
-    """What a tokenizer is built from.
+    """The settings from which a tokenizer is built.
 
     Attributes:
       settings: of tokenizer_config.json and special_tokens_map.json.
       model_type: of the model.
-      rows: of the table of embeddings, which no id may pass.
+      rows: of the table of embeddings; all ids are below this.
     """
 
     settings: Mapping[str, Any]
@@ -44,10 +44,10 @@ class Source(NamedTuple):
         return content(self.settings.get(f"{role}_token")) or default
 
     def flag(self, key: str, default: bool | None) -> bool | None:
-        """Return a yes or no of the settings.
+        """Return a setting that is true or false.
 
         Raises:
-          UserError: it is another kind of value.
+          UserError: the value has another type.
         """
         value = self.settings.get(key, default)
         if value is not None and not isinstance(value, bool):
@@ -59,10 +59,10 @@ class TokenizerClass(NamedTuple):
     """A tokenizer class of transformers.
 
     Attributes:
-      files: names of its own kind of file, the first that is there is read.
-      model: kind of the model in its ``tokenizer.json``.
+      files: names of its own files; the first that exists is read.
+      model: type of the model in its ``tokenizer.json``.
       read: (file, source) → tokenizer.
-      rebuild: (what tokenizer.json says, tokenizer of it, source) → None; sets what the class itself decides.
+      rebuild: (contents of tokenizer.json, its tokenizer, source) → None; sets the parts that the class decides.
     """
 
     files: tuple[str, ...]
@@ -117,7 +117,7 @@ def read_tokenizer(folder: Path, source: Source) -> Tokenizer:
 
 
 def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, with what its class decides whatever the file says."""
+    """Return the tokenizer of a tokenizer.json, with the parts that its class decides, whatever the file has."""
     check_file(file, MOST_TOKENIZER)
     text = file.read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
@@ -133,7 +133,7 @@ def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenize
 
 
 def _added_later(folder: Path, source: Source) -> dict[int, AddedToken]:
-    """Return {id: token} of what was added to the tokenizer after it was made, as transformers finds it."""
+    """Return {id: token} of the added tokens, as transformers finds them."""
     found = source.settings.get("added_tokens_decoder")
     if isinstance(found, Mapping):
         return {_id(index): _token(token, f"added_tokens_decoder.{index}") for index, token in found.items()}
@@ -168,7 +168,7 @@ def _token(token: Any, name: str) -> AddedToken:
 
 
 def _add(tokenizer: Tokenizer, added: Mapping[int, AddedToken], rows: int) -> None:
-    """Add tokens that must come to lie at these ids.
+    """Add tokens, which must get these ids.
 
     Raises:
       UserError: the ids are not the next free ones, or are beyond the table of embeddings.
@@ -195,16 +195,16 @@ def _spm(file: Path) -> tuple[list[tuple[str, float]], bytes]:
     """Return (piece, score) by id of a unigram SentencePiece model, and its table of normalisation.
 
     Raises:
-      UserError: it is a model of another kind.
+      UserError: the model has another type.
     """
     proto = model_proto(file.read_bytes())
     if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
-        raise UserError("this SentencePiece model is no unigram model, as its tokenizer's class has", file=file)
+        raise UserError("this SentencePiece model is not a unigram model, as its tokenizer's class needs", file=file)
     return [(piece.piece, piece.score) for piece in proto.pieces], proto.normalizer_spec.precompiled_charsmap
 
 
 def _unigram_pipeline(tokenizer: Tokenizer, charsmap: bytes, *, prefix: bool = True) -> None:
-    """Set how transformers' unigram classes normalise and split a text, whatever a file says."""
+    """Set the normalisation and splitting of transformers' unigram classes, whatever the file has."""
     scheme = "always" if prefix else "never"
     tokenizer.normalizer = normalizers.Precompiled(charsmap) if charsmap else normalizers.Sequence([])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -307,7 +307,7 @@ def _wordpiece(file: Path, source: Source) -> Tokenizer:
 
 
 def _wordpiece_again(described: Mapping[str, Any], tokenizer: Tokenizer, source: Source) -> None:
-    """Let the settings override the file, as transformers does; what they leave out stays as in the file."""
+    """Let the settings override the file, as transformers does; other values stay as in the file."""
     rules = described.get("normalizer") or {}
     if rules.get("type") == "BertNormalizer":
         tokenizer.normalizer = normalizers.BertNormalizer(**_bert_rules(source, rules))
@@ -330,7 +330,7 @@ CLASSES = {
     "BertTokenizer": BERT,
     "DistilBertTokenizer": BERT,
 }
-GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer.json says all
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer.json has everything
 DEFAULT_CLASS = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "xmod": "XLMRobertaTokenizer",

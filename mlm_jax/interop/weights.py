@@ -45,7 +45,7 @@ EXPORTED_AS = ("modernbert", "xlm-roberta", "bert", "eurobert", "t5", "mt5", "um
 
 
 def misspelt(kind: str) -> str:
-    """Return ``"; did you mean …?"`` for a misspelt model type; of another family, such as "roberta", nothing is near."""
+    """Return ``"; did you mean …?"`` for a misspelt model type; "" for another family, such as "roberta"."""
     close = [
         name
         for name in FAMILIES
@@ -58,7 +58,7 @@ def read_config(folder: str | Path) -> ForeignConfig:
     """Return a published config.json.
 
     Raises:
-      UserError: it is missing, not JSON, or of a model type that is not known here.
+      UserError: it is missing, not JSON, or its model type is unknown here.
     """
     file = Path(folder) / "config.json"
     if not file.exists():
@@ -79,14 +79,14 @@ def read_config(folder: str | Path) -> ForeignConfig:
 
 
 class Published:
-    """A folder of a published model: its family, its settings in our keys, and its weights when they are asked for.
+    """A folder of a published model: its family, its settings in our keys, and its weights, which are read on demand.
 
     Args:
       folder: with config.json and safetensors.
-      finite: whether a weight that is NaN or infinite is an error.
+      finite: whether a NaN or infinite weight is an error.
 
     Attributes:
-      family: the table that fits.
+      family: with the table that fits.
       facts: rows of the embedding table, languages, special ids.
       settings: of ``config.model``.
       task_head: the head of a task that the files hold in place of one that predicts tokens, or None.
@@ -94,7 +94,7 @@ class Published:
       labels: names of the head's classes.
 
     Raises:
-      UserError: a file is missing or damaged, or the configuration asks for what we lack; the message names it.
+      UserError: a file is missing or damaged, or a part of the configuration has no counterpart; the message names it.
     """
 
     def __init__(self, folder: str | Path, *, finite: bool = True):
@@ -147,12 +147,12 @@ class Published:
         says_tied = self.config.get("tie_word_embeddings", family.tied)
         if family.output not in names:
             tied = says_tied or not head or family.tied_if_missing
-        else:  # as transformers does, weights that differ are not tied whatever the configuration says
+        else:  # as in transformers, weights that differ are not tied, whatever the configuration has
             tied = says_tied and np.array_equal(self.read(family.output), self.read(embedding))
         return Contents(head, any(name.startswith("decoder.") for name in names), bool(tied))
 
     def _adopt_twin(self, name: str) -> None:
-        """If a tensor is missing and the file has the one that it is tied to under another name, read that one."""
+        """If a tensor is missing, but the file has the tensor that it is tied to, read that one."""
         if name in self.names or name == self.family.output:
             return
         pairs = [(copy, original.replace("{base}", self.base)) for copy, original in self.family.copies.items()]
@@ -164,10 +164,10 @@ class Published:
                 return
 
     def _check_sizes(self) -> None:
-        """Check sizes that arrays and loops depend on against the headers of the files, before anything of that size exists.
+        """Check sizes in config.json against the headers of the files, before arrays of these sizes are made.
 
         Raises:
-          UserError: config.json says more than the files hold.
+          UserError: a size in config.json is larger than the files.
         """
         embedding = self.family.embedding.replace("{base}", self.base)
         shape, expected = self.tensors.shapes[self.names[embedding]], (self.facts.rows, self.settings["width"])
@@ -187,13 +187,13 @@ class Published:
 
     def _check_size(self, name: str, value: int, *, most: int) -> None:
         if value > most:
-            raise UserError(f"{name} is {value}, which is more than there are tensors or numbers in the files ({most})")
+            raise UserError(f"{name} is {value}, which is more than the tensors or numbers in the files ({most})")
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor by our table's spelling of its name.
+        """Return the tensor of this name, in the spelling of our table.
 
         Raises:
-          UserError: it holds a number that is not finite, and that is not allowed.
+          UserError: it holds a number that is not finite, which is not allowed.
         """
         tensor = self.tensors.read(self.names[name])
         if self.finite and not np.isfinite(tensor).all():
@@ -215,7 +215,7 @@ class Published:
           languages: codes in index order.
 
         Raises:
-          UserError: a tensor is missing, left over or of another shape; the message names it.
+          UserError: a tensor is missing, unknown or has another shape; the message names it.
         """
         bound = bind(self.family, shapes, model, languages, self.base)
         for name, one in bound.items():
@@ -227,7 +227,7 @@ class Published:
             if one.unused:
                 for path, index, _ in one.parts:
                     arrays[path][index] = 1.0 if path.endswith("/scale") else 0.0
-        for name in self.names:  # in the order of files: each is opened once
+        for name in self.names:  # in the order of files, so that each is opened once
             if name in bound and not bound[name].copy:
                 one = bound[name]
                 for (path, index, _), piece in zip(one.parts, one.to_ours(self.read(name))):
@@ -279,7 +279,7 @@ def flat_shapes(
 
 
 def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
-    """Return the family that a model of ours can be exported as.
+    """Return the family in which a model of ours can be exported.
 
     Args:
       model: ``config.model``.
@@ -287,7 +287,8 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
       wanted: a model type; "" takes the first that fits.
 
     Raises:
-      UserError: none fits (or not the one that is wanted); the message says which keys of the nearest stand in the way.
+      UserError: no family fits (or not the one that is asked for); the message names the keys that prevent it in the nearest
+        one.
     """
     if wanted and wanted not in FAMILIES:
         raise UserError(
@@ -297,7 +298,7 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
         name: differences(FAMILIES[name], model, facts, lambda: default_config().model)
         for name in ([wanted] if wanted else EXPORTED_AS)
     }
-    # Of families that fit, one in whose table of positions nothing has to be moved.
+    # Among the families that fit, prefer one whose table of positions need not be moved.
     best = min(found, key=lambda name: (len(found[name]), moved(FAMILIES[name], model, facts) is not model))
     if found[best]:
         fields = "; ".join(f"model.{key} is {ours!r}, not {theirs!r}" for key, ours, theirs in found[best])
@@ -320,7 +321,7 @@ def write_weights(
     Args:
       writer: takes the tensors one by one.
       family: whose table.
-      params: {path: array}, of all that is written.
+      params: {path: array} of all written parameters.
       model: ``config.model``.
       languages: codes in index order.
       base: prefix of the base model's tensors; "" is the family's own if there is a head that predicts tokens, else none.

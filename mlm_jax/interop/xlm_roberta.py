@@ -52,7 +52,7 @@ HEAD = (
     Entry("lm_head.decoder.bias", ("output_bias",), only="output"),
     Entry("lm_head.bias", ("output_bias",), only="output", copy=True),  # there, but unused by an untied head
 )
-# What files of this kind hold beside what a language model needs.
+# Tensors in files of this kind that a language model does not need.
 IGNORED = {
     r"\.position_ids$|\.token_type_ids$": "a buffer of consecutive numbers",
     r"(^|\.)pooler\.": "the pooler of next-sentence prediction, which language modelling does not use",
@@ -60,7 +60,7 @@ IGNORED = {
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a config.json of this kind stands for, positions from row 0."""
+    """Return the settings of ``config.model`` for a config.json of this kind; positions begin at row 0."""
     require(config, {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"})
     return {
         "encoder": ({"layers": config.get("num_hidden_layers", 12), "weights": "shared"},),
@@ -107,7 +107,7 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
 
 
 def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings: positions begin behind the padding's, and the head's activation is GELU whatever the layers' is."""
+    """Return the settings: positions begin after that of padding, and the head's activation is GELU, whatever the layers' is."""
     if contents.head:
         require(config, {"hidden_act": "gelu"})
     pad = token_ids(config, pad=1).get("pad")
@@ -119,7 +119,7 @@ def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[
 
 
 def xlm_roberta_describe(model: Any, facts: Facts) -> dict[str, Any]:
-    """Return the config.json of a model of ours, which cannot say any other activation if there is a head."""
+    """Return the config.json of a model of ours; if there is a head, it cannot have another activation."""
     described = describe(model, facts)
     return described | {"hidden_act": "gelu"} if Contents.of_model(model).head else described
 
@@ -137,7 +137,7 @@ HEADS = (
 
 
 def first_position(facts: Facts) -> int:
-    """Return the row of the first position: behind the padding's."""
+    """Return the row of the first position, which is after that of padding."""
     return facts.ids.get("pad", 1) + 1
 
 

@@ -1,4 +1,4 @@
-"""X-MOD (Pfeiffer et al. 2022): ``model_type`` "xmod"; an adapter a language becomes an indexed adapter of ours."""
+"""X-MOD (Pfeiffer et al. 2022): ``model_type`` "xmod"; its adapters, one for each language, become an indexed adapter of ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADAPTERS = (
 
 
 def settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that an X-MOD config.json stands for."""
+    """Return the settings of ``config.model`` for an X-MOD config.json."""
     require(
         config,
         {"adapter_layer_norm": False, "adapter_reuse_layer_norm": True, "ln_before_adapter": True, "pre_norm": False},

@@ -1,4 +1,4 @@
-"""Accelerators by name: memory, peak rates and machine sizes, as their makers state them."""
+"""Accelerators by name: memory, peak rates and machine sizes, as their manufacturers state them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ DGX = "https://docs.nvidia.com/dgx/"  # one network card a GPU: 200 Gbit/s in a 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator, as its maker describes it.
+    """One accelerator, as its manufacturer describes it.
 
     Attributes:
-      name: as in a topology.
+      name: in topologies, such as ``v5e``.
       platform: "tpu" | "gpu" | "cpu".
-      kinds: what ``jax.Device.device_kind`` may be.
+      kinds: values of ``jax.Device.device_kind``.
       hbm_bytes: memory that programs see; 0 if unknown.
       peak_flops: FLOP/s of dense bfloat16 matrix products.
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s that the chip can send over ICI, NVLink or PCIe: half of the bidirectional figure.
-      network_bandwidth: bytes/s that it can send to other slices or hosts: its share of the host's; 0 if no page says.
+      network_bandwidth: bytes/s that it can send to other slices or hosts: its share of the host's network; 0 if unknown.
       chips_per_host: of the common machine type.
-      devices_per_chip: how many ``jax.Device`` a chip is.
+      devices_per_chip: number of ``jax.Device`` of a chip.
       source: pages that state these numbers.
-      linked: GPUs that one NVLink network joins, if that reaches beyond a host; 0 is those of a host.
+      linked: GPUs in one NVLink network, if it reaches beyond a host; 0: the GPUs of a host.
     """
 
     name: str
@@ -222,7 +222,7 @@ CHIPS = {
             1,
             f"{NVIDIA}geforce/graphics-cards/40-series/rtx-4090/",
         ),
-        # It has no bfloat16 (its 65 TFLOP/s are of float16): the peak is that of float32. PCIe 3.0; four to a machine with
+        # It has no bfloat16 (its 65 TFLOP/s are for float16): the peak is that of float32. PCIe 3.0; four to a machine with
         # 100 Gbit/s (Google's N1).
         Chip(
             "T4",
@@ -272,12 +272,12 @@ def find(name: str, specification: str = "") -> Chip:
     """Return the chip of this name, in any case, with the fields that ``--chip`` gives.
 
     Args:
-      name: of a chip in :data:`CHIPS`, or of one's own.
+      name: of a chip in :data:`CHIPS`, or a new name.
       specification: "hbm=24e9,flops=165e12,bandwidth=1e12,links=32e9,network=1e9,per_host=8": bytes, FLOP/s and bytes/s.
         A chip that is not in :data:`CHIPS` needs the first three.
 
     Raises:
-      UserError: no such chip, or the specification is wrong.
+      UserError: there is no such chip, or the specification is wrong.
     """
     given = _read(specification) if specification else {}
     known = {chip.lower(): chip for chip in CHIPS}.get(name.lower())
@@ -318,7 +318,7 @@ def _read(specification: str) -> dict[str, Any]:
 
 
 def chip_of(device: Any) -> Chip | None:
-    """Return what a ``jax.Device`` is; None if its kind is not in :data:`CHIPS`, or has no peak."""
+    """Return the chip of a ``jax.Device``; None if its kind is not in :data:`CHIPS` or its peak is unknown."""
     for chip in CHIPS.values():
         if chip.peak_flops and device.device_kind in chip.kinds:
             return chip

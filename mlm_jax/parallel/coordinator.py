@@ -1,8 +1,8 @@
-"""The end of JAX's coordination service, which process 0 of a job keeps: told to Python instead of an abort.
+"""The end of JAX's coordination service, which runs in process 0 of a job: a call into Python instead of an abort.
 
 If process 0 is killed, its connections close, and JAX aborts every other process at once with a C++ stack trace. JAX's client
 takes a callback instead, but jaxlib (0.10) cannot turn the callback's argument into a Python object: a C++ exception that
-nobody catches. So the same function is also what C++ calls before it would abort for an exception of this type.
+nobody catches. So C++ also calls the same function before it would abort because of an exception of this type.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from jax._src import distributed  # jax.distributed.initialize does not pass a callback on
 
 NOT_CONVERTED = (b"St8bad_cast", b"N8nanobind10cast_errorE")  # names of C++ types
-_kept: list[Any] = []  # what C++ may call must not be freed
+_kept: list[Any] = []  # functions that C++ may call must not be freed
 
 
 @contextlib.contextmanager
 def telling_its_end(tell: Callable[[], None]) -> Iterator[None]:
-    """Let clients of the service that are made inside the block call ``tell``, in a thread of their own, if it ends.
+    """Within the block, create clients that call ``tell`` in a thread of their own when the service ends.
 
     Args:
-      tell: it ends the process; if it returned, JAX would abort.
+      tell: must end the process; if it returned, JAX would abort.
     """
     if sys.platform != "linux":
         yield
@@ -41,7 +41,7 @@ def telling_its_end(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def _call_before_abort(tell: Callable[[], None]) -> None:
-    """Have C++ call a function before it aborts because an argument of a callback could not be converted."""
+    """Make C++ call a function before it aborts because an argument of a callback could not be converted."""
     runtime = ctypes.CDLL("libstdc++.so.6")
     current_type, set_terminate = runtime.__cxa_current_exception_type, runtime._ZSt13set_terminatePFvvE
     current_type.restype = set_terminate.restype = ctypes.c_void_p

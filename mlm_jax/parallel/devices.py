@@ -1,4 +1,4 @@
-"""Devices to compile for: those of a topology that need not exist on this machine."""
+"""Devices to compile for: those of a topology, which need not exist on this machine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ INSTALL_CUDA = install_command("cuda")
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:
-    """Return devices to compile for: of the topology itself if its compiler is here, otherwise simulated CPU devices.
+    """Return devices to compile for: those of the topology if its compiler is installed, otherwise simulated CPU devices.
 
     Raises:
-      UserError: libtpu is missing, it does not know the topology, or too few devices are simulated.
+      UserError: libtpu is missing or does not know the topology, or too few devices are simulated.
     """
     if topology.chip.platform == "tpu":
         return _tpu_devices(topology)
@@ -35,37 +35,37 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
     found = jax.devices("cpu")
     if len(found) < topology.device_count:
         raise UserError(
-            f"{topology} needs {topology.device_count} simulated devices, and there are {len(found)}",
+            f"{topology} needs {topology.device_count} simulated devices, but there are {len(found)}",
             remedy=f"set XLA_FLAGS=--xla_force_host_platform_device_count={topology.device_count}",
         )
     return found[: topology.device_count]
 
 
 def is_simulated(topology: Topology) -> bool:
-    """Return whether CPU devices stand for the topology's, because nothing here compiles for its chips."""
+    """Return whether CPU devices stand for the topology's, because no compiler for its chips is installed."""
     if topology.chip.platform == "gpu":
         return topology.chip.name not in TARGETS or not cuda_installed()
     return topology.chip.platform == "cpu"
 
 
 def why_simulated(topology: Topology) -> str:
-    """Return why the topology's own devices are not compiled for; "" if they are."""
+    """Return why the program is not compiled for the topology's own devices; "" if it is."""
     if topology.chip.platform != "gpu" or not is_simulated(topology):
         return ""
     if topology.chip.name not in TARGETS:
-        return f"XLA's compiler is not told enough about {topology.chip.name} (it is about {', '.join(TARGETS)})"
-    return f"the compiler for {topology.chip.name} is not installed; {INSTALL_CUDA} brings it, no GPU is needed"
+        return f"XLA's compiler has no description of {topology.chip.name} (only of {', '.join(TARGETS)})"
+    return f"the compiler for {topology.chip.name} is not installed; {INSTALL_CUDA} installs it, and no GPU is needed"
 
 
 def cuda_installed() -> bool:
-    """Return whether the compiler of NVIDIA's GPUs is installed, which is JAX's CUDA plugin."""
+    """Return whether the compiler for NVIDIA's GPUs, JAX's CUDA plugin, is installed."""
     return (
         any(importlib.util.find_spec(f"jax_plugins.xla_cuda{version}") for version in (13, 12)) if _plugins() else False
     )
 
 
 def libtpu_installed() -> bool:
-    """Return whether the compiler of TPUs is installed."""
+    """Return whether the compiler for TPUs is installed."""
     return importlib.util.find_spec("libtpu") is not None
 
 
@@ -74,7 +74,7 @@ def _plugins() -> bool:
 
 
 def _gpu_devices(topology: Topology) -> Sequence[jax.Device]:
-    """Return GPUs that are not here, of processes that have a host each."""
+    """Return descriptions of GPUs, with one process on each host."""
     each = topology.chips // topology.hosts
     joined = max(1, topology.linked // each)  # hosts in one NVLink network
     partitions = -(-topology.hosts // joined)
@@ -86,12 +86,12 @@ def _gpu_devices(topology: Topology) -> Sequence[jax.Device]:
 
 
 def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
-    # There is no machine to ask about its TPUs, and another process may be compiling as well.
+    # There is no TPU machine whose metadata could be queried, and another process may be compiling as well.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         name = str(dataclasses.replace(topology, slices=1))
-        with quiet_stderr():  # libtpu says at length that there is no TPU here
+        with quiet_stderr():  # libtpu prints many lines because there is no TPU here
             return topologies.get_topology_desc(platform="tpu", topology_name=name, **_options(topology)).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         if not libtpu_installed():

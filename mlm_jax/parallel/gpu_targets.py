@@ -22,14 +22,14 @@ class Target:
     Attributes:
       description: the card's own name.
       capability: compute capability (major, minor).
-      accelerated: whether its code may use what no later GPU has (``sm_90a``).
+      accelerated: whether its code may use instructions that later GPUs do not have (``sm_90a``).
       cores: streaming multiprocessors.
-      units: float32 units of one.
-      clock: GHz, at most.
+      units: float32 units of a multiprocessor.
+      clock: highest clock rate in GHz.
       l2: bytes of cache.
       shared: bytes of shared memory of a multiprocessor.
-      optin: bytes of it that one block can have.
-      threads: of a multiprocessor, at most.
+      optin: bytes of shared memory that one block can have.
+      threads: most threads of a multiprocessor.
     """
 
     description: str
@@ -80,7 +80,7 @@ TARGETS = {
     "RTX4090": Target("NVIDIA GeForce RTX 4090", cores=128, clock=2.52, l2=72 * MIB, **ADA),  # type: ignore[arg-type]
     "T4": Target("Tesla T4", (7, 5), False, 40, 64, 1.59, 4 * MIB, 64 * KIB, 64 * KIB, 1024),
 }
-CUDNN = (9, 10)  # the version that XLA compiles for; which one is installed does not matter
+CUDNN = (9, 10)  # the version for which XLA compiles; the installed version does not matter
 
 
 def target_config(chip: Chip) -> str:

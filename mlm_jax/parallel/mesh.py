@@ -1,4 +1,4 @@
-"""The mesh: devices arranged along data, fsdp, tensor and sequence; and which platform a program is traced for."""
+"""The mesh: devices arranged along data, fsdp, tensor and sequence; and the platform for which a program is traced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
     slices, found = int(config_mesh.get("slices", 1)), {getattr(device, "slice_index", None) for device in devices}
     if (
         found != {None} and len(found) != slices and (slices > 1 or devices[0].platform == "tpu")
-    ):  # a GPU's are its nodes
+    ):  # on GPUs, slice_index is the node
         raise UserError(
             f"mesh.slices={slices}, but the devices are of {len(found)} slices", remedy=f"set mesh.slices={len(found)}"
         )
@@ -50,7 +50,7 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
 
 
 def platform() -> str:
-    """Return what the program is traced for, "cpu" | "gpu" | "tpu": the mesh's devices (``jax.set_mesh``), or JAX's own."""
+    """Return "cpu" | "gpu" | "tpu": the platform of the mesh that is set (``jax.set_mesh``), or else JAX's own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
@@ -58,7 +58,7 @@ def platform() -> str:
 def device_memory(mesh: Mesh | AbstractMesh) -> float:
     """Return the bytes of memory of each of the mesh's devices; infinite if it is not known, and for CPUs.
 
-    Every process must get the same answer, so that several processes are not told what one of them measures.
+    Every process must get the same answer, so a measured size is returned only if there is one process.
     """
     if isinstance(mesh, AbstractMesh) or mesh.devices.flat[0].platform == "cpu":
         return math.inf

@@ -20,8 +20,8 @@ from mlm_jax.common.extras import install_command
 from mlm_jax.parallel.coordinator import telling_its_end
 from mlm_jax.parallel.peers import Peers
 
-HEARTBEAT_SECONDS = 90  # JAX's own: it ends a process that can no longer end itself
-_watching: list[Peers] = []  # over the job that this process has joined
+HEARTBEAT_SECONDS = 90  # JAX's own heartbeat: it ends a process that can no longer end itself
+_watching: list[Peers] = []  # the watchers of the job that this process has joined
 FLAGS = ("--coordinator", "--process-count", "--process-index")
 # Variables for launchers without a cluster manager. JAX itself reads only the first one.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -39,7 +39,7 @@ def job(
     UserError, or with exit code 1 and a line that names the process (:mod:`mlm_jax.parallel.peers`).
 
     Args:
-      coordinator: "host:port" of process 0; None asks the environment.
+      coordinator: "host:port" of process 0; None: from the environment.
       process_count: processes of the job.
       process_index: of this process.
 
@@ -75,10 +75,10 @@ def initialise(
 
 
 def same_everywhere(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON values of process 0 on all processes of the job; each waits for all.
+    """Return the JSON values of process 0 on all processes of the job; each process waits for the others.
 
     Args:
-      values: of this process, which count on process 0 only.
+      values: only those of process 0 are used.
     """
     if jax.process_count() == 1:
         return values
@@ -125,7 +125,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
     if "," in hosts or any(name in environment for name in MEGASCALE):  # GKE
         slices = MEGASCALE if any(name in environment for name in MEGASCALE) else ()
-        on_gke = ("TPU_WORKER_ID",) if hosts else ()  # a Cloud TPU VM knows its hosts from the metadata server
+        on_gke = ("TPU_WORKER_ID",) if hosts else ()  # a Cloud TPU VM gets its hosts from the metadata server
         _complete(environment, (*on_gke, *slices), "GKE sets them in the pods of a JobSet that asks for google.com/tpu")
         for name in (*on_gke, *slices[1:]):
             _number(environment, name)
@@ -151,7 +151,7 @@ def _slurm_devices(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _explicit(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for {name: value} of coordinator, count and index, whatever their names."""
+    """Return the arguments for coordinator, count and index, given as {name of the flag or variable: value}."""
     (address_name, address), (count_name, count), (index_name, index) = given.items()
     if not re.fullmatch(r".+:\d+", address):
         raise UserError(

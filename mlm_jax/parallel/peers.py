@@ -80,7 +80,7 @@ class Peers:
             sys.stderr.flush()
         self._leaving.set()
         if not self._ending.acquire(blocking=False):
-            self._thread.join()  # which is ending this process
+            self._thread.join()  # the other thread is ending this process
         self.client.key_value_set(
             f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}", allow_overwrite=True
         )
@@ -132,7 +132,7 @@ class Peers:
             )
 
     def _end(self, problem: str, code: int) -> NoReturn:
-        """Say why this process ends, and end it; if several threads want to, the first one does."""
+        """Print why this process ends, and end it; if several threads call this, the first one does it."""
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()
         remedy = "" if code == 2 else ". Remedy: start the job again; it continues from its last checkpoint"

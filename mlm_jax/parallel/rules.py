@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.common.errors import UserError, nearest
 
-# Logical axis → mesh axes, or None to keep it whole. Each array uses a mesh axis once, for the first logical axis that
+# Logical axis → mesh axes, or None to keep the axis whole. Each array uses a mesh axis once, for the first logical axis that
 # names it: language-indexed weights split "groups" over fsdp, and so keep "embed" whole.
 RULES: dict[str, tuple[str, ...] | None] = {
     # parameters
@@ -71,7 +71,7 @@ def partition_spec(axes: Sequence[str | None], mesh: Any, shape: Sequence[int] |
 
 
 def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Return a tree of ``NamedSharding`` for a tree of logical axes (tuples) and a like tree of shapes or arrays."""
+    """Return a tree of ``NamedSharding`` for a tree of logical axes (tuples) and a tree of shapes or arrays like it."""
 
     def sharding(axes: Sequence[str | None], leaf: Any) -> NamedSharding:
         if len(axes) != len(leaf.shape):
@@ -97,7 +97,7 @@ def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
 
 
 def shards_of(axis: str, size: int) -> int:
-    """Return into how many parts the current mesh splits a dimension of this size; 1 if no mesh is set."""
+    """Return the number of parts into which the current mesh splits a dimension of this size; 1 if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
@@ -105,11 +105,11 @@ def shards_of(axis: str, size: int) -> int:
 
 
 def shards_over(mesh_axis: str) -> int:
-    """Return how many devices the mesh that is set has along one of its axes; 1 if no mesh is set."""
+    """Return the number of devices along an axis of the current mesh; 1 if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape.get(mesh_axis, 1)
 
 
 def split_by(mesh: Any, entry: Any) -> int:
-    """Return into how many parts an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
+    """Return the number of parts into which an entry of a ``PartitionSpec`` (None, a mesh axis, or several) splits a dimension."""
     return math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))

@@ -1,4 +1,4 @@
-"""How many chips of a kind, in which shape: what a plan computes for and a launcher asks for."""
+"""Topologies: a kind of chip, the number of chips and their shape, for plans and launchers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Topology:
     Attributes:
       chip: the kind.
       shape: of TPUs, the chips along each dimension of a slice's torus; of GPUs, ``(GPUs,)`` or ``(hosts, GPUs of each)``.
-      slices: how many such slices of TPUs there are.
-      memory: bytes on each device that a program may use, if the devices are here and have been asked; 0: by the chip.
+      slices: number of such slices of TPUs.
+      memory: bytes on each device that a program may use, if this machine's devices reported them; 0: by the chip.
     """
 
     chip: Chip
@@ -40,24 +40,24 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Return how many chips there are."""
+        """Return the number of chips."""
         return math.prod(self.shape) * self.slices
 
     @property
     def device_count(self) -> int:
-        """Return how many ``jax.Device`` there are."""
+        """Return the number of ``jax.Device``."""
         return self.chips * self.chip.devices_per_chip
 
     @property
     def hosts(self) -> int:
-        """Return in how many machines the chips are; those of TPUs have as many chips as is common."""
+        """Return the number of machines; machines of TPUs have the usual number of chips."""
         if self.chip.platform == "gpu" and len(self.shape) == 2:
             return self.shape[0]
         return -(-self.chips // self.chip.chips_per_host) if self.chip.platform != "cpu" else 1
 
     @property
     def linked(self) -> int:
-        """Return how many devices, consecutive ones, are joined by links: of a slice, a host, or an NVLink rack."""
+        """Return the number of consecutive devices that links join: those of a slice, a host, or an NVLink rack."""
         if self.chip.platform == "gpu":
             return min(self.chips, self.chip.linked or self.chips // self.hosts)
         return self.device_count // self.slices
@@ -82,16 +82,16 @@ def parse(text: str, chip: str = "") -> Topology:
 
     Args:
       text: the name.
-      chip: what ``--chip`` says of a chip that is not in the table, or has other numbers.
+      chip: the value of ``--chip``, which describes a chip that is not in the table or overrides its numbers.
 
     Raises:
-      UserError: no such chip, no such shape, or several slices of a chip that has none.
+      UserError: there is no such chip or shape, or the chip does not come in several slices.
     """
     if found := re.fullmatch(r"(v\d\w*?|v5litepod)-(\d+)", text, re.IGNORECASE):  # Cloud TPU's own names
         name, number = found[1].lower().replace("v5litepod", "v5e"), int(found[2])
         count = number // 2 if name in ("v4", "v5p") else number
         raise UserError(
-            f"topology {text!r} has no shape; {text} is {count} chips",
+            f"topology {text!r} has no shape; {text} has {count} chips",
             remedy=f"write {name}:{_text(_nearest_shape(name, count))}",
         )
     several, name, shape = re.fullmatch(r"(?:([1-9]\d*)x)?([^:]*):?(.*)", text, re.IGNORECASE).groups()  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def _check_hosts(text: str, topology: Topology) -> None:
     if topology.linked < topology.chips and not chip.network_bandwidth:
         raise UserError(
             f"topology {text!r}: the network between hosts of {chip.name} is not known",
-            remedy="give --chip network=BYTES_PER_SECOND, what each GPU can send to other hosts",
+            remedy="give --chip network=BYTES_PER_SECOND: the bytes/s that each GPU can send to other hosts",
         )
 
 

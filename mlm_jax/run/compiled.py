@@ -58,7 +58,7 @@ class CompiledPrograms:
             yield from sorted(self.folder.glob(f"*{ENTRY}"))
 
     def _remove_damaged(self) -> None:
-        """Remove programs whose bits are not those that were compiled, and those that a killed process wrote by half."""
+        """Remove programs whose checksum differs, and those that a killed process wrote only in part."""
         for entry in self._entries():
             content, file = entry.read_bytes(), Path(f"{entry}{CHECKSUM}")
             if not file.exists() and _is_young(entry):
@@ -79,7 +79,7 @@ def _is_young(entry: Path) -> bool:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Return whether a program without a checksum, of an older version or a killed process, ends as it should.
+    """Return whether a program without a checksum (from an older version or a killed process) is complete.
 
     JAX compresses with zlib, which has a checksum of its own, or with zstd, whose files it checks when it reads them.
     """

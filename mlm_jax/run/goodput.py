@@ -1,4 +1,4 @@
-"""Goodput: where a run's wall time went, kept across restarts."""
+"""Goodput: the shares of a run's wall time, kept across restarts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Goodput:
     """Seconds spent in steps, compilation, waiting for data, checkpoints and evaluation; the rest is "other".
 
     Args:
-      workdir: of the run; what an earlier start of it spent is added up.
+      workdir: of the run; times of its earlier starts are added.
       writes: whether this process writes the file.
 
     Raises:

@@ -20,7 +20,7 @@ def lifts(loader: Loader, task: str, step: int) -> dict[str, tuple[float, float]
     Args:
       loader: the run's.
       task: one that reads text.
-      step: whose plan is taken.
+      step: of the plan.
     """
     planned = {language: share for language, share in loader.planned_shares(task, step).items() if share}
     tokens = dict.fromkeys(planned, 0)
@@ -35,7 +35,7 @@ def lifts(loader: Loader, task: str, step: int) -> dict[str, tuple[float, float]
 
 
 def warning(found: Mapping[str, tuple[float, float]]) -> str:
-    """Return the line to show where sampling and weights both lift the same language; "" where none is lifted twice."""
+    """Return a warning that sampling and weights both lift the same languages; "" if they lift none twice."""
     twice = {language: both for language, both in found.items() if min(both) > NOTICEABLE}
     if not twice:
         return ""

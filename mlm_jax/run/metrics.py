@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases, and the terminal."""
+"""Writers of a run's metrics: metrics.jsonl, TensorBoard, Weights & Biases, and the terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlm_jax.config import default_config
 from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 
-LOSS = "train/loss/"  # what the keys of the first task's losses begin with
+LOSS = "train/loss/"  # prefix of the first task's losses
 LOSS_LINES = 6  # of losses that the terminal shows at most
 
 
@@ -127,14 +127,14 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 def shown_loss(key: str) -> str:
-    """Return what a loss is called on the terminal: "de" or "mean" of the first task, the task's name of others; else ""."""
+    """Return a loss's name on the terminal: "de" or "mean" of the first task, the task's name of others; "" of other metrics."""
     if key.startswith(LOSS):
         return key.removeprefix(LOSS)
     return key.removeprefix("train/").removesuffix("/loss/mean") if key.endswith("/loss/mean") else ""
 
 
 class TrainingProgress:
-    """What the terminal shows: step, speed, time left, loss of each language; plain lines where it is not a terminal.
+    """The terminal's display: step, speed, time left, loss of each language; plain lines if the output is not a terminal.
 
     Args:
       steps: of the whole run.

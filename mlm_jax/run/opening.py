@@ -1,4 +1,4 @@
-"""What a run logs before its first step: where it computes, with what, how large it is, and what it will read."""
+"""The lines that a run logs before its first step: devices, types and kernels, size of the model, and tokens."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ from mlm_jax.training.state import TrainState
 class Profiler:
     """Traces the steps ``first`` … ``last`` of ``training.profile`` (both included, from 0) into WORKDIR/profile.
 
-    A run that resumes after ``first`` traces what remains of them. A trace that is open when the run ends, or is stopped,
-    is closed.
+    A run that resumes after ``first`` traces what remains of them. An open trace is closed when the run ends or is stopped.
 
     Args:
       steps: first and last; () traces nothing.

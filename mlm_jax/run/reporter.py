@@ -1,4 +1,4 @@
-"""What a run says of itself: log lines one step late, evaluations, the report's data and the closing table."""
+"""Reports of a run: log lines (one step late), evaluations, the report's data and the tables at the end."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Reporter:
     Args:
       program: the run's.
       loader: the run's.
-      held_out: what evaluations measure.
+      held_out: data and functions of evaluations.
       workdir: of the run.
-      metrics: where numbers go.
-      progress: what the terminal shows.
-      goodput: where time went.
+      metrics: writer of the numbers.
+      progress: the terminal's display.
+      goodput: counts the time.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Reporter:
         """Write the log line that is waiting, if any.
 
         Raises:
-          UserError: by then a gradient was not finite and the config says to stop.
+          UserError: a gradient was not finite and ``training.nonfinite`` is "stop".
         """
         if self.pending is None:
             return
@@ -113,11 +113,11 @@ class Reporter:
         check_finite(self.program.config, int(first_skipped), self.workdir)
 
     def evaluate(self, step: int, state: TrainState, *, is_logged: bool = False) -> dict[str, float]:
-        """Measure on held-out data, log it, keep what the report shows, and return what was measured.
+        """Evaluate on held-out data, log the metrics, keep the report's data, and return the metrics.
 
         Args:
           step: of the state.
-          state: what is measured.
+          state: to evaluate.
           is_logged: whether an earlier start of the run has logged it.
         """
         with self.goodput.span("evaluation"):
@@ -142,7 +142,7 @@ class Reporter:
         self.rows = language_rows(self.program.languages, metrics, tokens, planned, realised, sources)
 
     def farewell(self, report: Path) -> None:
-        """Say where the time went and where the report is, and print a table of each task.
+        """Print a table of each task, the shares of time, and the report's path.
 
         Tasks that train sentence embeddings have none: their metric, retrieval, is a column of the first table.
         """
@@ -156,7 +156,7 @@ class Reporter:
         console.print(f"report: {original(report)}", soft_wrap=True)
 
     def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
-        """Return what each task's loss was multiplied with in the last step, learned weights as they are after it."""
+        """Return the weight of each task's loss in the last step; learned weights are those after it."""
         if len(self.program.config.tasks) == 1:
             return {}
         given = {task: weight(step - 1) for task, weight in self.program.task_weights.items()}
@@ -176,7 +176,7 @@ class Reporter:
         )
 
     def _mfu(self, start: int, step: int, seconds: float) -> dict[str, float]:
-        """Return the share of the devices' peak that the model's FLOPs of these steps come to, where the peak is known."""
+        """Return model FLOPs utilisation of these steps; {} if the devices' peak is unknown."""
         chip = chip_of(jax.devices()[0])
         if chip is None:
             return {}
@@ -227,7 +227,7 @@ class Reporter:
 
 
 def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
-    """Raise if a gradient was not finite and the config says to stop then.
+    """Raise if a gradient was not finite and ``training.nonfinite`` is "stop".
 
     Args:
       config: of the run.

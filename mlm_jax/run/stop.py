@@ -43,7 +43,7 @@ class StopSignal:
         return self
 
     def begin_steps(self, step: int) -> None:
-        """Only note signals from now on: what is under way ends first, and the run is saved.
+        """From now on only note signals: the current work ends first, and the run is saved.
 
         Args:
           step: at which the run begins or continues.

@@ -1,6 +1,6 @@
 """Sweeps: a config file's ``sweep()`` lists trials; each is a run of its own, resumed, skipped when done, compared at the end.
 
-Beside ``get_config`` in the same file::
+In the same file as ``get_config``::
 
     from mlm_jax.run.sweep import product
 
@@ -45,7 +45,7 @@ from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
 Settings = dict[str, Any]  # of a trial: config key → value
 KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that hold until the trial is run again
-MEAN_LOSS = "eval/loss/mean"  # what ranks trials if the config selects by nothing
+MEAN_LOSS = "eval/loss/mean"  # ranks trials if config.evaluation.select is not set
 COMPARISON, PLOT = "comparison.json", "comparison.html"
 # Characters that a path cannot have, or that Orbax takes for a glob: checkpoints in such a folder cannot be read.
 IN_NAMES = str.maketrans({"/": "_", " ": "", "[": "(", "]": ")", "*": "_", "?": "_"})
@@ -127,7 +127,7 @@ def chain(*sweeps: Iterable[Settings]) -> list[Settings]:
 
 
 def trial_name(trial: Settings) -> str:
-    """Return the trial's folder: "alpha=0.3,seed=1"; a long name ends in a hash of what does not fit."""
+    """Return the trial's folder: "alpha=0.3,seed=1"; a name that is too long ends in a hash of its rest."""
     short = {key: key.rpartition(".")[2] for key in trial}
     doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
     parts = (f"{key if short[key] in doubled else short[key]}={value}" for key, value in trial.items())
@@ -343,7 +343,7 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
 
 
 def read_results(workdir: Path) -> list[dict[str, Any]]:
-    """Return what an earlier comparison of a sweep says; [] if there is none.
+    """Return the results of an earlier comparison of a sweep; [] if there is none.
 
     Raises:
       UserError: the file is damaged.

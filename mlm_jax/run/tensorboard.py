@@ -68,7 +68,7 @@ class TensorBoard:
         )
 
     def flush(self) -> None:
-        """Bring to disk what was written."""
+        """Write buffered events to disk."""
         self._writer.flush()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a sweep's trials: so many at a time, each on a device of its own, watched, and ended with the sweep."""
+"""The processes of a sweep's trials: one on each device, watched, and ended with the sweep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlm_jax.run.stopping import ENDED_EARLY
 
 LOG = "log.txt"
 INTERRUPTED = 130  # exit code after Ctrl-C
-ENDED = 128  # what the exit code of a verb that a signal ended adds to the signal's number
+ENDED = 128  # exit code of a verb that a signal ended, minus the signal's number
 STOPPED = "stopped"  # state of a trial that a signal ended, and that the same command continues
 LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two looks at the processes, and two lines about trials under way
 TAIL_BYTES = 200_000  # of a metrics file, in which its last line is looked for
@@ -44,7 +44,7 @@ class Trial:
       command: that trains it.
       folder: its workdir.
       steps: of the whole run.
-      environment: variables beside those of this process.
+      environment: variables in addition to those of this process.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Running:
         return size != before
 
     def progress(self) -> str:
-        """Return where the trial is, such as "step 120 of 300, loss 3.21, 4.0 min left"."""
+        """Return the trial's progress, such as "step 120 of 300, loss 3.21, 4.0 min left"."""
         event = last_event(self.trial.folder)
         if event is None:
             return "starting"
@@ -164,7 +164,7 @@ def run_trials(
 
 
 def progress_table(running: Sequence[Running], waiting: int) -> Table:
-    """Return a table of the trials under way: name, and where it is."""
+    """Return a table of the running trials: name and progress."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for one in running:
         table.add_row(one.trial.name, one.progress())
@@ -228,7 +228,7 @@ def last_event(workdir: Path) -> dict[str, Any] | None:
         return None
     with file.open("rb") as opened:
         opened.seek(max(file.stat().st_size - TAIL_BYTES, 0))
-        lines = opened.read().split(b"\n")[:-1]  # what follows the last line end is not whole
+        lines = opened.read().split(b"\n")[:-1]  # text after the last line end is incomplete
     for line in reversed(lines):
         try:
             event = json.loads(line)
@@ -240,7 +240,7 @@ def last_event(workdir: Path) -> dict[str, Any] | None:
 
 
 def last_line(file: Path) -> str:
-    """Return the last line of a trial's log, which says why it failed."""
+    """Return the last line of a trial's log, which has the reason if it failed."""
     return next(
         (line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message"
     )

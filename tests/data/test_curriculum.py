@@ -87,7 +87,7 @@ def test_explicit_rates_need_not_sum_to_one():
     (phase,) = resolve(mixing={"strategy": "explicit", "rates": {"de": 3, "en": 1, "hi": 0, "de-en": 5}})
     assert phase.shares({"de": 10, "en": 10, "hi": 10}, 1, {}) == {"de": 0.75, "en": 0.25, "hi": 0}
     assert phase.shares({"de-en": 10}, 1, {}) == {"de-en": 1}
-    with pytest.raises(UserError, match="none for 'de-hi'; did you mean 'de"):
+    with pytest.raises(UserError, match="no rate for 'de-hi'; did you mean 'de"):
         phase.shares({"de-hi": 10}, 1, {})
     with pytest.raises(UserError, match="all 0"):
         phase.shares({"hi": 10}, 1, {})

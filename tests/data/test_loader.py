@@ -211,7 +211,7 @@ def test_a_mixtures_own_rates(tmp_path, store):
     made = write(tmp_path / "s", streams, LANGUAGES, rates={"de": 3.0, "en": 1.0, "hi": 0.0})
     data = loader(made, mixing={"strategy": "mixture"})
     assert data.planned_shares("mlm", 0) == {"de": 0.75, "en": 0.25, "hi": 0}
-    with pytest.raises(UserError, match="no mixture gives stream 'de' a rate"):
+    with pytest.raises(UserError, match="no mixture has a rate for stream 'de'"):
         loader(store, mixing={"strategy": "mixture"})
 
 
@@ -455,14 +455,14 @@ def test_a_damaged_store_ends_the_run_with_the_file_named(tmp_path):
 
 
 BAD = [
-    ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which 2 hosts cannot share"),
+    ({"mlm": {"rows": 5, "length": 8}}, {"process_count": 2}, "which cannot be divided among 2 hosts"),
     (
         {"mlm": {"rows": 6, "length": 8, "same_language_rows": 2}},
         {"process_count": 2},
-        "share in runs of 2 rows of the same language.*of 4",
+        "among 2 hosts.* in runs of 2 rows of the same language.*of 4",
     ),
     ({"mlm": {"rows": 4, "length": 8, "data": ("ge",)}}, {}, "no stream 'ge'"),
-    ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of pairs"),
+    ({"mlm": {"rows": 4, "length": 8, "data": ("de-en",)}}, {}, "stream 'de-en' is of kind pairs"),
     (
         {"genre": {"rows": 4, "length": 8}},
         {},
@@ -470,9 +470,9 @@ BAD = [
     ),
     ({"rank": {"rows": 4, "length": 8, "packed": True}}, {}, "packed is True"),
     ({"rank": {"rows": 4, "length": 8, "directions": "back"}}, {}, "directions is 'back'"),
-    ({"rank": {"rows": 4, "length": 8}}, {"split": "test"}, "reads pairs, of which the token store has none"),
+    ({"rank": {"rows": 4, "length": 8}}, {"split": "test"}, "reads pairs, but the token store has none"),
     ({"rank": {"rows": 4, "length": 8}}, {"curriculum": ({"steps": 1000, "languages": ("de",)},)}, "no data in"),
-    ({"mlm": {"rows": 4, "length": 8}}, {"languages": ("en", "de", "hi")}, "the token store is of languages"),
+    ({"mlm": {"rows": 4, "length": 8}}, {"languages": ("en", "de", "hi")}, "the token store has the languages"),
     ({"mlm": {"rows": 4, "length": 8}}, {"curriculum": ({"steps": 9},)}, "take 9 steps"),
 ]
 

@@ -131,7 +131,7 @@ def test_upload(hub, tmp_path, capfd):
 
 FAILURES = {
     "refuse": "refuses 'me/model' (HTTP 403)",
-    "name": "is no name of a repository",
+    "name": "is not the name of a repository",
     "token": "there is no token",
     "nobody": "cannot be reached",
 }

@@ -406,7 +406,7 @@ BAD = {
     ),
     "uneven layers": (
         edit_json("config.json", layer_types=["sliding_attention", "full_attention", "full_attention"]),
-        "does not put full attention at every n-th layer",
+        "does not have full attention at every n-th layer",
     ),
 }
 

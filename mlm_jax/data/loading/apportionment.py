@@ -1,4 +1,4 @@
-"""Which language each row is of, and in which order text is read: apportionment and index shuffles, in closed form."""
+"""The language of each row and the order in which text is read: apportionment and index shuffles, in closed form."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, far from any small multiple of an
 
 
 class Apportionment:
-    """Seats handed out one after another so that at any time every holder has its share of them, to a few seats.
+    """Assigns seats one after another so that at any time every holder has its share of them, up to a few seats.
 
-    The k-th seat (k = 1, 2, …) of a holder of weight w comes at time (k − ½) / w; all seats are taken in the order of
-    time, at the same time in the order of holders. So after n seats holder l has ⌊w_l λ + ½⌋ for a λ near n
-    (Sainte-Laguë's divisor method), a number that never falls as n grows.
+    The k-th seat (k = 1, 2, …) of a holder of weight w has the time (k − ½) / w. Seats are sorted by time; at equal times,
+    by holder. So after n seats, holder l has ⌊w_l λ + ½⌋ seats for a λ near n (Sainte-Laguë's divisor method). This number
+    never falls as n grows.
 
     Args:
-      weights: ``[holders]``, at least 0 and not all 0; a holder of weight 0 gets nothing.
+      weights: ``[holders]``, at least 0 and not all 0; a holder of weight 0 gets no seats.
 
     Raises:
       UserError: a weight is negative or not finite, or all are 0.
@@ -33,11 +33,11 @@ class Apportionment:
                 f"mixing rates {weights.tolist()} must be at least 0, and not all 0", remedy="set mixing.rates"
             )
         self.shares = weights / weights.sum()  # [holders]
-        self._holders = np.flatnonzero(self.shares > 1e-18)  # less than that is never a seat
+        self._holders = np.flatnonzero(self.shares > 1e-18)  # a smaller weight never gets a seat
         self._weights = self.shares[self._holders]
 
     def counts(self, n: int) -> np.ndarray:
-        """Return how many of the first ``n`` seats each holder has: ``[holders]`` int64."""
+        """Return the number of each holder's seats among the first ``n``: ``[holders]`` int64."""
         counts = np.zeros(len(self.shares), np.int64)
         below = self._surely_within(n)
         holders, _ = self._next_seats(below, n)
@@ -46,10 +46,11 @@ class Apportionment:
         return counts
 
     def seats(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the holder of each of the seats ``start`` … ``stop - 1``, and the seat's ordinal among that holder's, from 0.
+        """Return the holder of each of the seats ``start`` … ``stop - 1``, and the seat's index among that holder's seats,
+        from 0.
 
         Returns:
-          ``[stop - start]`` int64 holders, and ``[stop - start]`` int64 ordinals.
+          ``[stop - start]`` int64 holders, and ``[stop - start]`` int64 indices.
         """
         below = self._surely_within(start)
         skipped = start - int(below.sum())
@@ -58,30 +59,31 @@ class Apportionment:
         return self._holders[holders[chosen]], ordinals[chosen]
 
     def sequence(self, start: int, stop: int) -> np.ndarray:
-        """Return whose the seats ``start`` … ``stop - 1`` are: ``[stop - start]`` int64."""
+        """Return the holders of the seats ``start`` … ``stop - 1``: ``[stop - start]`` int64."""
         return self.seats(start, stop)[0]
 
     def _surely_within(self, n: int) -> np.ndarray:
-        """Return for each holder a number of seats that are among the first ``n``, a few short of all that are."""
+        """Return for each holder a number of seats that are surely among the first ``n``; it may be a few less than all."""
         time = n - len(self._weights) / 2  # Σ ⌊w t + ½⌋ ≤ t + holders / 2 = n
         return np.maximum(np.floor(self._weights * time + 0.5).astype(np.int64) - 1, 0)  # − 1: rounding errors
 
     def _next_seats(self, below: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the seats that follow ``below``, at least up to seat ``n``, in order: holders and ordinals."""
+        """Return the seats after ``below``, at least up to seat ``n``, in order: holders and indices."""
         time = n + len(self._weights) / 2  # Σ ⌊w t + ½⌋ ≥ t − holders / 2 = n
         above = np.floor(self._weights * time + 0.5).astype(np.int64) + 1
         counts = above - below
         holders = np.repeat(np.arange(len(below)), counts)
-        first = np.cumsum(counts) - counts  # where each holder's seats begin in this list
+        first = np.cumsum(counts) - counts  # start of each holder's seats in this list
         ordinals = np.arange(len(holders)) - np.repeat(first - below, counts)
         order = np.lexsort((holders, (ordinals + 0.5) / self._weights[holders]))
         return holders[order], ordinals[order]
 
 
 def permute(index: np.ndarray | int, size: np.ndarray | int, seed: np.ndarray | int) -> np.ndarray:
-    """Return where a shuffle of ``size`` things puts thing ``index``; for each seed a bijection of [0, size).
+    """Return the position of ``index`` after a shuffle of [0, size); a bijection for each seed.
 
-    A Feistel network over a grid of about √size × √size, walked on where it leaves [0, size); nothing is stored.
+    A Feistel network over a grid of about √size × √size, applied again while the result is outside of [0, size). No table is
+    stored.
 
     Args:
       index: in [0, size).
@@ -112,7 +114,7 @@ def permute(index: np.ndarray | int, size: np.ndarray | int, seed: np.ndarray | 
 
 
 def mix(value: np.ndarray) -> np.ndarray:
-    """Return uint64 whose bits all depend on all bits of ``value`` (Steele et al. 2014, SplitMix64's finalizer)."""
+    """Return a hash: uint64 whose bits depend on all bits of ``value`` (Steele et al. 2014, SplitMix64's finalizer)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

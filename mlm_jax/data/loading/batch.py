@@ -1,4 +1,4 @@
-"""What travels from the loader to the model: rows of tokens, as NumPy or JAX arrays."""
+"""Batches: rows of tokens, as NumPy arrays from the loader or JAX arrays for the model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ Array = Any  # numpy.ndarray on the host, jax.Array on the device
 
 
 class Rows(NamedTuple):
-    """Rows of packed documents, a row of one language as a rule; a JAX pytree that needs no JAX to build.
+    """Rows of packed documents, usually of one language each; a JAX pytree, made without JAX.
 
     Attributes:
       tokens: ``[rows, length]`` int32 token ids.
       segment_ids: ``[rows, length]`` int32; 0 is padding, the documents of a row count from 1.
       positions: ``[rows, length]`` int32, restarting at 0 in every document.
-      language: ``[rows]`` int32 index into the run's languages; ``[rows, length]`` where a row holds several (``tlm``).
+      language: ``[rows]`` int32 index into the run's languages; ``[rows, length]`` if a row holds several languages
+        (``tlm``).
     """
 
     tokens: Array

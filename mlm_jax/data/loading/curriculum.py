@@ -1,4 +1,4 @@
-"""The curriculum: a run's phases, each with the mixing, masking and shapes that are in force in its steps."""
+"""The curriculum: a run's phases, each with the mixing, masking and shapes of its steps."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Phase:
 
     Attributes:
       index: 0 for the first phase.
-      name: as errors call it.
+      name: in messages.
       start_step, stop_step: steps of the run.
-      languages: whose text is read; a pair is read if both its languages are among them.
-      sources: {name of a source, such as "wiki" or "de:wiki": its rate, or None}; {} reads all.
+      languages: those that are read; a pair is read if both its languages are among them.
+      sources: {name of a source, such as "wiki" or "de:wiki": its rate, or None}; {}: all sources.
       strategy: alpha | unimax | explicit | mixture.
-      alpha, unimax_epochs, rates: as in ``config.mixing``; the strategy says which one counts.
-      mask_rates: {task: rate, or (first, last)} where this phase changes it; the key "" holds for every task that masks.
-      task_rows: {task: rows a step} where this phase changes it; the key "" holds for every task that reads text.
-      lengths: {task: tokens a row} where this phase changes it; the key "" holds for every task that reads text.
-      rope_theta: base of the rotary positions in the layers that see everything.
+      alpha, unimax_epochs, rates: as in ``config.mixing``; each strategy uses one of them.
+      mask_rates: {task: rate, or (first, last)} that this phase changes; the key "" applies to every task that masks.
+      task_rows: {task: rows a step} that this phase changes; the key "" applies to every task that reads text.
+      lengths: {task: tokens a row} that this phase changes; the key "" applies to every task that reads text.
+      rope_theta: base of the rotary positions in the layers without a window.
       local_rope_theta: base of the rotary positions in the layers with a window.
     """
 
@@ -64,42 +64,42 @@ class Phase:
         Args:
           stream: its name.
           source: its name among the sources of its language or pair; "" if it is the only one.
-          languages: of it, one or two.
+          languages: of the stream, one or two.
         """
         chosen = not self.sources or stream in self.sources or source in self.sources
         return chosen and {*languages} <= {*self.languages}
 
     def source_rate(self, stream: str, source: str) -> float | None:
-        """Return the rate that this phase gives a source among those of its language or pair; None: it gives none."""
+        """Return the rate that this phase gives a source among the sources of its language or pair, or None."""
         return self.sources.get(stream, self.sources.get(source))
 
     def mask_rate(self, task: str, default: float) -> float | tuple[float, float]:
-        """Return the share of tokens that a task masks, or that at the beginning and at the end of the phase.
+        """Return the share of tokens that a task masks, or the shares at the beginning and the end of the phase.
 
         Args:
           task: its name.
-          default: what holds if the phase does not change it.
+          default: the share if the phase does not change it.
         """
         return self.mask_rates.get(task, self.mask_rates.get("", default))
 
     def length(self, task: str, kind: str, default: int) -> int:
-        """Return a task's tokens a row: a plain number in the phase holds for tasks that read text."""
+        """Return a task's tokens a row; a plain number in the phase applies to tasks that read text."""
         return _of_task(self.lengths, task, kind, default)
 
     def rows(self, task: str, kind: str, default: int) -> int:
-        """Return a task's rows a step: a plain number in the phase holds for tasks that read text."""
+        """Return a task's rows a step; a plain number in the phase applies to tasks that read text."""
         return _of_task(self.task_rows, task, kind, default)
 
     def shares(self, sizes: Mapping[str, float], budget: float, used: Mapping[str, float]) -> dict[str, float]:
         """Return the shares of a task's rows that languages (or pairs) get, summing to one.
 
         Args:
-          sizes: {language or "de-en" pair: tokens of text, or examples of pairs and labelled text}, only those in use.
+          sizes: {language or "de-en" pair: tokens of text, or examples of pairs and labelled text}, for those that are read.
           budget: tokens (or examples) that the task takes in this phase.
           used: {language or pair: tokens (or examples) that earlier phases took}: UniMax counts over the whole run.
 
         Raises:
-          UserError: explicit rates leave one out, or UniMax's budget is more than it may repeat.
+          UserError: explicit rates leave one out, or UniMax's budget needs more epochs than it allows.
         """
         if self.strategy == "explicit":
             weights = np.array([self._rate(name) for name in sizes])
@@ -123,14 +123,14 @@ class Phase:
     def _rate(self, name: str) -> float:
         if name not in self.rates:
             raise UserError(
-                f"{self.name}: the explicit rates have none for {name!r}{nearest(name, self.rates)}",
+                f"{self.name}: the explicit rates have no rate for {name!r}{nearest(name, self.rates)}",
                 remedy="give every language and pair that a task reads a rate; 0 leaves it out",
             )
         return self.rates[name]
 
 
 def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] = ()) -> tuple[Phase, ...]:
-    """Return the phases of a run; they follow each other from step 0 to ``config.steps`` without a gap.
+    """Return the phases of a run, which cover its steps from 0 to ``config.steps`` without gaps.
 
     Args:
       config: the whole config.
@@ -138,7 +138,8 @@ def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] =
       pairs: "de-en" names that explicit rates may use, besides languages.
 
     Raises:
-      UserError: a phase cannot work by itself (:func:`.check_curriculum`), or names a language that is not in the run.
+      UserError: a phase has values that do not fit each other (:func:`.check_curriculum`), or names a language that is not
+        in the run.
     """
     KEY["curriculum"].kind.check("curriculum", config.curriculum)
     check_curriculum(config)
@@ -151,14 +152,14 @@ def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] =
 
 
 def at(phases: Sequence[Phase], step: int) -> Phase:
-    """Return the phase of a step; steps past the end are of the last phase."""
+    """Return the phase of a step; steps past the end belong to the last phase."""
     if step < 0:
         raise ValueError(f"step {step} is before the run")
     return next((phase for phase in phases if step < phase.stop_step), phases[-1])
 
 
 def tasks_by_phase(config: ConfigDict, kinds: Mapping[str, str]) -> list[dict[str, dict[str, Any]]]:
-    """Return ``config.tasks`` as each phase has them, with its rows a step and its tokens a row.
+    """Return ``config.tasks`` of each phase, with its rows a step and its tokens a row.
 
     Args:
       config: the run's config.
@@ -200,7 +201,7 @@ def rope_bases(config: ConfigDict, steps: int) -> tuple[float, float]:
 
 def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: tuple, pairs: tuple) -> Phase:
     where = f"curriculum[{index}]"
-    name = where if config.curriculum else "the run"  # without a curriculum it is one phase
+    name = where if config.curriculum else "the run"  # without a curriculum there is one phase
     strategy = phase_strategy(where, entry, config.mixing.strategy)
     chosen = tuple(entry.get("languages", ())) or languages
     for language in chosen:
@@ -231,7 +232,7 @@ def _phase(config: ConfigDict, index: int, start: int, entry: dict, languages: t
 
 
 def _sources(config: ConfigDict, where: str, named: Any) -> dict[str, float | None]:
-    """Return {source: its rate, or None} of what a phase names.
+    """Return {source: its rate, or None} for the sources that a phase names.
 
     Raises:
       UserError: the data has no source of that name.
@@ -257,6 +258,6 @@ def _of_task(values: Mapping[str, int], task: str, kind: str, default: int) -> i
 
 
 def _by_task(value: Any) -> dict[str, Any]:
-    """Return {task: value}, with the key "" for a value that holds for every task that has such a thing."""
+    """Return {task: value}, with the key "" for a value that applies to every task."""
     entries = dict(value) if isinstance(value, Mapping) else {"": value}
     return {task: tuple(entry) if is_several(entry) else entry for task, entry in entries.items()}

@@ -34,9 +34,9 @@ DIRECTIONS = ("both", "forward")
 @dataclass(frozen=True)
 class _Task:
     name: str
-    kind: str  # of stream that it reads
+    kind: str  # kind of streams that it reads
     rows: int  # per step, over all hosts
-    length: int  # tokens a row, where the curriculum does not change it
+    length: int  # tokens a row, unless the curriculum changes it
     packed: bool  # rows are slices of text, not one document each
     alternate: np.ndarray  # [streams] bool: a pair that is read in both directions
     streams: tuple[Stream, ...]
@@ -49,19 +49,19 @@ class _Task:
 
 
 class Loader:
-    """Batches out of a token store.
+    """Batches from a token store.
 
     A task's entry in ``config.tasks`` says which streams it reads (``data``: names, () is all of the task's kind), how
     many ``rows`` a step has over all processes and how many tokens (``length``) a row.
 
     - Rows of ``text`` are slices of packed documents, of one language each; ``"packed": False``: one document a row.
-    - Rows of ``pairs`` and of text with labels are one example each, padded, or cut to ``length`` (the last token stays; of two
-      texts with one label the longer one is cut).
-    - Pairs "de-en" are read in both directions by turns: an example that is read de to en in one epoch is read en to de
-      in the next, and half of an epoch's examples are read either way; ``"directions": "forward"``: as they are named. Pairs
-      within one language are always read forward.
-    - ``"same_language_rows": n``: rows come in runs of n consecutive rows of one stream, and every other run of a pair is read
-      the other way.
+    - Rows of ``pairs`` and of text with labels are one example each, padded, or cut to ``length`` (the last token stays; of
+      two texts with one label, the longer one is cut).
+    - Pairs "de-en" are read in both directions in turn: an example that is read de to en in one epoch is read en to de in
+      the next, and each epoch reads half of its examples in each direction. With ``"directions": "forward"`` they are read
+      as they are named. Pairs within one language are always read forward.
+    - ``"same_language_rows": n``: rows come in runs of n consecutive rows of one stream, and every other run of a pair is
+      read in the other direction.
 
     Args:
       store: an open token store.
@@ -72,11 +72,11 @@ class Loader:
       process_count: parts; each is a contiguous block of rows, and nothing else is read.
 
     Attributes:
-      languages: codes, that ``Rows.language`` counts.
+      languages: codes; ``Rows.language`` is an index into them.
       phases: of the curriculum.
 
     Raises:
-      UserError: a task's entry cannot be, or names streams that the store does not have.
+      UserError: a task's entry has impossible values, or names streams that the store does not have.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Loader:
     ):
         if config.languages and tuple(config.languages) != store.languages:
             raise UserError(
-                f"the token store is of languages {store.languages}, the config's are {tuple(config.languages)}",
+                f"the token store has the languages {store.languages}, but the config has {tuple(config.languages)}",
                 file=store.folder,
                 remedy="run mlm-jax prepare again, or name another data.store",
             )
@@ -111,8 +111,8 @@ class Loader:
         """Return this process's rows of every task in a step.
 
         Returns:
-          {task: {"inputs": Rows}}, with "targets" of pairs, with "labels" of text that has some: ``[rows]``, or
-          ``[rows, length]`` where they are one a token, or ``[rows, classes]``; -1 is ignored.
+          {task: {"inputs": Rows}}, with "targets" for pairs, and with "labels" for labelled text: ``[rows]``,
+          ``[rows, length]`` if each token has one, or ``[rows, classes]``; -1 is ignored.
 
         Raises:
           UserError: the store is corrupt.
@@ -141,12 +141,12 @@ class Loader:
 
         Args:
           start_step: first step.
-          stop_step: one past the last; None is ``config.steps``.
-          prefetch: batches that wait at most.
-          place: what the thread does with each batch, such as sending it to the devices.
+          stop_step: one past the last; None: ``config.steps``.
+          prefetch: the most batches that are read ahead.
+          place: called on each batch by the thread, for example to send it to the devices.
 
         Raises:
-          Exception: whatever the reading thread met, in the step where it did.
+          Exception: the reading thread's exception, at the step at which it occurred.
         """
         ready: queue.Queue[tuple[int, Any] | BaseException] = queue.Queue(prefetch)
         ended = threading.Event()
@@ -183,14 +183,14 @@ class Loader:
     def validation(
         self, task: str, stream: str, rows: int, limit: int | None = None, reverse: bool = False
     ) -> Iterator[TaskBatch]:
-        """Yield a stream's validation examples in the order in which they are stored, once, in a task's shape.
+        """Yield a stream's validation examples once, in stored order, in a task's shape.
 
         Args:
-          task: whose length and packing to use.
+          task: gives length and packing.
           stream: name.
           rows: of a batch, over all processes; the last batch is filled up with empty rows (segment ids 0, labels -1).
           limit: most rows in all.
-          reverse: of a pair, the second language as inputs.
+          reverse: whether a pair's second language is the input.
 
         Raises:
           UserError: the stream has no validation split, is of another kind, or the store is corrupt.
@@ -232,7 +232,7 @@ class Loader:
         return curriculum.at(self.phases, step).rows(task, shape.kind, shape.rows)
 
     def planned_shares(self, task: str, step: int) -> dict[str, float]:
-        """Return {language: share of the task's rows} that is planned for a step; a pair counts half for each side."""
+        """Return {language: planned share of the task's rows} at a step; a pair counts half for each side."""
         return self._by_language(self._tasks[task], self._tasks[task].order.shares(step))
 
     def realised_shares(self, task: str, start_step: int, stop_step: int) -> dict[str, float]:
@@ -242,7 +242,7 @@ class Loader:
         return self._by_language(self._tasks[task], rows / max(rows.sum(), 1))
 
     def epochs(self, task: str, step: int) -> dict[str, float]:
-        """Return {stream: how many times the task has been through it} in the steps before ``step``."""
+        """Return {stream: epochs of it that the task has read} in the steps before ``step``."""
         order = self._tasks[task].order
         passes = order.units_taken(step) / order.sizes
         return {stream.name: float(each) for stream, each in zip(self._tasks[task].streams, passes)}
@@ -250,8 +250,8 @@ class Loader:
     def tokens_seen(self, step: int) -> dict[str, int]:
         """Return {language: tokens} of all tasks in the steps before ``step``, over all hosts, without padding.
 
-        For packed text it is the exact number. For rows of one example each it is the expected one: the number of rows times
-        the mean length of an example, cut to the length of a row.
+        For packed text the number is exact. For rows of one example each it is the expectation: the number of rows times the
+        mean length of an example, cut to the length of a row.
         """
         seen = np.zeros(len(self.languages))
         for task in self._tasks.values():
@@ -280,12 +280,12 @@ class Loader:
     # -------------------------------------------------------------------------------------------- sources of a language
 
     def sources(self) -> tuple[Stream, ...]:
-        """Return the streams that tasks read which are one of several sources of their language or pair, by name."""
+        """Return the streams that tasks read and that are one of several sources of their language or pair, sorted by name."""
         found = {stream.name: stream for task in self._tasks.values() for stream in task.streams if stream.source}
         return tuple(found.values())
 
     def planned_by_source(self, task: str, step: int) -> dict[str, float]:
-        """Return {source: share of the task's rows} that is planned for a step, of streams such as ``de:wiki``."""
+        """Return {source: planned share of the task's rows} at a step, for streams such as ``de:wiki``."""
         return _by_source(self._tasks[task], self._tasks[task].order.shares(step))
 
     def realised_by_source(self, task: str, start_step: int, stop_step: int) -> dict[str, float]:
@@ -320,7 +320,7 @@ class Loader:
     ) -> TaskBatch:
         sides = []
         for side, feature in enumerate(_token_features(task.kind)):
-            joined = task.kind in WITH_LABELS and task.kind != "questions"  # whose text is cut with its labels
+            joined = task.kind in WITH_LABELS and task.kind != "questions"  # its labels are cut with its text
             separator = self._eos_id if joined else None  # premise </s> hypothesis </s>
             values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id, separator)
             sides.append(whole_documents(values, counts, task.languages[stream, side]))
@@ -345,7 +345,7 @@ class Loader:
                 continue
             runs = f" in runs of {run} rows of the same language" if run > 1 else ""
             raise UserError(
-                f"{where}: rows is {count!r}, which {self.process_count} hosts cannot share{runs}",
+                f"{where}: rows is {count!r}, which cannot be divided among {self.process_count} hosts{runs}",
                 remedy=f"choose a multiple of {self.process_count * run}",
             )
         packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
@@ -361,7 +361,7 @@ class Loader:
         ]
         order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", run)
         both = kind == "pairs" and directions == "both"
-        # A pair of one language is a user's own task, such as question and answer: it has a direction.
+        # A pair within one language, such as question and answer, has a direction.
         alternate = np.array([both and len({*stream.languages}) == 2 for stream in streams])
         task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
         for phase in self.phases:
@@ -372,24 +372,24 @@ class Loader:
         return task
 
     def _streams(self, where: str, names: str | tuple[str, ...], kind: str, split: str) -> tuple[Stream, ...]:
-        """Return the streams of these names, or all of the kind that have something in the split."""
+        """Return the streams of these names, or all streams of the kind that have examples in the split."""
         named = tuple(stream for name in several(names) for stream in self._called(name))
         for name in named:
             stream = self.store.stream(name)
             if stream.kind != kind or not stream.split(split).documents:
                 raise UserError(
-                    f"{where} reads {kind}; stream {name!r} is of {stream.kind}, or has no {split} examples"
+                    f"{where} reads {kind}, but stream {name!r} is of kind {stream.kind} or has no {split} examples"
                 )
         fitting = (s for s in self.store.streams.values() if s.kind == kind and split in s.splits)
         streams = tuple(self.store.stream(name) for name in named) or tuple(
             stream for stream in fitting if stream.split(split).documents
         )
         if not streams:
-            raise UserError(f"{where} reads {kind}, of which the token store has none", file=self.store.folder)
+            raise UserError(f"{where} reads {kind}, but the token store has none", file=self.store.folder)
         return streams
 
     def _check(self, task: _Task) -> None:
-        """Open every array, so that a store that is not whole fails now; warn of what will be cut."""
+        """Open every array, so that an incomplete store fails now; warn if examples will be cut."""
         for feature in FEATURES[task.kind]:
             levels = {ragged.per_token for ragged in task.features(feature)}
             if len(levels) > 1:
@@ -401,14 +401,14 @@ class Loader:
             names = ", ".join(f"{stream.name}: {'/'.join(stream.labels)}" for stream in task.streams)
             raise UserError(
                 f"task {task.name!r} mixes streams whose labels differ ({names})",
-                remedy='list the same "labels" for all of them in config.data.labelled, or name those it is to read in '
+                remedy='list the same "labels" for all of them in config.data.labelled, or name the streams to read in '
                 f"tasks.{task.name}.data",
             )
         if not task.packed and (cut := cuts(task.splits, task.length)):
             log.warning("task %s cuts %s", task.name, cut)
 
     def _called(self, name: str) -> tuple[str, ...]:
-        """Return the streams that a name means: the one of this name, or all sources of this language or pair."""
+        """Return the stream of this name, or all sources of this language or pair."""
         sources = [s.name for s in self.store.streams.values() if s.source and s.name == f"{name}{SEPARATOR}{s.source}"]
         return (name,) if name in self.store.streams or not sources else tuple(sources)
 
@@ -416,12 +416,12 @@ class Loader:
         return np.array([[self.languages.index(code) for code in stream.languages] for stream in streams], np.int32)
 
     def _block(self, rows: int) -> tuple[int, int]:
-        """Return where this process's rows of ``rows`` begin and end."""
+        """Return the (first, one past the last) of this process's rows among ``rows``."""
         return rows * self.process_index // self.process_count, rows * (self.process_index + 1) // self.process_count
 
 
 def cuts(splits: Sequence[Split], length: int) -> str:
-    """Return such as "3 of 40 texts, of up to 54 tokens, to 24" of examples whose rows are cut; "" if none is."""
+    """Return such as "3 of 40 texts, of up to 54 tokens, to 24" for the examples that are longer than a row; "" if none is."""
     features = [split[name] for split in splits for name in split.features if name in TOKENS]
     longest = max(feature.longest for feature in features)
     if longest <= length:
@@ -433,8 +433,8 @@ def cuts(splits: Sequence[Split], length: int) -> str:
 
 
 def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int:
-    """Return how many units of a split are read: tokens if rows are packed, else documents; the first ones, if only so many
-    tokens are to be read.
+    """Return the number of units of a split: tokens if rows are packed, else documents; if the config limits the tokens,
+    only of the first ones.
     """
     if packed:
         return min(split.values("inputs"), most_tokens or split.values("inputs"))
@@ -451,11 +451,11 @@ def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int
 def _weights(task: _Task, phase: Phase, units_a_step: int, settings: Mapping[str, Mapping[str, float]]) -> np.ndarray:
     """Return the shares of a phase's rows that the streams get: ``[streams]``.
 
-    Languages (or pairs) share as the phase says; streams of the same language share by the rates that the phase or the config
-    gives them, else in proportion to their sizes. Text with ``epochs`` counts so many times.
+    The phase gives the shares of languages (or pairs). Streams of the same language share by the rates of the phase or the
+    config, or else in proportion to their sizes. Text with ``epochs`` counts that many times.
 
     Args:
-      task: whose streams these are.
+      task: that reads the streams.
       phase: of the run.
       units_a_step: tokens or examples that the task takes in a step.
       settings: {stream: its settings in the config}.
@@ -481,7 +481,7 @@ def _weights(task: _Task, phase: Phase, units_a_step: int, settings: Mapping[str
         of_mixture = [stream.rate for stream in task.streams]
         if None in of_mixture:
             name = task.streams[of_mixture.index(None)].name
-            raise UserError(f"mixing.strategy is mixture, but no mixture gives stream {name!r} a rate")
+            raise UserError(f"mixing.strategy is 'mixture', but no mixture has a rate for stream {name!r}")
         return np.array(of_mixture, np.float64) * chosen
     total: dict[str, float] = {}
     taken: dict[str, float] = {}
@@ -511,7 +511,7 @@ def _choose(which: np.ndarray, a: Rows, b: Rows) -> Rows:
 
 
 def _fill_up(batch: TaskBatch, rows: int, pad_id: int) -> TaskBatch:
-    """Return the batch with empty rows behind it, ``rows`` in all."""
+    """Return the batch padded with empty rows to ``rows`` rows."""
     missing = rows - len(batch["inputs"].language)
 
     def extend(array: np.ndarray, value: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Which part of which stream every row of a task takes, in closed form: the loader's plan, without any data.
+"""The loader's plan, without any data: the part of a stream that each row of a task takes, in closed form.
 
-A stream's epoch is its *units* in a shuffled order: tokens for packed text (a row takes ``length`` of them), documents
-where a row takes one. Rows of a stream count through the run; the phases of a run with the same row length form an
-*era*, and an era goes on in the epoch where the one before it stopped: every unit is taken once an epoch.
+A stream's epoch is its *units* in a shuffled order: tokens for packed text (a row takes ``length`` of them), else documents
+(a row takes one). Rows of a stream are counted through the run. Consecutive phases with the same row length form an *era*,
+which continues in the epoch in which the previous era stopped. So every unit is taken once an epoch.
 
 Packed text is shuffled twice. The tokens of an epoch are laid out in a new order of large blocks (and rotated, so that
 rows are cut elsewhere every time); an era takes a contiguous part of this layout, cut into rows, and shuffles the rows.
@@ -20,17 +20,17 @@ import numpy as np
 from mlm_jax.data.loading.apportionment import Apportionment, mix, permute
 
 BLOCKS = 256  # into which an epoch of packed text is cut at most
-BLOCK_TOKENS = 1 << 16  # of the smallest block: its edges cut documents
+BLOCK_TOKENS = 1 << 16  # tokens of the smallest block: the edges of blocks cut documents
 
 
 class RowPlan(NamedTuple):
-    """Where rows come from; every field is ``[rows]`` int64.
+    """The parts of streams that rows take; every field is ``[rows]`` int64.
 
     Attributes:
       stream: index into the task's streams.
       epoch: of that stream, from 0.
       start: first unit in the epoch's layout.
-      units: how many: fewer than the row length only in the last row of an epoch.
+      units: number of units; less than the row length only in the last row of an epoch.
       run: index of the run of consecutive rows, counted separately in each stream.
     """
 
@@ -45,7 +45,7 @@ class Slices(NamedTuple):
     """Parts of streams that fill rows; every field is ``[slices]`` int64.
 
     Attributes:
-      row, column: where the part begins in the batch.
+      row, column: start of the part in the batch.
       stream: index into the task's streams.
       start, stop: units of the stream as stored.
     """
@@ -63,7 +63,7 @@ class _Era:
     rows_before: np.ndarray  # [streams] taken in earlier eras
     epoch: np.ndarray  # [streams] in which it begins
     position: np.ndarray  # [streams] units of that epoch that are taken already
-    rows: np.ndarray | None = None  # [streams] that it takes; None: it is the last one and has no end
+    rows: np.ndarray | None = None  # [streams] that it takes; None: the last era, which has no end
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Order:
     """The order of one task's rows.
 
     Args:
-      names: of the streams; with the seed they decide the shuffles, so that another stream beside them changes nothing.
+      names: of the streams. The seed and a stream's name decide its shuffles, which do not depend on the other streams.
       sizes: ``[streams]`` units, at least 1.
       rows: of the task per step, over all hosts.
       seed: any text.
@@ -102,7 +102,7 @@ class Order:
           start_step: its first step.
           length: units a row.
           weights: ``[streams]`` shares of the rows.
-          rows: a step in this phase, over all hosts; None is the task's.
+          rows: a step in this phase, over all hosts; None: the task's rows.
         """
         nothing = np.zeros_like(self.sizes)
         if not self._phases:
@@ -136,12 +136,12 @@ class Order:
     def _after(self, era: _Era, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each stream's epoch, and the units taken of that epoch, after ``rows`` rows of the run: ``[streams]`` each."""
         epoch, start, _, index = self._piece(era, np.arange(len(self.sizes)), rows - era.rows_before)
-        return epoch, start + index * era.length  # the short row comes last, so all before it are whole
+        return epoch, start + index * era.length  # the short row comes last, so all rows before it are whole
 
     # ------------------------------------------------------------------------------------------- rows
 
     def plan(self, step: int, start_row: int, stop_row: int) -> RowPlan:
-        """Return where rows ``start_row`` … ``stop_row - 1`` of a step's rows come from, both at the edge of a run."""
+        """Return the parts that rows ``start_row`` … ``stop_row - 1`` of a step take; both are at the edge of a run."""
         phase = self._phase(step)
         first = (step - phase.start_step) * phase.rows
         seats = phase.apportionment.seats((first + start_row) // self.run_length, (first + stop_row) // self.run_length)
@@ -151,7 +151,7 @@ class Order:
         ordinal = ordinal - era.rows_before[stream]
         epoch, start, units, index = self._piece(era, stream, ordinal)
         whole = units // era.length  # rows to shuffle: all but the epoch's short one
-        if era.rows is not None:  # the last epoch of an era ends where the next one begins
+        if era.rows is not None:  # the last epoch of an era ends where the next era begins
             end_epoch, end_start, _, end_index = self._piece(era, stream, era.rows[stream])
             ends = (epoch == end_epoch) & (start == end_start)
             whole = np.where(ends, np.minimum(whole, end_index), whole)
@@ -164,7 +164,7 @@ class Order:
         """Return the parts of packed text, as stored, that fill rows: most rows are one part, some two or three."""
         size = self.sizes[plan.stream]  # [rows]
         block = np.maximum(BLOCK_TOKENS, -(-size // BLOCKS))
-        blocks = size // block  # whole ones; what is left over stays at the end
+        blocks = size // block  # whole blocks; the remainder stays at the end
         rotation = (self._seed(plan.stream, plan.epoch, 1) % size.astype(np.uint64)).astype(np.int64)
         seed = self._seed(plan.stream, plan.epoch, 2)
         row, column, remaining = np.arange(len(size)), np.zeros_like(size), plan.units
@@ -186,7 +186,8 @@ class Order:
         """Find the row that follows ``rows`` rows of an era.
 
         Returns:
-          ``[rows]`` each: its epoch, where in it the era's part begins, that part's units, the row's index in the part.
+          ``[rows]`` each: the row's epoch, the start and the number of units of the era's part of it, and the row's index in
+          the part.
         """
         size = self.sizes[stream]
         rest = -(-(size - era.position[stream]) // era.length)  # rows left of the epoch that the era began in

@@ -17,8 +17,8 @@ def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray
     """Read slices of text into rows; segments and positions restart at each document and each slice.
 
     Args:
-      features: ``[streams]``, that ``slices.stream`` counts.
-      slices: what goes where; a row that none fills is padding.
+      features: ``[streams]``; ``slices.stream`` is an index into them.
+      slices: to read; a row without slices is padding.
       language: ``[rows]`` of the result.
       length: tokens a row.
       pad_id: token of padding.
@@ -54,20 +54,20 @@ def read_documents(
     pad: int,
     separator: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read one document a row; a longer one loses what stands before its last value, which closes it.
+    """Read one document a row; a document that is too long keeps its first values and its last one, which ends it.
 
-    Of a document of two texts with a separator between, the longer text is cut, and both only where they are as long.
+    Of two texts with a separator between them, the longer one is cut, and both once they are equally long.
 
     Args:
-      features: ``[streams]``, that ``stream`` counts.
+      features: ``[streams]``; ``stream`` is an index into them.
       stream: ``[rows]``.
       document: ``[rows]`` index in its stream.
       length: values a row.
-      pad: what fills up a row.
-      separator: what stands between two texts; None: there are no two.
+      pad: value of padding.
+      separator: the value between two texts; None: each document is one text.
 
     Returns:
-      ``[rows, length]`` int32 values, and ``[rows]`` how many each has.
+      ``[rows, length]`` int32 values, and ``[rows]`` the number of values of each row.
     """
     bounds = np.zeros((len(stream), 2), np.int64)
     groups = list(_groups(stream))
@@ -75,7 +75,7 @@ def read_documents(
         bounds[which] = result()
     whole = bounds[:, 1] - bounds[:, 0]
     counts = np.minimum(whole, length)
-    needed = counts if separator is None else whole  # of two texts, the end of the second
+    needed = counts if separator is None else whole  # if there are two texts, the end of the second one
     values = np.full((len(stream), length), pad, np.int32)
     reading = []
     for number, which in groups:
@@ -92,7 +92,7 @@ def read_documents(
 
 
 def _shortened(values: np.ndarray, length: int, separator: int) -> np.ndarray:
-    """Return the first ``length`` values of a document, or of two texts, their separator and their end what fits."""
+    """Return the first ``length`` values of a document; of two texts, with their separator and their end, the values that fit."""
     between = np.flatnonzero(values[:-1] == separator)
     if not len(between) or (np.diff(between) != 1).any():  # a separator is one token, or some in a row
         return values[:length]
@@ -101,17 +101,18 @@ def _shortened(values: np.ndarray, length: int, separator: int) -> np.ndarray:
 
 
 def whole_documents(values: np.ndarray, counts: np.ndarray, language: np.ndarray) -> Rows:
-    """Make rows of one document each out of what :func:`read_documents` gave for a feature of tokens."""
+    """Return rows of one document each, from the tokens that :func:`read_documents` returned."""
     column = np.arange(values.shape[1], dtype=np.int32)
     real = column < counts[:, None]  # [rows, length]
     return Rows(values ^ (values >> 31), real.astype(np.int32), np.where(real, column, 0).astype(np.int32), language)
 
 
 def _segments(begins: np.ndarray, used: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return segment ids, from 1 in every row, and positions; both 0 in the padding behind ``used`` tokens.
+    """Return segment ids, from 1 in every row, and positions; both are 0 in the padding after ``used`` tokens.
 
     Args:
-      begins: sorted places, in ``[rows * length]``, at which a segment begins; the first of each row is one.
+      begins: sorted indices into ``[rows * length]`` of the first tokens of segments, those of each row's first token
+        included.
       used: ``[rows]``.
       length: of a row.
     """
@@ -135,7 +136,7 @@ def _places(size: int) -> np.ndarray:
 
 
 def _groups(stream: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each stream that occurs with the places where it does."""
+    """Yield each stream that occurs, with its indices."""
     order = np.argsort(stream, kind="stable")
     streams, first = np.unique(stream[order], return_index=True)
     yield from zip(streams.tolist(), np.split(order, first[1:]))
