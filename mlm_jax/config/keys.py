@@ -720,6 +720,13 @@ KEYS: tuple[Key, ...] = (
         "Factors on the learning rate, by regular expressions as in `optimizer.decay_table`.",
     ),
     Key(
+        "optimizer.layer_decay",
+        1.0,
+        Number(ABOVE_ZERO, 1),
+        "Factor on the learning rate from each layer to the one before it: layer i of n, counted from 0, has "
+        "the factor to the power of n − i, embeddings n + 1, heads 0. 0.65 to 0.95 is usual; 1 for none.",
+    ),
+    Key(
         "optimizer.freeze_table",
         ((r".*", False),),
         Entries(_is_frozen, "(regex, True, False, a number of rows or ranges of rows)"),
@@ -793,6 +800,13 @@ KEYS: tuple[Key, ...] = (
         "",
         TEXT,
         'Metric that picks the best checkpoint, such as eval/loss/mean; "" picks the last one.',
+    ),
+    Key(
+        "evaluation.patience",
+        0,
+        whole(0),
+        "Evaluations in a row without a better value of `evaluation.select` after which the run ends (early stopping), also at a "
+        "high learning rate; 0 for none.",
     ),
 )
 KEY = {key.name: key for key in KEYS}

@@ -32,6 +32,12 @@ def check_together(config: ConfigDict) -> None:
     _check_rates(config)
     _check_sources(config)
     check_schedule(config.optimizer, config.steps)
+    if config.evaluation.patience and not config.evaluation.select:
+        raise BadValue(
+            "evaluation.patience",
+            "evaluation.patience is set, but evaluation.select names no metric that could stop improving",
+            "set evaluation.select, such as eval/loss/mean",
+        )
 
 
 def _check_sources(config: ConfigDict) -> None:

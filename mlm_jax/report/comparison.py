@@ -19,7 +19,16 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
-from mlm_jax.report.history import AVERAGES, Series, read_events, read_history, retrieval_curves, thin
+from mlm_jax.report.history import (
+    AVERAGES,
+    Series,
+    is_patience_over,
+    read_events,
+    read_history,
+    retrieval_curves,
+    scores_of,
+    thin,
+)
 
 # What runs are compared by, of every task.
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "exact_match", "pearson", "spearman", "retrieval_at_1")
@@ -72,12 +81,19 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     evaluations = [event for event in read_events(workdir) if any(key.startswith("eval/") for key in event)]
     config = run_config(workdir)
     select = config.get("evaluation", {}).get("select", "")
+    ended = is_patience_over(
+        [*scores_of(evaluations, select).values()], config.get("evaluation", {}).get("patience", 0)
+    )
     counted = max(evaluations, key=lambda event: score(select, numbers(event)), default=None) if select else None
     counted = counted or (evaluations[-1] if evaluations else None)
     if not state:
         steps, done = config.get("steps"), evaluations[-1]["step"] if evaluations else 0
         state = (
-            FINISHED if steps is not None and done == steps else f"at step {done} of {steps}" if steps else "not begun"
+            FINISHED
+            if ended or (steps is not None and done == steps)
+            else f"at step {done} of {steps}"
+            if steps
+            else "not begun"
         )
     step = None if counted is None else counted["step"]
     return Run(name, workdir, settings, state, step, numbers(counted or {}), select)

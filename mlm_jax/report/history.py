@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.checkpoints.checkpoint import score
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import MOST_JSON, check_file
 from mlm_jax.data.text.languages import pair_languages
@@ -43,6 +44,27 @@ def read_events(workdir: str | Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", file=file) from error
     return events
+
+
+def scores_of(events: Sequence[Mapping[str, Any]], select: str) -> dict[int, float]:
+    """Return {step: value} of a metric over the evaluations that have it, such that more is better.
+
+    Args:
+      events: of a run, as :func:`read_events` returns them.
+      select: the metric, such as ``eval/loss/mean``.
+    """
+    return {event["step"]: score(select, _with_nan(event)) for event in events if select in event}
+
+
+def is_patience_over(scores: Sequence[float], patience: int) -> bool:
+    """Return whether the last ``patience`` evaluations are no better than the best one before them; never if it is 0."""
+    if not patience or not scores:
+        return False
+    return len(scores) - 1 - int(np.argmax(scores)) >= patience
+
+
+def _with_nan(event: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float("nan") if value is None else value for key, value in event.items()}
 
 
 def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.checkpoint import Checkpoints, score
 from mlm_jax.checkpoints.initialise import check_init, initialise_from
 from mlm_jax.checkpoints.provenance import record
 from mlm_jax.checkpoints.transplant import Facts
@@ -49,7 +49,7 @@ from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
-from mlm_jax.report.history import read_events
+from mlm_jax.report.history import is_patience_over, read_events, scores_of
 from mlm_jax.report.sections import FILE as REPORT_DATA
 from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.goodput import Goodput
@@ -169,13 +169,14 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         progress.say(beginning(start, config.steps))
+        scores = earlier_scores(workdir, config, start)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is under way
         for done in range(start, config.steps + 1):
             # What is due after ``done`` steps: before the first step, after the last one, and in between.
             stopping = stop_agreed(stop, done) and done < config.steps
             evaluating = is_due(done, config.evaluation.every, config.steps) and not stopping
             saving = is_due(done, config.checkpoint.every, config.steps) or stopping
-            measured, is_better = None, False
+            measured, is_better, ending = None, False, False
             if evaluating or saving:
                 reporter.flush()  # log lines that a checkpoint counts must be on disk before the checkpoint is
                 with goodput.span("step"):  # waits for the steps that are under way
@@ -189,7 +190,9 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                     is_better = checkpoints.improves(measured)
                     if advice := goodput.advice():
                         progress.say(advice)
-            if done > 0 and (saving or stopping or is_better or done == start):
+                    scores.append(score(config.evaluation.select, measured))
+                    ending = is_patience_over(scores, config.evaluation.patience)
+            if done > 0 and (saving or stopping or is_better or ending or done == start):
                 with goodput.span("checkpoint"):
                     place.settle()  # so that no checkpoint is removed while it is being sent
                     checkpoints.save(done, state, measured)
@@ -199,7 +202,12 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                 checkpoints.wait()
                 stop.step = done
                 raise Stopped
-            if done == config.steps:
+            if ending and done < config.steps:
+                progress.say(
+                    f"ended after step {done:,}: {config.evaluation.select} has not become better in "
+                    f"{config.evaluation.patience} evaluations"
+                )
+            if ending or done == config.steps:
                 break
 
             # The next step.
@@ -309,6 +317,17 @@ def beginning(start: int, steps: int) -> str:
     if start == 0:
         return "measuring held-out data before the first step"
     return f"continuing from step {start:,} of {steps:,}" if start < steps else "all steps are done"
+
+
+def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]:
+    """Return the values of ``evaluation.select`` at the evaluations before a step, more is better; [] if patience needs none."""
+    if not config.evaluation.patience:
+        return []
+    found: list[float] = []
+    if jax.process_index() == 0:
+        scores = scores_of(read_events(workdir), config.evaluation.select)
+        found = [value for step, value in scores.items() if step < start]
+    return same_everywhere({"scores": found})["scores"]
 
 
 def is_due(done: int, every: int, steps: int) -> bool:

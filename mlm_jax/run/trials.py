@@ -22,8 +22,8 @@ from rich.table import Table
 from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
-from mlm_jax.report.comparison import FINISHED
-from mlm_jax.report.history import METRICS, read_events
+from mlm_jax.report.comparison import FINISHED, run_config
+from mlm_jax.report.history import METRICS, is_patience_over, read_events, scores_of
 from mlm_jax.run.metrics import LOSS
 from mlm_jax.run.stopping import ENDED_EARLY
 
@@ -215,9 +215,12 @@ def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
 
 
 def is_finished(workdir: Path, steps: int) -> bool:
-    """Return whether a trial's last step has been evaluated."""
-    return any(
-        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir)
+    """Return whether a trial's last step has been evaluated, or its run has ended early (``evaluation.patience``)."""
+    events = read_events(workdir)
+    evaluation = run_config(workdir).get("evaluation", {})
+    scores = scores_of(events, evaluation.get("select", ""))
+    return is_patience_over([*scores.values()], evaluation.get("patience", 0)) or any(
+        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in events
     )
 
 

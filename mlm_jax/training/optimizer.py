@@ -17,6 +17,7 @@ from mlm_jax.config.keys import KEY
 from mlm_jax.config.values import BadValue
 from mlm_jax.model.lora import is_low_rank
 from mlm_jax.training.directions import DIRECTIONS, Axes, direction
+from mlm_jax.training.layer_decay import layer_factors
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import apply_table
 from mlm_jax.training.schedule import learning_rate
@@ -52,6 +53,9 @@ def create(
     axes_of = axes_by_path(logical_axes)
     decays = apply_table(config.decay_table, params, "optimizer.decay_table")
     rates = apply_table(config.rate_table, params, "optimizer.rate_table")
+    if config.layer_decay != 1:
+        factors = layer_factors(params, axes_of, config.layer_decay)
+        rates = map_by_path(lambda name, rate: rate * factors[name], rates)
     frozen = frozen_parameters(config, params)
     trained = keep_absent_groups(
         optax.chain(
