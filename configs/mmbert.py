@@ -1,7 +1,7 @@
 """mmBERT base (Marone et al. 2025): pre-training, mid-training with a longer context, and decay, as one resumable run.
 
     mlm-jax plan --config configs/mmbert.py --topology v5p:4x4x4
-    mlm-jax plan --config configs/mmbert.py --topology h100:8
+    mlm-jax plan --config configs/mmbert.py --topology h100:8 --set training.microbatches=8
     mlm-jax train --config configs/mmbert.py:bible --workdir runs/mmbert_bible    # the same phases in minutes
 
 Phases, steps and rates are those of the paper and of its published configs:
