@@ -138,13 +138,13 @@ class Tally:
       vocabulary: that counts tokens.
 
     Attributes:
-      counts: ``[steps + 1, 3]`` of the stored examples, then of those that each step drops: examples, characters, tokens.
+      counts: of the stored examples, then of those that each step drops: [examples, characters, tokens].
       samples: {step: examples}, the first of each.
     """
 
     def __init__(self, labels: Sequence[str], vocabulary: Vocabulary):
         self._labels, self._vocabulary = labels, vocabulary
-        self.counts = np.zeros((len(labels) + 1, 3), np.int64)
+        self.counts = [[0, 0, 0] for _ in range(len(labels) + 1)]
         self.samples: dict[int, list[Any]] = {}
 
     def drop(self, batch: Sequence[Any], verdicts: np.ndarray) -> None:
@@ -152,17 +152,21 @@ class Tally:
         for step in np.unique(verdicts[verdicts > 0]).tolist():
             dropped = [batch[index] for index in np.flatnonzero(verdicts == step).tolist()]
             texts = [text for example in dropped for text in _texts(example)]
-            self.counts[step] += (len(dropped), *self._sizes(texts))
+            sizes = (len(dropped), *self._sizes(texts))
+            self.counts[step] = [before + size for before, size in zip(self.counts[step], sizes)]
             kept = self.samples.setdefault(step, [])
             kept += dropped[: SAMPLES - len(kept)]
 
     def store(self, characters: int, tokens: int) -> None:
         """Count an example that is stored."""
-        self.counts[0] += (1, characters, tokens)
+        stored = self.counts[0]  # plain numbers: this is called for every example
+        stored[0] += 1
+        stored[1] += characters
+        stored[2] += tokens
 
     def facts(self) -> dict[str, list[int]]:
         """Return {step, or "stored": [examples, characters, tokens]} for the manifest."""
-        return dict(zip(("stored", *self._labels), self.counts.tolist()))
+        return dict(zip(("stored", *self._labels), self.counts))
 
     def lines(self, stream: str) -> list[str]:
         """Return the samples as lines of JSON."""
