@@ -1,7 +1,8 @@
-"""Dynamic masking on the device: which tokens are hidden, and by what.
+"""Dynamic masking on the device: the choice of tokens to mask, and their replacements.
 
-Every row hides exactly ⌊rate · eligible⌋ tokens (of whole words as many as fit into that), so that a gather of fixed capacity never
-overflows, and the choice is made on the global batch, so that it does not depend on devices or microbatches.
+Every row masks exactly ⌊rate · eligible⌋ tokens (or as many whole words as fit into that number), so that a gather of fixed
+capacity never overflows. The choice is made on the global batch, so that it does not depend on devices or microbatches. The
+mask rate and other options, with their bounds, are declared by the objectives that mask (``mlm.py``).
 """
 
 from __future__ import annotations
