@@ -31,6 +31,7 @@ VERBS = {  # in the order in which --help lists them
     "align": "align",
     "grow": "grow",
     "trim": "trim",
+    "adapters": "adapters",
     "mine": "mine",
     "import-hf": "import_hf",
     "export-hf": "export_hf",

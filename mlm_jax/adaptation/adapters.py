@@ -1,0 +1,139 @@
+"""Adapters alone: a few megabytes that turn the model that they were trained on into the adapted one, and back on to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
+from mlm_jax.checkpoints.workdir import claim_workdir
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.foreign_files import read_json
+from mlm_jax.interop.folder import new_folder
+from mlm_jax.interop.importing import save_weights
+from mlm_jax.interop.sentence_modules import write_json
+from mlm_jax.interop.tensors import TensorReader, TensorWriter
+from mlm_jax.training.paths import by_path
+
+FACTS, KIND = "adapters.json", "mlm_jax adapters"
+HEADS = ("classifiers/", "classifier_transforms/", "uncertainty/", "head/", "output")  # not of the encoder's function
+STACKS = ("encoder", "decoder")
+
+
+def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -> Path:
+    """Write the adapters of a checkpoint, all of them or one language's, as ``model.safetensors`` with ``adapters.json``.
+
+    Args:
+      checkpoint: a workdir, or one of its checkpoints.
+      out: the folder to make; must not exist yet.
+      language: whose adapters; "" is all.
+
+    Raises:
+      UserError: the model has no adapters, or none of this language; or the disk is full.
+    """
+    loaded = load_parameters(checkpoint, device=host())
+    flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
+    own = {path: value for path, value in flat.items() if is_adapter(path)}
+    if not own:
+        raise UserError("this model has no adapters", file=checkpoint, remedy="see `adapter` in model.encoder")
+    if language:
+        index = language_index(loaded, language)
+        own = {path: value[:, index : index + 1] for path, value in own.items()}  # [layers, 1, …]
+    facts = {
+        "kind": KIND,
+        "languages": [language] if language else list(loaded.languages),
+        "one_language": bool(language),
+        "base": digest(flat),
+        **{stack: loaded.config.model.to_dict()[stack] for stack in STACKS},
+    }
+    out = Path(out).resolve()
+    with new_folder(out) as scratch:
+        write_json(scratch / FACTS, facts)
+        writer = TensorWriter(scratch)
+        for path, value in own.items():
+            writer.add(path, value)
+        writer.close()
+    return out
+
+
+def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path:
+    """Write a workdir of a base model with adapters that were saved alone.
+
+    Args:
+      base: the workdir, or a checkpoint, of the model that they were trained on; it may have adapters of its own.
+      folder: of :func:`save_adapters`.
+      out: the workdir to make; must not exist yet.
+
+    Raises:
+      UserError: the adapters were trained on other weights or languages, or do not fit; nothing is written then.
+    """
+    loaded = load_parameters(base, device=host())
+    facts = read_json(Path(folder) / FACTS) if (Path(folder) / FACTS).is_file() else {}
+    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+        raise UserError(f"there is no {FACTS} of adapters", file=folder, remedy="write them with mlm-jax adapters")
+    flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
+    if digest(flat) != facts["base"]:
+        raise UserError(
+            "these adapters were trained on other weights than this model's", file=folder, remedy=f"not on {base}"
+        )
+    tensors = TensorReader(folder)
+    given = {path: tensors.read(path) for path in tensors}
+    config = loaded.config
+    if facts["one_language"]:
+        index = language_index(loaded, facts["languages"][0])
+        merged = {path: flat[path].copy() for path in given if path in flat}
+        if {*merged} != {*given} or any(merged[path][:, :1].shape != given[path].shape for path in given):
+            raise UserError("these adapters have other shapes than the model's", file=folder)
+        for path, value in given.items():
+            merged[path][:, index] = value[:, 0]
+        given = merged
+    else:
+        if facts["languages"] != list(loaded.languages):
+            raise UserError(f"these adapters are of {', '.join(facts['languages'])}, in this order", file=folder)
+        config.model.update({stack: tuple(facts[stack]) for stack in STACKS})
+    out = Path(out).resolve()
+    with new_folder(out) as scratch:
+        claim_workdir(scratch, config)
+        save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **given}, loaded.labels)
+    return out
+
+
+def is_adapter(path: str) -> bool:
+    """Return whether a parameter is part of a bottleneck adapter."""
+    return "/adapter/" in path
+
+
+def language_index(loaded: Loaded, language: str) -> int:
+    """Return the index of a language's adapters.
+
+    Raises:
+      UserError: the model does not know the language, or its adapters are not chosen by the source language alone.
+    """
+    if language not in loaded.languages:
+        raise UserError(f"the model does not know the language {language!r}{nearest(language, loaded.languages)}")
+    if not all(_by_source_language(entry) for stack in STACKS for entry in _groups(loaded.config, stack)):
+        raise UserError("not all adapters are chosen by the source language", remedy="leave --language out")
+    return loaded.languages.index(language)
+
+
+def _groups(config: ConfigDict, stack: str) -> list[Mapping[str, Any]]:
+    return [entry for entry in config.model[stack] if entry.get("adapter")]
+
+
+def _by_source_language(entry: Mapping[str, Any]) -> bool:
+    weights = entry.get("weights", "shared")
+    return weights == "shared" and entry.get("adapter_weights", "source_language") == "source_language"
+
+
+def digest(flat: Mapping[str, np.ndarray]) -> str:
+    """Return SHA-256 of all that adapters stand on: every parameter but adapters and heads."""
+    found = hashlib.sha256()
+    for path in sorted(flat):
+        if not is_adapter(path) and not path.startswith(HEADS):
+            found.update(path.encode() + np.ascontiguousarray(flat[path], np.float32).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,77 @@
+"""Adapters that are saved alone and put back give the same parameters, and none of them goes on another model."""
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax import cli
+from mlm_jax import model as model_room
+from mlm_jax.adaptation.adapters import is_adapter, load_adapters, save_adapters
+from mlm_jax.checkpoints.checkpoint import Checkpoints, load_parameters
+from mlm_jax.common.errors import UserError
+from mlm_jax.config import default_config
+from mlm_jax.training.paths import by_path, map_by_path
+from tests.interop.published import our_vocabulary
+
+LANGUAGES = ("de", "en")
+
+
+def workdir(folder, *, adapter=0, seed=0, adapter_seed=0, **group):
+    """A model whose adapters are drawn apart from everything else."""
+    config = default_config()
+    config.model.update({"width": 16, "heads": 2, "mlp_width": 12, "global_every": 1})
+    config.model.encoder = ({"layers": 2, "weights": "shared", **({"adapter": adapter, **group} if adapter else {})},)
+    vocabulary = our_vocabulary(LANGUAGES)
+    _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
+
+    def value(path, leaf):
+        of = adapter_seed if is_adapter(path) else seed
+        return np.random.default_rng([of, *path.encode()]).normal(size=leaf.shape).astype(np.float32)
+
+    checkpoints = Checkpoints(folder, config, vocabulary, LANGUAGES, labels={})
+    checkpoints.save(1, {"params": map_by_path(value, shapes)})
+    checkpoints.wait()
+    return folder
+
+
+def parameters(place):
+    return {path: np.asarray(value) for path, value in by_path(load_parameters(place).params).items()}
+
+
+@pytest.mark.parametrize("group", [{}, {"adapter_weights": "shared"}], ids=["by language", "shared"])
+def test_back_on_a_base_without_adapters(group, tmp_path, capsys):
+    base, adapted = workdir(tmp_path / "base"), workdir(tmp_path / "adapted", adapter=4, **group)
+    assert cli.main(["adapters", str(adapted), "--out", str(tmp_path / "alone")]) == 0
+    assert (tmp_path / "alone" / "model.safetensors").stat().st_size < 8000
+    assert cli.main(["adapters", str(base), "--load", str(tmp_path / "alone"), "--out", str(tmp_path / "again")]) == 0
+    ours, theirs = parameters(tmp_path / "again"), parameters(adapted)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    assert load_parameters(tmp_path / "again").config.model.encoder == load_parameters(adapted).config.model.encoder
+
+
+def test_one_languages_adapters_on_a_model_that_has_others(tmp_path):
+    base = workdir(tmp_path / "base", adapter=4)
+    trained = workdir(tmp_path / "trained", adapter=4, adapter_seed=5)
+    again = load_adapters(base, save_adapters(trained, tmp_path / "en", "en"), tmp_path / "again")
+    ours, before, after = (parameters(place) for place in (again, base, trained))
+    for path in filter(is_adapter, ours):
+        assert np.array_equal(ours[path][:, 0], before[path][:, 0]) and np.array_equal(
+            ours[path][:, 1], after[path][:, 1]
+        )
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, *({p: f[p] for p in f if not is_adapter(p)} for f in (ours, before)))
+    )
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    base, other = workdir(tmp_path / "base"), workdir(tmp_path / "other", seed=1)
+    alone = save_adapters(workdir(tmp_path / "adapted", adapter=4), tmp_path / "alone")
+    with pytest.raises(UserError, match="trained on other weights than this model's"):
+        load_adapters(other, alone, tmp_path / "again")
+    with pytest.raises(UserError, match="this model has no adapters"):
+        save_adapters(base, tmp_path / "none")
+    with pytest.raises(UserError, match="does not know the language 'fr'"):
+        save_adapters(tmp_path / "adapted", tmp_path / "none", "fr")
+    with pytest.raises(UserError, match="there is no adapters.json"):
+        load_adapters(base, tmp_path, tmp_path / "again")
+    assert not (tmp_path / "again").exists() and not (tmp_path / "none").exists()
