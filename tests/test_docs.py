@@ -47,6 +47,16 @@ def test_no_page_loads_anything_from_elsewhere(site):
         assert not re.search(r"url\(.?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
+def test_each_notebook_is_a_tutorial_with_its_outputs(site):
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for notebook in notebooks:
+        page = (site / "tutorials" / notebook.stem / "index.html").read_text(encoding="utf-8")
+        saved = notebook.read_text(encoding="utf-8").count('"image/png"')
+        assert page.count("data:image/png;base64,") == saved and "def install(" not in page and "\x1b" not in page
+        assert "```" not in page and "<code>" in page
+    assert len(notebooks) == len([*(site / "tutorials").iterdir()])
+
+
 def test_the_reference_is_of_the_code(site):
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in (
