@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.model.layers import pad_length
+from mlm_jax.parallel.mesh import platform
 from mlm_jax.parallel.rules import constrain, shards_of
 
 NEVER = -1e9  # logit of a row of the table that is no piece; its probability is zero, and no ∞ − ∞ comes near it
@@ -122,6 +123,7 @@ def _scan_chunks(
     *,
     with_gradients: bool,
 ) -> tuple[Any, Any, Any, Any]:
+    one_pass = statistics_at_once if platform() == "gpu" else statistics
     vocabulary_size, chunk, z_loss, smoothing = options
     rows, positions, width = hidden.shape
     chunk = min(chunk or positions, positions)
@@ -148,17 +150,17 @@ def _scan_chunks(
     column_is_real = columns < vocabulary_size  # [vocabulary]
     offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
 
+    kept = hidden.dtype if with_gradients and platform() == "gpu" else jnp.float32
+
     def one_chunk(carry: Any, part: Any) -> tuple[Any, Any]:
         total, gradient = carry  # of the table and, in column ``width``, of the bias
         hidden_part, labels_part, weights_part = part
-        logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=jnp.float32) + offset
-        logits = constrain(logits, "rows", None, None, "activation_vocabulary")
-        log_z = jax.nn.logsumexp(logits, axis=-1)  # [shards, rows / shards, chunk]
-        # A sum and not a look-up, for which a device would need the other devices' columns.
+        logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=kept)
+        logits = constrain(logits, "rows", None, None, "activation_vocabulary") + offset
         is_label = columns == labels_part[..., None]
-        label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
+        log_z, label_logit, highest = one_pass(logits, is_label)
         losses = log_z - label_logit
-        hits = label_logit >= logits.max(axis=-1)
+        hits = label_logit >= highest
         trained = losses + z_loss * jnp.square(log_z)
         if smoothing:
             mean_logit = jnp.where(column_is_real, logits, 0.0).sum(axis=-1) / vocabulary_size
@@ -196,3 +198,39 @@ def _scan_chunks(
         table_gradient = constrain(carry[1][..., :width].sum(axis=0), "vocabulary", "embed").astype(table.dtype)
         gradients = (hidden_gradient, table_gradient, carry[1][..., width].sum(axis=0).astype(bias.dtype))
     return carry[0], losses, hits, gradients
+
+
+def statistics(logits: jax.Array, is_label: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return log Σ exp, the label's logit and the largest logit of each position.
+
+    Args:
+      logits: ``[…, vocabulary]`` float32.
+      is_label: ``[…, vocabulary]`` bool, true once in each position.
+
+    Returns:
+      three arrays ``[…]`` float32.
+    """
+    # A sum and not a look-up, for which a device would need the other devices' columns.
+    label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1), label_logit, logits.max(axis=-1)
+
+
+def statistics_at_once(logits: jax.Array, is_label: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return :func:`statistics` in one pass over the logits, for GPUs, which wait for memory here.
+
+    The sum is kept relative to the largest logit so far (Milakov & Gimelshein 2018, "Online normalizer calculation").
+    """
+
+    def join(one: Any, other: Any) -> Any:
+        (highest, total, label), (other_highest, other_total, other_label) = one, other
+        higher = jnp.maximum(highest, other_highest)
+        total = total * jnp.exp(highest - higher) + other_total * jnp.exp(other_highest - higher)
+        return higher, total, label + other_label
+
+    # The least finite number, and not −∞: −∞ − −∞ is no number.
+    lowest = jnp.finfo(jnp.float32).min
+    parts = (logits, jnp.ones_like(logits), jnp.where(is_label, logits, 0.0))
+    highest, total, label_logit = jax.lax.reduce(
+        parts, (jnp.float32(lowest), jnp.float32(0), jnp.float32(0)), join, dimensions=(logits.ndim - 1,)
+    )
+    return highest + jnp.log(total), label_logit, highest
