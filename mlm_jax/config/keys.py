@@ -653,7 +653,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "model.attention",
         "auto",
-        choice("auto", "reference", "cudnn", "splash"),
+        choice("auto", "reference", "flash", "cudnn", "splash"),
         "Attention kernel; auto chooses by platform.",
     ),
     Key(

@@ -42,7 +42,8 @@ def attention(
       causal: see no later key.
       bias: ``[1 or rows, heads, length, kv_length]`` added to the scores.
       scale: 1/√head_dim if not given.
-      implementation: ``auto`` (the fastest that can) | ``reference`` | ``cudnn`` (GPU) | ``splash`` (TPU).
+      implementation: ``auto`` (the fastest that can) | ``reference`` | ``flash`` (GPU) | ``cudnn`` (GPU) | ``splash``
+        (TPU).
 
     Returns:
       ``[rows, length, heads, head_dim]``.
@@ -55,8 +56,9 @@ def attention(
     chosen = choose(implementation, query, key, biased=bias is not None)
     if chosen == "splash":
         return kernels.splash(query * scale, key, value, segment_ids, kv_segment_ids, window=window, causal=causal)
-    if chosen == "cudnn":
-        return kernels.cudnn(query, key, value, segment_ids, kv_segment_ids, window=window, causal=causal, scale=scale)
+    if chosen in ("flash", "cudnn"):
+        kernel = kernels.flash if chosen == "flash" else kernels.cudnn
+        return kernel(query, key, value, segment_ids, kv_segment_ids, window=window, causal=causal, scale=scale)
     block = reference_window_block(window)
     if window and bias is None and query.shape[1] == key.shape[1] >= BLOCKS_AT_LEAST * block:
         each_block = jax.vmap(reference, in_axes=1, out_axes=1)

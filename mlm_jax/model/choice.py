@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.model.layers import computation_type
 from mlm_jax.parallel.mesh import platform
 
+FLASH_WIDTHS = (16, 32, 64, 128)  # of heads: powers of two, and not so wide that blocks outgrow shared memory
 LANES = 128  # the smallest block of splash attention; rows that are shorter gain nothing from a kernel
 AUTO = "set model.attention='auto'"
 
@@ -30,8 +32,8 @@ class Choice(NamedTuple):
 
     Attributes:
       layers: such as "encoder, window of 128".
-      implementation: "reference" | "cudnn" | "splash".
-      obstacle: why the platform's own kernel is not used; None if it is, if the platform has none, or if rows are so short
+      implementation: "reference" | "flash" | "cudnn" | "splash".
+      obstacle: why the platform's fastest kernel is not used; None if it is, if the platform has none, or if rows are so short
         that it would gain nothing.
     """
 
@@ -40,8 +42,8 @@ class Choice(NamedTuple):
     obstacle: Obstacle | None
 
 
-def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
-    """Return why cuDNN's flash attention cannot be used, or None.
+def flash_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
+    """Return why :mod:`mlm_jax.model.flash` cannot be used, or None.
 
     Args:
       here: the platform, "cpu" | "gpu" | "tpu".
@@ -49,15 +51,33 @@ def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle
       key: ``[rows, kv_length, kv_heads, head_dim]``.
       biased: whether a position bias is added to the scores.
     """
-    if here != "gpu":
-        return Obstacle(f"cuDNN runs on GPUs, not on {here.upper()}s", AUTO)
-    if capability := old_gpu():
+    if obstacle := _gpu_obstacle("flash attention", here, query):
+        return obstacle
+    if biased:
         return Obstacle(
-            f"cuDNN's flash attention needs compute capability 8.0, and this GPU has {capability}",
-            "use an A100, L4, H100 or another GPU since 2020",
+            "flash attention takes no position bias (model.position='relative')",
+            "set model.position='rope', unless the weights are T5's",
         )
-    if query.dtype not in (jnp.bfloat16, jnp.float16):
-        return Obstacle(f"cuDNN computes in 16 bits, not in {query.dtype}", "set model.dtype='bfloat16'")
+    if query.shape[-1] not in FLASH_WIDTHS:
+        widths = ", ".join(map(str, FLASH_WIDTHS[:-1]))
+        return Obstacle(
+            f"flash attention takes heads of a width of {widths} or {FLASH_WIDTHS[-1]}, not of {query.shape[-1]}",
+            "set model.head_width, or model.heads, so that a head is 64 or 128 wide",
+        )
+    if not has_triton():
+        return Obstacle("this version of JAX cannot compile flash attention (Pallas for Triton)", "install jax<0.13")
+    return None
+
+
+def has_triton() -> bool:
+    """Return whether this version of JAX compiles Pallas kernels by Triton."""
+    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+
+
+def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
+    """Return why cuDNN's flash attention cannot be used, or None; arguments are those of :func:`flash_obstacle`."""
+    if obstacle := _gpu_obstacle("cuDNN", here, query):
+        return obstacle
     if biased:
         return Obstacle(
             "cuDNN gives no gradient for a position bias beside a mask (model.position='relative')",
@@ -74,8 +94,22 @@ def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle
     return None
 
 
+def _gpu_obstacle(kernel: str, here: str, query: Any) -> Obstacle | None:
+    """Return what keeps a GPU, or these queries, from either of its kernels; None if nothing does."""
+    if here != "gpu":
+        return Obstacle(f"{kernel} runs on GPUs, not on {here.upper()}s", AUTO)
+    if capability := old_gpu():
+        return Obstacle(
+            f"{kernel} needs compute capability 8.0, and this GPU has {capability}",
+            "use an A100, L4, H100 or another GPU since 2020",
+        )
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        return Obstacle(f"{kernel} computes in 16 bits, not in {query.dtype}", "set model.dtype='bfloat16'")
+    return None
+
+
 def splash_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle | None:
-    """Return why splash attention cannot be used, or None; arguments are those of :func:`cudnn_obstacle`."""
+    """Return why splash attention cannot be used, or None; arguments are those of :func:`flash_obstacle`."""
     if here != "tpu":
         return Obstacle(f"splash attention runs on TPUs, not on {here.upper()}s", AUTO)
     if biased:
@@ -86,8 +120,12 @@ def splash_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacl
     return None
 
 
-OBSTACLES: dict[str, Callable[..., Obstacle | None]] = {"splash": splash_obstacle, "cudnn": cudnn_obstacle}
-KERNEL_OF = {"tpu": "splash", "gpu": "cudnn"}  # {platform: its kernel}
+OBSTACLES: dict[str, Callable[..., Obstacle | None]] = {
+    "splash": splash_obstacle,
+    "flash": flash_obstacle,
+    "cudnn": cudnn_obstacle,
+}
+KERNELS_OF = {"tpu": ("splash",), "gpu": ("flash", "cudnn")}  # {platform: its kernels, the fastest first}
 
 
 def old_gpu() -> str:
@@ -119,10 +157,10 @@ def choose(implementation: str, query: Any, key: Any, *, biased: bool, here: str
         if obstacle := OBSTACLES[implementation](here, query, key, biased=biased):
             raise UserError(f"model.attention={implementation!r}: {obstacle.problem}", remedy=AUTO)
         return implementation
-    if implementation == "reference" or here not in KERNEL_OF or min(query.shape[1], key.shape[1]) < LANES:
+    if implementation == "reference" or here not in KERNELS_OF or min(query.shape[1], key.shape[1]) < LANES:
         return "reference"
-    kernel = KERNEL_OF[here]
-    return "reference" if OBSTACLES[kernel](here, query, key, biased=biased) else kernel
+    able = (kernel for kernel in KERNELS_OF[here] if not OBSTACLES[kernel](here, query, key, biased=biased))
+    return next(able, "reference")
 
 
 def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str | None = None) -> list[Choice]:
@@ -153,11 +191,9 @@ def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str
     for name, queries, keys, biased in kinds:
         query, key = shapes(model, queries, keys, here)
         chosen = choose(model.attention, query, key, biased=biased, here=here)
-        kernel = KERNEL_OF.get(here)
-        gains = kernel and chosen != kernel and model.attention == "auto" and min(queries, keys) >= LANES
-        found.append(
-            Choice(name, chosen, OBSTACLES[kernel](here, query, key, biased=biased) if kernel and gains else None)
-        )
+        fastest = KERNELS_OF.get(here, (chosen,))[0]
+        gains = chosen != fastest and model.attention == "auto" and min(queries, keys) >= LANES
+        found.append(Choice(name, chosen, OBSTACLES[fastest](here, query, key, biased=biased) if gains else None))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Attention kernels of the platforms: cuDNN's flash attention on GPUs, Pallas's splash attention on TPUs.
+"""Attention kernels of the platforms: our flash attention or cuDNN's on GPUs, Pallas's splash attention on TPUs.
 
 Under a mesh both run inside ``shard_map``: a device has its rows and heads and, if rows are split along their length,
 its part of the queries, while it sees all keys.
@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mlm_jax.model.choice import LANES
+from mlm_jax.model.flash import flash_attention
 from mlm_jax.model.layers import pad_length
 from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
 from mlm_jax.parallel.rules import partition_spec, split_by
@@ -23,6 +24,42 @@ from mlm_jax.parallel.rules import partition_spec, split_by
 LARGEST_BLOCK = 512  # of splash attention
 REACH = 64  # keys that a block of cuDNN's windowed attention meets on either side are a multiple of this
 LARGEST_MASK = 2**22  # pairs of a query and a key that one row has a mask for at once: 8 MB in bfloat16
+
+
+def flash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    *,
+    window: int,
+    causal: bool,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """Return attention by :mod:`mlm_jax.model.flash`; shapes as in :func:`mlm_jax.model.attention.attention`.
+
+    ``interpret`` runs it without a GPU, slowly: for tests.
+    """
+
+    def part(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segment_ids: jax.Array,
+        kv_segment_ids: jax.Array,
+        positions: jax.Array,
+    ) -> jax.Array:
+        own = {"window": window, "causal": causal, "scale": scale, "first": positions[0], "interpret": interpret}
+        return flash_attention(query, key, value, segment_ids, kv_segment_ids, **own)
+
+    mesh, q_spec, kv_spec = specs(query, key)
+    arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
+    if mesh is None:
+        return part(*arrays)
+    array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(q_spec[0]), P(q_spec[1]))
+    return _on_shards(part, mesh, array_specs, q_spec)(*arrays)
 
 
 def cudnn(

@@ -153,9 +153,7 @@ def _normalise(centred: bool, epsilon: float, x: jax.Array, scale: jax.Array) ->
     return (y - mean) * rate * scale, (x, scale, mean, rate)
 
 
-def _normalise_backward(
-    centred: bool, epsilon: float, kept: Any, gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _normalise_backward(centred: bool, epsilon: float, kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, scale, mean, rate = jax.lax.optimization_barrier(kept)
     unit = (x.astype(jnp.float32) - mean) * rate
     slope = gradient * scale

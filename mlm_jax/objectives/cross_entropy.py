@@ -57,16 +57,21 @@ def weighted_cross_entropy(
         bias = jnp.zeros(table.shape[0], jnp.float32)
     rows, positions = labels.shape
     if not chunk:
-        size = logit_bytes(hidden.dtype.itemsize) * (rows // shards_of("rows", rows))
+        size = logit_bytes(hidden.dtype.itemsize, platform()) * (rows // shards_of("rows", rows))
         size *= len(table) // shards_of("activation_vocabulary", len(table))
         chunk = positions_that_fit(positions, size, logits_bytes)
     options = (vocabulary_size, chunk, float(z_loss), float(smoothing))
     return _cross_entropy(options, hidden, table, bias, labels, weights)
 
 
-def logit_bytes(itemsize: int) -> int:
-    """Return the bytes of one logit and of its gradient, which has the type of the hidden states."""
-    return jnp.dtype(jnp.float32).itemsize + itemsize
+def logit_bytes(itemsize: int, here: str) -> int:
+    """Return the bytes of one logit in training and of its gradient.
+
+    Args:
+      itemsize: bytes of a hidden state, whose type the gradient has, and on a GPU the logit too.
+      here: the platform, "cpu" | "gpu" | "tpu".
+    """
+    return itemsize + (itemsize if here == "gpu" else jnp.dtype(jnp.float32).itemsize)
 
 
 def positions_that_fit(positions: int, size: float, memory: float) -> int:
@@ -123,7 +128,6 @@ def _scan_chunks(
     *,
     with_gradients: bool,
 ) -> tuple[Any, Any, Any, Any]:
-    one_pass = statistics_at_once if platform() == "gpu" else statistics
     vocabulary_size, chunk, z_loss, smoothing = options
     rows, positions, width = hidden.shape
     chunk = min(chunk or positions, positions)
@@ -150,6 +154,8 @@ def _scan_chunks(
     column_is_real = columns < vocabulary_size  # [vocabulary]
     offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
 
+    # A GPU in training waits for memory here: 16 bits of each logit halve that, and the sums over them are float32 all the same.
+    # Losses that are only measured come from float32.
     kept = hidden.dtype if with_gradients and platform() == "gpu" else jnp.float32
 
     def one_chunk(carry: Any, part: Any) -> tuple[Any, Any]:
@@ -157,10 +163,12 @@ def _scan_chunks(
         hidden_part, labels_part, weights_part = part
         logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=kept)
         logits = constrain(logits, "rows", None, None, "activation_vocabulary") + offset
+        log_z = jax.nn.logsumexp(logits, axis=-1)  # [shards, rows / shards, chunk]
+        # A sum and not a look-up, for which a device would need the other devices' columns.
         is_label = columns == labels_part[..., None]
-        log_z, label_logit, highest = one_pass(logits, is_label)
+        label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
         losses = log_z - label_logit
-        hits = label_logit >= highest
+        hits = label_logit >= logits.max(axis=-1)
         trained = losses + z_loss * jnp.square(log_z)
         if smoothing:
             mean_logit = jnp.where(column_is_real, logits, 0.0).sum(axis=-1) / vocabulary_size
@@ -198,39 +206,3 @@ def _scan_chunks(
         table_gradient = constrain(carry[1][..., :width].sum(axis=0), "vocabulary", "embed").astype(table.dtype)
         gradients = (hidden_gradient, table_gradient, carry[1][..., width].sum(axis=0).astype(bias.dtype))
     return carry[0], losses, hits, gradients
-
-
-def statistics(logits: jax.Array, is_label: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return log Σ exp, the label's logit and the largest logit of each position.
-
-    Args:
-      logits: ``[…, vocabulary]`` float32.
-      is_label: ``[…, vocabulary]`` bool, true once in each position.
-
-    Returns:
-      three arrays ``[…]`` float32.
-    """
-    # A sum and not a look-up, for which a device would need the other devices' columns.
-    label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1), label_logit, logits.max(axis=-1)
-
-
-def statistics_at_once(logits: jax.Array, is_label: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return :func:`statistics` in one pass over the logits, for GPUs, which wait for memory here.
-
-    The sum is kept relative to the largest logit so far (Milakov & Gimelshein 2018, "Online normalizer calculation").
-    """
-
-    def join(one: Any, other: Any) -> Any:
-        (highest, total, label), (other_highest, other_total, other_label) = one, other
-        higher = jnp.maximum(highest, other_highest)
-        total = total * jnp.exp(highest - higher) + other_total * jnp.exp(other_highest - higher)
-        return higher, total, label + other_label
-
-    # The least finite number, and not −∞: −∞ − −∞ is no number.
-    lowest = jnp.finfo(jnp.float32).min
-    parts = (logits, jnp.ones_like(logits), jnp.where(is_label, logits, 0.0))
-    highest, total, label_logit = jax.lax.reduce(
-        parts, (jnp.float32(lowest), jnp.float32(0), jnp.float32(0)), join, dimensions=(logits.ndim - 1,)
-    )
-    return highest + jnp.log(total), label_logit, highest

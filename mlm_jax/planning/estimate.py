@@ -124,13 +124,13 @@ def estimate(
         positions = math.ceil(each.predicted / max(1, each.rows))
         if not model.cross_entropy_chunk and topology.chip.hbm_bytes:
             memory = topology.chip.hbm_bytes / topology.chip.devices_per_chip * LOGITS_SHARE
-            size = logit_bytes(bytes_each) * each.rows / rows_over / parts * vocabulary
+            size = logit_bytes(bytes_each, topology.chip.platform) * each.rows / rows_over / parts * vocabulary
             positions = positions_that_fit(max(1, positions), size, memory)
         return each.rows * min(model.cross_entropy_chunk or positions, positions)
 
     chunk = max(map(chunk_of, traffic), default=0.0) / rows_over / parts
     # The table, its gradient twice (what there is and what a chunk adds), and a chunk's logits.
-    output = sizes.table * (bytes_each + 8) + 1.5 * 4 * chunk * vocabulary
+    output = sizes.table * (bytes_each + 8) + logit_bytes(bytes_each, topology.chip.platform) * chunk * vocabulary
     gathered = 2 * bytes_each * sizes.layers / max(1, layers) * (fsdp > 1)
     gradients = sizes.gradients * (1 if parts == 1 else 2)
     temporaries = gradients + kept + max(output, working + gathered)

@@ -22,7 +22,7 @@ from mlm_jax.training.cost import batch_shapes, in_phase, phase_flops
 from mlm_jax.training.flops import Flops
 from mlm_jax.training.step import Program, build_program
 
-CUDNN_ATTENTION = (8, 0)  # the lowest compute capability that cuDNN's flash attention runs on
+FAST_ATTENTION = (8, 0)  # the lowest compute capability that the kernels of attention run on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +87,14 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
     Args:
       config: the run's.
       topology: what it is for.
-      simulated: whether CPU devices take the place of GPUs: they have no cuDNN.
+      simulated: whether CPU devices take the place of GPUs: they have none of their kernels.
     """
     config = config.copy_and_resolve_references()
     platform = topology.chip.platform
     if config.model.dtype == "auto":
         config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
     too_old = (
-        platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < CUDNN_ATTENTION
+        platform == "gpu" and topology.chip.name in TARGETS and TARGETS[topology.chip.name].capability < FAST_ATTENTION
     )
     if platform == "gpu" and (simulated or too_old) and config.model.attention == "auto":
         config.model.attention = "reference"

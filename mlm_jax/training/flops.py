@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.model.attention import reference_window_block
 from mlm_jax.model.choice import LANES, choose, shapes
+from mlm_jax.model.flash import tiles_of
 from mlm_jax.model.kernels import block_size, cudnn_window_block
 from mlm_jax.model.masks import BLOCKS_AT_LEAST
 from mlm_jax.objectives import Context, Objective, create_objectives
@@ -115,6 +116,18 @@ def step_flops(
     return Flops(parts, recomputed)
 
 
+def _visited(length: int, kv_length: int, block: int, kv_block: int, *, window: int, causal: bool) -> int:
+    """Return how many pairs of a query and a key lie in the blocks that a kernel visits, whatever the documents are."""
+    reach, visited = window // 2 if window else kv_length, 0
+    for first in range(0, length, block):
+        last = first + block - 1
+        for key_first in range(0, kv_length, kv_block):
+            key_last = key_first + kv_block - 1
+            near = key_first <= last + (0 if causal else reach) and key_last >= first - reach
+            visited += block * kv_block if near else 0
+    return visited
+
+
 def traffic(objective: Objective, batch: Any, context: Context) -> Traffic:
     """Return an objective's traffic for a batch of these shapes."""
     return objective.traffic(jax.eval_shape(lambda batch: objective.prepare(batch, jax.random.key(0), context), batch))
@@ -127,20 +140,18 @@ def implementation(model: ConfigDict, platform: str, length: int, kv_length: int
     return choose("auto", *shapes(model, length, kv_length, platform), biased=biased, here=platform)
 
 
-def keys_per_query(length: int, kv_length: int, *, window: int, causal: bool, implementation: str) -> float:
+def keys_per_query(
+    length: int, kv_length: int, *, window: int, causal: bool, implementation: str, head_dim: int = 64
+) -> float:
     """Return the mean number of keys for which :mod:`mlm_jax.model.attention` computes a query's score."""
     if implementation == "splash":
         padded, kv_padded = (-(-size // LANES) * LANES for size in (length, kv_length))
-        block, kv_block = block_size(padded), block_size(kv_padded)
-        reach = window // 2 if window else kv_padded
-        visited = 0
-        for first in range(0, padded, block):
-            last = first + block - 1
-            for key_first in range(0, kv_padded, kv_block):
-                key_last = key_first + kv_block - 1
-                near = key_first <= last + (0 if causal else reach) and key_last >= first - reach
-                visited += block * kv_block if near else 0
-        return visited / length
+        blocks = block_size(padded), block_size(kv_padded)
+        return _visited(padded, kv_padded, *blocks, window=window, causal=causal) / length
+    if implementation == "flash":
+        blocks = tiles_of(head_dim, window).forward[:2]
+        padded, kv_padded = (-(-size // block) * block for size, block in zip((length, kv_length), blocks))
+        return _visited(padded, kv_padded, *blocks, window=window, causal=causal) / length
     block, reach = cudnn_window_block(window)
     if implementation == "reference":
         block = reach = reference_window_block(window)
@@ -172,6 +183,7 @@ def _layer_flops(
             window=0 if biased and chosen == "reference" else window,
             causal=causal,
             implementation=chosen,
+            head_dim=model.head_width or model.width // model.heads,
         )
 
     # Target positions with cross-lingual attention to a source: those of aligned rows, or of a decoder's output.

@@ -7,7 +7,7 @@ import pytest
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.model import choice
-from mlm_jax.model.choice import choices, choose, cudnn_obstacle
+from mlm_jax.model.choice import choices, choose, cudnn_obstacle, flash_obstacle
 
 
 def shape(length, heads=4, head_dim=64, dtype=jnp.bfloat16):
@@ -37,10 +37,24 @@ def test_gpus_before_ampere_and_other_makers_take_the_reference(monkeypatch, cap
     monkeypatch.setattr(choice.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(choice.jax, "local_devices", lambda: [Card])
     chosen = choose("auto", shape(512), shape(512), biased=False, here="gpu")
-    assert chosen == ("cudnn" if usable else "reference")
+    assert chosen == ("flash" if usable else "reference")
     if not usable:
-        with pytest.raises(UserError, match=f"compute capability 8.0, and this GPU has {capability}"):
-            choose("cudnn", shape(512), shape(512), biased=False, here="gpu")
+        for kernel in ("flash", "cudnn"):
+            with pytest.raises(UserError, match=f"compute capability 8.0, and this GPU has {capability}"):
+                choose(kernel, shape(512), shape(512), biased=False, here="gpu")
+
+
+def test_heads_that_flash_attention_does_not_take_go_to_cudnn_and_the_log_says_so():
+    assert flash_obstacle("gpu", shape(512, head_dim=96), shape(512, head_dim=96), biased=False)
+    found = choices(model(width=768, heads=8), 512, here="gpu")
+    assert [each.implementation for each in found] == ["cudnn", "cudnn"]
+    assert all("16, 32, 64 or 128, not of 96" in each.obstacle.problem for each in found)
+
+
+def test_a_jax_without_pallas_for_triton_takes_cudnn(monkeypatch):
+    monkeypatch.setattr(choice, "has_triton", lambda: False)
+    assert choose("auto", shape(512), shape(512), biased=False, here="gpu") == "cudnn"
+    assert "JAX" in flash_obstacle("gpu", shape(512), shape(512), biased=False).problem
 
 
 @pytest.mark.parametrize(
@@ -58,7 +72,7 @@ def test_what_keeps_a_gpu_from_its_kernel_is_said_with_the_remedy(keys, remedy):
     assert all(each.implementation == "reference" and remedy in each.obstacle.remedy for each in found)
 
 
-@pytest.mark.parametrize("here, implementation", [("gpu", "cudnn"), ("tpu", "splash"), ("cpu", "reference")])
+@pytest.mark.parametrize("here, implementation", [("gpu", "flash"), ("tpu", "splash"), ("cpu", "reference")])
 def test_every_kind_of_layer_is_named_and_none_is_slow_by_default(here, implementation):
     found = choices(model(decoder=({"layers": 2},)), 512, 256, here=here)
     assert [(each.implementation, each.obstacle) for each in found] == [(implementation, None)] * 4
@@ -67,7 +81,7 @@ def test_every_kind_of_layer_is_named_and_none_is_slow_by_default(here, implemen
 
 def test_t5s_bias_keeps_only_layers_that_have_one_from_the_kernel():
     found = choices(model(decoder=({"layers": 2},), position="relative"), 512, 256, here="gpu")
-    assert [each.implementation for each in found] == ["reference", "reference", "reference", "cudnn"]
+    assert [each.implementation for each in found] == ["reference", "reference", "reference", "flash"]
 
 
 def test_short_rows_and_a_reference_that_was_asked_for_are_no_obstacle():

@@ -137,6 +137,9 @@ def test_a_window_costs_its_band():
     assert keys_per_query(4096, 4096, window=128, causal=False, implementation="splash") == (8 + 2 * 7) * 512 / 8
     assert keys_per_query(1024, 1024, window=0, causal=True, implementation="splash") == 3 * 512 / 2
     assert keys_per_query(1024, 1024, window=128, causal=False, implementation="cudnn") == 2 * 128
+    # Each block of 64 queries meets three blocks of keys, and those at the ends meet two.
+    assert keys_per_query(1024, 1024, window=128, causal=False, implementation="flash") == (14 * 3 + 2 * 2) * 64 / 16
+    assert keys_per_query(1000, 1000, window=0, causal=False, implementation="flash") == 1024 * 1024 / 1000
     assert (
         keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000
     )  # too short for blocks of 384

@@ -35,15 +35,15 @@ def config_of(**model):
             [
                 "slow attention in mlm (encoder, whole rows), mlm (encoder, window of 128), translation (encoder, whole rows), "
                 "translation (encoder, window of 128), translation (decoder), translation (decoder to encoder): "
-                "cuDNN computes in 16 bits, not in float32; set model.dtype='bfloat16'",
+                "flash attention computes in 16 bits, not in float32; set model.dtype='bfloat16'",
             ],
         ),
         (
             "gpu",
             {"position": "relative", "global_every": 1},
             [
-                "slow attention in mlm (encoder), translation (encoder), translation (decoder): cuDNN gives no gradient for a "
-                "position bias beside a mask (model.position='relative'); set model.position='rope', unless the weights are T5's",
+                "slow attention in mlm (encoder), translation (encoder), translation (decoder): flash attention takes no position "
+                "bias (model.position='relative'); set model.position='rope', unless the weights are T5's",
             ],
         ),
         (
@@ -64,12 +64,12 @@ def test_each_cause_is_logged_once_with_its_layers_and_remedy(caplog, platform, 
 def test_every_task_has_its_kinds_of_layers():
     found = attention_of(config_of(), mesh_of("gpu"))
     assert {task: [(each.layers, each.implementation) for each in chosen] for task, chosen in found.items()} == {
-        "mlm": [("encoder, whole rows", "cudnn"), ("encoder, window of 128", "cudnn")],
+        "mlm": [("encoder, whole rows", "flash"), ("encoder, window of 128", "flash")],
         "ranking": [("encoder, whole rows", "reference"), ("encoder, window of 128", "reference")],
         "translation": [
-            ("encoder, whole rows", "cudnn"),
-            ("encoder, window of 128", "cudnn"),
-            ("decoder", "cudnn"),
-            ("decoder to encoder", "cudnn"),
+            ("encoder, whole rows", "flash"),
+            ("encoder, window of 128", "flash"),
+            ("decoder", "flash"),
+            ("decoder to encoder", "flash"),
         ],
     }
