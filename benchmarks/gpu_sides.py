@@ -1,0 +1,395 @@
+"""What ``benchmarks/gpu_step.py`` measures: the shapes, and each side's step of them, compiled and ready to be timed."""
+
+from __future__ import annotations
+
+import collections
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MODERNBERT = {
+    "family": "modernbert",
+    "layers": 22,
+    "mlp": 1152,
+    "vocabulary": 256_000,
+    "length": 1024,
+    "mask_rate": 0.3,
+}
+SHAPES = {
+    "mmbert-base": MODERNBERT | {"width": 768, "heads": 12, "rows": (16, 48)},
+    "mmbert-small": MODERNBERT | {"width": 384, "heads": 6, "rows": (32, 96)},
+    "xlmr-base": {
+        "family": "xlmr",
+        "layers": 12,
+        "width": 768,
+        "heads": 12,
+        "mlp": 3072,
+        "vocabulary": 250_002,
+        "length": 512,
+        "mask_rate": 0.15,
+        "rows": (32, 96),
+    },
+    "mt5-small": {
+        "family": "mt5",
+        "layers": 8,
+        "width": 512,
+        "heads": 6,
+        "mlp": 1024,
+        "vocabulary": 250_112,
+        "length": 568,  # span corruption makes 512 tokens for the encoder and 114 for the decoder of it
+        "rows": (32, 64),
+    },
+    "tiny": MODERNBERT
+    | {"layers": 2, "width": 64, "heads": 2, "mlp": 96, "vocabulary": 512, "length": 64, "rows": (4, 8)},
+}
+WINDOW, GLOBAL_EVERY, HEAD_WIDTH = 128, 3, 64
+PROFILED, KERNELS = 3, 25
+STAGES = ("embedding", "memory_attention", "attention", "feed_forward", "head", "cross_entropy", "optimizer")
+
+
+class Side(NamedTuple):
+    """A step that is compiled.
+
+    Attributes:
+      run: starts a step.
+      wait: returns when the device has done all steps.
+      outcome: what there is to say after the steps were timed.
+    """
+
+    run: Callable[[], object]
+    wait: Callable[[], object]
+    outcome: Callable[[], dict]
+
+
+# ---------------------------------------------------------------------------------------------------------------- ours
+
+
+def our_config(shape: dict, rows: int) -> Any:
+    """Return the config of our side."""
+    from mlm_jax.config import default_config
+
+    config = default_config()
+    config.vocabulary.size = shape["vocabulary"]
+    config.model.update(
+        width=shape["width"],
+        heads=shape["heads"],
+        mlp_width=shape["mlp"],
+        dtype="bfloat16",
+        window=WINDOW,
+        encoder=({"layers": shape["layers"], "weights": "shared"},),
+        max_positions=shape["length"],
+        global_every=GLOBAL_EVERY,
+    )
+    if shape["family"] == "xlmr":
+        config.model.update(
+            position="learned",
+            norm_position="post",
+            norms=("embedding",),
+            activation="gelu",
+            global_every=1,
+            biases=("norm", "attention", "mlp", "head"),
+            max_positions=shape["length"] + 2,
+            position_offset=2,
+            embedding_types=1,
+        )
+    if shape["family"] == "mt5":
+        config.model.update(
+            decoder=({"layers": shape["layers"], "weights": "shared"},),
+            head_width=HEAD_WIDTH,
+            position="relative",
+            norm="rms",
+            norms=("first_attention", "final"),
+            activation="geglu_tanh",
+            global_every=1,
+            biases=(),
+            attention_scale=False,
+            tied_embeddings=False,
+            head_transform=False,
+        )
+        config.tasks = {"denoising": {"objective": "denoising", "rows": rows, "length": shape["length"]}}
+    else:
+        config.tasks = {
+            "mlm": {"objective": "mlm", "rows": rows, "length": shape["length"], "mask_rate": shape["mask_rate"]}
+        }
+    config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
+    return config
+
+
+def our_side(shape: dict, rows: int) -> Side:
+    """Return our step; its outcome has peak memory, FLOPs of a step, and where its time goes."""
+    import time
+
+    import jax
+    import numpy as np
+
+    from mlm_jax import model as model_room
+    from mlm_jax.data.loading.batch import Rows
+    from mlm_jax.parallel.batches import to_devices
+    from mlm_jax.parallel.mesh import make_mesh
+    from mlm_jax.training.context import planned_context
+    from mlm_jax.training.flops import step_flops
+    from mlm_jax.training.step import build_program, make_train_step
+
+    config = our_config(shape, rows)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    context = planned_context(("en",), config)
+    program = build_program(config, context, ("en",), mesh)
+    step, state = make_train_step(program), program.initialise()
+    tokens = np.random.default_rng(0).integers(120, shape["vocabulary"], (rows, shape["length"])).astype(np.int32)
+    positions = np.tile(np.arange(shape["length"], dtype=np.int32), (rows, 1))
+    task = next(iter(config.tasks))
+    batch = {task: {"inputs": Rows(tokens, np.ones_like(tokens), positions, np.zeros(rows, np.int32))}}
+    axes = model_room.abstract(config, vocabulary_size=context.vocabulary_size, languages=("en",))[2]
+    platform = jax.devices()[0].platform
+    parts = step_flops(config, context, program.state.params, axes, batch, platform=platform).parts
+    if shape["family"] != "mt5":
+        parts |= {"attention": attention_flops(shape, rows)}
+    placed = to_devices(batch, mesh)
+    begun = time.perf_counter()
+    # Graphs of kernels hide them from the profiler.
+    options = {"xla_enable_command_buffers_during_profiling": False} if platform == "gpu" else {}
+    compiled = step.lower(state, placed).compile(options)
+    compilation = time.perf_counter() - begun
+    holder = [state]
+
+    def run() -> None:
+        with jax.set_mesh(mesh):
+            holder[0] = compiled(holder[0], placed)
+
+    def wait() -> None:
+        jax.block_until_ready(holder[0].step)
+
+    def outcome() -> dict:
+        return {
+            "compilation": compilation,
+            "memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0),
+            "device": jax.devices()[0].device_kind,
+            "flops": sum(parts.values()),
+            "profile": profile(run, wait, compiled.as_text()),
+        }
+
+    return Side(run, wait, outcome)
+
+
+def attention_flops(shape: dict, rows: int) -> float:
+    """Return FLOPs of attention in a step, forward and twice backward; a query of a windowed layer has its window's keys."""
+    length, layers = shape["length"], shape["layers"]
+    whole = -(-layers // GLOBAL_EVERY) if shape["family"] == "modernbert" else layers
+    keys = whole * length + (layers - whole) * min(WINDOW + 1, length)
+    return 3 * 4 * rows * length * keys * shape["width"]
+
+
+def profile(run: Callable[[], object], wait: Callable[[], object], program: str) -> dict:
+    """Trace some steps and return milliseconds a step by stage and by kernel, as the device counted them.
+
+    Args:
+      run: starts a step.
+      wait: returns when it is done.
+      program: optimised HLO, whose metadata has the stage (``jax.named_scope``) of each kernel.
+    """
+    import jax
+
+    stage_of = {
+        name: next((stage for stage in STAGES if f"{stage}/" in path or f"({stage})" in path), "other")
+        for name, path in re.findall(r'%?([\w.-]+) = .*?metadata=\{[^}]*?op_name="([^"]*)"', program)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(PROFILED):
+                run()
+            wait()
+        file = next(Path(folder).rglob("*.xplane.pb"))
+        trace = jax.profiler.ProfileData.from_file(str(file))
+        kernels: dict[str, float] = collections.defaultdict(float)
+        for plane in trace.planes:
+            on_gpu = plane.name.startswith("/device:GPU")
+            for line in plane.lines:
+                if on_gpu and not line.name.startswith("Stream"):
+                    continue  # XLA's own lines repeat what the streams say
+                for event in line.events:
+                    operation = dict(event.stats).get("hlo_op")
+                    if operation or on_gpu:
+                        kernels[str(operation or event.name)] += event.duration_ns / 1e6 / PROFILED
+    stages: dict[str, float] = collections.defaultdict(float)
+    for name, milliseconds in kernels.items():
+        stages[stage_of.get(name, "other")] += milliseconds
+    longest = sorted(kernels, key=lambda name: -kernels[name])[:KERNELS]
+    return {
+        "milliseconds": sum(kernels.values()),
+        "kernels_a_step": len(kernels),
+        "stages": dict(sorted(stages.items(), key=lambda item: -item[1])),
+        "longest": [[name, stage_of.get(name, "other"), kernels[name]] for name in longest],
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- torch
+
+
+def torch_side(attention: str) -> Callable[[dict, int], Side]:
+    """Return the side of transformers with an attention implementation: compiled, fused AdamW, bfloat16 autocast."""
+
+    def side(shape: dict, rows: int) -> Side:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = torch_model(shape, attention).to(device).train()
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
+        )
+        compiled = torch.compile(model) if device == "cuda" else model
+        tokens = torch.randint(120, shape["vocabulary"], (rows, shape["length"]), device=device)
+
+        def masked() -> dict:
+            hidden = int(shape["length"] * shape["mask_rate"])  # as many in each row, as ours; so shapes stay the same
+            chosen = torch.zeros(tokens.shape, dtype=torch.bool, device=device)
+            chosen.scatter_(1, torch.rand(tokens.shape, device=device).topk(hidden, dim=1).indices, True)
+            inputs = torch.where(chosen & (torch.rand(tokens.shape, device=device) < 0.8), 4, tokens)
+            return {"input_ids": inputs, "labels": torch.where(chosen, tokens, -100)}
+
+        def corrupted() -> dict:  # as many tokens on either side as ours
+            from mlm_jax.objectives.denoising import Denoising
+
+            _, _, encoder, decoder = Denoising("denoising").lengths(shape["length"])
+            return {"input_ids": tokens[:, :encoder], "labels": tokens[:, :decoder]}
+
+        inputs = corrupted if shape["family"] == "mt5" else masked
+
+        def run() -> None:
+            with torch.autocast(device, torch.bfloat16):
+                loss = compiled(**inputs()).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        def wait() -> None:
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return Side(run, wait, lambda: {"memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0})
+
+    return side
+
+
+def torch_model(shape: dict, attention: str) -> Any:
+    """Return transformers' model of a shape, with random weights and without dropout, as ours."""
+    import transformers
+
+    if shape["family"] == "mt5":
+        return transformers.MT5ForConditionalGeneration(
+            transformers.MT5Config(
+                vocab_size=shape["vocabulary"],
+                d_model=shape["width"],
+                d_kv=HEAD_WIDTH,
+                d_ff=shape["mlp"],
+                num_layers=shape["layers"],
+                num_heads=shape["heads"],
+                dropout_rate=0.0,
+            )
+        )
+    common = {
+        "vocab_size": shape["vocabulary"],
+        "hidden_size": shape["width"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["heads"],
+        "intermediate_size": shape["mlp"],
+        "attn_implementation": attention,
+    }
+    if shape["family"] == "xlmr":
+        return transformers.XLMRobertaForMaskedLM(
+            transformers.XLMRobertaConfig(
+                **common,
+                max_position_embeddings=shape["length"] + 2,
+                type_vocab_size=1,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+    return transformers.ModernBertForMaskedLM(
+        transformers.ModernBertConfig(
+            **common,
+            max_position_embeddings=shape["length"],
+            sparse_prediction=True,
+            local_attention=WINDOW,
+            global_attn_every_n_layers=GLOBAL_EVERY,
+            pad_token_id=0,
+            bos_token_id=3,
+            eos_token_id=1,
+            cls_token_id=3,
+            sep_token_id=1,
+        )
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- ceiling
+
+
+def ceiling_side(shape: dict, rows: int) -> Side:
+    """Return large bfloat16 products; its outcome has the speed of a copy and how exact attention in bfloat16 is too."""
+    import statistics
+    import time
+
+    import jax
+    import jax.numpy as jnp
+
+    size, times, floats = (8192, 20, 2**28) if jax.default_backend() == "gpu" else (512, 2, 2**20)
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product = jax.jit(lambda a: jax.lax.fori_loop(0, times, lambda _, x: x @ a * 0.01, a))
+    large = jnp.ones((floats,), jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    errors = attention_errors()
+    holder = [a]
+
+    def run() -> None:
+        holder[0] = product(a)
+
+    def copied() -> float:
+        begun = time.perf_counter()
+        copy(large).block_until_ready()
+        return time.perf_counter() - begun
+
+    def outcome() -> dict:
+        copied()
+        return {
+            "flops": times * 2 * size**3,
+            "bytes_per_second": 2 * large.nbytes / statistics.median(copied() for _ in range(8)),
+            "gradient_errors": errors,
+            "device": jax.devices()[0].device_kind,
+        }
+
+    return Side(run, lambda: jax.block_until_ready(holder[0]), outcome)
+
+
+def attention_errors() -> dict[str, float]:
+    """Return |g − g₃₂| / |g₃₂| of the gradients of attention in bfloat16, by this platform's kernel and by the reference."""
+    import jax
+    import jax.numpy as jnp
+
+    from mlm_jax.model.attention import attention
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    exact = [jax.random.normal(key, (2, 1024, 4, 64), jnp.float32).astype(jnp.bfloat16) for key in keys]
+    segments = jnp.tile(
+        jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([500, 20, 404, 100]), total_repeat_length=1024), (2, 1)
+    )
+
+    def gradients(implementation: str, window: int, dtype: Any) -> list[jax.Array]:
+        def total(arrays: list[jax.Array]) -> jax.Array:
+            mixed = attention(*arrays, segment_ids=segments, window=window, implementation=implementation)
+            return jnp.sum(jnp.where(segments[..., None, None] > 0, mixed, 0).astype(jnp.float32) ** 2)
+
+        found = jax.jit(jax.grad(total))([array.astype(dtype) for array in exact])
+        return jnp.concatenate([jnp.ravel(each).astype(jnp.float32) for each in found])
+
+    errors = {}
+    for window in (0, WINDOW):
+        wanted = gradients("reference", window, jnp.float32)
+        for implementation in ("auto", "reference"):
+            difference = gradients(implementation, window, jnp.bfloat16) - wanted
+            errors[f"{implementation}, window {window}"] = float(jnp.linalg.norm(difference) / jnp.linalg.norm(wanted))
+    return errors
+
+
+SIDES = {"ceiling": ceiling_side, "ours": our_side, "sdpa": torch_side("sdpa"), "flex": torch_side("flex_attention")}
