@@ -7,12 +7,12 @@
 Needs a CUDA build of JAX. torch and transformers with CUDA are measured beside it if they are installed: ModernBERT, XLM-R
 or mT5 with SDPA and with flex_attention, compiled, fused AdamW, bfloat16 autocast. Neither TensorFlow nor seqio is imported.
 
-Each side has a process of its own. The sides of the same rows compile at the same time, since that takes cores, and are
-then timed one after another, since that takes the card: turns of ``--steps`` steps each, waited for at the end of a turn,
-as a training loop runs. What does not fit into ``--minutes`` is listed as skipped, and what fails is listed with its last
-error. MFU is the share of the bfloat16 matrix products that this card was measured to do: a windowed layer counts its
-window, not the blocks that are computed, and the output layer hidden positions only. The result goes to
-benchmarks/results/gpu_step-DATE-DEVICE-SHAPE.json.
+Each measurement has a process of its own, so that none holds another's memory: turns of ``--steps`` steps each, waited for
+at the end of a turn, as a training loop runs. The most important ones come first. What does not fit into ``--minutes`` is
+listed as skipped, and what fails is listed with its last error. Where our time goes is measured in one more process, whose
+kernels are started one by one. MFU is the share of the bfloat16 matrix products that this card was measured to do: a
+windowed layer counts its window, not the blocks that are computed, and the output layer hidden positions only. The result
+goes to benchmarks/results/gpu_step-DATE-DEVICE-SHAPE.json.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -49,59 +47,24 @@ def timed(side: Side, steps: int) -> list[float]:
     return seconds
 
 
-def answer(name: str, shape: dict, rows: int, steps: int) -> None:
-    """Compile a side, say so, wait to be let, and print its result: what a side's own process does."""
-    side = SIDES[name](shape, rows)
-    for _ in range(WARM_UP):
-        side.run()
-    side.wait()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(json.dumps({"seconds": timed(side, steps)} | side.outcome()))
-
-
-class Process:
-    """A side in a process of its own, which compiles at once."""
-
-    def __init__(self, side: str, rows: int, options: argparse.Namespace, seconds: float):
-        command = [sys.executable, __file__, "--side", side, "--at", str(rows)]
-        command += ["--steps", str(options.steps), "--shape", options.shape]
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        if options.tiny:
-            environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with tempfile.NamedTemporaryFile("w", delete=False) as errors:
-            self.errors = Path(errors.name)
-            self.process = subprocess.Popen(command, env=environment, stderr=errors, **pipes)
-        self.late = threading.Event()
-        self.timer = threading.Timer(seconds, self._stop)
-        self.timer.start()
-
-    def _stop(self) -> None:
-        self.late.set()
-        self.process.kill()
-
-    def ready(self) -> bool:
-        """Wait until it is compiled; returns whether it is."""
-        return any(line.strip() == "ready" for line in self.process.stdout)
-
-    def result(self) -> dict:
-        """Let it be timed; returns its result, or {"failed": why}."""
-        try:
-            out, _ = self.process.communicate("\n")
-        except BrokenPipeError:
-            out = ""
-        self.timer.cancel()
-        self.process.wait()
-        errors = self.errors.read_text(errors="replace").strip()
-        self.errors.unlink()
-        if self.process.returncode == 0:
-            return json.loads(out.splitlines()[-1])
-        if self.late.is_set():
-            return {"failed": f"stopped after {self.timer.interval:.0f} s"}
-        if "RESOURCE_EXHAUSTED" in errors or "out of memory" in errors.lower():
-            return {"failed": "out of memory"}
-        return {"failed": (errors.splitlines() or [f"exit code {self.process.returncode}"])[-1][-500:]}
+def in_process(side: str, rows: int, options: argparse.Namespace, seconds: float) -> dict:
+    """Run one side in a process of its own; returns its result, or {"failed": why}."""
+    command = [sys.executable, __file__, "--side", side, "--at", str(rows)]
+    command += ["--steps", str(options.steps), "--shape", options.shape]
+    environment = dict(os.environ)
+    if options.tiny:
+        environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    elif side == "kernels":  # as one graph they are one event to the profiler
+        environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"stopped after {seconds:.0f} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if "RESOURCE_EXHAUSTED" in done.stderr or "out of memory" in done.stderr.lower():
+        return {"failed": "out of memory"}
+    return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][-500:]}
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict]:
@@ -112,28 +75,26 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     if peers and not options.tiny and SHAPES[options.shape]["family"] != "mt5":
         peers.append("flex")  # has no backward pass on a CPU, and mT5's bias goes another way
     found: dict[str, dict] = {}
-    longest = 30.0  # seconds that a group took
+    longest: dict[str, float] = {}  # {side: seconds of a measurement}
 
-    def together(sides: list[str], rows: int) -> None:
-        nonlocal longest
+    def add(side: str, rows: int) -> None:
         begun, left = time.monotonic(), end - time.monotonic()
-        if left < longest:
-            found.update({f"{side} at {rows}": {"failed": "skipped: no time left"} for side in sides})
+        if left < longest.get(side, 30):
+            found[f"{side} at {rows}"] = {"failed": "skipped: no time left"}
             return
-        processes = {side: Process(side, rows, options, left) for side in sides}
-        compiled = {side: process.ready() for side, process in processes.items()}
-        for side, process in processes.items():
-            result = found[f"{side} at {rows}"] = process.result()
-            said = result.get("failed") or ("measured" if compiled[side] else "ended early")
-            print(f"{side} at {rows}: {said} ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
-        longest = max(longest, time.monotonic() - begun)
+        result = found[f"{side} at {rows}"] = in_process(side, rows, options, left)
+        took = time.monotonic() - begun
+        longest[side] = max(longest.get(side, 0.0), took)
+        print(f"{side} at {rows}: {result.get('failed') or 'measured'} ({took:.0f} s)", file=sys.stderr, flush=True)
 
-    together(["ceiling", "ours", *peers], first)
+    for side in ("ceiling", "ours", *peers):
+        add(side, first)
     speeds = {side: median(found[f"{side} at {first}"]) for side in peers}
     better = min((side for side in peers if speeds[side]), key=lambda side: speeds[side], default="")
     for rows in more:
         for side in filter(None, ("ours", better)):
-            together([side], rows)  # alone: larger batches fill the card
+            add(side, rows)
+    add("kernels", first)
     return found
 
 
@@ -149,7 +110,7 @@ def summary(shape: dict, found: dict[str, dict]) -> dict:
     sides: dict[str, dict] = {}
     for name, result in found.items():
         side, rows = name.split(" at ")
-        if side == "ceiling":
+        if side not in ("ours", "sdpa", "flex"):
             continue
         if not (seconds := median(result)):
             sides[name] = {"failed": result["failed"]}
@@ -198,7 +159,11 @@ def main() -> int:
     parser.add_argument("--at", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        answer(options.side, SHAPES[options.shape], options.at, options.steps)
+        side = SIDES[options.side](SHAPES[options.shape], options.at)
+        for _ in range(WARM_UP):
+            side.run()
+        side.wait()
+        print(json.dumps({"seconds": timed(side, options.steps)} | side.outcome()))
         return 0
     if options.tiny:
         options.shape = "tiny"
@@ -219,7 +184,7 @@ def main() -> int:
         "ceiling": ceiling,
         **sides,
         "compilation_seconds": ours.get("compilation"),
-        "profile": ours.get("profile"),
+        "profile": found[f"kernels at {first}"].get("profile"),
     }
     report(result)
     if options.tiny:

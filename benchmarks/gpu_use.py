@@ -40,7 +40,6 @@ ENCODERS = {
 }
 DECODERS = {
     "base": {
-        "vocab_size": 32_128,
         "d_model": 768,
         "d_kv": 64,
         "d_ff": 2048,
@@ -48,7 +47,7 @@ DECODERS = {
         "num_heads": 12,
         "feed_forward_proj": "gated-gelu",
     },
-    "tiny": {"vocab_size": 1024, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+    "tiny": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
 }
 TEXTS = {"base": (8192, 512), "tiny": (24, 6)}  # {size: (texts to embed, texts to translate)}
 BATCH = {"base": (256, 128), "tiny": (8, 4)}  # the same for torch's batches, of texts sorted by length
@@ -59,7 +58,7 @@ def texts(count: int) -> list[str]:
     """Return verses in twelve languages and five scripts."""
     from tests.interop.published import sentences
 
-    found = sentences(2)
+    found = sentences(40)
     return (found * (1 + count // len(found)))[:count]
 
 
@@ -81,7 +80,7 @@ def make(folder: Path, size: str) -> None:
             config = transformers.ModernBertConfig(vocab_size=pieces, **ENCODERS[size], **ids)
             transformers.ModernBertForMaskedLM(config).save_pretrained(theirs)
         else:
-            config = transformers.T5Config(**DECODERS[size], decoder_start_token_id=0)
+            config = transformers.T5Config(vocab_size=pieces, **DECODERS[size], decoder_start_token_id=0)
             transformers.T5ForConditionalGeneration(config).save_pretrained(theirs)
         import_hf(theirs, folder / f"our_{name}", languages=("en", "de"))
 
