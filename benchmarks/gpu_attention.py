@@ -83,7 +83,9 @@ def main() -> int:
     options = parser.parse_args()
     on_gpu = jax.default_backend() == "gpu"
     if not (on_gpu or options.tiny):
-        print("gpu_attention: error: JAX sees no GPU. Remedy: install a CUDA build, or look with --tiny", file=sys.stderr)
+        print(
+            "gpu_attention: error: JAX sees no GPU. Remedy: install a CUDA build, or look with --tiny", file=sys.stderr
+        )
         return 2
     device = jax.devices()[0].device_kind
     found: dict[str, dict[str, float]] = {}
@@ -95,9 +97,16 @@ def main() -> int:
             case = f"{name}, " + (f"window {window}" if window else "no window")
             attends = implementations(ids, window, on_gpu=on_gpu)
             found[case] = {kind: milliseconds(attend, arrays) for kind, attend in attends.items()}
-            print(f"{case:50s} " + "   ".join(f"{kind} {took:.3f} ms" for kind, took in found[case].items()), flush=True)
+            print(
+                f"{case:50s} " + "   ".join(f"{kind} {took:.3f} ms" for kind, took in found[case].items()), flush=True
+            )
     if options.json:
-        result = {"date": datetime.date.today().isoformat(), "device": device, "jax": jax.__version__, "milliseconds": found}
+        result = {
+            "date": datetime.date.today().isoformat(),
+            "device": device,
+            "jax": jax.__version__,
+            "milliseconds": found,
+        }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
