@@ -131,12 +131,20 @@ def _flash(
     return _forward(options, query, key, value, segment_ids, kv_segment_ids, first)[0]
 
 
-def _forward(options: Options, query: jax.Array, key: jax.Array, value: jax.Array, *where: jax.Array) -> Any:
+def _forward(
+    options: Options,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+    first: jax.Array,
+) -> tuple[jax.Array, Any]:
     masking, scale, tiles, interpret = options
     tile = tiles.forward
     rows, length, heads, head_dim = query.shape
     group = heads // key.shape[2]
-    begin, end = visited(*where, masking, tile.queries, tile.keys)
+    begin, end = visited(segment_ids, kv_segment_ids, first, masking, tile.queries, tile.keys)
     mixed, log_z = pl.pallas_call(
         functools.partial(_forward_kernel, masking=masking, scale=scale, tile=tile),
         grid=(length // tile.queries, heads, rows),
@@ -161,8 +169,8 @@ def _forward(options: Options, query: jax.Array, key: jax.Array, value: jax.Arra
         compiler_params=_parameters(tile),
         interpret=interpret,
         name="flash_forward",
-    )(query, key, value, where[0], where[1], begin, end, where[2])
-    return mixed, (query, key, value, *where, mixed, log_z)
+    )(query, key, value, segment_ids, kv_segment_ids, begin, end, first)
+    return mixed, (query, key, value, segment_ids, kv_segment_ids, first, mixed, log_z)
 
 
 def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Array | None, ...]:

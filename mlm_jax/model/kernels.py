@@ -51,8 +51,18 @@ def flash(
         kv_segment_ids: jax.Array,
         positions: jax.Array,
     ) -> jax.Array:
-        own = {"window": window, "causal": causal, "scale": scale, "first": positions[0], "interpret": interpret}
-        return flash_attention(query, key, value, segment_ids, kv_segment_ids, **own)
+        return flash_attention(
+            query,
+            key,
+            value,
+            segment_ids,
+            kv_segment_ids,
+            window=window,
+            causal=causal,
+            scale=scale,
+            first=positions[0],
+            interpret=interpret,
+        )
 
     mesh, q_spec, kv_spec = specs(query, key)
     arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
