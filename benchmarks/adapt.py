@@ -95,6 +95,14 @@ def train(config: str, workdir: Path, **settings: object) -> dict[int, dict[str,
     return {line["step"]: line for line in lines if any(key.startswith("eval/") for key in line)}
 
 
+def evaluated(workdir: Path) -> dict[str, float]:
+    """Return what ``mlm-jax eval`` measures, on all held-out text; measured once and kept in the workdir."""
+    kept = workdir / "eval.json"
+    if not kept.is_file():
+        write_whole(kept, mlm_jax("eval", str(workdir), "--json"))
+    return json.loads(kept.read_text())
+
+
 # ---------------------------------------------------------------------------------------------------- text and labels
 
 
@@ -176,11 +184,9 @@ def adapt(family: str) -> dict[str, Any]:
     model, small, grown, continued = (folder / name for name in ("model", "small", "vocabulary", "continued"))
     said: dict[str, str] = {}
     if not model.is_dir():
-        mlm_jax("import-hf", str(source), "--out", str(model))
+        mlm_jax("import-hf", str(source), "--out", str(model), "--languages", f"{NEW},{OLD}")
         data = ("--set", f"data.corpora={text}", "--set", f"data.validation={held_out}", "--set", f"tasks={MASKING}")
         mlm_jax("prepare", "--config", str(model / "config.py"), "--workdir", str(model), *data)
-    if not (model / "eval.json").is_file():
-        write_whole(model / "eval.json", mlm_jax("eval", str(model), "--json"))
     if not small.is_dir():
         texts = [part for code in text for part in ("--text", f"{code}={text[code]}")]
         said["trim"] = mlm_jax("trim", str(model), *texts, "--out", str(small))
@@ -192,14 +198,15 @@ def adapt(family: str) -> dict[str, Any]:
     said["inspect"] = mlm_jax("inspect", *places, *texts, "--pairs", f"{NEW}-{OLD}=mlm_jax.data.bible:pairs")
     for part in said.values():
         print(part)
-    few = {"optimizer.learning_rate": 1e-3, "tasks": MASKING}
+    few = {"optimizer.learning_rate": 1e-3, "tasks": MASKING, "evaluation.rows": 10_000}
     every = {"steps": CONTINUED, "checkpoint.every": CONTINUED, "evaluation.every": CONTINUED}
     masked = train(f"configs/adapt.py:continue,{folder}", continued, **few, **every)
     scores = {}
     for task, length in (("topic", 48), ("entities", 64)):
         every = {"steps": FINE_TUNING, "checkpoint.every": FINE_TUNING, "evaluation.every": FINE_TUNING}
         settings = {"optimizer.learning_rate": 5e-4, f"tasks.{task}.length": length}
-        measured = train(f"configs/adapt.py:{task},{folder}", folder / task, **settings, **every)[FINE_TUNING]
+        train(f"configs/adapt.py:{task},{folder}", folder / task, **settings, **every)
+        measured = evaluated(folder / task)
         scores[task] = {key.removeprefix("eval/"): value for key, value in measured.items() if key.startswith("eval/")}
         if not (folder / f"{task}-out").is_dir():
             mlm_jax("export-hf", str(folder / task), "--task", task, "--out", str(folder / f"{task}-out"))
@@ -210,9 +217,9 @@ def adapt(family: str) -> dict[str, Any]:
             name: sizes(place) for name, place in (("published", model), ("trimmed", small), ("grown", continued))
         },
         "bits per byte": {
-            "published": bits(json.loads((model / "eval.json").read_text())),
+            "published": bits(evaluated(model)),
             "trimmed, grown": bits(masked[0]),
-            "continued": bits(masked[CONTINUED]),
+            "continued": bits(evaluated(continued)),
         },
         "scores": scores,
         "pipelines agree": agreement(folder),
@@ -259,10 +266,10 @@ def agreement(folder: Path) -> dict[str, str]:
     ner = pipeline("ner", str(folder / "entities-out"), device="cpu", ignore_labels=[])
     count = 0
     for words, ours_of in zip(sentences, tagged):
-        found = {piece["start"]: piece for piece in ner(" ".join(words))}
+        found = {piece["start"]: piece for piece in reversed(ner(" ".join(words)))}  # of two at one place, the first
         at = 0
         for word, one in zip(words, ours_of):
-            piece = found.get(at) or found[at - 1]  # a piece may begin with the space before its word
+            piece = found.get(at - 1) or found[at]  # a word's first piece may begin with the space before it
             assert piece["entity"] == one.label and abs(piece["score"] - one.probability) < 1e-4
             at, count = at + len(word) + 1, count + 1
 

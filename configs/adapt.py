@@ -1,6 +1,6 @@
 r"""From a published encoder to one of your own: docs/adapt.md tells the whole path.
 
-    mlm-jax import-hf FacebookAI/xlm-roberta-base --out adapt/model
+    mlm-jax import-hf FacebookAI/xlm-roberta-base --out adapt/model --languages tl,en
     mlm-jax trim adapt/model --text tl='adapt/text/tl/*.txt' --text en='adapt/text/en/*.txt' --out adapt/small
     mlm-jax grow adapt/small --language tl --text 'adapt/text/tl/*.txt' --old-text en='adapt/text/en/*.txt' --out adapt/vocabulary
     mlm-jax train --config configs/adapt.py:continue --workdir adapt/continued
@@ -76,7 +76,7 @@ def fine_tuned(folder, task):
         split: f"{folder}/labels/{task}-{name}.{form}" for split, name in (("train", "train"), ("validation", "test"))
     }
     config.data.labelled = {task: {"format": form, "language": NEW, **files}}
-    config.steps = FINE_TUNING["steps"]
+    config.steps, config.evaluation.rows = FINE_TUNING["steps"], 10_000  # the whole test set
     rows = {"rows": FINE_TUNING["rows"], "length": min(FINE_TUNING["length"], longest_row(config.model))}
     config.tasks = {task: {"objective": objective, **rows, **head_options(place, objective)}}
     config.optimizer.update(learning_rate=FINE_TUNING["learning_rate"], schedule="linear", warmup_steps=0.1)
