@@ -131,7 +131,8 @@ def shown(workdir: Path) -> list[tuple[int, str]]:
         while data:
             (length,) = struct.unpack("<Q", data[:8])
             event = Event.FromString(data[12 : 12 + length])
-            found += [(event.step, value.tag) for value in event.summary.value if value.tag != "config/text_summary"]
+            tags = [value.tag for value in event.summary.value if not value.tag.startswith(("config/", "_hparams_/"))]
+            found += [(event.step, tag) for tag in tags]
             data = data[16 + length :]
     return found
 

@@ -26,6 +26,7 @@ from mlm_jax.common.bucket import bring, local_path, original
 from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import remove_abandoned, whole_folder
+from mlm_jax.common.foreign_files import MOST_JSON, MOST_TOKENIZER, check_file, read_json
 from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.check import check_values
@@ -45,6 +46,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a v
     "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
     "checksums": lambda value: isinstance(value, dict),
 }
+MOST_FACTS = 2 * MOST_TOKENIZER  # bytes: a vocabulary is among them in base64
 MOST_SHRUNK = 100  # times that weights may be larger than their compressed files
 CHECKSUM = "crc32"  # among the metrics of a checkpoint; older versions wrote none
 METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
@@ -411,6 +413,9 @@ def damage(arrays: Any, expected: Mapping[str, int]) -> str:
 def _described(folder: Path) -> Any:
     """Return the tree of the shapes of a checkpoint's arrays, which are here then: those of a bucket are fetched now."""
     bring(folder)
+    for file in (folder / "state").rglob("*"):
+        if file.is_symlink() or not file.is_dir():  # a device or a pipe would never end; only arrays may be large
+            check_file(file, math.inf if file.parent.name == "d" else MOST_JSON)
     return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
 
 
@@ -468,12 +473,12 @@ def _metrics(folder: Path) -> dict[str, float]:
             )
         return {}
     try:
-        found = {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
+        found = {str(name): float(value) for name, value in read_json(file).items()}
         metrics = {name: value for name, value in found.items() if name != CHECKSUM}
         if CHECKSUM in found and found != _with_checksum(metrics):
             raise ValueError("it is not as it was written: its checksum differs")
         return metrics
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (UserError, ValueError, TypeError, AttributeError) as error:
         log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, _brief(error))
         return {}
 
@@ -481,8 +486,8 @@ def _metrics(folder: Path) -> dict[str, float]:
 def _was_measured(folder: Path) -> bool:
     """Return whether a checkpoint was saved with metrics; False if its facts cannot be read (others warn of that)."""
     try:
-        return json.loads((folder / "facts" / "metadata").read_text()).get("is_measured") is True
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return read_json(folder / "facts" / "metadata", most=MOST_FACTS).get("is_measured") is True
+    except (UserError, AttributeError):
         return False
 
 
@@ -498,11 +503,11 @@ def load_facts(folder: Path) -> dict[str, Any]:
       Damaged: the file is missing or damaged.
     """
     try:
-        facts = unsealed(json.loads((folder / "facts" / "metadata").read_text()))
+        facts = unsealed(read_json(folder / "facts" / "metadata", most=MOST_FACTS))
         for key, fits in FACTS.items():
             if not fits(facts[key]):
                 raise ValueError(f"{key!r} is not what a checkpoint has there")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its facts cannot be read: {_brief(error)}") from error
     return {key: facts[key] for key in FACTS}
 

@@ -43,13 +43,15 @@ def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
         raise UserError(f"this is not JSON: {one_line(error)}", file=file, remedy="download it again") from error
 
 
-def read_json(file: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return the value of a small JSON file.
+def read_json(
+    file: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None, most: float = MOST_JSON
+) -> Any:
+    """Return the value of a JSON file of at most ``most`` bytes.
 
     Raises:
       UserError: it is no regular file, too large, not JSON, or nested too deeply.
     """
-    check_file(file, MOST_JSON)
+    check_file(file, most)
     try:
         return parse_json(file.read_bytes(), file, object_hook=object_hook)
     except OSError as error:

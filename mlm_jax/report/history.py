@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
 
 
-def read_events(workdir: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``metrics.jsonl``, in order; [] where there is none yet.
+def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run's ``metrics.jsonl``, in order, one at a time; none where there is no such file yet.
 
     A last line that a crash cut short is no event. A value that was not finite is None.
 
@@ -30,23 +31,23 @@ def read_events(workdir: str | Path) -> list[dict[str, Any]]:
       UserError: a line is not a JSON object with a step, or too long; or the file cannot be read.
     """
     file = Path(workdir) / METRICS
-    events: list[dict[str, Any]] = []
     if not file.exists():
-        return events
+        return
     check_file(file)
     try:
         with file.open("rb") as stream:
-            while line := stream.readline(MOST_JSON + 1):
+            for number in itertools.count(1):
+                if not (line := stream.readline(MOST_JSON + 1)):
+                    return
                 if len(line) > MOST_JSON:
-                    raise UserError(f"a line of more than {MOST_JSON:,} bytes", file=file, line=len(events) + 1)
+                    raise UserError(f"a line of more than {MOST_JSON:,} bytes", file=file, line=number)
                 if line.endswith(b"\n"):
-                    events.append(_event(line, file, len(events) + 1))
+                    yield _event(line, file, number)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", file=file) from error
-    return events
 
 
-def scores_of(events: Sequence[Mapping[str, Any]], select: str) -> dict[int, float]:
+def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, float]:
     """Return {step: value} of a metric over the evaluations that have it, such that more is better.
 
     Args:

@@ -21,7 +21,7 @@ from mlm_jax.common.bucket import original
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
-from mlm_jax.common.files import append_to, write_whole
+from mlm_jax.common.files import append_to, whole_file
 from mlm_jax.config import default_config
 from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.tensorboard import TensorBoard
@@ -64,15 +64,17 @@ class MetricsWriter:
         if not writes:
             return
         path = Path(workdir) / METRICS
-        kept = [event for event in read_events(workdir) if event["step"] <= start_step and start_step > 0]
-        write_whole(path, "".join(json.dumps(event) + "\n" for event in kept))
+        with whole_file(path) as kept:
+            for event in read_events(workdir):
+                if 0 < start_step >= event["step"]:
+                    kept.write(json.dumps(event) + "\n")
         self.file = append_to(path)
         config = config or {}
         changed = differing_keys(config_json(default_config()), config) if config else {}
         settings = {
             key: value for key, (_, value) in changed.items() if value is not None and not key.startswith("data.")
         }
-        self.tensorboard = TensorBoard(workdir, kept, config, settings)
+        self.tensorboard = TensorBoard(workdir, read_events(workdir), config, settings)
         if wandb_project:
             self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config)
 

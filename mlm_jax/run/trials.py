@@ -216,7 +216,7 @@ def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
 
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated, or its run has ended early (``evaluation.patience``)."""
-    events = read_events(workdir)
+    events = [*read_events(workdir)]
     evaluation = run_config(workdir).get("evaluation", {})
     scores = scores_of(events, evaluation.get("select", ""))
     return is_patience_over([*scores.values()], evaluation.get("patience", 0)) or any(

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.seal import SEAL, sealed
 from tests.checkpoints.helpers import make_config, open_run, save
 from tests.checkpoints.test_checkpoint import workdir, written  # noqa: F401
+from tests.hostile.limits import limited
 
 
 def encoded(text):
@@ -87,6 +89,43 @@ def test_what_a_checkpoint_says_of_itself_cannot_be_believed(workdir, changes): 
     with pytest.raises(UserError) as raised:
         load_parameters(one)
     assert "\n" not in str(raised.value) and str(one) in str(raised.value)
+
+
+@pytest.fixture(autouse=True)
+def within_limits(request):
+    if "workdir" not in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("workdir")
+    with limited():
+        yield
+
+
+PLACES = ["facts/metadata", "state/_METADATA", "state/manifest.ocdbt", "state/_sharding"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["fifo", "endless", "loop", "folder", "rubbish", "large"])
+def test_what_is_no_file_of_a_checkpoint_is_refused(workdir, kind, place):  # noqa: F811
+    file = workdir / "checkpoints" / "2" / place
+    if not file.exists():
+        pytest.skip("this version of Orbax has no such file")
+    file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind in ("endless", "loop"):
+        file.symlink_to("/dev/zero" if kind == "endless" else file)
+    else:
+        file.write_bytes(b"\xff{[" * 9)
+        os.truncate(file, 10**11 if kind == "large" else 20)  # sparse
+    try:
+        loaded = load_parameters(workdir / "checkpoints" / "2")
+    except UserError as error:
+        assert "\n" not in str(error) and str(workdir) in str(error)
+    else:  # what is not needed to read the arrays
+        assert place == "state/_sharding" and loaded.step == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "3", "null", '{"config": 1}', "\x00"])

@@ -37,8 +37,8 @@ def test_an_event_is_a_line_of_flat_keys(tmp_path):
     event = json.loads(line)
     assert list(event) == ["step", "time", "train/loss/de", "train/learning_rate"]
     assert event["step"] == 10 and event["train/loss/de"] == 10 / 3 and event["time"] > 1.6e9
-    assert read_events(tmp_path) == [event]
-    assert read_events(tmp_path / "elsewhere") == []
+    assert [*read_events(tmp_path)] == [event]
+    assert not [*read_events(tmp_path / "elsewhere")]
 
 
 def test_an_interrupted_run_leaves_the_same_losses_as_an_uninterrupted_one(tmp_path):
@@ -47,7 +47,7 @@ def test_an_interrupted_run_leaves_the_same_losses_as_an_uninterrupted_one(tmp_p
     write(tmp_path / "other", 0, range(1, 8), lambda step: step / 3 if step <= 4 else -1.0)
     with (tmp_path / "other" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "train/lo')  # killed in the middle of a line
-    assert len(read_events(tmp_path / "other")) == 7
+    assert len([*read_events(tmp_path / "other")]) == 7
     write(tmp_path / "other", 4, range(5, 11))  # from the checkpoint of step 4
     assert losses(tmp_path / "other") == losses(tmp_path / "one")
 
@@ -70,7 +70,7 @@ def test_a_damaged_line_is_named(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], "}", lines[2], ""]))
     with pytest.raises(UserError, match=r"metrics.jsonl:2: this is not a JSON object"):
-        read_events(tmp_path)
+        [*read_events(tmp_path)]
     with pytest.raises(UserError, match=":2:"):
         write(tmp_path, 1, [])
 
