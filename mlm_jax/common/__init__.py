@@ -1,1 +1,1 @@
-"""What every other package may use: errors, files, lines of text, processes, the console."""
+"""Basics for all other packages: errors, files, lines of text, processes, the console."""

@@ -1,4 +1,4 @@
-"""What users name as a place: folders of this machine, and addresses of object stores such as ``gs://…``."""
+"""Places that users name: folders of this machine, and addresses of object stores such as ``gs://…``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlm_jax.common.errors import UserError
 
-STORES = re.compile(r"(gs|s3):/+")  # what is left of an address in a Path, which drops one slash
+STORES = re.compile(r"(gs|s3):/+")  # the beginning of an address in a Path, which drops one slash
 
 
 def is_local(place: str | Path) -> bool:

@@ -32,7 +32,7 @@ from mlm_jax.common.objects import FAILURES, open_keys
 log = logging.getLogger(__name__)
 
 CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
-ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # what the names of a checkpoint's arrays begin with
+ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # prefixes of the names of a checkpoint's arrays
 CHECKPOINT = re.compile(r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)")  # …, and those of all its files
 UNFINISHED = ".orbax-checkpoint-tmp"
 LOCK = "run.lock"  # names the process that works there
@@ -52,7 +52,7 @@ class Workplace:
         self.folder, self.address = folder, address
 
     def push(self) -> None:
-        """Bring what has changed to where it is kept: files before this returns, checkpoints in the background."""
+        """Send changed files to the address before this returns, and checkpoints in the background."""
 
     def settle(self) -> None:
         """Wait for checkpoints that are on their way."""
@@ -119,7 +119,7 @@ class Copy(Workplace):
             self.keys.write(LOCK, f"process {os.getpid()} on {socket.gethostname()}".encode()).result()
 
     def end(self) -> None:
-        """Send what is left, checkpoints included, and remove the name of this process.
+        """Send the remaining changes, checkpoints included, and remove the name of this process.
 
         Raises:
           UserError: the bucket cannot be written to.
@@ -131,7 +131,7 @@ class Copy(Workplace):
             self.keys.write(LOCK, None).result()
 
     def bring(self, below: str) -> None:
-        """Fetch the arrays whose names begin so.
+        """Fetch the arrays whose names begin with a prefix.
 
         Raises:
           UserError: the bucket cannot be read.

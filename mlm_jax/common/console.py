@@ -20,7 +20,8 @@ def plain_console(**options: Any) -> Console:
 
 
 def table_console(**options: Any) -> Console:
-    """Return a :func:`plain_console` that cuts no number of a table where there is no terminal (a log, a pipe, nohup).
+    """Return a :func:`plain_console` that is wide enough for a table's numbers if there is no terminal (a log, a pipe,
+    nohup).
 
     A terminal's own width is kept, and so is COLUMNS, by which a user says how wide a log is.
     """

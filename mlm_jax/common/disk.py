@@ -21,7 +21,7 @@ SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, 
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, what it was raised from, and that in turn."""
+    """Yield an exception and its chain of causes."""
     reason: BaseException | None = error
     while reason is not None:
         yield reason

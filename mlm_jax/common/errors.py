@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave me cannot work", printed as one line and exit code 2."""
+"""The exception for errors that the user can fix, printed as one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNFINISHED = (
 
 
 class UserError(Exception):
-    """What the user gave cannot work: what is wrong, where, and what to do about it.
+    """An error that the user can fix: the problem, its place, and the remedy.
 
     Args:
       problem: what is wrong, in one sentence without a full stop.

@@ -93,7 +93,7 @@ def whole_file(place: str | Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def whole_folder(place: str | Path) -> Iterator[Path]:
-    """Yield a scratch folder that takes the place of what is there (a folder, or nothing) when the block ends well.
+    """Yield a scratch folder that replaces the folder of this name, if there is one, when the block succeeds.
 
     Raises:
       UserError: the place is a symbolic link, or an address of an object store.
@@ -113,7 +113,7 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(place: str | Path) -> Iterator[Path]:
-    """Yield a folder beside a place for work in between; it is gone after the block, or when the place is next written."""
+    """Yield a temporary folder next to a place; it is removed after the block, or when the place is next written."""
     with _scratch(Path(os.path.abspath(place)), _create_folder) as (scratch, _):
         yield scratch
 
@@ -131,7 +131,7 @@ def append_to(file: str | Path) -> TextIO:
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove what killed writers of a place have left: scratch files that nobody holds."""
+    """Remove scratch files that killed writers of a place have left."""
     for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
         try:
             descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -161,7 +161,7 @@ def _refuse_link(place: Path) -> None:
 
 @contextlib.contextmanager
 def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
-    """Yield a new scratch path beside a place, and a descriptor of it that holds its lock; it is gone afterwards."""
+    """Yield a new scratch path next to a place, and a descriptor that holds its lock; the path is removed afterwards."""
     remove_abandoned(place)
     while True:
         scratch = place.with_name(f"{_stem(place)}.{secrets.token_hex(4)}{SCRATCH}")
@@ -180,7 +180,7 @@ def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path,
 
 
 def _stem(place: Path) -> str:
-    """Return what the names of a place's scratch files begin with."""
+    """Return the prefix of the names of a place's scratch files."""
     fits = len(place.name.encode()) <= LONGEST - 30
     return f".{place.name if fits else hashlib.sha256(place.name.encode()).hexdigest()}"
 

@@ -18,7 +18,7 @@ from mlm_jax.common.errors import UserError
 
 MOST_BYTES = 1 << 24  # of one line, or of one document
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-EMPTY = "empty"  # what lines without any text are counted as
+EMPTY = "empty"  # name under which lines without text are counted
 Item = TypeVar("Item")
 PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
 
@@ -77,7 +77,7 @@ def decoded_lines(stream: BinaryIO, file: str | Path, most_bytes: int, remedy: s
 
 
 def place_of(input: str) -> str:
-    """Return what messages call a text file, or standard input ("-")."""
+    """Return the name of a text file, or of standard input ("-"), in messages."""
     return "standard input" if input == "-" else input
 
 
@@ -131,7 +131,7 @@ class Arriving:
 
 
 def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
-    """Return lines as :class:`Arriving` where ``place`` is standard input and no file; as they are otherwise."""
+    """Return lines as :class:`Arriving` if ``place`` is standard input that is not a file; else unchanged."""
     return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
 
 

@@ -11,13 +11,13 @@ import tensorstore as ts
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, one_line
 
-FAILURES = (ValueError, OSError, RuntimeError)  # what TensorStore raises when storage fails
+FAILURES = (ValueError, OSError, RuntimeError)  # exceptions of TensorStore when storage fails
 S3 = re.compile(r"s3://([^/]+)/?(.*)")
 S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of AWS's own tools, for stores that speak S3
 
 
 def open_keys(place: str | Path) -> ts.KvStore:
-    """Open a place as keys and values; no key is read yet.
+    """Open a place as keys and values, without reading a key.
 
     ``AWS_ENDPOINT_URL`` names a store other than Amazon's that speaks S3 (MinIO, Ceph, R2), which TensorStore alone would
     not look at. ``TENSORSTORE_GCS_HTTP_URL`` is TensorStore's own, for Google's API at another address.

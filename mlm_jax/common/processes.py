@@ -23,14 +23,14 @@ POLL_SECONDS = 1.0  # between looks at the parent on other systems
 
 
 class _Process(SpawnProcess):
-    """A process that does not run anew the script that this one runs, which may stand there without ``if __name__ == …``.
+    """A process that does not run this process's script again, which then needs no ``if __name__ == …``.
 
     It never sees Ctrl-C, which a terminal sends to all processes: the process that it helps ends it.
     """
 
     def start(self) -> None:
         main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")  # where multiprocessing looks for a file to run
+        sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing looks here for a file to run
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the new process inherits
         try:
             super().start()

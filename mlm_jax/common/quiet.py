@@ -1,4 +1,4 @@
-"""What libraries print that is not for the user."""
+"""Hides output of libraries that is not for the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CHATTY = ("absl", "asyncio")  # Orbax logs a page for every checkpoint, and what it raises anyway
+CHATTY = ("absl", "asyncio")  # Orbax logs many lines for every checkpoint, and exceptions that it raises as well
 
 
 class _Quiet:
@@ -63,7 +63,7 @@ def quiet_orbax() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what native code writes to stderr inside; it is written after all if the block raises.
+    """Hold back what native code writes to stderr inside the block; it is written if the block raises.
 
     TensorFlow greets from C++ before its log level counts, so that the file descriptor is the only place to stop it.
     """

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SEAL = "sha256"  # key of the seal, beside the values that it is of
+SEAL = "sha256"  # key of the seal, next to the values that it seals
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +28,6 @@ def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """Return the checksum of what JSON makes of some values, whatever the order of keys and the white space."""
+    """Return a checksum of values as JSON, independent of the order of keys and of white space."""
     plain = json.loads(json.dumps(values))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

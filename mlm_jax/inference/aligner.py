@@ -68,7 +68,7 @@ class Aligner(Model):
         source_language: str | None = None,
         target_language: str | None = None,
     ) -> list[Alignment]:
-        """Return the word alignment of each sentence pair; words are split where the vocabulary marks the start of a word.
+        """Return the word alignment of each sentence pair; a word begins at each piece that the vocabulary marks as a start.
 
         Texts of more than ``longest`` tokens are cut, with a warning.
 

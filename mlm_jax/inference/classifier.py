@@ -1,4 +1,4 @@
-"""``mlm-jax classify``: what class a text is of, or each of its words, by the head of a trained task."""
+"""``mlm-jax classify``: the class of a text, or of each of its words, by the head of a trained task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHODS = {  # {kind of labels: method}
     "scored": "scores",
     "questions": "answers",
 }
-WHAT = {  # {method: what it is of}
+WHAT = {  # {method: the unit that it classifies}
     "classify": "a class of whole texts",
     "classes": "any number of classes of whole texts",
     "scores": "a number",
@@ -144,7 +144,7 @@ class Classifier(Model):
     def classes(
         self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
     ) -> list[tuple[Prediction, ...]]:
-        """Return the classes of each text, or pair of texts, whose probability is above ½: any number of them.
+        """Return, for each text or pair of texts, all classes with a probability above ½.
 
         Args:
           texts: as in :meth:`classify`.

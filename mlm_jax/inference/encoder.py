@@ -33,11 +33,11 @@ from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import task_that
 
 WINDOW = 4096  # texts that are sorted by length at a time
-CUT = "too long and cut"  # what texts are counted as that have more tokens than the model takes
+CUT = "too long and cut"  # name under which texts with more tokens than the model takes are counted
 
 
 class Candidate(NamedTuple):
-    """What may stand in a blank.
+    """A candidate for a blank.
 
     Attributes:
       token: as text.
@@ -154,14 +154,14 @@ class Model:
             self._warn_of_cuts(counted)
 
     def say_counts(self, counts: Counter[str]) -> None:
-        """Say on standard error how many texts were cut and how many lines empty, if any."""
+        """Print on standard error how many texts were cut and how many lines were empty, if any."""
         if counts[CUT]:
             print(self.cut_notice(counts), file=sys.stderr)
         if counts[EMPTY]:
             print(f"{counts[EMPTY]:,} lines are empty", file=sys.stderr)
 
     def cut_notice(self, counts: Counter[str]) -> str:
-        """Return a sentence that says how many texts were cut."""
+        """Return a sentence with the number of texts that were cut."""
         return f"{counts[CUT]:,} texts are longer than {self.longest} tokens and were cut"
 
     def _warn_of_cuts(self, counts: Counter[str]) -> None:
@@ -191,7 +191,7 @@ class Model:
     def fill_masks(
         self, texts: Iterable[str], *, top_k: int = 5, language: str | None = None
     ) -> Iterator[list[list[Candidate]]]:
-        """Yield what :meth:`fill_mask` returns of each text of a stream, in order; [] of a text of nothing but white space.
+        """Yield the result of :meth:`fill_mask` for each text of a stream, in order; [] for a text of only white space.
 
         Raises:
           UserError: as :meth:`fill_mask`; the message tells which text; or ``top_k`` is less than 1.

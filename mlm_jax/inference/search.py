@@ -1,4 +1,4 @@
-"""Search over what a decoder may write: greedy, sampling and beam search, each one jittable loop.
+"""Decoding: greedy, sampling and beam search, each a jittable loop.
 
 Nothing here knows a model: ``step(cache, tokens, position) -> (logits, cache)`` writes one token of every row, and rows
 may be of different languages. Scores are log-probabilities in nats.
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 # step(cache, tokens [rows] int32, position () int32) -> (logits [rows, vocabulary], cache)
 Step = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
-NEVER = -jnp.inf  # log-probability of what must not be written
+NEVER = -jnp.inf  # log-probability of tokens that must not be written
 
 
 class Hypotheses(NamedTuple):
-    """What a search found for each row, the best first.
+    """The hypotheses of each row, best first.
 
     Attributes:
       tokens: ``[rows, count, length]`` int32, without the start token; padding follows the stop token.
@@ -74,7 +74,7 @@ def sample(
     forbidden: jax.Array | None = None,
     active: jax.Array | None = None,
 ) -> Hypotheses:
-    """Draw one text a row; what a row draws depends on its own key only, not on its neighbours.
+    """Sample one text for each row; it depends on the row's own key only.
 
     Args:
       step: writes one token of every row.

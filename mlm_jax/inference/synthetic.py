@@ -1,4 +1,4 @@
-"""Synthetic parallel text: what a model translated, kept where our own encoder finds that both sides mean the same.
+"""Synthetic parallel text: translations by a model, kept if the model's own encoder gives both sides similar embeddings.
 
 Back-translation (Sennrich et al. 2016) puts the translation first, with a tag before it (Caswell et al. 2019): a model
 that is trained on it forward learns to write real text. Forward translation puts the translation second, for
@@ -31,7 +31,7 @@ BACK_TAG = "<BT>"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What makes a synthetic corpus.
+    """The settings of a synthetic corpus.
 
     Attributes:
       kind: ``back``: (translation, text) | ``forward``: (text, translation).
@@ -142,7 +142,7 @@ def provenance(
     judge: str,
     text: str,
 ) -> dict[str, Any]:
-    """Return what a synthetic corpus says of itself, as JSON values.
+    """Return the provenance of a synthetic corpus, as JSON values.
 
     Args:
       translator: that wrote it.
@@ -170,12 +170,12 @@ def provenance(
 
 
 def provenance_file(corpus: str | Path) -> Path:
-    """Return where the provenance of a corpus file is: beside it, ``NAME.tsv.json``."""
+    """Return the path of a corpus file's provenance: ``NAME.tsv.json`` in the same folder."""
     return Path(f"{corpus}.json")
 
 
 def write_provenance(corpus: str | Path, facts: dict[str, Any]) -> None:
-    """Write a corpus's provenance beside it."""
+    """Write a corpus's provenance into its folder."""
     with writing(str(provenance_file(corpus))) as file:
         file.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 

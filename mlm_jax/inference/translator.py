@@ -253,7 +253,7 @@ class Translator(Model):
         first: int,
         counts: Counter[str],
     ) -> list[Translation]:
-        """Translate a window of texts, of which the first is number ``first`` of its stream."""
+        """Translate a window of texts; ``first`` is the index of its first text in the stream."""
         targets = [target_language] * len(texts) if isinstance(target_language, str) else list(target_language)
         if len(targets) != len(texts):
             raise UserError(f"{len(targets)} target languages were given for {len(texts)} texts")
@@ -291,7 +291,7 @@ class Translator(Model):
 
     @property
     def tells_targets_apart(self) -> bool:
-        """Whether the language that is named changes what is written: by a first token, an embedding, or weights."""
+        """Whether the output depends on the target language: by a first token, an embedding, or weights."""
         model = self.config.model
         groups = (*model.encoder, *model.decoder)
         return (

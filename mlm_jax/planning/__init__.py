@@ -1,1 +1,1 @@
-"""What a config needs on a pod, before it is booked: compiled for chips that nobody has here, or estimated."""
+"""Plans of a config on a pod, before it is booked: compiled for chips that are not here, or estimated."""

@@ -13,8 +13,8 @@ from mlm_jax.planning.estimate import REMATS, Estimate, Estimator, common_rows
 from mlm_jax.planning.prepare import Known
 
 MOST_MICROBATCHES = 32
-CHUNKS = (4, 16)  # of how many parts the logits of a row may be computed
-SMALLEST_SHARE = 64  # rows are not cut below this share of what they were
+CHUNKS = (4, 16)  # numbers of parts in which the logits of a row may be computed
+SMALLEST_SHARE = 64  # rows are not reduced below this share of their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _fewer_rows(
 
 
 def lines(found: list[Change]) -> str:
-    """Return the changes as one sentence, or what is left to do if there are none."""
+    """Return the changes as one sentence, or the remaining advice if there are none."""
     if not found:
         return (
             "use more chips, shorter rows or a smaller model: no microbatches, recomputation or fewer rows make it fit"

@@ -87,7 +87,7 @@ class Answer:
 
 
 def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
-    """Return what a plan, or an estimate, comes to.
+    """Return the answer of a plan or an estimate.
 
     Args:
       estimator: of the config and the topology.
@@ -128,7 +128,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
 
 
 def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> list[str]:
-    """Return what to change: so that the step fits, or so that it is faster."""
+    """Return the changes to make: those with which the step fits, or is faster."""
     config, topology = estimator.config, estimator.topology
     if not fitting:
         temporaries = layout.memory.temporaries if isinstance(layout, Plan) else None

@@ -39,7 +39,7 @@ OTHER_WIDTHS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What one way to lay out a step would take on each device.
+    """The memory and time on each device of one layout of a step.
 
     Attributes:
       mesh: {axis: devices}.
@@ -93,7 +93,7 @@ def estimate(
     flops: Flops,
     tokens: int,
 ) -> Estimate:
-    """Return what a step of this config would take on this mesh.
+    """Return the estimate of a step of this config on this mesh.
 
     Args:
       config: with the remat and the microbatches to estimate, and a ``model.dtype`` that is not "auto".
@@ -120,7 +120,7 @@ def estimate(
     vocabulary = sizes.table / width
 
     def chunk_of(each: Traffic) -> float:
-        """Return the positions of all rows whose logits exist at once."""
+        """Return the number of positions, over all rows, whose logits are in memory at once."""
         positions = math.ceil(each.predicted / max(1, each.rows))
         if not model.cross_entropy_chunk and topology.chip.hbm_bytes:
             memory = topology.chip.hbm_bytes / topology.chip.devices_per_chip * LOGITS_SHARE
@@ -286,7 +286,7 @@ class Estimator:
 
 
 def common_rows(config: ConfigDict) -> int:
-    """Return the greatest number that divides the rows of every task: what shares it evenly shares them all."""
+    """Return the greatest common divisor of all tasks' rows; a number of devices that divides it divides the rows of each task."""
     return math.gcd(*(entry["rows"] for entry in config.tasks.values()))
 
 

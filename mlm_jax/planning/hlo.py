@@ -1,4 +1,4 @@
-"""What an optimised HLO module does in one run, loops multiplied out: collectives, kernels, traffic with HBM, cycles.
+"""The work of an optimised HLO module in one run, with loops counted out: collectives, kernels, traffic with HBM, cycles.
 
 The compiler's own cost analysis counts a loop's body once, and a Transformer is a loop over layers.
 """
@@ -35,7 +35,7 @@ FREE = (
     "send",
     "recv",
 )
-TRIVIAL = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # what a fusion that only copies may hold
+TRIVIAL = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # operations of a fusion that only copies
 FLOW = (
     "while",
     "conditional",
@@ -67,7 +67,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one run of a module does on each device.
+    """The work of one run of a module on each device.
 
     Attributes:
       collectives: {kind: how many, and how much} of those over the links of a slice or a host.
@@ -97,7 +97,7 @@ class _Instruction:
 
 
 def work(text: str, slices: int = 1, linked: int = 0) -> Work:
-    """Return what an optimised HLO module does on each device.
+    """Return the work of an optimised HLO module on each device.
 
     Args:
       text: ``compiled.as_text()``.
@@ -120,7 +120,7 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
             known = channel in channels
             if kind is not None and not known:
                 channels.update([channel] if channel else [])
-                # TPUs fuse an all-reduce of which each device keeps a part: that is a reduce-scatter.
+                # TPUs fuse an all-reduce with a slice for each device: that is a reduce-scatter.
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
                 sent, share = _sent(kind, instruction, whole=scattered), _network_share(instruction, linked)
