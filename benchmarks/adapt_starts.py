@@ -197,7 +197,7 @@ def compare(family: str, language: str, starts: Sequence[str], steps: Sequence[i
             f"    config = continued_config({str(folder / start)!r})\n"
             f"    config.data.corpora, config.data.store = {text}, {str(folder / 'store')!r}\n"
             '    config.tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 128, "mask_rate": 0.3}}\n'
-            '    config.optimizer.update(learning_rate=1e-3, schedule="constant", warmup_steps=20)\n'
+            '    config.optimizer.update(learning_rate=1e-3, schedule="constant", warmup_steps=0.05)\n'
             f"    config.steps = config.checkpoint.every = {max(steps)}\n    config.evaluation.every = {steps[1]}\n"
             "    return config\n"
         )
