@@ -325,7 +325,7 @@ def test_functions_of_pairs_and_labels(module):
         assert "the function returns 'ab' (str). Remedy: yield one example" in refused(read, f"{module}:text")
     skipped = Counter()
     entry = {"format": "function", "language": "de", "train": f"{module}:labels"}
-    assert [*labelled.examples(entry, "train", skipped)] == [
+    assert [example[:2] for example in labelled.examples(entry, "train", skipped)] == [
         (("a",), ("yes",)),
         (("a", "b"), ("no",)),
         (("c", "d"), ("no",)),
@@ -388,10 +388,10 @@ def test_tensorflow_datasets_in_either_of_its_file_formats(tmp_path, file_format
 
 
 def labelled_file(folder, name, text, form="conll", skipped=None, **entry):
+    """Return the texts and labels of a file's examples."""
     (folder / name).write_text(text, encoding="utf-8")
-    return [
-        *labelled.examples({"format": form, "language": "en", "train": str(folder / name), **entry}, "train", skipped)
-    ]
+    entry = {"format": form, "language": "en", "train": str(folder / name), **entry}
+    return [(example.texts, example.labels) for example in labelled.examples(entry, "train", skipped)]
 
 
 @pytest.mark.parametrize("word", ["10\u00a0000", "\u3000", "\u00a0", "a\u2028b", "a\u0085b", "a\u200bb", "\u2003x"])
@@ -418,7 +418,7 @@ def test_pairs_without_consensus_and_blank_lines_are_counted(tmp_path):
     snli = "gold_label\tsentence1_parse\tsentence1\tsentence2\nneutral\t( A )\ta\tb\n-\t( A )\tc\td\nentailment\t( A )\te\tf\n\n"
     skipped = Counter()
     found = labelled_file(tmp_path, "snli.txt", snli, "xnli", skipped)
-    assert [example.labels[0] for example in found] == ["neutral", "entailment"]
+    assert [labels[0] for _, labels in found] == ["neutral", "entailment"]
     assert skipped == {UNDECIDED: 1, BLANK: 1}
     entry = {"format": "xnli", "language": "en", "train": str(tmp_path / "snli.txt")}
     assert labelled.label_names(entry) == ("entailment", "neutral")

@@ -389,7 +389,7 @@ BAD = {
     "a token that is no number": (edit_json("config.json", pad_token_id="0"), 'pad_token_id is "0", where a token'),
     "a tokenizer's settings that are a list": (
         text("tokenizer_config.json", "[1]"),
-        "tokenizer_config.json: this is no JSON obj",
+        "tokenizer_config.json: this is not a JSON obj",
     ),
     "a piece that is none": (
         edit_json("tokenizer_config.json", mask_token={"a": 1}),

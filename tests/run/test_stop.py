@@ -65,18 +65,24 @@ def test_a_signal_before_the_steps_ends_a_verb_and_its_helpers_at_once(tmp_path,
         text=True,
         start_new_session=True,
     )
-    wait_for(
-        lambda: list(tmp_path.glob("run/.store.*.incomplete/store.shards/*.incomplete")) or process.poll() is not None,
-        120,
-    )
-    family = descendants(process.pid)
-    assert family, process.communicate()[0]
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    printed, _ = process.communicate(timeout=60)
-    assert "Traceback" not in printed
+    try:
+        wait_for(
+            lambda: (
+                list(tmp_path.glob("run/.store.*.incomplete/store.shards/*.incomplete")) or process.poll() is not None
+            ),
+            120,
+        )
+        family = descendants(process.pid)
+        assert family, process.communicate()[0]
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+        assert "Traceback" not in printed
+    finally:
+        if process.poll() is None:  # the test has failed; its text would never end
+            os.killpg(process.pid, signal.SIGKILL)
     if verb == "train":
         assert process.returncode == UNFINISHED, printed
         assert "stopped by a signal before the first step; the same command continues" in printed

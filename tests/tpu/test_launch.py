@@ -566,7 +566,7 @@ def test_extras_follow_from_the_config(capsys, monkeypatch):
             "whole number of machines with 8 GPUs each. Remedy",
         ),
         (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 cannot be launched: no target offers CPU machines"),
-        (["--topology", "v5p-512", *CLOUD], "v5p-512 is 256 chips"),
+        (["--topology", "v5p-512", *CLOUD], "v5p-512 has 256 chips"),
         (["--topology", "v5e:3x5", *CLOUD], "Cloud TPU has no v5e slice of this shape. Remedy: write v5e:4x4"),
         (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image means nothing to --target slurm"),
         (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
