@@ -58,7 +58,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_place_names_the_same_vocabulary(folder, capsys):
+def test_every_place_names_the_same_vocabulary(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # a row of the table stays one line, however long the folders' names are
     places = [folder / "theirs", folder / "ours", folder / "ours" / "vocabulary", folder / "ours" / "checkpoints" / "0"]
     arguments = [part for place in places for part in ("--vocabulary", str(place))]
     text = ["--text", f"ko={folder}/ko.txt", "--pairs", f"en-ko={folder}/en-ko.tsv"]
