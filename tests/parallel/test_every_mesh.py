@@ -145,6 +145,10 @@ def test_every_parameter_is_matched_and_every_rule_is_used(monkeypatch):
             state.step,
             state.extras,
         )
+    for keys in ({"lora": {"rank": 2, "products": ("query",)}}, {"character_downsampling": 4}):
+        config.model.update(keys)
+        _, shapes, axes = model_room.abstract(config, vocabulary_size=64, languages=LANGUAGES, labels=labels)
+        parameter_shardings(axes, shapes, mesh)
     assert used == set(RULES)
 
 
