@@ -41,9 +41,9 @@ class Ids:
     def __init__(self, size: int):
         self.size = size
 
-    def save(self, folder: str) -> None:
-        """Write something."""
-        Path(folder, "ids.txt").write_text(str(self.size))
+    def files(self) -> dict[str, bytes]:
+        """Return a file."""
+        return {"ids.txt": str(self.size).encode()}
 
 
 def documents(vocabulary: int, seed: int) -> list[np.ndarray]:
