@@ -116,6 +116,7 @@ def flash_attention(
 
 
 Options = tuple[Masking, float, Tiles, bool]
+_FIRST = pl.BlockSpec((1,), lambda i, head, row: (0,))  # the position of the first query, for every program
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -152,15 +153,15 @@ def _forward(
             _block(tile.queries, head_dim),
             _all(key.shape[1], head_dim, group),
             _all(key.shape[1], head_dim, group),
-            pl.BlockSpec((None, tile.queries), lambda i, head, row: (row, i)),
-            pl.BlockSpec((None, key.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, begin.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, end.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((1,), lambda i, head, row: (0,)),
+            _part(tile.queries),
+            _row(key.shape[1]),
+            _row(begin.shape[1]),
+            _row(end.shape[1]),
+            _FIRST,
         ],
         out_specs=[
             _block(tile.queries, head_dim),
-            pl.BlockSpec((None, None, tile.queries), lambda i, head, row: (row, head, i)),
+            _part_of_head(tile.queries),
         ],
         out_shape=[
             jax.ShapeDtypeStruct(query.shape, query.dtype),
@@ -185,7 +186,7 @@ def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Arr
 
     tile = tiles.queries
     begin, end = visited(*where, masking, tile.queries, tile.keys)
-    of_block = pl.BlockSpec((None, None, tile.queries), lambda i, head, row: (row, head, i))
+    of_block = _part_of_head(tile.queries)
     query_gradient = pl.pallas_call(
         functools.partial(_query_kernel, masking=masking, scale=scale, tile=tile),
         grid=(length // tile.queries, heads, rows),
@@ -196,11 +197,11 @@ def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Arr
             _block(tile.queries, head_dim),
             of_block,
             of_block,
-            pl.BlockSpec((None, tile.queries), lambda i, head, row: (row, i)),
-            pl.BlockSpec((None, kv_length), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, begin.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, end.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((1,), lambda i, head, row: (0,)),
+            _part(tile.queries),
+            _row(kv_length),
+            _row(begin.shape[1]),
+            _row(end.shape[1]),
+            _FIRST,
         ],
         out_specs=_block(tile.queries, head_dim),
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
@@ -223,11 +224,11 @@ def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Arr
             _all(length, head_dim, 1),
             of_row,
             of_row,
-            pl.BlockSpec((None, length), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, tile.keys), lambda i, head, row: (row, i)),
-            pl.BlockSpec((None, begin.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((None, end.shape[1]), lambda i, head, row: (row, 0)),
-            pl.BlockSpec((1,), lambda i, head, row: (0,)),
+            _row(length),
+            _part(tile.keys),
+            _row(begin.shape[1]),
+            _row(end.shape[1]),
+            _FIRST,
         ],
         out_specs=[_block(tile.keys, head_dim), _block(tile.keys, head_dim)],
         out_shape=[of_head, of_head],
@@ -236,9 +237,7 @@ def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Arr
         name="flash_backward_keys",
     )(query, key, value, gradient, log_z, mean, segment_ids, kv_segment_ids, begin, end, first)
 
-    def of_group(
-        x: jax.Array,
-    ) -> jax.Array:  # [rows, kv_length, heads, head_dim] → [rows, kv_length, kv_heads, head_dim]
+    def of_group(x: jax.Array) -> jax.Array:  # heads → kv_heads
         if group == 1:
             return x
         return x.reshape(rows, kv_length, kv_heads, group, head_dim).sum(axis=3, dtype=jnp.float32).astype(x.dtype)
@@ -454,6 +453,21 @@ def _block(size: int, head_dim: int, group: int = 1) -> pl.BlockSpec:
 def _all(length: int, head_dim: int, group: int) -> pl.BlockSpec:
     """Return a row and head of ``[rows, length, heads, head_dim]``, of which a program loads a block at a time."""
     return pl.BlockSpec((None, length, None, head_dim), lambda i, head, row: (row, 0, head // group, 0))
+
+
+def _part(size: int) -> pl.BlockSpec:
+    """Return the part of ``[rows, length]`` that is a program's own."""
+    return pl.BlockSpec((None, size), lambda i, head, row: (row, i))
+
+
+def _row(length: int) -> pl.BlockSpec:
+    """Return a row of ``[rows, length]``."""
+    return pl.BlockSpec((None, length), lambda i, head, row: (row, 0))
+
+
+def _part_of_head(size: int) -> pl.BlockSpec:
+    """Return the part of ``[rows, heads, length]`` that is a program's own."""
+    return pl.BlockSpec((None, None, size), lambda i, head, row: (row, head, i))
 
 
 def _parameters(tile: Tile) -> Any:

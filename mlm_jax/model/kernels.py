@@ -64,12 +64,7 @@ def flash(
             interpret=interpret,
         )
 
-    mesh, q_spec, kv_spec = specs(query, key)
-    arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
-    if mesh is None:
-        return part(*arrays)
-    array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(q_spec[0]), P(q_spec[1]))
-    return _on_shards(part, mesh, array_specs, q_spec)(*arrays)
+    return _by_queries(part, query, key, value, segment_ids, kv_segment_ids)
 
 
 def cudnn(
@@ -121,11 +116,7 @@ def cudnn(
 
         return in_query_blocks(some, query, segment_ids, positions, block=query_block(key.shape[1]))
 
-    arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
-    if mesh is None:
-        return whole(*arrays)
-    array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(q_spec[0]), P(q_spec[1]))
-    return _on_shards(whole, mesh, array_specs, q_spec)(*arrays)
+    return _by_queries(whole, query, key, value, segment_ids, kv_segment_ids)
 
 
 def fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float) -> jax.Array:
@@ -260,6 +251,32 @@ def specs(query: jax.Array, key: jax.Array) -> tuple[Any, P, P]:
     kv_rows, _, kv_heads, *_ = *partition_spec(("rows", None, "activation_heads", None), mesh, key.shape), *absent
     rows, length, *_ = *partition_spec(("rows", "length", None, None), mesh, query.shape), *absent
     return mesh, P(rows, length, kv_heads, None), P(kv_rows, None, kv_heads, None)
+
+
+def _by_queries(
+    attend: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kv_segment_ids: jax.Array,
+) -> jax.Array:
+    """Return attention where each device has its own rows, heads and queries, and all keys of its rows.
+
+    Args:
+      attend: of a device's part of the five arrays, and the positions ``[length]`` of its queries among the keys.
+      query: ``[rows, length, heads, head_dim]``.
+      key: ``[rows, kv_length, kv_heads, head_dim]``.
+      value: ``[rows, kv_length, kv_heads, head_dim]``.
+      segment_ids: ``[rows, length]``.
+      kv_segment_ids: ``[rows, kv_length]``.
+    """
+    mesh, q_spec, kv_spec = specs(query, key)
+    arrays = (query, key, value, segment_ids, kv_segment_ids, jnp.arange(query.shape[1]))
+    if mesh is None:
+        return attend(*arrays)
+    array_specs = (q_spec, kv_spec, kv_spec, P(*q_spec[:2]), P(q_spec[0]), P(q_spec[1]))
+    return _on_shards(attend, mesh, array_specs, q_spec)(*arrays)
 
 
 def _on_shards(function: Callable, mesh: Any, in_specs: Any, out_specs: Any) -> Callable:
