@@ -2,7 +2,9 @@
 
 What changed in the copy is sent at every log line. An object is written whole or not at all, so a file needs no rename there.
 A checkpoint is many objects: it counts only if the object ``checkpoints/STEP.whole`` is there, which is written last and
-removed first. Arrays of checkpoints are fetched when they are read, not before.
+removed first. A run may remove a checkpoint here while it is being sent, so hard links to its files are sent: otherwise the bucket
+of a run that saves faster than it sends would never hold a whole one. Arrays of checkpoints are fetched when they are read, not
+before.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ class Copy(Workplace):
         self.files: dict[str, Stamp] = {}  # that are the same here and there, without checkpoints
         self.checkpoints: dict[str, dict[str, Stamp]] = {}  # those of each checkpoint
         self.left: set[str] = set()  # names of arrays that are only there yet
+        self.links = folder.parent / "sending"  # to the files of checkpoints that are on their way
         self.sending: Future[None] | None = None
         self.sender = ThreadPoolExecutor(1)
 
@@ -149,7 +152,7 @@ class Copy(Workplace):
         """
         here = _stamps(self.folder, self._walk())
         with self._failures("write"):
-            self._send(name for name, stamp in here.items() if self.files.get(name) != stamp)
+            self._send((name for name, stamp in here.items() if self.files.get(name) != stamp), self.folder)
             for gone in [name for name in self.files if name not in here]:
                 self.keys.write(gone, None).result()
             self.files = here
@@ -175,28 +178,40 @@ class Copy(Workplace):
           UserError: the bucket cannot be written to.
         """
         with self._failures("write"):
-            self._send([file.relative_to(self.folder).as_posix()])
+            self._send([file.relative_to(self.folder).as_posix()], self.folder)
 
     # ------------------------------------------------------------------------------------------------ details
 
     def _send_checkpoints(self) -> None:
         """Begin to send checkpoints that are new or have changed, and then to remove those that are gone here."""
-        folders = sorted((self.folder / CHECKPOINTS).glob("*"))
-        found = {
-            f"{CHECKPOINTS}/{folder.name}": _stamps(self.folder, (file for file in folder.rglob("*")))
-            for folder in folders
-            if folder.is_dir() and UNFINISHED not in folder.name
-        }
+        places = [f"{CHECKPOINTS}/{folder.name}" for folder in sorted((self.folder / CHECKPOINTS).glob("*"))]
+        places = [place for place in places if UNFINISHED not in place and (self.folder / place).is_dir()]
+        found = {place: self._stamps_below(place) for place in places}
         gone = [place for place in self.checkpoints if place not in found]
         changed = {place: files for place, files in found.items() if self.checkpoints.get(place) != files}
+        changed = {place: files for place, files in changed.items() if self._link(place, files)}
         if changed or gone:
-            self.checkpoints = found
+            self.checkpoints = {place: files for place, files in self.checkpoints.items() if place in found} | changed
             self.sending = self.sender.submit(self._send_whole, changed, gone)
+
+    def _link(self, place: str, files: dict[str, Stamp]) -> bool:
+        """Link to the files of a checkpoint; False if the run is removing it."""
+        shutil.rmtree(self.links / place, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for name in files:
+                (self.links / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(self.folder / name, self.links / name)
+        return self._stamps_below(place) == files
+
+    def _stamps_below(self, place: str) -> dict[str, Stamp]:
+        walk = os.walk(self.folder / place)
+        return _stamps(self.folder, (Path(below, name) for below, _, names in walk for name in names))
 
     def _send_whole(self, changed: dict[str, dict[str, Stamp]], gone: Iterable[str]) -> None:
         for place, files in changed.items():
-            self._send(files)
+            self._send(files, self.links)
             self.keys.write(f"{place}{WHOLE}", b"").result()
+        shutil.rmtree(self.links, ignore_errors=True)
         for place in gone:  # only now: until then the bucket would have no checkpoint if this process were killed
             self._remove_below(place)
 
@@ -212,12 +227,12 @@ class Copy(Workplace):
             folders[:] = [name for name in folders if not name.endswith(SCRATCH) and not (top and name == CHECKPOINTS)]
             yield from (Path(place, name) for name in files if not name.endswith((SCRATCH, ".lock")))
 
-    def _send(self, names: Iterable[str]) -> None:
-        """Write files as objects, several at a time."""
+    def _send(self, names: Iterable[str], folder: Path) -> None:
+        """Write files of a folder as objects, several at a time."""
         flying: list[Any] = []
         weight = 0
         for name in names:
-            content = (self.folder / name).read_bytes()
+            content = (folder / name).read_bytes()
             if flying and weight + len(content) > AT_ONCE:
                 for future in flying:
                     future.result()
@@ -367,6 +382,5 @@ def _stamps(folder: Path, files: Iterable[Path]) -> dict[str, Stamp]:
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # removed since it was listed
             facts = file.stat()
-            if file.is_file():
-                found[file.relative_to(folder).as_posix()] = (facts.st_mtime_ns, facts.st_size)
+            found[file.relative_to(folder).as_posix()] = (facts.st_mtime_ns, facts.st_size)
     return found

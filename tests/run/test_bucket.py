@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -94,6 +95,43 @@ def trained(store, store_folder, tmp_path_factory):
 def test_checkpoints_that_are_removed_here_are_removed_there(trained):
     there = {name.split("/")[1] for name in names(trained) if name.startswith("checkpoints/")}
     assert there == {"3", "4", "3.whole", "4.whole"}
+
+
+def test_a_checkpoint_that_is_removed_here_while_it_is_sent_arrives_whole(store):
+    address, parts = f"{store}/overtaken", {"checkpoints/1/metrics", "checkpoints/1/state/d/array"}
+    with bucket.workplace(address) as copy:
+        for name in parts:
+            (copy.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy.folder / name).write_text(name)
+        removed = threading.Event()
+        copy.sender.submit(removed.wait)  # the network is slow
+        copy.push()
+        shutil.rmtree(copy.folder / "checkpoints/1")
+        removed.set()
+        copy.settle()
+        assert names(address) == parts | {"checkpoints/1.whole", "run.lock"}
+        assert all(read(address, name).decode() == name for name in parts)
+    assert names(address) == set()
+
+
+def test_a_checkpoint_that_the_run_is_removing_is_not_sent(store, monkeypatch):
+    address = f"{store}/half"
+    with bucket.workplace(address) as copy:
+        for name in ("metrics", "array"):
+            (copy.folder / "checkpoints/1").mkdir(parents=True, exist_ok=True)
+            (copy.folder / "checkpoints/1" / name).write_text(name)
+        link = os.link
+
+        def link_late(source, target):
+            (copy.folder / "checkpoints/1/metrics").unlink(missing_ok=True)
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", link_late)
+        copy.push()
+        copy.settle()
+        assert names(address) == {"run.lock"}
+        monkeypatch.undo()
+        shutil.rmtree(copy.folder / "checkpoints/1")
 
 
 def test_verbs_read_what_is_in_a_bucket(trained, capsys):
