@@ -11,7 +11,7 @@ import jax
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, host, load_parameters
 from mlm_jax.checkpoints.transplant import Facts, transplant
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.keys import INIT
+from mlm_jax.config.keys.checkpoint import INIT
 from mlm_jax.config.values import several
 from mlm_jax.training.paths import by_path, map_by_path
 from mlm_jax.training.regex_table import check_matches, compiled

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
 def objective_options() -> dict[str, list[Key]]:
     """Return {objective: its options, without those that every task has}."""
-    from mlm_jax.config.keys import TASK
+    from mlm_jax.config.keys.tasks import TASK
     from mlm_jax.config.option import options_of
     from mlm_jax.objectives import OBJECTIVES
 

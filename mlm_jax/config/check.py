@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mlm_jax.config.keys import KEYS, TASK
+from mlm_jax.config.keys import KEYS
+from mlm_jax.config.keys.tasks import TASK
 from mlm_jax.config.together import check_model, check_together
 from mlm_jax.config.values import BadValue
 

@@ -15,7 +15,7 @@ Options = Mapping[str, Sequence[Key]]  # {objective: its options}
 
 HEAD = """# Config keys
 
-This page is generated from the declarations in `mlm_jax/config/keys.py` by `python docs/reference.py`.
+This page is generated from the declarations in `mlm_jax/config/keys/` by `python docs/reference.py`.
 `mlm-jax config WORD` searches the same text. A config file defines `get_config()`, which changes what it wants to of
 `default_config()`; `--set KEY=VALUE` changes a key for one command, such as `--set optimizer.learning_rate=1e-3` or
 `--set tasks.mlm.rows=8`. A key that does not exist, or a value that cannot work, is an error that names file, line, the nearest key

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
-from mlm_jax.config.keys import STRATEGY
+from mlm_jax.config.keys.mixing import STRATEGY
 from mlm_jax.config.values import BadValue
 
 CHARACTER_HASHES = 8  # n-gram hashes that a character's embedding is put together from (CANINE)

@@ -302,6 +302,11 @@ def are_names(value: Any) -> bool:
     return is_several(value) and all(isinstance(name, str) for name in value)
 
 
+def is_row(value: Any) -> bool:
+    """Return whether a value is a row of a table: a name or regular expression, and what goes with it."""
+    return is_several(value) and len(value) == 2 and isinstance(value[0], str)
+
+
 def several(names: str | Sequence[str]) -> tuple[str, ...]:
     """Return what a key names, as a tuple; a single name may stand for a tuple of one."""
     return (names,) if isinstance(names, str) else tuple(names)

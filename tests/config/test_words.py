@@ -6,7 +6,8 @@ import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import load_config
-from mlm_jax.config.keys import KEYS, TASK
+from mlm_jax.config.keys import KEYS
+from mlm_jax.config.keys.tasks import TASK
 from mlm_jax.config.words import NOTES, WORDS, called_here
 from mlm_jax.objectives import OBJECTIVES
 

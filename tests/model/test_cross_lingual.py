@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mlm_jax.config import default_config
-from mlm_jax.config.keys import FUSIONS, SCORES
+from mlm_jax.config.keys.model import FUSIONS, SCORES
 from mlm_jax.model.cross_lingual import COSINE_SCALE, CrossLingualAttention
 
 WIDTH, HEADS = 8, 2
