@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints, find_checkpoint, load_parameters
+from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.store import Store

@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.checkpoints.checkpoint import METRICS, Loaded, find_checkpoint
+from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint
+from mlm_jax.checkpoints.metrics import METRICS
 from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mlm_jax.checkpoints.checkpoint import score
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.workdir import CONFIG, config_from_json, config_json, differing_keys
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.bucket import original

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.checkpoints.checkpoint import score
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import MOST_JSON, check_file
 from mlm_jax.data.text.languages import pair_languages

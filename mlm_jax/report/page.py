@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.checkpoints.checkpoint import score
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.provenance import read_provenance
 from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints, score
 from mlm_jax.checkpoints.initialise import check_init, initialise_from
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.provenance import record
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.checkpoints.transplant import Facts
 from mlm_jax.checkpoints.workdir import (
     check_store,

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlm_jax.checkpoints.checkpoint import score
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.report.history import read_events
 
 ENDED_EARLY = "ended early"  # what the state of such a trial begins with

@@ -7,7 +7,8 @@ import pytest
 from mlm_jax import cli
 from mlm_jax import model as model_room
 from mlm_jax.adaptation.adapters import is_adapter, load_adapters, save_adapters
-from mlm_jax.checkpoints.checkpoint import Checkpoints, load_parameters
+from mlm_jax.checkpoints.checkpoint import load_parameters
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.training.paths import by_path, map_by_path

@@ -9,8 +9,8 @@ from mlm_jax import cli
 from mlm_jax import model as model_room
 from mlm_jax.adaptation.grow import grow_vocabulary
 from mlm_jax.adaptation.merging import further_merges
-from mlm_jax.checkpoints.checkpoint import Checkpoints
 from mlm_jax.checkpoints.initialise import initialise_from
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.checkpoints.transplant import Facts, row_sources, spelling, transplant
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config

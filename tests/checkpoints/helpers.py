@@ -5,7 +5,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.config import default_config
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.parallel.mesh import make_mesh

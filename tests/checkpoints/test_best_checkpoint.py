@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlm_jax.checkpoints import checkpoint
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.common.errors import UserError
 from tests.checkpoints.helpers import assert_same, kept, make_config, make_state, open_run, save, shapes
 
@@ -34,9 +34,7 @@ def test_a_loss_of_any_name_is_better_when_it_is_less(tmp_path):
     metric = "eval/aligned/loss_unplugged/mean"
     save(open_run(tmp_path, make_config(evaluation__select=metric)), 1, 2, metrics=lambda step: {metric: float(step)})
     assert find_checkpoint(tmp_path).name == "1"
-    assert (
-        checkpoint.score("eval/loss/accuracy/mean", {"eval/loss/accuracy/mean": 0.5}) == 0.5
-    )  # a task may be named so
+    assert score("eval/loss/accuracy/mean", {"eval/loss/accuracy/mean": 0.5}) == 0.5  # a task may be named so
 
 
 def test_scores_of_different_metrics_are_not_compared(tmp_path):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.checkpoints import checkpoint, initialise
+from mlm_jax.checkpoints import contents, initialise
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.initialise import initialise_from
@@ -130,7 +130,7 @@ def test_memory_that_is_full_is_not_damage(workdir, monkeypatch):
     def restore(*_, **__):
         raise ValueError("cannot place the array") from MemoryError("RESOURCE_EXHAUSTED")
 
-    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointHandler, "restore", restore)
+    monkeypatch.setattr(contents.ocp.PyTreeCheckpointHandler, "restore", restore)
     with pytest.raises(ValueError, match="cannot place"):
         open_run(workdir).restore(shapes(make_state()))
     assert (workdir / "checkpoints" / "2").is_dir()

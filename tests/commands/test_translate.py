@@ -9,7 +9,7 @@ import pytest
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.commands.translate import translate_command
 from mlm_jax.common.lines import Arriving
 from mlm_jax.inference.synthetic import as_column

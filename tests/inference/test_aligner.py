@@ -7,7 +7,7 @@ import pytest
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.inference.aligner import load_aligner
 from tests.evaluation.runs import LANGUAGES, make_config, make_store, sentence

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mlm_jax
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.cli import main
 from mlm_jax.commands.embed import embed_command
 from mlm_jax.commands.fill_mask import fill_mask_command

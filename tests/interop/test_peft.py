@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
-from mlm_jax.checkpoints.checkpoint import Checkpoints, load_parameters
+from mlm_jax.checkpoints.checkpoint import load_parameters
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.peft import export_peft

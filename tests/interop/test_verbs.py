@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM,
 import mlm_jax
 from mlm_jax import cli
 from mlm_jax import model as model_room
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config, load_config
 from mlm_jax.data.vocabulary.folder import open_vocabulary

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mlm_jax.checkpoints.checkpoint import Checkpoints
+from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.commands.eval import evaluate_command, gradients_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut

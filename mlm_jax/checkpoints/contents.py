@@ -1,0 +1,153 @@
+"""What a checkpoint's folder holds, its facts and its arrays: read only if it is as it was written."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from mlm_jax.checkpoints.checksum import checksums
+from mlm_jax.common.bucket import bring
+from mlm_jax.common.disk import causes
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.foreign_files import MOST_JSON, MOST_TOKENIZER, check_file, read_json
+from mlm_jax.common.seal import unsealed
+from mlm_jax.data.vocabulary.folder import read_vocabulary
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.training.paths import by_path
+
+ANOTHER_RUN = "use a new workdir, with checkpoint.init to start from these weights"
+FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a value is possible}
+    "config": lambda value: isinstance(value, dict),
+    "languages": lambda value: _texts(value),
+    "labels": lambda value: isinstance(value, dict) and all(_texts(names) for names in value.values()),
+    "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
+    "checksums": lambda value: isinstance(value, dict),
+}
+MOST_FACTS = 2 * MOST_TOKENIZER  # bytes: a vocabulary is among them in base64
+
+
+class Damaged(Exception):
+    """A checkpoint's files are missing or not as they were written."""
+
+
+def load_facts(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's facts: config, languages, labels, vocabulary, checksums.
+
+    Raises:
+      Damaged: the file is missing or damaged.
+    """
+    try:
+        facts = unsealed(read_json(folder / "facts" / "metadata", most=MOST_FACTS))
+        for key, fits in FACTS.items():
+            if not fits(facts[key]):
+                raise ValueError(f"{key!r} is not what a checkpoint has there")
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"its facts cannot be read: {brief(error)}") from error
+    return {key: facts[key] for key in FACTS}
+
+
+def read_arrays(folder: Path, abstract: Any) -> Any:
+    """Return the arrays of ``abstract`` (a whole state, or {"params": …}) from one checkpoint.
+
+    Args:
+      folder: folder of the checkpoint.
+      abstract: shapes with shardings.
+
+    Raises:
+      Damaged: they cannot be read.
+      UserError: the checkpoint has other arrays than ``abstract``.
+    """
+    wanted = by_path(abstract)
+    try:
+        there = by_path(array_shapes(folder))
+    except Exception as error:  # Orbax raises many kinds for damaged files
+        raise Damaged(brief(error)) from error
+    rooms = {name.partition("/")[0] for name in wanted}
+    different = [
+        name
+        for name in sorted({*wanted, *(name for name in there if name.partition("/")[0] in rooms)})
+        if name not in wanted or name not in there or wanted[name].shape != there[name].shape
+    ]
+    if different:
+        raise UserError(
+            f"this checkpoint has other arrays than the run; the first is {different[0]!r}",
+            file=folder,
+            remedy=ANOTHER_RUN,
+        )
+    try:
+        # Not by a Checkpointer, which waits for the other processes: if one of them fails, it would wait forever.
+        return ocp.PyTreeCheckpointHandler().restore(
+            folder / "state",
+            args=ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            ),
+        )
+    except Exception as error:
+        if any("RESOURCE_EXHAUSTED" in str(reason) or isinstance(reason, MemoryError) for reason in causes(error)):
+            raise  # the devices' memory is full: nothing is wrong with the checkpoint
+        problem = brief(error)
+    gc.collect()  # here, where logging is quiet: Orbax's unfinished reads warn that they were never awaited
+    raise Damaged(problem)
+
+
+def damage(arrays: Any, expected: Mapping[str, int]) -> str:
+    """Return the problem of arrays that were read; "" if their checksums are right.
+
+    Args:
+      arrays: from :func:`read_arrays`; if they are split over processes, all processes must call this.
+      expected: checksums by path.
+    """
+    wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
+    return f"{wrong[0]!r} is not as it was written" if wrong else ""
+
+
+def array_shapes(folder: Path) -> Any:
+    """Return the shapes of a checkpoint's arrays, as a tree. The arrays of a checkpoint in a bucket are downloaded first."""
+    bring(folder)
+    for file in (folder / "state").rglob("*"):
+        if file.is_symlink() or not file.is_dir():  # a device or a pipe would never end; only arrays may be large
+            check_file(file, math.inf if file.parent.name == "d" else MOST_JSON)
+    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+
+
+def everyone(fine: bool) -> bool:
+    """Return whether all processes are fine; each waits for all."""
+    return fine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(fine)).all())
+
+
+def pack(vocabulary: Vocabulary) -> dict[str, str]:
+    """Return {name: content in base64} of a vocabulary's files."""
+    return {name: base64.b64encode(content).decode() for name, content in sorted(vocabulary.files().items())}
+
+
+def unpack(files: Mapping[str, str], place: Path) -> Vocabulary:
+    """Return the vocabulary that :func:`pack` packed.
+
+    Args:
+      files: {name: content in base64}.
+      place: for messages.
+
+    Raises:
+      UserError: the files are damaged.
+    """
+    return read_vocabulary(lambda name: base64.b64decode(files[name], validate=True), place)
+
+
+def brief(error: BaseException) -> str:
+    """Return what an exception says in one line, without TensorStore's advice."""
+    return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

@@ -1,0 +1,62 @@
+"""The metric that a checkpoint was measured by, and which of two values is better."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlm_jax.checkpoints.contents import MOST_FACTS, brief
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.foreign_files import read_json
+
+log = logging.getLogger(__name__)
+
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # prefixes of the names of such metrics
+CHECKSUM = "crc32"  # among the metrics of a checkpoint; older versions wrote none
+METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
+
+
+def score(select: str, metrics: Mapping[str, float]) -> float:
+    """Return the value of a metric such as ``eval/loss/mean`` so that more is better; the worst if there is no such number."""
+    value = metrics.get(select, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    name = select.split("/")[-2:][0]
+    return -value if name.startswith(LESS_IS_BETTER) else value
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Return the metrics that a checkpoint was measured by; {} if it has none that can be read."""
+    file = folder / METRICS / METRICS
+    if not file.exists():
+        if _was_measured(folder):
+            log.warning(
+                "the metric of checkpoint %s is missing: it is damaged, and counts as not measured", folder.name
+            )
+        return {}
+    try:
+        found = {str(name): float(value) for name, value in read_json(file).items()}
+        metrics = {name: value for name, value in found.items() if name != CHECKSUM}
+        if CHECKSUM in found and found != with_checksum(metrics):
+            raise ValueError("it is not as it was written: its checksum differs")
+        return metrics
+    except (UserError, ValueError, TypeError, AttributeError) as error:
+        log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, brief(error))
+        return {}
+
+
+def with_checksum(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics with a checksum among them, a number like them, as Orbax wants."""
+    return {**metrics, CHECKSUM: float(zlib.crc32(json.dumps(sorted(metrics.items())).encode()))}
+
+
+def _was_measured(folder: Path) -> bool:
+    """Return whether a checkpoint was saved with metrics; False if its facts cannot be read (others warn of that)."""
+    try:
+        return read_json(folder / "facts" / "metadata", most=MOST_FACTS).get("is_measured") is True
+    except (UserError, AttributeError):
+        return False

@@ -1,0 +1,287 @@
+"""The checkpoints of a run: saved asynchronously and sharded, restored onto any mesh; one cut short is passed over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from mlm_jax.checkpoints.checksum import checksums
+from mlm_jax.checkpoints.contents import ANOTHER_RUN, Damaged, damage, everyone, load_facts, pack, read_arrays
+from mlm_jax.checkpoints.metrics import METRICS, read_metrics, score, with_checksum
+from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
+from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, disk_problem
+from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.files import remove_abandoned, whole_folder
+from mlm_jax.common.quiet import quiet_orbax
+from mlm_jax.common.seal import sealed
+from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every ``keep_every``-th step's, and the best.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      vocabulary: kept in every checkpoint, as are the config and the languages.
+      languages: codes in index order.
+      labels: {task: names of its classes}.
+      in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
+        least the largest array. None writes in the background, for which everything is copied.
+    """
+
+    @quiet_orbax()
+    def __init__(
+        self,
+        workdir: str | Path,
+        config: ConfigDict,
+        vocabulary: Vocabulary,
+        languages: tuple[str, ...],
+        labels: Mapping[str, tuple[str, ...]],
+        *,
+        in_flight: float | None = None,
+    ):
+        self.select = config.evaluation.select
+        self.facts: dict[str, Any] = {
+            "config": config_json(config),
+            "languages": list(languages),
+            "vocabulary": pack(vocabulary),
+            "labels": {task: list(names) for task, names in labels.items()},
+        }
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        check_no_wildcards(workdir)
+        if jax.process_index() == 0:
+            for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+                log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])
+            self._remove_damaged_metrics()
+        everyone(True)
+        policies = [policy.LatestN(n=config.checkpoint.keep_last)]
+        if config.checkpoint.keep_every:
+            policies.append(policy.EveryNSteps(config.checkpoint.keep_every))
+        if self.select:
+            policies.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies),
+            best_fn=self._score if self.select else None,
+            enable_async_checkpointing=in_flight is None,
+            cleanup_tmp_directories=True,
+            create=True,
+        )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight),
+            "facts": ocp.JsonCheckpointHandler(),
+            "metrics": ocp.JsonCheckpointHandler(),
+        }
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=handlers if in_flight else None
+        )
+        self.best = self._best_on_disk()  # kept here too, since a checkpoint that is being written cannot be read yet
+
+    @quiet_orbax()
+    def save(
+        self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Begin to write a checkpoint; training goes on meanwhile. If the step has one already, only add the metrics to it.
+
+        Args:
+          step: steps done.
+          state: a whole training state, or {"params": …} for weights that only initialise other runs.
+          metrics: of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
+
+        Raises:
+          UserError: the disk is full (found now or by a later call), and earlier checkpoints are untouched; or their folder
+            is gone.
+        """
+        if step in self.manager.all_steps():
+            if metrics is not None:
+                self.complete(step, metrics)
+            return
+        if not self.folder.is_dir():  # Orbax would make it anew, with nothing else of the run
+            raise UserError(GONE, file=self.folder.parent, remedy=BRING_BACK)
+        measured = self.select and metrics is not None
+        facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
+        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
+        selected = self._measured(metrics) if metrics is not None and measured else None
+        kept = None if selected is None else with_checksum(selected)
+        self._guarded(lambda: self.manager.save(step, args=arguments, metrics=kept, force=True))
+        self._take(selected)
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether an evaluation is better than that of every checkpoint, by ``config.evaluation.select``.
+
+        Raises:
+          UserError: the evaluation has no such metric; the message names the nearest one.
+        """
+        if not self.select:
+            return False
+        here = self._score(self._measured(metrics))
+        return self.best is None or here > self.best
+
+    @quiet_orbax()
+    def complete(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of an evaluation to a checkpoint that was saved without; a checkpoint that has metrics keeps them.
+
+        Args:
+          step: of the checkpoint.
+          metrics: as in :meth:`save`.
+
+        Raises:
+          UserError: the evaluation has no such metric.
+        """
+        if not self.select:
+            return
+        selected = self._measured(metrics)
+        folder = self.folder / str(step)
+        if jax.process_index() == 0:
+            remove_abandoned(folder / METRICS)
+        if jax.process_index() == 0 and self.select not in read_metrics(folder):
+            with whole_folder(folder / METRICS) as whole:
+                (whole / METRICS).write_text(json.dumps(with_checksum(selected)))
+        everyone(True)
+        self.manager.reload()
+        self._take(selected)
+
+    @quiet_orbax()
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        self._guarded(self.manager.wait_until_finished)
+
+    def end(self) -> None:
+        """End writing, also after an error: what has not become whole by then is removed.
+
+        In a job of several processes the next start removes it: here, one process would wait for the failed one.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        if jax.process_count() > 1:
+            return
+        try:
+            self.wait()
+        finally:
+            self._remove_unfinished()
+
+    @quiet_orbax()
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """Return the state of the last whole checkpoint, with the layout of ``abstract``; None if there is none.
+
+        A checkpoint that cannot be read, or whose checksums differ, is skipped with a warning, and renamed to STEP.damaged
+        once an earlier one has been read.
+
+        Args:
+          abstract: shapes with shardings; the mesh need not be the one that wrote the checkpoint.
+
+        Raises:
+          UserError: a checkpoint is of another config, vocabulary, set of languages or model; or none can be read.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        damaged: list[int] = []
+        for step in steps:
+            problem, facts, state = "", {}, None
+            try:
+                facts = load_facts(self.folder / str(step))
+                self._check_facts(step, facts)
+                state = read_arrays(self.folder / str(step), abstract)
+            except Damaged as error:
+                problem = str(error)
+            if everyone(not problem):  # before the checksums, to which all processes add their part
+                problem = damage(state, facts["checksums"])
+                if not problem:
+                    self._set_aside(damaged)
+                    return state
+            log.warning(
+                "checkpoint %s is damaged: passing it over (%s)", step, problem or "another process cannot read it"
+            )
+            damaged.append(step)
+        if steps:
+            raise UserError(
+                "no checkpoint can be read",
+                file=self.folder,
+                remedy="see the warnings above; start again in another workdir",
+            )
+        return None
+
+    def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
+        """Check that a checkpoint is of this run."""
+        facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
+        different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
+        different += [f"config.{key}" for key in changed_keys(facts["config"], self.facts["config"])]
+        if different:
+            raise UserError(
+                f"this checkpoint is of another run; these differ: {', '.join(different)}",
+                file=self.folder / str(step),
+                remedy=ANOTHER_RUN,
+            )
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Rename damaged checkpoints, so that their steps can be saved again."""
+        if not damaged:
+            return
+        if jax.process_index() == 0:
+            for step in damaged:
+                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+        everyone(True)
+        self.manager.reload()
+        self.best = self._best_on_disk()
+
+    def _remove_damaged_metrics(self) -> None:
+        """Remove metrics that cannot be read, over which Orbax would stumble; their checkpoints count as not measured."""
+        for metrics in self.folder.glob(f"*/{METRICS}"):
+            if metrics.parent.name.isdigit() and not read_metrics(metrics.parent):
+                shutil.rmtree(metrics, ignore_errors=True)
+
+    def _best_on_disk(self) -> float | None:
+        """Return the best score of the checkpoints; None if none has the metric."""
+        found = [read_metrics(self.folder / str(step)) for step in self.manager.all_steps()] if self.select else []
+        return max((self._score(metrics) for metrics in found if self.select in metrics), default=None)
+
+    def _take(self, metrics: Mapping[str, float] | None) -> None:
+        """Update the best score with the metrics of a checkpoint that was just saved."""
+        if metrics is not None:
+            here = self._score(metrics)
+            self.best = here if self.best is None else max(self.best, here)
+
+    def _measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        if self.select not in metrics:
+            raise UserError(
+                f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}",
+                remedy="name one of those in the workdir's metrics.jsonl that begin with eval/",
+            )
+        return {self.select: float(metrics[self.select])}
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return score(self.select, metrics)
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            if not (problem := disk_problem(error)):
+                raise
+            if jax.process_index() == 0:
+                self._remove_unfinished()
+            raise UserError(
+                f"{problem}; earlier checkpoints are whole",
+                file=self.folder,
+                remedy=f"{REMEDIES[problem]} and run the same command again",
+            ) from error
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
