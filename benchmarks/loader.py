@@ -27,7 +27,8 @@ from rich.table import Table
 
 from mlm_jax.config import default_config
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 
 LANGUAGES = [f"l{i}" for i in range(10)]
 DOCUMENT = 700  # tokens on average

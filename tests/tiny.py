@@ -3,7 +3,7 @@
 import numpy as np
 
 from mlm_jax.config import default_config
-from mlm_jax.data.store.store import StoreWriter
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 LANGUAGES = ("en", "de", "ar")

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS
+from mlm_jax.data.store.manifest import TOKENS
 from mlm_jax.data.store.question_rows import END, START
-from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
+from mlm_jax.data.store.store import Split, Store, Stream
 from mlm_jax.data.text.rates import rates
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)

@@ -40,7 +40,8 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
-from mlm_jax.data.store.store import Store, remove_leftovers
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import remove_leftovers
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token

@@ -3,7 +3,8 @@
 import numpy as np
 
 from mlm_jax.config import default_config
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 
 PAD, EOS = 0, 1
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.seal import SEAL
 from mlm_jax.data.store import ragged
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from tests.data.stores import Ids, documents, write
 
@@ -162,7 +163,7 @@ def test_a_writer_that_fails_leaves_nothing_and_the_old_store_whole(tmp_path):
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
     folder = tmp_path / "s"
     second = (
-        "import sys\nfrom mlm_jax.data.store.store import StoreWriter\nfrom tests.data.stores import Ids\n"
+        "import sys\nfrom mlm_jax.data.store.writer import StoreWriter\nfrom tests.data.stores import Ids\n"
         'StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()'
     )
     with StoreWriter(folder, Ids(), ["de"]) as writer:
@@ -177,7 +178,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
 def test_what_a_killed_writer_left_is_no_store_and_in_nobodys_way(tmp_path):
     killed = """
 import os, signal, sys
-from mlm_jax.data.store.store import StoreWriter
+from mlm_jax.data.store.writer import StoreWriter
 from tests.data.stores import Ids, documents
 writer = StoreWriter(sys.argv[1], Ids(), ["de"]).__enter__()
 writer.add("old", "text", ["de"], "train", {"inputs": documents([300_000] * 4)})

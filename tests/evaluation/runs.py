@@ -4,7 +4,8 @@ import numpy as np
 
 from mlm_jax.config import default_config
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.mesh import make_mesh

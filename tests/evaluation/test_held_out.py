@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import in_task_order, labelled_sets
 from mlm_jax.evaluation.retrieval import accuracy_at_1

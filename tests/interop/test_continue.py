@@ -12,7 +12,8 @@ import mlm_jax
 from mlm_jax.config import load_config
 from mlm_jax.data.bible import _verses
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.importing import import_hf

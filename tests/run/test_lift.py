@@ -7,7 +7,8 @@ import pytest
 
 from mlm_jax.config import default_config
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.store import Store, StoreWriter
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.run.lift import lifts, warning
 from mlm_jax.run.loop import train

@@ -22,9 +22,9 @@ from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.data.loading.curriculum import Phase
 from mlm_jax.data.loading.order import Order, Slices
 from mlm_jax.data.loading.rows import read_documents, read_packed, whole_documents
-from mlm_jax.data.store.manifest import FEATURES, WITH_LABELS
+from mlm_jax.data.store.manifest import FEATURES, TOKENS, WITH_LABELS
 from mlm_jax.data.store.ragged import Ragged
-from mlm_jax.data.store.store import TOKENS, Split, Store, Stream
+from mlm_jax.data.store.store import Split, Store, Stream
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.config.keys import default_config
 from mlm_jax.config.sources import as_prepared, named_sources
 from mlm_jax.data.store.filtering import functions
-from mlm_jax.data.store.store import MANIFEST, Store
+from mlm_jax.data.store.layout import MANIFEST
+from mlm_jax.data.store.store import Store
 from mlm_jax.data.text.libraries.code import code_digest
 from mlm_jax.data.text.sources import fingerprint
 

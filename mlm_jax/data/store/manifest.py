@@ -14,6 +14,7 @@ FEATURES = {  # {kind of stream: what each of its examples has}
     "scored": ("inputs", "labels"),  # a number for each text: the bits of a float32
     "questions": ("inputs", "labels", "answers"),  # for each token what an answer does there, and bytes of JSON
 }
+TOKENS = ("inputs", "targets")  # features that hold token ids; labels are as the kind of stream says, -1 = ignored
 WITH_LABELS = tuple(kind for kind, features in FEATURES.items() if "labels" in features)
 SPLITS = ("train", "validation")
 COUNTS = ("documents", "tokens", "characters", "bytes")  # of a split

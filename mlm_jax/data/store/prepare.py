@@ -31,7 +31,8 @@ from mlm_jax.data.store import streams
 from mlm_jax.data.store.filtering import steps
 from mlm_jax.data.store.freshness import is_fresh, request, sources, what_it_lacks, why_stale
 from mlm_jax.data.store.held_out import LEFT_OUT, HeldOut, collect
-from mlm_jax.data.store.manifest import FEATURES, WITH_LABELS
+from mlm_jax.data.store.layout import CLEANED, DROPPED
+from mlm_jax.data.store.manifest import FEATURES, TOKENS, WITH_LABELS
 from mlm_jax.data.store.shards import (
     check_streams,
     done_shard,
@@ -40,7 +41,8 @@ from mlm_jax.data.store.shards import (
     shard_folder,
     share,
 )
-from mlm_jax.data.store.store import CLEANED, DROPPED, TOKENS, Store, StoreWriter, remove_leftovers
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter, remove_leftovers
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, run_languages, split_pair
 from mlm_jax.data.text.rates import rates

@@ -20,7 +20,9 @@ from mlm_jax.config.sources import named_sources, with_source
 from mlm_jax.data.store.addresses import remove
 from mlm_jax.data.store.cleaning import joined_samples
 from mlm_jax.data.store.freshness import is_fresh, request
-from mlm_jax.data.store.store import DROPPED, MANIFEST, Store, StoreWriter
+from mlm_jax.data.store.layout import DROPPED, MANIFEST
+from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.writer import StoreWriter
 from mlm_jax.data.text import corpora
 from mlm_jax.data.text.languages import only_held_out, run_languages
 from mlm_jax.data.text.sources import files, fingerprint, is_library, shown

@@ -23,8 +23,7 @@ from mlm_jax.common.quiet import quiet_stderr
 from mlm_jax.data.store.cleaning import Tally
 from mlm_jax.data.store.held_out import HeldOut, collect
 from mlm_jax.data.store.labelled_rows import CUT, Coder
-from mlm_jax.data.store.manifest import FEATURES
-from mlm_jax.data.store.store import TOKENS
+from mlm_jax.data.store.manifest import FEATURES, TOKENS
 from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, only_held_out
