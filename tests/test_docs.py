@@ -21,6 +21,16 @@ def site(tmp_path_factory):
     return folder
 
 
+def test_files_that_pages_name_exist():
+    folders = [ROOT / folder for folder in ("", "mlm_jax", "tests", "configs", "benchmarks")]
+    named = 0
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for path in re.findall(r"`([a-z_/]+/[a-z_]+\.py)[`:]", page.read_text(encoding="utf-8")):
+            assert any((folder / path).exists() for folder in folders), f"{page.name} names {path}"
+            named += 1
+    assert named > 50
+
+
 class Loaded(HTMLParser):
     """The addresses that a browser loads by itself: scripts, styles, pictures and fonts, not links."""
 
