@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.data.loading.loader import Loader, cuts
+from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.loading.task import cuts
 from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.question_rows import unpacked
 from mlm_jax.data.store.store import Store, Stream

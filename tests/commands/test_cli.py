@@ -140,7 +140,7 @@ from mlm_jax import cli
 from mlm_jax.commands import report
 def warn(options):
     logging.basicConfig()  # as absl does
-    logging.getLogger("mlm_jax.data.loading.loader").warning("cuts 3 texts")
+    logging.getLogger("mlm_jax.data.loading.task").warning("cuts 3 texts")
 report.run = warn
 sys.argv = ["mlm-jax", "report", "run"]
 sys.exit(cli.main())"""

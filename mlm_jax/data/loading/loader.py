@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
-import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.config.sources import SEPARATOR, named_sources
-from mlm_jax.config.values import several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
-from mlm_jax.data.loading.curriculum import Phase
-from mlm_jax.data.loading.order import Order, Slices
+from mlm_jax.data.loading.order import Slices
 from mlm_jax.data.loading.rows import read_documents, read_packed, whole_documents
-from mlm_jax.data.store.manifest import FEATURES, TOKENS, WITH_LABELS
-from mlm_jax.data.store.ragged import Ragged
-from mlm_jax.data.store.store import Split, Store, Stream
-
-log = logging.getLogger(__name__)
-
-DIRECTIONS = ("both", "forward")
-
-
-@dataclass(frozen=True)
-class _Task:
-    name: str
-    kind: str  # kind of streams that it reads
-    rows: int  # per step, over all hosts
-    length: int  # tokens a row, unless the curriculum changes it
-    packed: bool  # rows are slices of text, not one document each
-    alternate: np.ndarray  # [streams] bool: a pair that is read in both directions
-    streams: tuple[Stream, ...]
-    splits: tuple[Split, ...]
-    languages: np.ndarray  # [streams, 1 or 2] index of the run's languages
-    order: Order
-
-    def features(self, feature: str) -> list[Ragged]:
-        return [split[feature] for split in self.splits]
+from mlm_jax.data.loading.task import Task, language_indices, open_task, token_features
+from mlm_jax.data.store.manifest import WITH_LABELS
+from mlm_jax.data.store.store import Store, Stream
 
 
 class Loader:
@@ -98,12 +72,12 @@ class Loader:
         self.process_index, self.process_count = process_index, process_count
         self._pad_id: int = store.manifest["vocabulary"]["pad_id"]
         self._eos_id: int = store.manifest["vocabulary"]["eos_id"]
-        self._settings = {
-            one.stream: one.settings for key in ("corpora", "parallel") for one in named_sources(config.data[key])
-        }
         pairs = ["-".join(stream.languages) for stream in store.streams.values() if stream.kind == "pairs"]
         self.phases = curriculum.resolve(config, self.languages, pairs)
-        self._tasks = {name: self._task(name, dict(entry), kinds[name], split) for name, entry in config.tasks.items()}
+        self._tasks = {
+            name: open_task(store, config, self.phases, name, kinds[name], split, process_count)
+            for name in config.tasks
+        }
 
     # -------------------------------------------------------------------------------------------- batches
 
@@ -200,7 +174,7 @@ class Loader:
         if found.kind != shape.kind:
             raise UserError(f"task {task!r} reads {shape.kind}, but stream {stream!r} is of kind {found.kind}")
         split = found.split("validation")
-        held_out = replace(shape, streams=(found,), splits=(split,), languages=self._indices((found,)))
+        held_out = replace(shape, streams=(found,), splits=(split,), languages=language_indices(self.store, (found,)))
         units = shape.length if shape.packed else 1
         size = split.values("inputs") if shape.packed else split.documents
         total = -(-size // units)
@@ -259,12 +233,12 @@ class Loader:
                 np.add.at(seen, task.languages[:, side], tokens)
         return {language: round(tokens) for language, tokens in zip(self.languages, seen.tolist())}
 
-    def _tokens(self, task: _Task, step: int) -> list[np.ndarray]:
+    def _tokens(self, task: Task, step: int) -> list[np.ndarray]:
         """Return the tokens of each stream that a task has read in the steps before ``step``, of each side: ``[streams]``."""
         if task.packed:
             return [task.order.units_taken(step)]
         sides = []
-        for feature in _token_features(task.kind):
+        for feature in token_features(task.kind):
             seen = np.zeros(len(task.streams))
             for phase in self.phases:
                 last = phase is self.phases[-1]
@@ -303,7 +277,7 @@ class Loader:
                 seen[stream.name] += round(read)
         return {source.name: seen[source.name] for source in self.sources()}
 
-    def _by_language(self, task: _Task, shares: np.ndarray) -> dict[str, float]:
+    def _by_language(self, task: Task, shares: np.ndarray) -> dict[str, float]:
         summed = np.zeros(len(self.languages))
         for side in range(task.languages.shape[1]):
             np.add.at(summed, task.languages[:, side], shares / task.languages.shape[1])
@@ -311,15 +285,15 @@ class Loader:
 
     # -------------------------------------------------------------------------------------------- reading
 
-    def _packed(self, task: _Task, stream: np.ndarray, slices: Slices, length: int) -> TaskBatch:
+    def _packed(self, task: Task, stream: np.ndarray, slices: Slices, length: int) -> TaskBatch:
         language = task.languages[stream, 0]
         return {"inputs": read_packed(task.features("inputs"), slices, language, length, self._pad_id)}
 
     def _documents(
-        self, task: _Task, stream: np.ndarray, document: np.ndarray, reverse: np.ndarray, length: int
+        self, task: Task, stream: np.ndarray, document: np.ndarray, reverse: np.ndarray, length: int
     ) -> TaskBatch:
         sides = []
-        for side, feature in enumerate(_token_features(task.kind)):
+        for side, feature in enumerate(token_features(task.kind)):
             joined = task.kind in WITH_LABELS and task.kind != "questions"  # its labels are cut with its text
             separator = self._eos_id if joined else None  # premise </s> hypothesis </s>
             values, counts = read_documents(task.features(feature), stream, document, length, self._pad_id, separator)
@@ -334,175 +308,13 @@ class Loader:
         labels, _ = read_documents(features, stream, document, each, -1)
         return {"inputs": sides[0], "labels": labels if several else labels[:, 0]}
 
-    # -------------------------------------------------------------------------------------------- set-up
-
-    def _task(self, name: str, entry: dict, kind: str, split: str) -> _Task:
-        """Return a task with its streams and the order of its rows in every phase."""
-        where = f"task {name!r}"
-        rows, length, run = entry["rows"], entry["length"], entry.get("same_language_rows", 1)
-        for count in (rows, *(phase.rows(name, kind, rows) for phase in self.phases)):
-            if count % (self.process_count * run) == 0:
-                continue
-            runs = f" in runs of {run} rows of the same language" if run > 1 else ""
-            raise UserError(
-                f"{where}: rows is {count!r}, which cannot be divided among {self.process_count} hosts{runs}",
-                remedy=f"choose a multiple of {self.process_count * run}",
-            )
-        packed, directions = entry.get("packed", kind == "text"), entry.get("directions", "both")
-        if packed not in (True, False) or (packed and kind != "text"):
-            raise UserError(f"{where}: packed is {packed!r}; only tasks that read text may be packed")
-        if directions not in DIRECTIONS:
-            raise UserError(f"{where}: directions is {directions!r}, not one of {DIRECTIONS}")
-        streams = self._streams(where, entry.get("data", ()), kind, split)
-        splits = tuple(stream.split(split) for stream in streams)
-        sizes = [
-            _size(part, packed, kind, self._settings.get(stream.name, {}).get("tokens") if split == "train" else None)
-            for stream, part in zip(streams, splits)
-        ]
-        order = Order([stream.name for stream in streams], sizes, rows, f"{self.config.seed}/{split}/{name}", run)
-        both = kind == "pairs" and directions == "both"
-        # A pair within one language, such as question and answer, has a direction.
-        alternate = np.array([both and len({*stream.languages}) == 2 for stream in streams])
-        task = _Task(name, kind, rows, length, packed, alternate, streams, splits, self._indices(streams), order)
-        for phase in self.phases:
-            units = phase.length(name, kind, length) if packed else 1
-            count = phase.rows(name, kind, rows)
-            order.begin(phase.start_step, units, _weights(task, phase, count * units, self._settings), count)
-        self._check(task)
-        return task
-
-    def _streams(self, where: str, names: str | tuple[str, ...], kind: str, split: str) -> tuple[Stream, ...]:
-        """Return the streams of these names, or all streams of the kind that have examples in the split."""
-        named = tuple(stream for name in several(names) for stream in self._called(name))
-        for name in named:
-            stream = self.store.stream(name)
-            if stream.kind != kind or not stream.split(split).documents:
-                raise UserError(
-                    f"{where} reads {kind}, but stream {name!r} is of kind {stream.kind} or has no {split} examples"
-                )
-        fitting = (s for s in self.store.streams.values() if s.kind == kind and split in s.splits)
-        streams = tuple(self.store.stream(name) for name in named) or tuple(
-            stream for stream in fitting if stream.split(split).documents
-        )
-        if not streams:
-            raise UserError(f"{where} reads {kind}, but the token store has none", file=self.store.folder)
-        return streams
-
-    def _check(self, task: _Task) -> None:
-        """Open every array, so that an incomplete store fails now; warn if examples will be cut."""
-        for feature in FEATURES[task.kind]:
-            levels = {ragged.per_token for ragged in task.features(feature)}
-            if len(levels) > 1:
-                raise UserError(
-                    f"task {task.name!r} mixes labels of tokens with labels of whole documents",
-                    remedy=f"name the sets of one kind in tasks.{task.name}.data",
-                )
-        if len({stream.labels for stream in task.streams}) > 1:
-            names = ", ".join(f"{stream.name}: {'/'.join(stream.labels)}" for stream in task.streams)
-            raise UserError(
-                f"task {task.name!r} mixes streams whose labels differ ({names})",
-                remedy='list the same "labels" for all of them in config.data.labelled, or name the streams to read in '
-                f"tasks.{task.name}.data",
-            )
-        if not task.packed and (cut := cuts(task.splits, task.length)):
-            log.warning("task %s cuts %s", task.name, cut)
-
-    def _called(self, name: str) -> tuple[str, ...]:
-        """Return the stream of this name, or all sources of this language or pair."""
-        sources = [s.name for s in self.store.streams.values() if s.source and s.name == f"{name}{SEPARATOR}{s.source}"]
-        return (name,) if name in self.store.streams or not sources else tuple(sources)
-
-    def _indices(self, streams: tuple[Stream, ...]) -> np.ndarray:
-        return np.array([[self.languages.index(code) for code in stream.languages] for stream in streams], np.int32)
-
     def _block(self, rows: int) -> tuple[int, int]:
         """Return the (first, one past the last) of this process's rows among ``rows``."""
         return rows * self.process_index // self.process_count, rows * (self.process_index + 1) // self.process_count
 
 
-def cuts(splits: Sequence[Split], length: int) -> str:
-    """Return such as "3 of 40 texts, of up to 54 tokens, to 24" for the examples that are longer than a row; "" if none is."""
-    features = [split[name] for split in splits for name in split.features if name in TOKENS]
-    longest = max(feature.longest for feature in features)
-    if longest <= length:
-        return ""
-    counts = np.array([feature.count_longer(length) for feature in features])
-    longer, looked_at = counts.sum(axis=0).tolist()
-    first = "the first " if looked_at < sum(map(len, features)) else ""
-    return f"{longer:,} of {first}{looked_at:,} texts, of up to {longest:,} tokens, to {length:,}"
-
-
-def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int:
-    """Return the number of units of a split: tokens if rows are packed, else documents; if the config limits the tokens,
-    only of the first ones.
-    """
-    if packed:
-        return min(split.values("inputs"), most_tokens or split.values("inputs"))
-    if most_tokens is None or split.tokens <= most_tokens:
-        return split.documents
-    offsets = [split[feature].offsets for feature in _token_features(kind)]
-
-    def tokens(documents: int) -> int:
-        return sum(int(found.read(documents, documents + 1)[0]) for found in offsets)
-
-    return max(bisect.bisect_right(range(split.documents + 1), most_tokens, key=tokens) - 1, 1)
-
-
-def _weights(task: _Task, phase: Phase, units_a_step: int, settings: Mapping[str, Mapping[str, float]]) -> np.ndarray:
-    """Return the shares of a phase's rows that the streams get: ``[streams]``.
-
-    The phase gives the shares of languages (or pairs). Streams of the same language share by the rates of the phase or the
-    config, or else in proportion to their sizes. Text with ``epochs`` counts that many times.
-
-    Args:
-      task: that reads the streams.
-      phase: of the run.
-      units_a_step: tokens or examples that the task takes in a step.
-      settings: {stream: its settings in the config}.
-    """
-    repeats = [settings.get(stream.name, {}).get("epochs", 1) for stream in task.streams]
-    sizes, used = task.order.sizes * np.array(repeats), task.order.units_taken(phase.start_step)
-    keys = ["-".join(stream.languages) for stream in task.streams]
-    rates = []
-    for stream in task.streams:
-        of_phase = phase.source_rate(stream.name, stream.source)
-        rates.append(settings.get(stream.name, {}).get("rate") if of_phase is None else of_phase)
-    chosen = [
-        phase.reads(stream.name, stream.source, stream.languages) and rate != 0
-        for stream, rate in zip(task.streams, rates)
-    ]
-    if not any(chosen):
-        of = f" of the sources {', '.join(phase.sources)}" if phase.sources else ""
-        raise UserError(
-            f"{phase.name}: task {task.name!r} has no data in {phase.languages}{of}",
-            remedy="add one of its languages to the phase" + ", or one of its sources" * bool(phase.sources),
-        )
-    if phase.strategy == "mixture":
-        of_mixture = [stream.rate for stream in task.streams]
-        if None in of_mixture:
-            name = task.streams[of_mixture.index(None)].name
-            raise UserError(f"mixing.strategy is 'mixture', but no mixture has a rate for stream {name!r}")
-        return np.array(of_mixture, np.float64) * chosen
-    total: dict[str, float] = {}
-    taken: dict[str, float] = {}
-    for key, size, use, included in zip(keys, sizes.tolist(), used.tolist(), chosen):
-        if included:
-            total[key], taken[key] = total.get(key, 0) + size, taken.get(key, 0) + use
-    budget = (phase.stop_step - phase.start_step) * units_a_step
-    shares = phase.shares(total, budget, taken)
-    parts = [float(n) if rate is None else rate for n, rate in zip(sizes.tolist(), rates)]
-    whole = dict.fromkeys(keys, 0.0)
-    for key, part, included in zip(keys, parts, chosen):
-        whole[key] += part if included else 0
-    return np.array([shares[k] * n / whole[k] if c else 0.0 for k, n, c in zip(keys, parts, chosen)])
-
-
-def _by_source(task: _Task, shares: np.ndarray) -> dict[str, float]:
+def _by_source(task: Task, shares: np.ndarray) -> dict[str, float]:
     return {stream.name: float(share) for stream, share in zip(task.streams, shares) if stream.source}
-
-
-def _token_features(kind: str) -> tuple[str, ...]:
-    return tuple(feature for feature in FEATURES[kind] if feature in TOKENS)
 
 
 def _choose(which: np.ndarray, a: Rows, b: Rows) -> Rows:
