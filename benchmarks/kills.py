@@ -58,8 +58,8 @@ class Runs:
     """Starts of the runs of one variant, in a folder that all variants share.
 
     Args:
-      folder: of the workdirs and the compiled programs.
-      variant: of the config.
+      folder: the folder of the workdirs and the compiled programs.
+      variant: the variant of the config.
     """
 
     def __init__(self, folder: Path, variant: str):
@@ -71,7 +71,7 @@ class Runs:
         """Start a run, or continue it, in a fork of this process, which has imported everything; return its process id.
 
         Args:
-          workdir: of the run.
+          workdir: the workdir of the run.
           devices: that it has.
           kill_at: before which operation it kills itself, as sitecustomize.py says.
         """

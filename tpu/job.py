@@ -54,30 +54,30 @@ class Job:
     """One training run to launch.
 
     Attributes:
-      name: of the machines and of the job: small letters, digits and hyphens.
+      name: the name of the machines and of the job: small letters, digits and hyphens.
       config: path in the checkout ``source``, perhaps with ``:argument``.
       workdir: path below ``mount``; the same one after every preemption, so that the run goes on.
       topology: what it runs on.
       overrides: ``key=value`` settings.
       store: the token store that the run reads; "" if it makes its own.
-      extras: of the package, besides the one for the accelerator: "wandb", for example.
+      extras: the extras of the package, besides the one for the accelerator: "wandb", for example.
       environment: (name, value) of environment variables of the run.
       secrets: names of environment variables whose values are taken from the launcher's own environment. They go to the
         machines in files that only their owner may read, and never onto a command line or into a log.
       bucket: Google Cloud Storage bucket that is mounted; "" if the workdir is on a file system that all hosts share.
       mount: where the bucket is mounted.
-      project: of Google Cloud; "" is gcloud's default.
-      zone: of Google Cloud.
+      project: the project of Google Cloud; "" is gcloud's default.
+      zone: the zone of Google Cloud.
       service_account: that the machines act as; "" is the project's (Cloud TPU) or the namespace's (GKE) default.
       network: VPC network of the machines; "" is the default.
-      subnetwork: of that network.
+      subnetwork: the subnetwork of that network.
       internal_ips: whether the machines get no external addresses.
       iap: whether connections go through Identity-Aware Proxy.
       spot: whether the machines may be taken back at any time, for less money.
-      reservation: of machines that are booked; "" is none.
+      reservation: the reservation of machines that are booked; "" is none.
       calendar: whether the reservation was booked in calendar mode.
       image: container image with mlm_jax, on GKE.
-      namespace: of Kubernetes; "" is kubectl's default.
+      namespace: the namespace of Kubernetes; "" is kubectl's default.
       queue: Kueue's local queue that admits the job; "" is none.
       setup: shell line that activates an environment before the run, on Slurm.
       cpus: CPU cores of each GPU, on Slurm, if a job does not take whole nodes.

@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
     """A checkpoint's model, for inference.
 
     Attributes:
-      step: of the run.
+      step: the step of the run.
       config: the run's.
       vocabulary: that its tokens are of.
       languages: codes in index order.
@@ -72,7 +72,7 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
 
     Args:
       place: a workdir (damaged checkpoints are skipped), or one of its checkpoints.
-      device: of the parameters; by default this process's first one.
+      device: the device of the parameters; by default this process's first one.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.

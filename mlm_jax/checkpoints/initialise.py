@@ -39,7 +39,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
       settings: {"from": workdir or checkpoint, "include": regexes, "exclude": regexes, "rename": (regex, replacement)
         pairs, "like": {new language: old one}}; the first two are of this run's paths, ``rename`` turns the other run's
         paths into them.
-      facts: of this run.
+      facts: the vocabulary, the languages and the families of this run.
 
     Raises:
       UserError: nothing is taken, a pattern matches nothing, or a shape does not fit; the message names it.

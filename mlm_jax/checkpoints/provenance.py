@@ -43,7 +43,7 @@ def provenance(step: int, arguments: Sequence[str] | None = None) -> dict[str, A
 
     Args:
       step: that the run begins or continues at.
-      arguments: of the command; this process's own if not given.
+      arguments: the arguments of the command; this process's own if not given.
 
     Returns:
       {"step", "time", "command", "folder", "code", "project", "python", "packages", "host", "system", "devices", "processes"};

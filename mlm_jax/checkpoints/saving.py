@@ -33,8 +33,8 @@ class Checkpoints:
     """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every ``keep_every``-th step's, and the best.
 
     Args:
-      workdir: of the run.
-      config: of the run.
+      workdir: the workdir of the run.
+      config: the config of the run.
       vocabulary: kept in every checkpoint, as are the config and the languages.
       languages: codes in index order.
       labels: {task: names of its classes}.
@@ -98,7 +98,7 @@ class Checkpoints:
         Args:
           step: steps done.
           state: a whole training state, or {"params": …} for weights that only initialise other runs.
-          metrics: of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
+          metrics: the metrics of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
 
         Raises:
           UserError: the disk is full (found now or by a later call), and earlier checkpoints are untouched; or their folder
@@ -134,7 +134,7 @@ class Checkpoints:
         """Add the metrics of an evaluation to a checkpoint that was saved without; a checkpoint that has metrics keeps them.
 
         Args:
-          step: of the checkpoint.
+          step: the step of the checkpoint.
           metrics: as in :meth:`save`.
 
         Raises:

@@ -156,8 +156,8 @@ def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str
     """Return {dotted key: both values} of the keys that differ between a run's config and that of its continuation, wrongly.
 
     Args:
-      theirs: of the run, as :func:`config_json` gives it.
-      mine: of the continuation.
+      theirs: the config of the run, as :func:`config_json` gives it.
+      mine: the config of the continuation.
     """
     different = {key: values for key, values in differing_keys(theirs, mine).items() if not may_change(key)}
     for key in ("optimizer.warmup_steps", "optimizer.decay_steps"):  # 500 steps and a share of 0.05 may be the same

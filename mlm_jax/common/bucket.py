@@ -46,7 +46,7 @@ class Workplace:
     """Where a run works. This one is a folder, in which nothing is left to do.
 
     Attributes:
-      folder: of this machine.
+      folder: a folder of this machine.
       address: what the user calls it.
     """
 
@@ -64,7 +64,7 @@ class Copy(Workplace):
     """A local copy of a workdir, or of a checkpoint, at an address.
 
     Args:
-      folder: of the copy.
+      folder: the folder of the copy.
       address: ``gs://…`` or ``s3://…``.
       works: whether a run works in it; otherwise it is only read, and fetched again when it is asked for again.
 

@@ -60,7 +60,7 @@ def locked(descriptor: int, *, unsupported: bool = True) -> bool:
     """Lock an open file, or folder, for this process until it is closed.
 
     Args:
-      descriptor: of the file.
+      descriptor: the descriptor of the file.
       unsupported: the answer on a file system without locks.
 
     Returns:

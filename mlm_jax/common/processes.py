@@ -57,7 +57,7 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
 
     Args:
       workers: how many.
-      remedy: of the error that one of them was killed.
+      remedy: the remedy of the error that one of them was killed.
 
     Raises:
       UserError: one of them was killed.
@@ -104,7 +104,7 @@ def end_with_parent(parent: int, number: int) -> None:
 
     Args:
       parent: its process id.
-      number: of the signal.
+      number: the number of the signal.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))  # even while native code keeps Python's threads waiting

@@ -50,8 +50,8 @@ class Question(NamedTuple):
 
     Attributes:
       answers: the right answers; () if the question has none.
-      text: of the best span.
-      score: of the best span.
+      text: the text of the best span.
+      score: the score of the best span.
       none: the lowest score of "no answer in this window" over the windows.
     """
 

@@ -62,7 +62,7 @@ def transfer_matrix(
     """Arrange {source: {target: score}} as a matrix, targets in the order of their first appearance.
 
     Args:
-      scores: of each fine-tuned model on each language.
+      scores: the scores of each fine-tuned model on each language.
       metric: name of the scores.
       selected_by: {source: metric that chose its checkpoint}.
     """

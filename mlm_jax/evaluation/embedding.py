@@ -19,8 +19,8 @@ class DocumentBatch(NamedTuple):
     """Which documents a batch holds, and its shape.
 
     Attributes:
-      indices: of the documents, at most ``rows``.
-      rows: of the batch; the rows after the documents are padding.
+      indices: the indices of the documents, at most ``rows``.
+      rows: the number of rows of the batch; the rows after the documents are padding.
       length: tokens a row.
     """
 
@@ -41,7 +41,7 @@ def document_batches(
       lengths: ``[documents]`` tokens of each; longer ones are cut to ``longest``.
       longest: tokens a row at most.
       multiple: divides the number of rows, such as the number of devices that share them.
-      tokens: of a batch at most, unless ``multiple`` needs more; 0: the platform's default.
+      tokens: the largest number of tokens of a batch, unless ``multiple`` needs more; 0: the platform's default.
     """
     tokens = tokens or (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS)
     cut = np.minimum(np.asarray(lengths, np.int64), longest)

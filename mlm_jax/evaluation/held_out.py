@@ -47,7 +47,7 @@ class Retrieval(NamedTuple):
     """Retrieval on held-out parallel sentences.
 
     Attributes:
-      languages: of the matrices' rows and columns.
+      languages: the languages of the matrices' rows and columns.
       matrices: {score: ``[languages, languages]`` accuracy@1, source × target}.
       candidates: the largest number of sentences among which a translation is searched.
       embeddings: {language: ``[sentences, width]``} of sentences that all these languages have; equal rows are translations.
@@ -78,7 +78,7 @@ class HeldOut:
 
     Args:
       program: model, objectives and mesh.
-      loader: of the run's training data.
+      loader: the loader of the run's training data.
       store: the token store.
 
     Raises:
@@ -142,7 +142,7 @@ class HeldOut:
         """Evaluate every task, and, unless ``tasks`` is given, retrieval and samples.
 
         Args:
-          params: of the model, on the program's mesh.
+          params: the parameters of the model, on the program's mesh.
           everything: whether to use all held-out rows instead of the first ``config.evaluation.rows`` of each stream.
           tasks: names of tasks; (): all of them, retrieval and samples too.
 

@@ -77,7 +77,7 @@ def in_task_order(labels: np.ndarray, stream: Stream, names: Sequence[str]) -> n
     Args:
       labels: class numbers of any shape; ``[rows, classes]`` if texts have several labels; or the bits of float32 numbers.
       stream: the set.
-      names: of the task's classes.
+      names: the names of the task's classes.
     """
     if stream.kind in OUTPUTS:  # no classes
         return labels

@@ -35,7 +35,7 @@ def make_measure(
       model_of: parameters → model, such as ``program.model``.
       objective: to evaluate.
       context: facts about the vocabulary.
-      mesh: of parameters and batches; metrics are whole on each of its devices.
+      mesh: the mesh of parameters and batches; metrics are whole on each of its devices.
     """
 
     def prepare(batch: TaskBatch, number: jax.Array) -> Any:

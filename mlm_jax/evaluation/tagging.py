@@ -31,7 +31,7 @@ def entity_scores(
     Args:
       predicted: tags of each sentence, ``O`` or a prefix and a type: IOB2, IOBES, BILUO or BMES.
       gold: the right tags.
-      languages: of each sentence.
+      languages: the languages of each sentence.
 
     Returns:
       {language: scores}; a language without gold and predicted entities is left out.
@@ -90,7 +90,7 @@ def uncut(row: np.ndarray, tokens: int, outside: int) -> np.ndarray:
 
     Args:
       row: ``[length]`` class numbers.
-      tokens: of the document.
+      tokens: the tokens of the document.
       outside: class of the tokens that were cut off.
     """
     if tokens <= len(row):

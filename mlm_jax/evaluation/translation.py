@@ -31,7 +31,7 @@ def translation_scores(hypotheses: Sequence[str], references: Sequence[str], lan
     Args:
       hypotheses: a translation of each sentence; an empty one counts as wrong.
       references: the right ones.
-      language: of both; picks BLEU's tokeniser.
+      language: the language of both; picks BLEU's tokeniser.
 
     Raises:
       UserError: sacrebleu is missing, there is nothing to score, or the numbers of lines differ.

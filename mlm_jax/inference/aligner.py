@@ -75,8 +75,8 @@ class Aligner(Model):
         Args:
           sources: sentences.
           targets: their translations, whose words look at the source's.
-          source_language: of all sources; None if the model makes no difference.
-          target_language: of all targets.
+          source_language: the source language of all sources; None if the model makes no difference.
+          target_language: the target language of all targets.
 
         Raises:
           UserError: there are not as many of both, or a language is unknown or missing.

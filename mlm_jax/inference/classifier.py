@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       label: its name; "" for a word beyond the longest text that the model takes.
-      probability: of it.
+      probability: its probability.
     """
 
     label: str
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     """The likeliest answer to a question.
 
     Attributes:
-      text: of the answer.
+      text: the text of the answer.
       probability: that it begins and that it ends there, multiplied.
       start: character of the text that it begins with.
       end: one past its last.
@@ -91,7 +91,7 @@ class Classifier(Model):
       task: whose head it is.
       labels: names of its classes.
       by_word: whether words are classified, and not whole texts.
-      kind: of labels, one of ``METHODS``.
+      kind: the kind of labels, one of ``METHODS``.
 
     Raises:
       UserError: there is no such task, or none that classifies.
@@ -133,7 +133,7 @@ class Classifier(Model):
 
         Args:
           texts: any number, of any length.
-          language: of all texts, or of each; None if the model makes no difference.
+          language: the language of all texts, or of each; None if the model makes no difference.
 
         Raises:
           UserError: the task is of words, or predicts several classes or a number; or as :meth:`Model.embed`.
@@ -262,7 +262,7 @@ class Classifier(Model):
 
         Args:
           sentences: words of each.
-          language: of all sentences, or of each; None if the model makes no difference.
+          language: the language of all sentences, or of each; None if the model makes no difference.
 
         Raises:
           UserError: the task is of whole texts; or as :meth:`Model.embed`.

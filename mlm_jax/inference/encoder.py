@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
       token: as text.
       probability: among ordinary pieces.
       text: the whole text with this blank filled in; other blanks stay.
-      id: of the piece.
+      id: the id of the piece.
     """
 
     token: str
@@ -65,12 +65,12 @@ class Model:
     """A trained encoder with its vocabulary, on this process's first device.
 
     Attributes:
-      config: of the run that trained it.
+      config: the config of the run that trained it.
       vocabulary: its vocabulary.
       languages: codes that ``language`` may be.
-      width: of an embedding.
+      width: the width of an embedding.
       longest: tokens of a text at most.
-      step: of the run, at which the parameters were kept.
+      step: the step of the run, at which the parameters were kept.
       params: the model's parameters.
       graphdef: the model without them.
     """
@@ -107,7 +107,7 @@ class Model:
 
         Args:
           texts: any number, of any length; they are batched by length.
-          language: of all texts, or of each; None if the model makes no difference.
+          language: the language of all texts, or of each; None if the model makes no difference.
 
         Raises:
           UserError: the model needs a language and got none, or does not know it.
@@ -141,7 +141,7 @@ class Model:
 
         Args:
           texts: any number, of any length; lines from a terminal or pipe are processed as they arrive, without a full window.
-          language: of all texts; None if the model makes no difference.
+          language: the language of all texts; None if the model makes no difference.
           counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
 
         Raises:
@@ -175,7 +175,7 @@ class Model:
         Args:
           text: with one ``<mask>`` or more.
           top_k: candidates a blank.
-          language: of the text; None if the model makes no difference.
+          language: the language of the text; None if the model makes no difference.
 
         Returns:
           a list of ``top_k`` candidates for each blank, in the order of the blanks.

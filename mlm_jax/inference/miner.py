@@ -15,7 +15,7 @@ class Sentences(NamedTuple):
     """Distinct sentences and their names: BUCC's identifiers, or line numbers from 1.
 
     Attributes:
-      names: of each sentence where it stands first.
+      names: the names of each sentence where it stands first.
       texts: the sentences.
       place: {name: index of its sentence}, with the names of repeated sentences.
       empty: lines without a sentence.

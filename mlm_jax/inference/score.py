@@ -22,7 +22,7 @@ def translation_metrics(
 
     Args:
       translator: the model.
-      streams: of pairs, with a validation split.
+      streams: the streams of pairs, with a validation split.
       limit: first pairs of each stream to use, at most.
       reverse: from the second language of a pair into the first as well.
       search: how to translate; None is by four beams.

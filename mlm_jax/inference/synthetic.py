@@ -35,8 +35,8 @@ class Recipe:
 
     Attributes:
       kind: ``back``: (translation, text) | ``forward``: (text, translation).
-      source_language: of the texts; None if the translator makes no difference.
-      target_language: of the translations.
+      source_language: the source language of the texts; None if the translator makes no difference.
+      target_language: the target language of the translations.
       search: how they are searched for.
       margin: least ratio margin of a pair among its neighbours (Artetxe & Schwenk 2019); 0 keeps all.
       tag: put before back-translations, so that a model can tell them from real text.

@@ -45,7 +45,7 @@ class Search:
       temperature: above 0, translations are drawn instead of searched for.
       top_k: draw among the k likeliest pieces; 0 is all.
       top_p: draw among the likeliest pieces that make up this share of the probability.
-      seed: of the draws.
+      seed: the seed of the draws.
       length: most tokens of a translation; 0 is twice those of the text's batch and 16 more.
       stop: pieces of the vocabulary, with or without a space before them, that end a translation as well and stay in it.
 
@@ -120,7 +120,7 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
     import's.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       languages: its codes.
     """
     data, written = config.data, {code: dict[str, None]() for code in languages}
@@ -196,8 +196,8 @@ class Translator(Model):
 
         Args:
           texts: what to translate.
-          target_language: of all translations, or of each.
-          source_language: of all texts, or of each; None if the encoder makes no difference.
+          target_language: the target language of all translations, or of each.
+          source_language: the source language of all texts, or of each; None if the encoder makes no difference.
           search: how.
 
         Raises:
@@ -225,7 +225,7 @@ class Translator(Model):
         Args:
           texts: what to translate; of :func:`~mlm_jax.common.lines.arriving` lines those that are there are not kept waiting.
           target_language: of all translations; of several languages, each text comes once with each, in their order.
-          source_language: of all texts; None if the encoder makes no difference.
+          source_language: the source language of all texts; None if the encoder makes no difference.
           search: how.
           counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
 

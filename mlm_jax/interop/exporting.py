@@ -51,7 +51,7 @@ def export_hf(
       checkpoint: a workdir, or one of its checkpoints.
       out: the new folder, which must not exist yet.
       family: ``model_type`` to write; "": the first family that can express the model.
-      dtype: of the weights: float32 | bfloat16 | float16.
+      dtype: the type of the weights: float32 | bfloat16 | float16.
       language: its token is put before each text by the tokenizer, for models whose documents begin with a language's token.
       to: the decoder's output begins with the token of this language, for such models;
         ``generate(decoder_start_token_id=…)`` can name another.
@@ -116,7 +116,7 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
     Args:
       loaded: the checkpoint.
       task: its head is written; "": the head that predicts tokens.
-      facts: of its vocabulary and languages.
+      facts: the size of its vocabulary, its languages and its special ids.
       wanted: a model type; "": the first that fits.
 
     Raises:
@@ -215,8 +215,8 @@ def write_tokenizer(
     """Write tokenizer.json and tokenizer_config.json.
 
     Args:
-      folder: of the model.
-      vocabulary: of the run.
+      folder: the folder of the model.
+      vocabulary: the vocabulary of the run.
       prefix: ids before every text.
       length: most tokens of a text; None: no limit.
       types: whether the model reads the numbers by which a tokenizer

@@ -100,7 +100,7 @@ class TaskHead:
     """The head of a task in a published file.
 
     Attributes:
-      suffix: of the class's name, such as ForTokenClassification.
+      suffix: the suffix of the class's name, such as ForTokenClassification.
       table: their tensors and our parameters; ``{task}`` in a path of ours is the task.
       transform: the task's option ``transform``, the layers between the hidden states and the output layer.
       poolings: {the task's option ``pooling``: keys of config.json with this meaning}.
@@ -423,7 +423,7 @@ def unscaled(rope: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
     Args:
       rope: the settings; the type is called ``rope_type``, or ``type`` in older files.
-      key: of the settings in config.json.
+      key: the key of the settings in config.json.
 
     Raises:
       UserError: the frequencies are scaled, for which we have no counterpart.

@@ -36,7 +36,7 @@ def local_folder(source: str | Path, patterns: Sequence[str] = HUB_FILES) -> Pat
 
     Args:
       source: the folder, or the name.
-      patterns: of the files to download from the Hub.
+      patterns: the patterns of the files to download from the Hub.
 
     Raises:
       UserError: there is neither such a folder nor such a model, or the Hub cannot be reached.

@@ -15,7 +15,7 @@ def push(folder: str | Path, name: str) -> str:
 
     Args:
       folder: written by export-hf.
-      name: of the repository, such as "me/my-encoder".
+      name: the name of the repository, such as "me/my-encoder".
 
     Returns:
       the address of the commit.

@@ -164,7 +164,7 @@ def recipe(config: ConfigDict, source: str) -> str:
     they cannot become code.
 
     Args:
-      config: of the model.
+      config: the config of the model.
       source: the imported folder or name.
     """
     default = default_config().model

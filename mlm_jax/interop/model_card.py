@@ -28,7 +28,7 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
     """Write README.md and the run's config into a published folder.
 
     Args:
-      folder: of the model.
+      folder: the folder of the model.
       loaded: the exported checkpoint.
       place: path of the checkpoint.
       architecture: class of transformers that loads the folder.

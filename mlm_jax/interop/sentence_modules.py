@@ -28,7 +28,7 @@ def read_pooling(folder: Path, longest: int) -> str:
     """Return ``config.model.pooling`` of a published folder, and warn if its embeddings have further layers than ours.
 
     Args:
-      folder: of the model; without modules.json, pooling is the mean.
+      folder: the folder of the model; without modules.json, pooling is the mean.
       longest: most tokens that our model takes.
 
     Raises:
@@ -85,8 +85,8 @@ def write_sentence_transformer(folder: Path, width: int, longest: int | None, po
     """Write the modules with which a folder is a ``SentenceTransformer`` whose embeddings are those of ``embed``.
 
     Args:
-      folder: of the model.
-      width: of a vector.
+      folder: the folder of the model.
+      width: the width of a vector.
       longest: most tokens of a text; None if there is no limit.
       pooling: ``config.model.pooling``.
     """

@@ -62,7 +62,7 @@ def settings(
 
     Args:
       config: their config.json.
-      contents: of the file.
+      contents: the contents of the file.
       per_layer: whether every layer has its own table of relative positions.
       feed_forward: their default.
       scaled: whether the decoder's output is divided by √d_model before the output layer.

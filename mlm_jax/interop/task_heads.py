@@ -119,7 +119,7 @@ def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str
     Args:
       head: the published head.
       config: its config.json.
-      outputs: of its output layer.
+      outputs: the number of outputs of its output layer.
 
     Raises:
       UserError: the objective of its training has no counterpart here.
@@ -141,7 +141,7 @@ def task_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> dict[str
     Args:
       head: the published head.
       config: its config.json.
-      outputs: of its output layer.
+      outputs: the number of outputs of its output layer.
 
     Raises:
       UserError: its pooling or the objective of its training has no counterpart here.
@@ -185,7 +185,7 @@ def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str
 
     Args:
       head: that is written.
-      objective: of the task.
+      objective: the objective of the task.
       labels: names of its classes.
       pooling: option of the task.
     """

@@ -21,7 +21,7 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
     """Return a tokenizer with the ids of a vocabulary.
 
     Args:
-      vocabulary: of SentencePiece or of bytes.
+      vocabulary: a vocabulary of SentencePiece or of bytes.
       prefix: ids put before every text.
       suffix: ids put after every text.
 

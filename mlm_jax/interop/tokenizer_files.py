@@ -30,9 +30,9 @@ class Source(NamedTuple):
     """The settings from which a tokenizer is built.
 
     Attributes:
-      settings: of tokenizer_config.json and special_tokens_map.json.
-      model_type: of the model.
-      rows: of the table of embeddings; all ids are below this.
+      settings: the settings of tokenizer_config.json and special_tokens_map.json.
+      model_type: the ``model_type`` of the model.
+      rows: the number of rows of the table of embeddings; all ids are below this.
     """
 
     settings: Mapping[str, Any]

@@ -88,7 +88,7 @@ class Published:
     Attributes:
       family: with the table that fits.
       facts: rows of the embedding table, languages, special ids.
-      settings: of ``config.model``.
+      settings: the settings of ``config.model``.
       task_head: the head of a task that the files hold in place of one that predicts tokens, or None.
       task: options of a task of ours with such a head; its name is that of its objective.
       labels: names of the head's classes.

@@ -81,7 +81,7 @@ def create(
       vocabulary_size: pieces of the vocabulary.
       languages: codes in index order.
       labels: {classification task: number of labels}.
-      seed: of the initial weights.
+      seed: the seed of the initial weights.
 
     Raises:
       UserError: ``config.model`` has a value that does not exist, or values that do not fit each other.
@@ -117,7 +117,7 @@ def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None 
     """Return the model with these parameters.
 
     Args:
-      graphdef: of :func:`create` or :func:`abstract`.
+      graphdef: the graphdef of :func:`create` or :func:`abstract`.
       params: nested dict of arrays.
       rope_bases: (``rope_theta``, ``local_rope_theta``) to use instead of those of ``config.model``, or None.
 

@@ -172,7 +172,7 @@ class Block(nnx.Module):
       adapter_groups: how many adapters there are to choose from; 0 is one for all.
       reuse_norm: the adapter has no norm of its own, and the feed-forward layer's comes before and after it, as in X-MOD
         (Pfeiffer et al. 2022), which is not the identity at first; for norms after each part.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Block(nnx.Module):
           scope: what all layers see.
           see_all: whether this layer has no window.
           bare: ``()`` bool, whether self-attention reads ``x`` itself instead of its norm.
-          key: of dropout; None is none.
+          key: the random key of dropout; None is none.
         """
         keys = split_key(key, 4)
         angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)

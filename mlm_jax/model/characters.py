@@ -52,7 +52,7 @@ class CharacterEncoder(nnx.Module):
 
     Args:
       config: ``config.model``; ``character_downsampling`` is r.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
     """
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
@@ -79,7 +79,7 @@ class CharacterEncoder(nnx.Module):
           x: ``[rows, length, width]`` embeddings.
           rows: the tokens that were embedded.
           scope: what layers of characters see.
-          key: of dropout, or None.
+          key: the random key of dropout, or None.
         """
         fine = self._block(self.first, x, scope, key)
         segments = _fold(rows.segment_ids, self.rate)  # [rows, slots, r]
@@ -96,7 +96,7 @@ class CharacterEncoder(nnx.Module):
           fine: the characters that :meth:`downsample` returned.
           slots: the slots that it returned, after the encoder's layers.
           scope: what layers of characters see.
-          key: of dropout, or None.
+          key: the random key of dropout, or None.
         """
         length, segments = fine.shape[1], scope.segment_ids
 

@@ -27,7 +27,7 @@ class CrossLingualAttention(nnx.Module):
 
     Args:
       config: ``config.model``, whose ``cross_lingual`` is {"score": …, "fuse": …}.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
     """
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):

@@ -30,7 +30,7 @@ class Tile(NamedTuple):
     Attributes:
       queries: to a block; a power of two.
       keys: to a block; a power of two.
-      warps: of a block's program.
+      warps: the number of warps of a block's program.
       stages: blocks that are loaded ahead.
     """
 
@@ -96,7 +96,7 @@ def flash_attention(
       kv_segment_ids: ``[rows, kv_length]``; keys of segment 0 are never seen.
       window: see ``window // 2`` keys to either side only; 0 is all.
       causal: see no later key.
-      scale: of the scores.
+      scale: the scale of the scores.
       first: ``()`` int32, position of the first query among the keys.
       tiles: how kernels divide their work; :func:`tiles_of` if not given.
       interpret: run without a GPU, slowly: for tests.

@@ -143,7 +143,7 @@ def in_query_blocks(
     The backward pass makes each block's mask again, and keeps what cuDNN returned.
 
     Args:
-      attend: of ``[rows, block, …]`` queries, ``[rows, block]`` segments and ``[block]`` positions.
+      attend: a function of ``[rows, block, …]`` queries, ``[rows, block]`` segments and ``[block]`` positions.
       query: ``[rows, length, heads, head_dim]``.
       segment_ids: ``[rows, length]``.
       positions: ``[length]``.
@@ -264,7 +264,7 @@ def _by_queries(
     """Return attention where each device has its own rows, heads and queries, and all keys of its rows.
 
     Args:
-      attend: of a device's part of the five arrays, and the positions ``[length]`` of its queries among the keys.
+      attend: a function of a device's part of the five arrays, and the positions ``[length]`` of its queries among the keys.
       query: ``[rows, length, heads, head_dim]``.
       key: ``[rows, kv_length, kv_heads, head_dim]``.
       value: ``[rows, kv_length, kv_heads, head_dim]``.

@@ -28,8 +28,8 @@ class Dense(nnx.Module):
       inputs: {logical axis: size}.
       outputs: {logical axis: size}.
       bias: whether to add one.
-      stddev: of the initial kernel.
-      rngs: of the initial kernel.
+      stddev: the standard deviation of the initial kernel.
+      rngs: the random number generators of the initial kernel.
       kernel: role of the kernel (:data:`mlm_jax.model.parameters.BEGINS`).
     """
 

@@ -47,7 +47,7 @@ def add_low_rank(settings: Mapping[str, Any], *parts: nnx.Module | None, rngs: n
     Args:
       settings: ``config.model.lora``; {} is none.
       parts: attention and feed-forward layers, whose products are attributes of these names.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
     """
     for part in parts if settings else ():
         for name in settings.get("products", DEFAULT_PRODUCTS):

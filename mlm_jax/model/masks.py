@@ -57,7 +57,7 @@ def in_windows(
     """Return windowed self-attention ``[rows, length, heads, head_dim]``: each block of queries meets the keys near it.
 
     Args:
-      attend: of queries ``[rows, blocks, block, heads, head_dim]``, keys and values
+      attend: a function of queries ``[rows, blocks, block, heads, head_dim]``, keys and values
         ``[rows, blocks, block + 2 reach, kv_heads, head_dim]`` and a mask ``[rows, blocks, block, block + 2 reach]``.
       query: ``[rows, length, heads, head_dim]``.
       key: ``[rows, length, kv_heads, head_dim]``.

@@ -40,9 +40,9 @@ def parameter(rngs: nnx.Rngs, role: str, axes: Mapping[str, int], stddev: float 
     """Declare a float32 parameter.
 
     Args:
-      rngs: of the initial values.
+      rngs: the random number generators of the initial values.
       role: a row of :data:`BEGINS`.
       axes: {logical axis: size}, in the order of the array's axes.
-      stddev: of the values of a table or a kernel; other roles do not use it.
+      stddev: the standard deviation of the values of a table or a kernel; other roles do not use it.
     """
     return nnx.Param(BEGINS[role](rngs, tuple(axes.values()), stddev), axes=tuple(axes))

@@ -29,13 +29,13 @@ class LayerGroup(nnx.Module):
 
     Args:
       config: ``config.model``.
-      entry: of ``config.model.encoder`` or ``config.model.decoder``.
+      entry: the entry of ``config.model.encoder`` or ``config.model.decoder``.
       groups: number of sets of weights, of which each row uses one; 0: one set that all rows share.
       adapter_groups: number of sets of adapters; 0: one set that all rows share.
       decoder: whether layers are causal and attend to a memory; they have no windows then.
       relative: how distances fall into buckets, or None.
       first_layer: number of layers before this group.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ def rematerialise(function: Callable, what: str) -> Callable:
     """Return a function whose backward pass recomputes activations instead of keeping them.
 
     Args:
-      function: of arrays.
+      function: a function of arrays.
       what: ``config.model.remat``: "none", "dots" (all but the results of matrix products) or "full".
     """
     if what == "none":

@@ -61,7 +61,7 @@ class Transformer(nnx.Module):
       labels: {classification task: number of labels}.
       forms: {classification task: its form}; tasks that are not named get the default form.
       uncertain: tasks whose weight in the loss is learned.
-      rngs: of the initial weights.
+      rngs: the random number generators of the initial weights.
 
     Raises:
       UserError: the configuration has a value that does not exist, or values that do not fit each other.
@@ -185,7 +185,7 @@ class Transformer(nnx.Module):
           rows: packed documents.
           target_language: ``[rows]`` language of the output, for weights indexed by it; None: the language of the rows.
           task: selects the weights that are indexed by the task.
-          key: of dropout; None: no dropout.
+          key: the random key of dropout; None: no dropout.
           same_language_rows: length of the runs of consecutive rows that share their languages. Weights are gathered once a
             run. 0: all rows share their languages.
 
@@ -354,7 +354,7 @@ class Transformer(nnx.Module):
         Args:
           tokens: ``[rows]`` int32.
           position: ``()`` int32, the same for all rows; the cache holds the earlier positions.
-          cache: of :meth:`start_decoding` or of the step before.
+          cache: the cache of :meth:`start_decoding` or of the step before.
           task: as given to :meth:`start_decoding`.
           same_language_rows: as in :meth:`encode`.
 

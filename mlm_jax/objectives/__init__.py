@@ -119,7 +119,7 @@ def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
     """Check that a model has what each task needs of it.
 
     Args:
-      objectives: of each task.
+      objectives: the objective of each task.
       model: ``config.model``.
 
     Raises:

@@ -125,7 +125,7 @@ class Objective:
 
         Args:
           model: as in ``loss``.
-          examples: of the whole global batch.
+          examples: the examples of the whole global batch.
           context: as in ``loss``.
           key: as in ``loss``.
           parts: in how many parts to encode the rows, one after the other, to save memory.
@@ -138,8 +138,8 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
     """Make an objective from a task's options.
 
     Args:
-      kind: of objective.
-      options: of the task that are the objective's own.
+      kind: the kind of objective.
+      options: the options of the task that are the objective's own.
       task: its name.
       others: options that every task has.
 

@@ -40,7 +40,7 @@ class OneClass(Labelled):
         """Return the weights of classes, ``[classes]`` float32.
 
         Args:
-          names: of the classes.
+          names: the names of the classes.
 
         Raises:
           UserError: a weight is of a class that there is not, or all are 0.

@@ -47,7 +47,7 @@ def weighted_cross_entropy(
       chunk: positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
       logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
       z_loss: weight of log²Z (Chowdhery et al. 2022).
-      smoothing: of the labels, in the sum only.
+      smoothing: the smoothing of the labels, in the sum only.
 
     Returns:
       the scalar sum (differentiable in hidden, table and bias), −log P(label) of each position in nats
@@ -78,7 +78,7 @@ def positions_that_fit(positions: int, size: float, memory: float) -> int:
     """Return how many positions of each row go into one chunk, so that chunks are few and alike.
 
     Args:
-      positions: of each row, in all.
+      positions: the number of all positions of a row.
       size: bytes of one position of all rows of a device.
       memory: bytes that a chunk may take.
     """

@@ -111,7 +111,7 @@ def replace_spans(
       real: ``[length]`` bool; what is not is padding, and comes last in the result.
       hidden: ``[length]`` bool.
       sentinels: ids, at least one for each run.
-      size: of the result.
+      size: the size of the result.
       eos_id: the piece that ends it.
 
     Returns:

@@ -70,7 +70,7 @@ def by_language(values: dict[str, jax.Array], real: jax.Array, rows: Rows, conte
       values: {metric: of each label}.
       real: which labels there are, of the same shape, whose first axis is rows.
       rows: that the labels are of.
-      context: of the run.
+      context: the context of the run.
     """
     language = jnp.broadcast_to(rows.language.reshape(-1, *(1,) * (real.ndim - 1)), real.shape)
     count = sum_by_language(real, language, context)

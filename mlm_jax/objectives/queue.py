@@ -34,7 +34,7 @@ def push(queue: Queue, embeddings: jax.Array, identity: jax.Array, after: int = 
     """Put a batch in front, without its gradient, and drop as many pairs from the end.
 
     Args:
-      queue: of earlier batches.
+      queue: the queue of earlier batches.
       embeddings: ``[2, rows, width]``.
       identity: ``[2, rows]``.
       after: number of first batches that are left out: the model of the first steps changes too fast.

@@ -13,7 +13,7 @@ class Traffic:
       rows, length: of the encoder.
       target_rows, target_length: of the decoder; 0 without one.
       predicted: positions that are scored against the vocabulary.
-      headed: of those, positions that pass the masked language modelling head.
+      headed: the number of those positions that pass the masked language modelling head.
       measured: positions that are scored, head included, without a backward pass.
       aligned: rows of the encoder that look at other rows of it through cross-lingual attention.
       compared: products of two sentence embeddings.

@@ -15,7 +15,7 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
 
     Args:
       config_mesh: ``config.mesh``.
-      device_count: of all slices together.
+      device_count: the number of devices of all slices together.
 
     Raises:
       UserError: the sizes do not multiply to ``device_count``, or the slices cannot split the data axis.

@@ -26,7 +26,7 @@ class Chip:
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s that the chip can send over ICI, NVLink or PCIe: half of the bidirectional figure.
       network_bandwidth: bytes/s that it can send to other slices or hosts: its share of the host's network; 0 if unknown.
-      chips_per_host: of the common machine type.
+      chips_per_host: the number of chips per host of the common machine type.
       devices_per_chip: number of ``jax.Device`` of a chip.
       source: pages that state these numbers.
       linked: GPUs in one NVLink network, if it reaches beyond a host; 0: the GPUs of a host.
@@ -272,7 +272,7 @@ def find(name: str, specification: str = "") -> Chip:
     """Return the chip of this name, in any case, with the fields that ``--chip`` gives.
 
     Args:
-      name: of a chip in :data:`CHIPS`, or a new name.
+      name: the name of a chip in :data:`CHIPS`, or a new name.
       specification: "hbm=24e9,flops=165e12,bandwidth=1e12,links=32e9,network=1e9,per_host=8": bytes, FLOP/s and bytes/s.
         A chip that is not in :data:`CHIPS` needs the first three.
 

@@ -41,7 +41,7 @@ def job(
     Args:
       coordinator: "host:port" of process 0; None: from the environment.
       process_count: processes of the job.
-      process_index: of this process.
+      process_index: the index of this process.
 
     Raises:
       UserError: flags or environment are incomplete, or the other processes cannot be reached.

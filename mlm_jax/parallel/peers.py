@@ -32,9 +32,9 @@ class Peers:
     process 0 is killed, the service ends with it: JAX notices at once and calls :meth:`lose_service`.
 
     Args:
-      client: of the coordination service.
-      index: of this process.
-      count: of processes.
+      client: the client of the coordination service.
+      index: the index of this process.
+      count: the number of processes.
     """
 
     def __init__(self, client: Any, index: int, count: int):

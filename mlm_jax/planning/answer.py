@@ -90,7 +90,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     """Return the answer of a plan or an estimate.
 
     Args:
-      estimator: of the config and the topology.
+      estimator: the estimator of the config and the topology.
       layout: how the step is laid out, and what it takes.
     """
     config, topology, program = estimator.config, estimator.topology, estimator.program

@@ -99,10 +99,10 @@ def estimate(
       config: with the remat and the microbatches to estimate, and a ``model.dtype`` that is not "auto".
       topology: what it runs on.
       mesh: {axis: devices}.
-      sizes: of the run on this mesh.
+      sizes: the sizes of the run on this mesh.
       traffic: what goes through the model, by task.
-      flops: of all devices.
-      tokens: of a step.
+      flops: the FLOPs of all devices.
+      tokens: the number of tokens of a step.
     """
     model, remat, parts = config.model, config.model.remat, config.training.microbatches
     width, bytes_each = model.width, 4 if model.dtype == "float32" else 2

@@ -101,7 +101,7 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
 
     Args:
       text: ``compiled.as_text()``.
-      slices: of the multi-slice TPU job that it is compiled for.
+      slices: the number of slices of the multi-slice TPU job that it is compiled for.
       linked: consecutive devices that links join, if collectives between others go over a network; 0: links join all.
     """
     computations, entry = _computations(text)

@@ -60,12 +60,12 @@ class Plan:
       topology: "v5e:4x4".
       mesh: {axis: devices}.
       dtype, microbatches, remat: of the step.
-      memory: of each device.
+      memory: the memory of each device.
       parameters: {group: (bytes of all, bytes on each device)}, a group being the first part of the path.
       optimizer: the same of the optimizer's state.
-      flops: of all devices.
+      flops: the FLOPs of all devices.
       work: what the compiled step does on each device; None if it does not fit.
-      tokens: of a step.
+      tokens: the number of tokens of a step.
       roofline: None if the step does not fit, or the chip has no peaks.
       compile_seconds: on this machine.
       simulated: whether it was compiled for simulated CPU devices. For GPUs, ``memory`` and ``roofline`` are then estimates

@@ -48,7 +48,7 @@ class Planned:
       program: laid out on devices that need not exist.
       objectives: {task: objective} of the curriculum's phase with the most FLOPs.
       batch: the global rows of one step, as shapes.
-      flops: of one step.
+      flops: the FLOPs of one step.
     """
 
     program: Program

@@ -64,11 +64,11 @@ def roofline(
 
     Args:
       topology: whose chip has peaks.
-      flops: of all devices.
+      flops: the FLOPs of all devices.
       hbm: bytes that each device writes and reads.
       links: bytes that each device sends within its slice or host.
       network: bytes that each device sends to other slices or hosts.
-      tokens: of a step.
+      tokens: the number of tokens of a step.
       waited: of the bytes over links and over the network, those of collectives that nothing overlaps with.
     """
     chip, parts = topology.chip, topology.chip.devices_per_chip

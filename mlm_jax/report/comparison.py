@@ -48,7 +48,7 @@ class Run:
       settings: {config key: value} of the keys that set it apart from the others.
       state: "finished", "failed: …", or what else is to be said of it.
       step: of the evaluation that counts: the best by ``evaluation.select`` if the config names a metric, else the last.
-      metrics: of that evaluation, ``eval/loss/de`` and the like; {} if there is none yet.
+      metrics: the metrics of that evaluation, ``eval/loss/de`` and the like; {} if there is none yet.
       select: the metric that the config selects checkpoints by; "" if it selects the last one.
     """
 
@@ -72,8 +72,8 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     Args:
       workdir: its folder.
       name: what to call it.
-      settings: of the keys that set it apart.
-      state: of the run; if not given, it is told from the steps that were evaluated.
+      settings: the settings of the keys that set it apart.
+      state: the state of the run; if not given, it is told from the steps that were evaluated.
 
     Raises:
       UserError: its files are damaged.
@@ -392,7 +392,7 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
 
     Args:
       runs: to compare.
-      title: of the page.
+      title: the title of the page.
       folder: that the page is written to; links to the runs' reports start from there.
       baseline: as in :func:`summary_table`.
     """

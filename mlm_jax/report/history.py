@@ -51,7 +51,7 @@ def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, flo
     """Return {step: value} of a metric over the evaluations that have it, such that more is better.
 
     Args:
-      events: of a run, as :func:`read_events` returns them.
+      events: the events of a run, as :func:`read_events` returns them.
       select: the metric, such as ``eval/loss/mean``.
     """
     return {event["step"]: score(select, _with_nan(event)) for event in events if select in event}

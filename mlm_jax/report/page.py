@@ -55,7 +55,7 @@ def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: R
     Args:
       file: to write.
       runs: to compare.
-      title: of the page.
+      title: the title of the page.
       baseline: the run that differences are to; the first one if not given.
     """
     data = page_of(runs, title, file.parent, baseline) | {"written": now()}
@@ -74,7 +74,7 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
     Args:
       sections: the parsed ``report.json``.
       history: {key: series} of ``metrics.jsonl``.
-      name: of the run, if the sections give no title.
+      name: the name of the run, if the sections give no title.
     """
     languages = sections["languages"]
     curves = curves_by_language(history, languages)

@@ -28,7 +28,7 @@ def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
     """Write ``report.json``, whole or not at all.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       sections: ``title`` str; ``languages`` [code]; ``facts`` [short phrase]; ``config`` nested dict; ``phases``
         [(first step, step after the last, name)]; ``table`` [:class:`LanguageRow`]; ``retrieval`` from
         :func:`retrieval_section`; ``map`` from :func:`map_section`; ``samples`` {code: [sample]} from
@@ -158,7 +158,7 @@ def retrieval_section(
 
     Args:
       matrices: {score: ``[languages, languages]`` accuracy@1, source × target}; NaN where nothing was measured.
-      languages: of rows and columns.
+      languages: the languages of rows and columns.
       candidates: sentences that each is sought among (their inverse is chance).
       step: that was evaluated.
     """

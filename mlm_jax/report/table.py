@@ -112,7 +112,7 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
     Args:
       metrics: flat, ``eval/loss/de`` and ``eval/ranking/loss/de``; retrieval is averaged over a language's pairs.
       languages: codes in index order.
-      title: of the table.
+      title: the title of the table.
     """
     curves = curves_by_language({key: [(0, value)] for key, value in metrics.items()}, languages)
     columns = {name: {code: series[0][1] for code, series in lines["eval"].items()} for name, lines in curves.items()}

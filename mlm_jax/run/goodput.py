@@ -20,7 +20,7 @@ class Goodput:
     """Seconds spent in steps, compilation, waiting for data, checkpoints and evaluation; the rest is "other".
 
     Args:
-      workdir: of the run; times of its earlier starts are added.
+      workdir: the workdir of the run; times of its earlier starts are added.
       writes: whether this process writes the file.
 
     Raises:

@@ -20,7 +20,7 @@ def lifts(loader: Loader, task: str, step: int) -> dict[str, tuple[float, float]
     Args:
       loader: the run's.
       task: one that reads text.
-      step: of the plan.
+      step: the step of the plan.
     """
     planned = {language: share for language, share in loader.planned_shares(task, step).items() if share}
     tokens = dict.fromkeys(planned, 0)

@@ -344,7 +344,7 @@ def evaluate_once(reporter: Reporter, done: int, state: TrainState, *, resumed: 
     """Evaluate and log it; if an earlier start of the run logged it already, read it instead.
 
     Args:
-      reporter: of the run.
+      reporter: the reporter of the run.
       done: steps of the state.
       state: to evaluate.
       resumed: whether the run has just restored this state.

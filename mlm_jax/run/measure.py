@@ -37,8 +37,8 @@ class Measured(NamedTuple):
 
     Attributes:
       place: as given.
-      step: of the checkpoint.
-      config: of its run.
+      step: the step of the checkpoint.
+      config: the config of its run.
       languages: codes in index order.
       metrics: flat, ``eval/loss/de`` and the like, of all held-out rows.
       sources: {task with labels: languages that it was trained on}.
@@ -67,7 +67,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
 
     Args:
       place: a workdir or one of its checkpoints.
-      task: of its config, checked; None is all of them.
+      task: the task of its config, checked; None is all of them.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.

@@ -31,7 +31,7 @@ def must_fit(
       program: the run's.
       labels: {classification task: number of labels}.
       run: the jitted step that is run inside; its program is asked how much it takes. None if it is something else.
-      batch: of that step.
+      batch: the batch of that step.
 
     Raises:
       UserError: the devices have too little memory.

@@ -37,11 +37,11 @@ class MetricsWriter:
     as one that was not. Only process 0 writes.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       start_step: step that the run begins at.
       writes: whether this process writes.
       wandb_project: "" is off.
-      config: of the run, as JSON values, for TensorBoard and the columns of Weights & Biases.
+      config: the config of the run, as JSON values, for TensorBoard and the columns of Weights & Biases.
       push: brings what was written to where the workdir is kept, after every event.
 
     Raises:
@@ -139,7 +139,7 @@ class TrainingProgress:
     """The terminal's display: step, speed, time left, loss of each language; plain lines if the output is not a terminal.
 
     Args:
-      steps: of the whole run.
+      steps: the number of steps of the whole run.
       start_step: that it begins at.
       shown: whether this process shows anything.
     """

@@ -17,7 +17,7 @@ class Profiler:
 
     Args:
       steps: first and last; () traces nothing.
-      workdir: of the run.
+      workdir: the workdir of the run.
     """
 
     def __init__(self, steps: tuple[int, int] | tuple[()], workdir: Path):

@@ -48,7 +48,7 @@ class Reporter:
       program: the run's.
       loader: the run's.
       held_out: data and functions of evaluations.
-      workdir: of the run.
+      workdir: the workdir of the run.
       metrics: writer of the numbers.
       progress: the terminal's display.
       goodput: counts the time.
@@ -116,7 +116,7 @@ class Reporter:
         """Evaluate on held-out data, log the metrics, keep the report's data, and return the metrics.
 
         Args:
-          step: of the state.
+          step: the step of the state.
           state: to evaluate.
           is_logged: whether an earlier start of the run has logged it.
         """
@@ -230,9 +230,9 @@ def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
     """Raise if a gradient was not finite and ``training.nonfinite`` is "stop".
 
     Args:
-      config: of the run.
+      config: the config of the run.
       first_skipped: the first step with such a gradient; −1 if there was none.
-      workdir: of the run.
+      workdir: the workdir of the run.
 
     Raises:
       UserError: names the step.

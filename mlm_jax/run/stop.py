@@ -26,7 +26,7 @@ class StopSignal:
 
     Attributes:
       received: whether a signal has come.
-      step: of the checkpoint from which the run would continue; None before there is one.
+      step: the step of the checkpoint from which the run would continue; None before there is one.
     """
 
     def __enter__(self) -> StopSignal:

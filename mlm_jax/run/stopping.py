@@ -24,7 +24,7 @@ def successive_halving(trial: str, curves: Mapping[str, Curve]) -> str:
 
     Args:
       trial: that is under way.
-      curves: of all trials.
+      curves: the curves of all trials.
 
     Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the variant that stops trials.
     """
@@ -50,7 +50,7 @@ def median_rule(trial: str, curves: Mapping[str, Curve]) -> str:
 
     Args:
       trial: that is under way.
-      curves: of all trials.
+      curves: the curves of all trials.
 
     Source: Golovin et al. 2017, "Google Vizier: A Service for Black-Box Optimization", section 3.2.1.
     """
@@ -71,8 +71,8 @@ def curve_of(workdir: Path, key: str) -> Curve:
     """Return the scores of a trial's evaluations after its first step.
 
     Args:
-      workdir: of the trial.
-      key: of the metric, such as ``eval/loss/mean``.
+      workdir: the workdir of the trial.
+      key: the key of the metric, such as ``eval/loss/mean``.
 
     Raises:
       UserError: its metrics are damaged.

@@ -65,7 +65,7 @@ def search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: int = 0
     Args:
       axes: {config key: values to choose from, or a Range}.
       trials: how many.
-      seed: of the draws.
+      seed: the seed of the draws.
 
     Raises:
       UserError: there are not so many different trials.
@@ -324,7 +324,7 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
     """Write comparison.json and comparison.html, and return the trials as runs.
 
     Args:
-      workdir: of the sweep.
+      workdir: the workdir of the sweep.
       trials: {name: settings}.
       states: of the trials that were run now; those of others are told from their metrics and from the last comparison.
     """

@@ -32,9 +32,9 @@ class TensorBoard:
     caller; tensorboardX's usual writer loses it in a thread and then waits for that thread for ever.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       events: those of earlier starts, as ``metrics.jsonl`` has them.
-      config: of the run, as JSON values: TensorBoard's text "config".
+      config: the config of the run, as JSON values: TensorBoard's text "config".
       settings: {key: value} of the keys that differ from their defaults: TensorBoard's HPARAMS.
     """
 

@@ -43,7 +43,7 @@ class Trial:
       name: its folder in the sweep's.
       command: that trains it.
       folder: its workdir.
-      steps: of the whole run.
+      steps: the number of steps of the whole run.
       environment: variables in addition to those of this process.
     """
 

@@ -22,7 +22,7 @@ def make_context(
     """Return the context of a run.
 
     Args:
-      vocabulary: of the run's text.
+      vocabulary: the vocabulary of the run's text.
       languages: language codes in index order.
       config: the run's config.
       labels: {task with labels: names of its classes}, for objectives that weigh classes by name.

@@ -64,7 +64,7 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
 
     Args:
       program: the run's.
-      phase: of its curriculum.
+      phase: the phase of its curriculum.
       platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
     """
     objectives = {task: in_phase(objective, phase) for task, objective in program.objectives.items()}

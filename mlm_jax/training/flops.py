@@ -56,8 +56,8 @@ def mfu(flops_per_step: float, seconds: float, devices: int, peak: float) -> flo
     """Return model FLOPs utilisation: the model's FLOP/s as a share of the devices' peak.
 
     Args:
-      flops_per_step: of all devices together.
-      seconds: of a step.
+      flops_per_step: the FLOPs per step of all devices together.
+      seconds: the duration of a step.
       devices: number of devices.
       peak: FLOP/s of one device.
     """
@@ -83,7 +83,7 @@ def step_flops(
       axes: tree of logical axes, from :func:`mlm_jax.model.abstract`.
       batch: {task: TaskBatch} of shapes, the global rows.
       platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
-      objectives: of a curriculum phase; those of ``config.tasks`` if not given.
+      objectives: the objectives of a curriculum phase; those of ``config.tasks`` if not given.
     """
     kernels = _kernels(params, axes)
     parts: dict[str, float] = {}

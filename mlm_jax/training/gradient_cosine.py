@@ -44,7 +44,7 @@ def between_tasks(
       params: parameters at which to measure.
       batch: global batch of every task, as arrays on the mesh or the host.
       parameters: regex of whole parameter paths, such as ``encoder/.*``.
-      seed: of the masks.
+      seed: the seed of the masks.
 
     Raises:
       UserError: the regex matches no parameter.
@@ -68,7 +68,7 @@ def between_languages(
       batch: as in :func:`between_tasks`; a row of a pair counts for its target's language.
       task: its loss is divided by language.
       parameters: as in :func:`between_tasks`.
-      seed: of the masks.
+      seed: the seed of the masks.
 
     Raises:
       UserError: there is no such task, its loss is not a sum over rows of one language each, or the regex matches no

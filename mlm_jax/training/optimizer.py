@@ -36,7 +36,7 @@ def create(
 
     Args:
       config: ``config.optimizer``.
-      steps: of the whole run, for the schedule.
+      steps: the number of steps of the whole run, for the schedule.
       params: arrays or shapes.
       logical_axes: a tree of tuples like ``params``; "groups" marks the axis of language-indexed weights.
       curriculum: ``config.curriculum``, which may change the learning rate.

@@ -27,7 +27,7 @@ def learning_rate(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[s
 
     Args:
       config: ``config.optimizer``.
-      steps: of the whole run.
+      steps: the number of steps of the whole run.
       curriculum: ``config.curriculum``; its phases may multiply the rate by a factor, or have a schedule of their own.
 
     Raises:

@@ -18,7 +18,7 @@ def attention_of(config: ConfigDict, mesh: Mesh) -> dict[str, list[Choice]]:
 
     Args:
       config: the run's config.
-      mesh: of the run's devices.
+      mesh: the mesh of the run's devices.
 
     Raises:
       UserError: ``model.attention`` names a kernel that these devices or shapes cannot use.

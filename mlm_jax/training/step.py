@@ -168,7 +168,7 @@ def make_train_step(
     """Return the jitted step; its first argument is donated.
 
     Args:
-      program: of the run.
+      program: the program of the run.
       objectives: {task: objective} of a curriculum phase, if they differ from the program's.
     """
     config, mesh = program.config, program.mesh

@@ -64,7 +64,7 @@ class Phase:
         Args:
           stream: its name.
           source: its name among the sources of its language or pair; "" if it is the only one.
-          languages: of the stream, one or two.
+          languages: the languages of the stream, one or two.
         """
         chosen = not self.sources or stream in self.sources or source in self.sources
         return chosen and {*languages} <= {*self.languages}
@@ -134,7 +134,7 @@ def resolve(config: ConfigDict, languages: Sequence[str], pairs: Sequence[str] =
 
     Args:
       config: the whole config.
-      languages: of the run.
+      languages: the languages of the run.
       pairs: "de-en" names that explicit rates may use, besides languages.
 
     Raises:

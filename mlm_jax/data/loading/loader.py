@@ -41,13 +41,13 @@ class Loader:
       store: an open token store.
       config: the whole config.
       kinds: {task: kind of stream that its objective reads}.
-      split: of the streams.
+      split: the split of the streams.
       process_index: which part of a step's rows to read (:func:`mlm_jax.parallel.batches.row_group`).
       process_count: parts; each is a contiguous block of rows, and nothing else is read.
 
     Attributes:
       languages: codes; ``Rows.language`` is an index into them.
-      phases: of the curriculum.
+      phases: the phases of the curriculum.
 
     Raises:
       UserError: a task's entry has impossible values, or names streams that the store does not have.

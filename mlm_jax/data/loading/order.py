@@ -28,7 +28,7 @@ class RowPlan(NamedTuple):
 
     Attributes:
       stream: index into the task's streams.
-      epoch: of that stream, from 0.
+      epoch: the epoch of that stream, from 0.
       start: first unit in the epoch's layout.
       units: number of units; less than the row length only in the last row of an epoch.
       run: index of the run of consecutive rows, counted separately in each stream.
@@ -81,7 +81,7 @@ class Order:
     Args:
       names: of the streams. The seed and a stream's name decide its shuffles, which do not depend on the other streams.
       sizes: ``[streams]`` units, at least 1.
-      rows: of the task per step, over all hosts.
+      rows: the number of rows of the task per step, over all hosts.
       seed: any text.
       run_length: number of consecutive rows that are of one stream.
     """

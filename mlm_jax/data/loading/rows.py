@@ -114,7 +114,7 @@ def _segments(begins: np.ndarray, used: np.ndarray, length: int) -> tuple[np.nda
       begins: sorted indices into ``[rows * length]`` of the first tokens of segments, those of each row's first token
         included.
       used: ``[rows]``.
-      length: of a row.
+      length: the length of a row.
     """
     size = len(used) * length
     lengths = np.diff(begins, append=size)

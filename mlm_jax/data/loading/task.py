@@ -38,7 +38,7 @@ class Task:
       streams: streams that it reads.
       splits: the split of each stream that is read.
       languages: ``[streams, 1]``, or ``[streams, 2]`` for pairs: indices of the run's languages.
-      order: of its rows.
+      order: the order of its rows.
     """
 
     name: str
@@ -65,10 +65,10 @@ def open_task(
     Args:
       store: an open token store.
       config: the whole config.
-      phases: of the curriculum.
-      name: of the task in ``config.tasks``.
+      phases: the phases of the curriculum.
+      name: the name of the task in ``config.tasks``.
       kind: kind of stream that its objective reads.
-      split: of the streams.
+      split: the split of the streams.
       process_count: number of processes that share the rows of a step.
 
     Raises:
@@ -200,7 +200,7 @@ def _weights(task: Task, phase: Phase, units_a_step: int, settings: Mapping[str,
 
     Args:
       task: that reads the streams.
-      phase: of the run.
+      phase: the phase of the run.
       units_a_step: tokens or examples that the task takes in a step.
       settings: {stream: its settings in the config}.
     """
