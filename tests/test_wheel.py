@@ -105,3 +105,32 @@ def test_a_job_is_launched_without_a_checkout(installed):
         environment=environment,
     )
     assert "--config configs/demo.py" in said and "sbatch" in said
+
+
+def has_docker():
+    return bool(shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+def test_the_image_holds_what_its_installation_needs(tmp_path):
+    """The Dockerfile's COPY and RUN lines, in a folder instead of an image, without the libraries."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    for words in (line.split()[1:] for line in lines if line.startswith("COPY ")):
+        for name in words[:-1]:
+            target = tmp_path / words[-1] / (Path(name).name if words[-1].endswith("/") else "")
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
+    (installing,) = [line for line in lines if line.startswith("RUN ")]
+    assert installing.split()[1:3] == ["pip", "install"] and '--editable ".[${EXTRAS}]"' in installing
+    target = tmp_path / "installed"
+    options = ["--no-deps", "--no-build-isolation", "--target", str(target)]
+    run(sys.executable, "-m", "pip", "install", "-q", *options, "--editable", ".", cwd=tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    said = run(target / "bin" / "mlm-jax", "config", "batch_size", cwd=tmp_path, environment=environment)
+    assert said.startswith("tasks.TASK.rows")
+    code = "from mlm_jax.config import load_config; load_config('configs/demo.py'); import mlm_jax; print(mlm_jax.__file__)"
+    assert str(tmp_path) in run(sys.executable, "-c", code, cwd=tmp_path, environment=environment)
+
+
+@pytest.mark.skipif(not has_docker(), reason="docker is not running")
+def test_the_image_is_built():
+    run("docker", "build", "-q", "-t", "mlm_jax_test", "--build-arg", "EXTRAS=demo", ".", cwd=ROOT)
+    assert "usage: mlm-jax" in run("docker", "run", "--rm", "mlm_jax_test", cwd=ROOT)

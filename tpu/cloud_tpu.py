@@ -158,9 +158,8 @@ class CloudTpu:
                 )
             )
         except CommandFailed as failure:
-            last = failure.output.strip().splitlines()[-1:] or [str(failure)]
             raise UserError(
-                f"the checkout {self.job.source} cannot be packed: {last[0]}",
+                f"the checkout {self.job.source} cannot be packed: {failure.reason()}",
                 remedy="give a git checkout as --source; git status says what it lacks",
             ) from failure
         self.shell.write(scratch / SCRIPT, worker.script(self.job))
@@ -181,14 +180,24 @@ class CloudTpu:
         version = job.offer.runtime
         try:
             if not self.queued:
-                self.shell.run((*TPUS, "tpu-vm", "create", job.name, *self.place, *what, "--version", version))
+                self.shell.run(
+                    (
+                        *self._track(creating=True),
+                        "tpu-vm",
+                        "create",
+                        job.name,
+                        *self.place,
+                        *what,
+                        "--version",
+                        version,
+                    )
+                )
                 return
             several = ("--node-count", str(len(self.nodes)), "--node-prefix", job.name)
             named = several if len(self.nodes) > 1 else ("--node-id", job.name)
-            alpha = ("gcloud", "alpha", *TPUS[1:]) if job.reservation else TPUS  # which takes reservations by name
             self.shell.run(
                 (
-                    *alpha,
+                    *self._track(creating=True),
                     "queued-resources",
                     "create",
                     job.name,
@@ -400,8 +409,8 @@ class CloudTpu:
         for pattern, problem, remedy in REASONS:
             if re.search(pattern, output):
                 return UserError(problem.format(**facts), remedy=remedy.format(**facts))
-        last = output.strip().splitlines()[-1] if output.strip() else str(failure)
-        return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {last}")
+        why = output if failure is None else failure.reason()
+        return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {why}")
 
     def _ssh(self, node: str, worker: str, command: str) -> tuple[str, ...]:
         return (
@@ -417,9 +426,14 @@ class CloudTpu:
             command,
         )
 
-    def _track(self) -> tuple[str, ...]:
-        """Return the beginning of ssh and scp commands; only gcloud alpha goes through Identity-Aware Proxy."""
-        return ("gcloud", "alpha", *TPUS[1:]) if self.job.iap else TPUS
+    def _track(self, *, creating: bool = False) -> tuple[str, ...]:
+        """Return the beginning of a command.
+
+        Only gcloud alpha takes reservations by name and shapes of v5p, and goes through Identity-Aware Proxy (ssh, scp).
+        """
+        by_shape = "--type" in self.job.accelerator
+        needs_alpha = bool(self.job.reservation) or by_shape if creating else self.job.iap
+        return ("gcloud", "alpha", *TPUS[1:]) if needs_alpha else TPUS
 
     def _tunnel(self) -> tuple[str, ...]:
         return ("--tunnel-through-iap",) if self.job.iap else ()

@@ -287,8 +287,7 @@ def submit(file: str, text: str, command: Sequence[str], shell: Shell) -> None:
     try:
         shell.run((*command, file))
     except CommandFailed as failure:
-        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
-        raise UserError(f"{command[0]} refused the job: {last[0]}", file=file) from failure
+        raise UserError(f"{command[0]} refused the job: {failure.reason()}", file=file) from failure
 
 
 def apply_secret(job: Job, shell: Shell) -> None:
@@ -315,8 +314,8 @@ def look(verb: str, job: Job, shell: Shell, options: argparse.Namespace) -> None
             target = {"gke": gke, "slurm": slurm, "skypilot": skypilot}[options.target]
             shell.run(getattr(target, verb)(job))
     except CommandFailed as failure:
-        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
-        raise UserError(f"{verb} of {job.name}: {last[0]}", remedy="check --name, --target and --zone") from failure
+        remedy = "check --name, --target and --zone"
+        raise UserError(f"{verb} of {job.name}: {failure.reason()}", remedy=remedy) from failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

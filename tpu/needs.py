@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import fnmatch
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
+from mlm_jax.config.sources import named_sources
 from tpu.job import Job
 from tpu.shell import CommandFailed, Shell
 
 MANIFEST = "manifest.json"  # file that every token store has
 
 
+# What needs an extra: functions and libraries that sources name, filters, and objectives that are measured by libraries.
+EXTRAS_OF_SOURCES = {"mlm_jax.data.bible": "demo", "datasets": "datasets"}
+EXTRAS_OF_FILTERS = {"near_duplicates": "filters", "language": "filters"}
+EXTRAS_OF_OBJECTIVES = {"token_classification": "metrics", "translation": "metrics"}
+
+
 def extras_of(config: ConfigDict) -> tuple[str, ...]:
-    """Return the extras of the package that a config needs on the machines."""
-    return ("wandb",) if config.training.wandb else ()
+    """Return the extras of the package that a config needs on the machines, as far as the config shows it."""
+    found = {"wandb"} if config.training.wandb else set()
+    found |= {EXTRAS_OF_OBJECTIVES.get(task["objective"], "") for task in config.tasks.values()}
+    if not config.data.store:
+        found |= {EXTRAS_OF_SOURCES.get(entry.partition(":")[0], "") for _, entry in sources(config)}
+        named = (one["filter"] if isinstance(one, Mapping) else one for one in config.data.filters)
+        found |= {EXTRAS_OF_FILTERS.get(name, "") for name in named}
+    return tuple(sorted(found - {""}))
 
 
 def check_files(config: ConfigDict, job: Job) -> None:
@@ -64,9 +76,9 @@ def check_store(job: Job, shell: Shell) -> None:
     try:
         shell.run((*command, f"{address.rstrip('/')}/{MANIFEST}"))
     except CommandFailed as failure:
-        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
         raise UserError(
-            f"there is no token store at {address}: {last[0]}", remedy="prepare it first: mlm-jax prepare"
+            f"there is no token store at {address}, or it cannot be read: {failure.reason()}",
+            remedy="prepare it (mlm-jax prepare), or see that this account may read the bucket",
         ) from failure
 
 
@@ -92,9 +104,9 @@ def check_image(job: Job, shell: Shell) -> None:
             )
         )
     except CommandFailed as failure:
-        last = failure.output.strip().splitlines()[-1:] or [str(failure)]
         raise UserError(
-            f"there is no image {job.image}: {last[0]}", remedy="build the Dockerfile, and push it"
+            f"there is no image {job.image}, or it cannot be read: {failure.reason()}",
+            remedy="build the Dockerfile and push it, or see that this account may read the registry",
         ) from failure
 
 
@@ -103,23 +115,29 @@ def named_files(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if config.data.store:
         yield "data.store", config.data.store
     else:
-        for key in ("corpora", "parallel", "validation"):
-            for language, source in config.data[key].items():
-                yield from ((f"data.{key}.{language}", path) for path in paths(source))
-        for name, entry in config.data.labelled.items():
-            splits = (entry.get(split, ()) for split in ("train", "validation"))
-            yield from ((f"data.labelled.{name}", path) for split in splits for path in paths(split))
+        yield from ((key, entry) for key, entry in sources(config) if ":" not in entry or "://" in entry)
         if config.vocabulary.path:
             yield "vocabulary.path", config.vocabulary.path
     if config.checkpoint.init.get("from"):
         yield 'checkpoint.init["from"]', config.checkpoint.init["from"]
 
 
-def paths(source: Any) -> Iterator[str]:
-    """Yield the paths and globs of a source; functions and data sets of libraries, which have a colon, are none."""
-    for entry in (source,) if isinstance(source, str) else source:
-        if ":" not in entry or "://" in entry:
-            yield entry
+def sources(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Yield (key, one of its paths, globs, functions or data sets of libraries) of all text that a config names."""
+    found = [
+        (f"data.{key}.{source.stream}", source.files)
+        for key in ("corpora", "parallel")
+        for source in named_sources(config.data[key])
+    ]
+    found += [(f"data.validation.{name}", files) for name, files in config.data.validation.items()]
+    found += [
+        (f"data.labelled.{name}", entry[split])
+        for name, entry in config.data.labelled.items()
+        for split in ("train", "validation")
+        if entry.get(split)
+    ]
+    for key, files in found:
+        yield from ((key, entry) for entry in ((files,) if isinstance(files, str) else files))
 
 
 def copied_files(source: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections import deque
@@ -26,6 +27,12 @@ class CommandFailed(Exception):
     def __init__(self, command: Sequence[str], code: int, output: str):
         super().__init__(f"{shlex.join(command[:6])} … ended with exit code {code}")
         self.code, self.output = code, output
+
+    def reason(self) -> str:
+        """Return the line that says why: the first one that is marked as an error, else the last one."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()] or [str(self)]
+        said = next((line for line in lines if re.match(r"(\w+: )?error\b", line, re.IGNORECASE)), lines[-1])
+        return said.removesuffix(".")
 
 
 class Shell:

@@ -436,10 +436,16 @@ def test_a_secret_that_is_not_set_is_named_first(gcloud, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tpu_vm", "gke"])
 def test_a_store_that_is_not_there_is_noticed_before_anything_is_paid_for(gcloud, capsys, name):
-    gcloud.fail("storage ls", 1, "ERROR: One or more URLs matched no objects.")
+    gcloud.fail(
+        "storage ls", 1, "ERROR: One or more URLs matched no objects.\nTo find out more, run:\n\n  $ gcloud help"
+    )
     assert launch.main([*COMMON, *LAUNCHES[name]]) == 2
     said = capsys.readouterr().err
-    assert "there is no token store at gs://my-runs/store: ERROR: One or more" in said and len(gcloud.calls()) == 1
+    assert (
+        "no token store at gs://my-runs/store, or it cannot be read: ERROR: One or more URLs matched no objects. Remedy"
+        in said
+    )
+    assert len(gcloud.calls()) == 1
 
 
 @pytest.mark.parametrize(
@@ -454,6 +460,15 @@ def test_a_store_that_is_not_there_is_noticed_before_anything_is_paid_for(gcloud
         ),
         (("data.store=", "data.corpora={'de': '/mnt/runs/text/*.txt', 'en': 'mlm_jax.data.bible:text'}"), ""),
         (("data.store=", "data.corpora={'de': 'README.md'}"), ""),
+        (
+            ("data.store=", "data.corpora={'de': {'web': '/mnt/runs/a.txt', 'wiki': {'files': 'b.txt', 'epochs': 2}}}"),
+            "data.corpora.de:wiki names 'b.txt'",
+        ),
+        (("data.store=", "data.corpora={'de': {'files': '/mnt/runs/a.txt', 'epochs': 2}}"), ""),
+        (
+            ("data.store=", "data.corpora={'de': 'README.md'}", "data.validation={'de': 'no.txt'}"),
+            "data.validation.de names",
+        ),
         (("data.store=s3://other/store",), ""),
     ],
 )
@@ -522,11 +537,25 @@ def test_what_was_launched_can_be_looked_at_and_stopped(name, verb, commands, ca
     assert len(lines) == len(commands) and all(command in line for command, line in zip(commands, lines))
 
 
-def test_extras_follow_from_the_config(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "options, extras",
+    [
+        (["training.wandb=project", "--extra", "beam"], "tpu,wandb,beam"),
+        (["data.store=", "data.corpora={'de': 'mlm_jax.data.bible:text'}"], "tpu,demo"),
+        (["data.corpora={'de': 'mlm_jax.data.bible:text'}"], "tpu"),  # there is a store
+        (["data.store=", "data.corpora={'de': {'web': 'datasets:README.md'}}"], "tpu,datasets"),
+        (
+            ["data.store=", "data.corpora={'de': 'README.md'}", "data.filters=('length', {'filter': 'language'})"],
+            "tpu,filters",
+        ),
+        (["tasks.ner={'objective': 'token_classification', 'rows': 32, 'length': 64}"], "tpu,metrics"),
+    ],
+)
+def test_extras_follow_from_the_config(capsys, monkeypatch, options, extras):
     monkeypatch.chdir(ROOT)
-    options = ["--set", "training.wandb=project", "--extra", "demo", "--dry-run"]
-    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], *options]) == 0
-    assert "./mlm_jax[tpu,wandb,demo]" in capsys.readouterr().out
+    given = [part for option in options for part in (("--set", option) if "=" in option else (option,))]
+    assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], *given, "--dry-run"]) == 0
+    assert f"./mlm_jax[{extras}]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
