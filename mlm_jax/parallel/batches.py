@@ -92,3 +92,8 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(batch_sharding(shape, mesh), leaf, shape)
 
     return jax.tree.map(place, batch)
+
+
+def shapes_of(batch: Any) -> Any:
+    """Return the shapes, types and shardings of arrays on a mesh, without the arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), batch)

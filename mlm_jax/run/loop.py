@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
 from mlm_jax.objectives.classification import OneClass
-from mlm_jax.parallel.batches import check_rows, row_group, to_devices
+from mlm_jax.parallel.batches import check_rows, row_group, shapes_of, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
@@ -170,6 +171,9 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
         say_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
+        held.callback(compiled.end)
+        if start < config.steps:
+            compiled.begin(start)
         progress.say(beginning(start, config.steps))
         scores = earlier_scores(workdir, config, start)
         batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is under way
@@ -221,6 +225,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
             profiler.before(done)
             run, is_new = compiled.step_of(done)
             with goodput.span("compile" if is_new else "step"), must_fit(program, label_counts, run, batch):
+                compiled.wait()
                 state = run(state, batch)
                 if is_new:
                     jax.block_until_ready(state.step)
@@ -397,15 +402,38 @@ class CompiledPhases:
         self.program, self.loader = program, loader
         self.compiled: dict[Any, Callable[[TrainState, Batch], TrainState]] = {}
         self.seen: set[Any] = set()
+        self.compiler = ThreadPoolExecutor(1, "compiler")
+        self.under_way: Future[Any] | None = None
+
+    def begin(self, step: int) -> None:
+        """Begin to compile the step after ``step`` steps in a thread, so that evaluation can compile its programs meanwhile."""
+        run = self._function(step)[0]
+        batch = shapes_of(to_devices(self.loader.batch(step), self.program.mesh))
+        # jax.jit keeps what is compiled here, and finds it when it is called with such arrays.
+        self.under_way = self.compiler.submit(lambda: run.lower(self.program.state, batch).compile())  # type: ignore[attr-defined]
+
+    def wait(self) -> None:
+        """Wait for the compilation that :meth:`begin` began, and raise its error, if there is one."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def end(self) -> None:
+        """Wait for the thread: XLA cannot be interrupted, and a process that ends while XLA compiles may crash."""
+        self.compiler.shutdown()
 
     def step_of(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], bool]:
-        """Return the function of the step after ``step`` steps, and whether it must still be compiled for its shapes."""
+        """Return the function of the step after ``step`` steps, and whether it has not run with its shapes before."""
+        run, shapes = self._function(step)
+        is_new = shapes not in self.seen
+        self.seen.add(shapes)
+        return run, is_new
+
+    def _function(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], Any]:
+        """Return the function of the step after ``step`` steps, and a key of the shapes with which it is compiled."""
         phase = curriculum.at(self.loader.phases, step)
         objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
         key = (tuple(objectives.items()), phase.rope_bases)
         if key not in self.compiled:
             self.compiled[key] = make_train_step(self.program.with_rope_bases(phase.rope_bases), objectives=objectives)
-        shapes = (key, tuple(sorted(phase.lengths.items())), tuple(sorted(phase.task_rows.items())))
-        is_new = shapes not in self.seen
-        self.seen.add(shapes)
-        return self.compiled[key], is_new
+        return self.compiled[key], (key, tuple(sorted(phase.lengths.items())), tuple(sorted(phase.task_rows.items())))

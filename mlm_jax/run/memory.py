@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.parallel.batches import shapes_of
 from mlm_jax.parallel.chips import Chip, chip_of
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.advice import changes, lines
@@ -74,9 +75,8 @@ def compiled_bytes(program: Program, run: Callable, batch: Any) -> tuple[float, 
       run: the jitted step.
       batch: its arrays.
     """
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), batch)
     try:
-        found = run.lower(program.state, shapes).compile().memory_analysis()  # type: ignore[attr-defined]
+        found = run.lower(program.state, shapes_of(batch)).compile().memory_analysis()  # type: ignore[attr-defined]
     except jax.errors.JaxRuntimeError as error:
         if EXHAUSTED not in str(error):
             raise
