@@ -99,7 +99,7 @@ def evaluated(workdir: Path) -> dict[str, float]:
     """Return what ``mlm-jax eval`` measures, on all held-out text; measured once and kept in the workdir."""
     kept = workdir / "eval.json"
     if not kept.is_file():
-        write_whole(kept, mlm_jax("eval", str(workdir), "--json"))
+        write_whole(kept, mlm_jax("eval", str(workdir), "--all", "--json"))
     return json.loads(kept.read_text())
 
 

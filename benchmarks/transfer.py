@@ -83,7 +83,7 @@ def evaluated(workdir: Path, prefix: str) -> Values:
     """Return {what follows the prefix: value} of what ``mlm-jax eval`` measures; measured once and kept in the workdir."""
     kept = workdir / "eval.json"
     if not kept.is_file():
-        write_whole(kept, mlm_jax("eval", str(workdir), "--json"))
+        write_whole(kept, mlm_jax("eval", str(workdir), "--all", "--json"))
     metrics = json.loads(kept.read_text())
     return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
 

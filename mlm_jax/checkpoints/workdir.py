@@ -142,7 +142,12 @@ def check_no_wildcards(workdir: str | Path) -> None:
 
 def has_checkpoints(workdir: str | Path) -> bool:
     """Return whether a run of this workdir has saved something to go on from, be it whole or damaged."""
-    return any(child.name.isdigit() for child in Path(workdir, "checkpoints").glob("*"))
+    return bool(saved_steps(workdir))
+
+
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Return the steps that have a checkpoint in this workdir, be it whole or damaged."""
+    return sorted(int(child.name) for child in Path(workdir, "checkpoints").glob("*") if child.name.isdigit())
 
 
 def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:

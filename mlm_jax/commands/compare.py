@@ -24,15 +24,9 @@ def run(options: argparse.Namespace) -> None:
     """Print the tables, and write the page."""
     from mlm_jax.common.bucket import local_path
     from mlm_jax.common.console import table_console
-    from mlm_jax.report.comparison import (
-        compare_workdirs,
-        language_comparison,
-        metric_named,
-        seeds_table,
-        settings_table,
-        summary_table,
-    )
-    from mlm_jax.report.page import write_comparison
+    from mlm_jax.report.comparison import compare_workdirs, metric_named
+    from mlm_jax.report.comparison_page import write_comparison
+    from mlm_jax.report.comparison_tables import language_comparison, seeds_table, settings_table, summary_table
 
     if len(options.workdirs) < 2:
         raise UserError("there is nothing to compare", remedy="name two runs or more")

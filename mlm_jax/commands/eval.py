@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mlm_jax.commands.options import CHECKPOINT
 
-ABOUT = "measure a checkpoint on held-out data, per language"
+ABOUT = "measure a checkpoint on held-out data, per language, with intervals"
 EXAMPLE = "runs/mine"
 
 
@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{CHECKPOINT}; several classifiers, each trained on one language, make a matrix of transfer",
     )
     parser.add_argument("--task", help="only this task of the config")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="use all held-out rows, not only those that the run measures (evaluation.rows)",
+    )
     parser.add_argument(
         "--gradients",
         choices=("tasks", "languages"),
@@ -37,15 +42,18 @@ def run(options: argparse.Namespace) -> None:
                 checkpoint, options.gradients, task=options.task, parameters=options.parameters, as_json=options.json
             )
     else:
-        evaluate_command(options.checkpoint, task=options.task, as_json=options.json)
+        evaluate_command(options.checkpoint, task=options.task, everything=options.all, as_json=options.json)
 
 
-def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json: bool = False) -> None:
+def evaluate_command(
+    places: Sequence[str], *, task: str | None = None, everything: bool = False, as_json: bool = False
+) -> None:
     """Measure checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
 
     Args:
       places: workdirs (their last whole checkpoint) or checkpoints.
       task: only this task of their configs.
+      everything: whether to use all held-out rows.
       as_json: print one JSON object a checkpoint instead.
 
     Raises:
@@ -58,15 +66,15 @@ def evaluate_command(places: Sequence[str], *, task: str | None = None, as_json:
     measured = []
     console = table_console()
     for place in places:
-        found = measure(place, task)
+        found = measure(place, task, everything=everything)
         measured.append(found)
         if as_json:
-            print(
-                json.dumps({"checkpoint": str(place), "step": found.step, **found.metrics}, ensure_ascii=False),
-                flush=True,
-            )
+            values = {"checkpoint": str(place), "step": found.step, **found.metrics, "intervals": found.intervals}
+            print(json.dumps(values, ensure_ascii=False), flush=True)
         else:
-            console.print(metrics_table(found.metrics, found.languages, f"{place}, step {found.step:,}"))
+            rows = "all held-out rows" if everything else "the rows that the run measures"
+            title = f"{place}, step {found.step:,}, {rows}; ±: half of the 95 % interval"
+            console.print(metrics_table(found.metrics, found.languages, title, found.intervals))
     for name in dict.fromkeys(name for found in measured for name in found.sources):
         matrix = transfer_between(measured, name)
         if matrix is not None and not as_json:

@@ -90,11 +90,17 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
 def answer_scores(questions: Sequence[Question]) -> dict[str, float]:
     """Return {"exact_match": …, "f1": …}, shares, as the scripts of SQuAD 1.1 and 2.0 do (Rajpurkar et al. 2016, 2018).
 
-    If some questions have no answer, the prediction is "" if it scores higher than the best span; it is right if the
-    question has no answer.
-
     Args:
       questions: at least one.
+    """
+    return {name: float(np.mean(values)) for name, values in scores_by_question(questions).items()}
+
+
+def scores_by_question(questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Return {"exact_match" | "f1": ``[questions]``}.
+
+    If some questions have no answer, the prediction is "" if it scores higher than the best span; it is right if the
+    question has no answer.
     """
     unanswerable = any(not question.answers for question in questions)
     exact, f1 = [], []
@@ -103,7 +109,7 @@ def answer_scores(questions: Sequence[Question]) -> dict[str, float]:
         right = question.answers or ("",)
         exact.append(max(float(normalised(said) == normalised(answer)) for answer in right))
         f1.append(max(token_f1(said, answer) for answer in right))
-    return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
+    return {"exact_match": np.array(exact), "f1": np.array(f1)}
 
 
 def normalised(text: str) -> str:

@@ -23,3 +23,36 @@ def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
         return {}
     both = np.asarray(predicted, np.float64), np.asarray(gold, np.float64)
     return {"pearson": float(stats.pearsonr(*both)[0]), "spearman": float(stats.spearmanr(*both)[0])}
+
+
+def weighted_correlation(name: str, predicted: np.ndarray, gold: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the correlation of samples in which each example occurs as often as its weight says; NaN if there is none.
+
+    Args:
+      name: "pearson" | "spearman".
+      predicted: ``[examples]``.
+      gold: ``[examples]``.
+      weights: ``[samples, examples]`` whole numbers.
+
+    Returns:
+      ``[samples]`` float64.
+    """
+    weights = weights.astype(np.float64)
+    x, y = (np.broadcast_to(np.asarray(side, np.float64), weights.shape) for side in (predicted, gold))
+    if name == "spearman":
+        x, y = (weighted_ranks(np.asarray(side, np.float64), weights) for side in (predicted, gold))
+    count = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+    x, y = (side - (weights * side).sum(axis=1, keepdims=True) / count for side in (x, y))
+    covariance = (weights * x * y).sum(axis=1)
+    variances = (weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1)
+    return np.divide(covariance, np.sqrt(variances), out=np.full(len(weights), np.nan), where=variances > 0)
+
+
+def weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return ``[samples, examples]`` ranks of examples that occur as often as their weights say; equal ones share the mean rank."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.add.reduceat(weights[:, order], starts, axis=1)  # [samples, distinct values]
+    ranks = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
+    return ranks[:, group]

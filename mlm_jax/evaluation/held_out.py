@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -24,7 +25,8 @@ from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.question_rows import unpacked
 from mlm_jax.data.store.store import Store, Stream
 from mlm_jax.evaluation import perplexity
-from mlm_jax.evaluation.answers import answer_scores, join_windows
+from mlm_jax.evaluation.answers import answer_scores, join_windows, scores_by_question
+from mlm_jax.evaluation.bootstrap import Observed, unit_numbers
 from mlm_jax.evaluation.correlation import CORRELATIONS, correlations
 from mlm_jax.evaluation.embedding import embed_documents
 from mlm_jax.evaluation.extras import metric_library
@@ -37,6 +39,8 @@ from mlm_jax.parallel.batches import to_devices
 from mlm_jax.training.step import Program
 
 log = logging.getLogger(__name__)
+
+Units = dict[tuple[str, str], list[Observed]]  # {(metric, language or source): parts}
 
 SAMPLES, CANDIDATES = 2, 8  # fill-in-the-blank samples a language, and the number of texts that they are chosen from
 SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
@@ -52,6 +56,7 @@ class Retrieval(NamedTuple):
       candidates: the largest number of sentences among which a translation is searched.
       embeddings: {language: ``[sentences, width]``} of sentences that all these languages have; equal rows are translations.
       texts: {language: [sentence]} of the same rows.
+      observed: {metric key: which sentences were found}.
     """
 
     languages: tuple[str, ...]
@@ -59,12 +64,21 @@ class Retrieval(NamedTuple):
     candidates: int
     embeddings: dict[str, np.ndarray]
     texts: dict[str, list[str]]
+    observed: dict[str, Observed]
 
 
 class Evaluation(NamedTuple):
-    """Flat metrics (``eval/loss/de``), retrieval (None without parallel text), and samples {language: [sample]}."""
+    """What was measured.
+
+    Attributes:
+      metrics: flat, ``eval/loss/de``.
+      observed: {metric key: what it is computed of, unit by unit}, for intervals.
+      retrieval: None without parallel text.
+      samples: {language: [sample]}.
+    """
 
     metrics: dict[str, float]
+    observed: dict[str, Observed]
     retrieval: Retrieval | None
     samples: dict[str, list]
 
@@ -150,29 +164,42 @@ class HeldOut:
           UserError: an embedding is not finite, or the store is corrupt.
         """
         metrics: dict[str, float] = {}
+        observed: dict[str, Observed] = {}
         for task in self.config.tasks:
             if not tasks or task in tasks:
                 prefix = metric_prefix("eval", task, self.config.tasks)
-                metrics |= perplexity.flatten(self.task_metrics(task, params, everything), prefix)
+                found, units = self.task_metrics(task, params, everything)
+                metrics |= perplexity.flatten(found, prefix)
+                observed |= {f"{prefix}/{name}/{code}": one for (name, code), one in units.items()}
         if tasks:
-            return Evaluation(metrics, None, {})
+            return Evaluation(metrics, observed, None, {})
         retrieval = self.retrieval(params) if self.sentences.pairs else None
         if retrieval is not None:
             metrics |= retrieval_metrics(retrieval.matrices, self.sentences)
-        return Evaluation(metrics, retrieval, self.samples(params))
+            observed |= retrieval.observed
+        return Evaluation(metrics, observed, retrieval, self.samples(params))
 
     # ------------------------------------------------------------------------------------------------ tasks
 
-    def task_metrics(self, task: str, params: Any, everything: bool = False) -> dict[str, dict[str, float]]:
-        """Return {metric: {language or average: value}} of a task: loss, accuracy, bits per byte, F1, correlation."""
+    def task_metrics(
+        self, task: str, params: Any, everything: bool = False
+    ) -> tuple[dict[str, dict[str, float]], dict[tuple[str, str], Observed]]:
+        """Measure a task.
+
+        Returns:
+          {metric: {language or average: value}} of loss, accuracy, bits per byte, F1, correlation; and
+          {(metric, language or source): what it is computed of}.
+        """
         sums: perplexity.Sums = {}
         by_source: dict[str, dict[str, dict[str, float]]] = {}  # {source: its metrics}
+        units: Units = {}
         for stream in self.streams[task]:
             of_stream: perplexity.Sums = {}
             for reverse in self._directions(task):
                 batches = (to_devices(batch, self.mesh) for batch in self._batches(task, stream, everything, reverse))
-                found = perplexity.evaluate_task(self._measures[task], params, batches)
-                of_stream = perplexity.add_sums(of_stream, found)
+                found = perplexity.evaluate_rows(self._measures[task], params, batches)
+                of_stream = perplexity.add_sums(of_stream, perplexity.totals(found, len(self.languages)))
+                self._observe(units, task, stream, found)
             sums = perplexity.add_sums(sums, of_stream)
             if stream.source:
                 by_source[stream.name] = self._with_bits(
@@ -183,12 +210,34 @@ class HeldOut:
             for metric, values in of_source.items():
                 metrics[metric][name] = values[perplexity.MICRO]  # of a pair: both directions
         if self._has_entities(task):
-            metrics["f1"] = self._entity_f1(task, params, everything)
+            metrics["f1"] = self._entity_f1(task, params, everything, units)
         if self.program.objectives[task].kind == "scored":
-            metrics |= self._correlations(task, params, everything)
+            metrics |= self._correlations(task, params, everything, units)
         if self.program.objectives[task].kind == "questions":
-            metrics |= self._answers(task, params, everything)
-        return {name: values for name, values in metrics.items() if values}
+            metrics |= self._answers(task, params, everything, units)
+        observed = {key: Observed(*(np.concatenate(part) for part in zip(*parts))) for key, parts in units.items()}
+        for code, value in metrics.get("bits_per_byte", {}).items():  # a multiple of the loss
+            if ("loss", code) in observed and (loss := metrics["loss"][code]) > 0:
+                rows = observed["loss", code]
+                observed["bits_per_byte", code] = rows._replace(first=rows.first * (value / loss))
+        return {name: values for name, values in metrics.items() if values}, observed
+
+    def _observe(self, units: Units, task: str, stream: Stream, found: perplexity.RowSums) -> None:
+        """Add a stream's rows to what the metrics of its languages, and of its source, are computed of."""
+        for metric, parts in found.items():
+            for index in sorted({int(language) for part in parts for language in part.languages}):
+                numerator, denominator = perplexity.rows_of(parts, index)
+                there = denominator > 0
+                numbers = unit_numbers(self._data(task, stream), len(there))[there]
+                for name in (self.languages[index], *([stream.name] if stream.source else [])):
+                    units.setdefault((metric, name), []).append(Observed(numbers, numerator[there], denominator[there]))
+
+    def _data(self, task: str, stream: Stream) -> str:
+        """Return what tells a stream's held-out rows from all others."""
+        split = stream.split("validation")
+        length = self.config.tasks[task]["length"] if stream.kind == "text" else 0  # packed: rows depend on it
+        sizes = (split.documents, split.tokens, split.bytes, length)
+        return json.dumps([self.vocabulary.fingerprint, self.config.data.prefix, stream.name, *sizes])
 
     def _with_bits(
         self, task: str, metrics: dict[str, dict[str, float]], streams: tuple[Stream, ...]
@@ -199,12 +248,13 @@ class HeldOut:
             metrics["bits_per_byte"] = perplexity.bits_per_byte_by_language(metrics["loss"], self._text_sizes(streams))
         return metrics
 
-    def _entity_f1(self, task: str, params: Any, everything: bool) -> dict[str, float]:
+    def _entity_f1(self, task: str, params: Any, everything: bool, units: Units) -> dict[str, float]:
         """Return F1 by language over all labelled words; words that were cut off a row count as predicted "O"."""
         names = self.labels[task]
         predicted: list[list[str]] = []
         gold: list[list[str]] = []
         languages: list[str] = []
+        numbers_of: list[np.ndarray] = []
         for stream, classes, examples in self._predicted(task, params, everything):
             whole = stream.split("validation")["labels"].documents(examples)
             numbers = [in_task_order(labels, stream, names) for labels in whole]
@@ -212,22 +262,31 @@ class HeldOut:
             ours, right = tag_sentences(found, numbers, names)
             predicted, gold = predicted + ours, gold + right
             languages += [stream.languages[0]] * len(ours)
-        values = {language: scores.f1 for language, scores in entity_scores(predicted, gold, languages).items()}
-        return _with_mean(values)
+            numbers_of.append(unit_numbers(self._data(task, stream), stream.split("validation").documents)[examples])
+        scores = entity_scores(predicted, gold, languages)
+        for language, found_scores in scores.items():
+            mine = np.concatenate(numbers_of)[np.array(languages) == language]
+            halves = found_scores.predicted + found_scores.gold  # F1 is 2 · right / (predicted + gold)
+            units["f1", language] = [Observed(mine, 2 * found_scores.right, halves)]
+        return _with_mean({language: found_scores.f1 for language, found_scores in scores.items()})
 
-    def _correlations(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
+    def _correlations(self, task: str, params: Any, everything: bool, units: Units) -> dict[str, dict[str, float]]:
         """Return Pearson's and Spearman's correlation of predicted and gold numbers, by language."""
         pairs: dict[str, list[np.ndarray]] = {}
         for stream, numbers, examples in self._predicted(task, params, everything):
             whole = stream.split("validation")["labels"].documents(examples)
             right = np.concatenate(whole).astype(np.int32).view(np.float32)
             pairs.setdefault(stream.languages[0], []).append(np.stack([numbers[: len(right)], right]))
+            ids = unit_numbers(self._data(task, stream), stream.split("validation").documents)[examples]
+            for name in CORRELATIONS:
+                one = Observed(ids, numbers[: len(right)], right)
+                units.setdefault((name, stream.languages[0]), []).append(one)
         found = {language: correlations(*np.concatenate(parts, axis=1)) for language, parts in pairs.items()}
         return {
             name: _with_mean({language: one[name] for language, one in found.items() if one}) for name in CORRELATIONS
         }
 
-    def _answers(self, task: str, params: Any, everything: bool) -> dict[str, dict[str, float]]:
+    def _answers(self, task: str, params: Any, everything: bool, units: Units) -> dict[str, dict[str, float]]:
         """Return exact match and F1 of the answers to questions, by language."""
         windows: dict[str, list] = {}
         for stream, logits, examples in self._predicted(task, params, everything):
@@ -237,7 +296,12 @@ class HeldOut:
                 known = unpacked(one)
                 known["id"] = f"{stream.name}/{known['id']}"  # sets of several languages may have the same ids
                 windows.setdefault(stream.languages[0], []).append((known, flags, outputs))
-        found = {language: answer_scores([*join_windows(of).values()]) for language, of in windows.items()}
+        questions = {language: join_windows(of) for language, of in windows.items()}
+        found = {language: answer_scores([*of.values()]) for language, of in questions.items()}
+        for language, of in questions.items():
+            ids = np.array([unit_numbers(name, 1)[0] for name in of])
+            for name, values in scores_by_question([*of.values()]).items():
+                units[name, language] = [Observed(ids, values, np.ones(len(ids)))]
         return {name: _with_mean({code: one[name] for code, one in found.items()}) for name in ("exact_match", "f1")}
 
     def _predicted(self, task: str, params: Any, everything: bool) -> Iterator[tuple[Stream, np.ndarray, np.ndarray]]:
@@ -342,15 +406,17 @@ class HeldOut:
             for language, documents in self.sentences.documents.items()
         }
         rows = dict(list(aligned_rows(self.sentences).items())[:MAP_LANGUAGES])
+        matrices, observed = retrieval_matrices(self.sentences, embeddings)
         return Retrieval(
             self.sentences.languages,
-            retrieval_matrices(self.sentences, embeddings),
+            matrices,
             max(len(pairs) for pairs in self.sentences.pairs.values()),
             {language: embeddings[language][mine] for language, mine in rows.items()},
             {
                 language: [self.vocabulary.decode(self.sentences.documents[language][i].tolist()) for i in mine]
                 for language, mine in rows.items()
             },
+            observed,
         )
 
     def samples(self, params: Any) -> dict[str, list]:

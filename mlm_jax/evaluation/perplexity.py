@@ -6,9 +6,10 @@ the size of its batches.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +20,35 @@ from jax.sharding import PartitionSpec as P
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives import Context, Metrics, Objective
 
-# {metric: (numerator [languages], denominator [languages])} in float64, summed over batches.
+# {metric: (numerator [languages], denominator [languages])} in float64, summed over rows.
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
 MACRO = "mean"  # average over languages: each counts the same
 MICRO = "micro"  # average over predictions: each counts the same
 SEED = 0  # of the masks; the same for all runs, so that they can be compared
+AHEAD = 4  # batches that the device may be ahead of the host
+
+
+class Columns(NamedTuple):
+    """Sums of the rows of a batch, of those languages that it has: ``[rows, languages]`` float32 each."""
+
+    languages: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+    @classmethod
+    def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> Columns:
+        """Return the columns that are not empty."""
+        languages = np.flatnonzero((denominator > 0).any(axis=0))
+        return cls(languages, numerator[:, languages], denominator[:, languages])
+
+
+RowSums = dict[str, list[Columns]]  # {metric: of each batch}
 
 
 def make_measure(
     model_of: Callable[[Any], Any], objective: Objective, context: Context, mesh: Mesh | None = None
 ) -> Callable[[Any, TaskBatch, int], Metrics]:
-    """Return a function (parameters, batch, index of the batch) → metrics, compiled once for each shape of batch.
+    """Return a function (parameters, batch, index of the batch) → metrics of each row, compiled once for each shape of batch.
 
     Args:
       model_of: parameters → model, such as ``program.model``.
@@ -37,6 +56,7 @@ def make_measure(
       context: facts about the vocabulary.
       mesh: the mesh of parameters and batches; metrics are whole on each of its devices.
     """
+    context = dataclasses.replace(context, by_row=True)
 
     def prepare(batch: TaskBatch, number: jax.Array) -> Any:
         row = jnp.arange(len(batch["inputs"].language))
@@ -61,26 +81,62 @@ def make_measure(
     return on_mesh
 
 
-def evaluate_task(measure: Callable[[Any, TaskBatch, int], Metrics], params: Any, batches: Iterable[TaskBatch]) -> Sums:
-    """Sum an objective's metrics over held-out batches.
+def evaluate_rows(
+    measure: Callable[[Any, TaskBatch, int], Metrics], params: Any, batches: Iterable[TaskBatch]
+) -> RowSums:
+    """Return an objective's metrics as sums over the positions of each held-out row.
 
     Args:
       measure: from :func:`make_measure`.
       params: the model's parameters.
       batches: global batches; batches of equal shapes are compiled once.
-
-    Returns:
-      {metric: (numerator ``[languages]``, denominator ``[languages]``)}; {} without batches.
     """
-    measured = [measure(params, batch, number) for number, batch in enumerate(batches)]  # the device runs ahead
+    waiting: list[Metrics] = []
+    found: RowSums = {}
+
+    def take() -> None:
+        for name, parts in jax.device_get(waiting.pop(0)).items():
+            # [rows, languages]; an objective that does not sum row by row gives one sum for the batch
+            numerator, denominator = (np.atleast_2d(np.asarray(part, np.float32)) for part in parts)
+            found.setdefault(name, []).append(Columns.of(numerator, denominator))
+
+    for number, batch in enumerate(batches):
+        waiting.append(measure(params, batch, number))
+        if len(waiting) > AHEAD:
+            take()
+    while waiting:
+        take()
+    return found
+
+
+def totals(found: RowSums, languages: int) -> Sums:
+    """Return the sums over all rows; {} without rows.
+
+    Args:
+      found: from :func:`evaluate_rows`.
+      languages: how many languages there are.
+    """
     sums: Sums = {}
-    for metrics in jax.device_get(measured):
-        sums = add_sums(sums, jax.tree.map(lambda part: np.asarray(part, np.float64), metrics))
+    for name, parts in found.items():
+        sums[name] = (np.zeros(languages), np.zeros(languages))
+        for part in parts:
+            for whole, rows in zip(sums[name], (part.numerator, part.denominator)):
+                whole[part.languages] += rows.sum(axis=0, dtype=np.float64)
     return sums
 
 
+def rows_of(parts: Sequence[Columns], language: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a metric's (numerators, denominators) of one language, ``[rows]`` each, 0 in rows without that language."""
+    sides: tuple[list, list] = ([], [])
+    for part in parts:
+        where = np.flatnonzero(part.languages == language)
+        for side, rows in zip(sides, (part.numerator, part.denominator)):
+            side.append(rows[:, where[0]] if len(where) else np.zeros(len(rows), np.float32))
+    return np.concatenate(sides[0]), np.concatenate(sides[1])
+
+
 def add_sums(first: Sums, second: Sums) -> Sums:
-    """Add the sums of some batches to those of others."""
+    """Add the sums of some rows to those of others."""
     return {
         name: (first[name][0] + second[name][0], first[name][1] + second[name][1])
         if name in first and name in second
@@ -95,7 +151,7 @@ def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str
     Languages without observations are left out, also of the macro average.
 
     Args:
-      sums: from :func:`evaluate_task`.
+      sums: from :func:`totals`.
       languages: codes in index order.
     """
     metrics = {}

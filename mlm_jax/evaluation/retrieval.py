@@ -88,11 +88,22 @@ def accuracy_at_1(
     Raises:
       UserError: as in :func:`match`, or the sides are of different lengths.
     """
+    forward, backward = hits_at_1(sources, targets, score, neighbours=neighbours)
+    return float(forward.mean()), float(backward.mean())
+
+
+def hits_at_1(
+    sources: np.ndarray, targets: np.ndarray, score: str = "csls", *, neighbours: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which sentences find their translation, ``[sentences]`` bool each: (source → target, target → source).
+
+    Arguments and errors are those of :func:`accuracy_at_1`.
+    """
     if len(sources) != len(targets):
         raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")
     matches = match(sources, targets, score, neighbours=neighbours)
     right = np.arange(len(sources))
-    return float((matches.forward == right).mean()), float((matches.backward == right).mean())
+    return matches.forward == right, matches.backward == right
 
 
 def nearest_neighbours(

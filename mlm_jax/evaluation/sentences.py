@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from mlm_jax.data.store.store import Store
-from mlm_jax.evaluation.retrieval import SCORES, accuracy_at_1, mean_accuracy
+from mlm_jax.evaluation.bootstrap import Observed
+from mlm_jax.evaluation.retrieval import SCORES, hits_at_1, mean_accuracy
 
 MANY_LANGUAGES = 16  # with more languages, only pairs that have parallel text of their own are evaluated
 
@@ -29,6 +33,26 @@ class ParallelSentences:
     def languages(self) -> tuple[str, ...]:
         """Languages that have parallel text."""
         return tuple(self.documents)
+
+    @cached_property
+    def meanings(self) -> dict[str, np.ndarray]:
+        """{language: ``[sentences]`` uint64 numbers}, the same number for sentences that are joined by translations."""
+        starts = dict(zip(self.languages, itertools.accumulate(map(len, self.documents.values()), initial=0)))
+        documents = [document for of_language in self.documents.values() for document in of_language]
+        parents = list(range(len(documents)))
+
+        def root(node: int) -> int:
+            while parents[node] != node:
+                parents[node] = node = parents[parents[node]]
+            return node
+
+        for (a, b), rows in self.pairs.items():
+            for i, j in rows.tolist():
+                one, other = root(starts[a] + i), root(starts[b] + j)
+                parents[max(one, other)] = min(one, other)
+        digests = (hashlib.blake2b(documents[root(node)].tobytes(), digest_size=8) for node in range(len(documents)))
+        numbers = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], np.uint64)
+        return {code: numbers[start : start + len(self.documents[code])] for code, start in starts.items()}
 
 
 def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
@@ -73,23 +97,35 @@ def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
     return ParallelSentences({language: documents[language] for language in order}, pairs)
 
 
-def retrieval_matrices(sentences: ParallelSentences, embeddings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return {score: ``[languages, languages]`` accuracy@1, source × target}; NaN for pairs without parallel text.
+def retrieval_matrices(
+    sentences: ParallelSentences, embeddings: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Observed]]:
+    """Search each sentence's translation.
 
     Args:
       sentences: the parallel sentences.
       embeddings: {language: ``[sentences, width]``} in the order of ``sentences.documents``.
+
+    Returns:
+      {score: ``[languages, languages]`` accuracy@1, source × target}, NaN for pairs without parallel text; and
+      {``eval/retrieval_at_1/de-en``: which sentences CSLS finds}. Sentences that translate each other are one unit.
 
     Raises:
       UserError: an embedding is not finite.
     """
     index = {language: position for position, language in enumerate(sentences.languages)}
     matrices = {score: np.full((len(index), len(index)), np.nan) for score in SCORES}
+    observed: dict[str, Observed] = {}
     for (a, b), rows in sentences.pairs.items():
         left, right = embeddings[a][rows[:, 0]], embeddings[b][rows[:, 1]]
         for score, matrix in matrices.items():
-            matrix[index[a], index[b]], matrix[index[b], index[a]] = accuracy_at_1(left, right, score)
-    return matrices
+            hits = hits_at_1(left, right, score)
+            matrix[index[a], index[b]], matrix[index[b], index[a]] = (found.mean() for found in hits)
+            if score == "csls":
+                for direction, found in zip((f"{a}-{b}", f"{b}-{a}"), hits):
+                    one = Observed(sentences.meanings[a][rows[:, 0]], found, np.ones(len(found)))
+                    observed[f"eval/retrieval_at_1/{direction}"] = one
+    return matrices, observed
 
 
 def retrieval_metrics(matrices: Mapping[str, np.ndarray], sentences: ParallelSentences) -> dict[str, float]:

@@ -15,12 +15,25 @@ PREFIXES, BEGINS, ENDS = "BIMELSU", "BSU", "ELSU"
 
 
 class EntityScores(NamedTuple):
-    """Precision, recall and F1 (shares) over whole entities, and how many entities there are."""
+    """Scores over whole entities.
+
+    Attributes:
+      precision: share of predicted entities that are right.
+      recall: share of gold entities that are found.
+      f1: their harmonic mean.
+      entities: gold ones.
+      right: ``[sentences]`` predicted entities that are right.
+      predicted: ``[sentences]`` predicted entities.
+      gold: ``[sentences]`` gold entities.
+    """
 
     precision: float
     recall: float
     f1: float
     entities: int
+    right: np.ndarray
+    predicted: np.ndarray
+    gold: np.ndarray
 
 
 def entity_scores(
@@ -49,8 +62,18 @@ def entity_scores(
         right, ours = ([_as_iob2(tags[index]) for index in mine] for tags in (gold, predicted))
         types = sorted({tag[2:] for sentence in (*right, *ours) for tag in sentence if tag != "O"})
         if types:
-            found = nervaluate.Evaluator(right, ours, tags=types, loader="list").evaluate()["overall"]["strict"]
-            scores[language] = EntityScores(found.precision, found.recall, found.f1, found.possible)
+            results = nervaluate.Evaluator(right, ours, tags=types, loader="list").evaluate()
+            found, indices = results["overall"]["strict"], results["overall_indices"]["strict"]
+
+            def counted(*kinds: str, indices: Any = indices, sentences: int = len(mine)) -> np.ndarray:
+                which = [sentence for kind in kinds for sentence, _ in getattr(indices, f"{kind}_indices")]
+                return np.bincount(which, minlength=sentences)
+
+            counts = (counted("correct"), counted("correct", "incorrect", "spurious"))
+            gold_counts = counted("correct", "incorrect", "missed")
+            scores[language] = EntityScores(
+                found.precision, found.recall, found.f1, found.possible, *counts, gold_counts
+            )
     return scores
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.evaluation.bootstrap import RESAMPLES, Interval
 from mlm_jax.evaluation.extras import metric_library
 
 # BLEU's tokeniser by target language; 13a elsewhere. Scripts without spaces are scored by character, which needs no
@@ -17,12 +18,14 @@ TOKENIZERS = dict.fromkeys(CHINESE, "zh") | dict.fromkeys(WITHOUT_SPACES, "char"
 
 
 class TranslationScores(NamedTuple):
-    """BLEU and chrF++ (0–100) of a test set, with sacrebleu's signatures."""
+    """BLEU and chrF++ (0–100) of a test set, with sacrebleu's signatures, and its bootstrap intervals of 95 %."""
 
     bleu: float
     chrf: float
     bleu_signature: str
     chrf_signature: str
+    bleu_interval: Interval
+    chrf_interval: Interval
 
 
 def translation_scores(hypotheses: Sequence[str], references: Sequence[str], language: str) -> TranslationScores:
@@ -43,6 +46,10 @@ def translation_scores(hypotheses: Sequence[str], references: Sequence[str], lan
     sacrebleu = metric_library("sacrebleu")
     bleu = sacrebleu.BLEU(tokenize=TOKENIZERS.get(re.split("[-_]", language)[0], "13a"))
     chrf = sacrebleu.CHRF(word_order=2)
-    bleu_score = bleu.corpus_score(list(hypotheses), [list(references)]).score
-    chrf_score = chrf.corpus_score(list(hypotheses), [list(references)]).score
-    return TranslationScores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))
+    lines, right = list(hypotheses), [list(references)]
+    bleu_score, chrf_score = (one.corpus_score(lines, right, n_bootstrap=RESAMPLES) for one in (bleu, chrf))
+    # sacrebleu's interval is the mean of the resamples ± half of the width of 95 % (Koehn 2004)
+    intervals = [(one._mean - one._ci, one._mean + one._ci) for one in (bleu_score, chrf_score)]
+    return TranslationScores(
+        bleu_score.score, chrf_score.score, str(bleu.get_signature()), str(chrf.get_signature()), *intervals
+    )

@@ -9,13 +9,14 @@ from rich.progress import track
 
 from mlm_jax.common.console import plain_console
 from mlm_jax.data.store.store import Stream
+from mlm_jax.evaluation.bootstrap import Interval
 from mlm_jax.evaluation.translation import translation_scores
 from mlm_jax.inference.translator import Search, Translator
 
 
 def translation_metrics(
     translator: Translator, streams: Sequence[Stream], *, limit: int, reverse: bool = True, search: Search | None = None
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[tuple[str, str], Interval]]:
     """Translate held-out pairs and score them, pooled by target language.
 
     Texts are those of the token store: what the vocabulary makes of the original (NFKC, one space between words).
@@ -28,7 +29,8 @@ def translation_metrics(
       search: how to translate; None is by four beams.
 
     Returns:
-      {"chrf" | "bleu": {target language, or "mean" over them: 0–100}}.
+      {"chrf" | "bleu": {target language, or "mean" over them: 0–100}}; and {("chrf" | "bleu", target language): interval
+      of 95 %}.
 
     Raises:
       UserError: sacrebleu is missing, or the store is corrupt.
@@ -47,6 +49,7 @@ def translation_metrics(
             sources.setdefault(target, []).extend((source, text) for text in texts)
             references.setdefault(target, []).extend(translations)
     chrf, bleu = {}, {}
+    intervals: dict[tuple[str, str], Interval] = {}
     console = plain_console(stderr=True)
     for target, given in track(
         sources.items(),
@@ -63,8 +66,9 @@ def translation_metrics(
         )
         scores = translation_scores([translation.text for translation in found], references[target], target)
         chrf[target], bleu[target] = scores.chrf, scores.bleu
+        intervals |= {("chrf", target): scores.chrf_interval, ("bleu", target): scores.bleu_interval}
 
     def averaged(values: dict[str, float]) -> dict[str, float]:
         return values | {"mean": float(np.mean([*values.values()]))}
 
-    return {name: averaged(values) for name, values in (("chrf", chrf), ("bleu", bleu)) if values}
+    return {name: averaged(values) for name, values in (("chrf", chrf), ("bleu", bleu)) if values}, intervals

@@ -18,7 +18,8 @@ from mlm_jax.config.words import here
 from mlm_jax.data.loading.batch import Rows, TaskBatch
 from mlm_jax.objectives.traffic import Traffic
 
-# {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps.
+# {name: (numerator, denominator)}, each [languages] float32: sums that add up over microbatches, devices and steps;
+# [rows, languages] if the context asks for sums of each row.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -42,6 +43,7 @@ class Context:
       chunk: predicted positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
       logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
       labels: {task with labels: names of its classes}, as far as they are known.
+      by_row: whether metrics are summed row by row, as for evaluation, instead of over all rows.
     """
 
     vocabulary_size: int
@@ -59,6 +61,7 @@ class Context:
     chunk: int = 0
     logits_bytes: float = math.inf
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    by_row: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +195,23 @@ def language_weights(counts: jax.Array, language: jax.Array, context: Context) -
 
 
 def sum_by_language(values: jax.Array, language: jax.Array, context: Context) -> jax.Array:
-    """Sum ``[rows]`` or ``[rows, positions]`` values into ``[languages]`` float32; languages are of the same shape."""
-    return jax.ops.segment_sum(values.astype(jnp.float32).ravel(), language.ravel(), context.languages)
+    """Sum ``[rows]`` or ``[rows, positions]`` values by language; every objective sums its metrics by this function.
+
+    Args:
+      values: to sum.
+      language: of each value, of the same shape.
+      context: of the run.
+
+    Returns:
+      ``[languages]`` float32, or ``[rows, languages]`` if ``context.by_row``.
+    """
+    values = values.astype(jnp.float32)
+    if not context.by_row:
+        return jax.ops.segment_sum(values.ravel(), language.ravel(), context.languages)
+    rows = values.shape[0]
+    place = jnp.arange(rows)[:, None] * context.languages + language.reshape(rows, -1)  # [rows, positions]
+    sums = jax.ops.segment_sum(values.ravel(), place.ravel(), rows * context.languages)
+    return sums.reshape(rows, context.languages)
 
 
 def concatenate_rows(first: Rows, second: Rows) -> Rows:

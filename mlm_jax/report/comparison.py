@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import numpy as np
 
 from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.workdir import CONFIG, config_from_json, config_json, differing_keys
-from mlm_jax.common.addresses import is_local
-from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
+from mlm_jax.evaluation.bootstrap import Interval, Observed, interval, read_rows, resample_all
 from mlm_jax.report.history import (
     AVERAGES,
     Series,
     is_patience_over,
     read_events,
-    read_history,
     retrieval_curves,
     scores_of,
-    thin,
 )
 
 # What runs are compared by, of every task.
@@ -50,6 +45,7 @@ class Run:
       step: of the evaluation that counts: the best by ``evaluation.select`` if the config names a metric, else the last.
       metrics: the metrics of that evaluation, ``eval/loss/de`` and the like; {} if there is none yet.
       select: the metric that the config selects checkpoints by; "" if it selects the last one.
+      observed: {metric key: what it is computed of} of that evaluation; {} if the workdir does not have it.
     """
 
     name: str
@@ -59,6 +55,7 @@ class Run:
     step: int | None
     metrics: Mapping[str, float]
     select: str = ""
+    observed: Mapping[str, Observed] = dataclasses.field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -96,7 +93,8 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
             else "not begun"
         )
     step = None if counted is None else counted["step"]
-    return Run(name, workdir, settings, state, step, numbers(counted or {}), select)
+    observed = {} if step is None else read_rows(workdir, step)
+    return Run(name, workdir, settings, state, step, numbers(counted or {}), select, observed)
 
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:
@@ -229,6 +227,26 @@ def ranking_key(runs: Sequence[Run]) -> str:
     return select or (f"{metrics[0]}/mean" if metrics else "")
 
 
+def difference_intervals(runs: Sequence[Run], baseline: Run) -> list[dict[str, Interval]]:
+    """Return, of each run, {metric key: interval of 95 % of the metric's difference to the baseline}.
+
+    The bootstrap is paired if both runs measured the same rows. Runs that did not keep their rows have no intervals.
+
+    Args:
+      runs: to compare.
+      baseline: one of them.
+    """
+    languages = measured_languages(key for run in runs for key in run.metrics)
+    resamples = resample_all([run.observed for run in runs], languages)
+    reference = resamples[runs.index(baseline)]
+
+    def of_run(values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+        found = {key: interval(values[key] - reference[key]) for key in values if key in reference}
+        return {key: one for key, one in found.items() if one is not None}
+
+    return [{} if values is reference else of_run(values) for values in resamples]
+
+
 def best_of(runs: Sequence[Run], key: str) -> Run | None:
     """Return the run that is best by a metric."""
     measured = [run for run in runs if isinstance(run.metrics.get(key), (int, float))]
@@ -277,191 +295,7 @@ def by_seed(runs: Sequence[Run]) -> list[Group]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------- for terminals
-
-
-def summary_table(runs: Sequence[Run], baseline: Run | None = None) -> Table:
-    """Return a row a run with the mean of each metric, the best run first; what is not finished stands below.
-
-    Args:
-      runs: to compare.
-      baseline: the run that differences are to; the first one if not given.
-    """
-    key, metrics, baseline = ranking_key(runs), metrics_of(runs), baseline or runs[0]
-    best = best_of([run for run in runs if run.is_finished], key) or best_of(runs, key)
-    table = Table(title=f"runs by {key}" if key else "runs")
-    table.add_column("run")
-    table.add_column("step", justify="right")
-    for metric in metrics:
-        table.add_column(metric.removeprefix("eval/"), justify="right")
-    table.add_column(f"Δ {key.removeprefix('eval/')}", justify="right")
-    table.add_column("")
-    ranked = sorted(runs, key=lambda run: (not run.is_finished, -score(key, run.metrics)))
-    for run in ranked:
-        values = [shown(run.metrics.get(f"{metric}/mean")) for metric in metrics]
-        difference = "" if run is baseline else shown(difference_of(run, baseline, key), sign=True)
-        notes = ["best"] if run is best else []
-        notes += ["baseline"] if run is baseline else []
-        notes += [] if run.is_finished else [run.state]
-        cells = [run.name, "" if run.step is None else str(run.step), *values, difference, ", ".join(notes)]
-        table.add_row(*cells, style="bold" if run is best else "dim" if not run.is_finished else None)
-    return table
-
-
-def seeds_table(runs: Sequence[Run]) -> Table | None:
-    """Return a row a setting with mean ± spread over its seeds; None if the runs have one seed."""
-    groups = by_seed(runs)
-    if all(len(group.runs) == 1 for group in groups):
-        return None
-    key, metrics = ranking_key(runs), metrics_of(runs)
-    table = Table("setting", "seeds", title="mean ± standard deviation over seeds")
-    for metric in metrics:
-        table.add_column(metric.removeprefix("eval/"), justify="right")
-    for group in sorted(groups, key=lambda group: -score(key, group.means)):
-        cells = [spread_of(group, f"{metric}/mean") for metric in metrics]
-        table.add_row(setting_name(group.settings), str(len(group.runs)), *cells)
-    return table
-
-
-def language_comparison(runs: Sequence[Run], metric: str, baseline: Run) -> Table:
-    """Return a row a language with the baseline's value and the other runs' differences to it, greatest first."""
-    others = [run for run in runs if run is not baseline]
-    table = Table("language", title=f"{metric.removeprefix('eval/')}: {baseline.name}, and differences to it")
-    for name in (baseline.name, *(run.name for run in others)):
-        table.add_column(name, justify="right")
-
-    def largest(language: str) -> float:
-        found = [difference_of(run, baseline, f"{metric}/{language}") for run in others]
-        return max((abs(value) for value in found if value is not None), default=0.0)
-
-    columns = columns_of(runs, metric)
-    for language in sorted(columns, key=lambda name: (name in AVERAGES, -largest(name))):
-        key = f"{metric}/{language}"
-        differences = (shown(difference_of(run, baseline, key), sign=True) for run in others)
-        table.add_row(language, shown(baseline.metrics.get(key)), *differences, end_section=language == columns[-1])
-    return table
-
-
-def settings_table(runs: Sequence[Run]) -> Table:
-    """Return a row a config key in which runs differ, a column a run."""
-    table = Table("config key", title="config keys that differ")
-    for run in runs:
-        table.add_column(run.name)
-    for key in runs[0].settings:
-        table.add_row(key, *(plain_value(run.settings[key]) for run in runs))
-    return table
-
-
 def difference_of(run: Run, baseline: Run, key: str) -> float | None:
     """Return a metric's difference to the baseline; None if one of the two lacks it."""
     one, other = run.metrics.get(key), baseline.metrics.get(key)
     return None if one is None or other is None else one - other
-
-
-def shown(value: float | None, sign: bool = False) -> str:
-    """Return a number as tables show it."""
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:+.3f}" if sign else f"{value:.3f}"
-
-
-def spread_of(group: Group, key: str) -> str:
-    """Return "mean ± spread" of a metric."""
-    if key not in group.means:
-        return ""
-    return f"{group.means[key]:.3f}" + (f" ± {group.spreads[key]:.3f}" if key in group.spreads else "")
-
-
-def setting_name(settings: Mapping[str, Any]) -> str:
-    """Return settings as one phrase."""
-    return ", ".join(f"{key.rpartition('.')[2]}={plain_value(value)}" for key, value in settings.items()) or "all"
-
-
-def plain_value(value: Any) -> str:
-    """Return a config value as people write it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-# ---------------------------------------------------------------------------------------------------- for the page
-
-MOST_CURVES = 600  # of runs × languages, that a page holds; above that it has the averages' only
-
-
-def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None = None) -> dict[str, Any]:
-    """Return what the comparison's page draws.
-
-    Args:
-      runs: to compare.
-      title: the title of the page.
-      folder: that the page is written to; links to the runs' reports start from there.
-      baseline: as in :func:`summary_table`.
-    """
-    metrics = metrics_of(runs)
-    parameters = list(dict.fromkeys(key for run in runs for key in run.settings))
-    languages = list(dict.fromkeys(name for metric in metrics for name in columns_of(runs, metric)))
-    histories = {run.name: history_of(run) for run in runs}
-    with_curves = (
-        languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
-    )
-    return {
-        "title": title,
-        "runs": [
-            {
-                "name": run.name,
-                "state": run.state,
-                "finished": run.is_finished,
-                "step": run.step,
-                "report": report_link(run, folder),
-                "settings": {key: run.settings.get(key) for key in parameters},
-            }
-            for run in runs
-        ],
-        "baseline": (baseline or runs[0]).name,
-        "ranking": ranking_key(runs).removeprefix("eval/"),
-        "parameters": parameters,
-        "metrics": [
-            {"name": metric.removeprefix("eval/"), "less": is_less_better(f"{metric}/mean")} for metric in metrics
-        ],
-        "languages": languages,
-        "averages": [name for name in languages if name in AVERAGES],
-        "values": {
-            metric.removeprefix("eval/"): {
-                name: [rounded(run.metrics.get(f"{metric}/{name}")) for run in runs]
-                for name in columns_of(runs, metric)
-            }
-            for metric in metrics
-        },
-        "curves": {
-            metric.removeprefix("eval/"): {
-                name: [curve(histories[run.name], f"{metric}/{name}") for run in runs]
-                for name in columns_of(runs, metric)
-                if name in with_curves
-            }
-            for metric in metrics
-        },
-    }
-
-
-def history_of(run: Run) -> dict[str, Series]:
-    """Return a run's curves; retrieval by language."""
-    history = read_history(run.workdir) if run.metrics else {}
-    languages = measured_languages(history)
-    return history | {RETRIEVAL + name: series for name, series in retrieval_curves(history, languages).items()}
-
-
-def report_link(run: Run, folder: Path) -> str | None:
-    """Return the path of a run's report from a folder; None if it has none, or is in a bucket."""
-    file = run.workdir / "report.html"
-    if not file.exists() or not is_local(original(run.workdir.resolve())):
-        return None
-    return os.path.relpath(file.resolve(), folder.resolve())
-
-
-def curve(history: Mapping[str, Series], key: str) -> list[tuple[int, float | None]]:
-    """Return a metric's curve, with as many points and digits as are seen."""
-    return [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)]
-
-
-def rounded(value: float | None) -> float | None:
-    """Return a number with five significant digits."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")

@@ -17,7 +17,6 @@ from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
-from mlm_jax.report.comparison import Run, page_of
 from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
@@ -46,20 +45,6 @@ def write_report(workdir: str | Path) -> Path:
     file = workdir / "report.html"
     write_whole(file, render(data))
     publish(file)
-    return file
-
-
-def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: Run | None = None) -> Path:
-    """Write a page that compares runs, and return its path.
-
-    Args:
-      file: to write.
-      runs: to compare.
-      title: the title of the page.
-      baseline: the run that differences are to; the first one if not given.
-    """
-    data = page_of(runs, title, file.parent, baseline) | {"written": now()}
-    write_whole(file, fill("comparison.html", ("charts.js", "comparison.js"), data))
     return file
 
 

@@ -106,14 +106,21 @@ def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
     return table
 
 
-def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title: str = "") -> Table:
+def metrics_table(
+    metrics: Mapping[str, float],
+    languages: Sequence[str],
+    title: str = "",
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Table:
     """Lay all metrics of an evaluation out for a terminal: a row a language, a column a metric.
 
     Args:
       metrics: flat, ``eval/loss/de`` and ``eval/ranking/loss/de``; retrieval is averaged over a language's pairs.
       languages: codes in index order.
       title: the title of the table.
+      intervals: {metric key: its interval}, by directed pair for retrieval.
     """
+    halves = half_widths(intervals or {})
     curves = curves_by_language({key: [(0, value)] for key, value in metrics.items()}, languages)
     columns = {name: {code: series[0][1] for code, series in lines["eval"].items()} for name, lines in curves.items()}
     retrieval = _retrieval(metrics, languages)
@@ -125,7 +132,10 @@ def metrics_table(metrics: Mapping[str, float], languages: Sequence[str], title:
         heading = COLUMNS.get(metric) or SHARES.get(metric) or SCORES.get(metric, metric)
         table.add_column(f"{task}\n{heading}".strip(), justify="right")
     for code in (*languages, *AVERAGES):
-        cells = [format_cell(name.rpartition("/")[2], values.get(code)) for name, values in columns.items()]
+        cells = [
+            format_cell(name.rpartition("/")[2], values.get(code), halves.get(f"eval/{name}/{code}"))
+            for name, values in columns.items()
+        ]
         if any(cells):
             if code in AVERAGES:
                 table.add_section()
@@ -204,8 +214,21 @@ SHARES = {  # shown in percent
 SCORES = {"chrf": "chrF++", "bleu": "BLEU"}  # from 0 to 100
 
 
-def format_cell(name: str, value: float | None) -> str:
-    """Return a cell's text: counts with separators or in millions, shares in percent, the rest with three decimals."""
+def half_widths(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return {metric key: half of the width of its interval}."""
+    return {key: (high - low) / 2 for key, (low, high) in intervals.items()}
+
+
+def format_cell(name: str, value: float | None, half: float | None = None) -> str:
+    """Return a cell's text: counts with separators or in millions, shares in percent, the rest with three decimals.
+
+    Args:
+      name: of the column.
+      value: of the cell.
+      half: half of the width of its interval, which stands behind it.
+    """
+    if half is not None:
+        return f"{format_cell(name, value)} ±{format_cell(name, half)}"
     if value is None:
         return ""
     if name == "tokens":

@@ -1,4 +1,4 @@
-"""``mlm-jax eval``: measure checkpoints on all of their held-out data, and transfer between languages."""
+"""``mlm-jax eval``: measure checkpoints on held-out data, with intervals, and transfer between languages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.store import Store
+from mlm_jax.evaluation.bootstrap import Interval, intervals
 from mlm_jax.evaluation.classification import TransferMatrix, transfer_matrix
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.perplexity import flatten
@@ -40,7 +41,8 @@ class Measured(NamedTuple):
       step: the step of the checkpoint.
       config: the config of its run.
       languages: codes in index order.
-      metrics: flat, ``eval/loss/de`` and the like, of all held-out rows.
+      metrics: flat, ``eval/loss/de`` and the like.
+      intervals: {metric key: interval of 95 %}, by bootstrap over held-out rows, sentences or pairs.
       sources: {task with labels: languages that it was trained on}.
     """
 
@@ -49,6 +51,7 @@ class Measured(NamedTuple):
     config: ConfigDict
     languages: tuple[str, ...]
     metrics: dict[str, float]
+    intervals: dict[str, Interval]
     sources: dict[str, tuple[str, ...]]
 
 
@@ -102,12 +105,13 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
     return Run(loaded, store, loader, program, params)
 
 
-def measure(place: str | Path, task: str | None = None) -> Measured:
-    """Measure a checkpoint on all held-out rows of its run's token store, on all devices of this machine.
+def measure(place: str | Path, task: str | None = None, *, everything: bool = False) -> Measured:
+    """Measure a checkpoint on the held-out rows that its run measures, on all devices of this machine.
 
     Args:
       place: a workdir or one of its checkpoints.
       task: only this task of its config; None is all of them, with retrieval.
+      everything: whether to use all held-out rows of the run's token store instead.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
@@ -115,19 +119,21 @@ def measure(place: str | Path, task: str | None = None) -> Measured:
     run = open_run(place, task)
     loaded, config, loader = run.loaded, run.loaded.config, run.loader
     held_out = HeldOut(run.program, loader, run.store)
-    found = held_out.evaluate(run.params, everything=True, tasks=(task,) if task else ())
-    metrics = found.metrics | _translation(loaded, held_out, task)
+    found = held_out.after(loaded.step).evaluate(run.params, everything=everything, tasks=(task,) if task else ())
+    scores, of_scores = _translation(loaded, held_out, task)
     sources = {
         name: tuple(dict.fromkeys(stream.languages[0] for stream in loader.streams(name)))
         for name in loaded.labels
         if task in (None, name)
     }
-    return Measured(str(place), loaded.step, config, loaded.languages, metrics, sources)
+    metrics, found_intervals = found.metrics | scores, intervals(found.observed, loaded.languages) | of_scores
+    return Measured(str(place), loaded.step, config, loaded.languages, metrics, found_intervals, sources)
 
 
-def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[str, float]:
-    """Return chrF++ and BLEU of the translation tasks, by target language."""
+def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Return chrF++ and BLEU of the translation tasks, by target language, and their intervals."""
     metrics: dict[str, float] = {}
+    found: dict[str, Interval] = {}
     for name, entry in loaded.config.tasks.items():
         kind = objective_class(entry["objective"], name)
         if not (kind.writes and kind.kind == "pairs") or task not in (None, name):
@@ -135,9 +141,13 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> dict[st
         both = entry.get("directions", "both") == "both"
         limit = loaded.config.evaluation.pairs
         print(f"translating held-out pairs, at most {limit:,} of each stream and direction", file=sys.stderr)
-        scores = translation_metrics(Translator(loaded, task=name), held_out.streams[name], limit=limit, reverse=both)
-        metrics |= flatten(scores, metric_prefix("eval", name, loaded.config.tasks))
-    return metrics
+        scores, of_scores = translation_metrics(
+            Translator(loaded, task=name), held_out.streams[name], limit=limit, reverse=both
+        )
+        prefix = metric_prefix("eval", name, loaded.config.tasks)
+        metrics |= flatten(scores, prefix)
+        found |= {f"{prefix}/{metric}/{code}": one for (metric, code), one in of_scores.items()}
+    return metrics, found
 
 
 def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:

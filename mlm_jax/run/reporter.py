@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.workdir import config_json, has_checkpoints
+from mlm_jax.checkpoints.workdir import config_json, has_checkpoints, saved_steps
 from mlm_jax.common.bucket import original
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading.loader import Loader
+from mlm_jax.evaluation.bootstrap import save_rows
 from mlm_jax.evaluation.held_out import HeldOut, Retrieval
 from mlm_jax.objectives import metric_prefix
 from mlm_jax.objectives.multitask import uncertainty_weight
@@ -125,6 +126,8 @@ class Reporter:
             found = self.held_out.after(step).evaluate(params)
             self.recall(step, found.metrics)
             self._save_sections(step, found.retrieval, found.samples)
+            if jax.process_index() == 0:
+                save_rows(self.workdir, step, found.observed, keep=saved_steps(self.workdir))
             if not is_logged:  # last: once it is logged, nothing of it is missing
                 self.metrics.write(step, found.metrics)
         if self.marked is not None:

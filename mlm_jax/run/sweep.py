@@ -38,8 +38,9 @@ from mlm_jax.common.errors import UNFINISHED, UserError, one_line
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.data.store.freshness import request
-from mlm_jax.report.comparison import FINISHED, Run, read_run, seeds_table, summary_table
-from mlm_jax.report.page import write_comparison
+from mlm_jax.report.comparison import FINISHED, Run, read_run
+from mlm_jax.report.comparison_page import write_comparison
+from mlm_jax.report.comparison_tables import seeds_table, summary_table
 from mlm_jax.run.stopping import ENDED_EARLY, RULES, curve_of
 from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 

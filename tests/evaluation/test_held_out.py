@@ -134,11 +134,11 @@ def test_labels_of_a_test_set_are_measured_as_the_task_numbers_them(run, store, 
     split = dict(russian.splits)
     held_out.streams["entities"] = (other,)
     try:
-        turned = held_out.task_metrics("entities", params, everything=True)
+        turned, _ = held_out.task_metrics("entities", params, everything=True)
     finally:
         held_out.streams["entities"] = (store.streams["ner-en"], russian)
     assert split == russian.splits
-    straight = held_out.task_metrics("entities", params, everything=True)
+    straight, _ = held_out.task_metrics("entities", params, everything=True)
     batch = next(held_out._batches("entities", other, True, False))["labels"]
     stored = next(held_out._batches("entities", russian, True, False))["labels"]
     np.testing.assert_array_equal(np.asarray(batch), np.where(np.asarray(stored) < 0, -1, 2 - np.asarray(stored)))
@@ -199,6 +199,22 @@ def test_bits_per_byte_counts_ordinary_tokens_of_the_held_out_text(run, store):
 def test_the_same_model_measures_the_same_again(run):
     held_out, params, first = run
     assert held_out.evaluate(params).metrics == first.metrics
+
+
+def test_what_metrics_are_computed_of_gives_the_metrics(run):
+    held_out, params, found = run
+    of_languages = {key for key in found.metrics if key.rpartition("/")[2] not in ("mean", "micro")}
+    assert found.observed.keys() == of_languages  # of every metric, language and pair
+    for key, (units, first, second) in found.observed.items():
+        assert first.sum() / second.sum() == pytest.approx(found.metrics[key], rel=1e-5), key
+        assert len(units) == len(set(units.tolist())) or "ranking" in key
+    pairs = [found.observed[f"eval/retrieval_at_1/{pair}"].units for pair in ("en-ru", "ru-en", "ru-hi", "en-hi")]
+    assert all(set(pairs[0].tolist()) == set(other.tolist()) for other in pairs)  # the same sentences in all languages
+    assert set(found.observed["eval/loss/en"].units) == set(found.observed["eval/accuracy/en"].units)
+    assert not set(found.observed["eval/loss/en"].units) & set(found.observed["eval/loss/ru"].units)
+    everything = held_out.evaluate(params, everything=True, tasks=("mlm",)).observed["eval/loss/en"]
+    np.testing.assert_array_equal(everything.units[:8], found.observed["eval/loss/en"].units)
+    np.testing.assert_allclose(everything.first[:8], found.observed["eval/loss/en"].first, rtol=1e-5)
 
 
 def test_a_limit_looks_at_the_first_rows_only(run):

@@ -11,10 +11,11 @@ from mlm_jax.evaluation.perplexity import (
     add_sums,
     bits_per_byte,
     bits_per_byte_by_language,
-    evaluate_task,
+    evaluate_rows,
     flatten,
     language_metrics,
     make_measure,
+    totals,
 )
 from mlm_jax.objectives import create_objectives
 from tests.objectives.helpers import SPECIALS, make_context, random_rows
@@ -43,6 +44,10 @@ def unigram(seed=0, vocabulary=50):
     return jax.nn.log_softmax(jnp.asarray(np.random.default_rng(seed).normal(size=vocabulary)))
 
 
+def sums_of(measure, params, batches):
+    return totals(evaluate_rows(measure, params, batches), len(LANGUAGES))
+
+
 def measure_of(mesh=None, **options):
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 0.4, **options}})["mlm"]
     return make_measure(Unigram, objective, make_context(), mesh)
@@ -57,10 +62,10 @@ def test_masks_of_a_row_depend_on_the_row_only():
     count = len(rows.tokens) // 2 * 2
     whole = rows._replace(**{name: value[:count] for name, value in rows._asdict().items()})
     cut = [{"inputs": jax.tree.map(lambda leaf, at=at: leaf[at : at + 2], whole)} for at in range(0, count, 2)]
-    together, apart = (evaluate_task(measure, unigram(), batches) for batches in ([{"inputs": whole}], cut))
+    together, apart = (sums_of(measure, unigram(), batches) for batches in ([{"inputs": whole}], cut))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), together, apart)
     other = {"inputs": jax.tree.map(lambda leaf: leaf[::-1], whole)}  # the same rows with other numbers
-    assert (evaluate_task(measure, unigram(), [other])["loss"][0] != together["loss"][0]).any()
+    assert (sums_of(measure, unigram(), [other])["loss"][0] != together["loss"][0]).any()
 
 
 def test_loss_is_the_mean_over_the_hidden_tokens_of_each_language():
@@ -68,7 +73,7 @@ def test_loss_is_the_mean_over_the_hidden_tokens_of_each_language():
     log_p = unigram()
     batches = [with_language(random_rows(seed), seed % 2) for seed in range(4)]  # no batch of language 2
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 1.0}})["mlm"]
-    sums = evaluate_task(make_measure(Unigram, objective, make_context()), log_p, batches)
+    sums = sums_of(make_measure(Unigram, objective, make_context()), log_p, batches)
     metrics = language_metrics(sums, LANGUAGES)
     losses = {}
     for number, batch in enumerate(batches):
@@ -84,9 +89,9 @@ def test_loss_is_the_mean_over_the_hidden_tokens_of_each_language():
 
 def test_masks_are_the_same_at_every_evaluation_and_differ_between_batches():
     batch = {"inputs": random_rows(0)}
-    once, again = (evaluate_task(measure_of(), unigram(), [batch]) for _ in range(2))
+    once, again = (sums_of(measure_of(), unigram(), [batch]) for _ in range(2))
     np.testing.assert_array_equal(once["loss"][0], again["loss"][0])
-    twice = evaluate_task(measure_of(), unigram(), [batch, batch])
+    twice = sums_of(measure_of(), unigram(), [batch, batch])
     assert not np.allclose(twice["loss"][0], 2 * once["loss"][0])
 
 
@@ -99,8 +104,8 @@ def test_rows_of_padding_change_nothing():
     rows = random_rows(0, rows=5)
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 1.0}})["mlm"]
     measure = make_measure(Unigram, objective, make_context())
-    plain = evaluate_task(measure, unigram(), [{"inputs": rows}])
-    padded = evaluate_task(measure, unigram(), [{"inputs": filled_up(rows, 3)}])
+    plain = sums_of(measure, unigram(), [{"inputs": rows}])
+    padded = sums_of(measure, unigram(), [{"inputs": filled_up(rows, 3)}])
     for name in plain:
         np.testing.assert_allclose(padded[name], plain[name], rtol=1e-6)
 
@@ -121,21 +126,21 @@ def test_one_shape_is_compiled_once():
 
     objective = create_objectives({"mlm": {"objective": "mlm"}})["mlm"]
     measure = make_measure(model_of, objective, make_context())
-    evaluate_task(measure, unigram(), [{"inputs": random_rows(seed)} for seed in range(3)])
-    evaluate_task(measure, unigram(1), [{"inputs": random_rows(9)}])
+    sums_of(measure, unigram(), [{"inputs": random_rows(seed)} for seed in range(3)])
+    sums_of(measure, unigram(1), [{"inputs": random_rows(9)}])
     assert len(traces) == 1
 
 
 def test_a_mesh_gives_the_same_numbers():
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(8, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"))
     batches = [{"inputs": random_rows(seed, rows=8)} for seed in range(2)]
-    alone, sharded = (evaluate_task(measure_of(where), unigram(), batches) for where in (None, mesh))
+    alone, sharded = (sums_of(measure_of(where), unigram(), batches) for where in (None, mesh))
     for name in alone:
         np.testing.assert_allclose(sharded[name], alone[name], rtol=1e-6)
 
 
 def test_nothing_to_evaluate_is_nothing():
-    assert evaluate_task(measure_of(), unigram(), []) == {}
+    assert sums_of(measure_of(), unigram(), []) == {}
     zeros = np.zeros(3)
     assert language_metrics({"loss": (zeros, zeros)}, LANGUAGES) == {}
 

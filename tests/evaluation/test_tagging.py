@@ -26,8 +26,11 @@ def test_an_entity_counts_only_whole_and_languages_apart():
     gold = [["B-PER", "I-PER", "O"], ["B-LOC", "O"], ["B-LOC", "O"]]
     predicted = [["B-PER", "O", "O"], ["B-LOC", "O"], ["B-PER", "B-LOC"]]
     scores = entity_scores(predicted, gold, ["en", "en", "hi"])
-    assert scores["en"] == (0.5, 0.5, 0.5, 2)
-    assert scores["hi"] == (0.0, 0.0, 0.0, 1)
+    assert scores["en"][:4] == (0.5, 0.5, 0.5, 2)
+    assert scores["hi"][:4] == (0.0, 0.0, 0.0, 1)
+    # By sentence, for intervals: a wrong boundary and a wrong type are predicted, there, and not right.
+    assert [part.tolist() for part in scores["en"][4:]] == [[0, 1], [1, 1], [1, 1]]
+    assert [part.tolist() for part in scores["hi"][4:]] == [[0], [2], [1]]
 
 
 def test_a_language_without_entities_has_no_score_but_a_false_alarm_has():

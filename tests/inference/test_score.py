@@ -23,15 +23,16 @@ class Dictionary:
 def test_held_out_pairs_are_translated_both_ways_and_pooled_by_target(tmp_path):
     store = make_store(tmp_path / "store")
     model, streams = Dictionary(store), [store.stream("en-ru"), store.stream("en-hi")]
-    found = translation_metrics(model, streams, limit=20)
+    found, intervals = translation_metrics(model, streams, limit=20)
     assert found["chrf"]["ru"] == pytest.approx(100) and found["chrf"]["hi"] == pytest.approx(100)
     assert found["chrf"]["en"] == 0 and found["chrf"]["mean"] == pytest.approx(200 / 3)
+    assert intervals["chrf", "en"] == (0, 0) and intervals["chrf", "ru"] == pytest.approx((100, 100))
     assert model.asked == [
         ("ru", ("en",), 20, Search()),
         ("en", ("ru", "hi"), 40, Search()),
         ("hi", ("en",), 20, Search()),
     ]
-    forward = translation_metrics(model, streams[:1], limit=1000, reverse=False)
+    forward, _ = translation_metrics(model, streams[:1], limit=1000, reverse=False)
     assert set(forward["bleu"]) == {"ru", "mean"}
     references = [sentence("ru", seed) for seed in range(1000, 1030)]
     np.testing.assert_allclose(forward["bleu"]["ru"], translation_scores(references, references, "ru").bleu)

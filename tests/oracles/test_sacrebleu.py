@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import pytest
+import sacrebleu
 
 from mlm_jax.evaluation.translation import translation_scores
 
@@ -42,3 +43,16 @@ def test_chrf_plus_plus_equals_popovic():
     precision, recall = (sum(column) / len(scores) for column in zip(*scores))
     expected = 100 * 5 * precision * recall / (4 * precision + recall)
     assert translation_scores(HYPOTHESES, REFERENCES, "en").chrf == pytest.approx(expected)
+
+
+def test_intervals_are_sacrebleus_own():
+    metric = sacrebleu.CHRF(word_order=2)
+    lines = [f"{text} {number}" for number in range(20) for text in HYPOTHESES]
+    right = [f"{text} {number % 7}" for number in range(20) for text in REFERENCES]
+    found = translation_scores(lines, right, "en")
+    theirs = metric.corpus_score(lines, [right], n_bootstrap=1000)
+    low, high = found.chrf_interval
+    assert (low + high) / 2 == pytest.approx(theirs._mean, rel=0.01) and (high - low) / 2 == pytest.approx(
+        theirs._ci, rel=0.15
+    )
+    assert low < found.chrf < high and found.bleu_interval[0] < found.bleu < found.bleu_interval[1]

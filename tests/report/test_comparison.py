@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,23 +14,22 @@ from mlm_jax import cli
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
+from mlm_jax.evaluation.bootstrap import Observed, save_rows, unit_numbers
 from mlm_jax.report.comparison import (
     best_of,
     by_seed,
     columns_of,
     compare_workdirs,
+    difference_intervals,
     difference_of,
     is_less_better,
-    language_comparison,
     metric_named,
     metrics_of,
     names_of,
-    page_of,
     ranking_key,
-    seeds_table,
-    summary_table,
 )
-from mlm_jax.report.page import write_comparison
+from mlm_jax.report.comparison_page import page_of, write_comparison
+from mlm_jax.report.comparison_tables import language_comparison, seeds_table, summary_table
 from tests.report.helpers import drawn_by_a_browser, needs_chromium
 
 LANGUAGES = ("de", "sw")
@@ -154,7 +154,7 @@ def test_the_page_holds_values_curves_and_links(runs, tmp_path):
 
 
 def test_a_page_of_many_runs_and_languages_holds_the_curves_of_averages_only(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlm_jax.report.comparison.MOST_CURVES", 5)
+    monkeypatch.setattr("mlm_jax.report.comparison_page.MOST_CURVES", 5)
     assert list(page_of(runs, "title", tmp_path)["curves"]["loss"]) == ["mean"]
 
 
@@ -186,3 +186,35 @@ def test_the_page_ranks_finished_runs_and_links_to_their_reports(runs, tmp_path)
     assert "at step 4 of 9" in table and 'class="unfinished"' in table
     scatter = drawn.partition('id="scatter"')[2].partition('id="curves"')[0]
     assert scatter.count("<circle") == 3  # finished runs only
+
+
+def with_rows(folder, differences, data="text"):
+    """Give a run the rows of its last evaluation: two languages of 200 rows whose losses are shifted by ``differences``."""
+    hard = np.random.default_rng(0).normal(3.0, 1.0, (2, 200))
+    noise = np.random.default_rng(int(-100 * sum(differences)) + 1).normal(0, 0.02, hard.shape)
+    rows = {
+        f"eval/loss/{code}": Observed(unit_numbers(f"{data}-{code}", 200), mine + more + extra, np.ones(200))
+        for code, mine, more, extra in zip(LANGUAGES, hard, noise, differences)
+    }
+    save_rows(folder, 4, rows)
+    return folder
+
+
+def test_differences_have_intervals_that_are_paired_on_the_same_rows(tmp_path):
+    first = with_rows(write_run(tmp_path / "a", (8.0, 9.0)), (0.0, 0.0))
+    same = with_rows(write_run(tmp_path / "b", (7.9, 9.0), mixing__alpha=0.7), (-0.1, 0.0))
+    elsewhere = with_rows(write_run(tmp_path / "c", (7.9, 9.0), mixing__alpha=0.8), (-0.1, 0.0), "other text")
+    without = write_run(tmp_path / "d", (7.9, 9.0), mixing__alpha=0.9)
+    runs = compare_workdirs([first, same, elsewhere, without])
+    none, paired, apart, nothing = difference_intervals(runs, runs[0])
+    assert none == nothing == {}
+    low, high = paired["eval/loss/de"]
+    assert -0.11 < low < -0.1 < high < -0.09 and paired["eval/loss/sw"][0] < 0 < paired["eval/loss/sw"][1]
+    assert -0.06 < paired["eval/loss/mean"][0] < paired["eval/loss/mean"][1] < -0.04
+    assert apart["eval/loss/de"][0] < -0.2 and apart["eval/loss/de"][1] > 0  # of other rows, far less is known
+    text = printed(language_comparison(runs, "eval/loss", runs[0]))
+    assert f"-0.100 [{low:+.3f}, {high:+.3f}]" in text and "95 % interval" in text
+    assert f"[{paired['eval/loss/mean'][0]:+.3f}, " in printed(summary_table(runs))
+    page = page_of(runs, "x", tmp_path)
+    assert page["intervals"]["loss"]["de"][1] == pytest.approx([low, high], rel=1e-4)
+    assert page["intervals"]["loss"]["de"][3] is None and "genre/accuracy" in page["intervals"]

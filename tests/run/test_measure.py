@@ -21,22 +21,29 @@ def run(tmp_path_factory):
     state = program.initialise()
     checkpoints.save(7, state)
     checkpoints.wait()
-    expected = HeldOut(program, loader, store).evaluate(state.params, everything=True).metrics
-    return folder, expected
+    held_out = HeldOut(program, loader, store)
+    expected, everything = (held_out.evaluate(state.params, everything=which).metrics for which in (False, True))
+    return folder, expected, everything
 
 
-def test_a_checkpoint_measures_what_its_run_would_on_all_of_the_held_out_data(run):
-    folder, expected = run
-    measured = measure(folder)
-    assert measured.step == 7
-    assert measured.sources == {"entities": ("en",)}
-    assert measured.metrics.keys() == expected.keys()
-    for key, value in expected.items():
-        assert measured.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+def test_a_checkpoint_measures_what_its_run_does_or_all_of_the_held_out_data(run):
+    folder, *expected = run
+    assert expected[0]["eval/loss/en"] != expected[1]["eval/loss/en"]
+    for everything, wanted in zip((False, True), expected):
+        measured = measure(folder, everything=everything)
+        assert measured.step == 7
+        assert measured.sources == {"entities": ("en",)}
+        assert measured.metrics.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert measured.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+        for key in ("eval/loss/en", "eval/loss/mean", "eval/entities/f1/ru", "eval/retrieval_at_1/mean"):
+            low, high = measured.intervals[key]
+            assert low <= measured.metrics[key] <= high and low < high or high == 0, key
+        assert "eval/retrieval_at_1/hi" in measured.intervals  # of a language's pairs
 
 
 def test_one_task_alone_is_printed_with_its_transfer(run, capsys):
-    folder, expected = run
+    folder, expected, _ = run
     evaluate_command([str(folder)], task="entities")
     printed = capsys.readouterr().out
     assert "step 7" in printed
@@ -47,10 +54,12 @@ def test_one_task_alone_is_printed_with_its_transfer(run, capsys):
 
 
 def test_json_has_every_number_and_nothing_else(run, capsys):
-    folder, expected = run
-    evaluate_command([str(folder)], task="entities", as_json=True)
+    folder, _, expected = run
+    evaluate_command([str(folder)], task="entities", everything=True, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["step"] == 7
+    low, high = found["intervals"]["eval/entities/loss/ru"]
+    assert low < found["eval/entities/loss/ru"] < high
     assert found["eval/entities/loss/ru"] == pytest.approx(expected["eval/entities/loss/ru"], rel=1e-4)
 
 
@@ -65,7 +74,7 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(cap
 
     def trained_on(source, scores):
         metrics = {f"eval/entities/accuracy/{code}": value for code, value in scores.items()}
-        return Measured("run", 1, config, languages, metrics, {"entities": source})
+        return Measured("run", 1, config, languages, metrics, {}, {"entities": source})
 
     matrix = transfer_between(
         [
@@ -85,7 +94,7 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(cap
 
 
 def test_gradients_of_tasks_and_of_languages_are_compared(run, capsys):
-    folder, _ = run
+    folder, *_ = run
     gradients_command(str(folder), "tasks", parameters="encoder/.*", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["names"] == ["mlm", "ranking", "entities"]

@@ -1,0 +1,214 @@
+"""Bootstrap intervals of held-out metrics, and of differences between two runs.
+
+A metric is computed of units, such as rows of text or aligned sentences. A resample gives each unit a weight, drawn from
+Poisson(1) by the unit's own number: the same unit has the same weights in every metric, language and run. So differences
+between runs that measured the same units are paired, and nothing has to be known about the other runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import write_whole
+from mlm_jax.common.foreign_files import MOST_JSON, check_file
+from mlm_jax.data.text.languages import pair_languages
+from mlm_jax.evaluation.correlation import CORRELATIONS, weighted_correlation
+
+RESAMPLES = 1000
+LEVEL = 0.95  # of intervals
+BLOCK = 1 << 22  # weights that exist at once
+MEAN = "mean"
+FOLDER = "held_out_rows"  # of a workdir
+TYPES = {"units": "<u8", "first": "<f4", "second": "<f4"}  # of the arrays in its files
+
+
+class Observed(NamedTuple):
+    """What a metric of one language is computed of: a ratio of sums, or, if it is a correlation, pairs of numbers.
+
+    Attributes:
+      units: ``[units]`` uint64 number of each unit, the same in every run that measures it.
+      first: ``[units]`` numerators, or predicted numbers.
+      second: ``[units]`` denominators, or gold numbers.
+    """
+
+    units: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+Interval = tuple[float, float]
+
+
+def unit_numbers(data: str, count: int) -> np.ndarray:
+    """Return ``[count]`` uint64 numbers of the units of a data set, the same ones for the same description of the data."""
+    start = int.from_bytes(hashlib.blake2b(data.encode(), digest_size=8).digest(), "little")
+    return np.uint64(start) + np.arange(count, dtype=np.uint64)  # wraps around
+
+
+def poisson_weights(units: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return ``[resamples, units]`` uint8 weights of each unit in each resample, a function of its number alone.
+
+    Source: Chamandy et al. 2012, "Estimating Uncertainty for Massive Data Streams", section 3: Poisson(1) in place of
+    multinomial weights. Random bits are SplitMix64's (Steele et al. 2014).
+    """
+    with np.errstate(over="ignore"):
+        seeds = _mixed(units.astype(np.uint64))
+        steps = np.arange(1, resamples + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
+        bits = _mixed(seeds[None] + steps) >> np.uint64(11)
+    shares = bits.astype(np.float64) * 2.0**-53
+    return np.searchsorted(_POISSON, shares, side="right").astype(np.uint8)
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+_POISSON = np.cumsum([math.exp(-1) / math.factorial(count) for count in range(16)])  # distribution function
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_weights(units: bytes) -> np.ndarray:
+    return poisson_weights(np.frombuffer(units, np.uint64))
+
+
+def resampled(key: str, observed: Observed) -> np.ndarray:
+    """Return a metric's value in each resample, ``[RESAMPLES]``; NaN if a resample has no unit of it.
+
+    Args:
+      key: of the metric, whose name tells correlations from ratios: ``eval/loss/de``.
+      observed: what it is computed of.
+    """
+    name = key.split("/")[-2]
+    size = max(BLOCK // RESAMPLES, 1)
+    if name in CORRELATIONS:
+        return weighted_correlation(name, observed.first, observed.second, poisson_weights(observed.units))
+    top, bottom = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for start in range(0, len(observed.units), size):
+        part = slice(start, start + size)
+        weights = _cached_weights(np.ascontiguousarray(observed.units[part], np.uint64).tobytes()).astype(np.float64)
+        top += weights @ observed.first[part].astype(np.float64)
+        bottom += weights @ observed.second[part].astype(np.float64)
+    return np.divide(top, bottom, out=np.full(RESAMPLES, np.nan), where=bottom > 0)
+
+
+def resample_all(observed: Sequence[Mapping[str, Observed]], languages: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Return, of each run, {metric key: value in each resample}.
+
+    Means over languages or pairs are added, and each language's mean over the pairs that it is in.
+
+    Args:
+      observed: of each run, as :func:`read_rows` returns it.
+      languages: codes of all of them.
+    """
+    found: list[dict[str, np.ndarray]] = [{} for _ in observed]
+    for key in dict.fromkeys(key for one in observed for key in one):
+        for values, one in zip(found, observed):  # key by key: runs share the weights of a key's units
+            if key in one and len(one[key].units) > 1:
+                values[key] = resampled(key, one[key])
+    for values, one in zip(found, observed):
+        for key, keys in averages(one, languages).items():
+            if all(name in values for name in keys):
+                values[key] = np.mean([values[name] for name in keys], axis=0)
+    return found
+
+
+def averages(keys: Iterable[str], languages: Sequence[str]) -> dict[str, list[str]]:
+    """Return {key of an average: keys that it is over}: a metric's mean, and a language's mean over its pairs."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        metric, _, name = key.rpartition("/")
+        if ":" in name:  # a source such as de:wiki does not count
+            continue
+        found.setdefault(f"{metric}/{MEAN}", []).append(key)
+        for language in pair_languages(name, languages) if name not in languages else ():
+            found.setdefault(f"{metric}/{language}", []).append(key)
+    return found
+
+
+def interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
+    """Return the central percentiles of resampled values (Efron and Tibshirani 1993, chapter 13); None without values."""
+    known = values[np.isfinite(values)]
+    if len(known) < len(values) / 2:
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def intervals(observed: Mapping[str, Observed], languages: Sequence[str]) -> dict[str, Interval]:
+    """Return {metric key: interval of 95 %} of what was observed and its averages; arguments as in :func:`resample_all`."""
+    (values,) = resample_all([observed], languages)
+    return {key: found for key, resamples in values.items() if (found := interval(resamples)) is not None}
+
+
+# ---------------------------------------------------------------------------------------------------- in a workdir
+
+
+def rows_file(workdir: str | Path, step: int) -> Path:
+    """Return the file of an evaluation's rows: a JSON object a metric, with its arrays in base64."""
+    return Path(workdir, FOLDER, f"{step}.jsonl")
+
+
+def save_rows(workdir: str | Path, step: int, observed: Mapping[str, Observed], keep: Iterable[int] = ()) -> None:
+    """Write what an evaluation's metrics are computed of, and remove that of other steps.
+
+    Args:
+      workdir: of the run.
+      step: that was evaluated.
+      observed: {metric key: its units}.
+      keep: other steps whose rows stay.
+    """
+
+    def line(key: str, one: Observed) -> str:
+        arrays = {name: np.asarray(part, TYPES[name]).tobytes() for name, part in one._asdict().items()}
+        return json.dumps({"key": key} | {name: base64.b64encode(part).decode() for name, part in arrays.items()})
+
+    file = rows_file(workdir, step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, "".join(f"{line(key, one)}\n" for key, one in observed.items()))
+    kept = {rows_file(workdir, other) for other in (step, *keep)}
+    for other in file.parent.glob("*.jsonl"):
+        if other not in kept:
+            other.unlink()
+
+
+def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
+    """Return what the metrics of a step's evaluation are computed of; {} if the workdir does not have it.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = rows_file(workdir, step)
+    if not file.exists():
+        return {}
+    check_file(file)
+    found = {}
+    with file.open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(MOST_JSON), b""), start=1):
+            try:
+                key, one = _read_line(line)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                remedy = "delete the file; the run's next evaluation writes it again"
+                raise UserError("these are no rows of an evaluation", file=file, line=number, remedy=remedy) from error
+            found[key] = one
+    return found
+
+
+def _read_line(line: bytes) -> tuple[str, Observed]:
+    values = json.loads(line)
+    key = values["key"]
+    arrays = [np.frombuffer(base64.b64decode(values[name], validate=True), TYPES[name]) for name in Observed._fields]
+    if not isinstance(key, str) or key.count("/") < 2 or len({len(part) for part in arrays}) > 1:
+        raise ValueError(key)
+    return key, Observed(*arrays)

@@ -1,0 +1,137 @@
+"""The page that compares runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.common.addresses import is_local
+from mlm_jax.common.bucket import original
+from mlm_jax.common.files import write_whole
+from mlm_jax.evaluation.bootstrap import Interval
+from mlm_jax.report.comparison import (
+    RETRIEVAL,
+    Run,
+    columns_of,
+    difference_intervals,
+    is_less_better,
+    measured_languages,
+    metrics_of,
+    ranking_key,
+)
+from mlm_jax.report.history import AVERAGES, Series, read_history, retrieval_curves, thin
+from mlm_jax.report.page import fill, now
+
+MOST_CURVES = 600  # of runs × languages, that a page holds; above that it has the averages' only
+
+
+def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: Run | None = None) -> Path:
+    """Write a page that compares runs, and return its path.
+
+    Args:
+      file: to write.
+      runs: to compare.
+      title: the title of the page.
+      baseline: the run that differences are to; the first one if not given.
+    """
+    data = page_of(runs, title, file.parent, baseline) | {"written": now()}
+    write_whole(file, fill("comparison.html", ("charts.js", "comparison.js"), data))
+    return file
+
+
+def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None = None) -> dict[str, Any]:
+    """Return what the comparison's page draws.
+
+    Args:
+      runs: to compare.
+      title: the title of the page.
+      folder: that the page is written to; links to the runs' reports start from there.
+      baseline: as in :func:`summary_table`.
+    """
+    metrics = metrics_of(runs)
+    parameters = list(dict.fromkeys(key for run in runs for key in run.settings))
+    languages = list(dict.fromkeys(name for metric in metrics for name in columns_of(runs, metric)))
+    histories = {run.name: history_of(run) for run in runs}
+    baseline = baseline or runs[0]
+    of_runs = difference_intervals(runs, baseline)
+    with_curves = (
+        languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
+    )
+    return {
+        "title": title,
+        "runs": [
+            {
+                "name": run.name,
+                "state": run.state,
+                "finished": run.is_finished,
+                "step": run.step,
+                "report": report_link(run, folder),
+                "settings": {key: run.settings.get(key) for key in parameters},
+            }
+            for run in runs
+        ],
+        "baseline": baseline.name,
+        "ranking": ranking_key(runs).removeprefix("eval/"),
+        "parameters": parameters,
+        "metrics": [
+            {"name": metric.removeprefix("eval/"), "less": is_less_better(f"{metric}/mean")} for metric in metrics
+        ],
+        "languages": languages,
+        "averages": [name for name in languages if name in AVERAGES],
+        "values": {
+            metric.removeprefix("eval/"): {
+                name: [rounded(run.metrics.get(f"{metric}/{name}")) for run in runs]
+                for name in columns_of(runs, metric)
+            }
+            for metric in metrics
+        },
+        "intervals": {  # of differences to the baseline
+            metric.removeprefix("eval/"): {
+                name: [rounded_interval(found.get(f"{metric}/{name}")) for found in of_runs]
+                for name in columns_of(runs, metric)
+                if any(f"{metric}/{name}" in found for found in of_runs)
+            }
+            for metric in metrics
+        },
+        "curves": {
+            metric.removeprefix("eval/"): {
+                name: [curve(histories[run.name], f"{metric}/{name}") for run in runs]
+                for name in columns_of(runs, metric)
+                if name in with_curves
+            }
+            for metric in metrics
+        },
+    }
+
+
+def history_of(run: Run) -> dict[str, Series]:
+    """Return a run's curves; retrieval by language."""
+    history = read_history(run.workdir) if run.metrics else {}
+    languages = measured_languages(history)
+    return history | {RETRIEVAL + name: series for name, series in retrieval_curves(history, languages).items()}
+
+
+def report_link(run: Run, folder: Path) -> str | None:
+    """Return the path of a run's report from a folder; None if it has none, or is in a bucket."""
+    file = run.workdir / "report.html"
+    if not file.exists() or not is_local(original(run.workdir.resolve())):
+        return None
+    return os.path.relpath(file.resolve(), folder.resolve())
+
+
+def curve(history: Mapping[str, Series], key: str) -> list[tuple[int, float | None]]:
+    """Return a metric's curve, with as many points and digits as are seen."""
+    return [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)]
+
+
+def rounded_interval(found: Interval | None) -> list[float | None] | None:
+    """Return an interval's ends with five significant digits."""
+    return None if found is None else [rounded(end) for end in found]
+
+
+def rounded(value: float | None) -> float | None:
+    """Return a number with five significant digits."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
