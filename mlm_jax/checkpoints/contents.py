@@ -109,7 +109,7 @@ def damage(arrays: Any, expected: Mapping[str, int]) -> str:
       expected: checksums by path.
     """
     wrong = [name for name, number in checksums(arrays).items() if expected.get(name) != number]
-    return f"{wrong[0]!r} is not as it was written" if wrong else ""
+    return f"{wrong[0]!r} has changed since it was written" if wrong else ""
 
 
 def array_shapes(folder: Path) -> Any:

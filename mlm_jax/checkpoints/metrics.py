@@ -42,7 +42,7 @@ def read_metrics(folder: Path) -> dict[str, float]:
         found = {str(name): float(value) for name, value in read_json(file).items()}
         metrics = {name: value for name, value in found.items() if name != CHECKSUM}
         if CHECKSUM in found and found != with_checksum(metrics):
-            raise ValueError("it is not as it was written: its checksum differs")
+            raise ValueError("it has changed since it was written: its checksum differs")
         return metrics
     except (UserError, ValueError, TypeError, AttributeError) as error:
         log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, brief(error))

@@ -1,4 +1,4 @@
-"""Places that users name: folders of this machine, and addresses of object stores such as ``gs://…``."""
+"""Paths that users name: folders of this machine, and addresses of object stores such as ``gs://…``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ STORES = re.compile(r"(gs|s3):/+")  # the beginning of an address in a Path, whi
 
 
 def is_local(place: str | Path) -> bool:
-    """Return whether a place is a path of this machine and not an address."""
+    """Return whether a path is one of this machine, and not an address of an object store."""
     return "://" not in str(place)
 
 
 def refuse_address(place: str | Path) -> None:
-    """Refuse an address of an object store as the place of a file or folder that is written here.
+    """Refuse an address of an object store as the path of a file or folder that is written to this machine.
 
     Raises:
-      UserError: it is one.
+      UserError: ``place`` is an address of an object store.
     """
     if not is_local(place) or STORES.match(str(place)):
         problem = (

@@ -1,10 +1,10 @@
-"""Workdirs in an object store: a local copy, in which everything works as in any folder, and its mirror in the bucket.
+"""Workdirs in an object store: a run works in a local copy of the workdir, which is mirrored to the bucket.
 
-What changed in the copy is sent at every log line. An object is written whole or not at all, so a file needs no rename there.
-A checkpoint is many objects: it counts only if the object ``checkpoints/STEP.whole`` is there, which is written last and
-removed first. A run may remove a checkpoint here while it is being sent, so hard links to its files are sent: otherwise the bucket
-of a run that saves faster than it sends would never hold a whole one. Arrays of checkpoints are fetched when they are read, not
-before.
+Files that changed in the copy are sent at every log line. An object is written whole or not at all, so files need no rename in the
+bucket. A checkpoint consists of many objects. It is valid only if the object ``checkpoints/STEP.whole`` exists, which is written
+last and removed first. A run may remove a checkpoint from the copy while it is being sent. Therefore hard links to its files are
+sent: otherwise, if a run saves faster than it sends, the bucket would never contain a complete checkpoint. Arrays of checkpoints
+are fetched only when they are read.
 """
 
 from __future__ import annotations
@@ -35,19 +35,21 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
 ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # prefixes of the names of a checkpoint's arrays
-CHECKPOINT = re.compile(r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)")  # …, and those of all its files
+CHECKPOINT = re.compile(
+    r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)"
+)  # prefixes of the names of all its files
 UNFINISHED = ".orbax-checkpoint-tmp"
-LOCK = "run.lock"  # names the process that works there
-AT_ONCE = 256 << 20  # bytes of objects that are on their way at a time
+LOCK = "run.lock"  # the object that names the process which uses the workdir
+AT_ONCE = 256 << 20  # bytes of objects that are transferred at the same time
 Stamp = tuple[int, int]  # time of a file's last change in nanoseconds, and its bytes
 
 
 class Workplace:
-    """Where a run works. This one is a folder, in which nothing is left to do.
+    """The folder in which a run works. In this base class it is the workdir itself, so nothing is sent.
 
     Attributes:
       folder: a folder of this machine.
-      address: what the user calls it.
+      address: the workdir as the user named it.
     """
 
     def __init__(self, folder: Path, address: str):
@@ -66,28 +68,28 @@ class Copy(Workplace):
     Args:
       folder: the folder of the copy.
       address: ``gs://…`` or ``s3://…``.
-      works: whether a run works in it; otherwise it is only read, and fetched again when it is asked for again.
+      works: whether a run works in the copy; otherwise the copy is only read, and fetched again at the next call.
 
     Raises:
-      UserError: it is an address of no known kind.
+      UserError: the address has an unknown scheme.
     """
 
     def __init__(self, folder: Path, address: str, *, works: bool = False):
         super().__init__(folder, address)
         self.works = works
         self.keys = open_keys(address)
-        self.files: dict[str, Stamp] = {}  # that are the same here and there, without checkpoints
-        self.checkpoints: dict[str, dict[str, Stamp]] = {}  # those of each checkpoint
-        self.left: set[str] = set()  # names of arrays that are only there yet
-        self.links = folder.parent / "sending"  # to the files of checkpoints that are on their way
+        self.files: dict[str, Stamp] = {}  # files that are the same in copy and bucket, without checkpoints
+        self.checkpoints: dict[str, dict[str, Stamp]] = {}  # the files of each checkpoint
+        self.left: set[str] = set()  # names of arrays that have not been fetched from the bucket
+        self.links = folder.parent / "sending"  # hard links to the files of checkpoints that are being sent
         self.sending: Future[None] | None = None
         self.sender = ThreadPoolExecutor(1)
 
     def fetch(self, *, tidy: bool = False) -> None:
-        """Make the copy hold what is there, without token store and arrays, and nothing else.
+        """Make the copy equal to the bucket, without the token store and the arrays.
 
         Args:
-          tidy: whether to remove from the bucket what a killed process has left of a checkpoint.
+          tidy: whether to remove incomplete checkpoints, which a killed process has left, from the bucket.
 
         Raises:
           UserError: the bucket cannot be read, or an object has a name that no file can have.
@@ -108,17 +110,19 @@ class Copy(Workplace):
             self._read(name for name in names if name not in self.left)
 
     def begin(self) -> None:
-        """Write the name of this process into the bucket, which shows at once that it can be written to.
+        """Write the name of this process into the bucket, which also shows at once whether the bucket can be written to.
 
-        A bucket has no locks: of another process's name there, only a warning is given.
+        A bucket has no locks: if it has the name of another process, only a warning is logged.
 
         Raises:
-          UserError: it cannot be written to.
+          UserError: the bucket cannot be written to.
         """
         with self._failures("write"):
             other = self.keys.read(LOCK).result().value.decode(errors="replace")
             if other:
-                log.warning("%s began here and has not ended; if it still runs, both write to %s", other, self.address)
+                log.warning(
+                    "%s uses this workdir and has not ended; if it still runs, both write to %s", other, self.address
+                )
             self.keys.write(LOCK, f"process {os.getpid()} on {socket.gethostname()}".encode()).result()
 
     def end(self) -> None:
@@ -183,7 +187,7 @@ class Copy(Workplace):
     # ------------------------------------------------------------------------------------------------ details
 
     def _send_checkpoints(self) -> None:
-        """Begin to send checkpoints that are new or have changed, and then to remove those that are gone here."""
+        """Begin to send new and changed checkpoints; afterwards remove those from the bucket that are gone from the copy."""
         places = [f"{CHECKPOINTS}/{folder.name}" for folder in sorted((self.folder / CHECKPOINTS).glob("*"))]
         places = [place for place in places if UNFINISHED not in place and (self.folder / place).is_dir()]
         found = {place: self._stamps_below(place) for place in places}
@@ -195,7 +199,7 @@ class Copy(Workplace):
             self.sending = self.sender.submit(self._send_whole, changed, gone)
 
     def _link(self, place: str, files: dict[str, Stamp]) -> bool:
-        """Link to the files of a checkpoint; False if the run is removing it."""
+        """Make hard links to the files of a checkpoint; return False if the run is removing the checkpoint."""
         shutil.rmtree(self.links / place, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             for name in files:
@@ -221,7 +225,7 @@ class Copy(Workplace):
         self.left = {name for name in self.left if not name.startswith(f"{place}/")}
 
     def _walk(self) -> Iterator[Path]:
-        """Yield what is not a checkpoint, a lock or a file that is still growing."""
+        """Yield the files of the copy, except checkpoints, locks and temporary files."""
         for place, folders, files in os.walk(self.folder):
             top = Path(place) == self.folder
             folders[:] = [name for name in folders if not name.endswith(SCRATCH) and not (top and name == CHECKPOINTS)]
@@ -249,7 +253,7 @@ class Copy(Workplace):
             some = names[start : start + 16]
             for name, future in [(name, self.keys.read(name)) for name in some]:
                 found = future.result()
-                if found.state != "value":  # removed since it was listed
+                if found.state != "value":  # the object was removed after it was listed
                     continue
                 file = self._path(name)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +276,9 @@ class Copy(Workplace):
             if isinstance(error, UserError):
                 raise
             remedy = "check the address, the credentials and the network; the same command continues"
-            raise UserError(f"cannot {what} it: {one_line(error)}", file=self.address, remedy=remedy) from error
+            raise UserError(
+                f"cannot {what} this address: {one_line(error)}", file=self.address, remedy=remedy
+            ) from error
 
 
 _copies: dict[Path, Copy] = {}  # of this process, by their folders
@@ -280,7 +286,7 @@ _copies: dict[Path, Copy] = {}  # of this process, by their folders
 
 @contextlib.contextmanager
 def workplace(place: str | Path) -> Iterator[Workplace]:
-    """Yield where a run works: the folder itself, or a local copy of an address, which is sent at the end and then removed.
+    """Yield the folder of a run: the workdir itself, or a local copy of an address, which is sent at the end and then removed.
 
     Raises:
       UserError: the bucket cannot be read or written to, or another process of this machine works on the same address.
@@ -307,10 +313,10 @@ def workplace(place: str | Path) -> Iterator[Workplace]:
 
 
 def local_path(place: str | Path) -> Path:
-    """Return the folder of a workdir or checkpoint; of an address, a local copy without arrays, which goes with the process.
+    """Return the folder of a workdir or checkpoint; for an address, a local copy without arrays, removed when the process ends.
 
     Raises:
-      UserError: it is an address that cannot be read.
+      UserError: the address cannot be read.
     """
     if is_local(place):
         return Path(place)
@@ -329,7 +335,7 @@ def local_path(place: str | Path) -> Path:
 
 
 def bring(path: Path) -> None:
-    """Fetch the arrays of a checkpoint in a local copy; nothing is left to do in other folders.
+    """Fetch the arrays of a checkpoint in a local copy; do nothing in other folders.
 
     Raises:
       UserError: the bucket cannot be read.
@@ -340,7 +346,7 @@ def bring(path: Path) -> None:
 
 
 def original(path: str | Path) -> str:
-    """Return what the user calls a path: an address if it lies in a local copy."""
+    """Return a path as the user named it: an address if the path lies in a local copy."""
     if is_local(path) and (copy := _copy_of(Path(path))):
         below = Path(path).relative_to(copy.folder).as_posix()
         return copy.address if below == "." else f"{copy.address}/{below}"
@@ -348,7 +354,7 @@ def original(path: str | Path) -> str:
 
 
 def publish(file: Path) -> None:
-    """Send a file that was written into a local copy; nothing is left to do in other folders.
+    """Send a file that was written into a local copy; do nothing in other folders.
 
     Raises:
       UserError: the bucket cannot be written to.
@@ -362,25 +368,25 @@ def _copy_of(path: Path) -> Copy | None:
 
 
 def _cache() -> Path:
-    """Return the folder of local copies, which needs room for the checkpoints that a run keeps."""
+    """Return the folder of local copies, which needs disk space for the checkpoints that a run keeps."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "mlm_jax"
 
 
 def _checkpoint(name: str) -> str:
-    """Return the checkpoint that a name belongs to; "" if to none."""
+    """Return the checkpoint that an object's name belongs to; "" if it belongs to none."""
     found = CHECKPOINT.match(name)
     return found[0] if found else ""
 
 
 def _without_store() -> tuple[ts.KvStore.KeyRange, ts.KvStore.KeyRange]:
-    """Return the names before and behind those of the token store, which may be many and is read where it is."""
+    """Return the ranges of names before and after those of the token store, which is read from the bucket directly."""
     return ts.KvStore.KeyRange(exclusive_max=f"{STORE}/"), ts.KvStore.KeyRange(inclusive_min=f"{STORE}0")
 
 
 def _stamps(folder: Path, files: Iterable[Path]) -> dict[str, Stamp]:
     found = {}
     for file in files:
-        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+        with contextlib.suppress(FileNotFoundError):  # the file was removed after it was listed
             facts = file.stat()
             found[file.relative_to(folder).as_posix()] = (facts.st_mtime_ns, facts.st_size)
     return found

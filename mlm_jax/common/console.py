@@ -1,4 +1,4 @@
-"""Consoles that print text as it is, and tables whole."""
+"""Consoles that print text without Rich's markup, and tables without cutting their numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WIDTH_WITHOUT_TERMINAL = 200  # columns; Rich's 80 would cut numbers
 
 
 def plain_console(**options: Any) -> Console:
-    """Return a Rich console that prints text as it is: names and texts of users may hold square brackets and colons.
+    """Return a Rich console without markup, because names and texts of users may contain square brackets and colons.
 
     Args:
-      **options: of ``rich.console.Console``.
+      **options: arguments of ``rich.console.Console``.
     """
     return Console(markup=False, emoji=False, highlight=False, **options)
 
@@ -23,7 +23,7 @@ def table_console(**options: Any) -> Console:
     """Return a :func:`plain_console` that is wide enough for a table's numbers if there is no terminal (a log, a pipe,
     nohup).
 
-    A terminal's own width is kept, and so is COLUMNS, by which a user says how wide a log is.
+    The width of a terminal is kept, and so is the environment variable COLUMNS, by which a user sets the width of a log.
     """
     console = plain_console(**options)
     if not console.is_terminal and "COLUMNS" not in os.environ:

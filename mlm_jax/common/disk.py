@@ -1,4 +1,4 @@
-"""Disks that take no more: full, read-only, forbidden or gone. Every library says so in its own way."""
+"""Errors of a disk that cannot be written: full, read-only, forbidden or gone. Each library reports them differently."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ FULL, READ_ONLY = "the disk is full", "the disk is read-only"
 GONE, BRING_BACK = "this folder is gone", "bring it back, or begin in another one"
 REMEDIES = {FULL: "free some space", READ_ONLY: "name a folder on another disk"}
 NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY}
-# How Rust (safetensors: "os error 28") and C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error 28: No space left on
-# device]") tell the same.
+# The same errors in messages of Rust (safetensors: "os error 28") and of C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error
+# 28: No space left on device]").
 OS_ERROR = re.compile(r"os error (\d+)", re.IGNORECASE)
 SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, "Read-only file system": READ_ONLY}
 
@@ -29,7 +29,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def disk_problem(error: BaseException) -> str:
-    """Return "the disk is full" or "the disk is read-only" if an error or one of its causes says so, else ""."""
+    """Return "the disk is full" or "the disk is read-only" if this is the cause of an error, else ""."""
     for reason in causes(error):
         number = OS_ERROR.search(str(reason))
         if problem := NUMBERS.get(getattr(reason, "errno", None) or (int(number[1]) if number else 0)):
@@ -44,10 +44,11 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
     """Turn errors of the disk inside the block into a UserError.
 
     Args:
-      place: file or folder that is written.
-      left: what the message adds about what is there now, such as "nothing half-written was left".
-      remedy: instead of that of a full or read-only disk.
-      is_there: whether ``place`` is a folder that is there now: any error means that it is gone if it is then not there.
+      place: the file or folder that is written.
+      left: a note for the message about what is on the disk now, such as "nothing half-written was left".
+      remedy: replaces the remedy for a full or read-only disk.
+      is_there: whether ``place`` is a folder that exists before the block. If it is missing after an error, the message says
+        that it is gone.
 
     Raises:
       UserError: the disk is full or read-only, ``place`` may not be written, or its folder is gone.
@@ -56,7 +57,7 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
         yield
     except UserError:
         raise
-    except Exception as error:  # TensorStore raises ValueError, safetensors its own
+    except Exception as error:  # TensorStore raises ValueError, safetensors an exception of its own
         problem = disk_problem(error)
         if is_there and not Path(place).is_dir():
             raise UserError(GONE, file=place, remedy=BRING_BACK) from error

@@ -16,7 +16,7 @@ class UserError(Exception):
 
     Args:
       problem: what is wrong, in one sentence without a full stop.
-      file: the user's file that it was found in.
+      file: the user's file in which the problem was found.
       line: the line of that file, counted from 1.
       remedy: what the user can do, in one sentence without a full stop.
     """
@@ -37,7 +37,7 @@ def _rebuild(problem: str, file: str | Path | None, line: int | None, remedy: st
 
 
 def one_line(message: object) -> str:
-    """Return a message, such as an exception, without line breaks, and no longer than is read."""
+    """Return a message, such as that of an exception, without line breaks and shortened to a readable length."""
     return " ".join(str(message).split())[:300]
 
 

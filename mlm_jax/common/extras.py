@@ -1,4 +1,4 @@
-"""Which command installs an optional part of the package, as remedies name it."""
+"""The commands that install optional dependencies (extras); remedies of errors name them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CHECKOUT = Path(__file__).parents[2]  # the folder of setup.py, if the package l
 
 
 def install_command(extra: str) -> str:
-    """Return the pip command that installs an extra of setup.py: of the checkout, or the libraries themselves.
+    """Return the pip command that installs an extra of setup.py: from the checkout, or the libraries by name.
 
-    The package is on no index, so ``pip install 'mlm_jax[extra]'`` would find nothing.
+    The package is not on PyPI, so ``pip install 'mlm_jax[extra]'`` would not find it.
     """
     if (CHECKOUT / "setup.py").is_file():
         return f"pip install -e '{'.' if Path.cwd() == CHECKOUT else CHECKOUT}[{extra}]'"

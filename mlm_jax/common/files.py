@@ -1,8 +1,8 @@
-"""Files and folders that are whole or absent, whatever ends the process that writes them.
+"""Atomic writes: a file or folder is complete or absent, even if the process that writes it is killed.
 
-They grow beside their place under a temporary name, which is created exclusively and never opened through a link, and are
-renamed at the end. A lock is held on what grows, so that what a killed process has left is told from what another one
-is writing, and is removed by the next writer of the same place.
+It is written beside its path under a temporary name, and renamed at the end. The temporary file is created exclusively and
+never opened through a link. A lock is held on it while it is written. The lock shows whether another process is still writing
+the file, or a killed process has left it; in that case the next writer of the same path removes it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mlm_jax.common.lock import is_at, locked
 
 SCRATCH = ".incomplete"
 LONGEST = 255  # bytes of a file's name
-SYSTEM = ("/dev", "/proc")  # what the system offers there is written to as it is, links (/dev/stdout) included
+SYSTEM = ("/dev", "/proc")  # files below these folders are written to directly, also through links (/dev/stdout)
 
 
 def inside(folder: str | Path, name: object) -> Path:
-    """Return the path of a file in a folder by a name that a file of someone else's gives.
+    """Return the path of a file in a folder, by a name that comes from an untrusted file.
 
     Raises:
       UserError: the name is not that of a file directly in the folder.
@@ -43,10 +43,10 @@ def inside(folder: str | Path, name: object) -> Path:
 
 
 def write_whole(file: str | Path, text: str) -> None:
-    """Write a text file in UTF-8 that is there whole, or not at all.
+    """Write a text file in UTF-8 atomically.
 
     Raises:
-      UserError: the place is a symbolic link, or an address of an object store.
+      UserError: the path is a symbolic link, or an address of an object store.
     """
     with whole_file(file) as opened:
         opened.write(text)
@@ -54,7 +54,7 @@ def write_whole(file: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(output: str) -> Iterator[TextIO]:
-    """Open a text file that appears when it is whole, or standard output ("-"); pipes and devices are written to as they are.
+    """Open a text file that appears when it is complete, or standard output ("-"); pipes and devices are written to directly.
 
     Raises:
       UserError: the file cannot be written, or is a symbolic link.
@@ -69,12 +69,12 @@ def writing(output: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def whole_file(place: str | Path) -> Iterator[TextIO]:
-    """Open a text file in UTF-8; whoever reads it meanwhile, or after a crash, finds the old text or the new one.
+    """Open a text file in UTF-8 for writing; readers see the old text or the new one, also after a crash.
 
-    What is no regular file (a pipe, a device) cannot be replaced and is written to as it is.
+    A pipe or a device cannot be replaced, and is written to directly.
 
     Raises:
-      UserError: the place is a symbolic link, or an address of an object store.
+      UserError: the path is a symbolic link, or an address of an object store.
     """
     refuse_address(place)
     place = Path(os.path.abspath(place))
@@ -96,7 +96,7 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
     """Yield a scratch folder that replaces the folder of this name, if there is one, when the block succeeds.
 
     Raises:
-      UserError: the place is a symbolic link, or an address of an object store.
+      UserError: the path is a symbolic link, or an address of an object store.
     """
     refuse_address(place)
     place = Path(os.path.abspath(place))
@@ -104,7 +104,10 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
     with _scratch(place, _create_folder) as (scratch, _):
         yield scratch
         if place.exists():
-            with _scratch(place, _create_folder) as (old, _):  # renamed, not emptied: a reader finds all or nothing
+            with _scratch(place, _create_folder) as (
+                old,
+                _,
+            ):  # renamed, not emptied: readers see a complete folder or none
                 place.rename(old / "old")
                 scratch.rename(place)
         else:
@@ -113,13 +116,13 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(place: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder next to a place; it is removed after the block, or when the place is next written."""
+    """Yield a temporary folder next to a path; it is removed after the block, or when the path is next written."""
     with _scratch(Path(os.path.abspath(place)), _create_folder) as (scratch, _):
         yield scratch
 
 
 def append_to(file: str | Path) -> TextIO:
-    """Open a text file in UTF-8 to append to; never through a symbolic link.
+    """Open a text file in UTF-8 to append to it, but never through a symbolic link.
 
     Raises:
       UserError: the file is a symbolic link, or an address of an object store.
@@ -131,7 +134,7 @@ def append_to(file: str | Path) -> TextIO:
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove scratch files that killed writers of a place have left."""
+    """Remove scratch files that killed writers of a path have left."""
     for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
         try:
             descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -148,7 +151,7 @@ def remove_abandoned(place: Path) -> None:
 
 
 def _is_system(place: Path) -> bool:
-    """Return whether a place is one of the system's own, such as /dev/stdout or the /dev/fd/63 of a shell's >(…)."""
+    """Return whether a path belongs to the system, such as /dev/stdout or the /dev/fd/63 of a shell's >(…)."""
     folder = os.path.realpath(place.parent)
     return any(folder == root or folder.startswith(f"{root}/") for root in SYSTEM) and not folder.startswith("/dev/shm")
 
@@ -156,12 +159,12 @@ def _is_system(place: Path) -> bool:
 def _refuse_link(place: Path) -> None:
     if place.is_symlink():
         remedy = f"name {os.path.realpath(place)} itself, or remove the link"
-        raise UserError("this is a symbolic link, through which nothing is written", file=place, remedy=remedy)
+        raise UserError("this is a symbolic link; files are not written through links", file=place, remedy=remedy)
 
 
 @contextlib.contextmanager
 def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
-    """Yield a new scratch path next to a place, and a descriptor that holds its lock; the path is removed afterwards."""
+    """Yield a new scratch path next to ``place``, and a descriptor that holds its lock; the path is removed afterwards."""
     remove_abandoned(place)
     while True:
         scratch = place.with_name(f"{_stem(place)}.{secrets.token_hex(4)}{SCRATCH}")
@@ -171,16 +174,16 @@ def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path,
             continue
         if locked(descriptor) and is_at(descriptor, scratch):
             break
-        os.close(descriptor)  # another writer took it for abandoned before it was locked
+        os.close(descriptor)  # another writer removed the file as abandoned before it was locked
     try:
         yield scratch, descriptor
     finally:
-        _remove(scratch)  # gone already if it was renamed
+        _remove(scratch)  # does nothing if the path was renamed
         os.close(descriptor)
 
 
 def _stem(place: Path) -> str:
-    """Return the prefix of the names of a place's scratch files."""
+    """Return the prefix of the names of the scratch files of a path."""
     fits = len(place.name.encode()) <= LONGEST - 30
     return f".{place.name if fits else hashlib.sha256(place.name.encode()).hexdigest()}"
 
@@ -195,7 +198,7 @@ def _create_folder(scratch: Path) -> int:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a file or a folder if it is there."""
+    """Remove a file or a folder if it exists."""
     if scratch.is_dir() and not scratch.is_symlink():
         shutil.rmtree(scratch, ignore_errors=True)
     else:

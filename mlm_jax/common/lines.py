@@ -20,14 +20,14 @@ MOST_BYTES = 1 << 24  # of one line, or of one document
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = "empty"  # name under which lines without text are counted
 Item = TypeVar("Item")
-PATIENCE = 0.1  # seconds that a text which has come waits for others to share its batch
+PATIENCE = 0.1  # seconds that a text waits for further texts to share its batch
 
 
 def read_lines(place: str) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
 
     Raises:
-      UserError: the file cannot be read; or as :func:`decoded_lines`.
+      UserError: the file cannot be read, or for the reasons of :func:`decoded_lines`.
     """
     name = place_of(place)
     try:
@@ -41,13 +41,13 @@ def decoded_lines(stream: BinaryIO, file: str | Path, most_bytes: int, remedy: s
     """Yield lines in UTF-8 without their ends, and without a byte order mark before the first; memory stays bounded.
 
     Args:
-      stream: opened file or pipe.
-      file: what messages call it.
-      most_bytes: limit on one line.
-      remedy: for a line that is longer.
+      stream: an opened file or pipe.
+      file: its name in messages.
+      most_bytes: the limit for one line.
+      remedy: the remedy in the error about a longer line.
 
     Raises:
-      UserError: a line is too long, not UTF-8 or holds NUL, or the lines end in CR alone.
+      UserError: a line is too long, not UTF-8 or contains NUL, or the lines end in CR alone.
       OSError: the stream cannot be read.
     """
     convert = "convert the text to UTF-8, for example with iconv"
@@ -89,10 +89,10 @@ def counting_empty(lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
 
 
 class Arriving:
-    """Lines that come one by one, as they are typed or another program writes them; a thread reads ahead.
+    """Lines that arrive one by one from a keyboard or another program; a thread reads ahead.
 
     Args:
-      lines: as they are read, which may wait.
+      lines: the lines; reading the next one may block.
     """
 
     def __init__(self, lines: Iterator[str]):
@@ -102,7 +102,7 @@ class Arriving:
         return self._lines
 
     def windows(self, size: int) -> Iterator[list[str]]:
-        """Yield the lines that are there, at least one and at most ``size``."""
+        """Yield the lines that have arrived, at least one and at most ``size`` at a time."""
         read: queue.Queue[str | None | BaseException] = queue.Queue(size)
 
         def reads_ahead() -> None:
@@ -136,7 +136,7 @@ def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
 
 
 def bounded_windows(items: Iterable[Item], size: int, weight: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
-    """Yield up to ``size`` items at a time, fewer if their weights reach ``most``: memory stays bounded by large items too."""
+    """Yield up to ``size`` items at a time, or fewer if their weights reach ``most``, to bound the memory of large items."""
     window: list[Item] = []
     total = 0
     for item in items:
@@ -150,7 +150,7 @@ def bounded_windows(items: Iterable[Item], size: int, weight: Callable[[Item], i
 
 
 def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield ``size`` items at a time, and of :class:`Arriving` lines those that are there."""
+    """Yield ``size`` items at a time; of :class:`Arriving` lines, those that have arrived, without waiting for more."""
     if isinstance(items, Arriving):
         yield from items.windows(size)
         return

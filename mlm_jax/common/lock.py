@@ -1,4 +1,4 @@
-"""One writer of a folder at a time, among the processes that see the same file system."""
+"""One writer of a folder at a time, among the processes that share a file system."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from mlm_jax.common.errors import UserError, one_line
 
-UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, as some clusters mount it
+UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, as on some clusters
 
 
 @contextlib.contextmanager
 def only_writer(folder: str | Path) -> Iterator[None]:
-    """Hold ``FOLDER.lock`` while the block runs; the system releases it however the process ends.
+    """Hold the lock ``FOLDER.lock`` while the block runs; the system releases the lock when the process ends in any way.
 
-    Nothing is held on a file system without locks.
+    On a file system without locks, no lock is held.
 
     Raises:
-      UserError: another process holds it; the message names that process.
+      UserError: another process holds the lock; the message names that process.
     """
     file = Path(f"{folder}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
 
 
 def remove_abandoned_lock(folder: str | Path) -> None:
-    """Remove ``FOLDER.lock`` if a killed process has left it; a reader of the folder without rights to do so leaves it."""
+    """Remove ``FOLDER.lock`` if a killed process has left it; without permission to remove it, do nothing."""
     file = Path(f"{folder}.lock")
     with contextlib.suppress(OSError):
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
@@ -61,10 +61,10 @@ def locked(descriptor: int, *, unsupported: bool = True) -> bool:
 
     Args:
       descriptor: the descriptor of the file.
-      unsupported: the answer on a file system without locks.
+      unsupported: the value to return on a file system without locks.
 
     Returns:
-      whether the lock was taken; False if another process holds it.
+      whether the lock was acquired; False if another process holds it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +78,7 @@ def locked(descriptor: int, *, unsupported: bool = True) -> bool:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one at ``path``: its last holder may have removed it after it was opened."""
+    """Return whether an open file is still the file at ``path``; the last holder of the lock may have removed it meanwhile."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:

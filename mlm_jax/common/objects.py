@@ -1,4 +1,4 @@
-"""Places as keys and values, through TensorStore: folders of this machine, and object stores (``gs://…``, ``s3://…``)."""
+"""Folders and object stores (``gs://…``, ``s3://…``) as keys and values, through TensorStore."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mlm_jax.common.errors import UserError, one_line
 
 FAILURES = (ValueError, OSError, RuntimeError)  # exceptions of TensorStore when storage fails
 S3 = re.compile(r"s3://([^/]+)/?(.*)")
-S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # of AWS's own tools, for stores that speak S3
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # variables of AWS's own tools, for S3-compatible stores
 
 
 def open_keys(place: str | Path) -> ts.KvStore:
-    """Open a place as keys and values, without reading a key.
+    """Open a folder or an address as keys and values, without reading a key.
 
-    ``AWS_ENDPOINT_URL`` names a store other than Amazon's that speaks S3 (MinIO, Ceph, R2), which TensorStore alone would
-    not look at. ``TENSORSTORE_GCS_HTTP_URL`` is TensorStore's own, for Google's API at another address.
+    ``AWS_ENDPOINT_URL`` names an S3-compatible store other than Amazon's (MinIO, Ceph, R2); TensorStore alone ignores this
+    variable. ``TENSORSTORE_GCS_HTTP_URL`` is TensorStore's own variable, for Google's API at another address.
 
     Raises:
-      UserError: it is an address of no known kind.
+      UserError: the address has an unknown scheme.
     """
     address = Path(place).absolute().as_uri() if is_local(place) else str(place)
     address = address.rstrip("/") + "/"
     try:
         return ts.KvStore.open(_s3(address) or address).result()
     except FAILURES as error:
-        raise UserError(f"cannot open it: {one_line(error)}", file=place) from error
+        raise UserError(f"cannot open this address: {one_line(error)}", file=place) from error
 
 
 def _s3(address: str) -> dict[str, str]:
-    """Return the specification of an S3 address at an endpoint that the environment names; {} for others."""
+    """Return the specification of an S3 address at the endpoint in the environment; {} if there is none or for other addresses."""
     found = S3.fullmatch(address)
     endpoint = next((os.environ[name] for name in S3_ENDPOINTS if os.environ.get(name)), "")
     if not found or not endpoint:

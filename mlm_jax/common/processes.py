@@ -1,4 +1,4 @@
-"""Processes that help this one: they share nothing with it, and end with it."""
+"""Child processes: they share no memory with this process, and end when it ends."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any
 from mlm_jax.common.errors import UserError
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-POLL_SECONDS = 1.0  # between looks at the parent on other systems
+POLL_SECONDS = 1.0  # time between two checks of the parent on other systems
 
 
 class _Process(SpawnProcess):
-    """A process that does not run this process's script again, which then needs no ``if __name__ == …``.
+    """A child process that does not import the parent's script, so that the script needs no ``if __name__ == …``.
 
-    It never sees Ctrl-C, which a terminal sends to all processes: the process that it helps ends it.
+    It ignores Ctrl-C, which a terminal sends to all processes; the parent ends it.
     """
 
     def start(self) -> None:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing looks here for a file to run
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the new process inherits
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits the mask
         try:
             super().start()
         finally:
@@ -51,16 +51,16 @@ class _Context(SpawnContext):
 
 @contextlib.contextmanager
 def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that share nothing with this one: TensorFlow and JAX do not survive a fork.
+    """Yield a pool of spawned (not forked) processes, because TensorFlow and JAX do not survive a fork.
 
-    They end at once, whatever they do, if the block raises an error, or if this process ends in any way.
+    The processes end at once, even in the middle of work, if the block raises an error, or if this process ends in any way.
 
     Args:
-      workers: how many.
-      remedy: the remedy of the error that one of them was killed.
+      workers: the number of processes.
+      remedy: the remedy in the error that is raised if a process is killed.
 
     Raises:
-      UserError: one of them was killed.
+      UserError: a process of the pool was killed.
     """
     context = _Context()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(),))
@@ -73,15 +73,15 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
                 process.kill()
         pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
-            raise UserError(f"a helping process {_fate(context.started)}", remedy=remedy) from error
+            raise UserError(f"a child process {_fate(context.started)}", remedy=remedy) from error
         raise
 
 
 def _begin(parent: int) -> None:
-    """Prepare a helper: it ends with its parent, and draws no progress bars if its output is not a terminal's."""
+    """Prepare a child process: it ends with its parent, and shows no progress bars if its output is not a terminal."""
     end_with_parent(parent, signal.SIGKILL)
     if not sys.stderr.isatty():
-        os.environ.pop("FORCE_COLOR", None)  # set by a notebook's kernel; Rich takes it for a terminal
+        os.environ.pop("FORCE_COLOR", None)  # a notebook's kernel sets it, and Rich would then assume a terminal
 
 
 def _fate(processes: Sequence[SpawnProcess]) -> str:
@@ -100,17 +100,17 @@ def how_it_ended(code: int | None) -> str:
 
 
 def end_with_parent(parent: int, number: int) -> None:
-    """Send this process a signal when the process that started it has ended, whatever ended that one.
+    """Send this process a signal when its parent has ended for any reason.
 
     Args:
-      parent: its process id.
+      parent: the process id of the parent.
       number: the number of the signal.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))  # even while native code keeps Python's threads waiting
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))  # works even while native code blocks Python's threads
     else:
         threading.Thread(target=_watch, args=(parent, number), name="parent", daemon=True).start()
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent has already ended
         os.kill(os.getpid(), number)
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CHATTY = ("absl", "asyncio")  # Orbax logs many lines for every checkpoint, and exceptions that it raises as well
+CHATTY = ("absl", "asyncio")  # Orbax logs many lines for every checkpoint, and also the exceptions that it raises
 
 
 class _Quiet:
-    """Keeps the loggers of ``CHATTY`` and Orbax's closed event loops silent as long as somebody asks for it."""
+    """Silences the loggers of ``CHATTY`` and errors about Orbax's closed event loops while at least one caller asks for it."""
 
     def __init__(self) -> None:
         self.lock, self.users = threading.Lock(), 0
@@ -41,7 +41,7 @@ class _Quiet:
                 sys.unraisablehook = self.hook
 
     def say_unraisable(self, found: Any) -> None:
-        """Leave out arrays whose reading or writing ends after that of another failed, which closed Orbax's event loop."""
+        """Ignore reads and writes of arrays that end after another one failed and closed Orbax's event loop."""
         closed = isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)
         code = getattr(found.object, "cr_code", None)  # of a coroutine
         if not closed and not (code is not None and "orbax" in Path(code.co_filename).parts):
@@ -53,7 +53,7 @@ _quiet = _Quiet()
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Keep Orbax's logging and its closed event loops off the screen inside; also a decorator."""
+    """Hide Orbax's log lines and errors about its closed event loops inside the block; also a decorator."""
     _quiet.begin()
     try:
         yield
@@ -63,9 +63,9 @@ def quiet_orbax() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what native code writes to stderr inside the block; it is written if the block raises.
+    """Hold back what native code writes to stderr inside the block; print it if the block raises.
 
-    TensorFlow greets from C++ before its log level counts, so that the file descriptor is the only place to stop it.
+    TensorFlow prints from C++ before its log level takes effect, so only redirecting the file descriptor helps.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Seals: JSON values that notice a flipped bit in their file."""
+"""Seals: checksums of JSON values, by which a flipped bit in their file is noticed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SEAL = "sha256"  # key of the seal, next to the values that it seals
+SEAL = "sha256"  # the key of the checksum, next to the values
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,14 +16,14 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of :func:`sealed`; values that older versions wrote have no seal and are taken as they are.
+    """Return the values of :func:`sealed`; values that older versions wrote have no checksum and are returned unchecked.
 
     Raises:
-      ValueError: they are not those that were sealed.
+      ValueError: the values have changed since they were sealed.
     """
     content = {key: value for key, value in values.items() if key != SEAL}
     if SEAL in values and values[SEAL] != _digest(content):
-        raise ValueError("it is not as it was written: its checksum differs")
+        raise ValueError("it has changed since it was written: its checksum differs")
     return content
 
 

@@ -59,7 +59,7 @@ def die():
 
 def test_a_helping_process_that_is_killed_is_one_line():
     with (
-        pytest.raises(UserError, match=r"a helping process was killed by signal 9 \(SIGKILL\). Remedy: take fewer"),
+        pytest.raises(UserError, match=r"a child process was killed by signal 9 \(SIGKILL\). Remedy: take fewer"),
         fresh_processes(2, remedy="take fewer") as pool,
     ):
         pool.submit(die).result()

@@ -206,7 +206,7 @@ def test_a_flipped_bit_in_what_an_array_says_of_itself_is_noticed(tmp_path):
     for file in sorted((tmp_path / "s" / "de").rglob("zarr.json")):
         whole = file.read_text()
         file.write_text(whole.replace('"little"', '"big"'))
-        with pytest.raises(UserError, match=f"{re.escape(str(file.parent))}: .*zarr.json is not as it was written"):
+        with pytest.raises(UserError, match=f"{re.escape(str(file.parent))}: .*zarr.json has changed since it was written"):
             Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()
         file.write_text(whole)
     assert len(Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()) == 12_000
@@ -257,7 +257,7 @@ def test_the_vocabulary_travels_with_the_store(tmp_path):
     changed = manifest.read_text().replace(vocabulary.fingerprint, "other")
     manifest.write_text(changed)
     with pytest.raises(
-        UserError, match="manifest.json: the token store is corrupt.*not as it was written: its checksum"
+        UserError, match="manifest.json: the token store is corrupt.*has changed since it was written: its checksum"
     ):
         Store.open(tmp_path / "s")
     manifest.write_text(

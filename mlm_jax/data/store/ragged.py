@@ -149,7 +149,7 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, chec
     }
     try:
         if checksum and description_checksum(keys) != checksum:
-            raise ValueError(f"{DESCRIPTION} is not as it was written: its checksum differs")
+            raise ValueError(f"{DESCRIPTION} has changed since it was written: its checksum differs")
         array = ts.open(spec, open=True, read=True, context=context).result()
     except FAILURES as error:
         raise corrupt(error, place) from error
