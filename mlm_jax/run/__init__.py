@@ -1,1 +1,1 @@
-"""The story of a run: its loop, what it logs, sweeps of runs, measuring a run's checkpoint."""
+"""A training run: its loop, metrics and log lines, sweeps of runs, evaluating a run's checkpoint."""

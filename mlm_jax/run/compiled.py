@@ -24,15 +24,15 @@ YOUNG = 5  # seconds
 class CompiledPrograms:
     """JAX's persistent compilation cache, whose files are checked before they are read.
 
-    JAX passes a file over that it cannot decompress, but neither replaces it nor notices a flipped bit that zstd lets pass.
+    JAX ignores a file that it cannot decompress, but does not replace it, and does not notice a flipped bit if zstd does not.
 
     Args:
-      workdir: the cache is below it, unless the user chose another folder (``JAX_COMPILATION_CACHE_DIR``).
-      writes: whether this process, the first of a job, removes and records files.
+      workdir: the cache is below this folder, unless the user chose another one (``JAX_COMPILATION_CACHE_DIR``).
+      writes: whether this process removes damaged files and records checksums; the first process of a job does.
     """
 
     def __init__(self, workdir: Path, writes: bool):
-        self.goes = False  # whether the folder is of a local copy that is removed
+        self.goes = False  # whether the folder is part of a local copy that is removed at the end
         if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
             self.goes = original(workdir.resolve()) != str(workdir.resolve())
@@ -41,7 +41,7 @@ class CompiledPrograms:
         self._remove_damaged()
 
     def release(self) -> None:
-        """Let the process compile without a cache again if the folder of this one goes with the run."""
+        """Make the process compile without a cache again if the folder of this cache is removed with the run."""
         if self.goes:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
@@ -74,14 +74,14 @@ class CompiledPrograms:
 
 
 def _is_young(entry: Path) -> bool:
-    """Return whether another process may still be writing a program, such as another trial of a sweep."""
+    """Return whether another process, such as another trial of a sweep, may still be writing a program."""
     return abs(time.time() - entry.stat().st_mtime) < YOUNG
 
 
 def _is_whole(content: bytes) -> bool:
     """Return whether a program without a checksum (from an older version or a killed process) is complete.
 
-    JAX compresses with zlib, which has a checksum of its own, or with zstd, whose files it checks when it reads them.
+    JAX compresses with zlib, which has its own checksum, or with zstd, whose files JAX checks when it reads them.
     """
     if content[:1] != b"\x78":  # zlib's first byte
         return len(content) > 0

@@ -13,7 +13,7 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.report.page import GOODPUT
 
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
-SETTLED = 300.0  # seconds of a run before its shares say something
+SETTLED = 300.0  # seconds of a run before its shares are meaningful
 
 
 class Goodput:
@@ -67,7 +67,7 @@ class Goodput:
         return {**self.seconds, "other": max(other, 0.0)}
 
     def advice(self) -> str:
-        """Return what to change if more than half of the time goes into evaluation; "" if not, or if it was said before."""
+        """Return advice if evaluation takes more than half of the time; "" if it does not, or if the advice was given before."""
         seconds, shares = self.totals(), self.shares()
         if self.advised or sum(seconds.values()) < SETTLED or shares["evaluation"] <= 0.5:
             return ""

@@ -1,4 +1,4 @@
-"""How much more a language counts than its text would: by sampling, and by the loss's weights."""
+"""Lift: by which factor sampling and the weights of the loss increase the weight of a language over its share of the text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ NOTICEABLE = 1.25  # a lift that is worth a warning
 def lifts(loader: Loader, task: str, step: int) -> dict[str, tuple[float, float]]:
     """Return {language: (lift by sampling, lift by 1/N_l)} of a task whose loss is normalised by language.
 
-    Sampling lifts a language by its planned share over its share of the text's tokens; the weight 1/N_l lifts each of its
-    tokens by (1/languages) over its planned share. Their product is what a token counts against a plain average.
+    Sampling lifts a language by its planned share divided by its share of the text's tokens. The weight 1/N_l lifts each of its
+    tokens by (1/number of languages) divided by its planned share. The product of both is the weight of a token, relative to a
+    plain average over all tokens.
 
     Args:
-      loader: the run's.
-      task: one that reads text.
-      step: the step of the plan.
+      loader: the loader of the run.
+      task: a task that reads text.
+      step: the step whose planned shares are used.
     """
     planned = {language: share for language, share in loader.planned_shares(task, step).items() if share}
     tokens = dict.fromkeys(planned, 0)
@@ -42,6 +43,6 @@ def warning(found: Mapping[str, tuple[float, float]]) -> str:
     by_product = sorted(twice.items(), key=lambda item: -np.prod(item[1]))
     shown = ", ".join(f"{language} {a:.2g} × {b:.2g} = {a * b:.2g}" for language, (a, b) in by_product)
     return (
-        f"languages are lifted twice, by sampling (mixing) and by the weight 1/N_l (training.normalize): {shown}; "
-        "training.normalize='token' leaves it to sampling"
+        f"these languages are weighted up twice, by sampling (mixing) and by the weight 1/N_l (training.normalize): {shown}; "
+        "with training.normalize='token' only sampling does it"
     )

@@ -1,4 +1,4 @@
-"""The story of a run, from top to bottom: data, program, state, steps, end."""
+"""A training run from start to end: data, program, state, steps, report."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ from mlm_jax.training.step import Program, build_program, empty_window, make_tra
 
 log = logging.getLogger(__name__)
 
-KEPT, SAME_COMMAND = "checkpoints are whole", "make room and run the same command again"
+KEPT, SAME_COMMAND = "checkpoints are complete", "free some space and run the same command again"
 LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Path | str:
-    """Train as the config says, from the last whole checkpoint of ``workdir`` if there is one.
+    """Train with a config; continue from the last complete checkpoint of ``workdir`` if there is one.
 
     Args:
       config: the run's config.
@@ -88,13 +88,15 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
       the path, or the address, of the report.
 
     Raises:
-      UserError: the config, the data or the checkpoint cannot work, another process trains in this workdir, or the disk
-        is full; nothing is half-written.
-      SystemExit: with code 75 (UNFINISHED): a signal (Ctrl-C, a notebook's interrupt) stopped the run, which is saved.
-        The same call continues.
+      UserError: the config, the data or the checkpoint is invalid, another process trains in this workdir, or the disk
+        is full; no file is half-written.
+      SystemExit: with code 75 (UNFINISHED), if a signal (Ctrl-C, a notebook's interrupt) stopped the run. The run is saved,
+        and the same call continues it.
     """
     if not is_local(workdir) and jax.process_count() > 1:
-        problem = f"only a job of one process can work in an object store, and this one has {jax.process_count()}"
+        problem = (
+            f"only a job of one process can have its workdir in an object store; this job has {jax.process_count()}"
+        )
         remedy = "mount the bucket as a folder on every machine, as tpu.launch --bucket does, and name that folder"
         raise UserError(problem, file=workdir, remedy=remedy)
     with quiet_orbax(), StopSignal() as stop, workplace(workdir) as place, disk_errors(place.folder):
@@ -112,7 +114,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
 
 
 def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: contextlib.ExitStack) -> Path:
-    """Train; the arguments and errors of :func:`train`, and Stopped after a signal. ``held`` keeps the workdir's lock."""
+    """Train, with the arguments and errors of :func:`train`; raise Stopped after a signal. ``held`` keeps the workdir's lock."""
     first, workdir = jax.process_index() == 0, place.folder
 
     # 0. Checks that need no data come first, before anything is read or written.
@@ -136,7 +138,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     store = Store.open(prepared(config, workdir))
     loader = Loader(store, config, task_kinds, process_index=group, process_count=groups)
 
-    # 2. The program: model, objectives and optimizer on the mesh. It allocates nothing.
+    # 2. The program: model, objectives and optimizer on the mesh. No array is allocated yet.
     check_language_names(loader.languages)
     check_labels(loader, config)
     labels = loader.labels()
@@ -152,7 +154,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
         state = first_state(program, checkpoints, store.vocabulary)
     start = int(state.step)
     if first:
-        claim_workdir(workdir, config)  # last: a config that cannot work must not claim the workdir
+        claim_workdir(workdir, config)  # last: an invalid config must not claim the workdir
         record(workdir, start)
 
     # 4. The steps. Metrics add up on the device; the host reads them after it has started the next step.
@@ -176,7 +178,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
             compiled.begin(start)
         progress.say(beginning(start, config.steps))
         scores = earlier_scores(workdir, config, start)
-        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is under way
+        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is running
         for done in range(start, config.steps + 1):
             # What is due after ``done`` steps: before the first step, after the last one, and in between.
             stopping = stop_agreed(stop, done) and done < config.steps
@@ -184,13 +186,13 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
             saving = is_due(done, config.checkpoint.every, config.steps) or stopping
             measured, is_better, ending = None, False, False
             if evaluating or saving:
-                reporter.flush()  # log lines that a checkpoint counts must be on disk before the checkpoint is
-                with goodput.span("step"):  # waits for the steps that are under way
+                reporter.flush()  # log lines of steps up to a checkpoint must be on disk before the checkpoint
+                with goodput.span("step"):  # waits for the running steps
                     check_finite(config, int(state.first_skipped), workdir)
             if evaluating:
                 try:
                     measured = evaluate_once(reporter, done, state, resumed=done == start)
-                except Stopped:  # the weights are saved without an evaluation; the next start of the run makes it
+                except Stopped:  # the weights are saved without this evaluation; the next start of the run makes it
                     stopping = True
                 else:
                     is_better = checkpoints.improves(measured)
@@ -210,7 +212,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                 raise Stopped
             if ending and done < config.steps:
                 progress.say(
-                    f"ended after step {done:,}: {config.evaluation.select} has not become better in "
+                    f"ended after step {done:,}: {config.evaluation.select} has not improved in "
                     f"{config.evaluation.patience} evaluations"
                 )
             if ending or done == config.steps:
@@ -249,8 +251,8 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
 def prepared(config: ConfigDict, workdir: Path) -> str:
     """Return the folder of the token store, and make the store if it is missing or stale.
 
-    A process of its own makes it, so that the training process never imports TensorFlow and seqio. A store that a checkpoint
-    was trained on is not replaced.
+    A child process makes it, so that the training process never imports TensorFlow and seqio. A store on which a checkpoint
+    was trained is not replaced.
 
     Raises:
       UserError: the data cannot be prepared, or has changed since a checkpoint of the workdir was trained on it.
@@ -265,7 +267,7 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
             elif lacks := what_it_lacks(config, folder):
                 log.warning(lacks)
         finally:
-            remove_leftovers(folder)  # of a killed start, or of a helper that a signal to this one has ended
+            remove_leftovers(folder)  # of a killed earlier start, or of a child process that ended with its parent
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the token store is prepared")
     return folder
@@ -278,10 +280,10 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
 
 
 def check_labels(loader: Loader, config: ConfigDict) -> None:
-    """Check a task's labels: of whole texts to classify, or of words to tag; and that every class with a weight exists.
+    """Check that the labels of each task are of the right kind (texts or words), and that every class with a weight exists.
 
     Raises:
-      UserError: a task reads labels of the other sort, or a weight is of a class that does not exist.
+      UserError: a task reads labels of the other kind, or a weight names a class that does not exist.
     """
     for task, objective in create_objectives(config.tasks).items():
         stream = loader.streams(task)[0]
@@ -296,10 +298,10 @@ def check_labels(loader: Loader, config: ConfigDict) -> None:
 
 
 def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
-    """Return the state to start from: of the last whole checkpoint, or a new one, with ``checkpoint.init``'s weights if set.
+    """Return the state of the last complete checkpoint, or else a new one, with the weights of ``checkpoint.init`` if it is set.
 
     Raises:
-      UserError: the last checkpoint is of a later step than the run's last, or as :meth:`Checkpoints.restore` and
+      UserError: the last checkpoint is later than the run's last step, or for the reasons of :meth:`Checkpoints.restore` and
         :func:`initialise_from`.
     """
     config = program.config
@@ -316,7 +318,7 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
             f"the workdir is already at step {int(state.step):,}, but config.steps is {config.steps:,}",
             remedy="raise steps, or use a new workdir with checkpoint.init",
         )
-    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # only this start's skipped steps count
+    return state._replace(first_skipped=state.first_skipped * 0 - 1)  # −1: no skipped step since this start
 
 
 def beginning(start: int, steps: int) -> str:
@@ -327,7 +329,7 @@ def beginning(start: int, steps: int) -> str:
 
 
 def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]:
-    """Return the values of ``evaluation.select`` at the evaluations before a step, more is better; [] if patience needs none."""
+    """Return the scores (more is better) of the evaluations before a step; [] if ``evaluation.patience`` is off."""
     if not config.evaluation.patience:
         return []
     found: list[float] = []
@@ -338,24 +340,24 @@ def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]
 
 
 def is_due(done: int, every: int, steps: int) -> bool:
-    """Return whether work that is done every so many steps is due after ``done`` of ``steps`` steps.
+    """Return whether work that is done every ``every`` steps is due after ``done`` of ``steps`` steps.
 
-    It is due before the first step and after the last one, too.
+    It is also due before the first step and after the last one.
     """
     return done % every == 0 or done == steps
 
 
 def evaluate_once(reporter: Reporter, done: int, state: TrainState, *, resumed: bool) -> dict[str, float]:
-    """Evaluate and log it; if an earlier start of the run logged it already, read it instead.
+    """Evaluate a state and log the metrics; if an earlier start of the run has logged them, read them instead.
 
     Args:
       reporter: the reporter of the run.
-      done: steps of the state.
-      state: to evaluate.
+      done: number of steps of the state.
+      state: the state to evaluate.
       resumed: whether the run has just restored this state.
 
     Raises:
-      Stopped: a signal came meanwhile.
+      Stopped: a signal arrived during the evaluation.
     """
     logged = logged_evaluation(reporter.workdir, done) if resumed else {}
     if logged and same_everywhere({"report": (reporter.workdir / REPORT_DATA).exists()})["report"]:
@@ -377,7 +379,7 @@ def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
 def say_lifts(
     config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress
 ) -> None:
-    """Log how much sampling and loss weights together lift each language, and warn if both lift the same languages."""
+    """Log the lift of each language by sampling and loss weights, and warn if both lift the same languages."""
     if not config.training.normalize.startswith("per_language"):
         return
     for task in (task for task, kind in kinds(config.tasks).items() if kind == "text"):

@@ -1,4 +1,4 @@
-"""``mlm-jax eval``: measure checkpoints on held-out data, with intervals, and transfer between languages."""
+"""``mlm-jax eval``: evaluate checkpoints on held-out data, with intervals, and transfer between languages."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from mlm_jax.training.step import Program, build_program
 
 log = logging.getLogger(__name__)
 
-TRANSFERRED = ("f1", "pearson", "accuracy")  # metrics of a matrix of transfer: the first that a task has
+TRANSFERRED = ("f1", "pearson", "accuracy")  # the metric of a matrix of transfer: the first of these that a task has
 
 
 class Measured(NamedTuple):
-    """A checkpoint's held-out numbers.
+    """The held-out metrics of a checkpoint.
 
     Attributes:
-      place: as given.
+      place: the workdir or checkpoint as the user named it.
       step: the step of the checkpoint.
       config: the config of its run.
-      languages: codes in index order.
+      languages: language codes in index order.
       metrics: flat, ``eval/loss/de`` and the like.
       intervals: {metric key: interval of 95 %}, by bootstrap over held-out rows, sentences or pairs.
       sources: {task with labels: languages that it was trained on}.
@@ -70,7 +70,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
 
     Args:
       place: a workdir or one of its checkpoints.
-      task: the task of its config, checked; None is all of them.
+      task: a task of its config; None means all tasks.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
@@ -83,13 +83,13 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
             f"the run has no task {task!r}{nearest(task, config.tasks)}",
             remedy=f"its tasks are {', '.join(config.tasks)}",
         )
-    # What fits where it was trained need not fit here: weights and rows are split over whatever devices there are.
+    # The mesh of the training machine may not fit this machine: weights and rows are divided among its devices.
     config.mesh.update({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1, "slices": 1})
     config.model.attention = "auto"
     store = Store.open(config.data.store or f"{original(folder.parent.parent)}/store")
     if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
         raise UserError(
-            "the token store is written in another vocabulary than the checkpoint's",
+            "the token store has another vocabulary than the checkpoint",
             file=store.folder,
             remedy="prepare it again with the checkpoint's config",
         )
@@ -110,7 +110,7 @@ def measure(place: str | Path, task: str | None = None, *, everything: bool = Fa
 
     Args:
       place: a workdir or one of its checkpoints.
-      task: only this task of its config; None is all of them, with retrieval.
+      task: only this task of its config; None means all tasks, and retrieval.
       everything: whether to use all held-out rows of the run's token store instead.
 
     Raises:
@@ -153,12 +153,12 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> tuple[d
 def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
     """Return the source × target matrix of a labelled task; None if no checkpoint was trained on a single language.
 
-    Scores are the first of F1, Pearson's correlation and accuracy that the task has. Checkpoints of the same source (seeds)
-    are averaged; those of several sources have no row, which the log says.
+    The score is the first of F1, Pearson's correlation and accuracy that the task has. Checkpoints of the same source language
+    (seeds) are averaged. A checkpoint that was trained on several languages has no row; the log names it.
 
     Args:
-      measured: checkpoints.
-      task: the task's name, the same in all of them.
+      measured: metrics of the checkpoints.
+      task: the task's name, the same in all checkpoints.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     chosen: dict[str, str] = {}
@@ -167,7 +167,7 @@ def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix 
         sources = found.sources.get(task, ())
         if len(sources) > 1:
             log.warning(
-                "%s learned %s in %s: it has no row in the matrix of transfer from one language",
+                "%s was trained on %s in %s, so it has no row in the matrix of transfer from one language",
                 found.place,
                 task,
                 ", ".join(sources),

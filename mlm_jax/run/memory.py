@@ -1,4 +1,4 @@
-"""A step that does not fit the devices: the error names settings with which it should, and not the compiler's traceback."""
+"""Out of memory: instead of XLA's traceback, the error names settings with which the step should fit the devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlm_jax.planning.advice import changes, lines
 from mlm_jax.planning.prepare import Known
 from mlm_jax.training.step import Program
 
-EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA's errors begin if an allocation fails
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # XLA's errors begin with this if an allocation fails
 
 
 @contextlib.contextmanager
@@ -29,9 +29,9 @@ def must_fit(
     """Turn XLA's error about too little memory into one that names settings with which the step should fit.
 
     Args:
-      program: the run's.
+      program: the program of the run.
       labels: {classification task: number of labels}.
-      run: the jitted step that is run inside; its program is asked how much it takes. None if it is something else.
+      run: the jitted step that runs inside the block, to read its compiled size. None if the block runs no step.
       batch: the batch of that step.
 
     Raises:
@@ -42,7 +42,7 @@ def must_fit(
     except jax.errors.JaxRuntimeError as error:
         if EXHAUSTED not in str(error):
             raise
-        # Compiling again would wait for the other processes, which have no error.
+        # With several processes, compiling again would wait for the others, which have no error.
         known = compiled_bytes(program, run, batch) if run is not None and jax.process_count() == 1 else None
         raise too_large(program, labels, known) from error
 
@@ -51,15 +51,15 @@ def too_large(program: Program, labels: dict[str, int], compiled: tuple[float, f
     """Return the error of a step that does not fit.
 
     Args:
-      program: the run's.
+      program: the program of the run.
       labels: {classification task: number of labels}.
-      compiled: bytes of the step's arguments and temporaries on each device, if its compiler has told.
+      compiled: bytes of the step's arguments and temporaries on each device, if the compiler reports them.
     """
     topology, config = topology_of(program), program.config
     known = Known(program.context, program.languages, labels)
     temporaries = compiled[1] if compiled else None
     found = changes(config, topology, dict(program.mesh.shape), temporaries=temporaries, known=known)
-    needs = f"needs {sum(compiled) / 1e9:,.1f} GB" if compiled else "needs more memory than there is"
+    needs = f"needs {sum(compiled) / 1e9:,.1f} GB" if compiled else "needs more memory than is available"
     has = f" on each device, which has {topology.capacity / 1e9:,.1f} GB" if topology.capacity else " on each device"
     return UserError(
         f"a training step {needs}{has}",
@@ -68,12 +68,12 @@ def too_large(program: Program, labels: dict[str, int], compiled: tuple[float, f
 
 
 def compiled_bytes(program: Program, run: Callable, batch: Any) -> tuple[float, float] | None:
-    """Return the bytes of a step's arguments and temporaries on each device; None if it cannot even be compiled.
+    """Return the bytes of a step's arguments and temporaries on each device; None if the step cannot be compiled.
 
     Args:
-      program: the run's.
+      program: the program of the run.
       run: the jitted step.
-      batch: its arrays.
+      batch: the arrays of the batch.
     """
     try:
         found = run.lower(program.state, shapes_of(batch)).compile().memory_analysis()  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def compiled_bytes(program: Program, run: Callable, batch: Any) -> tuple[float, 
 
 
 def topology_of(program: Program) -> Topology:
-    """Return the devices of a run's mesh as a topology, with the memory that they have."""
+    """Return the devices of a run's mesh as a topology with their memory."""
     devices = list(program.mesh.devices.flat)
     first = next(device for device in devices if device.process_index == jax.process_index())
     memory = (first.memory_stats() or {}).get("bytes_limit", 0)

@@ -27,25 +27,25 @@ from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 
 LOSS = "train/loss/"  # prefix of the first task's losses
-LOSS_LINES = 6  # of losses that the terminal shows at most
+LOSS_LINES = 6  # the largest number of lines with losses on the terminal
 
 
 class MetricsWriter:
-    """Appends events to WORKDIR/metrics.jsonl, and the same to TensorBoard and, if asked, Weights & Biases.
+    """Appends events to WORKDIR/metrics.jsonl, TensorBoard and, if a project is given, Weights & Biases.
 
-    A resumed run takes off the events after the step that it resumes from: a run that was killed leaves the same losses
-    as one that was not. Only process 0 writes.
+    A resumed run removes the events after the step from which it resumes, so a killed and resumed run leaves the same losses
+    as an uninterrupted one. Only process 0 writes.
 
     Args:
       workdir: the workdir of the run.
-      start_step: step that the run begins at.
+      start_step: the step at which this start of the run begins.
       writes: whether this process writes.
-      wandb_project: "" is off.
+      wandb_project: the project of Weights & Biases; "" turns it off.
       config: the config of the run, as JSON values, for TensorBoard and the columns of Weights & Biases.
-      push: brings what was written to where the workdir is kept, after every event.
+      push: called after every event, to send the written files if the workdir is in an object store.
 
     Raises:
-      UserError: the file is damaged, or Weights & Biases is asked for but not installed.
+      UserError: the file is damaged, or Weights & Biases is wanted but not installed.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class MetricsWriter:
 def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     """Return the Weights & Biases run of a workdir, the same one at each start.
 
-    Its config are the run's keys. Tags are the objectives of its tasks unless WANDB_TAGS names others; a sweep names its
-    trials' group and tags by WANDB_RUN_GROUP and WANDB_TAGS, which W&B reads itself.
+    Its config has the keys of the run's config. Its tags are the objectives of the tasks, unless WANDB_TAGS names others. A sweep
+    sets group and tags of its trials by WANDB_RUN_GROUP and WANDB_TAGS, which W&B reads itself.
     """
     try:
         import wandb
@@ -129,7 +129,7 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 def shown_loss(key: str) -> str:
-    """Return a loss's name on the terminal: "de" or "mean" of the first task, the task's name of others; "" of other metrics."""
+    """Return a loss's name on the terminal: "de" or "mean" for the first task, else the task's name; "" for other metrics."""
     if key.startswith(LOSS):
         return key.removeprefix(LOSS)
     return key.removeprefix("train/").removesuffix("/loss/mean") if key.endswith("/loss/mean") else ""
@@ -140,7 +140,7 @@ class TrainingProgress:
 
     Args:
       steps: the number of steps of the whole run.
-      start_step: that it begins at.
+      start_step: the step at which this start of the run begins.
       shown: whether this process shows anything.
     """
 
@@ -173,18 +173,18 @@ class TrainingProgress:
         """Show the numbers of a log line."""
         self.losses = [f"{name} {value:.2f}" for key, value in values.items() if (name := shown_loss(key))]
         speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
-        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # it takes two lines to know
+        shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # unknown at the first log line
         self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")
         if not self.is_live:
             shown += [] if left is None else [f"{left / 60:.1f} min left"]
             self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(self.losses)]))
 
     def say(self, text: str) -> None:
-        """Print a line above the live ones."""
+        """Print a line above the live display."""
         self.console.print(text, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
-        """Return the bar, and below it as many losses as fit in a few lines, that of all languages first."""
+        """Return the progress bar, and below it the mean loss and as many losses of languages as fit in a few lines."""
         columns = max(self.console.width // (max(map(len, self.losses), default=0) + 2), 1)
         losses = sorted(self.losses, key=lambda loss: not loss.startswith("mean "))
         left_out = len(losses) - LOSS_LINES * columns

@@ -1,4 +1,4 @@
-"""The lines that a run logs before its first step: devices, types and kernels, size of the model, and tokens."""
+"""The lines that a run logs before its first step: devices, dtypes, attention kernels, parameters and tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlm_jax.training.step import Program
 
 
 def opening_lines(program: Program, loader: Loader) -> list[str]:
-    """Return a few aligned lines ``name  what``.
+    """Return a few aligned lines ``name  value``.
 
     Args:
-      program: the run's.
-      loader: the run's.
+      program: the program of the run.
+      loader: the loader of the run.
     """
     config, mesh = program.config, program.mesh
     device = mesh.devices.flat[0]
@@ -36,7 +36,7 @@ def opening_lines(program: Program, loader: Loader) -> list[str]:
 
 
 def _attention(program: Program) -> str:
-    """Return the kernel of each kind of layers, and why it is not the accelerator's own."""
+    """Return the attention kernel of each kind of layer, and the reason if it is not the accelerator's fast kernel."""
     found: dict[str, None] = {}
     for chosen in attention_of(program.config, program.mesh).values():
         for layers, kernel, obstacle in chosen:
@@ -45,7 +45,7 @@ def _attention(program: Program) -> str:
 
 
 def _parameters(program: Program) -> str:
-    """Return such as "2.2 M: embedding 1.5 M, encoder/0 0.5 M, decoder/0 by family 0.2 M"."""
+    """Return the numbers of parameters, such as "2.2 M: embedding 1.5 M, encoder/0 0.5 M, decoder/0 by family 0.2 M"."""
     counts = parameters_by_group(program)
     groups = (f"{name} {in_millions(count)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
     return f"{in_millions(sum(counts.values()))}: {', '.join(groups)}"
@@ -62,5 +62,5 @@ def _step(program: Program, loader: Loader) -> str:
 
 
 def in_millions(count: int) -> str:
-    """Return such as "2.2 M", or "43,210" of less than 50,000."""
+    """Return a number such as "2.2 M", or "43,210" if it is less than 50,000."""
     return f"{count / 1e6:,.1f} M" if count >= 50_000 else f"{count:,}"

@@ -13,10 +13,10 @@ from mlm_jax.training.state import TrainState
 class Profiler:
     """Traces the steps ``first`` … ``last`` of ``training.profile`` (both included, from 0) into WORKDIR/profile.
 
-    A run that resumes after ``first`` traces what remains of them. An open trace is closed when the run ends or is stopped.
+    A run that resumes after ``first`` traces the remaining steps. An open trace is closed when the run ends or is stopped.
 
     Args:
-      steps: first and last; () traces nothing.
+      steps: the first and the last step; () turns tracing off.
       workdir: the workdir of the run.
     """
 

@@ -37,17 +37,17 @@ from mlm_jax.training.flops import mfu
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program
 
-MAP_SENTENCES = 24  # of each language on the report's map
+MAP_SENTENCES = 24  # number of sentences of each language on the report's map
 
 
 class Reporter:
-    """Turns the device's sums into log lines, and held-out data into evaluations.
+    """Makes log lines from the sums on the device, and evaluations from held-out data.
 
     Log lines are read one step late: by then the device is busy with the next step, so it never waits for the host.
 
     Args:
-      program: the run's.
-      loader: the run's.
+      program: the program of the run.
+      loader: the loader of the run.
       held_out: data and functions of evaluations.
       workdir: the workdir of the run.
       metrics: writer of the numbers.
@@ -71,11 +71,11 @@ class Reporter:
         self.pending: tuple[int, Any] | None = None
         self.marked: tuple[int, float] | None = None  # step and time of the last log line, for the speed
         self.rows: list[LanguageRow] = []
-        self.found: dict[str, float] = {}  # by the last evaluation
-        self.flops: dict[int, float] = {}  # of a step of each curriculum phase
+        self.found: dict[str, float] = {}  # metrics of the last evaluation
+        self.flops: dict[int, float] = {}  # FLOPs of a step in each curriculum phase
 
     def take(self, step: int, state: TrainState) -> None:
-        """Keep the sums up to ``step``; :meth:`flush` reads them."""
+        """Keep the sums up to ``step``, which :meth:`flush` reads later."""
         # The step will reuse the state's memory: keep copies of the small values.
         self.pending = (
             step,
@@ -118,8 +118,8 @@ class Reporter:
 
         Args:
           step: the step of the state.
-          state: to evaluate.
-          is_logged: whether an earlier start of the run has logged it.
+          state: the state to evaluate.
+          is_logged: whether an earlier start of the run has logged this evaluation.
         """
         with self.goodput.span("evaluation"):
             params = state.average if self.program.config.training.ema else state.params
@@ -128,14 +128,14 @@ class Reporter:
             self._save_sections(step, found.retrieval, found.samples)
             if jax.process_index() == 0:
                 save_rows(self.workdir, step, found.observed, keep=saved_steps(self.workdir))
-            if not is_logged:  # last: once it is logged, nothing of it is missing
+            if not is_logged:  # logged last: an evaluation in the log is therefore complete
                 self.metrics.write(step, found.metrics)
         if self.marked is not None:
-            self.marked = (step, time.perf_counter())  # the pause is not the steps' time
+            self.marked = (step, time.perf_counter())  # the time of the evaluation is not counted as time of steps
         return found.metrics
 
     def recall(self, step: int, metrics: dict[str, float]) -> None:
-        """Take an evaluation for the tables at the end."""
+        """Keep the metrics of an earlier evaluation for the tables at the end."""
         self.found = metrics
         loader, task = self.loader, self.first_task
         planned = average_plan(loader, task, step)
@@ -147,7 +147,7 @@ class Reporter:
     def farewell(self, report: Path) -> None:
         """Print a table of each task, the shares of time, and the report's path.
 
-        Tasks that train sentence embeddings have none: their metric, retrieval, is a column of the first table.
+        Tasks that train sentence embeddings have no table: their metric, retrieval, is a column of the first table.
         """
         console = table_console(quiet=jax.process_index() != 0)
         console.print(language_table(self.rows))
@@ -159,7 +159,7 @@ class Reporter:
         console.print(f"report: {original(report)}", soft_wrap=True)
 
     def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
-        """Return the weight of each task's loss in the last step; learned weights are those after it."""
+        """Return the weight of each task's loss in the last step; learned weights are those after this step."""
         if len(self.program.config.tasks) == 1:
             return {}
         given = {task: weight(step - 1) for task, weight in self.program.task_weights.items()}
@@ -250,7 +250,7 @@ def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:
 
 
 def average_plan(loader: Loader, task: str, step: int) -> dict[str, float]:
-    """Return {language or source: planned share of a task's rows} over the steps so far, phases weighed by their rows."""
+    """Return {language or source: planned share of a task's rows} over the steps so far, phases weighted by their rows."""
     shares: dict[str, float] = {}
     total = 0
     for phase in loader.phases:
@@ -267,8 +267,8 @@ def window_metrics(window: dict, languages: tuple[str, ...], tasks: Mapping[str,
     """Return {"train/loss/de": …} of the first task, {"train/ranking/loss/de": …} of the others, each with its mean.
 
     Args:
-      window: {task: {metric: (numerator, denominator)}}, in any order: a compiled step sorts its keys.
-      languages: codes in index order.
+      window: {task: {metric: (numerator, denominator)}}, in any order, because a compiled step sorts its keys.
+      languages: language codes in index order.
       tasks: ``config.tasks``, in order.
     """
     line: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Ending a run when it is asked to: SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a terminal that closes)."""
+"""Signals that end a run: SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a terminal that closes)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import jax
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; work under way is left undone."""
+    """A signal asked the run to end; the current work is not finished."""
 
 
 class StopSignal:
-    """Notes SIGTERM, SIGINT and SIGHUP instead of dying of them; a second signal kills as usual.
+    """Records SIGTERM, SIGINT and SIGHUP, so that the run can end by itself; a second signal kills the process as usual.
 
     Until :meth:`begin_steps`, when there is nothing to save yet, the first signal raises :class:`Stopped` at once.
 
     In a job of several processes JAX's preemption service listens to SIGTERM
-    (``jax.experimental.multihost_utils.reached_preemption_sync_point``), and a Python handler would silence it: there,
-    SIGINT and SIGHUP are passed on to it as SIGTERM. Python handles signals in the main thread only: in another thread
-    (a notebook's or a server's) nothing is noted. SIGHUP stays ignored under ``nohup``.
+    (``jax.experimental.multihost_utils.reached_preemption_sync_point``), and a Python handler would disable it. In such a job,
+    SIGINT and SIGHUP are passed on to that service as SIGTERM. Python handles signals in the main thread only: in another
+    thread (of a notebook or a server) no signal is recorded. SIGHUP stays ignored under ``nohup``.
 
     Attributes:
-      received: whether a signal has come.
+      received: whether a signal has arrived.
       step: the step of the checkpoint from which the run would continue; None before there is one.
     """
 
@@ -43,15 +43,15 @@ class StopSignal:
         return self
 
     def begin_steps(self, step: int) -> None:
-        """From now on only note signals: the current work ends first, and the run is saved.
+        """From now on, only record signals: the run finishes the current work and saves a checkpoint.
 
         Args:
-          step: at which the run begins or continues.
+          step: the step at which the run begins or continues.
         """
         self.step, self._at_once = step, False
 
     def check(self) -> None:
-        """Raise :class:`Stopped` if a signal has come: called now and then by work that takes long and can be repeated."""
+        """Raise :class:`Stopped` if a signal has arrived; long work that can be repeated calls this now and then."""
         if self.received:
             raise Stopped
 

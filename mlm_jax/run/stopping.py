@@ -9,21 +9,21 @@ from pathlib import Path
 from mlm_jax.checkpoints.metrics import score
 from mlm_jax.report.history import read_events
 
-ENDED_EARLY = "ended early"  # what the state of such a trial begins with
-FACTOR = 3  # of successive halving: one of so many trials passes a rung
-OTHERS = 3  # trials that the median is taken over at least
-Curve = list[tuple[int, float]]  # (step, score), of which more is better, in the order of steps
+ENDED_EARLY = "ended early"  # the state of such a trial begins with this text
+FACTOR = 3  # of successive halving: one of this many trials passes a rung
+OTHERS = 3  # the smallest number of trials for a median
+Curve = list[tuple[int, float]]  # (step, score) in the order of steps; a higher score is better
 Rule = Callable[[str, Mapping[str, Curve]], str]
 
 
 def successive_halving(trial: str, curves: Mapping[str, Curve]) -> str:
-    """Return why a trial is to end, or "", by asynchronous successive halving.
+    """Return the reason to end a trial by asynchronous successive halving; "" if it continues.
 
-    The rungs are the evaluations 1, 3, 9, … A trial that reaches a rung goes on if it is among the best third of the trials
-    that have reached that rung by now; the first ones to arrive go on.
+    The rungs are the evaluations 1, 3, 9, … A trial that reaches a rung continues if it is among the best third of the trials
+    that have reached that rung so far; the first trials at a rung continue.
 
     Args:
-      trial: that is under way.
+      trial: the name of a running trial.
       curves: the curves of all trials.
 
     Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the variant that stops trials.
@@ -43,13 +43,13 @@ def successive_halving(trial: str, curves: Mapping[str, Curve]) -> str:
 
 
 def median_rule(trial: str, curves: Mapping[str, Curve]) -> str:
-    """Return why a trial is to end, or "", by the median stopping rule.
+    """Return the reason to end a trial by the median stopping rule; "" if it continues.
 
-    A trial ends if its best evaluation is worse than the median, over at least three others, of their mean score up to the
-    same step.
+    A trial ends if its best evaluation is worse than the median of the other trials' mean scores up to the same step. There
+    must be at least three other trials.
 
     Args:
-      trial: that is under way.
+      trial: the name of a running trial.
       curves: the curves of all trials.
 
     Source: Golovin et al. 2017, "Google Vizier: A Service for Black-Box Optimization", section 3.2.1.
@@ -68,14 +68,14 @@ RULES: dict[str, Rule] = {"halving": successive_halving, "median": median_rule}
 
 
 def curve_of(workdir: Path, key: str) -> Curve:
-    """Return the scores of a trial's evaluations after its first step.
+    """Return the scores of a trial's evaluations, without the one before the first step.
 
     Args:
       workdir: the workdir of the trial.
       key: the key of the metric, such as ``eval/loss/mean``.
 
     Raises:
-      UserError: its metrics are damaged.
+      UserError: the trial's metrics file is damaged.
     """
     measured = (event for event in read_events(workdir) if event["step"] and event.get(key) is not None)
     return sorted({event["step"]: score(key, event) for event in measured}.items())

@@ -1,4 +1,4 @@
-"""Sweeps: a config file's ``sweep()`` lists trials; each is a run of its own, resumed, skipped when done, compared at the end.
+"""Sweeps: a config file's ``sweep()`` lists trials. Each is a separate run, is resumed or skipped, and is compared at the end.
 
 In the same file as ``get_config``::
 
@@ -45,10 +45,10 @@ from mlm_jax.run.stopping import ENDED_EARLY, RULES, curve_of
 from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
 Settings = dict[str, Any]  # of a trial: config key → value
-KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that hold until the trial is run again
+KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that stay valid until the trial is run again
 MEAN_LOSS = "eval/loss/mean"  # ranks trials if config.evaluation.select is not set
 COMPARISON, PLOT = "comparison.json", "comparison.html"
-# Characters that a path cannot have, or that Orbax takes for a glob: checkpoints in such a folder cannot be read.
+# Characters that a path cannot have, or that Orbax interprets as a glob, so that it could not read checkpoints in the folder.
 IN_NAMES = str.maketrans({"/": "_", " ": "", "[": "(", "]": ")", "*": "_", "?": "_"})
 LONGEST_NAME = 200  # bytes; file systems take 255
 
@@ -59,17 +59,17 @@ def product(axes: Mapping[str, Iterable[Any]]) -> list[Settings]:
 
 
 def search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: int = 0) -> list[Settings]:
-    """Return trials of a random search, the same ones for the same arguments; fewer are the first of more.
+    """Return trials of a random search, the same ones for the same arguments; a smaller ``trials`` gives a prefix of the list.
 
     Source: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization".
 
     Args:
       axes: {config key: values to choose from, or a Range}.
-      trials: how many.
+      trials: the number of trials.
       seed: the seed of the draws.
 
     Raises:
-      UserError: there are not so many different trials.
+      UserError: there are fewer different trials.
     """
     generator = np.random.default_rng(seed)
     found: dict[str, Settings] = {}
@@ -82,17 +82,17 @@ def search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: int = 0
         if len(found) == trials:
             return [*found.values()]
     raise UserError(
-        f"these values have no {trials} different combinations", remedy="ask for fewer trials, or use product()"
+        f"these values have fewer than {trials} different combinations", remedy="ask for fewer trials, or use product()"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers to draw from evenly, or evenly on a logarithmic scale; rounded to three significant digits.
+    """A uniform distribution of numbers, on a linear or logarithmic scale, rounded to three significant digits.
 
     Attributes:
-      low: the smallest.
-      high: the largest.
+      low: the smallest number.
+      high: the largest number.
       log: whether the scale is logarithmic.
       whole: whether only whole numbers are drawn.
     """
@@ -111,7 +111,7 @@ class Range:
 
 
 def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Return a trial for every position in value lists of the same length.
+    """Return a trial for every position in lists of values of the same length.
 
     Raises:
       UserError: the lists are not equally long.
@@ -128,7 +128,7 @@ def chain(*sweeps: Iterable[Settings]) -> list[Settings]:
 
 
 def trial_name(trial: Settings) -> str:
-    """Return the trial's folder: "alpha=0.3,seed=1"; a name that is too long ends in a hash of its rest."""
+    """Return the name of a trial's folder, such as "alpha=0.3,seed=1"; the end of a long name is replaced by its hash."""
     short = {key: key.rpartition(".")[2] for key in trial}
     doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
     parts = (f"{key if short[key] in doubled else short[key]}={value}" for key, value in trial.items())
@@ -140,10 +140,10 @@ def trial_name(trial: Settings) -> str:
 
 
 def read_trials(file: str) -> list[Settings]:
-    """Return the trials of a config file; an argument behind its name is for ``get_config`` only.
+    """Return the trials of a config file; an argument after the file's name is passed to ``get_config`` only.
 
     Raises:
-      UserError: there is no ``sweep()``, it fails, lists nothing or a trial twice, or a trial names an unknown key.
+      UserError: there is no ``sweep()``, it fails, it lists no trial or a trial twice, or a trial names an unknown key.
     """
     module = import_config(file_and_argument(file)[0])
     if not hasattr(module, "sweep"):
@@ -152,7 +152,7 @@ def read_trials(file: str) -> list[Settings]:
         trials = [{key: _plain(value) for key, value in dict(trial).items()} for trial in module.sweep()]
     except UserError as error:
         raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # sweep() is the user's code
         problem = f"sweep() fails with {type(error).__name__}: {one_line(error)}"
         raise UserError(problem, file=file, remedy="let it return a list of {key: value}") from error
     if not trials:
@@ -163,18 +163,18 @@ def read_trials(file: str) -> list[Settings]:
             raise UserError(f"sweep() lists the trial {name!r} twice", file=file)
     for trial in trials:
         for key, value in trial.items():
-            if not key.startswith("tasks."):  # tasks are the config's own
+            if not key.startswith("tasks."):  # the names of tasks are defined by the config
                 set_key(default_config(), key, repr(value))
     return trials
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as Python writes it: NumPy's numbers, as of ``np.logspace``, become Python's."""
+    """Return a value as plain Python: NumPy's numbers, as from ``np.logspace``, become Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def trial_settings(trial: Settings, overrides: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the ``key=value`` settings of a trial, behind those of all trials."""
+    """Return the ``key=value`` settings of a trial, after those of all trials."""
     return (*overrides, *(f"{key}={value!r}" for key, value in trial.items()))
 
 
@@ -188,7 +188,7 @@ def devices(parallel: int) -> list[dict[str, str]]:
     """Return environment variables that let a process see one accelerator, for ``parallel`` processes.
 
     Raises:
-      UserError: ``CUDA_VISIBLE_DEVICES`` names fewer.
+      UserError: ``CUDA_VISIBLE_DEVICES`` names fewer devices.
     """
     if parallel == 1:
         return [{}]
@@ -216,9 +216,9 @@ def run_sweep(
 ) -> int:
     """Run the trials that are not finished, ``parallel`` at a time, and compare all of them.
 
-    Trials that were interrupted go on from their last checkpoint. Of several at a time each sees a device of its own.
-    Trials with the same text and vocabulary share a token store, below WORKDIR/stores unless the config names one; if
-    several run at a time, it is prepared before the first of them begins. All share their compiled programs.
+    Interrupted trials continue from their last checkpoint. If several trials run at a time, each sees only its own device.
+    Trials with the same text and vocabulary share a token store, below WORKDIR/stores unless the config names one. If
+    several trials run at a time, the store is prepared before the first of them begins. All trials share compiled programs.
 
     Args:
       file: config file with ``get_config`` and ``sweep``.
@@ -226,15 +226,15 @@ def run_sweep(
       parallel: trials at a time.
       overrides: ``key=value`` settings of all trials.
       dry_run: print each trial's command instead of running it.
-      stop: name of the rule of :data:`mlm_jax.run.stopping.RULES` that ends weak trials early; "" is none. Without it,
-        trials that it has ended go on.
+      stop: name of the rule of :data:`mlm_jax.run.stopping.RULES` that ends weak trials early; "" means no rule, and then
+        trials that a rule has ended before are continued.
 
     Returns:
-      0, or 1 if a trial failed, or, if a signal stopped the sweep, 130 after Ctrl-C and 75 otherwise: trials under way
-      have saved, and the same command continues.
+      the exit code: 0; 1 if a trial failed; if a signal stopped the sweep, 130 after Ctrl-C and 75 otherwise. After a signal,
+      running trials have saved, and the same command continues.
 
     Raises:
-      UserError: the file or a trial cannot work, a trial is evaluated too late for ``stop``, or its folder belongs to another
+      UserError: the file or a trial is invalid, a trial is evaluated too late for ``stop``, or its folder belongs to another
         config.
     """
     if parallel < 1:
@@ -271,7 +271,7 @@ def run_sweep(
     for store, name in shared.items() if parallel > 1 else ():
         say(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
-            return 1  # it has said why
+            return 1  # the child process has printed its error
     trials = [
         Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting
     ]
@@ -290,19 +290,19 @@ def run_sweep(
 
 
 def ended_early(workdir: Path) -> dict[str, str]:
-    """Return {trial: state} of the trials of a sweep that a rule has ended."""
+    """Return {trial: state} of the trials of a sweep that a rule has ended early."""
     states = {entry["name"]: entry.get("state", "") for entry in read_results(workdir)}
     return {name: state for name, state in states.items() if state.startswith(ENDED_EARLY)}
 
 
 def judged(stop: str, workdir: Path, configs: Mapping[str, ConfigDict], trial: str) -> str:
-    """Return why a trial is to end early by a rule; "" if it goes on."""
+    """Return a rule's reason to end a trial early; "" if the trial continues."""
     key = configs[trial].evaluation.select or MEAN_LOSS
     return RULES[stop](trial, {name: curve_of(workdir / name, key) for name in configs})
 
 
 def shared_store(workdir: Path, config: ConfigDict) -> Path:
-    """Return the folder of the token store of trials that read the same text in the same vocabulary."""
+    """Return the folder of the token store that trials with the same text and vocabulary share."""
     asked = request(config)
     same = json.dumps([asked[key] for key in ("data", "vocabulary", "languages")], sort_keys=True)
     return workdir / "stores" / hashlib.sha256(same.encode()).hexdigest()[:8]
@@ -327,7 +327,7 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
     Args:
       workdir: the workdir of the sweep.
       trials: {name: settings}.
-      states: of the trials that were run now; those of others are told from their metrics and from the last comparison.
+      states: the states of the trials that were run now; states of others follow from their metrics and the last comparison.
     """
     before = {entry["name"]: entry.get("state", "") for entry in read_results(workdir)}
     runs = []
@@ -357,7 +357,7 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print the tables of a comparison: a row a run, and means over seeds if there are several."""
+    """Print the tables of a comparison: a row for each run, and means over seeds if there are several."""
     console.print(summary_table(runs))
     seeds = seeds_table(runs)
     if seeds is not None:

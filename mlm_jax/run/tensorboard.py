@@ -1,4 +1,4 @@
-"""A run's numbers for TensorBoard: one events file, written again from ``metrics.jsonl`` at each start of the run."""
+"""A run's metrics for TensorBoard: one events file, written again from ``metrics.jsonl`` at each start of the run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MEASURED = (
 
 
 class TensorBoard:
-    """Writes WORKDIR/tensorboard, so that it holds each value of ``metrics.jsonl`` once, whatever ended earlier starts.
+    """Writes WORKDIR/tensorboard, so that it contains each value of ``metrics.jsonl`` once, even if earlier starts were killed.
 
-    Unlike TensorBoard's own, this writer needs no TensorFlow. It writes at once, so that an error of the disk reaches the
-    caller; tensorboardX's usual writer loses it in a thread and then waits for that thread for ever.
+    Unlike TensorBoard's own writer, this one needs no TensorFlow. It writes at once, so that an error of the disk reaches the
+    caller; tensorboardX's usual writer loses the error in a thread and then waits for that thread forever.
 
     Args:
       workdir: the workdir of the run.
-      events: those of earlier starts, as ``metrics.jsonl`` has them.
+      events: the events of earlier starts, as in ``metrics.jsonl``.
       config: the config of the run, as JSON values: TensorBoard's text "config".
       settings: {key: value} of the keys that differ from their defaults: TensorBoard's HPARAMS.
     """
@@ -46,7 +46,9 @@ class TensorBoard:
         settings: Mapping[str, Any],
     ):
         with whole_folder(Path(workdir, FOLDER)) as scratch:
-            self._writer = EventsWriter(str(scratch / "events"))  # goes on in the same file when the folder is renamed
+            self._writer = EventsWriter(
+                str(scratch / "events")
+            )  # keeps writing to this file after the folder is renamed
             if config:
                 lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines()
                 self._add(
@@ -61,7 +63,7 @@ class TensorBoard:
             self.flush()
 
     def write(self, step: int, values: Mapping[str, float | None], time: float) -> None:
-        """Write the values of one event; None is a number that is not finite."""
+        """Write the values of one event; None stands for a number that is not finite."""
         numbers = {name: math.nan if value is None else value for name, value in values.items()}
         self._add(
             Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]), step, time
@@ -80,7 +82,7 @@ class TensorBoard:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, str | bool | float]:
-    """Return values as TensorBoard's HPARAMS takes them; what is no number, truth value or text is JSON."""
+    """Return values in the form of TensorBoard's HPARAMS; values other than numbers, booleans and texts become JSON."""
     return {
         key: value if isinstance(value, (str, bool, int, float)) else json.dumps(value, ensure_ascii=False)
         for key, value in settings.items()

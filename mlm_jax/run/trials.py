@@ -30,18 +30,18 @@ from mlm_jax.run.stopping import ENDED_EARLY
 LOG = "log.txt"
 INTERRUPTED = 130  # exit code after Ctrl-C
 ENDED = 128  # exit code of a verb that a signal ended, minus the signal's number
-STOPPED = "stopped"  # state of a trial that a signal ended, and that the same command continues
-LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two looks at the processes, and two lines about trials under way
-TAIL_BYTES = 200_000  # of a metrics file, in which its last line is looked for
+STOPPED = "stopped"  # state of a trial that was ended by a signal; the same command continues it
+LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two checks of the processes, and two lines about running trials
+TAIL_BYTES = 200_000  # bytes at the end of a metrics file in which its last line is searched
 
 
 @dataclasses.dataclass
 class Trial:
-    """A trial that is to be run.
+    """A trial that will be run.
 
     Attributes:
-      name: its folder in the sweep's.
-      command: that trains it.
+      name: the name of its folder below the workdir of the sweep.
+      command: the command that trains it.
       folder: its workdir.
       steps: the number of steps of the whole run.
       environment: variables in addition to those of this process.
@@ -59,8 +59,8 @@ class Running:
 
     def __init__(self, trial: Trial, device: Mapping[str, str]):
         self.trial, self.device = trial, device
-        self.ended_early = ""  # why, if a rule ended it
-        self.logged = 0  # bytes of its metrics at the last look
+        self.ended_early = ""  # the reason, if a rule ended the trial
+        self.logged = 0  # bytes of its metrics file at the last check
         trial.folder.mkdir(parents=True, exist_ok=True)
         self.log: TextIO = append_to(trial.folder / LOG)
         environment = {**os.environ, **trial.environment, **device}
@@ -82,7 +82,7 @@ class Running:
         return f"{ENDED_EARLY} {self.ended_early}" if state == STOPPED and self.ended_early else state
 
     def has_logged(self) -> bool:
-        """Return whether the trial has logged something since the last call."""
+        """Return whether the trial has logged an event since the last call."""
         file = self.trial.folder / METRICS
         size = file.stat().st_size if file.exists() else 0
         before, self.logged = self.logged, size
@@ -109,21 +109,21 @@ def run_trials(
     judge: Callable[[str], str] | None = None,
     console: Console | None = None,
 ) -> tuple[dict[str, str], int]:
-    """Run trials, one a device at a time.
+    """Run trials, one at a time on each device.
 
-    Ctrl-C, SIGTERM and SIGHUP (unless it is ignored) are passed on as SIGTERM: the trials save and end, and no further one
-    begins. A second signal is passed on as well, and ends them at once.
+    Ctrl-C, SIGTERM and SIGHUP (unless it is ignored) are passed on to the trials as SIGTERM: the trials save and end, and no
+    further trial begins. A second signal is passed on as well, and ends the trials at once.
 
     Args:
       trials: in the order in which they begin.
-      devices: environment variables that give a process its device, one entry for each trial at a time.
+      devices: environment variables that give a process its device, one entry for each trial that runs at a time.
       say: prints a line.
       ended: called with the states so far when a trial has ended.
-      console: a terminal, on which a table shows where the trials are. Elsewhere, a line a minute says so.
-      judge: says why a trial, by its name, is to end early; "" if it goes on. It is asked after each event that a trial logs.
+      console: a terminal, on which a table shows the progress of the trials. Otherwise a line shows it once a minute.
+      judge: returns the reason to end a trial early, given its name; "" if it continues. Called after each event of a trial.
 
     Returns:
-      {trial: state} of those that were begun, and the number of the signal that stopped them, or 0.
+      {trial: state} of the trials that have begun, and the number of the signal that stopped them, or 0.
     """
     waiting, free = list(trials), list(devices)
     running: list[Running] = []
@@ -147,7 +147,7 @@ def run_trials(
                 free.append(one.device)
                 states[one.trial.name] = state = one.end()
                 if state == STOPPED and not received:
-                    received.append(signal.SIGTERM)  # a signal that has reached a trial is meant for the sweep
+                    received.append(signal.SIGTERM)  # a signal to a trial is taken as one to the sweep
                 say(f"{one.trial.name}: {state} ({count(states, trials)})")
                 if ended is not None:
                     ended(states)
@@ -174,7 +174,7 @@ def progress_table(running: Sequence[Running], waiting: int) -> Table:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yield a list to which the signals that ask to stop are added as they come.
+    """Yield a list to which signals that end the sweep are added when they arrive.
 
     Python handles signals in the main thread only: in another thread the list stays empty. SIGHUP stays ignored under
     ``nohup``.
@@ -206,7 +206,7 @@ def state_after(trial: Trial, code: int) -> str:
 
 
 def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
-    """Return such as "3 of 40 finished, 1 failed"."""
+    """Return a text such as "3 of 40 finished, 1 failed"."""
     failed = sum(state.startswith("failed") for state in states.values())
     early = sum(state.startswith(ENDED_EARLY) for state in states.values())
     finished = sum(state == FINISHED for state in states.values())
@@ -243,7 +243,7 @@ def last_event(workdir: Path) -> dict[str, Any] | None:
 
 
 def last_line(file: Path) -> str:
-    """Return the last line of a trial's log, which has the reason if it failed."""
+    """Return the last line of a trial's log, which has the reason if the trial failed."""
     return next(
         (line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message"
     )

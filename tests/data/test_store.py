@@ -206,7 +206,9 @@ def test_a_flipped_bit_in_what_an_array_says_of_itself_is_noticed(tmp_path):
     for file in sorted((tmp_path / "s" / "de").rglob("zarr.json")):
         whole = file.read_text()
         file.write_text(whole.replace('"little"', '"big"'))
-        with pytest.raises(UserError, match=f"{re.escape(str(file.parent))}: .*zarr.json has changed since it was written"):
+        with pytest.raises(
+            UserError, match=f"{re.escape(str(file.parent))}: .*zarr.json has changed since it was written"
+        ):
             Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()
         file.write_text(whole)
     assert len(Store.open(tmp_path / "s").stream("de").split("train")["inputs"].read()) == 12_000

@@ -64,7 +64,9 @@ def test_a_hard_kill_loses_nothing_that_was_logged_and_the_same_command_ends_the
     assert again.returncode == 0, again.stderr
     assert "continuing from step" in again.stdout and f"report: {killed}/report.html" in again.stdout
     assert {"metrics.jsonl", "report.html", "config.json", "goodput.json", "provenance.jsonl"} < names(killed)
-    assert f"{socket.gethostname()} uses this workdir and has not ended" in again.stderr and "run.lock" not in names(killed)
+    assert f"{socket.gethostname()} uses this workdir and has not ended" in again.stderr and "run.lock" not in names(
+        killed
+    )
     assert "checkpoints/14.whole" in names(killed) and any(name.startswith("tensorboard/") for name in names(killed))
     assert any(name.startswith("compiled/") for name in names(killed))
     assert run(store_folder, tmp_path / "unbroken", steps=14).returncode == 0

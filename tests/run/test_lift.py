@@ -53,6 +53,6 @@ def test_a_run_says_so_and_logs_the_product(store, tmp_path, capsys, normalize):
     train(config, tmp_path / "run")
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {key: value for event in events for key, value in event.items() if "/lift/" in key}
-    said = "lifted twice" in " ".join(capsys.readouterr().out.split())
+    said = "weighted up twice" in " ".join(capsys.readouterr().out.split())
     assert said == (normalize == "per_language")
     assert logged == (pytest.approx({"plan/mlm/lift/en": 17 / 32, "plan/mlm/lift/sw": 8.5}) if said else {})

@@ -87,7 +87,7 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(cap
     )
     np.testing.assert_allclose(matrix.scores, [[0.8, 0.4], [0.4, 0.8]])
     assert caplog.messages == [
-        "run learned entities in en, ru: it has no row in the matrix of transfer from one language"
+        "run was trained on entities in en, ru, so it has no row in the matrix of transfer from one language"
     ]
     assert matrix.gap("en") == pytest.approx(0.4)
     assert transfer_between([trained_on(("en", "ru"), {})], "entities") is None

@@ -39,7 +39,7 @@ def test_a_run_ends_early_keeps_its_best_and_a_kill_changes_nothing(patient, tmp
     whole = losses(tmp_path / "whole")
     best = min(whole, key=whole.get)
     assert max(whole) == best + 3 < 30
-    assert f"ended after step {best + 3}: eval/loss/de has not become better in 3 evaluations" in capfd.readouterr().out
+    assert f"ended after step {best + 3}: eval/loss/de has not improved in 3 evaluations" in capfd.readouterr().out
     assert load_parameters(tmp_path / "whole").step == best
     assert is_finished(tmp_path / "whole", 30) and read_run(tmp_path / "whole", "a", {}).is_finished
 

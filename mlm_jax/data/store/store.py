@@ -196,7 +196,9 @@ class Store:
         """
         content = self._keys.read(HELD_OUT).result().value
         if self.manifest.get(HELD_OUT, found := digest(content)) != found:
-            raise corrupt(ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}")
+            raise corrupt(
+                ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}"
+            )
         return content
 
     def file(self, name: str) -> bytes:
@@ -208,7 +210,9 @@ class Store:
         digest = self.manifest.get("files", {}).get(name)
         content = self._keys.read(name).result().value if digest else b""
         if digest and digest(content) != digest:
-            raise corrupt(ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{name}")
+            raise corrupt(
+                ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{name}"
+            )
         return content
 
     def stream(self, name: str) -> Stream:
