@@ -42,9 +42,9 @@ class Loaded(NamedTuple):
 
     Attributes:
       step: the step of the run.
-      config: the run's.
+      config: the config of the run.
       vocabulary: that its tokens are of.
-      languages: codes in index order.
+      languages: language codes in index order.
       labels: {task: names of its classes}.
       params: nested dict of arrays.
     """

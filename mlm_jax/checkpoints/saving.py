@@ -36,7 +36,7 @@ class Checkpoints:
       workdir: the workdir of the run.
       config: the config of the run.
       vocabulary: kept in every checkpoint, as are the config and the languages.
-      languages: codes in index order.
+      languages: language codes in index order.
       labels: {task: names of its classes}.
       in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
         least the largest array. None writes in the background, for which everything is copied.
@@ -179,7 +179,7 @@ class Checkpoints:
 
     @quiet_orbax()
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """Return the state of the last whole checkpoint, with the layout of ``abstract``; None if there is none.
+        """Return the state of the last complete checkpoint, with the layout of ``abstract``; None if there is none.
 
         A checkpoint that cannot be read, or whose checksums differ, is skipped with a warning, and renamed to STEP.damaged
         once an earlier one has been read.

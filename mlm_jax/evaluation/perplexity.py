@@ -152,7 +152,7 @@ def language_metrics(sums: Sums, languages: Sequence[str]) -> dict[str, dict[str
 
     Args:
       sums: from :func:`totals`.
-      languages: codes in index order.
+      languages: language codes in index order.
     """
     metrics = {}
     for name, (numerator, denominator) in sums.items():

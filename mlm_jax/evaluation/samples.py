@@ -73,7 +73,7 @@ def masked_samples(
     Args:
       predict: (rows, positions ``[rows, blanks]``) → pieces and probabilities ``[rows, blanks, guesses]``.
       documents: {language: token ids of each document}, prefix and end included.
-      languages: codes in index order.
+      languages: language codes in index order.
       vocabulary: the vocabulary of the documents.
       longest: tokens a row at most; longer documents are skipped.
       multiple: that the number of rows of a batch must be of.

@@ -1,4 +1,4 @@
-"""``mlm-jax align``: which word of a sentence belongs to which word of its translation."""
+"""Word alignment: links between the words of a sentence and the words of its translation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY = "pairs have a side without words, and no links"
 
 
 def load_aligner(place: str | Path) -> Aligner:
-    """Load a model to align words with: a workdir or one of its checkpoints.
+    """Load a model for word alignment from a workdir or one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, or its model has no cross-lingual attention.
@@ -38,7 +38,7 @@ class Aligner(Model):
 
     Args:
       loaded: a checkpoint.
-      place: where it was, for messages.
+      place: the path of the checkpoint, for messages.
 
     Raises:
       UserError: the model has no cross-lingual attention.
@@ -74,12 +74,12 @@ class Aligner(Model):
 
         Args:
           sources: sentences.
-          targets: their translations, whose words look at the source's.
-          source_language: the source language of all sources; None if the model makes no difference.
+          targets: their translations, whose words attend to those of the sources.
+          source_language: the source language of all sources; None if the model has no language-specific parts.
           target_language: the target language of all targets.
 
         Raises:
-          UserError: there are not as many of both, or a language is unknown or missing.
+          UserError: the numbers of sources and targets differ, or a language is unknown or missing.
         """
         counts: Counter[str] = Counter()
         aligned = self.align_window(sources, targets, source_language, target_language, counts)
@@ -94,7 +94,7 @@ class Aligner(Model):
         target_language: str | None,
         counts: Counter[str],
     ) -> list[Alignment]:
-        """Do as :meth:`align` does, and count in ``counts`` instead of warning."""
+        """Align as :meth:`align` does, but count cut texts in ``counts`` instead of warning."""
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sentences cannot be aligned with {len(targets)}")
         encode = self.vocabulary.encode_batch

@@ -1,4 +1,4 @@
-"""``mlm-jax classify``: the class of a text, or of each of its words, by the head of a trained task."""
+"""Classification by the head of a trained task: of a text, or of each of its words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHODS = {  # {kind of labels: method}
     "scored": "scores",
     "questions": "answers",
 }
-WHAT = {  # {method: the unit that it classifies}
+WHAT = {  # {method: description of its predictions}
     "classify": "a class of whole texts",
     "classes": "any number of classes of whole texts",
     "scores": "a number",
@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
     """A class of a text or of a word.
 
     Attributes:
-      label: its name; "" for a word beyond the longest text that the model takes.
+      label: the name of the class; "" for a word beyond the longest text that the model takes.
       probability: its probability.
     """
 
@@ -55,9 +55,9 @@ class Answer(NamedTuple):
 
     Attributes:
       text: the text of the answer.
-      probability: that it begins and that it ends there, multiplied.
-      start: character of the text that it begins with.
-      end: one past its last.
+      probability: the probability of its start, multiplied by that of its end.
+      start: index of its first character in the text.
+      end: index after its last character.
     """
 
     text: str
@@ -67,14 +67,14 @@ class Answer(NamedTuple):
 
 
 def load_classifier(place: str | Path, task: str = "") -> Classifier:
-    """Load a model to classify with: a workdir or one of its checkpoints.
+    """Load a classifier from a workdir or one of its checkpoints.
 
     Args:
-      place: where it is.
-      task: whose head to use; "" where there is one only.
+      place: the path of the workdir or checkpoint.
+      task: the task whose head is used; "" if only one task has a head.
 
     Raises:
-      UserError: there is no checkpoint, no such task, or none that classifies.
+      UserError: there is no checkpoint, no such task, or no task that classifies.
     """
     return Classifier(load_parameters(place), task, place)
 
@@ -84,17 +84,17 @@ class Classifier(Model):
 
     Args:
       loaded: a checkpoint.
-      task: whose head to use; "" where there is one only.
-      place: where the checkpoint was, for messages.
+      task: the task whose head is used; "" if only one task has a head.
+      place: the path of the checkpoint, for messages.
 
     Attributes:
-      task: whose head it is.
+      task: the task whose head is used.
       labels: names of its classes.
-      by_word: whether words are classified, and not whole texts.
+      by_word: whether words are classified instead of whole texts.
       kind: the kind of labels, one of ``METHODS``.
 
     Raises:
-      UserError: there is no such task, or none that classifies.
+      UserError: there is no such task, or no task that classifies.
     """
 
     def __init__(self, loaded: Loaded, task: str = "", place: str | Path | None = None):
@@ -116,7 +116,7 @@ class Classifier(Model):
         self._predict = jax.jit(self._predicted)
 
     def _predicted(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        """Return the likeliest class and its probability; of several classes or a number, all that the head gives."""
+        """Return the likeliest class and its probability; for tasks of several classes or a number, all outputs of the head."""
         model = model_room.merge(self.graphdef, params)
         hidden = model.encode(rows, task=self.task)  # [rows, length, width]
         logits = model.classify(self.task, hidden, rows.segment_ids, pooled=not self.by_word).astype(jnp.float32)
@@ -133,10 +133,10 @@ class Classifier(Model):
 
         Args:
           texts: any number, of any length.
-          language: the language of all texts, or of each; None if the model makes no difference.
+          language: the language of all texts, or of each; None if the model has no language-specific parts.
 
         Raises:
-          UserError: the task is of words, or predicts several classes or a number; or as :meth:`Model.embed`.
+          UserError: the task classifies words, or predicts several classes or a number; or for the reasons of :meth:`Model.embed`.
           TypeError: a single text was given.
         """
         return self._of_texts(self._classify, texts, language)
@@ -151,7 +151,7 @@ class Classifier(Model):
           language: as in :meth:`classify`.
 
         Raises:
-          UserError: the task gives a text one class, or a number; or as :meth:`Model.embed`.
+          UserError: the task predicts one class or a number; or for the reasons of :meth:`Model.embed`.
           TypeError: a single text was given.
         """
         return self._of_texts(self._classes, texts, language)
@@ -159,14 +159,14 @@ class Classifier(Model):
     def scores(
         self, texts: Sequence[str | tuple[str, str]], *, language: str | Sequence[str] | None = None
     ) -> list[float]:
-        """Return the number that the task predicts of each text, or pair of texts.
+        """Return the number that the task predicts for each text, or pair of texts.
 
         Args:
           texts: as in :meth:`classify`.
           language: as in :meth:`classify`.
 
         Raises:
-          UserError: the task predicts classes; or as :meth:`Model.embed`.
+          UserError: the task predicts classes; or for the reasons of :meth:`Model.embed`.
           TypeError: a single text was given.
         """
         return self._of_texts(self._scores, texts, language)
@@ -179,11 +179,11 @@ class Classifier(Model):
         Long texts are read in overlapping windows, as in training.
 
         Args:
-          questions: (question, text) of each; the text must not be empty.
+          questions: (question, text) pairs; the text must not be empty.
           language: as in :meth:`classify`.
 
         Raises:
-          UserError: the task does not answer questions; or as :meth:`Model.embed`.
+          UserError: the task does not answer questions; or for the reasons of :meth:`Model.embed`.
         """
         self._check("answers")
         codes = [language] * len(questions) if language is None or isinstance(language, str) else [*language]
@@ -196,7 +196,7 @@ class Classifier(Model):
         return [self._answer(text, [(w, next(outputs)[1]) for w in mine]) for (_, text), mine in zip(questions, found)]
 
     def _answer(self, text: str, read: Sequence[tuple[Window, np.ndarray]]) -> Answer:
-        """Return the best answer of some windows of a text, with the logits ``[tokens, 2]`` of each."""
+        """Return the best answer in the windows of a text, given with the logits ``[tokens, 2]`` of each window."""
         best: tuple[float, Answer] = (-np.inf, Answer("", 0.0, 0, 0))
         for window, logits in read:
             span = best_span(logits, window.before, len(logits))
@@ -241,10 +241,10 @@ class Classifier(Model):
         return [float(found[0]) for _, found in self._predictions(self._encoded(texts, counts), language)]
 
     def _check(self, method: str) -> None:
-        """Check that the task predicts what a method returns.
+        """Check that a method is the one for the task's kind of labels.
 
         Raises:
-          UserError: it does not; the message names the right method.
+          UserError: another method is; the message names it.
         """
         right = "tag" if self.by_word and self.kind == "labelled" else METHODS[self.kind]
         if method != right:
@@ -258,14 +258,14 @@ class Classifier(Model):
     def tag(
         self, sentences: Sequence[Sequence[str]], *, language: str | Sequence[str] | None = None
     ) -> list[list[Prediction]]:
-        """Return the class of each word of each sentence: of its first piece, as in training.
+        """Return the class of each word of each sentence, read at the word's first piece, as in training.
 
         Args:
-          sentences: words of each.
-          language: the language of all sentences, or of each; None if the model makes no difference.
+          sentences: the words of each sentence.
+          language: the language of all sentences, or of each; None if the model has no language-specific parts.
 
         Raises:
-          UserError: the task is of whole texts; or as :meth:`Model.embed`.
+          UserError: the task classifies whole texts; or for the reasons of :meth:`Model.embed`.
           TypeError: a sentence is a text and not a sequence of words.
         """
         if isinstance(sentences, str) or any(isinstance(words, str) for words in sentences):
@@ -294,7 +294,7 @@ class Classifier(Model):
         return found
 
     def _joined(self, parts: list[list[int]], counts: Counter[str]) -> list[int]:
-        """Return the ids of a text, or of two with the end of the first between them; of two the longer one is cut."""
+        """Return the ids of a text, or of two texts with an end token between them; of two, the longer one is cut."""
         if len(parts) == 1:
             return parts[0]
         room = self.longest - 1 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
@@ -305,9 +305,9 @@ class Classifier(Model):
     def _predictions(
         self, encoded: list[list[int]], language: str | Sequence[str] | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the class and its probability of each text ``[1]``, or of each of its tokens ``[tokens]``, in order.
+        """Return class and probability of each text (``[1]``), or of each of its tokens (``[tokens]``), in order.
 
-        Of a task of several classes: whether the text is of each, and the probability, ``[classes]``.
+        For a task of several classes: whether the text has each class, and the probabilities, ``[classes]``.
         """
         documents, index = self._documents(encoded, language)
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0))] * len(documents)
@@ -315,7 +315,7 @@ class Classifier(Model):
             rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
             numbers, probabilities = jax.device_get(self._predict(self.params, rows))
             for row, which in enumerate(batch.indices):
-                first = len(documents[which]) - len(encoded[which]) - 1  # of the text's own tokens
+                first = len(documents[which]) - len(encoded[which]) - 1  # index of the text's first token
                 own = slice(first, min(len(documents[which]), self.longest) - 1) if self.by_word else ...
                 found[which] = (np.atleast_1d(numbers[row])[own], np.atleast_1d(probabilities[row])[own])
         return found

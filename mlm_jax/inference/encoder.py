@@ -1,4 +1,4 @@
-"""Using a trained model: fill in blanks and embed sentences, from Python in three lines or from the command line.
+"""A trained encoder: fill in blanks and embed sentences.
 
 import mlm_jax
 
@@ -33,15 +33,15 @@ from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import task_that
 
 WINDOW = 4096  # texts that are sorted by length at a time
-CUT = "too long and cut"  # name under which texts with more tokens than the model takes are counted
+CUT = "too long and cut"  # the name in counts of texts with more tokens than the model takes
 
 
 class Candidate(NamedTuple):
     """A candidate for a blank.
 
     Attributes:
-      token: as text.
-      probability: among ordinary pieces.
+      token: the piece as text.
+      probability: its probability among ordinary pieces.
       text: the whole text with this blank filled in; other blanks stay.
       id: the id of the piece.
     """
@@ -53,7 +53,7 @@ class Candidate(NamedTuple):
 
 
 def load(place: str | Path) -> Model:
-    """Load a model to use it: a workdir (its last whole checkpoint) or one of its checkpoints.
+    """Load a model from a workdir (its last complete checkpoint) or from one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
@@ -67,17 +67,17 @@ class Model:
     Attributes:
       config: the config of the run that trained it.
       vocabulary: its vocabulary.
-      languages: codes that ``language`` may be.
+      languages: the valid values of ``language``.
       width: the width of an embedding.
-      longest: tokens of a text at most.
-      step: the step of the run, at which the parameters were kept.
+      longest: the largest number of tokens of a text.
+      step: the step of the run at which the parameters were saved.
       params: the model's parameters.
-      graphdef: the model without them.
+      graphdef: the model without its parameters.
     """
 
     def __init__(self, loaded: Loaded):
         self.config, self.vocabulary, self.languages = loaded.config, loaded.vocabulary, loaded.languages
-        self.config.model.attention = "auto"  # the best of this machine, whatever trained it
+        self.config.model.attention = "auto"  # the best kernel of this machine, not that of the training machine
         self.params, self.step = loaded.params, loaded.step
         self.width = int(self.config.model.width)
         self.longest = longest_row(self.config.model)
@@ -106,11 +106,11 @@ class Model:
         Texts of more than ``longest`` tokens are cut, with a warning.
 
         Args:
-          texts: any number, of any length; they are batched by length.
-          language: the language of all texts, or of each; None if the model makes no difference.
+          texts: any number of texts of any length; they are batched by length.
+          language: the language of all texts, or of each; None if the model has no language-specific parts.
 
         Raises:
-          UserError: the model needs a language and got none, or does not know it.
+          UserError: the model needs a language and none was given, or the language is unknown.
         """
         if isinstance(texts, str):
             raise TypeError("embed takes a sequence of texts; put a single one into a list")
@@ -137,15 +137,15 @@ class Model:
     def embed_stream(
         self, texts: Iterable[str], *, language: str | None = None, counts: Counter[str] | None = None
     ) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield (texts, embeddings) of a stream, some thousand texts at a time: memory does not grow with it.
+        """Yield (texts, embeddings) of a stream, some thousand texts at a time; memory does not grow with the stream.
 
         Args:
           texts: any number, of any length; lines from a terminal or pipe are processed as they arrive, without a full window.
-          language: the language of all texts; None if the model makes no difference.
-          counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
+          language: the language of all texts; None if the model has no language-specific parts.
+          counts: the number of texts that were cut is added under ``CUT``; without it, a warning at the end tells.
 
         Raises:
-          UserError: as :meth:`embed`.
+          UserError: for the reasons of :meth:`embed`.
         """
         counted = Counter[str]() if counts is None else counts
         for window in windows(texts, WINDOW):
@@ -165,7 +165,7 @@ class Model:
         return f"{counts[CUT]:,} texts are longer than {self.longest} tokens and were cut"
 
     def _warn_of_cuts(self, counts: Counter[str]) -> None:
-        """Warn the caller of whoever calls this."""
+        """Warn that texts were cut, with the position of the caller's caller."""
         if counts[CUT]:
             warnings.warn(self.cut_notice(counts), stacklevel=3)
 
@@ -173,9 +173,9 @@ class Model:
         """Return the likeliest pieces for each ``<mask>`` of a text, the likeliest first.
 
         Args:
-          text: with one ``<mask>`` or more.
-          top_k: candidates a blank.
-          language: the language of the text; None if the model makes no difference.
+          text: a text with one ``<mask>`` or more.
+          top_k: number of candidates for each blank.
+          language: the language of the text; None if the model has no language-specific parts.
 
         Returns:
           a list of ``top_k`` candidates for each blank, in the order of the blanks.
@@ -194,7 +194,7 @@ class Model:
         """Yield the result of :meth:`fill_mask` for each text of a stream, in order; [] for a text of only white space.
 
         Raises:
-          UserError: as :meth:`fill_mask`; the message tells which text; or ``top_k`` is less than 1.
+          UserError: for the reasons of :meth:`fill_mask` (the message names the text), or ``top_k`` is less than 1.
         """
         if top_k < 1:
             raise UserError(f"there are no {top_k} candidates to show", remedy="give top_k= or --top a number from 1")
@@ -256,7 +256,10 @@ class Model:
     def _documents(
         self, encoded: list[list[int]], language: str | Sequence[str] | None, option: str = "language= or --language"
     ) -> tuple[list[np.ndarray], list[int]]:
-        """Return documents as the model was trained on them, and the index of each one's language; ``option`` names it."""
+        """Return documents in the form of the training data, and the index of each one's language.
+
+        ``option`` names the argument for the language in messages.
+        """
         codes = [language] * len(encoded) if language is None or isinstance(language, str) else list(language)
         if len(codes) != len(encoded):
             raise UserError(f"{len(codes)} languages were given for {len(encoded)} texts")
@@ -287,7 +290,7 @@ class Model:
 
     @property
     def needs_language(self) -> bool:
-        """Whether texts of different languages are read differently: by a first token, an embedding, or weights."""
+        """Whether the model depends on the language of the text: by a first token, an embedding, or weights."""
         return (
             self.config.data.prefix == "language"
             or self.config.model.language_embedding
@@ -298,8 +301,8 @@ class Model:
 def encode_masked(vocabulary: Vocabulary, text: str) -> list[int]:
     """Return token ids of a text in which ``<mask>`` is the mask piece.
 
-    A mask stands for a piece with its leading space, as in training: the space before it goes, and what directly
-    follows it continues the word. A published vocabulary has its own rules.
+    As in training, a mask stands for a piece with its leading space: the space before the mask is removed, and text directly
+    after the mask continues the word. A published vocabulary has its own rules.
     """
     if isinstance(vocabulary, PublishedVocabulary):
         return vocabulary.encode_masked(text, MASK)

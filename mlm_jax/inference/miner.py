@@ -1,4 +1,4 @@
-"""Mining parallel sentences out of two monolingual texts, and scoring it as BUCC does."""
+"""Mining parallel sentences from two monolingual texts, and scoring the result as BUCC does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Sentences(NamedTuple):
     """Distinct sentences and their names: BUCC's identifiers, or line numbers from 1.
 
     Attributes:
-      names: the names of each sentence where it stands first.
+      names: the name of each sentence at its first occurrence.
       texts: the sentences.
-      place: {name: index of its sentence}, with the names of repeated sentences.
-      empty: lines without a sentence.
-      repeated: lines whose sentence stood before.
+      place: {name: index of its sentence}, also for the names of repeated sentences.
+      empty: number of lines without a sentence.
+      repeated: number of lines with a sentence that occurred before.
     """
 
     names: tuple[str, ...]
@@ -30,10 +30,12 @@ class Sentences(NamedTuple):
 
 
 def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, None]:
-    """Return the two languages of a pair such as "de-en", whose codes may hold hyphens; None if the model makes no difference.
+    """Return the two languages of a pair such as "de-en", whose codes may contain hyphens.
+
+    Both are None if no pair is given and the model has no language-specific parts.
 
     Raises:
-      UserError: it is no pair of the model's languages, or none was given and the model needs one.
+      UserError: ``pair`` is not a pair of the model's languages, or no pair was given and the model needs one.
     """
     known = model.languages
     if not pair:
@@ -53,9 +55,9 @@ def pair_codes(pair: str | None, model: Model) -> tuple[str, str] | tuple[None, 
 
 
 def read_sentences(file: str) -> Sentences:
-    """Read ``identifier TAB sentence`` lines, or sentences whose names are then their line numbers.
+    """Read lines ``identifier TAB sentence``, or lines of sentences, which are then named by their line numbers.
 
-    A sentence that occurs again is the same one under another name; empty lines are passed over. Both are counted.
+    A repeated sentence gets a further name. Empty lines are skipped. Both are counted.
 
     Raises:
       UserError: the file cannot be read, has no sentence, an identifier twice, or tabs on some lines only.
@@ -63,7 +65,7 @@ def read_sentences(file: str) -> Sentences:
     found: dict[str, str] = {}  # sentence → its first name
     text_of: dict[str, str] = {}
     empty = 0
-    named: bool | None = None  # whether the lines have identifiers, as the first line that is not empty has
+    named: bool | None = None  # whether the lines have identifiers; the first line that is not empty decides
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             named = "\t" in line if named is None else named
@@ -79,7 +81,7 @@ def read_sentences(file: str) -> Sentences:
         text, name = (text.strip(), name) if tab else (line.strip(), str(number))
         if name in text_of:
             raise UserError(
-                f"the identifier {name!r} is that of an earlier line",
+                f"the identifier {name!r} occurs on an earlier line",
                 file=file,
                 line=number,
                 remedy="give each sentence an identifier of its own",
@@ -89,7 +91,7 @@ def read_sentences(file: str) -> Sentences:
             text_of[name] = text
         empty += not text
     if not found:
-        raise UserError("there is no sentence in it", file=file, remedy="write a sentence a line")
+        raise UserError("the file has no sentence", file=file, remedy="write one sentence on each line")
     place = {text: index for index, text in enumerate(found)}
     names = {name: place[text] for name, text in text_of.items()}
     return Sentences(tuple(found.values()), tuple(found), names, empty, len(text_of) - len(found))
@@ -112,7 +114,7 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
                 remedy="write the source's identifier, a tab, and the target's",
             )
         for name, side, what in zip(names, (source, target), ("source", "target")):
-            if name not in side.place:  # passed over, it would make recall look higher
+            if name not in side.place:  # to skip the pair would make recall look higher
                 raise UserError(
                     f"the {what} has no sentence {name!r}",
                     file=file,
@@ -121,5 +123,5 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
                 )
         pairs.add((source.place[names[0]], target.place[names[1]]))
     if not pairs:
-        raise UserError("there is no pair in it", file=file, remedy="write a pair of identifiers a line")
+        raise UserError("the file has no pair", file=file, remedy="write one pair of identifiers on each line")
     return pairs

@@ -1,4 +1,4 @@
-"""How well a checkpoint translates its run's held-out pairs: chrF++ and BLEU by target language."""
+"""Translation quality of a checkpoint on its run's held-out pairs: chrF++ and BLEU by target language."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def translation_metrics(
 ) -> tuple[dict[str, dict[str, float]], dict[tuple[str, str], Interval]]:
     """Translate held-out pairs and score them, pooled by target language.
 
-    Texts are those of the token store: what the vocabulary makes of the original (NFKC, one space between words).
+    Texts come from the token store, as the vocabulary normalised them (NFKC, one space between words).
 
     Args:
       translator: the model.
       streams: the streams of pairs, with a validation split.
-      limit: first pairs of each stream to use, at most.
-      reverse: from the second language of a pair into the first as well.
-      search: how to translate; None is by four beams.
+      limit: the largest number of pairs of each stream; the first ones are used.
+      reverse: whether to translate from the second language of a pair into the first as well.
+      search: settings of the search; None means four beams.
 
     Returns:
       {"chrf" | "bleu": {target language, or "mean" over them: 0–100}}; and {("chrf" | "bleu", target language): interval

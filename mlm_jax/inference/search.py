@@ -1,7 +1,7 @@
 """Decoding: greedy, sampling and beam search, each a jittable loop.
 
-Nothing here knows a model: ``step(cache, tokens, position) -> (logits, cache)`` writes one token of every row, and rows
-may be of different languages. Scores are log-probabilities in nats.
+The search is independent of the model: ``step(cache, tokens, position) -> (logits, cache)`` writes one token of every row. Rows
+may have different languages. Scores are log-probabilities in nats.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Hypotheses(NamedTuple):
 
     Attributes:
       tokens: ``[rows, count, length]`` int32, without the start token; padding follows the stop token.
-      lengths: ``[rows, count]`` int32, the stop token counted; 0 where there was no hypothesis left.
-      scores: ``[rows, count]`` float32; −inf where there was no hypothesis left.
+      lengths: ``[rows, count]`` int32, including the stop token; 0 if there is no further hypothesis.
+      scores: ``[rows, count]`` float32; −inf if there is no further hypothesis.
     """
 
     tokens: jax.Array
@@ -48,7 +48,7 @@ def greedy(
     active: jax.Array | None = None,
 ) -> Hypotheses:
     """Write the likeliest token at every position; arguments and scores as in :func:`sample`."""
-    keys = jax.random.split(jax.random.key(0), starts.shape[0])  # drawn from by nothing at temperature 0
+    keys = jax.random.split(jax.random.key(0), starts.shape[0])  # not used at temperature 0
     options: dict[str, Any] = {
         "length": length,
         "stop": stop,
@@ -74,24 +74,24 @@ def sample(
     forbidden: jax.Array | None = None,
     active: jax.Array | None = None,
 ) -> Hypotheses:
-    """Sample one text for each row; it depends on the row's own key only.
+    """Sample one text for each row; the text of a row depends only on the row's own key.
 
     Args:
       step: writes one token of every row.
       cache: what ``step`` starts from.
       starts: ``[rows]`` first token of each row, which is not part of the result.
       keys: ``[rows]`` PRNG keys.
-      length: most tokens, the stop token counted.
+      length: the largest number of tokens, including the stop token.
       stop: tokens that end a text.
-      pad_id: fills up what ended early.
+      pad_id: id that fills the rest of a text that ends early.
       temperature: logits are divided by it; 0 is greedy.
       top_k: draw among the k likeliest tokens only (Fan et al. 2018); 0 is all.
       top_p: draw among the likeliest tokens that make up this share of the probability (Holtzman et al. 2020).
       forbidden: ``[vocabulary]`` bool, tokens that are never written.
-      active: ``[rows]`` bool, rows whose texts matter: the search ends when theirs have; None is all.
+      active: ``[rows]`` bool, rows that the search waits for: it ends when their texts have ended; None means all rows.
 
     Returns:
-      one hypothesis a row; its score is Σ log P of the tokens under the model, at temperature 1.
+      one hypothesis for each row; its score is Σ log P of the tokens under the model, at temperature 1.
     """
     rows = starts.shape[0]
     ends = jnp.asarray(stop, jnp.int32)
@@ -132,11 +132,11 @@ def sample(
 
 
 class Beams(NamedTuple):
-    """The state of a beam search: hypotheses that go on, ``[rows, beams]``, and the best that have ended."""
+    """The state of a beam search: unfinished hypotheses, ``[rows, beams]``, and the best finished ones."""
 
     position: jax.Array
     tokens: jax.Array  # [rows, beams, length]
-    log_probabilities: jax.Array  # [rows, beams] Σ log P so far; −inf: an empty place
+    log_probabilities: jax.Array  # [rows, beams] Σ log P so far; −inf: no hypothesis
     finished: Hypotheses
     cache: Any
 
@@ -158,21 +158,21 @@ def beam_search(
 ) -> Hypotheses:
     """Keep the ``beams`` likeliest texts at every position and return the best that ended.
 
-    A text that reaches ``length`` counts as ended. A row is done when no text that goes on can still beat its worst
-    finished one, so that stopping early changes nothing (what transformers calls ``early_stopping="never"``).
+    A text that reaches ``length`` counts as finished. The search of a row ends when no unfinished text can have a better score than
+    the row's worst finished one, so ending early does not change the result (``early_stopping="never"`` in transformers).
 
     Args:
       step: writes one token of every row; row r · beams + b is beam b of row r.
-      cache: what ``step`` starts from, of rows · beams rows (:func:`repeat_rows`).
+      cache: the initial cache of ``step``, with rows · beams rows (:func:`repeat_rows`).
       starts: ``[rows]`` first token of each row, which is not part of the result.
-      beams: texts that are kept.
-      length: most tokens, the stop token counted.
+      beams: number of texts that are kept.
+      length: the largest number of tokens, including the stop token.
       stop: tokens that end a text.
-      pad_id: fills up what ended early.
-      count: texts to return of each row, at most ``beams``.
-      length_penalty: α of the score Σ log P / lengthᵅ (the stop token counted); 0 prefers short texts.
+      pad_id: id that fills the rest of a text that ends early.
+      count: number of texts to return for each row, at most ``beams``.
+      length_penalty: α of the score Σ log P / lengthᵅ (length includes the stop token); 0 prefers short texts.
       forbidden: ``[vocabulary]`` bool, tokens that are never written.
-      active: ``[rows]`` bool, rows whose texts matter: the search ends when theirs have; None is all.
+      active: ``[rows]`` bool, rows that the search waits for: it ends when their texts have ended; None means all rows.
       reorder: (cache, index ``[rows · beams]``) → cache whose row r is the given one's row ``index[r]``.
 
     Raises:
@@ -188,7 +188,7 @@ def beam_search(
         return log_probabilities / jnp.asarray(size, jnp.float32) ** length_penalty
 
     def unfinished(state: Beams) -> jax.Array:
-        # log P only falls: with α > 0 a text does best by being as long as it may, otherwise by ending at once.
+        # log P only falls. The best score that a text can still reach: with α > 0 at the largest length, otherwise by ending now.
         size = length if length_penalty > 0 else state.position + 1
         best_to_come = score(state.log_probabilities.max(axis=1), size)  # [rows]
         return (state.position < length) & ((best_to_come > state.finished.scores.min(axis=1)) & awaited).any()
@@ -199,7 +199,7 @@ def beam_search(
         gained = allowed_log_probabilities(logits, forbidden)
         vocabulary = gained.shape[-1]
         totals = state.log_probabilities[..., None] + gained.reshape(rows, beams, vocabulary)
-        # Even if every beam ended with every stop token, ``beams`` candidates would go on.
+        # Enough candidates: even if every beam ended with every stop token, ``beams`` unfinished ones would remain.
         candidates = min((1 + max(len(stop), 1)) * beams, beams * vocabulary)
         totals, flat = jax.lax.top_k(totals.reshape(rows, -1), candidates)  # [rows, candidates]
         beam, token = flat // vocabulary, flat % vocabulary
@@ -222,21 +222,21 @@ def beam_search(
 
     empty = jnp.full((rows, beams, length), pad_id, jnp.int32)
     nothing = Hypotheses(empty, jnp.zeros((rows, beams), jnp.int32), jnp.full((rows, beams), NEVER))
-    # All beams begin alike: only the first counts, or the same text would be found ``beams`` times.
+    # All beams begin with the same text. Only the first has a finite score; else the same text would be found ``beams`` times.
     first = jnp.broadcast_to(jnp.where(jnp.arange(beams) == 0, 0.0, NEVER), (rows, beams))
     end = jax.lax.while_loop(unfinished, write, Beams(jnp.zeros((), jnp.int32), empty, first, nothing, cache))
     return jax.tree.map(lambda leaf: leaf[:, :count], end.finished)
 
 
 def repeat_rows(tree: Any, times: int) -> Any:
-    """Return arrays ``[rows · times, …]`` in which every row stands ``times`` times in a row."""
+    """Return arrays ``[rows · times, …]`` in which every row is repeated ``times`` times."""
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), tree)
 
 
 def allowed_log_probabilities(logits: jax.Array, forbidden: jax.Array | None) -> jax.Array:
     """Return float32 log-probabilities over the allowed tokens, −inf for the others: ``[rows, vocabulary]``.
 
-    Columns of ``logits`` behind the last of ``forbidden`` are padding of the embedding table and forbidden as well.
+    Columns of ``logits`` after the last of ``forbidden`` are padding of the embedding table, and are forbidden as well.
     """
     logits = logits.astype(jnp.float32)
     if forbidden is not None:

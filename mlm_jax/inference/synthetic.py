@@ -1,8 +1,7 @@
-"""Synthetic parallel text: translations by a model, kept if the model's own encoder gives both sides similar embeddings.
+"""Synthetic parallel text: translations by a model, kept if an encoder gives both sides similar embeddings.
 
-Back-translation (Sennrich et al. 2016) puts the translation first, with a tag before it (Caswell et al. 2019): a model
-that is trained on it forward learns to write real text. Forward translation puts the translation second, for
-translate-train and self-training.
+In back-translation (Sennrich et al. 2016) the translation is the source, with a tag before it (Caswell et al. 2019), so that a
+model learns to write real text. In forward translation the translation is the target, for translate-train and self-training.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class Recipe:
 
     Attributes:
       kind: ``back``: (translation, text) | ``forward``: (text, translation).
-      source_language: the source language of the texts; None if the translator makes no difference.
+      source_language: the source language of the texts; None if the translator has no language-specific parts.
       target_language: the target language of the translations.
-      search: how they are searched for.
-      margin: least ratio margin of a pair among its neighbours (Artetxe & Schwenk 2019); 0 keeps all.
-      tag: put before back-translations, so that a model can tell them from real text.
+      search: settings of the search.
+      margin: the smallest ratio margin of a pair that is kept (Artetxe & Schwenk 2019); 0 keeps all pairs.
+      tag: text before back-translations, by which a model can distinguish them from real text.
 
     Raises:
-      UserError: the kind is unknown, nothing names the text's language, or the search is for several translations.
+      UserError: the kind is unknown, the language of the text is not given, or the search returns several translations.
     """
 
     kind: str
@@ -58,7 +57,7 @@ class Recipe:
                 f"no kind of synthetic text {self.kind!r}{nearest(self.kind, KINDS)}", remedy="use back or forward"
             )
         if self.source_language is None:
-            raise UserError("a synthetic corpus needs to know the language of its text", remedy="give --from")
+            raise UserError("a synthetic corpus needs the language of its text", remedy="give --from")
         if self.search.count > 1:
             raise UserError("a synthetic corpus takes the best translation of each text", remedy="leave out --n-best")
 
@@ -72,14 +71,14 @@ class Recipe:
 def synthetic_pairs(
     translator: Translator, encoder: Model, texts: Iterable[str], recipe: Recipe, counts: Counter[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the two columns of a synthetic corpus; memory does not grow with it.
+    """Yield the two columns of a synthetic corpus; memory does not grow with the corpus.
 
     Args:
       translator: writes the translations.
-      encoder: judges them by its sentence embeddings; it may be the translator.
-      texts: monolingual text, a sentence each.
-      recipe: what to make.
-      counts: gets the number of texts, of those cut, of pairs kept, and of those dropped for each reason.
+      encoder: its sentence embeddings give the margins; it may be the translator.
+      texts: monolingual sentences.
+      recipe: the settings of the corpus.
+      counts: the numbers of texts, cut texts, kept pairs, and dropped pairs by reason are added to it.
 
     Raises:
       UserError: a language is unknown to one of the models.
@@ -116,14 +115,14 @@ def synthetic_pairs(
 
 
 def pair_margins(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return how much nearer the two sides of each pair are than their neighbours among the other side: ``[pairs]``.
+    """Return ``[pairs]`` ratio margins: the similarity of the two sides of a pair, relative to their nearest other sentences.
 
     cos(x, y) / ((r(x) + r(y)) / 2), r the mean cosine to the 4 nearest sentences of the other side (Artetxe & Schwenk
     2019, ratio margin).
 
     Args:
       sources: ``[pairs, width]`` embeddings.
-      targets: ``[pairs, width]``, row i that of the other side of pair i; a single pair has no neighbours, and margin 1.
+      targets: ``[pairs, width]`` embeddings of the other sides. A single pair has no neighbours, and its margin is 1.
     """
     sources, targets = normalize(sources), normalize(targets)
     k = NEIGHBOURS["ratio_margin"]
@@ -145,13 +144,13 @@ def provenance(
     """Return the provenance of a synthetic corpus, as JSON values.
 
     Args:
-      translator: that wrote it.
-      encoder: that judged it.
-      recipe: what was made.
-      counts: that :func:`synthetic_pairs` filled in.
-      checkpoint: where the translator was.
-      judge: where the encoder was.
-      text: where the texts were.
+      translator: the model that wrote the translations.
+      encoder: the model that gave the margins.
+      recipe: the settings of the corpus.
+      counts: the counts of :func:`synthetic_pairs`.
+      checkpoint: the path of the translator.
+      judge: the path of the encoder.
+      text: the path of the texts.
     """
 
     def made_by(place: str, model: Model) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def write_provenance(corpus: str | Path, facts: dict[str, Any]) -> None:
 
 
 def as_column(text: str) -> str:
-    """Return a text without tabs, line ends and doubled spaces, as a column of a TSV file holds it."""
+    """Return a text as a column of a TSV file: without tabs, line ends and double spaces."""
     return " ".join(text.split())
 
 
@@ -190,7 +189,7 @@ def _near_enough(
 ) -> list[tuple[str, str]]:
     if not pairs or not recipe.margin:
         return pairs
-    if len(pairs) == 1:  # its margin would be 1, whatever it says
+    if len(pairs) == 1:  # its margin is always 1
         counts["dropped: without neighbours to be judged by"] += 1
         return []
     languages = (recipe.source_language, recipe.target_language)

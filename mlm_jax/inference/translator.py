@@ -1,4 +1,4 @@
-"""Translation with a trained encoder and decoder: texts in, texts out, batched by length, as a stream."""
+"""Translation of texts or streams of texts with a trained encoder and decoder, batched by length."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from mlm_jax.objectives import objective_class, task_that
 from mlm_jax.training.context import make_context
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
-TOKENS = 16_384  # of a batch: texts · beams · tokens of the longest
+TOKENS = 16_384  # the largest size of a batch: texts · beams · tokens of the longest text
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How to search for a translation.
+    """Settings of the search for a translation.
 
     Attributes:
-      beams: hypotheses that are kept at each position; 1 is greedy; draws have none.
-      count: translations of each text, at most ``beams`` unless they are drawn.
+      beams: number of hypotheses that are kept at each position; 1 is greedy search; sampling does not use it.
+      count: number of translations of each text, at most ``beams`` unless they are sampled.
       length_penalty: α of the score Σ log P / lengthᵅ.
-      temperature: above 0, translations are drawn instead of searched for.
-      top_k: draw among the k likeliest pieces; 0 is all.
-      top_p: draw among the likeliest pieces that make up this share of the probability.
-      seed: the seed of the draws.
-      length: most tokens of a translation; 0 is twice those of the text's batch and 16 more.
-      stop: pieces of the vocabulary, with or without a space before them, that end a translation as well and stay in it.
+      temperature: above 0, translations are sampled instead of searched.
+      top_k: sample among the k likeliest pieces; 0 means all pieces.
+      top_p: sample among the likeliest pieces that make up this share of the probability.
+      seed: the seed of the samples.
+      length: the largest number of tokens of a translation; 0 means twice the tokens of the longest text of the batch, plus 16.
+      stop: further pieces that end a translation, with or without a space before them; they stay in the translation.
 
     Raises:
-      UserError: a value cannot be.
+      UserError: a value is invalid.
     """
 
     beams: int = 4
@@ -84,7 +84,7 @@ class Search:
 
     @property
     def rows(self) -> int:
-        """Rows that the decoder writes for each text."""
+        """Number of rows that the decoder writes for each text."""
         return self.count if self.temperature else self.beams
 
 
@@ -92,10 +92,10 @@ class Hypothesis(NamedTuple):
     """A translation, as text and as token ids.
 
     Attributes:
-      text: what was written.
+      text: the translation.
       score: Σ log P / lengthᵅ in nats.
-      ended: whether it ended by itself, before the length ran out.
-      ids: pieces, with the one that ends it.
+      ended: whether the translation ended before it reached the largest length.
+      ids: its pieces, including the one that ends it.
     """
 
     text: str
@@ -105,23 +105,24 @@ class Hypothesis(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """A text's translations, the best first; none of an empty text, or one that has no pieces."""
+    """The translations of a text, the best first; no translations if the text is empty or has no pieces."""
 
     hypotheses: tuple[Hypothesis, ...]
 
     @property
     def text(self) -> str:
-        """The best translation; that of an empty text is empty."""
+        """The best translation; "" for an empty text."""
         return self.hypotheses[0].text if self.hypotheses else ""
 
 
 def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return {language: tasks that train the decoder to write it}, translation first; {} where a config names no data, as an
-    import's.
+    """Return {language: tasks that train the decoder to write this language}, translation first.
+
+    The result is {} if the config names no data, as that of an imported model.
 
     Args:
       config: the config of the run.
-      languages: its codes.
+      languages: the language codes of the run.
     """
     data, written = config.data, {code: dict[str, None]() for code in languages}
     named = [source for entries in (data.corpora, data.parallel) for source in named_sources(entries)]
@@ -140,7 +141,7 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
 
 
 def load_translator(place: str | Path) -> Translator:
-    """Load a model to translate with: a workdir (its last whole checkpoint) or one of its checkpoints.
+    """Load a translator from a workdir (its last complete checkpoint) or from one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, it is damaged, or the model has no decoder.
@@ -153,9 +154,9 @@ class Translator(Model):
 
     Args:
       loaded: a checkpoint.
-      place: where it was, for messages.
-      task: whose weights to use, where they are indexed by the task; "" is, for each language, the first task that has learned
-        to write it.
+      place: the path of the checkpoint, for messages.
+      task: the task whose weights are used, if weights are indexed by the task; "" means, for each language, the first task that
+        trains the decoder to write it.
 
     Raises:
       UserError: the model has no decoder.
@@ -190,19 +191,19 @@ class Translator(Model):
         source_language: str | Sequence[str] | None = None,
         search: Search = Search(),
     ) -> list[Translation]:
-        """Translate texts of any number and length; a batch may hold any languages.
+        """Translate any number of texts of any length; a batch may contain any languages.
 
         Texts of more tokens than the model takes are cut, with a warning.
 
         Args:
-          texts: what to translate.
+          texts: the texts to translate.
           target_language: the target language of all translations, or of each.
-          source_language: the source language of all texts, or of each; None if the encoder makes no difference.
-          search: how.
+          source_language: the source language of all texts, or of each; None if the encoder has no language-specific parts.
+          search: settings of the search.
 
         Raises:
-          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs the
-            texts' language.
+          UserError: a language is unknown, no task has trained the decoder to write it, or the encoder needs the language of
+            the texts.
         """
         counts: Counter[str] = Counter()
         if isinstance(texts, str):
@@ -223,14 +224,15 @@ class Translator(Model):
         """Yield each text of a stream with its translation, in order; memory does not grow with the stream.
 
         Args:
-          texts: what to translate; of :func:`~mlm_jax.common.lines.arriving` lines those that are there are not kept waiting.
-          target_language: of all translations; of several languages, each text comes once with each, in their order.
-          source_language: the source language of all texts; None if the encoder makes no difference.
-          search: how.
-          counts: gets the number of texts that were cut, as ``CUT``; without it, a warning at the end tells.
+          texts: the texts to translate; :func:`~mlm_jax.common.lines.arriving` lines are translated as they arrive, without
+            waiting for a full window.
+          target_language: the target language; if several are given, each text is translated into each of them, in their order.
+          source_language: the source language of all texts; None if the encoder has no language-specific parts.
+          search: settings of the search.
+          counts: the number of texts that were cut is added under ``CUT``; without it, a warning at the end tells.
 
         Raises:
-          UserError: as :meth:`translate`.
+          UserError: for the reasons of :meth:`translate`.
         """
         languages = [target_language] if isinstance(target_language, str) else list(target_language)
         first, counted = 0, Counter[str]() if counts is None else counts
@@ -266,7 +268,7 @@ class Translator(Model):
             )
         encoded = self.vocabulary.encode_batch(list(texts))
         documents, index = self._documents(encoded, source_language, "source_language= or --from")
-        # U+200B alone, for one, has no pieces, and a space has some of bytes.
+        # A text such as U+200B alone has no pieces, while a space has byte pieces.
         filled = [number for number, (text, ids) in enumerate(zip(texts, encoded)) if text.strip() and ids]
         stop = (self.vocabulary.eos_id, *(piece for text in search.stop for piece in self._pieces_of(text)))
         counts[CUT] += sum(len(document) > self.longest for document in documents)
@@ -279,7 +281,7 @@ class Translator(Model):
                 target = np.zeros(batch.rows, np.int32)
                 target[: len(numbers)] = [target_index[targets[number]] for number in numbers]
                 rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
-                # Numbered in the stream, so that a text draws the same whatever shares its batch.
+                # Numbered within the stream, so that the samples of a text do not depend on the other texts of its batch.
                 places = np.zeros(batch.rows, np.int32)
                 places[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
@@ -303,7 +305,7 @@ class Translator(Model):
 
     def _target_index(self, code: str) -> int:
         index = self._language_index(code, "target_language= or --to")
-        # Weights that the run began with may have been trained on other data, which its config does not tell.
+        # If the run began with other weights, these may have been trained on languages that its config does not name.
         if self._written and code not in self._written and not self.config.checkpoint.init:
             raise UserError(
                 f"no task of this model has trained its decoder to write {code!r}",
@@ -314,10 +316,10 @@ class Translator(Model):
     def _groups(
         self, filled: Sequence[int], index: Sequence[int], targets: Sequence[str]
     ) -> list[tuple[list[int], str]]:
-        """Return which of the texts share batches, and whose task's weights to use.
+        """Return groups of texts that may share a batch, each with the task whose weights are used.
 
-        Where languages have weights of their own, only texts of the same languages are put together: weights gathered for
-        every row cost far more than fuller batches save.
+        If languages have weights of their own, a group has texts of the same languages only: to gather weights for every row
+        costs far more than fuller batches save.
         """
         groups: dict[tuple[Any, ...], list[int]] = {}
         for number in filled:
@@ -326,16 +328,16 @@ class Translator(Model):
         return [(numbers, task) for (task, *_), numbers in groups.items()]
 
     def _pieces_of(self, text: str) -> list[int]:
-        """Return the pieces that are this text, with or without a space before them.
+        """Return the pieces that spell this text, with or without a space before it.
 
         Raises:
-          UserError: there is none.
+          UserError: there is no such piece.
         """
         pieces = self.vocabulary.pieces(range(self.vocabulary.size))
         found = [index for index, piece in enumerate(pieces) if piece in (text, WORD + text)]
         if not found:
             raise UserError(
-                f"{text!r} is no piece of the vocabulary, and cannot stop a translation{nearest(text, pieces)}",
+                f"{text!r} is not a piece of the vocabulary, and cannot stop a translation{nearest(text, pieces)}",
                 remedy="give a single piece, such as a full stop",
             )
         return found
@@ -346,7 +348,7 @@ class Translator(Model):
         hypotheses = []
         for place in order:
             tokens = found.tokens[row, place, : found.lengths[row, place]].tolist()
-            if tokens:  # fewer than ``count`` can be written in very few tokens
+            if tokens:  # with a very small length there may be fewer than ``count`` different translations
                 ended = tokens[-1] in stop
                 score = float(found.scores[row, place])
                 hypotheses.append(Hypothesis(self.vocabulary.decode(tokens), score, ended, tuple(tokens)))
@@ -364,7 +366,7 @@ class Translator(Model):
         stop: tuple[int, ...],
         task: str,
     ) -> Hypotheses:
-        """Encode, and write one text or several for each row; scores are Σ log P / lengthᵅ."""
+        """Encode the rows, and write one or several translations of each; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
         which: dict[str, Any] = {
             "task": task,
@@ -382,7 +384,7 @@ class Translator(Model):
 
         starts = jnp.asarray(self._context.language_starts)[target]
         forbidden = self._forbidden & ~np.isin(np.arange(self.vocabulary.size), stop)
-        active = (rows.segment_ids > 0).any(axis=1)  # rows that only fill the batch are not waited for
+        active = (rows.segment_ids > 0).any(axis=1)  # the search does not wait for rows that only fill the batch
         options: dict[str, Any] = {
             "length": length,
             "stop": stop,

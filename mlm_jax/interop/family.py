@@ -212,7 +212,7 @@ def bind(
       family: has the table.
       shapes: {path: shape} of our parameters.
       model: ``config.model``.
-      languages: codes in index order.
+      languages: language codes in index order.
       base: prefix of the base model's tensors.
 
     Returns:

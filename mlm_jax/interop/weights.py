@@ -212,7 +212,7 @@ class Published:
         Args:
           shapes: {path: shape} of our model.
           model: ``config.model``.
-          languages: codes in index order.
+          languages: language codes in index order.
 
         Raises:
           UserError: a tensor is missing, unknown or has another shape; the message names it.
@@ -323,7 +323,7 @@ def write_weights(
       family: whose table.
       params: {path: array} of all written parameters.
       model: ``config.model``.
-      languages: codes in index order.
+      languages: language codes in index order.
       base: prefix of the base model's tensors; "" is the family's own if there is a head that predicts tokens, else none.
     """
     shapes = {path: tuple(value.shape) for path, value in params.items()}

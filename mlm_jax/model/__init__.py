@@ -79,7 +79,7 @@ def create(
     Args:
       config: a run's config.
       vocabulary_size: pieces of the vocabulary.
-      languages: codes in index order.
+      languages: language codes in index order.
       labels: {classification task: number of labels}.
       seed: the seed of the initial weights.
 

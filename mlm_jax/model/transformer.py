@@ -55,7 +55,7 @@ class Transformer(nnx.Module):
     Args:
       config: ``config.model``.
       vocabulary_size: pieces of the vocabulary.
-      languages: codes in index order.
+      languages: language codes in index order.
       families: {family: its languages}.
       tasks: names in index order.
       labels: {classification task: number of labels}.

@@ -1,1 +1,1 @@
-"""Plans of a config on a pod, before it is booked: compiled for chips that are not here, or estimated."""
+"""Plans: memory, speed and cost of a config on devices that this machine lacks, compiled for them or estimated."""

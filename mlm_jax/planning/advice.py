@@ -1,4 +1,4 @@
-"""What to change so that a step fits: the settings that cost least, by formula, scaled by what is known of the step."""
+"""Settings with which a step that needs too much memory should fit: those that cost least speed, by formula."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Change:
 
     Attributes:
       settings: {config key: value}.
-      peak: bytes on each device, expected.
-      slower: how much longer a step takes for each token, expected, 1.0 being as now; None if the chip has no peak.
+      peak: expected bytes on each device.
+      slower: expected time per token relative to the present settings (1.0: the same); None if the chip has no peak.
     """
 
     settings: dict[str, Any]
@@ -46,16 +46,16 @@ def changes(
     temporaries: float | None = None,
     known: Known | None = None,
 ) -> list[Change]:
-    """Return settings with which a step that does not fit should fit, the fastest of each kind, the fastest first.
+    """Return settings with which a step that does not fit should fit: the fastest of each kind, the fastest first.
 
-    One setting is changed if that is enough, otherwise several; rows only if nothing else is enough, or alone.
+    One setting is changed if that is enough, otherwise several. Rows are changed only if no other settings are enough, or alone.
 
     Args:
-      config: the run's.
-      topology: that it does not fit.
+      config: the config of the run.
+      topology: the devices, whose memory the step exceeds.
       mesh: {axis: devices}.
-      temporaries: bytes of the step as it is, if the compiler has said so: estimates are scaled by it.
-      known: what is known of the run's data.
+      temporaries: bytes of the temporaries of the present step, if the compiler reports them; estimates are scaled by it.
+      known: properties of the run's data, if they are known.
     """
     estimator = Estimator(config, topology, known=known)
     now = estimator(mesh, config.model.remat, config.training.microbatches)
@@ -91,10 +91,10 @@ def _trials(
     per_row = max((one.predicted // max(1, one.rows) for one in estimator.traffic), default=0)
     chunk_now = model.cross_entropy_chunk or per_row
     smaller = [size for share in CHUNKS if 0 < (size := -(-per_row // share)) < chunk_now]
-    chunks = [None, *smaller]  # None is the config's, which may be chosen by memory
+    chunks = [None, *smaller]  # None: the chunk of the config, which may depend on the memory
     rows = common_rows(config) // (mesh["data"] * mesh["fsdp"])
     meshes = [mesh]
-    while meshes[-1]["data"] % 2 == 0:  # the same devices for the rows, but more of them share the weights
+    while meshes[-1]["data"] % 2 == 0:  # the rows stay on the same devices, but more devices share the weights
         meshes.append({**meshes[-1], "data": meshes[-1]["data"] // 2, "fsdp": meshes[-1]["fsdp"] * 2})
     for trial_mesh in meshes:
         for remat in REMATS[REMATS.index(model.remat) :]:
@@ -113,7 +113,7 @@ def _trials(
 def _fewer_rows(
     config: ConfigDict, topology: Topology, mesh: dict[str, int], known: Known | None
 ) -> Iterator[tuple[dict[str, Any], Estimate, int]]:
-    """Yield the rows of every task, halved again and again, with their estimates."""
+    """Yield settings that halve the rows of every task repeatedly, with their estimates."""
     shares = mesh["data"] * mesh["fsdp"] * config.training.microbatches
     share = 2
     while share <= SMALLEST_SHARE and common_rows(config) % (share * shares) == 0:

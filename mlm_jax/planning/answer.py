@@ -1,4 +1,4 @@
-"""What a plan comes to: does it fit, how fast, how long, how often each language is read, and what to change."""
+"""The answer of a plan: whether the step fits, speed, hours, epochs of each language, and what to change."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ class Answer:
 
     Attributes:
       fits: whether the step fits.
-      by: "compiler" | "formula", what says so.
+      by: "compiler" | "formula", the source of the memory.
       peak, capacity: bytes on each device; the capacity is 0 if it is not known.
-      expected, most: tokens/s over all devices; None if the chip has no peak, or the step does not fit.
-      steps, tokens: of the whole run, padding included.
-      hours, chip_hours: expected, of the steps alone.
-      epochs: {language: how often its training text is read}; {} without a token store.
-      epochs_unknown: why not, if ``epochs`` is empty.
-      checkpoint: bytes of one.
-      checkpoint_seconds: to write it, at :data:`WRITE_RATE` a host, while training goes on.
-      changes: settings that make it fit, if it does not; otherwise settings that make it faster.
+      expected, most: expected and largest possible tokens/s over all devices; None if the chip has no peak, or the step does not
+        fit.
+      steps, tokens: numbers of the whole run, including padding.
+      hours, chip_hours: expected time of the steps alone.
+      epochs: {language: passes through its training text}; {} without a token store.
+      epochs_unknown: the reason, if ``epochs`` is empty.
+      checkpoint: bytes of one checkpoint.
+      checkpoint_seconds: seconds to write a checkpoint at :data:`WRITE_RATE` for each host, while training continues.
+      changes: settings with which the step fits, if it does not; otherwise settings that make it faster.
     """
 
     fits: bool
@@ -91,7 +92,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
 
     Args:
       estimator: the estimator of the config and the topology.
-      layout: how the step is laid out, and what it takes.
+      layout: the plan or estimate of a layout of the step.
     """
     config, topology, program = estimator.config, estimator.topology, estimator.program
     compiled = isinstance(layout, Plan) and not (layout.simulated and topology.chip.platform == "gpu")
@@ -103,7 +104,9 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     counts = [phase.stop_step - phase.start_step for phase in phases]
     sizes = [tokens_of(batch_shapes(program, phase)) for phase in phases]
     hours = None
-    if bounds is not None:  # of the phase with the most FLOPs: the others take less in proportion
+    if (
+        bounds is not None
+    ):  # bounds of the phase with the most FLOPs; the times of other phases are in proportion to their FLOPs
         equal = sum(count * cost / max(costs) for count, cost in zip(counts, costs, strict=True))
         hours = equal * bounds.expected_seconds / 3600
     epochs, unknown = epochs_of(config)
@@ -128,7 +131,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
 
 
 def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> list[str]:
-    """Return the changes to make: those with which the step fits, or is faster."""
+    """Return changes with which the step fits, or is faster."""
     config, topology = estimator.config, estimator.topology
     if not fitting:
         temporaries = layout.memory.temporaries if isinstance(layout, Plan) else None
@@ -143,7 +146,7 @@ def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> li
 
 
 def epochs_of(config: ConfigDict) -> tuple[dict[str, float], str]:
-    """Return ({language: how often the run reads its training text}, "") or ({}, why that is not known)."""
+    """Return ({language: passes of the run through its training text}, ""), or ({}, the reason why they are not known)."""
     folder = config.data.store
     if not folder or not Path(folder).exists():
         where = f"there is nothing at data.store={folder}" if folder else "data.store names no token store"

@@ -1,8 +1,8 @@
-"""Memory and time of a step by formula: rough, but it takes a second for hundreds of meshes, and compiling one takes minutes.
+"""Memory and time of a step by formula: a rough estimate, in a second for hundreds of meshes; to compile one takes minutes.
 
-The state is exact, for its shards are known. Activations are counted by what ``model.remat`` keeps of a layer; collectives
-by what sharding implies: weights gathered over ``fsdp`` for each pass, activations added up over ``tensor``, keys and
-values gathered over ``sequence``, gradients added up over ``data`` and ``fsdp``. The compiler has the last word.
+The bytes of the state are exact, because its shards are known. Activations follow from what ``model.remat`` keeps of a layer.
+Collectives follow from the sharding: weights are gathered over ``fsdp`` for each pass, activations summed over ``tensor``, keys and
+values gathered over ``sequence``, gradients summed over ``data`` and ``fsdp``. Only the compiler decides whether a step fits.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from mlm_jax.training.step import LOGITS_SHARE
 
 REMATS = ("none", "dots", "full")  # the least recomputation first
 
-# What a layer keeps for its backward pass besides the results of its matrix products, in widths of the residual stream: norms
-# and their float32 inputs, rotated queries and keys, gates, attention's transposed arguments. Of a compiled
+# Values that a layer keeps for its backward pass besides the results of its matrix products, in widths of the residual stream:
+# norms and their float32 inputs, rotated queries and keys, gates, attention's transposed arguments. The number is from a compiled
 # 22-layer encoder without recomputation on v5e:4x4, whose temporaries were 17.8 GiB.
 OTHER_WIDTHS = 20
 
@@ -43,7 +43,7 @@ class Estimate:
 
     Attributes:
       mesh: {axis: devices}.
-      remat, microbatches: of the step.
+      remat, microbatches: settings of the step.
       arguments: bytes of state and batch.
       temporaries: bytes of gradients, activations and gathered weights.
       roofline: the bounds; None if the chip has no peak.
@@ -58,7 +58,7 @@ class Estimate:
 
     @property
     def peak(self) -> float:
-        """Return the bytes of HBM in all."""
+        """Return the total bytes of HBM."""
         return self.arguments + self.temporaries
 
 
@@ -72,10 +72,10 @@ class Sizes:
     """Bytes of a run's parameters and state on each device of a mesh.
 
     Attributes:
-      state: parameters, optimizer and average.
-      gradients: float32, sharded as the parameters.
-      layers: elements of the layers' parameters, one device's part over ``tensor`` but whole over ``fsdp``.
-      table: elements of the output table, likewise.
+      state: bytes of parameters, optimizer state and average.
+      gradients: bytes of the gradients, which are float32 and sharded as the parameters.
+      layers: number of elements of the layers' parameters, divided over ``tensor`` but not over ``fsdp``.
+      table: number of elements of the output table, divided in the same way.
     """
 
     state: float
@@ -96,11 +96,11 @@ def estimate(
     """Return the estimate of a step of this config on this mesh.
 
     Args:
-      config: with the remat and the microbatches to estimate, and a ``model.dtype`` that is not "auto".
-      topology: what it runs on.
+      config: a config with the remat and the microbatches to estimate, and a ``model.dtype`` other than "auto".
+      topology: the devices.
       mesh: {axis: devices}.
       sizes: the sizes of the run on this mesh.
-      traffic: what goes through the model, by task.
+      traffic: the traffic through the model, for each task.
       flops: the FLOPs of all devices.
       tokens: the number of tokens of a step.
     """
@@ -129,7 +129,7 @@ def estimate(
         return each.rows * min(model.cross_entropy_chunk or positions, positions)
 
     chunk = max(map(chunk_of, traffic), default=0.0) / rows_over / parts
-    # The table, its gradient twice (what there is and what a chunk adds), and a chunk's logits.
+    # The table, its gradient twice (the sum so far and the part of a chunk), and a chunk's logits.
     output = sizes.table * (bytes_each + 8) + logit_bytes(bytes_each, topology.chip.platform) * chunk * vocabulary
     gathered = 2 * bytes_each * sizes.layers / max(1, layers) * (fsdp > 1)
     gradients = sizes.gradients * (1 if parts == 1 else 2)
@@ -137,7 +137,7 @@ def estimate(
 
     passes = 3 if remat == "full" else 2  # forward, backward, and forward again
     kv_width = 2 * (model.kv_heads or model.heads) * (model.head_width or width // model.heads) / tensor
-    sent = {  # bytes that a ring over the axis sends, but for the factor (n − 1)/n
+    sent = {  # bytes that a ring over the axis sends, without the factor (n − 1)/n
         "data": 2 * sizes.gradients,
         # Weights, gathered for each pass, and their float32 gradients, scattered.
         "fsdp": parts * bytes_each * (passes * sizes.layers + sizes.table) + 4 * (sizes.layers + sizes.table),
@@ -163,14 +163,14 @@ def _over(sent: Mapping[str, float], mesh: Mapping[str, int], topology: Topology
     """Return the bytes that each device sends over links and over the network.
 
     Args:
-      sent: {axis: bytes that a ring over its devices sends, but for the factor (n − 1)/n}.
-      mesh: {axis: devices}, the last axis being that of consecutive devices.
-      topology: which says how many consecutive devices are linked.
+      sent: {axis: bytes that a ring over its devices sends, without the factor (n − 1)/n}.
+      mesh: {axis: devices}; devices along the last axis are consecutive.
+      topology: the devices; it has the number of consecutive devices that are linked.
     """
     links = network = 0.0
     stride = 1
     for axis, count in reversed([*mesh.items()]):
-        near = max(1, min(count, topology.linked // stride))  # of the devices along this axis, those that are linked
+        near = max(1, min(count, topology.linked // stride))  # number of linked devices along this axis
         ring = sent[axis] * (count - 1) / count
         if topology.slices > 1 and near < count:  # reduced within each slice, and then between slices
             links += sent[axis] * (near - 1) / near
@@ -184,7 +184,7 @@ def _over(sent: Mapping[str, float], mesh: Mapping[str, int], topology: Topology
 
 
 def layer_bytes(model: ConfigDict, tensor: int) -> tuple[float, float]:
-    """Return (bytes of one token's matrix products, bytes of all that one layer keeps of it) on each device."""
+    """Return (bytes of the results of one token's matrix products, bytes of all that a layer keeps of a token) on each device."""
     bytes_each = 4 if model.dtype == "float32" else 2
     head_width = model.head_width or model.width // model.heads
     gates = 2 if "glu" in model.activation else 1
@@ -197,9 +197,9 @@ def sizes_on(params: Any, optimizer_state: Any, average: Any, mesh: Mapping[str,
     """Return the sizes of a state whose leaves have shardings on this mesh.
 
     Args:
-      params: ``ShapeDtypeStruct`` with shardings; ``optimizer_state`` and ``average`` likewise.
-      optimizer_state: as params.
-      average: as params; {} without one.
+      params: parameters as ``ShapeDtypeStruct`` with shardings.
+      optimizer_state: optimizer state in the same form.
+      average: average of the weights in the same form; {} if the run keeps none.
       mesh: {axis: devices}.
     """
 
@@ -208,7 +208,7 @@ def sizes_on(params: Any, optimizer_state: Any, average: Any, mesh: Mapping[str,
 
     def whole_over_fsdp(leaf: Any) -> float:
         axes = [axis for part in leaf.sharding.spec for axis in ((part,) if isinstance(part, str) else part or ())]
-        # Language-indexed weights stay split: a device gathers those of its rows' languages only.
+        # Language-indexed weights stay sharded: a device gathers only those of its rows' languages.
         return math.prod(leaf.sharding.shard_shape(leaf.shape)) * (mesh["fsdp"] if "fsdp" in axes else 1)
 
     layers = [leaf for name in ("encoder", "decoder") for leaf in jax.tree.leaves(params.get(name, {}))]
@@ -222,18 +222,18 @@ class Estimator:
     """Estimates a run's step by formula, for any mesh, recomputation, microbatches and chunk of the output layer.
 
     Args:
-      config: the run's config.
-      topology: what to estimate for.
-      known: what is known of the data; None if only the config is.
+      config: the config of the run.
+      topology: the devices.
+      known: properties of the data; None if only the config is known.
 
     Attributes:
-      config: with what follows from the topology's platform.
-      program: the run's, as shapes.
-      tokens, flops: of a step as the config has it.
-      traffic: what goes through the model, by task.
+      config: the config, with the choices for the topology's platform.
+      program: the program of the run, as shapes.
+      tokens, flops: tokens and FLOPs of a step with the settings of the config.
+      traffic: the traffic through the model, for each task.
 
     Raises:
-      UserError: the config cannot work, or says too little about its data.
+      UserError: the config is invalid, or has too little information about its data.
     """
 
     def __init__(self, config: ConfigDict, topology: Topology, known: Known | None = None):
@@ -254,7 +254,7 @@ class Estimator:
         self._sizes: dict[tuple[int, ...], Sizes] = {}
 
     def __call__(self, mesh: dict[str, int], remat: str, parts: int, chunk: int | None = None) -> Estimate:
-        """Return the estimate of one way to lay out the step; ``chunk`` is the config's if it is not given."""
+        """Return the estimate of one layout of the step; without ``chunk``, that of the config is used."""
         trial = applied(self.config, mesh, remat, parts)
         if chunk is not None:
             trial.model.cross_entropy_chunk = chunk
@@ -286,7 +286,7 @@ class Estimator:
 
 
 def common_rows(config: ConfigDict) -> int:
-    """Return the greatest common divisor of all tasks' rows; a number of devices that divides it divides the rows of each task."""
+    """Return the greatest common divisor of all tasks' rows: devices whose number divides it can share the rows of each task."""
     return math.gcd(*(entry["rows"] for entry in config.tasks.values()))
 
 

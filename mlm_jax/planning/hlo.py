@@ -1,6 +1,6 @@
-"""The work of an optimised HLO module in one run, with loops counted out: collectives, kernels, traffic with HBM, cycles.
+"""The work of one run of an optimised HLO module: collectives, kernels, HBM traffic and cycles, with loops multiplied out.
 
-The compiler's own cost analysis counts a loop's body once, and a Transformer is a loop over layers.
+The compiler's own cost analysis counts the body of a loop once, but a Transformer is a loop over layers.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 KERNELS = ("matrix products", "custom kernels", "copies", "dynamic-update-slices", "other kernels")
-# {asynchronous instruction: index of its result in its shape, which also names its operands and counters}
+# {asynchronous instruction: index of its result in its shape, which also lists its operands and counters}
 RESULTS = {"copy-start": 0, "slice-start": 1, "collective-permute-start": 1}
 UNKNOWN_CYCLES = 2**62  # the compiler writes such numbers for "unknown"
-BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # others end in their bits
+BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0}  # other names end in the bits
 FREE = (
     "parameter",
     "constant",
@@ -40,7 +40,7 @@ FLOW = (
     "while",
     "conditional",
     "call",
-)  # their computations run as they stand; those of other instructions are part of a kernel
+)  # computations of these instructions run separately; those of other instructions are part of a kernel
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
@@ -55,9 +55,9 @@ class Collective:
     """Collectives of one kind in one step.
 
     Attributes:
-      count: how many run.
+      count: number of collectives that run.
       sent: bytes that each device sends, by the ring algorithm of its kind.
-      waited: of ``sent``, the bytes of collectives during which the device does nothing else.
+      waited: the part of ``sent`` that is sent while the device does nothing else.
     """
 
     count: int
@@ -70,13 +70,13 @@ class Work:
     """The work of one run of a module on each device.
 
     Attributes:
-      collectives: {kind: how many, and how much} of those over the links of a slice or a host.
-      network: the same of transfers between slices or hosts. What spans several hosts of several GPUs is in both: a
-        ring leaves each host once for each of its GPUs, and passes through the links between them.
-      kernels: {kind of :data:`KERNELS`: how many run}.
+      collectives: {kind: collectives over the links of a slice or a host}.
+      network: {kind: transfers between slices or hosts}. A collective over several hosts with several GPUs counts in both: its
+        rings cross to the next host once for each GPU, and also use the links within the host.
+      kernels: {kind of :data:`KERNELS`: number that run}.
       written: bytes written to HBM by all instructions.
       cycles: the compiler's estimate, without hand-written kernels and collectives; 0 except on TPUs.
-      unknown_loops: loops whose number of rounds the compiler does not state; their bodies are counted once.
+      unknown_loops: number of loops whose iteration count is unknown; their bodies are counted once.
     """
 
     collectives: dict[str, Collective]
@@ -102,7 +102,7 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
     Args:
       text: ``compiled.as_text()``.
       slices: the number of slices of the multi-slice TPU job that it is compiled for.
-      linked: consecutive devices that links join, if collectives between others go over a network; 0: links join all.
+      linked: number of consecutive devices that are connected by links, while others use a network; 0: all are linked.
     """
     computations, entry = _computations(text)
     within: dict[str, Collective] = {}
@@ -116,7 +116,7 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
         for instruction in computations.get(name, []):
             kind = collective_kind(instruction.opcode)
             channel = _channel(instruction)
-            # A collective that overlaps with other work is listed where it begins, where it goes on and where it ends.
+            # An asynchronous collective is listed several times: where it begins, continues and ends.
             known = channel in channels
             if kind is not None and not known:
                 channels.update([channel] if channel else [])
@@ -131,7 +131,7 @@ def work(text: str, slices: int = 1, linked: int = 0) -> Work:
                     _add(within, kind, times, (1 - share) * sent, waits)
                 if share > 0:
                     _add(between, kind, times, share * sent, waits)
-            # The compiler splits a collective over slices into those of each slice and transfers between the slices.
+            # The compiler splits a collective over several slices into collectives within each slice and transfers between slices.
             transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
             if instruction.opcode == "send" and transfer:
                 kind, size = transfer[1].lower().replace("_", "-"), shape_bytes(instruction.shape.split(", u32")[0])
@@ -185,7 +185,7 @@ def _below_bitcasts(instruction: _Instruction, by_name: dict[str, _Instruction])
 
 
 def _channel(instruction: _Instruction) -> str:
-    """Return the number that the parts of one collective share; "" of everything else."""
+    """Return the number that the parts of one collective share; "" for other instructions."""
     found = re.search(r"channel_id=(\d+)", instruction.rest)
     return found[1] if found else ""
 
@@ -201,12 +201,12 @@ def _add(found: dict[str, Collective], kind: str, times: int, sent: float, waits
 
 
 def collective_kind(opcode: str) -> str | None:
-    """Return which collective an opcode is or begins; None for everything else, and for the end of one."""
+    """Return the kind of collective that an opcode is or begins; None for other opcodes, and for the end of a collective."""
     return next((kind for kind in KINDS if opcode in (kind, f"{kind}-start")), None)
 
 
 def shape_bytes(shape: str, *, hbm_only: bool = False) -> float:
-    """Return the bytes of an array or a tuple, as HLO writes its shape; ``hbm_only`` leaves out other memory spaces."""
+    """Return the bytes of an array or a tuple from its HLO shape; ``hbm_only`` leaves out other memory spaces."""
     total = 0.0
     for element, dimensions, layout in _SHAPE.findall(shape):
         if hbm_only and re.search(r"S\([1-9]\d*\)", layout):
@@ -237,7 +237,7 @@ def _called(instruction: _Instruction) -> Iterator[str]:
 
 
 def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
-    """Return how often a loop runs: as the compiler says, or the bound of a counter from 0, which is what a scan has."""
+    """Return the number of iterations of a loop: the compiler's count, or the bound of a counter that starts at 0 (a scan)."""
     said = re.search(r"known_trip_count[^0-9}]*\{[^0-9}]*(\d+)", loop.rest)
     if said:
         return int(said[1])
@@ -258,9 +258,7 @@ def _group(instruction: _Instruction) -> list[int]:
         groups, size = int(grid[1]), int(grid[2])
         return _numbering(grid[3] or f"[{groups * size}]").reshape(groups, size)[0].tolist()
     named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\) |[^{]*)\{([^}]*)\}", instruction.rest)
-    if (
-        named
-    ):  # mesh['x'=4,'y'=2] {'x'}; an axis of which a part is used is 'x':(1)2, the part behind a first one of size 1
+    if named:  # mesh['x'=4,'y'=2] {'x'}; 'x':(1)2 is a part of axis x: of size 2, after a part of size 1
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
         used = {
             name: (int(before or 1), int(part or sizes[name]))
@@ -277,7 +275,7 @@ def _group(instruction: _Instruction) -> list[int]:
 
 
 def _numbering(text: str) -> np.ndarray:
-    """Return the device numbers of "[4,8]T(1,0)", the numbers 0 … 31 in 4 rows of 8 turned round, or of "3,1,2,0"."""
+    """Return the device numbers of "[4,8]T(1,0)" (the numbers 0 … 31 as a 4 × 8 matrix, transposed) or of "3,1,2,0"."""
     tiled = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if not tiled:
         return np.array(_integers(text))
@@ -291,10 +289,10 @@ def _integers(text: str) -> list[int]:
 
 
 def _network_share(instruction: _Instruction, linked: int) -> float:
-    """Return the share of what a device sends that goes to devices which no links join with it.
+    """Return the share of the sent bytes that go over the network, because no links connect the devices.
 
-    Of a group that spans hosts, each of a host's members passes 1/members of the data on to the next host: as many rings
-    run at once as there are members, each leaving the host at another one.
+    If a group spans several hosts, each member on a host sends 1/members of the data to the next host: there are as many
+    simultaneous rings as members on a host, and each ring crosses to the next host at another member.
     """
     if not linked:
         return 0.0
@@ -307,9 +305,9 @@ def _network_share(instruction: _Instruction, linked: int) -> float:
 
 
 def _sent(kind: str, instruction: _Instruction, *, whole: bool) -> float:
-    """Return the bytes that each device sends; ``whole``: the shape is the one before it is scattered."""
+    """Return the bytes that each device sends; ``whole`` means that the shape is that of the array before it is scattered."""
     size, group = shape_bytes(instruction.shape), len(_group(instruction))
-    begins = instruction.opcode.endswith("-start")  # its shape names arguments and results, except for all-reduces
+    begins = instruction.opcode.endswith("-start")  # its shape lists arguments and results, except for all-reduces
     if kind == "collective-permute":
         return size / 2 if begins else size
     if kind == "all-gather" and begins:
@@ -322,14 +320,14 @@ def _sent(kind: str, instruction: _Instruction, *, whole: bool) -> float:
 
 
 def _ring(kind: str, size: float, group: int) -> float:
-    """Return the bytes that each of a group sends for a whole array of this size, in a ring."""
+    """Return the bytes that each device of a group sends in a ring, for a whole array of this size."""
     return (2 if kind == "all-reduce" else 1) * size * (group - 1) / group
 
 
 def _written(instruction: _Instruction, computations: dict[str, list[_Instruction]], channels: set[str]) -> float:
     """Return the bytes that an instruction writes to HBM; an update in place writes the update only.
 
-    ``channels`` are those of the collectives that have begun: what only passes through a fusion is written by them.
+    ``channels`` are those of collectives that have begun: they write the arrays that only pass through a fusion.
     """
     if instruction.opcode == "fusion":
         for name in _called(instruction):
@@ -341,14 +339,14 @@ def _written(instruction: _Instruction, computations: dict[str, list[_Instructio
                 results = [inner[name] for name in _operands(root) if name in inner]
                 return sum(_result_bytes(one, inner, channels) for one in results)
     if instruction.opcode == "dynamic-update-slice" or '="AllocateBuffer"' in instruction.rest:
-        return 0.0  # an update was written by what made it
+        return 0.0  # the update was already written by the instruction that made it
     if instruction.opcode in RESULTS:
         return shape_bytes(list(_SHAPE.finditer(instruction.shape))[RESULTS[instruction.opcode]][0], hbm_only=True)
     return shape_bytes(instruction.shape, hbm_only=True)
 
 
 def _result_bytes(result: _Instruction, inner: dict[str, _Instruction], channels: set[str]) -> float:
-    """Return the bytes that a fusion of several results writes for one of them."""
+    """Return the bytes that a fusion with several results writes for one of them."""
     if result.opcode == "parameter" or _channel(result) in channels:
         return 0.0
     if result.opcode == "dynamic-update-slice":

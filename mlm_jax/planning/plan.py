@@ -1,4 +1,4 @@
-"""The pod on a laptop: compile a run's real training step for devices that are not there, and list what it takes."""
+"""Compile a run's training step for devices that this machine lacks, and list its memory, work and speed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mlm_jax.training.step import Program, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of HBM on each device, as the compiler lays them out.
+    """Bytes of HBM on each device, in the compiler's layout.
 
     Attributes:
-      arguments: state and batch.
-      outputs: the new state, without what takes the place of an argument.
-      temporaries: activations and whatever else lives within the step.
-      peak: all of it together.
-      capacity: what a program may use; 0 if that is not known.
+      arguments: bytes of state and batch.
+      outputs: bytes of the new state, without outputs that reuse the memory of an argument.
+      temporaries: bytes of activations and other arrays that exist only within the step.
+      peak: the sum of all.
+      capacity: bytes that a program may use; 0 if they are not known.
     """
 
     arguments: float
@@ -54,22 +54,22 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step of a run takes on a topology.
+    """Memory, work and speed of one step of a run on a topology.
 
     Attributes:
       topology: "v5e:4x4".
       mesh: {axis: devices}.
-      dtype, microbatches, remat: of the step.
+      dtype, microbatches, remat: settings of the step.
       memory: the memory of each device.
-      parameters: {group: (bytes of all, bytes on each device)}, a group being the first part of the path.
-      optimizer: the same of the optimizer's state.
+      parameters: {group: (bytes of all, bytes on each device)}; the group is the first part of a parameter's path.
+      optimizer: the same for the optimizer state.
       flops: the FLOPs of all devices.
-      work: what the compiled step does on each device; None if it does not fit.
+      work: the work of the compiled step on each device; None if the step does not fit.
       tokens: the number of tokens of a step.
       roofline: None if the step does not fit, or the chip has no peaks.
-      compile_seconds: on this machine.
-      simulated: whether it was compiled for simulated CPU devices. For GPUs, ``memory`` and ``roofline`` are then estimates
-        by formula, and ``work`` is None: what CPUs do says little about it.
+      compile_seconds: compile time on this machine.
+      simulated: whether the step was compiled for simulated CPU devices. For GPUs, ``memory`` and ``roofline`` are then estimates
+        by formula, and ``work`` is None, because the work of CPUs is not that of GPUs.
     """
 
     topology: str
@@ -88,7 +88,7 @@ class Plan:
     simulated: bool
 
     def as_json(self) -> dict[str, Any]:
-        """Return the plan as JSON has it, with what follows from it."""
+        """Return the plan as JSON values, with derived values."""
         found = dataclasses.asdict(self)
         found |= found.pop("work") or {field.name: None for field in dataclasses.fields(Work)}
         found["memory"]["fits"] = self.memory.fits
@@ -99,16 +99,16 @@ class Plan:
 
 
 def plan(config: ConfigDict, topology: Topology) -> Plan:
-    """Compile a run's training step for a topology, and return what it takes; needs no data and no accelerator.
+    """Compile a run's training step for a topology, and return its plan; needs no data and no accelerator.
 
     If a curriculum changes the step, the phase with the most FLOPs is planned.
 
     Args:
       config: the run's config; its data may not exist.
-      topology: what to plan for.
+      topology: the devices.
 
     Raises:
-      UserError: the config cannot work, or the topology cannot be compiled for.
+      UserError: the config is invalid, or nothing here can compile for the topology.
     """
     simulated = devices.is_simulated(topology)
     original, chip = config, topology.chip
@@ -175,7 +175,7 @@ def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        # libtpu says either how much the whole program takes, or how much its temporaries alone do.
+        # libtpu reports the memory either of the whole program, or of its temporaries alone.
         whole = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
         alone = re.search(r"temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", str(error))
         said = whole or alone

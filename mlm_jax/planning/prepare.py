@@ -1,4 +1,4 @@
-"""What a plan compiles or estimates: a run's program without its data, for the platform of a topology."""
+"""The program of a run without its data, for the platform of a topology: a plan compiles or estimates it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FAST_ATTENTION = (8, 0)  # the lowest compute capability that the kernels of att
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What a run that is under way knows of its data; a plan made before the run only has the config.
+    """Properties of the data, known once a run has started; a plan before the run only has the config.
 
     Attributes:
       context: facts about the vocabulary.
-      languages: codes in index order.
+      languages: language codes in index order.
       labels: {classification task: number of labels}.
     """
 
@@ -42,10 +42,10 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What a plan compiles: a run's program without its data, and one step's batch.
+    """A run's program without its data, and the batch of one step, to be compiled or estimated.
 
     Attributes:
-      program: laid out on devices that need not exist.
+      program: the program, laid out on devices that need not exist.
       objectives: {task: objective} of the curriculum's phase with the most FLOPs.
       batch: the global rows of one step, as shapes.
       flops: the FLOPs of one step.
@@ -58,16 +58,16 @@ class Planned:
 
 
 def prepare(config: ConfigDict, topology: Topology, mesh: Any, known: Known | None = None) -> Planned:
-    """Put together what a run would compile on a mesh, without its data.
+    """Return the program that a run would compile on a mesh, without its data.
 
     Args:
-      config: as :func:`for_platform` returns it.
-      topology: what the mesh is of.
-      mesh: a ``Mesh`` to compile for, or an ``AbstractMesh`` to look at shapes.
-      known: what is known of the data; None if only the config is.
+      config: the config, as :func:`for_platform` returns it.
+      topology: the devices of the mesh.
+      mesh: a ``Mesh`` to compile for, or an ``AbstractMesh`` for shapes only.
+      known: properties of the data; None if only the config is known.
 
     Raises:
-      UserError: the config cannot work, or says too little about its data.
+      UserError: the config is invalid, or has too little information about its data.
     """
     if known is None:
         languages = tuple(config.languages) or run_languages(config)
@@ -82,12 +82,12 @@ def prepare(config: ConfigDict, topology: Topology, mesh: Any, known: Known | No
 
 
 def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = True) -> ConfigDict:
-    """Return a copy of the config in which what is chosen by platform is chosen for the topology's, not for this machine's.
+    """Return a copy of the config in which values that depend on the platform are those for the topology, not for this machine.
 
     Args:
-      config: the run's.
-      topology: what it is for.
-      simulated: whether CPU devices take the place of GPUs: they have none of their kernels.
+      config: the config of the run.
+      topology: the devices.
+      simulated: whether simulated CPU devices replace GPUs, whose kernels they lack.
     """
     config = config.copy_and_resolve_references()
     platform = topology.chip.platform
@@ -102,10 +102,10 @@ def for_platform(config: ConfigDict, topology: Topology, *, simulated: bool = Tr
 
 
 def planned_labels(config: ConfigDict) -> dict[str, int]:
-    """Return {classification task: number of labels} by what ``config.data.labelled`` says.
+    """Return {classification task: number of labels} from ``config.data.labelled``.
 
     Raises:
-      UserError: it does not say which labels there are.
+      UserError: ``config.data.labelled`` does not list the labels.
     """
     found = {}
     for task, kind in kinds(config.tasks).items():
@@ -116,7 +116,7 @@ def planned_labels(config: ConfigDict) -> dict[str, int]:
         labels = [OUTPUTS.get(kind, entry.get("labels", ())) for entry in sets if kind_of(entry) == kind]
         if not labels or not labels[0]:
             raise UserError(
-                f"task {task!r}: how many labels there are is only known from data, which a plan does not read",
+                f"task {task!r}: the number of labels is only known from data, which a plan does not read",
                 remedy='write "labels": (...) in config.data.labelled',
             )
         found[task] = len(labels[0])

@@ -1,4 +1,4 @@
-"""How long a step takes at least, and about how long it should take: work of each kind over the chip's rates."""
+"""Lower bounds of the time of a step, and its expected time: work of each kind divided by the chip's rates."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mlm_jax.training.flops import Flops, mfu
 KINDS = ("matmul", "hbm", "links", "network")
 
 # The shares of its stated peaks that one H100 reached in JAX: 681 of 989 TFLOP/s (bfloat16 product of 8,192³), 2.2 of 3.35
-# TB/s (a copy, read and written). No other chip was measured; the same shares are taken for all.
+# TB/s (a copy, read and written). No other chip was measured; the same shares are assumed for all chips.
 MATMUL_SHARE, HBM_SHARE = 0.69, 0.66
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Bounds on a step, and what is expected of it.
+    """Bounds on the time of a step, and its expected time.
 
     Attributes:
-      matmul: seconds of matrix products at the peak rate, with those that are repeated.
+      matmul: seconds of matrix products at the peak rate, including recomputed ones.
       hbm: seconds to write each intermediate to HBM and to read it once.
-      links: seconds to send what collectives send within a slice or a host (ICI, NVLink).
-      network: seconds to send what goes between slices or hosts.
-      tokens_per_second: over all devices, at most: if the kinds of work overlapped wholly.
-      mfu: at most.
-      expected_seconds: of a step, if matrix products and memory reach :data:`MATMUL_SHARE` and :data:`HBM_SHARE` of
-        their peaks one after the other, and collectives overlap with them except for those that the program waits for.
-      expected_tokens_per_second: follows from it.
+      links: seconds of collectives within a slice or a host (ICI, NVLink).
+      network: seconds of transfers between slices or hosts.
+      tokens_per_second: upper bound over all devices, if all kinds of work overlapped completely.
+      mfu: upper bound of the model FLOPs utilisation.
+      expected_seconds: the expected time of a step: matrix products and memory traffic one after the other, at
+        :data:`MATMUL_SHARE` and :data:`HBM_SHARE` of their peaks, and the collectives that the program waits for.
+      expected_tokens_per_second: the speed that follows from it.
     """
 
     matmul: float
@@ -46,7 +46,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """Return which kind that is."""
+        """Return the kind of the slowest work."""
         return max(KINDS, key=lambda kind: getattr(self, kind))
 
 
@@ -63,13 +63,13 @@ def roofline(
     """Return the bounds that peak rates set on a step.
 
     Args:
-      topology: whose chip has peaks.
+      topology: the devices; their chip must have peaks.
       flops: the FLOPs of all devices.
       hbm: bytes that each device writes and reads.
       links: bytes that each device sends within its slice or host.
       network: bytes that each device sends to other slices or hosts.
       tokens: the number of tokens of a step.
-      waited: of the bytes over links and over the network, those of collectives that nothing overlaps with.
+      waited: (bytes over links, bytes over the network) of collectives that do not overlap with other work.
     """
     chip, parts = topology.chip, topology.chip.devices_per_chip
 

@@ -1,4 +1,4 @@
-"""Which mesh, microbatches and recomputation: all are estimated by formula, the most promising are compiled."""
+"""Search for mesh, microbatches and recomputation: all are estimated by formula, the most promising are compiled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlm_jax.planning.estimate import REMATS, Estimate, Estimator, applied, comm
 from mlm_jax.planning.plan import Plan, plan
 
 MICROBATCHES = (1, 2, 4, 8, 16, 32)
-SMALL_SLICE = 8  # TPU devices up to which fsdp may span the whole slice without a warning
+SMALL_SLICE = 8  # the largest slice of TPU devices that fsdp may span without a warning
 TIE = 0.01  # expected times that differ by less are equal
 RULE = (
     "ranked by the time that is expected of a step; within 1 %: the mesh that sends less, then the one of fewer axes, then the "
@@ -26,14 +26,14 @@ RULE = (
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-      estimates: of each mesh the way that ranks first among those that fit by formula, in the order of :data:`RULE`.
-      tried: how many combinations were estimated.
-      compiled: those that the compiler was asked about, with its answer, in the order in which it was asked.
-      topology: what was planned for.
-      estimator: which made the estimates.
+      estimates: for each mesh, the best layout among those that fit by formula, in the order of :data:`RULE`.
+      tried: number of combinations that were estimated.
+      compiled: estimates of the compiled layouts with their plans, in the order of compilation.
+      topology: the devices.
+      estimator: the estimator that made the estimates.
     """
 
     estimates: list[Estimate]
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def ranked(self) -> list[tuple[Estimate, Plan]]:
-        """Return what was compiled: plans that fit, in the order of :data:`RULE`, and then the others."""
+        """Return the compiled layouts: plans that fit, in the order of :data:`RULE`, and then the others."""
         return sorted(self.compiled, key=lambda pair: (not pair[1].memory.fits, rank(pair[1], self.topology)))
 
     @property
@@ -59,17 +59,18 @@ def search(
     """Estimate every mesh × microbatches × recomputation, and compile the most promising until enough of them fit.
 
     Args:
-      config: the run's config; its mesh, microbatches and remat are what is searched.
-      topology: what to plan for.
-      confirm: compiled plans that fit after which the search ends, each on another mesh; 0 only estimates.
-      report: called with each compiled plan as it is made.
+      config: the config of the run; its mesh, microbatches and remat are searched.
+      topology: the devices.
+      confirm: number of compiled plans that must fit, each on another mesh, before the search ends; 0 only estimates.
+      report: called with each estimate and its compiled plan.
 
     Raises:
       UserError: nothing fits, no mesh shares the rows evenly, or ``confirm`` is negative.
     """
     if confirm < 0:
         raise UserError(
-            f"--search {confirm}: there is no such number of plans", remedy="give 0 to estimate only, or more"
+            f"--search must be at least 0, not {confirm}",
+            remedy="give 0 to estimate only, or the number of plans to compile",
         )
     config = config.copy_and_resolve_references()
     config.mesh.slices = topology.slices
@@ -85,7 +86,7 @@ def search(
     for one in hopeful:
         best.setdefault(_key(one), one)
     compiled: list[tuple[Estimate, Plan]] = []
-    settled: set[tuple[int, ...]] = set()  # meshes of which one way fits
+    settled: set[tuple[int, ...]] = set()  # meshes with a compiled layout that fits
     queue = hopeful
     if not hopeful and not is_simulated(topology):  # the compiler knows better than the formula
         queue = sorted(candidates, key=lambda one: one.peak)[:1]
@@ -99,7 +100,7 @@ def search(
             report(one, made)
         if made.memory.fits:
             settled.add(_key(one))
-        else:  # what should take no less on the same mesh is not asked about
+        else:  # layouts of the same mesh that should need at least as much memory are not compiled
             queue = [other for other in queue if _key(other) != _key(one) or other.peak < 0.9 * one.peak]
     found = Found(list(best.values()), len(candidates), compiled, topology, estimator)
     if not found.plans and (confirm or not hopeful):
@@ -146,7 +147,7 @@ def settings(one: Estimate | Plan) -> str:
 
 
 def warning(mesh: dict[str, int], topology: Topology) -> str:
-    """Return what speaks against a mesh, whatever its bounds; "" if nothing does."""
+    """Return a reason against a mesh that its bounds do not show; "" if there is none."""
     if topology.chip.platform == "tpu" and mesh["fsdp"] == topology.linked > SMALL_SLICE:
         return "fsdp spans the slice: libtpu then gathers weights by all-reduce, twice the bytes"
     if mesh["tensor"] * mesh["sequence"] > topology.linked:
@@ -157,7 +158,7 @@ def warning(mesh: dict[str, int], topology: Topology) -> str:
 
 
 def rank(one: Estimate | Plan, topology: Topology) -> tuple[float, ...]:
-    """Return what layouts are sorted by, as :data:`RULE` says."""
+    """Return the key by which layouts are sorted, in the order of :data:`RULE`."""
     peak = one.peak if isinstance(one, Estimate) else one.memory.peak
     warned, axes = bool(warning(one.mesh, topology)), sum(size > 1 for size in one.mesh.values())
     if one.roofline is None:

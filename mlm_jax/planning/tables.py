@@ -29,17 +29,17 @@ BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links", "network"
 def plan_command(
     config: ConfigDict, topology_name: str, *, chip: str = "", as_json: bool = False, confirm: int | None = None
 ) -> int:
-    """Print a plan, or what a search found; return 1 if the step does not fit.
+    """Print a plan, or the result of a search; return 1 if the step does not fit.
 
     Args:
-      config: the run's config.
-      topology_name: such as ``v5e:4x4``.
-      chip: numbers of a chip that is not in the table, as ``--chip`` gives them.
-      as_json: print JSON and nothing else.
-      confirm: search, and compile until this many plans fit; None plans the config as it is.
+      config: the config of the run.
+      topology_name: a topology such as ``v5e:4x4``.
+      chip: the value of ``--chip``: numbers of a chip that is not in the table.
+      as_json: whether to print JSON only.
+      confirm: search, and compile until this many plans fit; None plans the config without a search.
 
     Raises:
-      UserError: as :func:`plan` and :func:`search`.
+      UserError: for the reasons of :func:`plan` and :func:`search`.
     """
     topology = parse(topology_name, chip)
     if is_simulated(topology) and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -72,7 +72,7 @@ def plan_command(
 
 
 def show_answer(said: Answer, console: Console) -> None:
-    """Print what a plan comes to, below its tables."""
+    """Print the answer of a plan, below its tables."""
     console.print()
     for one in said.lines():
         console.print(one)
@@ -137,7 +137,7 @@ def _show_work(done: Work, console: Console, *, simulated: bool) -> None:
             table.add_row(kind, f"{count:,}")
         console.print(table)
     if done.unknown_loops:
-        console.print(f"{done.unknown_loops} loop(s) of unknown length: what they do is counted once")
+        console.print(f"{done.unknown_loops} loop(s) of unknown length: their work is counted once")
     if done.cycles:
         console.print(
             f"{done.cycles / 1e6:,.1f} M cycles by the compiler's cost model, without attention kernels and collectives"
@@ -145,7 +145,7 @@ def _show_work(done: Work, console: Console, *, simulated: bool) -> None:
 
 
 def show_search(found: Found, console: Console) -> None:
-    """Print what was estimated and what was compiled, each as it ranks."""
+    """Print the estimates and the compiled plans, both in the order of their rank."""
     topology, shown = found.topology, f"{min(SHOWN, len(found.estimates))} of {len(found.estimates)} meshes"
     console.print(f"{found.tried} combinations of mesh, remat and microbatches estimated by formula for {topology}")
     console.print(f"of each mesh the first that should fit ({shown}), {RULE}:")
@@ -184,14 +184,14 @@ def show_search(found: Found, console: Console) -> None:
 
 
 def search_json(found: Found) -> dict:
-    """Return what a search found as JSON has it; plans that fit come first."""
+    """Return the result of a search as JSON values; plans that fit come first."""
     plans = [made.as_json() for _, made in found.ranked]
     estimates = [estimate_json(one) | {"warning": warning(one.mesh, found.topology)} for one in found.estimates]
     return {"tried": found.tried, "rule": RULE, "estimates": estimates, "plans": plans}
 
 
 def estimate_json(one: Estimate) -> dict:
-    """Return an estimate as JSON has it, with what follows from it."""
+    """Return an estimate as JSON values, with derived values."""
     bounds = one.roofline
     follows = {"seconds": bounds.seconds, "bound": bounds.bound} if bounds else {}
     return dataclasses.asdict(one) | {"peak": one.peak} | follows

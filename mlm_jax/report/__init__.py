@@ -1,4 +1,4 @@
-"""What a run leaves to be looked at: the page, and the table that it ends with."""
+"""Reports: the HTML page of a run, comparisons of runs, and tables for the terminal."""
 
 from mlm_jax.report.page import write_report
 from mlm_jax.report.sections import map_section, retrieval_section, save_sections

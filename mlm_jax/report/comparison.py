@@ -1,4 +1,4 @@
-"""Runs side by side: the trials of a sweep, or any workdirs; what sets them apart, and what came of each."""
+"""Comparison of runs (the trials of a sweep, or any workdirs): the config keys that differ, and the results of each run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlm_jax.report.history import (
     scores_of,
 )
 
-# What runs are compared by, of every task.
+# The metrics by which runs are compared, for every task.
 METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "exact_match", "pearson", "spearman", "retrieval_at_1")
 SEED = "seed"  # the key whose values are averaged over
 FINISHED = "finished"
@@ -38,14 +38,14 @@ class Run:
     """One run of a comparison.
 
     Attributes:
-      name: what it is called.
-      workdir: its folder.
-      settings: {config key: value} of the keys that set it apart from the others.
-      state: "finished", "failed: …", or what else is to be said of it.
-      step: of the evaluation that counts: the best by ``evaluation.select`` if the config names a metric, else the last.
-      metrics: the metrics of that evaluation, ``eval/loss/de`` and the like; {} if there is none yet.
-      select: the metric that the config selects checkpoints by; "" if it selects the last one.
-      observed: {metric key: what it is computed of} of that evaluation; {} if the workdir does not have it.
+      name: the name of the run in tables.
+      workdir: the workdir of the run.
+      settings: {config key: value} of the keys in which it differs from the other runs.
+      state: "finished", "failed: …", or another short description.
+      step: the step of the compared evaluation: the best by ``evaluation.select`` if the config names a metric, else the last.
+      metrics: {"eval/loss/de": value, …} of that evaluation; {} if there is none yet.
+      select: the metric by which the config selects checkpoints; "" if it selects the last one.
+      observed: {metric key: the values from which it is computed} of that evaluation; {} if the workdir does not have them.
     """
 
     name: str
@@ -67,13 +67,13 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     """Read a run's evaluations.
 
     Args:
-      workdir: its folder.
-      name: what to call it.
-      settings: the settings of the keys that set it apart.
-      state: the state of the run; if not given, it is told from the steps that were evaluated.
+      workdir: the workdir of the run.
+      name: the name of the run in tables.
+      settings: {config key: value} of the keys in which it differs from the other runs.
+      state: the state of the run; if not given, it follows from the steps that were evaluated.
 
     Raises:
-      UserError: its files are damaged.
+      UserError: the run's files are damaged.
     """
     evaluations = [event for event in read_events(workdir) if any(key.startswith("eval/") for key in event)]
     config = run_config(workdir)
@@ -108,13 +108,13 @@ def numbers(event: Mapping[str, Any]) -> dict[str, float]:
 
 
 def measured_languages(keys: Iterable[str]) -> list[str]:
-    """Return the languages whose loss was measured."""
+    """Return the languages that have a held-out loss."""
     found = (key.rpartition("/") for key in keys)
     return list(dict.fromkeys(name for task, _, name in found if task.endswith("loss") and name not in AVERAGES))
 
 
 def run_config(workdir: Path) -> dict[str, Any]:
-    """Return a workdir's config, with the defaults of keys that are newer than it; {} if it has none yet.
+    """Return a workdir's config, with defaults for keys that are newer than the config; {} if it has no config yet.
 
     Raises:
       UserError: the file is damaged.
@@ -125,14 +125,14 @@ def run_config(workdir: Path) -> dict[str, Any]:
     try:
         return config_json(config_from_json(read_json(file)))
     except UserError as error:
-        raise UserError(f"this is no config: {error.problem}", file=file) from error
+        raise UserError(f"this is not a config: {error.problem}", file=file) from error
 
 
 def compare_workdirs(workdirs: Sequence[Path]) -> list[Run]:
     """Return runs with the config keys in which they differ.
 
     Raises:
-      UserError: one is not the workdir of a run.
+      UserError: a folder is not the workdir of a run.
     """
     configs = {}
     for workdir in workdirs:
@@ -151,7 +151,7 @@ def compare_workdirs(workdirs: Sequence[Path]) -> list[Run]:
 
 
 def names_of(workdirs: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell the workdirs apart.
+    """Return names for workdirs: the shortest ends of their paths that are all different.
 
     Raises:
       UserError: a workdir is named twice.
@@ -175,15 +175,16 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
 
 
 def compared_metrics(keys: Iterable[str]) -> list[str]:
-    """Return what runs are compared by, ``eval/loss`` or ``eval/genre/accuracy``, of keys with a language behind it."""
+    """Return the compared metrics, such as ``eval/loss`` or ``eval/genre/accuracy``, of keys that end in a language."""
     metrics = dict.fromkeys(key.rpartition("/")[0] for key in keys)
     return [metric for metric in metrics if metric.rpartition("/")[2] in METRICS]
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
-    """Return what these runs are compared by.
+    """Return the metrics by which these runs are compared.
 
-    What ranks them comes first, then the metrics of the first task, whose keys do not name it, then those of the others.
+    The metric that ranks them comes first, then the metrics of the first task (their keys do not contain its name), then those of
+    the other tasks.
     """
     found = compared_metrics(key for run in runs for key in run.metrics)
     ranking = next((run.select.rpartition("/")[0] for run in runs if run.select), "")
@@ -195,7 +196,7 @@ def metrics_of(runs: Sequence[Run]) -> list[str]:
 
 
 def metric_named(runs: Sequence[Run], name: str) -> str:
-    """Return the key of a metric by its name; of the one that ranks the runs if the name is ""; "" if nothing was measured.
+    """Return the key of a metric by its name; for the name "", that of the metric that ranks the runs; "" if there are no metrics.
 
     Raises:
       UserError: the runs have no such metric.
@@ -213,7 +214,7 @@ def metric_named(runs: Sequence[Run], name: str) -> str:
 
 
 def columns_of(runs: Sequence[Run], metric: str) -> list[str]:
-    """Return the languages or pairs that a metric was measured on, averages last."""
+    """Return the languages or pairs for which a metric was measured, averages last."""
     found = dict.fromkeys(
         key.rpartition("/")[2] for run in runs for key in run.metrics if key.rpartition("/")[0] == metric
     )
@@ -221,20 +222,21 @@ def columns_of(runs: Sequence[Run], metric: str) -> list[str]:
 
 
 def ranking_key(runs: Sequence[Run]) -> str:
-    """Return the key that ranks runs: what the config selects checkpoints by, else the mean of the first metric."""
+    """Return the key that ranks runs: the metric by which the config selects checkpoints, else the mean of the first metric."""
     select = next((run.select for run in runs if run.select), "")
     metrics = metrics_of(runs)
     return select or (f"{metrics[0]}/mean" if metrics else "")
 
 
 def difference_intervals(runs: Sequence[Run], baseline: Run) -> list[dict[str, Interval]]:
-    """Return, of each run, {metric key: interval of 95 % of the metric's difference to the baseline}.
+    """Return {metric key: 95 % interval of the metric's difference to the baseline} for each run.
 
-    The bootstrap is paired if both runs measured the same rows. Runs that did not keep their rows have no intervals.
+    The bootstrap is paired if both runs were evaluated on the same rows. Runs that did not keep the values of their rows have no
+    intervals.
 
     Args:
-      runs: to compare.
-      baseline: one of them.
+      runs: the runs to compare.
+      baseline: one of these runs.
     """
     languages = measured_languages(key for run in runs for key in run.metrics)
     resamples = resample_all([run.observed for run in runs], languages)
@@ -260,11 +262,11 @@ def is_less_better(key: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only.
+    """Runs that differ only in their seed.
 
     Attributes:
-      settings: what they share.
-      runs: of them.
+      settings: the settings that they share.
+      runs: the runs.
       means: {metric key: mean over the runs}.
       spreads: {metric key: sample standard deviation}; empty if there is one run.
     """

@@ -25,17 +25,19 @@ from mlm_jax.report.comparison import (
 from mlm_jax.report.history import AVERAGES, Series, read_history, retrieval_curves, thin
 from mlm_jax.report.page import fill, now
 
-MOST_CURVES = 600  # of runs × languages, that a page holds; above that it has the averages' only
+MOST_CURVES = (
+    600  # the largest number of runs × languages with curves; with more, a page has only the curves of averages
+)
 
 
 def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: Run | None = None) -> Path:
     """Write a page that compares runs, and return its path.
 
     Args:
-      file: to write.
-      runs: to compare.
+      file: the file to write.
+      runs: the runs to compare.
       title: the title of the page.
-      baseline: the run that differences are to; the first one if not given.
+      baseline: the run from which differences are computed; by default the first one.
     """
     data = page_of(runs, title, file.parent, baseline) | {"written": now()}
     write_whole(file, fill("comparison.html", ("charts.js", "comparison.js"), data))
@@ -43,12 +45,12 @@ def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: R
 
 
 def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None = None) -> dict[str, Any]:
-    """Return what the comparison's page draws.
+    """Return the data that the comparison's page draws.
 
     Args:
-      runs: to compare.
+      runs: the runs to compare.
       title: the title of the page.
-      folder: that the page is written to; links to the runs' reports start from there.
+      folder: the folder of the page; links to the runs' reports are relative to it.
       baseline: as in :func:`summary_table`.
     """
     metrics = metrics_of(runs)
@@ -115,7 +117,7 @@ def history_of(run: Run) -> dict[str, Series]:
 
 
 def report_link(run: Run, folder: Path) -> str | None:
-    """Return the path of a run's report from a folder; None if it has none, or is in a bucket."""
+    """Return the path of a run's report relative to a folder; None if the run has no report, or is in a bucket."""
     file = run.workdir / "report.html"
     if not file.exists() or not is_local(original(run.workdir.resolve())):
         return None
@@ -123,7 +125,7 @@ def report_link(run: Run, folder: Path) -> str | None:
 
 
 def curve(history: Mapping[str, Series], key: str) -> list[tuple[int, float | None]]:
-    """Return a metric's curve, with as many points and digits as are seen."""
+    """Return a metric's curve, with only as many points and digits as are visible."""
     return [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)]
 
 

@@ -26,11 +26,11 @@ from mlm_jax.report.history import AVERAGES
 
 
 def summary_table(runs: Sequence[Run], baseline: Run | None = None) -> Table:
-    """Return a row a run with the mean of each metric, the best run first; what is not finished stands below.
+    """Return a table with a row for each run and the mean of each metric, the best run first, unfinished runs last.
 
     Args:
-      runs: to compare.
-      baseline: the run that differences are to; the first one if not given.
+      runs: the runs to compare.
+      baseline: the run from which differences are computed; by default the first one.
     """
     key, metrics, baseline = ranking_key(runs), metrics_of(runs), baseline or runs[0]
     best = best_of([run for run in runs if run.is_finished], key) or best_of(runs, key)
@@ -56,7 +56,7 @@ def summary_table(runs: Sequence[Run], baseline: Run | None = None) -> Table:
 
 
 def seeds_table(runs: Sequence[Run]) -> Table | None:
-    """Return a row a setting with mean ± spread over its seeds; None if the runs have one seed."""
+    """Return a table with a row for each setting: mean ± spread over its seeds; None if the runs have one seed."""
     groups = by_seed(runs)
     if all(len(group.runs) == 1 for group in groups):
         return None
@@ -71,7 +71,7 @@ def seeds_table(runs: Sequence[Run]) -> Table | None:
 
 
 def language_comparison(runs: Sequence[Run], metric: str, baseline: Run) -> Table:
-    """Return a row a language with the baseline's value and the other runs' differences to it, greatest first."""
+    """Return a table with a row for each language: the baseline's value and the other runs' differences, the largest first."""
     others = [run for run in runs if run is not baseline]
     of_runs = dict(zip((run.name for run in runs), difference_intervals(runs, baseline)))
     title = f"{metric.removeprefix('eval/')}: {baseline.name}, and differences to it"
@@ -92,7 +92,7 @@ def language_comparison(runs: Sequence[Run], metric: str, baseline: Run) -> Tabl
 
 
 def settings_table(runs: Sequence[Run]) -> Table:
-    """Return a row a config key in which runs differ, a column a run."""
+    """Return a table of the config keys in which runs differ: a row for each key, a column for each run."""
     table = Table("config key", title="config keys that differ")
     for run in runs:
         table.add_column(run.name)
@@ -102,14 +102,14 @@ def settings_table(runs: Sequence[Run]) -> Table:
 
 
 def shown(value: float | None, sign: bool = False) -> str:
-    """Return a number as tables show it."""
+    """Return a number in the format of the tables."""
     if value is None or math.isnan(value):
         return ""
     return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 
 def with_interval(difference: float | None, found: Interval | None) -> str:
-    """Return a difference as tables show it, with its interval if there is one."""
+    """Return a difference in the format of the tables, with its interval if there is one."""
     text = shown(difference, sign=True)
     return text if found is None or not text else f"{text} [{shown(found[0], sign=True)}, {shown(found[1], sign=True)}]"
 
@@ -127,5 +127,5 @@ def setting_name(settings: Mapping[str, Any]) -> str:
 
 
 def plain_value(value: Any) -> str:
-    """Return a config value as people write it."""
+    """Return a config value without Python's quotes and brackets."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""Reading ``metrics.jsonl`` as curves: one series of (step, value) a key."""
+"""Reading ``metrics.jsonl`` as curves: one series of (step, value) for each key."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mlm_jax.common.foreign_files import MOST_JSON, check_file
 from mlm_jax.data.text.languages import pair_languages
 
 METRICS = "metrics.jsonl"
-LAST_STEP, LARGEST = 1 << 62, sys.float_info.max  # beyond them, a number is none of a run's
+LAST_STEP, LARGEST = 1 << 62, sys.float_info.max  # larger steps and values are invalid
 Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
 
 
 def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a run's ``metrics.jsonl``, in order, one at a time; none where there is no such file yet.
+    """Yield the events of a run's ``metrics.jsonl`` in order, one at a time; none if there is no such file yet.
 
-    A last line that a crash cut short is no event. A value that was not finite is None.
+    An incomplete last line, as a crash leaves it, is ignored. A value that was not finite is None.
 
     Raises:
       UserError: a line is not a JSON object with a step, or too long; or the file cannot be read.
@@ -48,7 +48,7 @@ def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, float]:
-    """Return {step: value} of a metric over the evaluations that have it, such that more is better.
+    """Return {step: score} of a metric over the evaluations that have it; a higher score is better.
 
     Args:
       events: the events of a run, as :func:`read_events` returns them.
@@ -58,7 +58,7 @@ def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, flo
 
 
 def is_patience_over(scores: Sequence[float], patience: int) -> bool:
-    """Return whether the last ``patience`` evaluations are no better than the best one before them; never if it is 0."""
+    """Return whether none of the last ``patience`` evaluations is better than the best one before; False if ``patience`` is 0."""
     if not patience or not scores:
         return False
     return len(scores) - 1 - int(np.argmax(scores)) >= patience
@@ -81,17 +81,17 @@ def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a finite number; JSON may hold whole numbers that no float can."""
+    """Return whether a value is a finite number; JSON may contain integers that are too large for a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def read_history(workdir: str | Path) -> dict[str, Series]:
-    """Return {key: [(step, value), …]} in the order of steps, of everything in ``metrics.jsonl`` that is a number.
+    """Return {key: [(step, value), …]} in the order of steps, for all numbers in ``metrics.jsonl``.
 
-    A step that was run again after a crash counts as it was run last.
+    If a step was run again after a crash, the values of the last time are returned.
 
     Raises:
-      UserError: there is no such file, it has no event, or as :func:`read_events`.
+      UserError: there is no such file, it has no event, or for the reasons of :func:`read_events`.
     """
     file = Path(workdir) / METRICS
     if not file.is_file():
@@ -107,10 +107,11 @@ def read_history(workdir: str | Path) -> dict[str, Series]:
 
 
 def thin(series: Series, points: int = 300) -> Series:
-    """Keep about ``points`` points of a curve, those that its shape hangs on.
+    """Keep about ``points`` points of a curve, those that preserve its shape.
 
-    From each of equally many neighbours the one that spans the largest triangle with the point kept before and the mean
-    of the neighbours to come (Steinarsson 2013, largest triangle three buckets); the first and the last point stay.
+    The curve is divided into buckets of equal size. From each bucket, the point is kept that spans the largest triangle with the
+    point kept before and the mean of the next bucket (Steinarsson 2013, largest triangle three buckets). The first and the last
+    point stay.
     """
     if len(series) <= points:
         return list(series)
@@ -129,7 +130,7 @@ def thin(series: Series, points: int = 300) -> Series:
 
 
 def smooth(series: Series, points: int = 150) -> Series:
-    """Average neighbours until about ``points`` points are left: what is seen of a noisy curve is its course."""
+    """Average neighbouring points until about ``points`` are left, because a noisy curve is read by its trend."""
     if len(series) <= points:
         return list(series)
     parts = np.array_split(np.array(series, np.float64), points)  # points × [neighbours, 2]
@@ -139,7 +140,7 @@ def smooth(series: Series, points: int = 150) -> Series:
 def curves_by_language(
     history: Mapping[str, Series], languages: Sequence[str]
 ) -> dict[str, dict[str, dict[str, Series]]]:
-    """Group keys such as ``train/loss/de`` and ``eval/ranking/accuracy/de`` by what they measure.
+    """Group keys such as ``train/loss/de`` and ``eval/ranking/accuracy/de`` by metric.
 
     Returns:
       {metric: {"train" | "eval": {language or average: series}}}; the metric of a task's own keys is "task/metric".
@@ -154,7 +155,7 @@ def curves_by_language(
 
 
 def retrieval_curves(history: Mapping[str, Series], languages: Sequence[str]) -> dict[str, Series]:
-    """Return {language: mean accuracy@1 over the pairs that it is in, both directions}, and their ``mean``."""
+    """Return {language: mean accuracy@1 over the pairs with this language, both directions}, and their ``mean``."""
     prefix = "eval/retrieval_at_1/"
     by_language: dict[str, dict[int, list[float]]] = {}
     for key, series in history.items():

@@ -1,4 +1,4 @@
-"""The report: one HTML file that shows a run and needs nothing beside it."""
+"""The report: one self-contained HTML file that shows a run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
 
 GOODPUT = "goodput.json"
-RECENT = 20  # the last of so many parts of a run's log lines are its present training loss
+RECENT = 20  # the present training loss is the mean over the last of this many equal parts of a run's log lines
 PAGE_COLUMNS = {**COLUMNS, "perplexity": "perplexity", "gap": "held-out − training loss"}
-RUN_CURVES = {  # of the whole run: key → title
+RUN_CURVES = {  # curves of the whole run: key → title
     "train/learning_rate": "Learning rate",
     "train/tokens_per_second": "Tokens per second",
     "train/mfu": "Model FLOPs utilisation",
@@ -33,7 +33,7 @@ RUN_CURVES = {  # of the whole run: key → title
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Write WORKDIR/report.html from ``metrics.jsonl`` and ``report.json``, and return its path; a workdir in a bucket gets it too.
+    """Write WORKDIR/report.html, also to a workdir in a bucket, from ``metrics.jsonl`` and ``report.json``; return its path.
 
     Raises:
       UserError: either file is missing or damaged.
@@ -49,12 +49,12 @@ def write_report(workdir: str | Path) -> Path:
 
 
 def now() -> str:
-    """Return the time as pages show it."""
+    """Return the current time in the format of the pages."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime())
 
 
 def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: str) -> dict[str, Any]:
-    """Return what the page's script draws.
+    """Return the data that the page's script draws.
 
     Args:
       sections: the parsed ``report.json``.
@@ -87,7 +87,9 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
         "run": [{"title": title, "points": thin(history[key])} for key, title in RUN_CURVES.items() if key in history],
         "shares": shares,
         "tokens": thin(history.get("train/tokens", [])),
-        "phases": sections.get("phases", []) if len(sections.get("phases", [])) > 1 else [],  # one needs no shading
+        "phases": sections.get("phases", [])
+        if len(sections.get("phases", [])) > 1
+        else [],  # a single phase is not shaded
         "goodput": {},
         "starts": [],
         "best": best_checkpoint(sections.get("config", {}), history),
@@ -110,7 +112,7 @@ def best_checkpoint(config: Mapping[str, Any], history: Mapping[str, Series]) ->
 
 
 def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, float | None]:
-    """Return what the page's table adds to a language's row: perplexity, and how far held-out loss is above training loss."""
+    """Return the columns that the page's table adds to a language's row: perplexity, and held-out minus training loss."""
     loss, training = row.get("loss"), history.get(f"train/loss/{row['language']}", [])
     recent = [value for _, value in training[-max(len(training) // RECENT, 1) :]]
     gap = loss - sum(recent) / len(recent) if recent and loss is not None else None
@@ -118,7 +120,7 @@ def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, 
 
 
 def read_goodput(workdir: Path) -> dict[str, float]:
-    """Return {span: seconds} of all starts of a run; {} if it has written none.
+    """Return {span: seconds} of all starts of a run; {} if the run has no ``goodput.json``.
 
     Raises:
       UserError: the file is damaged.
@@ -136,7 +138,7 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: str) -> str:
-    """Put data, style, scripts and other parts into a page that has ``{{name}}`` in their places."""
+    """Replace each ``{{name}}`` in a page by data, style, scripts or another part."""
     folder = files("mlm_jax.report") / "page"
 
     def read(name: str) -> str:
@@ -152,7 +154,7 @@ def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: st
 
 
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the final table; columns without any value are left out, shares of one are drawn as bars."""
+    """Return the final table; columns without any value are left out, and shares are drawn as bars."""
     columns = [name for name in PAGE_COLUMNS if name == "language" or any(row.get(name) is not None for row in rows)]
     head = "".join(f"<th>{html.escape(' '.join(PAGE_COLUMNS[name].split()))}</th>" for name in columns)
     body = []

@@ -1,6 +1,6 @@
-"""What a report shows beyond the metrics, as ``report.json`` holds it: facts, retrieval matrix, map, samples, table.
+"""The sections of a report besides the metrics, stored in ``report.json``: facts, retrieval matrix, map, samples, table.
 
-The training loop writes the file at each evaluation; every section but ``languages`` may be missing.
+The training loop writes the file at each evaluation. Every section except ``languages`` may be missing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mlm_jax.evaluation.retrieval import normalize
 from mlm_jax.report.table import LanguageRow
 
 FILE = "report.json"
-LARGEST = 1e300  # a number beyond it is none of a report's
+LARGEST = 1e300  # larger numbers are invalid in a report
 SECTIONS = ("title", "languages", "facts", "config", "phases", "table", "retrieval", "map", "samples")
 
 
 def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
-    """Write ``report.json``, whole or not at all.
+    """Write ``report.json`` atomically.
 
     Args:
       workdir: the workdir of the run.
@@ -49,7 +49,7 @@ def load_sections(workdir: str | Path) -> dict[str, Any]:
     """Read ``report.json``.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: ``report.json`` is missing or damaged.
     """
     file = Path(workdir) / FILE
     if not file.parent.is_dir():
@@ -138,7 +138,7 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # {section: (whether a value can be it, what it is)}
+SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # {section: (whether a value is valid, description)}
     "title": (_is_text, "a text"),
     "languages": (_are_texts, "a list of codes"),
     "facts": (_are_texts, "a list of phrases"),
@@ -159,8 +159,8 @@ def retrieval_section(
     Args:
       matrices: {score: ``[languages, languages]`` accuracy@1, source × target}; NaN where nothing was measured.
       languages: the languages of rows and columns.
-      candidates: sentences that each is sought among (their inverse is chance).
-      step: that was evaluated.
+      candidates: number of sentences among which a translation is searched; chance is its inverse.
+      step: the step of the evaluation.
     """
     return {"languages": languages, "candidates": candidates, "step": step, "scores": matrices}
 
@@ -173,10 +173,10 @@ def map_section(
     Args:
       embeddings: {language: ``[sentences, width]``}; row i means the same in every language.
       texts: {language: [text]} of the same rows.
-      sentences: how many to draw, spread evenly over the rows.
+      sentences: number of sentences to draw, spread evenly over the rows.
 
     Returns:
-      points as they are and with each language's mean taken away, and the share of variance that each map shows.
+      points with and without each language's mean, and the share of variance that each map shows.
     """
     unit = {language: normalize(rows) for language, rows in embeddings.items()}
     centred = {language: rows - rows.mean(axis=0) for language, rows in unit.items()}
@@ -205,10 +205,10 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def plain(value: Any) -> Any:
-    """Return JSON's types: arrays as lists of numbers to five digits, what is not finite as null.
+    """Return a value in JSON's types: arrays as lists of numbers with five digits, numbers that are not finite as null.
 
     Raises:
-      TypeError: a value has no place in JSON.
+      TypeError: a value cannot be expressed in JSON.
     """
     if isinstance(value, LanguageRow):
         return plain(dataclasses.asdict(value))
@@ -226,4 +226,4 @@ def plain(value: Any) -> Any:
         return int(value)
     if value is None or isinstance(value, (str, bool, int)):
         return value
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in report.json")
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written to report.json")

@@ -1,4 +1,4 @@
-"""What the data holds, for people: counts, fertility, samples, and the mix: the config's, and what alpha would give."""
+"""Tables of a token store: counts, fertility, samples, the planned mix, and the mix under other values of alpha."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mlm_jax.data.text.rates import rates
 
 ALPHAS = (1.0, 0.7, 0.5, 0.3, 0.0)
 SAMPLE_TOKENS = 24
-MOST_NAMES = 8  # that are listed in a cell; of more, the table says how many they are
-MOST_PASSES = 4  # through a language's text, beyond which repeating it is known to help less
+MOST_NAMES = 8  # names that are listed in a cell; if there are more, the cell has their number
+MOST_PASSES = 4  # passes through a language's text beyond which repetition helps less
 
 
 def counts_table(store: Store) -> Table:
@@ -45,9 +45,9 @@ def counts_table(store: Store) -> Table:
 
 
 def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, float]:
-    """Return the tokens of a word, where spaces are between words (else it says little), and those of a character.
+    """Return (tokens per word, tokens per character). Tokens per word means little for scripts without spaces.
 
-    Language tokens and ends, which stand around the text, are not counted. Words are those of the first documents.
+    Language tokens and end tokens around the text are not counted. Words are those of the first documents.
     """
     around = np.setdiff1d(store.vocabulary.special_ids, store.vocabulary.unk_id)
     first = np.arange(min(split.documents, documents))
@@ -55,7 +55,7 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
     bounds = [np.flatnonzero(np.isin(ids, around)) for ids in found]
     texts = [
         part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)
-    ]  # premise </s> hypothesis are two
+    ]  # "premise </s> hypothesis" are two texts
     words = sum(len(store.vocabulary.decode(part.tolist()).split()) for part in texts)
     added = sum(map(len, bounds))
     tokens = split.tokens - added / max(len(first), 1) * split.documents
@@ -63,7 +63,7 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
 
 
 def overlap_table(store: Store) -> Table:
-    """Return how much of each stream's training text was held-out text, and is no longer in it."""
+    """Return a table of the held-out text that was removed from each stream's training text."""
     facts = store.manifest["facts"]
     table = Table("stream", title="Training text that was also validation text, and was left out")
     for column in ("text held out", "sentence held out", "sentences cut out of", "examples left to train on"):
@@ -78,7 +78,7 @@ def overlap_table(store: Store) -> Table:
 
 
 def filters_table(store: Store) -> Table:
-    """Return how many examples, characters and tokens each step of ``data.filters`` dropped of each stream, and what is stored."""
+    """Return a table of the examples, characters and tokens that each filter dropped from each stream, and of those stored."""
     table = Table("stream", "step", title="What the filters dropped and kept")
     for column in ("examples", "% of them", "characters", "tokens"):
         table.add_column(column, justify="right")
@@ -96,7 +96,7 @@ def filters_table(store: Store) -> Table:
 
 
 def plan_table(loader: Loader) -> Table:
-    """Return the share of each task's rows that each language gets in each phase, as the config mixes them."""
+    """Return a table of the planned share of each task's rows for each language in each phase."""
     table = Table("language", title="Planned share of each task's rows (a pair counts half for each side)")
     shares = []
     for task in loader.config.tasks:
@@ -111,7 +111,7 @@ def plan_table(loader: Loader) -> Table:
 
 
 def changes_table(loader: Loader) -> Table:
-    """Return what each phase of the curriculum sets; no rows without a curriculum."""
+    """Return a table of the settings of each phase of the curriculum; without a curriculum it has no rows."""
     entries = loader.config.curriculum
     keys = [*dict.fromkeys(key for entry in entries for key in entry if key != "steps")]
     table = Table("phase", *keys, title="What each phase sets")
@@ -134,11 +134,10 @@ def _brief(value: Any) -> str:
 
 
 def phases_table(loader: Loader) -> Table:
-    """Return the tokens that each language, and each source of it, is planned to see in each phase, and how often its text is
-    read by then.
+    """Return a table of the planned tokens of each language and source in each phase, and of the passes through its text.
 
-    The passes are those of the stream of the language that is read most often, over the whole run so far; they are marked if
-    they are more than ``MOST_PASSES``.
+    The passes are counted from the start of the run, for the stream of the language that is read most often. More than
+    ``MOST_PASSES`` passes are marked.
     """
     table = Table(
         "language", title="Tokens that each language sees in each phase, and passes through its text until then"
@@ -160,7 +159,7 @@ def phases_table(loader: Loader) -> Table:
 
 
 def _names(loader: Loader) -> list[str]:
-    """Return the languages, each with its sources behind it, and the sources of pairs."""
+    """Return the languages, each followed by its sources, and then the sources of pairs."""
     sources = loader.sources()
     of_pairs = [source.name for source in sources if len(source.languages) > 1]
     each = ([code, *(s.name for s in sources if s.languages == (code,))] for code in loader.languages)
@@ -168,7 +167,7 @@ def _names(loader: Loader) -> list[str]:
 
 
 def _passes(loader: Loader, step: int) -> dict[str, float]:
-    """Return {language: most passes of a task through a stream of it} in the steps before ``step``."""
+    """Return {language: largest number of passes of a task through one of its streams} in the steps before ``step``."""
     found: dict[str, float] = {}
     for task in loader.config.tasks:
         epochs = loader.epochs(task, step)
@@ -179,10 +178,10 @@ def _passes(loader: Loader, step: int) -> dict[str, float]:
 
 
 def mix_table(store: Store) -> Table:
-    """Return the share that each language's text would get under several values of alpha."""
+    """Return a table of the share of rows that each language would get under several values of alpha."""
     text: Counter[str] = (
         Counter()
-    )  # the loader mixes languages, and streams of one language in proportion to their tokens
+    )  # the loader mixes languages; streams of one language are mixed in proportion to their tokens
     for stream in store.streams.values():
         if stream.kind == "text" and "train" in stream.splits:
             text[stream.languages[0]] += stream.splits["train"].tokens

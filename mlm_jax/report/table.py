@@ -1,4 +1,4 @@
-"""The table that a run ends with: what each language got, and what came of it."""
+"""The tables at the end of a run: tokens, mix and metrics of each language."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageRow:
-    """One language's line; None where a run does not measure it.
+    """The row of one language; a value that the run did not measure is None.
 
     Attributes:
-      language: its code, or ``mean``; or a source of it such as ``de:wiki``.
-      tokens: seen in training.
-      planned: share of the first task's rows that the mixture gives it, over the steps so far.
-      realised: share of those rows that it got.
-      loss: held-out, nats a predicted token.
-      accuracy: held-out, share of predicted tokens.
-      bits_per_byte: held-out.
-      retrieval_at_1: mean accuracy over the language pairs that it is in, both directions.
+      language: a language's code, ``mean``, or a source such as ``de:wiki``.
+      tokens: tokens that were read in training.
+      planned: planned share of the first task's rows, over the steps so far.
+      realised: realised share of these rows.
+      loss: held-out loss in nats a predicted token.
+      accuracy: held-out accuracy, as a share of predicted tokens.
+      bits_per_byte: held-out bits per byte.
+      retrieval_at_1: mean accuracy over the language pairs with this language, both directions.
     """
 
     language: str
@@ -54,12 +54,12 @@ def language_rows(
     """Make a row of each language, with its sources below it, and one of means over languages.
 
     Args:
-      languages: codes in index order.
-      metrics: the last evaluation's flat keys, ``eval/loss/de`` and the like.
-      tokens: {language: tokens seen in training}.
-      planned: {language: share of the first task's rows that the mixture gives it}.
-      realised: {language: share of them that it got}.
-      sources: such as ``de:wiki``, which have numbers of their own in all of these; those of pairs have no row.
+      languages: language codes in index order.
+      metrics: {"eval/loss/de": value, …} of the last evaluation.
+      tokens: {language: tokens that were read in training}.
+      planned: {language: planned share of the first task's rows}.
+      realised: {language: realised share of these rows}.
+      sources: sources such as ``de:wiki``, which are keys of all of these, too; sources of pairs have no row.
     """
     retrieval = _retrieval(metrics, languages)
 
@@ -93,7 +93,7 @@ def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> Lan
 
 
 def language_table(rows: Sequence[LanguageRow], title: str = "") -> Table:
-    """Lay the rows out for a terminal: ``table_console().print(language_table(rows))``; columns without any value are left out."""
+    """Return a table for ``table_console().print``; columns without any value are left out."""
     table = _table(title)
     columns = [name for name in COLUMNS if name == "language" or any(getattr(row, name) is not None for row in rows)]
     for name in columns:
@@ -112,11 +112,11 @@ def metrics_table(
     title: str = "",
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Table:
-    """Lay all metrics of an evaluation out for a terminal: a row a language, a column a metric.
+    """Return a table of all metrics of an evaluation: a row for each language, a column for each metric.
 
     Args:
-      metrics: flat, ``eval/loss/de`` and ``eval/ranking/loss/de``; retrieval is averaged over a language's pairs.
-      languages: codes in index order.
+      metrics: {"eval/loss/de": value, "eval/ranking/loss/de": value, …}; retrieval is averaged over a language's pairs.
+      languages: language codes in index order.
       title: the title of the table.
       intervals: {metric key: its interval}, by directed pair for retrieval.
     """
@@ -144,12 +144,12 @@ def metrics_table(
 
 
 def task_tables(metrics: Mapping[str, float], tasks: Iterable[str], languages: Sequence[str]) -> list[Table]:
-    """Lay out what was measured of each task but the first, which :func:`language_table` shows: a table a task.
+    """Return a table of metrics for each task except the first, which :func:`language_table` shows.
 
     Args:
-      metrics: flat, ``eval/ranking/loss/de`` and the like.
-      tasks: names in the config's order.
-      languages: codes in index order.
+      metrics: {"eval/ranking/loss/de": value, …}.
+      tasks: names of the tasks in the config's order.
+      languages: language codes in index order.
     """
     tables = []
     for task in itertools.islice(tasks, 1, None):
@@ -160,7 +160,7 @@ def task_tables(metrics: Mapping[str, float], tasks: Iterable[str], languages: S
 
 
 def cosine_table(found: GradientCosines, title: str = "") -> Table:
-    """Lay cosines between gradients out for a terminal, with the norm of each."""
+    """Return a table of the cosines between gradients, with the norm of each gradient."""
     table = _table(title)
     table.add_column("")
     for name in (*found.names, "norm"):
@@ -171,7 +171,7 @@ def cosine_table(found: GradientCosines, title: str = "") -> Table:
 
 
 def transfer_table(matrix: TransferMatrix, task: str = "") -> Table:
-    """Lay a zero-shot transfer matrix out for a terminal, with each source's mean on the others and its gap."""
+    """Return a table of zero-shot transfer, with each source's mean on the other languages and its gap."""
     title = f"{task}: {matrix.metric} (%), source × target" if task else f"{matrix.metric} (%), source × target"
     table = _table(title)
     table.add_column("fine-tuned on")
@@ -223,9 +223,9 @@ def format_cell(name: str, value: float | None, half: float | None = None) -> st
     """Return a cell's text: counts with separators or in millions, shares in percent, the rest with three decimals.
 
     Args:
-      name: of the column.
-      value: of the cell.
-      half: half of the width of its interval, which stands behind it.
+      name: the name of the column.
+      value: the value of the cell.
+      half: half of the width of its interval, which is written after the value.
     """
     if half is not None:
         return f"{format_cell(name, value)} ±{format_cell(name, half)}"

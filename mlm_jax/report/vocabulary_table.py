@@ -1,4 +1,4 @@
-"""Vocabularies side by side: how finely each of them cuts the text of each language."""
+"""Comparison of vocabularies: into how many tokens each of them splits the text of each language."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def vocabularies_table(
     """Return a table with a row for each language and vocabulary.
 
     Args:
-      vocabularies: by name.
+      vocabularies: {name: vocabulary}.
       texts: {language: documents}.
       with_english: {language: (text, its English translation)}.
     """
@@ -43,6 +43,6 @@ def vocabularies_table(
             )
         table.add_section()
     table.caption = (
-        "parity: tokens for each token of the English translation. tokens/word says little of scripts without spaces"
+        "parity: tokens for each token of the English translation. tokens/word means little for scripts without spaces"
     )
     return table

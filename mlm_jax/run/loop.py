@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
     """Train with a config; continue from the last complete checkpoint of ``workdir`` if there is one.
 
     Args:
-      config: the run's config.
+      config: the config of the run.
       workdir: folder of the checkpoints, the metrics and the report, or its address (``gs://…``, ``s3://…``) if the job is one
         process.
 

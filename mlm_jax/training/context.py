@@ -24,7 +24,7 @@ def make_context(
     Args:
       vocabulary: the vocabulary of the run's text.
       languages: language codes in index order.
-      config: the run's config.
+      config: the config of the run.
       labels: {task with labels: names of its classes}, for objectives that weigh classes by name.
 
     Raises:

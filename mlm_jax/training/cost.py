@@ -63,7 +63,7 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
     """Return the FLOPs of one step of a curriculum phase.
 
     Args:
-      program: the run's.
+      program: the program of the run.
       phase: the phase of its curriculum.
       platform: "tpu" | "gpu" | "cpu", which decides how attention is computed.
     """

@@ -77,7 +77,7 @@ def step_flops(
     """Return the FLOPs of a step.
 
     Args:
-      config: the run's config.
+      config: the config of the run.
       context: facts about the vocabulary.
       params: tree of arrays or shapes.
       axes: tree of logical axes, from :func:`mlm_jax.model.abstract`.

@@ -17,7 +17,7 @@ def attention_of(config: ConfigDict, mesh: Mesh) -> dict[str, list[Choice]]:
     """Return {task: the attention implementation of each kind of layers in its rows}.
 
     Args:
-      config: the run's config.
+      config: the config of the run.
       mesh: the mesh of the run's devices.
 
     Raises:

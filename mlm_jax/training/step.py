@@ -36,7 +36,7 @@ class Program:
     """What is compiled: the model, the objectives and the optimizer of a run, laid out on a mesh.
 
     Attributes:
-      config: the run's config.
+      config: the config of the run.
       context: facts about the vocabulary.
       languages: language codes in index order.
       mesh: devices.
@@ -91,7 +91,7 @@ def build_program(
     """Build a run's program; allocates nothing.
 
     Args:
-      config: the run's config.
+      config: the config of the run.
       context: facts about the vocabulary.
       languages: language codes in index order.
       mesh: devices, real or of a topology.

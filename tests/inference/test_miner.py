@@ -69,12 +69,12 @@ def test_plain_lines_are_named_by_their_number_and_repeated_ones_count_once(tmp_
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("en", b"\n\n", "en: there is no sentence in it"),
+        ("en", b"\n\n", "en: the file has no sentence"),
         ("en", b"fine\n\xff\n", "en:2: this is not UTF-8"),
-        ("en", b"en-1\tone\nen-2\ttwo\nen-1\tthree\n", "en:3: the identifier 'en-1' is that of an earlier line"),
+        ("en", b"en-1\tone\nen-2\ttwo\nen-1\tthree\n", "en:3: the identifier 'en-1' occurs on an earlier line"),
         ("gold", b"en-1\thi-1\nen-1 hi-1\n", "gold:2: not two identifiers"),
         ("gold", b"en-1\thi-1\nen-1\thi-99\n", "gold:2: the target has no sentence 'hi-99'"),
-        ("gold", b"", "gold: there is no pair in it"),
+        ("gold", b"", "gold: the file has no pair"),
     ],
 )
 def test_bad_files_are_named_with_their_line(texts, name, content, problem):

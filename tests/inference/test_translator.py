@@ -235,5 +235,5 @@ def test_bad_input(vocabulary):
             Search(**wrong)
     with pytest.raises(TypeError, match="put a single one into a list"):
         ours.translate("abc", target_language="ru", source_language="en")
-    with pytest.raises(UserError, match="'zzzzz' is no piece of the vocabulary"):
+    with pytest.raises(UserError, match="'zzzzz' is not a piece of the vocabulary"):
         ours.translate(["a"], target_language="ru", source_language="en", search=Search(stop=("zzzzz",)))

@@ -162,7 +162,7 @@ def tasks_by_phase(config: ConfigDict, kinds: Mapping[str, str]) -> list[dict[st
     """Return ``config.tasks`` of each phase, with its rows a step and its tokens a row.
 
     Args:
-      config: the run's config.
+      config: the config of the run.
       kinds: {task: text | pairs | labelled}.
     """
     entries: Sequence[Mapping[str, Any]] = config.curriculum or ({},)
