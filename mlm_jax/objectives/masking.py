@@ -2,21 +2,23 @@
 
 Every row masks exactly ⌊rate · eligible⌋ tokens (or as many whole words as fit into that number), so that a gather of fixed
 capacity never overflows. The choice is made on the global batch, so that it does not depend on devices or microbatches. The
-mask rate and other options, with their bounds, are declared by the objectives that mask (``mlm.py``).
+mask rate and other options of masking are declared here, with their bounds (:class:`Masking`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import ABOVE_ZERO, BadValue, Number, choice
 from mlm_jax.data.loading.batch import Rows
-from mlm_jax.objectives.base import Context
+from mlm_jax.objectives.base import Context, Objective
 
 UNITS = ("token", "word", "span")  # what is hidden together
 LONGEST_WORD = 10  # tokens; scripts without spaces would otherwise have sentences for words
@@ -65,6 +67,48 @@ class Line:
         if self.step is None:
             return self.most
         return jnp.interp(self.step, jnp.array([self.start, self.stop]), jnp.array([self.first, self.last]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking(Objective):
+    """An objective that masks tokens: its options, with their bounds.
+
+    Raises:
+      BadValue: ``keep`` and ``replace`` are more than 1 together.
+    """
+
+    masks: ClassVar[bool] = True
+    mask_rate: float | Line = option(0.3, Number(ABOVE_ZERO, 1), "share of each row's ordinary tokens to predict")
+    unit: str = option("token", choice(*UNITS), "what is hidden together")
+    mean_span: float = option(3.0, Number(1), "mean length of a span, in tokens")
+    keep: float = option(0.1, Number(0, 1), "share of the chosen tokens that are left as they are")
+    replace: float = option(0.1, Number(0, 1), "share of the chosen tokens that become a random piece")
+
+    def __post_init__(self) -> None:
+        if self.keep + self.replace > 1:
+            key = f"tasks.{self.task}.keep"
+            raise BadValue(
+                key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1"
+            )
+
+    def at_step(self, step: Any) -> Masking:
+        """Return the objective with the mask rate of a step."""
+        if not isinstance(self.mask_rate, Line):
+            return self
+        return dataclasses.replace(self, mask_rate=dataclasses.replace(self.mask_rate, step=step))
+
+    def mask(self, key: jax.Array, rows: Any, context: Context) -> Masked:
+        """Hide tokens of ``rows`` as the options say."""
+        return mask_tokens(
+            key,
+            rows,
+            context,
+            rate=self.mask_rate,
+            unit=self.unit,
+            mean_span=self.mean_span,
+            keep=self.keep,
+            replace=self.replace,
+        )
 
 
 def mask_tokens(

@@ -9,12 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mlm_jax.config.option import option
-from mlm_jax.config.values import ABOVE_ZERO, BadValue, Number, choice
 from mlm_jax.data.loading.batch import TaskBatch
-from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
+from mlm_jax.objectives.base import Context, Metrics, language_weights, sum_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
-from mlm_jax.objectives.masking import UNITS, Line, Masked, mask_tokens
+from mlm_jax.objectives.masking import Masked, Masking
 from mlm_jax.objectives.traffic import Traffic
 
 
@@ -27,50 +25,14 @@ class MaskedExamples(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLanguageModelling(Objective):
-    """Predict hidden tokens: L = Σ_l (1/N_l) Σ_i −log P(x_i^l | x_∖i^l) (Devlin et al. 2019; Conneau et al. 2020).
-
-    Raises:
-      BadValue: ``keep`` and ``replace`` are more than 1 together.
-    """
+class MaskedLanguageModelling(Masking):
+    """Predict hidden tokens: L = Σ_l (1/N_l) Σ_i −log P(x_i^l | x_∖i^l) (Devlin et al. 2019; Conneau et al. 2020)."""
 
     kind: ClassVar[str] = "text"
-    masks: ClassVar[bool] = True
-    mask_rate: float | Line = option(0.3, Number(ABOVE_ZERO, 1), "share of each row's ordinary tokens to predict")
-    unit: str = option("token", choice(*UNITS), "what is hidden together")
-    mean_span: float = option(3.0, Number(1), "mean length of a span, in tokens")
-    keep: float = option(0.1, Number(0, 1), "share of the chosen tokens that are left as they are")
-    replace: float = option(0.1, Number(0, 1), "share of the chosen tokens that become a random piece")
-
-    def __post_init__(self) -> None:
-        if self.keep + self.replace > 1:
-            key = f"tasks.{self.task}.keep"
-            raise BadValue(
-                key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1"
-            )
-
-    def at_step(self, step: Any) -> MaskedLanguageModelling:
-        """Return the objective with the mask rate of a step."""
-        if not isinstance(self.mask_rate, Line):
-            return self
-        return dataclasses.replace(self, mask_rate=dataclasses.replace(self.mask_rate, step=step))
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
         """Hide tokens of the global batch and weigh each by 1/N_l."""
         return weigh(self.mask(key, batch["inputs"], context), context)
-
-    def mask(self, key: jax.Array, rows: Any, context: Context) -> Masked:
-        """Hide tokens of ``rows`` as the options say."""
-        return mask_tokens(
-            key,
-            rows,
-            context,
-            rate=self.mask_rate,
-            unit=self.unit,
-            mean_span=self.mean_span,
-            keep=self.keep,
-            replace=self.replace,
-        )
 
     def traffic(self, examples: MaskedExamples) -> Traffic:
         """Return that all rows are encoded, and the hidden positions scored."""

@@ -9,8 +9,11 @@ from ml_collections import ConfigDict
 from mlm_jax.config import default_config
 from mlm_jax.config.check import check_values
 from mlm_jax.config.keys import GROUPS, KEYS
+from mlm_jax.config.keys.curriculum import PHASE
+from mlm_jax.config.option import options_of
 from mlm_jax.config.values import REQUIRED, Entry
 from mlm_jax.model.layers import ACTIVATIONS, GATED
+from mlm_jax.objectives.masking import Masking
 from mlm_jax.training.directions import DIRECTIONS
 from mlm_jax.training.schedule import SHAPES
 
@@ -69,3 +72,8 @@ def test_choices_that_a_table_implements_are_those_of_the_table():
     docs = {key.name: key.doc for key in KEYS}
     assert all(name in docs["optimizer.name"] for name in DIRECTIONS)
     assert all(name in docs["optimizer.schedule"] for name in SHAPES)
+
+
+def test_the_mask_rate_of_a_phase_has_the_bounds_of_a_tasks():
+    kind = next(key.kind for key in PHASE.keys if key.name == "mask_rate")
+    assert kind.kind.kind == options_of(Masking)["mask_rate"].kind
