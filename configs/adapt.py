@@ -76,7 +76,7 @@ def fine_tuned(folder, task):
         split: f"{folder}/labels/{task}-{name}.{form}" for split, name in (("train", "train"), ("validation", "test"))
     }
     config.data.labelled = {task: {"format": form, "language": NEW, **files}}
-    config.steps, config.evaluation.rows = FINE_TUNING["steps"], 10_000  # the whole test set
+    config.steps = FINE_TUNING["steps"]
     rows = {"rows": FINE_TUNING["rows"], "length": min(FINE_TUNING["length"], longest_row(config.model))}
     config.tasks = {task: {"objective": objective, **rows, **head_options(place, objective)}}
     config.optimizer.update(learning_rate=FINE_TUNING["learning_rate"], schedule="linear", warmup_steps=0.1)

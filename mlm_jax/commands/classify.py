@@ -34,15 +34,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG"
     )
     parser.add_argument("--language", help=LANGUAGE)
+    parser.add_argument(
+        "--no-answer",
+        nargs="?",
+        type=float,
+        const=0.0,
+        metavar="MARGIN",
+        help="questions may have no answer: leave it empty if that scores higher than the best answer by more than this (0)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Classify the lines."""
-    classify_command(options.checkpoint, options.task, options.input, options.output, language=options.language)
+    classify_command(
+        options.checkpoint,
+        options.task,
+        options.input,
+        options.output,
+        language=options.language,
+        no_answer=options.no_answer,
+    )
 
 
 def classify_command(
-    place: str | Path, task: str = "", input: str = "-", output: str = "-", *, language: str | None = None
+    place: str | Path,
+    task: str = "",
+    input: str = "-",
+    output: str = "-",
+    *,
+    language: str | None = None,
+    no_answer: float | None = None,
 ) -> None:
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
 
@@ -57,21 +78,24 @@ def classify_command(
       input: a text file in UTF-8, a text a line, or two with a tab between; words of a tagger stand apart. "-" is standard input.
       output: a text file, or "-".
       language: of the text.
+      no_answer: as in :meth:`.Classifier.answers`.
 
     Raises:
-      UserError: as :func:`.load_classifier` and :meth:`.Classifier.classify`; a line is neither a text nor two; or a file cannot
-        be read or written.
+      UserError: the task answers no questions, but ``no_answer`` is given; as :func:`.load_classifier` and
+        :meth:`.Classifier.classify`; a line is neither a text nor two; or a file cannot be read or written.
     """
     from mlm_jax.inference.classifier import load_classifier
     from mlm_jax.inference.encoder import WINDOW
 
     model, counts, read = load_classifier(place, task), Counter[str](), 0
+    if no_answer is not None and model.kind != "questions":
+        raise UserError(f"--no-answer is for questions, which task {model.task!r} does not answer")
     with writing(output) as file:
         for lines in windows(arriving(counting_empty(read_lines(input), counts), input), WINDOW):
             file.writelines(
                 _tagged(model, lines, language, counts)
                 if model.by_word and model.kind == "labelled"
-                else _classified(model, lines, language, counts, place_of(input), read + 1)
+                else _classified(model, lines, language, counts, place_of(input), read + 1, no_answer)
             )
             file.flush()
             read += len(lines)
@@ -89,7 +113,13 @@ def _tagged(model: Classifier, lines: list[str], language: str | None, counts: C
 
 
 def _classified(
-    model: Classifier, lines: list[str], language: str | None, counts: Counter[str], file: str, first: int
+    model: Classifier,
+    lines: list[str],
+    language: str | None,
+    counts: Counter[str],
+    file: str,
+    first: int,
+    no_answer: float | None,
 ) -> Iterator[str]:
     """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
     texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
@@ -98,19 +128,23 @@ def _classified(
         raise UserError(
             "a question without its text", file=file, line=number, remedy="write both on the line, with a tab between"
         )
-    found = iter(_columns(model, texts, language, counts))
+    found = iter(_columns(model, texts, language, counts, no_answer))
     for line in lines:
         yield f"{next(found)}\t{line}\n" if line.strip() else "\n"
 
 
 def _columns(
-    model: Classifier, texts: list[str | tuple[str, str]], language: str | None, counts: Counter[str]
+    model: Classifier,
+    texts: list[str | tuple[str, str]],
+    language: str | None,
+    counts: Counter[str],
+    no_answer: float | None,
 ) -> list[str]:
     """Return what stands before each line: its class and probability, or its number."""
     if model.kind == "scored":
         return [f"{number:.4f}" for number in model._scores(texts, language, counts)]
     if model.kind == "questions":
-        answers = model.answers(texts, language=language)  # type: ignore[arg-type]
+        answers = model.answers(texts, language=language, no_answer=no_answer)  # type: ignore[arg-type]
         return [f"{one.text}\t{one.probability:.4f}" for one in answers]
     if model.kind == "multilabelled":
         several = model._classes(texts, language, counts)

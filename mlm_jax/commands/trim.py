@@ -42,6 +42,8 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     Raises:
       UserError: as :func:`.trim_vocabulary`; a text has no language or is not there; or ``out`` is there already.
     """
+    import numpy as np
+
     from mlm_jax.adaptation.trim import trim_parameters, trim_vocabulary
     from mlm_jax.checkpoints.checkpoint import load_parameters
     from mlm_jax.checkpoints.workdir import claim_workdir
@@ -63,6 +65,8 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     out = Path(out).resolve()
     config.vocabulary.update(path=str(out / VOCABULARY), size=trimmed.vocabulary.size)
     config.model.vocabulary_multiple = 1
+    if config.model.type_boundary >= 0:
+        config.model.type_boundary = int(np.searchsorted(trimmed.kept, config.model.type_boundary))
     with new_folder(out) as scratch:
         trimmed.vocabulary.save(scratch / VOCABULARY)
         claim_workdir(scratch, config)

@@ -75,6 +75,12 @@ def check_model(config: ConfigDict) -> None:
             f"model.window is {config.window}, so layers with a window would attend to nothing but themselves",
             remedy="widen it, or set model.global_every=1",
         )
+    if config.type_boundary >= 0 and config.embedding_types < 2:
+        raise BadValue(
+            "model.type_boundary",
+            f"model.type_boundary begins type 1, but model.embedding_types is {config.embedding_types}",
+            "set model.embedding_types=2, or model.type_boundary=-1",
+        )
     buckets, distance = config.relative["buckets"], config.relative["max_distance"]
     if buckets % 4 or distance <= buckets // 2:
         raise UserError(

@@ -1,9 +1,10 @@
-"""Answers to questions: the likeliest span of a text, and exact match and F1 as SQuAD's own script computes them."""
+"""Answers to questions: the likeliest span of a text, and exact match and F1 as the scripts of SQuAD and MLQA compute them."""
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LONGEST = 30  # tokens of an answer, as in the recipes of BERT
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+PUNCTUATION = frozenset(string.punctuation)
+ARTICLES = {  # that MLQA's script leaves out; other languages have none there
+    "ar": re.compile("ال"),
+    "de": re.compile(r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b"),
+    "en": re.compile(r"\b(a|an|the)\b"),
+    "es": re.compile(r"\b(un|una|unos|unas|el|la|los|las)\b"),
+    "vi": re.compile(r"\b(của|là|cái|chiếc|những)\b"),
+}
+IDEOGRAPH = re.compile("([\u4e00-\u9fa5])")
 
 
 class Span(NamedTuple):
@@ -87,40 +95,62 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
     return questions
 
 
-def answer_scores(questions: Sequence[Question]) -> dict[str, float]:
-    """Return {"exact_match": …, "f1": …}, shares, as the scripts of SQuAD 1.1 and 2.0 do (Rajpurkar et al. 2016, 2018).
+def answer_scores(questions: Sequence[Question], rules: str = "squad", language: str = "en") -> dict[str, float]:
+    """Return shares {"exact_match": …, "f1": …}, as the scripts of SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018) or MLQA do.
 
     Args:
       questions: at least one.
+      rules: squad | mlqa, see :func:`words_of`.
+      language: of the answers.
     """
-    return {name: float(np.mean(values)) for name, values in scores_by_question(questions).items()}
+    found = scores_by_question(questions, rules, language)
+    return {name: float(np.nanmean(values)) for name, values in found.items()}
 
 
-def scores_by_question(questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Return {"exact_match" | "f1": ``[questions]``}.
+def scores_by_question(
+    questions: Sequence[Question], rules: str = "squad", language: str = "en"
+) -> dict[str, np.ndarray]:
+    """Return {"exact_match" | "f1": ``[questions]``}, as :func:`answer_scores`.
 
     If some questions have no answer, the prediction is "" if it scores higher than the best span; it is right if the
-    question has no answer.
+    question has no answer. Then there are also "has_answer_f1" and "no_answer_f1", which are NaN for the other questions.
     """
-    unanswerable = any(not question.answers for question in questions)
+    answered = np.array([bool(question.answers) for question in questions])
     exact, f1 = [], []
     for question in questions:
-        said = "" if unanswerable and question.none > question.score else question.text
-        right = question.answers or ("",)
-        exact.append(max(float(normalised(said) == normalised(answer)) for answer in right))
+        said = words_of("" if not answered.all() and question.none > question.score else question.text, rules, language)
+        right = [words_of(answer, rules, language) for answer in question.answers or ("",)]
+        exact.append(max(float(said == answer) for answer in right))
         f1.append(max(token_f1(said, answer) for answer in right))
-    return {"exact_match": np.array(exact), "f1": np.array(f1)}
+    scores = {"exact_match": np.array(exact), "f1": np.array(f1)}
+    if not answered.all():
+        split = {"has_answer_f1": answered, "no_answer_f1": ~answered}
+        scores |= {name: np.where(mine, scores["f1"], np.nan) for name, mine in split.items() if mine.any()}
+    return scores
 
 
-def normalised(text: str) -> str:
-    """Return a text in lower case, without ASCII punctuation, English articles and doubled spaces, as SQuAD's script does."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+def words_of(text: str, rules: str = "squad", language: str = "en") -> list[str]:
+    """Return the words of an answer that are compared.
+
+    Args:
+      text: of the answer.
+      rules: "squad": in lower case, without ASCII punctuation and English articles, whatever the language is. "mlqa": without
+        any punctuation and the articles of the language; Chinese characters are words of their own (Lewis et al. 2020).
+      language: code of the answer's language, which only MLQA's rules read.
+    """
+    text = text.lower()
+    if rules == "squad":
+        return ARTICLES["en"].sub(" ", "".join(sign for sign in text if sign not in PUNCTUATION)).split()
+    text = "".join(sign for sign in text if sign not in PUNCTUATION and unicodedata.category(sign)[0] != "P")
+    code = re.split("[-_]", language.lower())[0]  # zh of zh-Hans
+    if code in ARTICLES:
+        text = ARTICLES[code].sub(" ", text)
+    return (IDEOGRAPH.sub(r" \1 ", text) if code == "zh" else text).split()
 
 
-def token_f1(said: str, right: str) -> float:
+def token_f1(said: Sequence[str], right: Sequence[str]) -> float:
     """Return F1 of the words that two answers share; if one answer is empty, 1 if both are, else 0."""
-    ours, theirs = normalised(said).split(), normalised(right).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs))
+    if not said or not right:
+        return float(said == right)
+    common = sum((Counter(said) & Counter(right)).values())
+    return 2 * common / (len(said) + len(right))

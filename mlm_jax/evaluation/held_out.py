@@ -157,7 +157,8 @@ class HeldOut:
 
         Args:
           params: the parameters of the model, on the program's mesh.
-          everything: whether to use all held-out rows instead of the first ``config.evaluation.rows`` of each stream.
+          everything: whether to use all held-out rows instead of the first ``config.evaluation.rows`` of each stream of text
+            or pairs; labelled sets are always used whole.
           tasks: names of tasks; (): all of them, retrieval and samples too.
 
         Raises:
@@ -287,7 +288,7 @@ class HeldOut:
         }
 
     def _answers(self, task: str, params: Any, everything: bool, units: Units) -> dict[str, dict[str, float]]:
-        """Return exact match and F1 of the answers to questions, by language."""
+        """Return exact match and F1 of the answers to questions, by language; see :func:`.answer_scores`."""
         windows: dict[str, list] = {}
         for stream, logits, examples in self._predicted(task, params, everything):
             split = stream.split("validation")
@@ -296,13 +297,16 @@ class HeldOut:
                 known = unpacked(one)
                 known["id"] = f"{stream.name}/{known['id']}"  # sets of several languages may have the same ids
                 windows.setdefault(stream.languages[0], []).append((known, flags, outputs))
+        rules = self.program.objectives[task].answer_rules  # type: ignore[attr-defined]
         questions = {language: join_windows(of) for language, of in windows.items()}
-        found = {language: answer_scores([*of.values()]) for language, of in questions.items()}
+        found = {language: answer_scores([*of.values()], rules, language) for language, of in questions.items()}
         for language, of in questions.items():
             ids = np.array([unit_numbers(name, 1)[0] for name in of])
-            for name, values in scores_by_question([*of.values()]).items():
-                units[name, language] = [Observed(ids, values, np.ones(len(ids)))]
-        return {name: _with_mean({code: one[name] for code, one in found.items()}) for name in ("exact_match", "f1")}
+            for name, values in scores_by_question([*of.values()], rules, language).items():
+                counted = ~np.isnan(values)
+                units[name, language] = [Observed(ids[counted], values[counted], np.ones(counted.sum()))]
+        names = dict.fromkeys(name for scores in found.values() for name in scores)
+        return {name: _with_mean({code: one[name] for code, one in found.items() if name in one}) for name in names}
 
     def _predicted(self, task: str, params: Any, everything: bool) -> Iterator[tuple[Stream, np.ndarray, np.ndarray]]:
         """Yield (set, predictions ``[rows, …]``, indices of the rows' examples in the set), some rows at a time.
@@ -311,7 +315,7 @@ class HeldOut:
         """
         for stream in self.streams[task]:
             split, first = stream.split("validation"), 0
-            total = split.documents if everything else min(split.documents, self.config.evaluation.rows)
+            total = min(split.documents, self._most_rows(stream, everything) or split.documents)
             for batch in self._batches(task, stream, everything, False):
                 with jax.set_mesh(self.mesh):
                     found = jax.device_get(self._predictions(task, params, to_devices(batch, self.mesh)))
@@ -325,12 +329,13 @@ class HeldOut:
             labels = {"labels": in_task_order(batch["labels"], stream, self.labels[task])} if "labels" in batch else {}
             yield batch | labels
 
+    def _most_rows(self, stream: Stream, everything: bool) -> int | None:
+        """Return how many held-out rows of a stream to take at most; None: all. Scores of a part of a test set mislead."""
+        return None if everything or stream.kind in WITH_LABELS else self.config.evaluation.rows
+
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]
-        limit, multiple = (
-            None if everything else self.config.evaluation.rows,
-            self.row_multiple * objective.same_language_rows,
-        )
+        limit, multiple = self._most_rows(stream, everything), self.row_multiple * objective.same_language_rows
         if objective.additive:  # the last batch is padded with rows that change no metric
             rows = max(entry["rows"] // self.config.training.microbatches, 1)
             rows = -(-min(rows, limit or rows) // multiple) * multiple

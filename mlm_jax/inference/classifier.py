@@ -54,8 +54,8 @@ class Answer(NamedTuple):
     """The likeliest answer to a question.
 
     Attributes:
-      text: the text of the answer.
-      probability: the probability of its start, multiplied by that of its end.
+      text: the text of the answer; "" if the question has none.
+      probability: the probability of its start, multiplied by that of its end, in the window that it is from.
       start: index of its first character in the text.
       end: index after its last character.
     """
@@ -64,6 +64,33 @@ class Answer(NamedTuple):
     probability: float
     start: int
     end: int
+
+
+def best_answer(
+    text: str, read: Sequence[tuple[Window, np.ndarray]], prefix: int, no_answer: float | None = None
+) -> Answer:
+    """Return the best answer of all windows of a text.
+
+    Args:
+      text: that the question is about.
+      read: (window, logits of its row ``[tokens, 2]``) of each.
+      prefix: tokens of a row before the window's.
+      no_answer: as in :meth:`Classifier.answers`.
+    """
+    best: tuple[float, Answer] = (-np.inf, Answer("", 0.0, 0, 0))
+    none: tuple[float, Answer] = (np.inf, Answer("", 0.0, 0, 0))
+    for window, logits in read:
+        begin = prefix + window.before
+        span = best_span(logits, begin, begin + len(window.spans))
+        shares = np.exp(logits - logits.max(axis=0))
+        shares /= shares.sum(axis=0)
+        if span.score > best[0]:
+            first, last = window.spans[span.start - begin], window.spans[span.end - begin]
+            probability = float(shares[span.start, 0] * shares[span.end, 1])
+            best = span.score, Answer(text[first[0] : last[1]].strip(), probability, first[0], last[1])
+        if float(logits[0].sum()) < none[0]:
+            none = float(logits[0].sum()), Answer("", float(shares[0].prod()), 0, 0)
+    return none[1] if no_answer is not None and none[0] > best[0] + no_answer else best[1]
 
 
 def load_classifier(place: str | Path, task: str = "") -> Classifier:
@@ -172,7 +199,11 @@ class Classifier(Model):
         return self._of_texts(self._scores, texts, language)
 
     def answers(
-        self, questions: Sequence[tuple[str, str]], *, language: str | Sequence[str] | None = None
+        self,
+        questions: Sequence[tuple[str, str]],
+        *,
+        language: str | Sequence[str] | None = None,
+        no_answer: float | None = None,
     ) -> list[Answer]:
         """Return the likeliest answer to each question, in the text that is given with it.
 
@@ -181,32 +212,24 @@ class Classifier(Model):
         Args:
           questions: (question, text) pairs; the text must not be empty.
           language: as in :meth:`classify`.
+          no_answer: a question gets the empty answer if the score of "no answer" (the row's first token, in the window in which
+            it is lowest) is higher than the best span's by more than this, as in SQuAD 2.0; None: every question gets a span.
 
         Raises:
           UserError: the task does not answer questions; or for the reasons of :meth:`Model.embed`.
         """
         self._check("answers")
         codes = [language] * len(questions) if language is None or isinstance(language, str) else [*language]
-        prefix = self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0])
-        room = min(self.longest, self.config.tasks[self.task]["length"]) - 1 - len(prefix)
+        prefix = len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
+        room = min(self.longest, self.config.tasks[self.task]["length"]) - 1 - prefix
         found = [[*windows(self.vocabulary, *both, room, OVERLAP)] for both in questions]
         spread = [code for code, mine in zip(codes, found, strict=True) for _ in mine]
         ids = [window.ids for mine in found for window in mine]
         outputs = iter(self._predictions(ids, None if language is None else spread))  # type: ignore[arg-type]
-        return [self._answer(text, [(w, next(outputs)[1]) for w in mine]) for (_, text), mine in zip(questions, found)]
-
-    def _answer(self, text: str, read: Sequence[tuple[Window, np.ndarray]]) -> Answer:
-        """Return the best answer in the windows of a text, given with the logits ``[tokens, 2]`` of each window."""
-        best: tuple[float, Answer] = (-np.inf, Answer("", 0.0, 0, 0))
-        for window, logits in read:
-            span = best_span(logits, window.before, len(logits))
-            if span.score > best[0]:
-                first, last = (window.spans[place - window.before] for place in (span.start, span.end))
-                shares = np.exp(logits - logits.max(axis=0))
-                shares /= shares.sum(axis=0)
-                probability = float(shares[span.start, 0] * shares[span.end, 1])
-                best = span.score, Answer(text[first[0] : last[1]].strip(), probability, first[0], last[1])
-        return best[1]
+        return [
+            best_answer(text, [(window, next(outputs)[1]) for window in mine], prefix, no_answer)
+            for (_, text), mine in zip(questions, found)
+        ]
 
     def _of_texts(self, method: Any, texts: Sequence[Any], language: str | Sequence[str] | None) -> Any:
         if isinstance(texts, str):
@@ -307,7 +330,8 @@ class Classifier(Model):
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return class and probability of each text (``[1]``), or of each of its tokens (``[tokens]``), in order.
 
-        For a task of several classes: whether the text has each class, and the probabilities, ``[classes]``.
+        For a task of several classes: whether the text has each class, and the probabilities, ``[classes]``. For questions: the
+        logits of all tokens of the row, ``[row, 2]``, also of those around the text.
         """
         documents, index = self._documents(encoded, language)
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0))] * len(documents)
@@ -315,7 +339,9 @@ class Classifier(Model):
             rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
             numbers, probabilities = jax.device_get(self._predict(self.params, rows))
             for row, which in enumerate(batch.indices):
-                first = len(documents[which]) - len(encoded[which]) - 1  # index of the text's first token
-                own = slice(first, min(len(documents[which]), self.longest) - 1) if self.by_word else ...
+                first = len(documents[which]) - len(encoded[which]) - 1  # of the text's own tokens
+                length = min(len(documents[which]), self.longest)
+                whole = slice(length) if self.by_word else ...
+                own = whole if self.kind == "questions" or not self.by_word else slice(first, length - 1)
                 found[which] = (np.atleast_1d(numbers[row])[own], np.atleast_1d(probabilities[row])[own])
         return found

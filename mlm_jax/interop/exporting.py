@@ -69,6 +69,7 @@ def export_hf(
     out = Path(out).resolve()
     loaded = load_parameters(checkpoint, device=host())
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
+    check_types(loaded)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     if loaded.config.model.lora:
         flat = merged(flat, loaded.config.model.lora)
@@ -93,10 +94,7 @@ def export_hf(
         writer = TensorWriter(scratch, dtype=dtype, shard_bytes=shard_bytes)
         write_weights(writer, chosen, flat, model, loaded.languages, base)
         writer.close()
-        # A task of ours reads both texts of a pair as type 0.
-        write_tokenizer(
-            scratch, loaded.vocabulary, prefix, longest(model), types=model.embedding_types > 1 and not task
-        )
+        write_tokenizer(scratch, loaded.vocabulary, prefix, longest(model), types=model.type_boundary >= 0)
         if not model.decoder and not task:
             write_sentence_transformer(scratch, model.width, longest(model), model.pooling)
         write_card(scratch, loaded, checkpoint, described["architectures"][0], task)
@@ -170,6 +168,21 @@ def document_prefix(loaded: Loaded, language: str) -> list[int]:
     return loaded.vocabulary.document_prefix(kind, language)
 
 
+def check_types(loaded: Loaded) -> None:
+    """Check that type 1 begins at the second text of a pair, if at all.
+
+    Raises:
+      UserError: it begins elsewhere, which no tokenizer can say.
+    """
+    boundary, separator = loaded.config.model.type_boundary, loaded.vocabulary.pair_separator
+    if boundary >= 0 and boundary != separator[-1]:
+        raise UserError(
+            f"model.type_boundary is {boundary}, but the token between two texts is {separator[-1]}, and an exported tokenizer "
+            "begins type 1 there",
+            remedy="train with model.type_boundary at the separator, or -1",
+        )
+
+
 def decoder_start(loaded: Loaded, to: str) -> int:
     """Return the id that a decoder begins with.
 
@@ -219,8 +232,7 @@ def write_tokenizer(
       vocabulary: the vocabulary of the run.
       prefix: ids before every text.
       length: most tokens of a text; None: no limit.
-      types: whether the model reads the numbers by which a tokenizer
-        tells two texts apart (BERT's token types).
+      types: whether the model reads the numbers by which a tokenizer tells two texts apart (BERT's token types).
     """
     if isinstance(vocabulary, PublishedVocabulary):
         (folder / TOKENIZER).write_text(vocabulary.tokenizer_json, encoding="utf-8")
@@ -232,9 +244,7 @@ def write_tokenizer(
     def piece(index: int) -> str | None:
         return vocabulary.pieces([index])[0] if index >= 0 else None
 
-    inputs = ["input_ids", "attention_mask"]
-    if types and isinstance(vocabulary, PublishedVocabulary):  # in ours, both texts of a pair are of type 0
-        inputs.insert(1, "token_type_ids")
+    inputs = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     first = prefix[0] if prefix else vocabulary.bos_id
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -287,6 +287,7 @@ def canonical(model: Any) -> dict[str, Any]:
         "norms": _canonical_norms(model),
         "max_positions": None if relative else settings["max_positions"],
         "position_offset": None,
+        "type_boundary": None,  # the tokenizer of a folder writes the types
         "relative": dict(model.relative) if relative else None,
         "rope_theta": model.rope_theta if rope else None,
         "local_rope_theta": model.local_rope_theta if rope and every > 1 else None,

@@ -21,7 +21,7 @@ from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
 from mlm_jax.interop.folder import local_folder, new_folder
 from mlm_jax.interop.model_card import write_source
-from mlm_jax.interop.published_tokenizer import around, read_vocabulary, smallest_multiple
+from mlm_jax.interop.published_tokenizer import around, read_vocabulary, reads_types, smallest_multiple
 from mlm_jax.interop.sentence_modules import read_pooling
 from mlm_jax.interop.weights import Published, flat_shapes
 
@@ -115,6 +115,8 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     before, _ = around(Tokenizer.from_str(vocabulary.tokenizer_json))
     config = default_config()
     config.model.update(published.settings)
+    if config.model.embedding_types > 1 and vocabulary.tells_pairs_apart and reads_types(published.folder):
+        config.model.type_boundary = vocabulary.pair_separator[-1]
     config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, published.facts.rows)
     config.vocabulary.path = str(out / VOCABULARY)
     config.vocabulary.size = vocabulary.size
@@ -130,10 +132,6 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     if published.task:
         name = published.task["objective"]
         config.tasks = {name: {**published.task, "length": min(published.task["length"], room)}}
-        if config.model.embedding_types > 1 and name != "token_classification":  # whose texts are no pairs
-            log.warning(
-                "both texts of a pair are read with token type 0 here; this head may have been trained with two types"
-            )
     elif not published.contents.head and not config.model.decoder:
         log.warning(
             "the files have no head that predicts tokens: guesses of fill-mask are random until "

@@ -79,6 +79,12 @@ def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mappin
     return PublishedVocabulary(tokenizer.to_str(), known)
 
 
+def reads_types(folder: Path) -> bool:
+    """Return whether the model gets the types that its tokenizer writes; a tokenizer_config.json may leave them out."""
+    names = _settings(folder / "tokenizer_config.json").get("model_input_names")
+    return names is None or "token_type_ids" in names
+
+
 def smallest_multiple(size: int, rows: int) -> int:
     """Return the smallest m for which ``size`` rounded up to a multiple of m is ``rows``."""
     return next(m for m in range(1, rows + 1) if -(-size // m) * m == rows)

@@ -88,6 +88,7 @@ class Transformer(nnx.Module):
         self.head_dim = config.head_width or width // config.heads
         self.rope_theta = config.rope_theta if config.position == "rope" else None
         self.local_rope_theta = config.local_rope_theta if config.position == "rope" else None
+        self.type_boundary = config.type_boundary
         self.position_offset, self.longest = config.position_offset, longest_row(config)
         self.output_scale = width**-0.5 if "output_scale" in config.norms else 1.0
         self.family_of = family_table(languages, families) if families else None
@@ -163,12 +164,21 @@ class Transformer(nnx.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding[...][rows.positions + self.position_offset]
         if self.type_embedding is not None:
-            x = x + self.type_embedding[...][0]
+            x = x + self.type_embedding[...][self.types(rows)]
         if self.language_embedding is not None:
             own = self.language_embedding[...][rows.language]  # [rows, width], or [rows, length, width]
             x = x + (own if own.ndim == 3 else own[:, None])
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
+
+    def types(self, rows: Rows) -> jax.Array | int:
+        """Return the type of each token, ``[rows, length]`` int32: 1 behind a document's first boundary token, else 0."""
+        if self.type_boundary < 0:
+            return 0
+        is_boundary = (rows.tokens == self.type_boundary).astype(jnp.int32)
+        before = jnp.cumsum(is_boundary, axis=1) - is_boundary  # boundary tokens before each token of the row
+        first = jnp.maximum(jnp.arange(rows.tokens.shape[1]) - rows.positions, 0)  # where each token's document begins
+        return jnp.minimum(before - jnp.take_along_axis(before, first, axis=1), 1)  # [rows, length]
 
     def encode(
         self,

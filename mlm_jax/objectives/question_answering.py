@@ -8,10 +8,17 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from mlm_jax.config.option import option
+from mlm_jax.config.values import choice
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.data.store.question_rows import END, START
 from mlm_jax.objectives.base import Context, Metrics, mean_weights
 from mlm_jax.objectives.labelled import Labelled, LabelledExamples, by_language
+
+RULES = (
+    "rules by which answers are compared in exact match and F1: those of SQuAD's script, English ones whatever the language is "
+    "(as XTREME has them for XQuAD and TyDi QA); or of MLQA's, with each language's articles, and Chinese character by character"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,7 @@ class QuestionAnswering(Labelled):
 
     kind: ClassVar[str] = "questions"
     per_token: ClassVar[bool] = True
+    answer_rules: str = option("squad", choice("squad", "mlqa"), RULES)
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
         """Find the first and the last token of each row's answer, ``[rows, 2]``, or −1; rows weigh the same."""

@@ -38,9 +38,10 @@ PROBLEMS = {
     "answer": None,
 }
 XMOD = {"layers": 3, "weights": "shared", "adapter": 8, "adapter_weights": "source_language", "adapter_norm": "reused"}
+EOS = our_vocabulary(("de", "en")).eos_id
 FAMILIES = {  # {family: settings of config.model}
     **OURS,
-    "bert": {**OURS["xlm-roberta"], "position_offset": 0, "embedding_types": 2},
+    "bert": {**OURS["xlm-roberta"], "position_offset": 0, "embedding_types": 2, "type_boundary": EOS},
     "xmod": {**OURS["xlm-roberta"], "encoder": (XMOD,)},
 }
 SEQUENCE = {"modernbert": ("head", ("mean", "first")), "eurobert": ("gelu", ("mean", "first", "late"))}
@@ -262,11 +263,35 @@ def test_a_published_classifier_is_used_as_ours(kind, suffix, tmp_path, capsys):
     else:
         assert [one.label for one in used.classify(TEXTS)] == [one["label"] for one in theirs(TEXTS)]
         first = (TEXTS[0], TEXTS[1])
-        if kind != "bert":  # which tells the two by types that are not ours
-            pair = theirs({"text": first[0], "text_pair": first[1]})
-            assert abs(used.classify([first])[0].probability - pair["score"]) < 1e-4
+        pair = theirs({"text": first[0], "text_pair": first[1]})
+        assert abs(used.classify([first])[0].probability - pair["score"]) < 1e-4
     out = export_hf(ours, tmp_path / "out", task=used.task)
     assert parity.tensors_of(out) == parity.tensors_of(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("kind", HEADED)
+def test_a_published_head_of_questions_answers_as_transformers_does(kind, tmp_path):
+    """BERT's reads the text with another token type than the question, and so do we."""
+    plain = published(tmp_path / "theirs", kind)
+    model = parity.random_model(getattr(transformers, f"{HEADED[kind][0]}ForQuestionAnswering"), plain.config)
+    model.save_pretrained(tmp_path / "theirs")
+    question, text = "Wer schuf die Himmel?", "Im Anfang schuf Gott die Himmel und die Erde."
+    ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
+    out = export_hf(ours, tmp_path / "out", task="question_answering")
+    assert parity.tensors_of(out) == parity.tensors_of(tmp_path / "theirs")
+    (answer,) = mlm_jax.load_classifier(ours).answers([(question, text)])
+    for folder in (tmp_path / "theirs", out):
+        inputs = AutoTokenizer.from_pretrained(folder)(
+            question, text, return_tensors="pt", return_offsets_mapping=True, return_token_type_ids=kind == "bert"
+        )
+        (spans,) = inputs.pop("offset_mapping").tolist()
+        with torch.no_grad():
+            found = their_class(folder).from_pretrained(folder).eval()(**inputs)
+        starts, ends = (torch.softmax(part[0], 0).numpy() for part in (found.start_logits, found.end_logits))
+        own = [place for place, number in enumerate(inputs.sequence_ids()) if number == 1]
+        score, start, end = max((starts[a] * ends[b], a, b) for a in own for b in own if a <= b)
+        assert (answer.start, answer.end) == (spans[start][0], spans[end][1])
+        np.testing.assert_allclose(answer.probability, score, rtol=1e-3)
 
 
 def test_what_a_family_cannot_express_is_refused_by_name(tmp_path):

@@ -12,11 +12,12 @@ from mlm_jax import cli
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data.store.prepare import prepare
-from mlm_jax.data.store.question_rows import END, START, unpacked
+from mlm_jax.data.store.question_rows import END, START, Window, unpacked
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.text.labelled import examples
 from mlm_jax.data.text.labelled_formats.squad import ELSEWHERE
 from mlm_jax.evaluation.answers import Question, answer_scores, best_span, join_windows
+from mlm_jax.inference.classifier import best_answer
 from mlm_jax.run.loop import train
 from tests.interop.published import our_vocabulary
 
@@ -94,7 +95,41 @@ def test_the_script_of_squad():
     assert found == pytest.approx({"exact_match": 1 / 3, "f1": (1 + 0 + 0.8) / 3})
     asked.append(Question((), "something", 0.0, 1.0))  # there is none, and that is said
     asked.append(Question((), "something", 1.0, 0.0))
-    assert answer_scores(asked) == pytest.approx({"exact_match": 2 / 5, "f1": 2.8 / 5})
+    split = {"has_answer_f1": 1.8 / 3, "no_answer_f1": 1 / 2}
+    assert answer_scores(asked) == pytest.approx({"exact_match": 2 / 5, "f1": 2.8 / 5, **split})
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "answer", "exact", "f1"),
+    [  # numbers of MLQA's own script
+        ("de", "Das „Haus“ der Kunst", "haus kunst", 1, 1),
+        ("es", "¿La casa? de los Reyes", "Casa de Reyes", 1, 1),
+        ("vi", "những cái Tên của Tôi", "tên tôi", 1, 1),
+        ("ar", "القاهرة، في مصر", "قاهرة", 0, 0.5),
+        ("hi", "दिल्ली।", "दिल्ली", 1, 1),
+        ("zh-Hans", "北京，1949年", "北京 1949", 0, 6 / 7),
+        ("zh", "the 北京", "北 京", 0, 0.8),
+        ("en", "“The 24–10”", "2410", 1, 1),
+        ("ru", "Москва — das", "москва", 0, 2 / 3),  # which has no rules of its own there
+    ],
+)
+def test_the_script_of_mlqa(language, said, answer, exact, f1):
+    found = answer_scores([Question((answer,), said, 1.0, 0.0)], "mlqa", language)
+    assert found == pytest.approx({"exact_match": exact, "f1": f1})
+
+
+def test_a_question_without_an_answer():
+    """No answer is as good as in the window that is surest of one, as in SQuAD 2.0's recipes."""
+    windows = [Window([7, 8, 9, 9], 2, 0, [(0, 3), (4, 7)]), Window([7, 8, 9, 9], 2, 1, [(4, 7), (8, 13)])]
+    low, high = np.zeros((6, 2)), np.zeros((6, 2))  # of <s>, question, separator, two tokens of the text, </s>
+    low[0], high[0] = 3.0, 2.0
+    high[4, 0] = high[4, 1] = 1.5
+    read = [*zip(windows, (low, high))]
+    assert best_answer("one two three", read, 1) == best_answer("one two three", read, 1, 1.0)
+    assert best_answer("one two three", read, 1)[0::2] == ("three", 8)
+    none = best_answer("one two three", read, 1, 0.0)
+    shares = np.exp(high) / np.exp(high).sum(axis=0)
+    assert (none.text, none.start, none.end) == ("", 0, 0) and none.probability == pytest.approx(shares[0].prod())
 
 
 def test_the_best_span_is_that_of_a_search_over_all():
@@ -143,6 +178,8 @@ def test_held_out_scores_are_those_of_the_answers(run, capsys):
     (run / "in.tsv").write_text(f"{held[0][0]}\t{held[0][1]}\n")
     assert cli.main(["classify", str(run / "run"), "--input", str(run / "in.tsv")]) == 0
     assert capsys.readouterr().out.split("\t")[0] == answers[0].text
+    assert cli.main(["classify", str(run / "run"), "--input", str(run / "in.tsv"), "--no-answer=-1e9"]) == 0
+    assert capsys.readouterr().out.startswith("\t")  # the answer is empty
     (run / "wrong.tsv").write_text("who?\n")
     assert cli.main(["classify", str(run / "run"), "--input", str(run / "wrong.tsv")]) == 2
     with pytest.raises(UserError, match="use answers instead of tag"):

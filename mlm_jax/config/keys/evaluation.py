@@ -8,7 +8,13 @@ ABOUT = "What is measured on held-out text, and how often."
 
 KEYS: tuple[Key, ...] = (
     Key("evaluation.every", 1_000, whole(1), "Steps between two evaluations. The last step is always evaluated."),
-    Key("evaluation.rows", 64, whole(1), "Most held-out rows of each stream and task."),
+    Key(
+        "evaluation.rows",
+        64,
+        whole(1),
+        "Most held-out rows of each stream of text or pairs, by task. Labelled sets are always evaluated whole, and `mlm-jax eval` "
+        "takes all rows of everything.",
+    ),
     Key(
         "evaluation.pairs",
         1_000,

@@ -147,8 +147,13 @@ KEYS: tuple[Key, ...] = (
         "Layers 0, n, 2n … attend to everything, the others have the window; 1 lets all attend to everything.",
     ),
     Key("model.attention_scale", True, FLAG, "Divide attention scores by √head_width (T5: False)."),
+    Key("model.embedding_types", 0, whole(0), "Rows of a token-type table (BERT: 2, XLM-R: 1). Text is of type 0."),
     Key(
-        "model.embedding_types", 0, whole(0), "Rows of a token-type table, of which row 0 is added (BERT: 2, XLM-R: 1)."
+        "model.type_boundary",
+        -1,
+        whole(-1),
+        "Token id after which the tokens of a document are of type 1, so that the second text of a pair is (BERT: [SEP]); -1: all "
+        "tokens are of type 0.",
     ),
     Key(
         "model.norms",

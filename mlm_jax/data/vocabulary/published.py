@@ -135,6 +135,11 @@ class PublishedVocabulary(Vocabulary):
         gaps = [(a + 1, b) for a, b in zip(inside, inside[1:]) if b > a + 1]
         return tuple(ids[gaps[0][0] : gaps[0][1]]) if gaps else (self.eos_id,)
 
+    @cached_property
+    def tells_pairs_apart(self) -> bool:
+        """Whether the tokenizer writes type 1 for the second text of a pair, as BERT's does."""
+        return 1 in self._tokenizer.encode("a", "a", add_special_tokens=True).type_ids
+
     def encode_special(self, text: str) -> list[int]:
         """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves."""
         self._tokenizer.encode_special_tokens = False
