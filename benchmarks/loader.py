@@ -4,6 +4,10 @@ Run ``python benchmarks/loader.py``: it writes two stores of Zipf tokens in ten 
 that fits into the cache of decoded blocks and one ten times as large that does not. The process is pinned to one core,
 and what counts is its CPU time with all its threads; the files are in the page cache. The second table is the memory
 that a process needs to load from either.
+
+    python benchmarks/loader.py --against ../checkout    # which loader is faster: this one, or that of another commit
+
+Each of the two writes its stores with its own writer and loads from them, in turns; medians of the CPU time count.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import itertools
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +37,7 @@ from mlm_jax.data.store.writer import StoreWriter
 
 LANGUAGES = [f"l{i}" for i in range(10)]
 DOCUMENT = 700  # tokens on average
+RESULTS = Path(__file__).parent / "results" / "loader_against.json"
 
 
 class Ids:
@@ -139,6 +145,51 @@ def load_and_print_memory(folder: Path, rows: int, length: int) -> None:
     print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024)
 
 
+ONE_TURN = """
+import importlib.util, os, sys, time
+from pathlib import Path
+tree, folder, tokens, rows, length, vocabulary, warm = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:8])
+sys.path.insert(0, tree)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+spec = importlib.util.spec_from_file_location("benchmark", f"{tree}/benchmarks/loader.py")
+spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
+if not folder.exists():
+    benchmark.write_store(folder, tokens, vocabulary)
+counts = benchmark.ours(folder, rows, length)
+for _ in range(warm):
+    next(counts)
+begun = time.process_time()
+loaded = sum(next(counts) for _ in range(100))
+print(loaded / (time.process_time() - begun))
+"""
+
+
+def compare(options: argparse.Namespace, rounds: int = 5) -> None:
+    """Print, and write to RESULTS, the median speeds of this checkout's loader and of another one's."""
+    trees = {"this": Path(__file__).parents[1], "other": options.against.resolve()}
+    names = {which: _git(tree, "log", "-1", "--format=%h of %cs") for which, tree in trees.items()}
+    speeds: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for _, size, which in itertools.product(range(rounds), (1, 10), trees):
+            tokens = int(options.tokens) * size
+            warm = int(options.tokens) // (options.rows * options.length) if size == 1 else 20  # steps: fill the cache
+            numbers = (tokens, options.rows, options.length, options.vocabulary, warm)
+            folder = f"{temporary}/{which}{size}"
+            command = [sys.executable, "-c", ONE_TURN, str(trees[which]), folder, *map(str, numbers)]
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=temporary)
+            speeds.setdefault(f"{tokens / 1e6:,.0f} M tokens", {}).setdefault(which, []).append(float(found.stdout))
+    medians = {
+        size: {names[which]: round(statistics.median(values) / 1e6, 1) for which, values in by_tree.items()}
+        for size, by_tree in speeds.items()
+    }
+    print(json.dumps(medians, indent=1))
+    RESULTS.write_text(json.dumps({"M tokens/s, CPU time": medians, "rounds": rounds}, indent=1) + "\n")
+
+
+def _git(tree: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", tree, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=float, default=100e6, help="of the store")
@@ -146,10 +197,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256, help="a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens a row")
     parser.add_argument("--seconds", type=float, default=10, help="a measurement")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with the loader of another checkout")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         return load_and_print_memory(options.memory_of, options.rows, options.length)
+    if options.against:
+        return compare(options)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     console = Console()
     tokens, shape = int(options.tokens), (options.rows, options.length)

@@ -8,12 +8,13 @@ what it costs to keep held-out text and exact copies out of training, where one 
 processor's time, and the bytes that a held-out text takes. Then the peak memory of training the vocabulary, of prepare with both
 and of the loader on 1× and 10× of the text, a process each.
 
-    python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone
+    python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone; benchmarks/results/held_out.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import statistics
@@ -21,9 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 LANGUAGES = ("en", "de", "ru", "hi")
+RESULTS = Path(__file__).parent / "results" / "held_out.json"
 PARTS = ("vocabulary", "prepare", "loader")  # the loader reads what prepare wrote
 
 
@@ -58,33 +62,45 @@ def ours(folder: Path, model: Path) -> tuple[float, int]:
         return seconds, sum(split.tokens for stream in store.streams.values() for split in stream.splits.values())
 
 
-def held_out(folder: Path, model: Path, rounds: int) -> None:
-    """Print what it costs to keep held-out text and copies out of training text."""
+def held_out(folder: Path, model: Path, rounds: int) -> dict[str, Any]:
+    """Return what it costs to keep held-out text and copies out of training text, in shares of prepare's processor time.
+
+    Each round prepares three times, and looks for held-out text once more by itself. The shares are medians over the rounds of
+    what a round's three prepares and one search took, so that a noisy minute spoils one round only.
+    """
     from mlm_jax.data.store.held_out import collect
     from mlm_jax.data.store.prepare import prepare
 
     config = config_for(folder, model)
     config.data.validation_fraction, config.data.workers = 0.01, 1
     variants = {"neither": (False, ()), "held-out text": (True, ()), "both": (True, ("exact_duplicates",))}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, (compared, filters) in variants.items():
+    shares: dict[str, list[float]] = {"finding": [], "comparing": [], "copies": [], "all": [], "seconds": []}
+    for number in range(rounds + 1):
+        took = []
+        for compared, filters in variants.values():
             config.data.decontaminate, config.data.filters = compared, filters
             with tempfile.TemporaryDirectory() as out:
                 begun = time.process_time()  # others may use the machine
                 prepare(config, Path(out) / "store", progress=False)
-                seconds[name].append(time.process_time() - begun)
-    config.data.filters = ()
-    begun = time.process_time()
-    found = collect(config)
-    finding = time.process_time() - begun
-    neither, one, whole = (min(taken) for taken in seconds.values())  # what others do on the machine only adds to it
-    compared, copies = one - neither, whole - one
+                took.append(time.process_time() - begun)
+        config.data.filters = ()
+        begun = time.process_time()
+        found = collect(config)
+        finding = time.process_time() - begun
+        neither, one, both = took
+        parts = {"finding": finding, "comparing": one - neither, "copies": both - one}
+        if number:  # the first round imports TensorFlow
+            for name, part in {**parts, "all": sum(parts.values())}.items():
+                shares[name].append(part / both)
+            shares["seconds"].append(both)
+    medians = {name: statistics.median(values) for name, values in shares.items()}
+    bytes_each = 8 * len(found) / len(found.chosen)
     print(
-        f"of prepare's {whole:.1f} s: finding held-out text {finding / whole:.1%}, comparing {compared / whole:.1%}, exact copies "
-        f"{copies / whole:.1%}, in all {(finding + compared + copies) / whole:.1%}; "
-        f"{8 * len(found) / len(found.chosen):.1f} bytes for each of {len(found.chosen):,} held-out texts, sentences included"
+        f"of prepare's {medians['seconds']:.1f} s: finding held-out text {medians['finding']:.1%}, comparing "
+        f"{medians['comparing']:.1%}, exact copies {medians['copies']:.1%}, in all {medians['all']:.1%}; "
+        f"{bytes_each:.1f} bytes for each of {len(found.chosen):,} held-out texts, sentences included"
     )
+    return {**medians, "bytes": bytes_each, "texts": len(found.chosen), "rounds": rounds, "date": str(date.today())}
 
 
 def theirs(folder: Path, tokenizer) -> tuple[float, int]:
@@ -158,6 +174,10 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024)  # type: ignore[index]
 
 
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
 def main() -> None:
     """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -177,7 +197,8 @@ def main() -> None:
         prepare(config_for(folder, None), folder / "first", progress=False)
         model.write_bytes(Store.open(folder / "first").vocabulary.model)
         if options.rounds:
-            held_out(folder, model, options.rounds)
+            measured = held_out(folder, model, options.rounds)
+            RESULTS.write_text(json.dumps({name: _rounded(value) for name, value in measured.items()}, indent=1) + "\n")
         if options.only:
             return
         tokenizer, speeds = fast_tokenizer(model), {"mlm-jax prepare": [], "datasets.map, fast tokenizer": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import queue
@@ -17,6 +18,7 @@ from typing import BinaryIO, TypeVar
 from mlm_jax.common.errors import UserError
 
 MOST_BYTES = 1 << 24  # of one line, or of one document
+BLOCK = 1 << 16  # bytes of a file that are read at once
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = "empty"  # name under which lines without text are counted
 Item = TypeVar("Item")
@@ -50,30 +52,68 @@ def decoded_lines(stream: BinaryIO, file: str | Path, most_bytes: int, remedy: s
       UserError: a line is too long, not UTF-8 or contains NUL, or the lines end in CR alone.
       OSError: the stream cannot be read.
     """
-    convert = "convert the text to UTF-8, for example with iconv"
     number = 0
-    while line := stream.readline(most_bytes + 1):
-        number += 1
-        if number == 1 and line.startswith(UTF16_MARKS):
-            raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy=convert)
-        if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
-            raise UserError(
-                "the lines end in CR alone (classic Mac), so this is one line",
-                file=file,
-                line=1,
-                remedy=r"convert the text, for example with tr '\r' '\n'",
-            )
-        if len(line) > most_bytes:
-            raise UserError(f"the line has more than {most_bytes:,} bytes", file=file, line=number, remedy=remedy)
-        try:
-            text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number, remedy=convert
-            ) from error
-        if "\0" in text:
-            raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number, remedy=convert)
-        yield text
+    for block in _whole_lines(stream, most_bytes):
+        plain = _plain_lines(block) if number and len(block) <= most_bytes else None
+        if plain is not None:
+            number += len(plain)
+            yield from plain
+            continue
+        for line in io.BytesIO(block):
+            number += 1
+            yield _decoded(line, file, number, most_bytes, remedy)
+
+
+def _whole_lines(stream: BinaryIO, most_bytes: int) -> Iterator[bytes]:
+    """Yield lines, many at once: what of them has come. One that is too long is not read to its end, and is the last."""
+    begun = bytearray()  # of a line
+    while block := stream.read1(BLOCK):  # type: ignore[attr-defined]
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield bytes(begun + block[:end])
+            begun.clear()
+        begun += block[end:]
+        if len(begun) > most_bytes:
+            break
+    if begun:
+        yield bytes(begun)
+
+
+def _plain_lines(block: bytes) -> list[str] | None:
+    """Return the lines of a block; None if there is anything in it that must be looked at line by line."""
+    if b"\r" in block or b"\0" in block:
+        return None
+    try:
+        found = block.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+    if not found[-1]:  # behind the end of the last line
+        found.pop()
+    return found
+
+
+def _decoded(line: bytes, file: str | Path, number: int, most_bytes: int, remedy: str) -> str:
+    convert = "convert the text to UTF-8, for example with iconv"
+    if number == 1 and line.startswith(UTF16_MARKS):
+        raise UserError("this is UTF-16 and not UTF-8", file=file, line=1, remedy=convert)
+    if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+        raise UserError(
+            "the lines end in CR alone (classic Mac), so this is one line",
+            file=file,
+            line=1,
+            remedy=r"convert the text, for example with tr '\r' '\n'",
+        )
+    if len(line) > most_bytes:
+        raise UserError(f"the line has more than {most_bytes:,} bytes", file=file, line=number, remedy=remedy)
+    try:
+        text = line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"this is not UTF-8 (byte {error.start + 1} of the line)", file=file, line=number, remedy=convert
+        ) from error
+    if "\0" in text:
+        raise UserError(f"NUL in line {number}: is this UTF-16?", file=file, line=number, remedy=convert)
+    return text
 
 
 def place_of(input: str) -> str:

@@ -1,14 +1,45 @@
+import io
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.lines import MOST_BYTES, Arriving, arriving, read_lines, windows
+from mlm_jax.common.lines import MOST_BYTES, Arriving, arriving, decoded_lines, read_lines, windows
 
 
 def test_lines_end_at_line_feeds_and_begin_without_a_byte_order_mark(tmp_path):
     (tmp_path / "in.txt").write_bytes("\ufeffa\u2028b\x85\fc\r\n\ufeffd".encode())
     assert list(read_lines(str(tmp_path / "in.txt"))) == ["a\u2028b\x85\fc", "\ufeffd"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lines=st.lists(st.text(st.sampled_from("aé\u2028\r水 "), max_size=9), max_size=30),
+    ended=st.booleans(),
+    block=st.integers(1, 9),
+)
+def test_lines_are_the_same_whatever_comes_at_once(lines, ended, block):
+    content = "\n".join(lines).encode() + b"\n" * ended
+
+    class Stream(io.BytesIO):
+        def read1(self, size=-1):
+            return super().read1(block)
+
+    expected = [line.decode().rstrip("\r\n") for line in io.BytesIO(content)]
+    if b"\n" not in content and b"\r" in content.rstrip(b"\r"):  # a file of one line
+        return
+    assert list(decoded_lines(Stream(content), "in.txt", 1000, "")) == expected
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\0"])
+def test_what_is_no_text_is_named_behind_many_lines(bad):
+    stream = io.BytesIO(b"a line\n" * 20_000 + bad + b"\n")
+    lines = decoded_lines(stream, "in.txt", 1000, "")
+    assert [next(lines) for _ in range(20_000)] == ["a line"] * 20_000
+    with pytest.raises(UserError, match="in.txt:20001: "):
+        next(lines)
 
 
 def test_lines_that_have_come_are_not_kept_waiting():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mlm_jax.cli import main
 from mlm_jax.config import default_config
+from mlm_jax.data.store import same_text
 from mlm_jax.data.store.held_out import CUT_OUT, SENTENCE_HELD_OUT, TEXT_HELD_OUT, HeldOut, collect
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard, vocabulary_sentences
 from mlm_jax.data.store.same_text import fingerprints, sentences, whole_fingerprints
@@ -285,6 +286,29 @@ def test_texts_are_compared_without_white_space_and_in_nfkc(texts):
             assert (b == d) == (compact(a.replace("\u200b", "")) == compact(c.replace("\u200b", "")))
     together = fingerprints(texts, 1)
     np.testing.assert_array_equal(together.hashes[together.whole], found.hashes)
+
+
+# Marks, letters that change or compose (Hindi, Korean, Vietnamese, Hebrew, ligatures), and letters that do not.
+composing = st.text(
+    st.sampled_from([*"abक한가水бạ", *"\u093c\u094d\u0301\u0323\u05b8\u05bc\u1100\u1161\u11a8ｶﾞﬁ²̈́ख़नㅎ𝐀😀\U000110ba"]),
+    max_size=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts=st.lists(composing, min_size=1, max_size=4))
+def test_nfkc_of_a_part_is_nfkc_of_the_text(texts):
+    joined = same_text.TEXT_END.join(texts) + "x" * 40 * same_text.DENSE  # few may change
+    assert same_text._normalised(joined, same_text._kinds(joined)) == unicodedata.normalize("NFKC", joined)
+
+
+def test_every_character_that_nfkc_may_change_is_looked_at():
+    table = same_text._table()
+    for code in (code for code in range(1 << 16) if not 0xD800 <= code < 0xE000):
+        character, canonical = chr(code), unicodedata.normalize("NFD", chr(code))
+        assert all(ord(second) > 0xFFFF or table[ord(second)] >= same_text.CHANGES for second in canonical[1:])
+        assert table[code] >= same_text.CHANGES or unicodedata.normalize("NFKC", character) == character
+        assert table[code] >= same_text.JOINS or not unicodedata.combining(character)
 
 
 @settings(max_examples=300, deadline=None)

@@ -12,6 +12,7 @@ from mlm_jax.common.lock import only_writer
 from mlm_jax.config import default_config
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.shards import share
+from mlm_jax.data.store.store import Store
 
 
 def write_text(folder, files=5):
@@ -159,6 +160,24 @@ def test_a_beam_pipeline_is_the_single_run_bit_for_bit(single, tmp_path):
     with pytest.raises(UserError, match=r"bad\.txt:2: this is not UTF-8"):
         beam.run(broken, tmp_path / "other", 3)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_beam_pipeline_filters_holds_out_and_draws_as_a_single_run(single, tmp_path):
+    pytest.importorskip("apache_beam")
+    from mlm_jax.data.store import beam
+
+    config = single[0].copy_and_resolve_references()
+    german = {"web": f"{tmp_path}/a*.txt", "books": {"files": config.data.corpora["de"], "documents": 40}}
+    for name in ("a0", "a1"):
+        (tmp_path / f"{name}.txt").write_text("das Licht und das Wort\n" * 3 + f"und ein Satz aus {name}\n" * 20)
+    config.data.corpora = {"en": config.data.corpora["en"], "de": german}
+    config.data.filters = ("exact_duplicates", {"filter": "length", "least": 12, "only": ("en",)})
+    prepare(config, tmp_path / "single", progress=False)
+    beam.run(config, tmp_path / "store", 3, ["--runner=DirectRunner"])
+    assert contents(tmp_path / "store") == contents(tmp_path / "single")
+    facts = Store.open(tmp_path / "store").manifest["facts"]
+    assert facts["held_out"] and facts["filters"]["de:books"]["documents"][0]
+    assert facts["filters"]["de:web"]["1 exact_duplicates"][0] == 43
 
 
 def test_what_killed_processes_left_is_removed_whatever_their_number(single, tmp_path):

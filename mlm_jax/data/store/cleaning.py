@@ -80,7 +80,8 @@ class Cleaned:
         name = ""
         if not any(_key(source, place) in self.hashes for place, _ in source.pieces()):
             for batch in self.batches(source, Counter()):
-                yield batch, whole_fingerprints([text for example in batch for text in _texts(example)])
+                texts = batch if source.kind == "text" else [side for pair in batch for side in pair]
+                yield batch, whole_fingerprints(texts)
             return
         for key, first, batch, verdicts in self._judged(source, Counter()):
             if name != self.hashes[key]:

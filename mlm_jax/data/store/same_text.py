@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,16 +21,19 @@ TEXT_END, SENTENCE_END = "\x1e", "\x1f"  # ASCII's separators of records and of 
 STOPS = ".!?"  # end a sentence if a space follows; NFKC makes "…" three of them
 CLOSING = "\"')]”’»"  # one of them may stand between a stop and its space
 FULL_STOPS = "。！？｡।॥؟۔።։"  # end a sentence whatever follows
+MARK = SENTENCE_END.encode()
 # What NFKC leaves as it is of white space, and of marks without a width: {character: what is read instead}.
 INVISIBLE = dict.fromkeys("\u0085\u1680\u2028\u2029\x1e", " ") | dict.fromkeys("\u180e\u200b\ufeff\u00ad", "")
 ASCII_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d"
+LOOKED_FOR, JOINS, CHANGES, BEYOND = 1, 2, 4, 8  # what a character is to NFKC and to sentences
+DENSE = 30  # characters for each one that may change, below which texts are normalised as a whole
 
 
 class Fingerprints(NamedTuple):
     """Hashes of texts and of their sentences.
 
     Attributes:
-      hashes: ``[n]`` uint64, of every text followed by those of its sentences, if it has several.
+      hashes: ``[n]`` uint64, of every text, and then of the sentences of each text that has several.
       owners: ``[n]`` index of the text that each is of.
       whole: ``[texts]`` where in ``hashes`` each text's own stands.
       empty: ``[texts]`` bool, texts of nothing but white space.
@@ -43,21 +47,16 @@ class Fingerprints(NamedTuple):
 
 def fingerprints(texts: Sequence[str], shortest: int) -> Fingerprints:
     """Return the hashes of texts and of those of their sentences that have at least so many bytes without white space."""
-    digests: list[bytes] = []
-    sizes = []
-    for text in _compact(texts, with_sentences=True):
-        if b"\x1f" not in text:
-            digests.append(_digest(text))
-            sizes.append(1)
-            continue
-        parts = [part for part in text.split(b"\x1f") if part]
-        digests.append(_digest(b"".join(parts)))
+    marked = _compact(texts, with_sentences=True)
+    digests = [_digest(text.replace(MARK, b"")) for text in marked]
+    owners = [*range(len(texts))]
+    for index in [index for index, text in enumerate(marked) if MARK in text]:
+        parts = [part for part in marked[index].split(MARK) if part]
         compared = [_digest(part) for part in parts if len(part) >= shortest] if len(parts) > 1 else []
         digests += compared
-        sizes.append(1 + len(compared))
-    hashes, counts = np.frombuffer(b"".join(digests), "<u8"), np.array(sizes, np.int64)
-    whole = np.cumsum(counts) - counts
-    return Fingerprints(hashes, np.repeat(np.arange(len(sizes)), counts), whole, hashes[whole] == NOTHING)
+        owners += [index] * len(compared)
+    hashes, whole = np.frombuffer(b"".join(digests), "<u8"), np.arange(len(texts))
+    return Fingerprints(hashes, np.array(owners, np.int64), whole, hashes[whole] == NOTHING)
 
 
 def whole_fingerprints(texts: Sequence[str]) -> Fingerprints:
@@ -96,24 +95,94 @@ def _compact(texts: Sequence[str], *, with_sentences: bool) -> list[bytes]:
     if joined.count(TEXT_END) != len(texts) - 1:
         joined = TEXT_END.join(text.replace(TEXT_END, " ") for text in texts)
     if not joined.isascii():
-        for character in _present(joined):
-            if character in INVISIBLE:
-                joined = joined.replace(character, INVISIBLE[character])
-            elif with_sentences:
-                joined = joined.replace(character, f"{character}\n")
-        # One by one: that a short text is normal already, as most are, is seen at once.
-        joined = TEXT_END.join([unicodedata.normalize("NFKC", text) for text in joined.split(TEXT_END)])
+        kinds = _kinds(joined)
+        if (kinds & LOOKED_FOR).any():
+            joined = _with_marks(joined, kinds, with_sentences)
+            kinds = _kinds(joined)
+        joined = _normalised(joined, kinds)
     encoded = bytearray(joined.encode("utf-8", "surrogatepass"))
     if with_sentences:
         _mark_sentences(np.frombuffer(encoded, np.uint8))
         return bytes(encoded).translate(None, ASCII_SPACE).split(b"\x1e")
-    return bytes(encoded).translate(None, ASCII_SPACE + b"\x1f").split(b"\x1e")
+    return bytes(encoded).translate(None, ASCII_SPACE + MARK).split(b"\x1e")
 
 
-def _present(text: str) -> list[str]:
-    """Return which full stops and invisible characters a text has; one look-up of all, since few texts have any."""
-    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
-    return [*map(chr, np.unique(units[_LOOKED_FOR[units]]).tolist())]
+def _with_marks(joined: str, kinds: np.ndarray, with_sentences: bool) -> str:
+    """Return texts without invisible characters, and with a line break behind every full stop if that is asked for."""
+    units = _units(joined)[(kinds & LOOKED_FOR) > 0]
+    for character in map(chr, np.unique(units).tolist()):
+        if character in INVISIBLE:
+            joined = joined.replace(character, INVISIBLE[character])
+        elif with_sentences:
+            joined = joined.replace(character, f"{character}\n")
+    return joined
+
+
+def _normalised(joined: str, kinds: np.ndarray) -> str:
+    """Return texts that ``TEXT_END`` separates in NFKC.
+
+    No character that does not join the one before it changes with what stands before it (UAX #15, stable code points). So text
+    is normalised from one such character to the next, and only if a character between them may change.
+
+    Args:
+      joined: the texts.
+      kinds: ``[UTF-16 units]`` of their characters.
+    """
+    if kinds.max(initial=0) < JOINS:
+        return joined
+    joins = kinds >= JOINS
+    asks = kinds >= CHANGES
+    asks[1:] |= joins[1:] & joins[:-1]  # the order of marks
+    places = np.flatnonzero(asks)
+    if (kinds == BEYOND).any() or len(places) > len(kinds) // DENSE:
+        # One by one: that a short text is normal already, as most are, is seen at once.
+        return TEXT_END.join([unicodedata.normalize("NFKC", text) for text in joined.split(TEXT_END)])
+    edges = np.concatenate([[0], np.flatnonzero(~joins), [len(joins)]])
+    segments = np.unique(np.searchsorted(edges, places, "right"))
+    parts, done = [], 0
+    for start, stop in zip(edges[segments - 1].tolist(), edges[segments].tolist()):
+        before = joined[start:stop]
+        after = unicodedata.normalize("NFKC", before)
+        if after != before:
+            parts += [joined[done:start], after]
+            done = stop
+    return "".join([*parts, joined[done:]])
+
+
+def _kinds(text: str) -> np.ndarray:
+    """Return ``[UTF-16 units]`` what is to be done about each."""
+    return _table()[_units(text)]
+
+
+def _units(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+
+
+@cache
+def _table() -> np.ndarray:
+    """Return ``[65536]`` what each UTF-16 unit is.
+
+    LOOKED_FOR: a full stop or invisible, which may be added to one of the others. JOINS: a mark, whose place among other marks
+    NFKC may change. CHANGES: a character that changes by itself or with the one before it. BEYOND: half of one of two units.
+    """
+    # Chinese characters, Hangul syllables and private ones stay as they are whatever stands before them.
+    blocks = [*range(0x80, 0x3400), *range(0xA000, 0xAC00), *range(0xD7A4, 0xD800), *range(0xF900, 0x10000)]
+    table = np.zeros(1 << 16, np.uint8)
+    for code in blocks:
+        character = chr(code)
+        canonical = unicodedata.normalize("NFD", character)
+        for second in canonical[1:]:  # may become one character with what stands before it
+            if ord(second) < len(table):
+                table[ord(second)] = CHANGES
+        if unicodedata.normalize("NFKC", character) != character:
+            table[code] = CHANGES
+        elif unicodedata.combining(character):
+            table[code] = max(table[code], JOINS)
+    table[0x1160:0x1200] = CHANGES  # Hangul vowels and final consonants
+    table[0xD800:0xE000] = BEYOND  # halves of characters beyond the first plane
+    for character in (*FULL_STOPS, *INVISIBLE):
+        table[ord(character)] |= LOOKED_FOR if character != TEXT_END else 0
+    return table
 
 
 def _mark_sentences(text: np.ndarray) -> None:
@@ -137,7 +206,4 @@ def _digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
-_LOOKED_FOR = np.isin(
-    np.arange(1 << 16), [ord(character) for character in (*FULL_STOPS, *INVISIBLE) if character != TEXT_END]
-)
 NOTHING = np.frombuffer(_digest(b""), "<u8")[0]

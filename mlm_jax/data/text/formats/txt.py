@@ -9,5 +9,5 @@ from mlm_jax.data.text.reading import Wanted, lines
 
 
 def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
-    """Yield a file's lines."""
-    yield from lines(file, wanted.most_bytes)
+    """Return a file's lines."""
+    return lines(file, wanted.most_bytes)
