@@ -277,6 +277,7 @@ def torch_side(attention: str) -> Callable[[dict, int], Side]:
 def torch_model(shape: dict, attention: str) -> Any:
     """Return transformers' model of a shape, with random weights and without dropout, as ours."""
     import transformers
+    from torch_models import masked_model
 
     if shape["family"] == "mt5":
         return transformers.MT5ForConditionalGeneration(
@@ -290,37 +291,10 @@ def torch_model(shape: dict, attention: str) -> Any:
                 dropout_rate=0.0,
             )
         )
-    common = {
-        "vocab_size": shape["vocabulary"],
-        "hidden_size": shape["width"],
-        "num_hidden_layers": shape["layers"],
-        "num_attention_heads": shape["heads"],
-        "intermediate_size": shape["mlp"],
-        "attn_implementation": attention,
-    }
-    if shape["family"] == "xlmr":
-        return transformers.XLMRobertaForMaskedLM(
-            transformers.XLMRobertaConfig(
-                **common,
-                max_position_embeddings=shape["length"] + 2,
-                type_vocab_size=1,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            )
-        )
-    return transformers.ModernBertForMaskedLM(
-        transformers.ModernBertConfig(
-            **common,
-            max_position_embeddings=shape["length"],
-            sparse_prediction=True,
-            local_attention=WINDOW,
-            global_attn_every_n_layers=GLOBAL_EVERY,
-            pad_token_id=0,
-            bos_token_id=3,
-            eos_token_id=1,
-            cls_token_id=3,
-            sep_token_id=1,
-        )
+    return masked_model(
+        shape["family"] == "xlmr",
+        **{name: shape[name] for name in ("vocabulary", "width", "layers", "heads", "mlp", "length")},
+        attn_implementation=attention,
     )
 
 

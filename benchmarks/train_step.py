@@ -107,40 +107,17 @@ def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
 def torch_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     """Return a function that does one step of transformers' model with torch's fused AdamW and gradient clipping."""
     import torch
-    from transformers import ModernBertConfig, ModernBertForMaskedLM, XLMRobertaConfig, XLMRobertaForMaskedLM
+    from torch_models import masked_model
 
-    if xlmr:
-        model = XLMRobertaForMaskedLM(
-            XLMRobertaConfig(
-                vocab_size=shape.vocabulary,
-                hidden_size=shape.width,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=shape.mlp,
-                max_position_embeddings=shape.length + 2,
-                type_vocab_size=1,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            )
-        )
-    else:
-        model = ModernBertForMaskedLM(
-            ModernBertConfig(
-                vocab_size=shape.vocabulary,
-                hidden_size=shape.width,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=shape.mlp,
-                max_position_embeddings=shape.length,
-                sparse_prediction=True,
-                local_attention=128,
-                pad_token_id=0,
-                bos_token_id=3,
-                eos_token_id=1,
-                cls_token_id=3,
-                sep_token_id=1,
-            )
-        )
+    model = masked_model(
+        xlmr,
+        vocabulary=shape.vocabulary,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        mlp=shape.mlp,
+        length=shape.length,
+    )
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True

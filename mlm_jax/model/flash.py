@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from mlm_jax.model.layers import pad_length
+from mlm_jax.model.masks import within
 
 NEVER = -1e30  # score of a pair that is masked
 LOWEST = (
@@ -437,11 +438,7 @@ def _mask(
     mask = (segment == kv_segment) & (kv_segment > 0)
     if masking.window or masking.causal:
         own, other = spread(start + jnp.arange(len(segments)), kv_start + jnp.arange(len(kv_segments)))
-        ahead = other - own
-        if masking.window:
-            mask &= jnp.abs(ahead) <= masking.window // 2
-        if masking.causal:
-            mask &= ahead <= 0
+        mask &= within(other - own, window=masking.window, causal=masking.causal)
     return mask
 
 

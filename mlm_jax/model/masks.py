@@ -33,13 +33,18 @@ def seen(
 
 
 def within(ahead: Any, *, window: int, causal: bool) -> Any:
-    """Return whether a key that is so far ahead of the query may be seen; an array of numpy or JAX, as ``ahead`` is."""
-    allowed = np.ones(ahead.shape, bool)
-    if window:
-        allowed = allowed & (abs(ahead) <= window // 2)
-    if causal:
-        allowed = allowed & (ahead <= 0)
-    return allowed
+    """Return whether a key that is so far ahead of the query may be seen: bool of the shape of ``ahead``, or True for all.
+
+    No array is made here but from ``ahead``, since a Pallas kernel (``flash.py``) may not hold constants.
+
+    Args:
+      ahead: position of the key − position of the query; an array of numpy or JAX.
+      window: as in :func:`seen`.
+      causal: as in :func:`seen`.
+    """
+    near = abs(ahead) <= window // 2 if window else True
+    earlier = ahead <= 0 if causal else True
+    return near & earlier
 
 
 def in_windows(
