@@ -1,1 +1,1 @@
-"""Launching a config where the accelerators are: Cloud TPU, GKE, Slurm, SkyPilot. Every command can be printed instead of run."""
+"""Launching runs on Cloud TPU, GKE, Slurm and SkyPilot. Every command can be printed instead of run."""

@@ -1,4 +1,4 @@
-"""Cloud TPU: create a slice (at once, or queued until there is one), install, train on all workers, go on after a preemption.
+"""Cloud TPU: create a slice (at once or from the queue), install, train on all workers, continue after a preemption.
 
 Commands: https://docs.cloud.google.com/sdk/gcloud/reference/compute/tpus
 """
@@ -21,19 +21,19 @@ from tpu.shell import CommandFailed, Shell
 
 TPUS = ("gcloud", "compute", "tpus")
 CHECKOUT, SCRIPT, SECRETS = "checkout.tar.gz", "run.sh", "secrets"  # files that are copied to the workers
-WAITING = ("ACCEPTED", "PROVISIONING", "CREATING", "WAITING_FOR_RESOURCES")  # of a queued resource
+WAITING = ("ACCEPTED", "PROVISIONING", "CREATING", "WAITING_FOR_RESOURCES")  # states of a queued resource
 LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "SUSPENDING", "FAILED")
 POLL_SECONDS = 30
-PATIENCE = 10  # times in a row that looking at the queue or following a log may fail before it is given up
-SIGNAL_SECONDS = 30  # from a preemption's signal to the slice's new state
-SSH_FAILED = 255  # exit code of ssh itself, not of what runs there
-INSTALL_GCSFUSE = (  # which not all images have
+PATIENCE = 10  # consecutive failures of reading the queue or following a log before the launcher gives up
+SIGNAL_SECONDS = 30  # time from a preemption's signal to the slice's new state
+SSH_FAILED = 255  # exit code of ssh itself, not of the remote command
+INSTALL_GCSFUSE = (  # not all images have gcsfuse
     "command -v gcsfuse || (curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | "
     "sudo tee /usr/share/keyrings/cloud.google.asc > /dev/null && echo deb '[signed-by=/usr/share/keyrings/cloud.google.asc]' "
     "https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main | sudo tee /etc/apt/sources.list.d/gcsfuse.list && "
     "sudo apt-get -q update && sudo apt-get -q install -y gcsfuse)"
 )
-REASONS = (  # what gcloud prints when it cannot create a slice; what to do
+REASONS = (  # (messages of gcloud when it cannot create a slice, problem, remedy)
     (
         r"no more capacity|[Ii]nsufficient.*capacity|[Ss]tockout|ZONE_RESOURCE_POOL_EXHAUSTED",
         "{zone} has no {type} left at the moment",
@@ -46,7 +46,7 @@ REASONS = (  # what gcloud prints when it cannot create a slice; what to do
     ),
     (
         r"already exists|ALREADY_EXISTS",
-        "there is a TPU of the name {name} already",
+        "a TPU with the name {name} already exists",
         "choose another --name, or delete it: {delete}",
     ),
     (
@@ -61,7 +61,7 @@ class CloudTpu:
     """The commands of one job on Cloud TPU VMs.
 
     Args:
-      job: what to launch.
+      job: the job to launch.
       shell: runs or shows the commands.
       queued: whether to queue for the slice.
     """
@@ -80,17 +80,17 @@ class CloudTpu:
         self.nodes = [job.name] if slices == 1 else [f"{job.name}-{number}" for number in range(slices)]
 
     def launch(self, *, retries: int, keep: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Bring the job to its end, on as many slices as that takes.
+        """Run the job until it is complete, on several slices if necessary.
 
-        A run that a signal stopped goes on: on the same slice if it is still there, otherwise on a new one.
+        A run that was stopped by a signal is continued: on the same slice if it still exists, otherwise on a new one.
 
         Args:
-          retries: how often to go on after a preemption or a signal.
-          keep: whether to leave the slice when the job is done.
-          sleep: waits between two looks at the queue.
+          retries: number of times to continue after a preemption or a signal.
+          keep: whether to keep the slice when the job is done.
+          sleep: waits between two readings of the queue.
 
         Raises:
-          UserError: no slice can be had, the run failed, its connection is lost, or it was interrupted too often.
+          UserError: no slice is available, the run failed, its connection is lost, or it was interrupted too often.
         """
         scratch = Path("/tmp/mlm_jax-XXXXXXXX") if self.shell.dry_run else Path(tempfile.mkdtemp(prefix="mlm_jax-"))
         try:
@@ -121,7 +121,7 @@ class CloudTpu:
                 if self.follow(sleep):
                     break
                 what = "was stopped by a signal"
-                sleep(SIGNAL_SECONDS)  # a preemption's signal comes before the slice's state changes
+                sleep(SIGNAL_SECONDS)  # a preemption's signal arrives before the slice's state changes
                 has_slice = not self.is_lost()
             except CommandFailed as failure:
                 if not self.is_lost():
@@ -140,10 +140,10 @@ class CloudTpu:
             self.delete()
 
     def pack(self, scratch: Path) -> None:
-        """Write what the workers get into a folder of one's own: the checkout without what git ignores, and the script.
+        """Write the files for the workers to a folder: the checkout without files that git ignores, and the script.
 
         Raises:
-          UserError: ``source`` is no git checkout, or it lacks a file that git knows.
+          UserError: ``source`` is not a git checkout, or a file that git tracks is missing.
         """
         source, names, archive = (
             shlex.quote(str(path)) for path in (self.job.source, scratch / "files", scratch / CHECKOUT)
@@ -170,10 +170,10 @@ class CloudTpu:
             )
 
     def create(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Create the slice and wait until it is there.
+        """Create the slice and wait until it is ready.
 
         Raises:
-          UserError: it cannot be had; nothing is left behind.
+          UserError: the slice cannot be created; no part of it is left.
         """
         job = self.job
         what = (*job.accelerator, *(("--spot",) if job.spot else ()), *self.network())
@@ -222,7 +222,7 @@ class CloudTpu:
             raise self.refused(state, None)
 
     def network(self) -> tuple[str, ...]:
-        """Return gcloud's options that say as whom and in which network the machines work."""
+        """Return gcloud's options for the service account and the network of the machines."""
         job = self.job
         named = {"--service-account": job.service_account, "--network": job.network, "--subnetwork": job.subnetwork}
         given = tuple(part for option, value in named.items() if value for part in (option, value))
@@ -239,7 +239,7 @@ class CloudTpu:
         )
 
     def patiently(self, look: Callable[[], Any], sleep: Callable[[float], None], code: int | None = None) -> Any:
-        """Return what a look gives; one that fails, perhaps with this exit code only, is tried again some times."""
+        """Return the result of ``look``; if it fails (if ``code`` is given, with this exit code), try again."""
         for _ in range(PATIENCE):
             try:
                 return look()
@@ -265,7 +265,7 @@ class CloudTpu:
         if job.secrets:
             self.on(
                 "all", f"install -m 600 /dev/null {job.name}.env"
-            )  # scp keeps the permissions of a file that is there
+            )  # scp keeps the permissions of a file that exists
             self.copy(scratch / SECRETS, f"{job.name}.env")
         self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {job.name}.tar.gz")
         self.on("all", install_command(f"'./mlm_jax[{job.packages}]'"))
@@ -294,20 +294,20 @@ class CloudTpu:
             )
 
     def start(self) -> None:
-        """Begin to train on all workers; they go on when this terminal is closed."""
+        """Start training on all workers; it continues when this terminal is closed."""
         self.started = True
         self.on("all", worker.starting(self.job))
 
     def follow(self, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Show worker 0's log until it ends, then ask every worker how it ended.
+        """Show worker 0's log until it ends, then read the exit code of every worker.
 
-        A connection that breaks while the slice is there is made again, and shows the log from its beginning.
+        If the connection breaks while the slice exists, it is made again, and the log is shown from its beginning.
 
         Returns:
-          whether the run is complete; otherwise a signal stopped it, and it can go on.
+          whether the run is complete; otherwise it was stopped by a signal and can be continued.
 
         Raises:
-          CommandFailed: it ended with an error.
+          CommandFailed: the run ended with an error.
         """
         self.patiently(lambda: self.shell.run(self.following()), sleep, SSH_FAILED)
         ended = ""
@@ -348,16 +348,16 @@ class CloudTpu:
         self.delete()
 
     def deleting(self) -> tuple[str, ...]:
-        """Return the command that gives the slice back."""
+        """Return the command that deletes the slice."""
         if self.queued:
             return (*TPUS, "queued-resources", "delete", self.job.name, *self.place, "--force", "--quiet")
         return (*TPUS, "tpu-vm", "delete", self.job.name, *self.place, "--quiet")
 
     def delete(self) -> None:
-        """Give the slice back.
+        """Delete the slice.
 
         Raises:
-          UserError: that failed, and it goes on costing money.
+          UserError: the command failed, so the slice may go on costing money.
         """
         try:
             self.shell.run(self.deleting())
@@ -367,7 +367,7 @@ class CloudTpu:
             ) from failure
 
     def is_lost(self) -> bool:
-        """Return whether one of the slices was taken back."""
+        """Return whether one of the slices was preempted."""
         for node in self.nodes:
             try:
                 state = self.shell.run((*TPUS, "tpu-vm", "describe", node, *self.place, "--format", "value(state)"))
@@ -380,7 +380,7 @@ class CloudTpu:
         return False
 
     def on(self, worker: str, command: str) -> str:
-        """Run a shell command on a worker, or on all, of every slice, and return what it prints."""
+        """Run a shell command on a worker, or on all workers, of every slice, and return its output."""
         return "".join(self.shell.run(self._ssh(node, worker, command)) for node in self.nodes)
 
     def failed(self, failure: CommandFailed) -> UserError:
@@ -399,7 +399,7 @@ class CloudTpu:
         )
 
     def refused(self, output: str, failure: CommandFailed | None) -> UserError:
-        """Return the error that says why no slice can be had."""
+        """Return the error with the reason why no slice is available."""
         facts = {
             "type": self.job.accelerator_type,
             "zone": self.job.zone,
@@ -410,7 +410,7 @@ class CloudTpu:
             if re.search(pattern, output):
                 return UserError(problem.format(**facts), remedy=remedy.format(**facts))
         why = output if failure is None else failure.reason()
-        return UserError(f"{self.job.accelerator_type} cannot be had in {self.job.zone}: {why}")
+        return UserError(f"{self.job.accelerator_type} cannot be created in {self.job.zone}: {why}")
 
     def _ssh(self, node: str, worker: str, command: str) -> tuple[str, ...]:
         return (
@@ -427,9 +427,9 @@ class CloudTpu:
         )
 
     def _track(self, *, creating: bool = False) -> tuple[str, ...]:
-        """Return the beginning of a command.
+        """Return the beginning of a command: gcloud, or gcloud alpha if it is needed.
 
-        Only gcloud alpha takes reservations by name and shapes of v5p, and goes through Identity-Aware Proxy (ssh, scp).
+        Only gcloud alpha supports reservations by name, shapes of v5p, and Identity-Aware Proxy (ssh, scp).
         """
         by_shape = "--type" in self.job.accelerator
         needs_alpha = bool(self.job.reservation) or by_shape if creating else self.job.iap
@@ -440,6 +440,6 @@ class CloudTpu:
 
 
 def unfinished(output: str) -> bool:
-    """Return whether the workers, as :func:`tpu.worker.asking` prints it, were stopped by a signal and nothing worse."""
+    """Return whether the workers' exit codes, as :func:`tpu.worker.asking` prints them, show only interruptions by a signal."""
     codes = {int(code) for code in re.findall(worker.ENDED, output)}
     return UNFINISHED in codes and codes <= {0, UNFINISHED}

@@ -14,11 +14,11 @@ import yaml
 from mlm_jax.common.errors import UNFINISHED, UserError
 from tpu.job import COORDINATOR_PORT, RENAME_LIMIT, Job
 
-TPU_PORT = 8471  # JAX's own, on TPU pods
-GROUP = "slice"  # of the pods
+TPU_PORT = 8471  # JAX's port on TPU pods
+GROUP = "slice"  # name of the group of pods
 NAME = "app.kubernetes.io/name"  # label of the JobSet and its pods
-# Which ends of a pod are interruptions: its node was taken away or drained, or a signal stopped the run. They fail the
-# Job with this reason, by which the JobSet begins again without counting it.
+# Pod failures that are interruptions: its node was removed or drained, or a signal stopped the run. They fail the Job with this
+# reason, for which the JobSet restarts without counting the failure.
 INTERRUPTED = "PodFailurePolicy"
 POD_FAILURE_POLICY = {
     "rules": [
@@ -37,8 +37,8 @@ def manifest(job: Job, *, retries: int) -> str:
     """Return the JobSet as YAML, for ``kubectl apply``.
 
     Args:
-      job: what to launch; ``job.image`` has mlm_jax and its configs in it.
-      retries: how often the whole set begins again after a failure; interruptions are not counted.
+      job: the job to launch; ``job.image`` contains mlm_jax and its configs.
+      retries: number of restarts of the whole set after a failure; interruptions are not counted.
 
     Raises:
       UserError: there is no image, or no bucket to write to.
@@ -52,7 +52,7 @@ def manifest(job: Job, *, retries: int) -> str:
     if job.namespace:
         metadata["namespace"] = job.namespace
     metadata["labels"] = {NAME: job.name} | ({"kueue.x-k8s.io/queue-name": job.queue} if job.queue else {})
-    if not job.is_gpu:  # each slice has a node pool to itself
+    if not job.is_gpu:  # each slice has its own node pool
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     pods: dict[str, Any] = {
         "metadata": {"labels": {NAME: job.name}, "annotations": {"gke-gcsfuse/volumes": "true"}},
@@ -96,7 +96,7 @@ def pod(job: Job) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "runs", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
     ]
-    if job.is_gpu:  # NCCL shares memory between the processes of a machine there
+    if job.is_gpu:  # NCCL uses it as memory that the processes of a machine share
         container["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
     found: dict[str, Any] = {
@@ -106,7 +106,7 @@ def pod(job: Job) -> dict[str, Any]:
         "containers": [container],
         "volumes": volumes,
     }
-    if job.service_account:  # which Workload Identity lets write to the bucket
+    if job.service_account:  # it may write to the bucket by Workload Identity
         found["serviceAccountName"] = job.service_account
     if job.is_gpu:
         found["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -114,15 +114,15 @@ def pod(job: Job) -> dict[str, Any]:
 
 
 def command(job: Job) -> str:
-    """Return the shell lines of a pod: it trains, and keeps its log in the workdir."""
+    """Return the shell lines of a pod, which train and copy the log into the workdir."""
     joined = ""
-    if job.is_gpu and job.hosts > 1:  # pods of a JobSet have names that the others can look up
+    if job.is_gpu and job.hosts > 1:  # pods of a JobSet have DNS names
         first = f"{job.name}-{GROUP}-0-0.{job.name}"
         joined = f" --coordinator {first}:{COORDINATOR_PORT} --process-count {job.hosts} --process-index $JOB_COMPLETION_INDEX"
     return KEEPS_LOG.format(logs=shlex.quote(job.logs), train=job.train() + joined)
 
 
-# Kubernetes signals the first process only, which passes it on.
+# Kubernetes signals only the first process, so the shell passes the signal on.
 KEEPS_LOG = """\
 mkdir -p {logs}
 log=$(mktemp) kept={logs}/$HOSTNAME-$(date +%Y%m%dT%H%M%S).log
@@ -189,7 +189,7 @@ def logs(job: Job) -> tuple[str, ...]:
 
 
 def stop(job: Job) -> tuple[str, ...]:
-    """Return the command that deletes the JobSet: its pods are signalled, and have the grace period to save."""
+    """Return the command that deletes the JobSet: its pods get a signal, and save within the grace period."""
     return "kubectl", "delete", "jobset", job.name, *namespaced(job)
 
 

@@ -1,4 +1,4 @@
-"""What is launched: a config, on a topology, with a workdir that outlives the machines."""
+"""A job to launch: a config on a topology, with a workdir that outlives the machines."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Offer:
     """Google Cloud's names of a chip.
 
     Attributes:
-      gke: value of the node label ``cloud.google.com/gke-tpu-accelerator``, or ``gke-accelerator`` of a GPU.
-      source: where the names are from.
+      gke: value of the node label ``cloud.google.com/gke-tpu-accelerator``, or ``gke-accelerator`` for a GPU.
+      source: the page that lists the names.
       accelerator: prefix of Cloud TPU's accelerator type; "" if the chip is offered on GKE only.
-      cores: what the number in that type counts, for each chip.
+      cores: the number in that type, divided by the number of chips.
       runtime: software version of TPU VMs.
     """
 
@@ -33,10 +33,10 @@ class Offer:
     runtime: str = ""
 
 
-# gcsfuse refuses to rename a folder of more files, and a checkpoint is complete when its folder is renamed.
+# gcsfuse refuses to rename a folder with more files than this, and a checkpoint is complete when its folder is renamed.
 RENAME_LIMIT = 200_000
-COORDINATOR_PORT = 8476  # of process 0, where JAX does not find it by itself
-CHIPS_PER_HOST = 4  # of every TPU slice of several hosts
+COORDINATOR_PORT = 8476  # port of process 0, on targets that JAX does not detect
+CHIPS_PER_HOST = 4  # in every TPU slice of several hosts
 OFFERS = {
     "v4": Offer("tpu-v4-podslice", CLOUD + "tpu/docs/v4", "v4", 2, "tpu-ubuntu2204-base"),
     "v5e": Offer("tpu-v5-lite-podslice", CLOUD + "tpu/docs/v5e", "v5litepod", 1, "v2-alpha-tpuv5-lite"),
@@ -56,8 +56,8 @@ class Job:
     Attributes:
       name: the name of the machines and of the job: small letters, digits and hyphens.
       config: path in the checkout ``source``, perhaps with ``:argument``.
-      workdir: path below ``mount``; the same one after every preemption, so that the run goes on.
-      topology: what it runs on.
+      workdir: path below ``mount``; the same path after every preemption, so that the run continues.
+      topology: the accelerators of the job.
       overrides: ``key=value`` settings.
       store: the token store that the run reads; "" if it makes its own.
       extras: the extras of the package, besides the one for the accelerator: "wandb", for example.
@@ -68,13 +68,13 @@ class Job:
       mount: where the bucket is mounted.
       project: the project of Google Cloud; "" is gcloud's default.
       zone: the zone of Google Cloud.
-      service_account: that the machines act as; "" is the project's (Cloud TPU) or the namespace's (GKE) default.
+      service_account: the account that the machines act as; "" is the default of the project (Cloud TPU) or namespace (GKE).
       network: VPC network of the machines; "" is the default.
       subnetwork: the subnetwork of that network.
       internal_ips: whether the machines get no external addresses.
       iap: whether connections go through Identity-Aware Proxy.
-      spot: whether the machines may be taken back at any time, for less money.
-      reservation: the reservation of machines that are booked; "" is none.
+      spot: whether to use cheaper machines that may be preempted at any time.
+      reservation: the name of a reservation of machines; "" is none.
       calendar: whether the reservation was booked in calendar mode.
       image: container image with mlm_jax, on GKE.
       namespace: the namespace of Kubernetes; "" is kubectl's default.
@@ -144,14 +144,14 @@ class Job:
 
     @property
     def hosts(self) -> int:
-        """Return how many machines a slice has."""
+        """Return the number of machines of a slice."""
         if self.topology.chip.platform == "gpu":
             return self.topology.hosts
         return -(-math.prod(self.topology.shape) // CHIPS_PER_HOST)
 
     @property
     def chips_per_host(self) -> int:
-        """Return how many accelerators a machine has."""
+        """Return the number of accelerators of a machine."""
         return math.prod(self.topology.shape) // self.hosts
 
     @property
@@ -164,7 +164,7 @@ class Job:
         """Return Google Cloud's names of the chip.
 
         Raises:
-          UserError: Google Cloud does not offer it.
+          UserError: Google Cloud does not offer the chip.
         """
         if self.topology.chip.name not in OFFERS:
             raise UserError(f"{self.topology} is not offered by Google Cloud", remedy=f"use {', '.join(OFFERS)}")
@@ -185,13 +185,13 @@ class Job:
 
     @property
     def accelerator(self) -> tuple[str, ...]:
-        """Return gcloud's options for one slice; a number of chips of v4 and v5p may have several shapes."""
+        """Return gcloud's options for one slice; for v4 and v5p they include the shape, which the number of chips leaves open."""
         if len(self.topology.shape) == 3:
             return "--type", self.offer.accelerator, "--topology", "x".join(map(str, self.topology.shape))
         return "--accelerator-type", self.accelerator_type
 
     def check_bucket(self) -> None:
-        """Raise a UserError if nothing would outlive the machines."""
+        """Raise a UserError if the workdir would be lost with the machines."""
         if not self.bucket:
             raise UserError(
                 "a workdir on the machines' own disks is lost with them", remedy="give --bucket NAME to mount"
@@ -199,7 +199,7 @@ class Job:
 
     @property
     def place(self) -> str:
-        """Return the workdir as the machines see it."""
+        """Return the path of the workdir on the machines."""
         return f"{self.mount}/{self.workdir}" if self.bucket else self.workdir
 
     @property
@@ -225,7 +225,7 @@ class Job:
         """Return the secrets, from the launcher's own environment.
 
         Raises:
-          UserError: one is not set there.
+          UserError: a secret is not set there.
         """
         for name in self.secrets:
             if not os.environ.get(name):
@@ -236,7 +236,7 @@ class Job:
 
 
 def install_command(packages: str) -> str:
-    """Return the shell command that makes ~/venv with ``packages`` in it; machines' own Python may be too old for JAX."""
+    """Return the shell command that makes ~/venv with ``packages``; the Python of the machines may be too old for JAX."""
     return (
         "curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv -q --clear --python 3.12 ~/venv && "
         f"~/.local/bin/uv pip install -q --python ~/venv {packages}"

@@ -1,12 +1,12 @@
-r"""Launch a training run where the accelerators are, or print how.
+r"""Launch a training run on machines with accelerators, or print the commands that would.
 
     python -m tpu.launch --config configs/mmbert_base.py --topology v5e:4x4 --target tpu-vm \
         --zone us-west4-a --bucket my-runs --workdir mmbert --dry-run
 
-Targets: ``tpu-vm`` (Cloud TPU, at once), ``queued`` (Cloud TPU, when there is one), ``gke`` (a JobSet), ``slurm`` (GPU
+Targets: ``tpu-vm`` (Cloud TPU, at once), ``queued`` (Cloud TPU, from the queue), ``gke`` (a JobSet), ``slurm`` (GPU
 clusters), ``skypilot``. With ``--dry-run`` every command and file is shown and nothing is done. The same command with
-``status``, ``logs`` or ``stop`` behind ``tpu.launch`` looks at what was launched, or stops it. Neither JAX nor TensorFlow
-is needed here.
+``status``, ``logs`` or ``stop`` after ``tpu.launch`` shows the state or the log of the launched job, or stops it. The launcher
+needs neither JAX nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tpu.shell import CommandFailed, Shell
 TARGETS = ("tpu-vm", "queued", "gke", "slurm", "skypilot")
 VERBS = ("run", "status", "logs", "stop")
 CLOUD_TPU = ("tpu-vm", "queued")
-NEEDED_BY = {  # {option: targets that it means something to}
+NEEDED_BY = {  # {option: targets that use it}
     "project": CLOUD_TPU,
     "zone": (*CLOUD_TPU, "skypilot"),
     "service_account": (*CLOUD_TPU, "gke"),
@@ -67,56 +67,66 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=VERBS,
         default="run",
-        help="run (default), or status, logs, stop of what was launched so",
+        help="run (default); or status, logs or stop for a job that was launched with the same options",
     )
     add("--config", required=True, help="FILE.py or FILE.py:argument, in the checkout that --source names")
     add("--topology", required=True, help="v5e:4x4, v5p:8x8x8, 2xv5e:16x16 (two slices), H100:16")
-    add("--workdir", required=True, help="of the run, below the bucket if there is one; the same one continues the run")
-    add("--target", choices=TARGETS, default="tpu-vm", help="where it runs (tpu-vm); see below")
+    add(
+        "--workdir",
+        required=True,
+        help="workdir of the run, below the bucket if there is one; the same workdir continues the run",
+    )
+    add("--target", choices=TARGETS, default="tpu-vm", help="target platform (tpu-vm); see below")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key; repeatable")
     add(
         "--sweep",
         action="store_true",
         help="launch each trial of the config's sweep(), below WORKDIR; slurm: a job array",
     )
-    add("--name", default="", help="of machines and job; made of the config's name if not given")
+    add("--name", default="", help="name of machines and job; made from the config's name if not given")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the run; repeatable")
     add(
         "--secret",
         action="append",
         default=[],
         metavar="NAME",
-        help="environment variable of the run whose value is "
-        "taken from the environment here and never shown, such as WANDB_API_KEY; repeatable",
+        help="environment variable of the run, such as WANDB_API_KEY, whose value is "
+        "taken from the launcher's own environment and never shown; repeatable",
     )
     add(
         "--extra", action="append", default=[], help="extra of the package to install as well, such as demo; repeatable"
     )
     add("--bucket", default="", help="Google Cloud Storage bucket for workdirs and stores, mounted at --mount")
-    add("--mount", default="/mnt/runs", help="folder of the machines that the bucket is mounted at (/mnt/runs)")
-    add("--project", default="", help="of Google Cloud; gcloud's default if not given")
-    add("--zone", default="", help="of Google Cloud")
-    add("--service-account", default="", help="that the machines act as; it must be able to write to the bucket")
+    add("--mount", default="/mnt/runs", help="folder on the machines where the bucket is mounted (/mnt/runs)")
+    add("--project", default="", help="project of Google Cloud; gcloud's default if not given")
+    add("--zone", default="", help="zone of Google Cloud")
+    add(
+        "--service-account", default="", help="account that the machines act as; it must be able to write to the bucket"
+    )
     add("--network", default="", help="VPC network of the machines (tpu-vm, queued)")
-    add("--subnetwork", default="", help="of that network (tpu-vm, queued)")
+    add("--subnetwork", default="", help="subnetwork of that network (tpu-vm, queued)")
     add("--internal-ips", action="store_true", help="no external addresses (tpu-vm, queued)")
     add("--iap", action="store_true", help="connect through Identity-Aware Proxy (tpu-vm, queued)")
     add("--image", default="", help="container made by the Dockerfile of this checkout (gke)")
-    add("--namespace", default="", help="of Kubernetes (gke)")
+    add("--namespace", default="", help="namespace of Kubernetes (gke)")
     add("--queue", default="", help="Kueue's local queue that admits the job (gke)")
     add("--setup", default="", help="shell line that activates an environment before the run (slurm)")
     add("--cpus", type=int, default=8, help="CPU cores of each GPU if a job does not take whole nodes (8, slurm)")
-    add("--source", default=".", help="checkout to copy to the machines, or where they find it (slurm, gke)")
-    add("--spot", action="store_true", help="cheaper machines that may be taken back")
-    add("--reservation", default="", help="of booked machines to take (queued, gke, slurm)")
+    add(
+        "--source",
+        default=".",
+        help="checkout to copy to the machines; on slurm and gke, the folder where the machines find it",
+    )
+    add("--spot", action="store_true", help="cheaper machines that may be preempted")
+    add("--reservation", default="", help="name of a reservation of machines (queued, gke, slurm)")
     add("--calendar", action="store_true", help="the reservation was booked in calendar mode (queued)")
     add(
         "--retries",
         type=int,
         default=10,
-        help="how often to begin again: after a preemption, on gke after an error (10)",
+        help="largest number of restarts after a preemption, or on gke after an error (10)",
     )
-    add("--keep", action="store_true", help="leave the slice when the run is done (tpu-vm, queued)")
+    add("--keep", action="store_true", help="keep the slice when the run is done (tpu-vm, queued)")
     add("--dry-run", action="store_true", help="show commands and files only")
     return found
 
@@ -126,12 +136,12 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
     Raises:
       UserError: there is no such config or topology, a setting does not exist, the mesh does not fit the topology, the
-        machines would not have a file that the config names, or an option means nothing to the target.
+        machines would not have a file that the config names, or the target does not use a given option.
     """
     for option, targets in NEEDED_BY.items():
         if getattr(options, option) != parser().get_default(option) and options.target not in targets:
             raise UserError(
-                f"--{option.replace('_', '-')} means nothing to --target {options.target}",
+                f"--{option.replace('_', '-')} has no effect with --target {options.target}",
                 remedy=f"leave it out, or use --target {' or '.join(targets)}",
             )
     topology = parse(options.topology)
@@ -169,7 +179,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     return found
 
 
-OPTIONS = (  # that are a job's fields by the same name
+OPTIONS = (  # options that are fields of a job with the same name
     "mount",
     "project",
     "zone",
@@ -194,7 +204,7 @@ def environment(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return (name, value) of ``NAME=VALUE`` options.
 
     Raises:
-      UserError: one has no value.
+      UserError: an option has no value.
     """
     for text in given:
         if "=" not in text:
@@ -203,10 +213,10 @@ def environment(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def check_needs(config: ConfigDict, job: Job, options: argparse.Namespace) -> None:
-    """Check, with what is here, that the machines will have what the run needs.
+    """Check from this machine that the machines of the job will have everything that the run needs.
 
     Raises:
-      UserError: they would not.
+      UserError: something would be missing.
     """
     job.secret_values()
     if options.target == "slurm":
@@ -222,7 +232,7 @@ def check(mesh: Mapping[str, int], topology: Topology) -> None:
     """Check that a config's mesh fits a topology.
 
     Raises:
-      UserError: it does not.
+      UserError: the mesh does not fit.
     """
     if mesh["slices"] != topology.slices:
         raise UserError(
@@ -233,13 +243,13 @@ def check(mesh: Mapping[str, int], topology: Topology) -> None:
 
 
 def in_checkout(config: str, source: str) -> str:
-    """Return the path of a config, with its argument, from the root of the checkout that machines get.
+    """Return the path of a config, with its argument, relative to the root of the checkout that machines get.
 
     Raises:
-      UserError: it does not lie in there.
+      UserError: the config lies outside of the checkout.
     """
     file, argument = file_and_argument(config)
-    if EXAMPLES in file.parents:  # of the installed package, which the machines have as well
+    if EXAMPLES in file.parents:  # a config of the installed package, which the machines have as well
         return config
     root = Path(source).resolve()
     if not file.resolve().is_relative_to(root):
@@ -255,7 +265,8 @@ def launch(launched: Sequence[Job], shell: Shell, options: argparse.Namespace) -
     """Launch jobs on the target that the options name, one after the other, or as one array on Slurm.
 
     Raises:
-      UserError: the target cannot do it, or one failed; the message says what is left and how to delete it.
+      UserError: the target does not support the job, or a job failed; the message names machines that still exist, and the
+        command that deletes them.
     """
     if options.target == "slurm":
         return submit(f"{launched[0].name}.sbatch", slurm.script(launched), ("sbatch",), shell)
@@ -278,10 +289,10 @@ def launch(launched: Sequence[Job], shell: Shell, options: argparse.Namespace) -
 
 
 def submit(file: str, text: str, command: Sequence[str], shell: Shell) -> None:
-    """Write a file, and give it to a command.
+    """Write a file, and pass it to a command.
 
     Raises:
-      UserError: the command refuses it.
+      UserError: the command refuses the file.
     """
     shell.write(file, text)
     try:
@@ -291,7 +302,7 @@ def submit(file: str, text: str, command: Sequence[str], shell: Shell) -> None:
 
 
 def apply_secret(job: Job, shell: Shell) -> None:
-    """Make the Kubernetes Secret of a job, by a file that is there for as long as that takes and is its owner's alone."""
+    """Make the Kubernetes Secret of a job, with a temporary file that only its owner may read."""
     with tempfile.TemporaryDirectory(prefix="mlm_jax-") as folder:
         file = "/tmp/mlm_jax-XXXXXXXX/secret.yaml" if shell.dry_run else f"{folder}/secret.yaml"
         shell.write(file, gke.secret(job), shown=f"({', '.join(job.secrets)})\n")
@@ -305,7 +316,7 @@ def look(verb: str, job: Job, shell: Shell, options: argparse.Namespace) -> None
     """Show the status or the log of a job, or stop it.
 
     Raises:
-      UserError: its target's program fails.
+      UserError: the target's program fails.
     """
     try:
         if options.target in CLOUD_TPU:
@@ -333,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # as of "| head"
+    except BrokenPipeError:  # the reader of the output has closed the pipe, as "| head" does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

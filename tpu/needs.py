@@ -1,4 +1,4 @@
-"""What a run needs on its machines, checked before they are paid for: text or a token store, and other files that it reads."""
+"""Checks, before machines are paid for, that they will have the text or token store and the other files that the run reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tpu.shell import CommandFailed, Shell
 MANIFEST = "manifest.json"  # file that every token store has
 
 
-# What needs an extra: functions and libraries that sources name, filters, and objectives that are measured by libraries.
+# Parts of a config that need an extra: functions and libraries of sources, filters, and objectives evaluated by libraries.
 EXTRAS_OF_SOURCES = {"mlm_jax.data.bible": "demo", "datasets": "datasets"}
 EXTRAS_OF_FILTERS = {"near_duplicates": "filters", "language": "filters"}
 EXTRAS_OF_OBJECTIVES = {"token_classification": "metrics", "translation": "metrics"}
@@ -39,7 +39,7 @@ def check_files(config: ConfigDict, job: Job) -> None:
     """Check that machines which get a checkout and a mounted bucket have every file that the config names.
 
     Raises:
-      UserError: they would not have one.
+      UserError: a file would be missing.
     """
     mount = f"{job.mount.rstrip('/')}/"
     local = [(key, path) for key, path in named_files(config) if is_local(path) and not path.startswith(mount)]
@@ -63,10 +63,10 @@ def check_files(config: ConfigDict, job: Job) -> None:
 
 
 def check_store(job: Job, shell: Shell) -> None:
-    """Check that the token store in the bucket is there, by listing its manifest.
+    """Check that the token store exists in the bucket, by listing its manifest.
 
     Raises:
-      UserError: it is not, or the bucket cannot be read.
+      UserError: the store does not exist, or the bucket cannot be read.
     """
     mount = f"{job.mount.rstrip('/')}/"
     if not job.store or (is_local(job.store) and not job.store.startswith(mount)):  # none, or one in the checkout
@@ -78,15 +78,15 @@ def check_store(job: Job, shell: Shell) -> None:
     except CommandFailed as failure:
         raise UserError(
             f"there is no token store at {address}, or it cannot be read: {failure.reason()}",
-            remedy="prepare it (mlm-jax prepare), or see that this account may read the bucket",
+            remedy="prepare it (mlm-jax prepare), or check that this account may read the bucket",
         ) from failure
 
 
 def check_image(job: Job, shell: Shell) -> None:
-    """Check that a container image in Google's Artifact Registry is there; other registries have no common command.
+    """Check that a container image exists in Google's Artifact Registry; images of other registries are not checked.
 
     Raises:
-      UserError: it is not.
+      UserError: the image does not exist.
     """
     if "-docker.pkg.dev/" not in job.image:
         return
@@ -106,12 +106,12 @@ def check_image(job: Job, shell: Shell) -> None:
     except CommandFailed as failure:
         raise UserError(
             f"there is no image {job.image}, or it cannot be read: {failure.reason()}",
-            remedy="build the Dockerfile and push it, or see that this account may read the registry",
+            remedy="build the Dockerfile and push it, or check that this account may read the registry",
         ) from failure
 
 
 def named_files(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Yield (key, path or glob) of everything on disk that a run of this config reads."""
+    """Yield (key, path or glob) of all files and folders that a run of this config reads."""
     if config.data.store:
         yield "data.store", config.data.store
     else:
@@ -123,7 +123,7 @@ def named_files(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def sources(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Yield (key, one of its paths, globs, functions or data sets of libraries) of all text that a config names."""
+    """Yield (key, source) for all text that a config names; a source is a path, glob, function or data set of a library."""
     found = [
         (f"data.{key}.{source.stream}", source.files)
         for key in ("corpora", "parallel")
@@ -141,7 +141,7 @@ def sources(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def copied_files(source: str) -> list[str]:
-    """Return the files of a folder that the machines get: of a git checkout those that git does not ignore, else all."""
+    """Return the files of a folder that are copied to the machines: in a git checkout those that git does not ignore, else all."""
     command = ("git", "-C", source, "ls-files", "-coz", "--exclude-standard")
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,10 +153,10 @@ def copied_files(source: str) -> list[str]:
 
 
 def check_here(config: ConfigDict, job: Job) -> None:
-    """Check that files which the machines read from the file system of this one are there.
+    """Check that files exist here if the machines read them from the same file system.
 
     Raises:
-      UserError: one is not.
+      UserError: a file does not exist.
     """
     root = Path(job.source)
     for key, path in named_files(config):
@@ -164,5 +164,5 @@ def check_here(config: ConfigDict, job: Job) -> None:
             root.glob(path) if not Path(path).is_absolute() else Path("/").glob(path.lstrip("/"))
         ):
             raise UserError(
-                f"{key} names {path!r}, which is not there", file=root, remedy="see config.data in the config file"
+                f"{key} names {path!r}, which does not exist", file=root, remedy="see config.data in the config file"
             )

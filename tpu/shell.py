@@ -1,4 +1,4 @@
-"""Commands that are printed or run, one after the other, with their output shown as it comes."""
+"""Commands that are printed or run, one after the other, with their output shown line by line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 
-REMEMBERED = 5_000  # last lines of a command's output, to tell why it failed
+REMEMBERED = 5_000  # last lines of a command's output that are kept to find the reason of a failure
 
 
 class CommandFailed(Exception):
@@ -21,7 +21,7 @@ class CommandFailed(Exception):
 
     Attributes:
       code: the exit code.
-      output: the end of what it printed.
+      output: the end of its output.
     """
 
     def __init__(self, command: Sequence[str], code: int, output: str):
@@ -29,7 +29,7 @@ class CommandFailed(Exception):
         self.code, self.output = code, output
 
     def reason(self) -> str:
-        """Return the line that says why: the first one that is marked as an error, else the last one."""
+        """Return the line of the output with the reason: the first line that is marked as an error, else the last line."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()] or [str(self)]
         said = next((line for line in lines if re.match(r"(\w+: )?error\b", line, re.IGNORECASE)), lines[-1])
         return said.removesuffix(".")
@@ -39,17 +39,17 @@ class Shell:
     """Runs commands and writes files, or only shows them.
 
     Args:
-      dry_run: whether to show them only.
+      dry_run: whether to only show them.
     """
 
     def __init__(self, dry_run: bool = False):
         self.dry_run = dry_run
 
     def run(self, command: Sequence[str]) -> str:
-        """Run a command, show what it prints (both streams) line by line, and return the end of it; "" in a dry run.
+        """Run a command, show its output (both streams) line by line, and return the end of the output; "" in a dry run.
 
         Raises:
-          CommandFailed: its exit code is not 0.
+          CommandFailed: the command's exit code is not 0.
           UserError: there is no such program.
         """
         print(f"$ {shlex.join(command)}", flush=True)
@@ -70,15 +70,15 @@ class Shell:
         return "".join(lines)
 
     def write(self, file: str | Path, text: str, *, shown: str | None = None) -> None:
-        """Write a file that a command reads, whole or not at all, and print that.
+        """Write a file for a command atomically, and print its path.
 
         Args:
-          file: where.
+          file: the path of the file.
           text: its content.
-          shown: what a dry run prints instead of a secret content; the file is then its owner's alone.
+          shown: text that a dry run prints instead of a secret content; only the owner may then read the file.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the file cannot be written.
         """
         print(f"# {file}\n{text if shown is None else shown}" if self.dry_run else f"wrote {file}", flush=True)
         if self.dry_run:

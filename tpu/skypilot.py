@@ -12,7 +12,7 @@ import yaml
 from mlm_jax.common.errors import UNFINISHED, UserError
 from tpu.job import COORDINATOR_PORT, Job, install_command
 
-# CUDA 13 needs this driver; machines with an older one get CUDA 12.
+# CUDA 13 needs this driver or a newer one; machines with an older driver get CUDA 12.
 CUDA_13_DRIVER = 580
 DRIVER = "driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n1 | cut -d. -f1)"
 
@@ -21,7 +21,7 @@ def task(job: Job) -> str:
     """Return the task as YAML.
 
     Raises:
-      UserError: there is no bucket, so that the workdir would be lost with the machines, or there are several slices.
+      UserError: there is no bucket (the workdir would be lost with the machines), or there are several slices.
     """
     job.check_bucket()
     if job.topology.slices > 1:
@@ -59,14 +59,14 @@ def task(job: Job) -> str:
 
 
 def gpu_setup(job: Job) -> str:
-    """Return the shell lines that install the package with the CUDA that the machine's driver runs."""
+    """Return the shell lines that install the package with the CUDA version that the machine's driver supports."""
     extras = f"[{','.join(job.extras)}]" if job.extras else ""
     newer, older = install_command(f"'.[{job.packages}]'"), install_command(f"'.{extras}' 'jax[cuda12]'")
     return f'{DRIVER}\nif [ "$driver" -ge {CUDA_13_DRIVER} ]; then\n  {newer}\nelse\n  {older}\nfi\n'
 
 
 def launching(job: Job) -> tuple[str, ...]:
-    """Return the command that takes the task file; secrets are named, and SkyPilot reads their values from its environment."""
+    """Return the command that launches the task file; it names secrets, whose values SkyPilot reads from its environment."""
     return (
         "sky",
         "jobs",
@@ -88,5 +88,5 @@ def logs(job: Job) -> tuple[str, ...]:
 
 
 def stop(job: Job) -> tuple[str, ...]:
-    """Return the command that ends the job and gives its machines back."""
+    """Return the command that ends the job and releases its machines."""
     return "sky", "jobs", "cancel", "--yes", "--name", job.name

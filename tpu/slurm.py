@@ -1,4 +1,4 @@
-"""Slurm: a batch script for GPU clusters; a process a GPU, which JAX joins by Slurm's own variables.
+"""Slurm: a batch script for GPU clusters, with one process for each GPU; JAX connects them by Slurm's variables.
 
 https://slurm.schedmd.com/sbatch.html
 """
@@ -48,10 +48,10 @@ def script(jobs: Sequence[Job]) -> str:
     """Return the batch script of a job, or the one of a job array if there are several.
 
     Args:
-      jobs: which differ in their workdirs and settings only.
+      jobs: one job, or several that differ only in their workdirs and settings.
 
     Raises:
-      UserError: the topology is not of GPUs, or there is a bucket, which nothing would mount.
+      UserError: the topology has no GPUs, or a bucket is given, which Slurm does not mount.
     """
     job = jobs[0]
     if not job.is_gpu:
@@ -75,13 +75,13 @@ def script(jobs: Sequence[Job]) -> str:
         setup=f"{job.setup}\n" if job.setup else "",
         environment=NCCL + job.exports() + needed(job),
         trials=trials(jobs),
-        # srun gives each task one core if it is not told otherwise; since Slurm 22.05 it does not ask sbatch's options.
+        # By default srun gives each task one core; since Slurm 22.05 it does not inherit this option from sbatch.
         bind="--cpu-bind=none" if whole else f"--cpus-per-task={job.cpus}",
     )
 
 
 def needed(job: Job) -> str:
-    """Return the shell lines that check the secrets: sbatch passes on the environment that it is called in."""
+    """Return the shell lines that check that the secrets are set; sbatch passes on its own environment."""
     return "".join(f': "${{{name}:?export {name} before sbatch}}"\n' for name in job.secrets)
 
 
@@ -104,5 +104,5 @@ def logs(job: Job) -> tuple[str, ...]:
 
 
 def stop(job: Job) -> tuple[str, ...]:
-    """Return the command that ends the job: it is signalled, and killed after the cluster's KillWait."""
+    """Return the command that ends the job: it gets a signal, and is killed after the cluster's KillWait."""
     return "scancel", "--me", "--name", job.name

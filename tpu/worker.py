@@ -1,4 +1,4 @@
-"""The shell script that every Cloud TPU worker runs: it trains, and keeps the worker's log in the workdir."""
+"""The shell script of every Cloud TPU worker: it trains, and copies the worker's log into the workdir."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def script(job: Job) -> str:
 
 
 def starting(job: Job) -> str:
-    """Return the shell command that starts the script; it goes on when the connection ends."""
+    """Return the shell command that starts the script, which continues when the connection ends."""
     return f"rm -f ~/{job.name}.exit && (nohup bash ~/{job.name}.sh > /dev/null 2>&1 &)"
 
 
@@ -47,7 +47,7 @@ def showing(job: Job) -> str:
 
 
 def asking(job: Job) -> str:
-    """Return the shell command that prints how the run ended on a worker (:data:`ENDED`), and ends with the same code."""
+    """Return the shell command that prints the exit code of the run on a worker (:data:`ENDED`), and ends with the same code."""
     name = job.name
     return (
         f"timeout 120 sh -c 'until [ -f ~/{name}.exit ]; do sleep 1; done'; code=$(cat ~/{name}.exit || echo 1); "
@@ -56,18 +56,18 @@ def asking(job: Job) -> str:
 
 
 def stopping(job: Job) -> str:
-    """Return the shell command that lets the run save a checkpoint and end, and waits for it."""
+    """Return the shell command that makes the run save a checkpoint and end, and waits for the end."""
     name = job.name
     return f"kill -TERM $(cat ~/{name}.pid) && timeout 600 sh -c 'until [ -f ~/{name}.exit ]; do sleep 1; done'"
 
 
-ENDED = r"the run ended with exit code (\d+)"  # what :func:`asking` prints, with the code
+ENDED = r"the run ended with exit code (\d+)"  # the line that :func:`asking` prints, with the code
 
 
 def secrets(job: Job) -> str:
     """Return the shell lines that set the secrets, for ``~/NAME.env`` of every worker.
 
     Raises:
-      UserError: one is not set in the launcher's environment.
+      UserError: a secret is not set in the launcher's environment.
     """
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.secret_values().items())

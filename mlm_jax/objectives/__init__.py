@@ -37,11 +37,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "question_answering": QuestionAnswering,
 }
-PARTS = {  # {what an objective needs of a model: (its name, how to have it)}
+PARTS = {  # {part of a model that an objective needs: (its name, how to add it)}
     "decoder": ("a decoder", 'set model.decoder=({"layers": 6, "weights": "shared"},)'),
     "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
 }
-FIRST_CHOICE = {"masks": "text", "writes": "pairs", "embeds": "pairs"}  # of several such tasks: those that read this
+FIRST_CHOICE = {"masks": "text", "writes": "pairs", "embeds": "pairs"}  # the preferred kind of stream
 TASK_KEYS = (
     "objective",
     "rows",
@@ -93,7 +93,7 @@ def objective_class(name: Any, task: str) -> type[Objective]:
             "put the module on the Python path (PYTHONPATH, or beside the config file)",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Objective)):
-        raise BadValue(key, f"{key}: {name!r} is no subclass of mlm_jax.objectives.Objective", "see CONTRIBUTING.md")
+        raise BadValue(key, f"{key}: {name!r} is not a subclass of mlm_jax.objectives.Objective", "see CONTRIBUTING.md")
     return found
 
 
@@ -101,8 +101,8 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
     """Return {task: objective} for ``config.tasks``.
 
     Raises:
-      BadValue: an objective or an option does not exist (the nearest one is named), a value cannot work, or options cannot
-        work together.
+      BadValue: an objective or an option does not exist (the nearest one is named), a value is invalid, or options contradict
+        each other.
     """
     objectives = {}
     for task, entry in tasks.items():
@@ -116,15 +116,15 @@ def create_objectives(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Objec
 
 
 def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
-    """Check that a model has what each task needs of it.
+    """Check that a model has the part that each task needs.
 
     Args:
       objectives: the objective of each task.
       model: ``config.model``.
 
     Raises:
-      BadValue: it has not.
-      UserError: rows of several languages would have to choose the weights of one.
+      BadValue: the model lacks a part.
+      UserError: encoder weights are indexed by language, but the rows of a task contain several languages.
     """
     for task, objective in objectives.items():
         if objective.needs and not model[objective.needs]:
@@ -132,13 +132,13 @@ def check_parts(objectives: Mapping[str, Objective], model: ConfigDict) -> None:
             raise BadValue(f"model.{objective.needs}", f"task {task!r} needs a model with {name}", remedy)
         if objective.mixes_languages and by_language(model.encoder):
             raise UserError(
-                f"the rows of task {task!r} hold two languages, and cannot choose the encoder weights of one",
-                remedy="share the encoder's weights, or take translation ranking instead",
+                f"the rows of task {task!r} contain two languages, but the encoder's weights are indexed by one language",
+                remedy="share the encoder's weights, or use translation ranking instead",
             )
 
 
 def task_that(role: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the first task whose objective has a role, or else the first task: whose weights to use, if tasks have their own.
+    """Return the first task whose objective has a role, or else the first task; its weights are used if tasks have their own.
 
     Args:
       role: masks | writes | embeds, an attribute of :class:`.Objective`.
@@ -150,7 +150,7 @@ def task_that(role: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def metric_prefix(phase: str, task: str, tasks: Mapping[str, Any]) -> str:
-    """Return what a task's metrics begin with: "eval", and for tasks after the first "eval/TASK".
+    """Return the prefix of a task's metrics: "eval" for the first task, "eval/TASK" for others.
 
     Args:
       phase: train | eval.

@@ -1,4 +1,4 @@
-"""What every objective shares: its facts about the vocabulary, and sums and weights by language."""
+"""The base of all objectives: facts about the vocabulary, and sums and weights by language."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Context:
-    """What objectives know about the vocabulary and the run.
+    """Properties of the vocabulary and the run that objectives use.
 
     Attributes:
       vocabulary_size: number of pieces.
       special: ``[vocabulary]`` bool, pieces that are never masked and never drawn as replacements.
       word_starts: ``[vocabulary]`` bool, pieces that begin a word.
-      mask_id: the piece that hides a token; -1 where the vocabulary has none.
+      mask_id: the mask piece; -1 if the vocabulary has none.
       pad_id: the piece of padding.
       eos_id: the piece that ends a document.
       sentinels: ids of the sentinel pieces, for span corruption.
       language_starts: ``[languages]`` piece that a decoder starts with in each language.
       prefixed: whether every stored document begins with such a piece.
-      languages: how many languages the run has.
+      languages: number of languages of the run.
       normalize: ``per_language`` | ``per_language_mean`` | ``token``.
       z_loss: weight of log²Z.
-      chunk: predicted positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
-      logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
+      chunk: number of predicted positions of each row whose logits exist at once; 0 means as many as ``logits_bytes`` allow.
+      logits_bytes: bytes that a device has for logits and their gradient, if ``chunk`` is 0.
       labels: {task with labels: names of its classes}, as far as they are known.
       by_row: whether metrics are summed row by row, as for evaluation, instead of over all rows.
     """
@@ -68,26 +68,26 @@ class Context:
 class Objective:
     """A training objective: a pure function of (model, batch, key), configured by its dataclass fields.
 
-    ``prepare`` sees the global batch and draws everything random; ``loss`` is a weighted sum. An additive objective's
-    loss of some rows plus that of the other rows is the loss of all of them, so that microbatches do not change it.
+    ``prepare`` gets the global batch and draws all random numbers; ``loss`` is a weighted sum. The losses of an additive
+    objective for parts of the rows add up to the loss of all rows, so microbatches do not change the loss.
 
     Attributes:
-      task: the task's name, which also names its head where it has one.
+      task: the task's name, which is also the name of its head if it has one.
       same_language_rows: length of the runs of consecutive rows that share their languages. Language-indexed weights are
-        gathered once a run.
+        gathered once for each run.
     """
 
-    # What others ask of an objective. What it reads:
+    # Declarations that other packages read. The data:
     kind: ClassVar[str]  # of streams, one of data.store.manifest.FEATURES
-    symmetric: ClassVar[bool] = False  # a pair gives the same loss either way, and is evaluated one way only
+    symmetric: ClassVar[bool] = False  # a pair gives the same loss in both directions, and is evaluated in one only
     per_token: ClassVar[bool] = False  # labels are of tokens, not of whole texts
-    # What it does with the model:
-    needs: ClassVar[str] = ""  # part of the model that it cannot do without: decoder | cross_lingual
-    masks: ClassVar[bool] = False  # hides pieces, at a rate ``mask_rate`` that a curriculum may change
+    # Its use of the model:
+    needs: ClassVar[str] = ""  # the part that a model must have: decoder | cross_lingual
+    masks: ClassVar[bool] = False  # masks pieces, at a rate ``mask_rate`` that a curriculum may change
     writes: ClassVar[bool] = False  # trains the decoder to write a language
     embeds: ClassVar[bool] = False  # trains sentence embeddings
     mixes_languages: ClassVar[bool] = False  # a row holds several languages
-    # How its loss adds up and is measured:
+    # How its losses are summed and evaluated:
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
@@ -95,22 +95,22 @@ class Objective:
     same_language_rows: int = option(1, Number(1, whole=True), "consecutive rows that share one language and direction")
 
     def initial_memory(self, width: int) -> Any:
-        """Return what the objective remembers from step to step, as it is before the first step; None: nothing.
+        """Return the initial memory of the objective, which is passed from step to step; None if it has no memory.
 
-        Only objectives that are not additive may remember: their ``whole_loss`` takes the memory and returns the next.
+        Only objectives that are not additive may have a memory: their ``whole_loss`` takes it and returns the next one.
         """
         return None
 
     def traffic(self, examples: Any) -> Traffic:
-        """Return what a step computes of examples of these shapes, for counting FLOPs."""
+        """Return the numbers of rows, positions and products that a step computes for these examples, to count FLOPs."""
         raise NotImplementedError
 
     def longest_row(self, length: int) -> int:
-        """Return the tokens of the longest row that the model gets, where a task's rows have ``length``."""
+        """Return the number of tokens of the longest row that the model gets, if the task's rows have ``length`` tokens."""
         return length
 
     def at_step(self, step: Any) -> Objective:
-        """Return the objective as it is in a step, which may be traced: what changes from step to step is settled."""
+        """Return the objective with the values of its options that change from step to step; ``step`` may be traced."""
         return self
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
@@ -131,8 +131,8 @@ class Objective:
           examples: the examples of the whole global batch.
           context: as in ``loss``.
           key: as in ``loss``.
-          parts: in how many parts to encode the rows, one after the other, to save memory.
-          memory: what the last step returned; None where nothing is remembered.
+          parts: number of parts in which the rows are encoded one after the other, to save memory.
+          memory: the memory that the last step returned; None if the objective has no memory.
         """
         raise NotImplementedError
 
@@ -141,13 +141,13 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
     """Make an objective from a task's options.
 
     Args:
-      kind: the kind of objective.
-      options: the options of the task that are the objective's own.
-      task: its name.
+      kind: the class of the objective.
+      options: the options of the task that belong to the objective.
+      task: the name of the task.
       others: options that every task has.
 
     Raises:
-      BadValue: an option does not exist (the message names the nearest one), or its value cannot work.
+      BadValue: an option does not exist (the message names the nearest one), or its value is invalid.
     """
     known = options_of(kind)
     for name, value in options.items():
@@ -162,7 +162,8 @@ def from_options(kind: type[Objective], options: Mapping[str, Any], task: str, o
 def in_parts(rows: Any, parts: int, run_length: int) -> Any:
     """Return a tree of ``[rows, …]`` arrays as ``[parts, rows / parts, …]``.
 
-    Run r, of ``run_length`` rows, goes to part r mod parts, so that every part has rows of every device and none moves.
+    Run r, of ``run_length`` rows, goes to part r mod parts, so that every part has rows of every device, and no row is moved to
+    another device.
     """
 
     def split(x: jax.Array) -> jax.Array:
@@ -173,9 +174,9 @@ def in_parts(rows: Any, parts: int, run_length: int) -> Any:
 
 
 def language_weights(counts: jax.Array, language: jax.Array, context: Context) -> jax.Array:
-    """Return each row's weight of one prediction, so that the weighted sum is the article's equation 4.1.
+    """Return the weight of one prediction in each row.
 
-    L = Σ_l (1/N_l) Σ_i −log P(x_i | x_∖i), with N_l counted over the whole (global) batch.
+    The weighted sum of losses is L = Σ_l (1/N_l) Σ_i −log P(x_i | x_∖i), with N_l counted over the global batch.
 
     Args:
       counts: ``[rows]`` predictions in each row.
@@ -195,11 +196,11 @@ def language_weights(counts: jax.Array, language: jax.Array, context: Context) -
 
 
 def sum_by_language(values: jax.Array, language: jax.Array, context: Context) -> jax.Array:
-    """Sum ``[rows]`` or ``[rows, positions]`` values by language; every objective sums its metrics by this function.
+    """Sum ``[rows]`` or ``[rows, positions]`` values by language; every objective sums its metrics with this function.
 
     Args:
-      values: to sum.
-      language: of each value, of the same shape.
+      values: the values to sum.
+      language: the language of each value, in the same shape.
       context: of the run.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Classification of whole texts and of single tokens, by a head of the task's own."""
+"""Classification of whole texts and of single tokens, by the task's own head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OneClass(Labelled):
     )
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
-        """Weigh each label by its class's weight over the sum of them in the global batch."""
+        """Weight each label by the weight of its class, divided by the sum of these weights in the global batch."""
         examples = super().prepare(batch, key, context)
         if not self.class_weights:
             return examples
@@ -43,13 +43,13 @@ class OneClass(Labelled):
           names: the names of the classes.
 
         Raises:
-          UserError: a weight is of a class that there is not, or all are 0.
+          UserError: a weight names a class that does not exist, or all weights are 0.
         """
         key = f"tasks.{self.task}.class_weights"
         for name in self.class_weights:
             if name not in names:
                 raise UserError(
-                    f"{key} names {name!r}, which is no class of the task{nearest(name, names)}",
+                    f"{key} names {name!r}, which is not a class of the task{nearest(name, names)}",
                     remedy=f"its classes are {', '.join(names)}",
                 )
         weights = np.array([self.class_weights.get(name, 1.0) for name in names], np.float32)
@@ -60,7 +60,7 @@ class OneClass(Labelled):
     def loss(
         self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        """Return the mean loss, and loss and accuracy by language, in which all classes weigh the same."""
+        """Return the weighted mean loss, and loss and accuracy by language without class weights."""
         logits = self.outputs(model, examples.rows, key)
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
@@ -78,7 +78,7 @@ class Classification(OneClass):
 
 @dataclasses.dataclass(frozen=True)
 class TokenClassification(OneClass):
-    """Mean −log P(class of a word's first piece | text), for named entities and the like."""
+    """Mean −log P(class of a word's first piece | text), for example for named entities."""
 
     per_token: ClassVar[bool] = True
 

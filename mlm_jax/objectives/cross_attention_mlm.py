@@ -1,4 +1,4 @@
-"""Cross-attention masked language modelling: hidden words of a sentence are found in its translation."""
+"""Cross-attention masked language modelling: masked tokens of a sentence are predicted with the help of its translation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlm_jax.objectives.traffic import Traffic
 
 
 class AlignedExamples(NamedTuple):
-    """Whole source rows, and the hidden tokens of their targets."""
+    """Complete source rows, and the masked tokens of their targets."""
 
     source: Rows
     target: MaskedExamples
@@ -27,11 +27,11 @@ class AlignedExamples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
-    """Predict hidden tokens of a sentence that looks at its translation through the cross-lingual attention layer.
+    """Predict masked tokens of a sentence that attends to its translation through the cross-lingual attention layer.
 
-    L = Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i, x) + unplugged · Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i), y_i the hidden tokens of
+    L = Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i, x) + unplugged · Σ_l (1/N_l) Σ_i −log P(y_i | y_∖i), y_i the masked tokens of
     language l; the second term is the same encoder with the layer unplugged (Luo et al. 2021, VECO; Ouyang et al. 2021,
-    ERNIE-M). Both are measured, whatever is trained.
+    ERNIE-M). Both terms are measured, also if only one is trained.
 
     """
 
@@ -41,11 +41,11 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
     unplugged: float = option(0.0, Number(0, 1), "weight of the loss without the source; 0 only measures it")
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> Any:
-        """Hide tokens of the targets."""
+        """Mask tokens of the targets."""
         return AlignedExamples(batch["inputs"], weigh(self.mask(key, batch["targets"], context), context))
 
     def traffic(self, examples: Any) -> Traffic:
-        """Return that both sides are encoded at once, and the hidden positions scored with and without the source."""
+        """Count: both sides are encoded at once, and the masked positions are scored with and without the source."""
         rows, length = examples.source.tokens.shape
         predicted = math.prod(examples.target.masked.positions.shape)
         trained = predicted * (2 if self.unplugged else 1)
@@ -54,7 +54,7 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
         )
 
     def loss(self, model: Any, examples: Any, context: Context, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Return the weighted sum of −log P over hidden target tokens, with and without the source, and metrics."""
+        """Return the weighted sum of −log P over masked target tokens, with and without the source, and metrics."""
         source, target = examples.source, examples.target.masked.rows
         pairs = concatenate_rows(target, source)
         both = model.encode(
@@ -66,13 +66,13 @@ class CrossAttentionMaskedLanguageModelling(MaskedLanguageModelling):
         if self.unplugged:
             unplugged, bare = predict_masked(model, alone, examples.target, context)
             plugged += self.unplugged * unplugged
-        else:  # measured at no cost to the backward pass
+        else:  # measured only, without a backward pass
             bare = predict_masked(without_gradient(model), jax.lax.stop_gradient(alone), examples.target, context)[1]
         measured: Metrics = metrics | {f"{name}_unplugged": value for name, value in bare.items()}
         return plugged, measured
 
 
 def without_gradient(model: Any) -> Any:
-    """Return the model with parameters that no gradient reaches."""
+    """Return the model with its parameters excluded from the gradient."""
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, state))

@@ -1,7 +1,7 @@
-"""Cross-entropy over a large vocabulary without ever holding all logits.
+"""Cross-entropy over a large vocabulary, without holding all logits in memory.
 
-The loss is linear in its cotangent, so the forward pass over a chunk of positions can compute the gradients right
-there (as Liger-Kernel does; Hsu et al. 2024): logits are formed once, chunk by chunk, and never kept or recomputed.
+The loss is linear in its cotangent, so the forward pass over a chunk of positions can compute the gradients at once
+(as Liger-Kernel does; Hsu et al. 2024): logits are computed once, chunk by chunk, and are neither kept nor recomputed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlm_jax.model.layers import pad_length
 from mlm_jax.parallel.mesh import platform
 from mlm_jax.parallel.rules import constrain, shards_of
 
-NEVER = -1e9  # logit of a row of the table that is no piece; its probability is zero, and no ∞ − ∞ comes near it
+NEVER = -1e9  # logit of rows of the table without a piece: their probability is zero; −∞ could give ∞ − ∞
 
 
 def weighted_cross_entropy(
@@ -44,8 +44,8 @@ def weighted_cross_entropy(
       labels: ``[rows, positions]`` int32.
       weights: ``[rows, positions]`` float32; 0 where nothing is predicted.
       vocabulary_size: number of real pieces.
-      chunk: positions of each row whose logits exist at once; 0 is as many as ``logits_bytes`` allow.
-      logits_bytes: memory that a device has for logits and their gradient, if ``chunk`` is 0.
+      chunk: number of positions of each row whose logits exist at once; 0 means as many as ``logits_bytes`` allow.
+      logits_bytes: bytes that a device has for logits and their gradient, if ``chunk`` is 0.
       z_loss: weight of log²Z (Chowdhery et al. 2022).
       smoothing: the smoothing of the labels, in the sum only.
 
@@ -68,19 +68,19 @@ def logit_bytes(itemsize: int, here: str) -> int:
     """Return the bytes of one logit in training and of its gradient.
 
     Args:
-      itemsize: bytes of a hidden state, whose type the gradient has, and on a GPU the logit too.
+      itemsize: bytes of an element of the hidden states; the gradient has their type, and on a GPU the logits have it too.
       here: the platform, "cpu" | "gpu" | "tpu".
     """
     return itemsize + (itemsize if here == "gpu" else jnp.dtype(jnp.float32).itemsize)
 
 
 def positions_that_fit(positions: int, size: float, memory: float) -> int:
-    """Return how many positions of each row go into one chunk, so that chunks are few and alike.
+    """Return the number of positions of each row in one chunk, such that there are few chunks of nearly equal size.
 
     Args:
       positions: the number of all positions of a row.
-      size: bytes of one position of all rows of a device.
-      memory: bytes that a chunk may take.
+      size: bytes of one position, for all rows of a device.
+      memory: the largest number of bytes of a chunk.
     """
     chunks = min(max(math.ceil(positions * size / memory), 1), positions)
     return math.ceil(positions / chunks)
@@ -133,8 +133,8 @@ def _scan_chunks(
     chunk = min(chunk or positions, positions)
     count = -(-positions // chunk)
     pad = count * chunk - positions
-    # The rows of each device stay apart, so that a device adds up its own part of the table's gradient and the parts
-    # meet once, at the end, instead of once a chunk.
+    # The rows of each device stay separate, so that a device sums its own part of the table's gradient. The parts are summed
+    # over devices once at the end, instead of once for each chunk.
     shards = shards_of("rows", rows)
 
     def split(x: jax.Array) -> jax.Array:  # [rows, positions, …] → [chunks, shards, rows / shards, chunk, …]
@@ -143,28 +143,28 @@ def _scan_chunks(
     def join(x: jax.Array) -> jax.Array:  # and back
         return jnp.moveaxis(x, 0, 2).reshape(rows, count * chunk, *x.shape[4:])[:, :positions]
 
-    # Devices that share the table's width gather it here, once, and not in every chunk. Without the first line XLA for GPUs
-    # gathers the float32 parameter and converts it afterwards, which sends twice the bytes.
+    # Devices that share the table's width gather the table here, once, and not in every chunk. Without the first line, XLA for
+    # GPUs gathers the float32 parameter and converts it afterwards, which sends twice the bytes.
     table = constrain(table, "vocabulary", "embed")
     table = constrain(table, "activation_vocabulary", "activation_embed")
-    # One column of ones is enough, but 769 columns are no multiple of 8: cuBLAS then leaves the product to a kernel that takes
+    # One column of ones would be enough, but 769 columns are not a multiple of 8: cuBLAS then uses a kernel that takes
     # 1.4 times as long (docs/training.md).
     columns_of_ones = 8 - width % 8
     columns = jnp.arange(table.shape[0])
     column_is_real = columns < vocabulary_size  # [vocabulary]
-    offset = jnp.where(column_is_real, bias, NEVER)  # one sum over the logits, and no second pass for the padding
+    offset = jnp.where(column_is_real, bias, NEVER)  # one addition to the logits, without a second pass for the padding
 
-    # A GPU in training waits for memory here: 16 bits of each logit halve that, and the sums over them are float32 all the same.
-    # Losses that are only measured come from float32.
+    # On a GPU, training is limited by memory traffic here: 16-bit logits halve it, and sums over them are still float32.
+    # Losses in evaluation are computed from float32 logits.
     kept = hidden.dtype if with_gradients and platform() == "gpu" else jnp.float32
 
     def one_chunk(carry: Any, part: Any) -> tuple[Any, Any]:
-        total, gradient = carry  # of the table and, in column ``width``, of the bias
+        total, gradient = carry  # the gradient of the table and, in column ``width``, of the bias
         hidden_part, labels_part, weights_part = part
         logits = jnp.einsum("srpd,vd->srpv", hidden_part, table, preferred_element_type=kept)
         logits = constrain(logits, "rows", None, None, "activation_vocabulary") + offset
         log_z = jax.nn.logsumexp(logits, axis=-1)  # [shards, rows / shards, chunk]
-        # A sum and not a look-up, for which a device would need the other devices' columns.
+        # A sum instead of a look-up, for which a device would need the columns of other devices.
         is_label = columns == labels_part[..., None]
         label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)
         losses = log_z - label_logit
@@ -184,8 +184,8 @@ def _scan_chunks(
             slope -= jnp.where(column_is_real, smoothing / vocabulary_size * weights_part[..., None], 0.0)
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("srpv,vd->srpd", slope, table, preferred_element_type=jnp.float32)
-        # The bias is the weight of a constant feature, so that one product gives both gradients. A sum over all logits would
-        # take CPUs long, and TPUs would compute the exponentials again for it.
+        # The bias is the weight of a constant feature, so one product gives both gradients. A separate sum over all logits would
+        # be slow on CPUs, and TPUs would compute the exponentials again for it.
         with_one = jnp.pad(hidden_part, ((0, 0),) * 3 + ((0, columns_of_ones),), constant_values=1)
         gradient += jnp.einsum("srpv,srpd->svd", slope, with_one, preferred_element_type=jnp.float32)
         gradient = constrain(gradient, "rows", "activation_vocabulary", "activation_embed")

@@ -22,8 +22,8 @@ class Denoising(Objective):
     """T5's span corruption, drawn on the device (Raffel et al. 2020, section 3.1.4).
 
     The number of noise tokens and spans follows from the row's length alone, so that all shapes are fixed: a row of
-    568 tokens becomes 512 for the encoder and 114 for the decoder. Rows are read as running text, as in T5; padding behind
-    it is padding on both sides.
+    568 tokens becomes 512 for the encoder and 114 for the decoder. As in T5, a row is running text, across documents; padding at
+    its end becomes padding on both sides.
     """
 
     kind: ClassVar[str] = "text"
@@ -35,11 +35,13 @@ class Denoising(Objective):
     def lengths(self, length: int) -> tuple[int, int, int, int]:
         """Return (noise tokens, noise spans, encoder length, decoder length) for rows of ``length`` tokens."""
         noise = min(max(round(length * self.noise_density), 1), length - 1)
-        spans = min(max(round(noise / self.mean_span), 1), noise, length - noise)  # as many texts in between
+        spans = min(
+            max(round(noise / self.mean_span), 1), noise, length - noise
+        )  # there is as much kept text between the spans
         return noise, spans, length - noise + spans + 1, noise + spans + 1
 
     def longest_row(self, length: int) -> int:
-        """Return the tokens of the encoder's rows, or of the decoder's where there is more noise than text."""
+        """Return the length of the encoder's rows, or of the decoder's if there is more noise than text."""
         return max(self.lengths(length)[2:])
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
@@ -59,7 +61,7 @@ class Denoising(Objective):
             )
         is_noise = jax.vmap(lambda k: noise_mask(k, length, noise, spans))(jax.random.split(key, count))
         real = jnp.asarray(rows.segment_ids) > 0
-        # The decoder has nothing to write after the last span that is text.
+        # The decoder writes nothing after the last span with real tokens.
         asked = jax.lax.cummax((real & is_noise).astype(jnp.int32), axis=1, reverse=True) > 0  # [rows, length]
         sentinels = jnp.asarray(context.sentinels[: spans + 1])
 
@@ -73,7 +75,7 @@ class Denoising(Objective):
         return sequence_examples(source, target, dataclasses.replace(context, prefixed=False))
 
     def traffic(self, examples: SequenceExamples) -> Traffic:
-        """Return that the corrupted rows are encoded, and every position of what is missing decoded and scored."""
+        """Count: the corrupted rows are encoded, and every position of the removed spans is decoded and scored."""
         return sequence_traffic(examples)
 
     def loss(
@@ -84,7 +86,7 @@ class Denoising(Objective):
 
 
 def noise_mask(key: jax.Array, length: int, noise: int, spans: int) -> jax.Array:
-    """Return ``[length]`` bool with exactly ``noise`` tokens in ``spans`` spans, beginning with text that is kept."""
+    """Return ``[length]`` bool with exactly ``noise`` tokens in ``spans`` spans; the row begins with kept text."""
     noise_key, kept_key = jax.random.split(key)
     noise_lengths = random_partition(noise_key, noise, spans)
     kept_lengths = random_partition(kept_key, length - noise, spans)
@@ -104,22 +106,22 @@ def random_partition(key: jax.Array, items: int, parts: int) -> jax.Array:
 def replace_spans(
     tokens: jax.Array, real: jax.Array, hidden: jax.Array, sentinels: jax.Array, size: int, eos_id: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Put one sentinel for each run of hidden tokens, in order, close the gaps, and end with eos.
+    """Replace each run of hidden tokens by one sentinel, in order, close the gaps, and end with eos.
 
     Args:
-      tokens: ``[length]``.
-      real: ``[length]`` bool; what is not is padding, and comes last in the result.
-      hidden: ``[length]`` bool.
-      sentinels: ids, at least one for each run.
+      tokens: ``[length]`` token ids.
+      real: ``[length]`` bool; other tokens are padding, and come last in the result.
+      hidden: ``[length]`` bool, tokens to replace.
+      sentinels: ids of sentinels, at least one for each run.
       size: the size of the result.
-      eos_id: the piece that ends it.
+      eos_id: the piece that ends the result.
 
     Returns:
-      ``[size]`` tokens, and ``[size]`` bool, which of them are real; none of a row that has nothing but padding.
+      ``[size]`` tokens, and ``[size]`` bool, which of them are real; no token is, if the row has only padding.
     """
     first = hidden & ~jnp.concatenate([jnp.zeros(1, bool), hidden[:-1]])
     replaced = jnp.where(first, sentinels[jnp.cumsum(first) - 1], tokens)
-    order = jnp.argsort(hidden & ~first)[: size - 1]  # stable: what stays comes first, in order
+    order = jnp.argsort(hidden & ~first)[: size - 1]  # stable: tokens that stay come first, in order
     replaced = jnp.append(replaced[order], jnp.asarray(eos_id, tokens.dtype))
     real = jnp.append(real[order], real.any())
     order = jnp.argsort(~real)

@@ -1,4 +1,4 @@
-"""What objectives that learn from labels share: rows with labels, and a head of the task's own."""
+"""The base of objectives that learn from labels: rows with labels, and the task's own head."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, s
 from mlm_jax.objectives.traffic import Traffic
 
 TRANSFORM = (
-    "what stands before the output layer: nothing; a dense layer with tanh (XLM-R, BERT) or gelu (EuroBERT); or a head as "
+    "the layer before the output layer: none; a dense layer with tanh (XLM-R, BERT) or gelu (EuroBERT); or a head like that "
     "of masked language modelling (ModernBERT)"
 )
 POOLING = (
-    "what is classified: the mean of the hidden states; the first one (XLM-R, BERT); or late, each of them, and the mean "
-    "of their logits is taken (EuroBERT)"
+    "the classified vector: the mean of the hidden states; the first one (XLM-R, BERT); or late: each hidden state is "
+    "classified, and the mean of their logits is taken (EuroBERT)"
 )
 
 
@@ -39,37 +39,37 @@ class Labelled(Objective):
     transform: str = option("none", choice("none", "tanh", "gelu", "head"), TRANSFORM)
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
-        """Weigh each label by one over the labels of the global batch."""
+        """Weight each label by 1/(number of labels in the global batch)."""
         labels = batch["labels"]
         real = self.is_real(labels)
         return LabelledExamples(batch["inputs"], labels, real * mean_weights(real.sum(), labels))
 
     def is_real(self, labels: jax.Array) -> jax.Array:
-        """Return which labels are there, in the shape of ``labels``."""
+        """Return which labels exist (bool, in the shape of ``labels``); the others are ignored."""
         return labels >= 0
 
     def traffic(self, examples: LabelledExamples) -> Traffic:
-        """Return that all rows are encoded, and a vector of each text or token classified."""
+        """Count: all rows are encoded, and one vector of each text or token is classified."""
         rows, length = examples.rows.tokens.shape
         return Traffic(rows, length, classified=rows * length if self.per_token else rows)
 
     def outputs(self, model: Any, rows: Rows, key: jax.Array | None = None) -> jax.Array:
-        """Return what the task's head makes of rows, ``[rows, outputs]`` or ``[rows, length, outputs]`` float32."""
+        """Return the outputs of the task's head, ``[rows, outputs]`` or ``[rows, length, outputs]`` float32."""
         hidden = model.encode(rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         return model.classify(self.task, hidden, rows.segment_ids, pooled=not self.per_token).astype(jnp.float32)
 
     def predictions(self, model: Any, rows: Rows) -> jax.Array:
-        """Return what is compared with labels over a whole held-out set: by default the outputs."""
+        """Return the values that are compared with the labels of a held-out set: by default the outputs."""
         return self.outputs(model, rows)
 
 
 def by_language(values: dict[str, jax.Array], real: jax.Array, rows: Rows, context: Context) -> Metrics:
-    """Return the mean of each value over the labels that there are, by language.
+    """Return the mean of each value over the existing labels, by language.
 
     Args:
-      values: {metric: of each label}.
-      real: which labels there are, of the same shape, whose first axis is rows.
-      rows: that the labels are of.
+      values: {metric: value of each label}.
+      real: which labels exist, bool in the same shape; the first axis is rows.
+      rows: the rows of the labels.
       context: the context of the run.
     """
     language = jnp.broadcast_to(rows.language.reshape(-1, *(1,) * (real.ndim - 1)), real.shape)

@@ -1,7 +1,7 @@
 """Dynamic masking on the device: the choice of tokens to mask, and their replacements.
 
-Every row masks exactly ⌊rate · eligible⌋ tokens (or as many whole words as fit into that number), so that a gather of fixed
-capacity never overflows. The choice is made on the global batch, so that it does not depend on devices or microbatches. The
+In every row exactly ⌊rate · eligible⌋ tokens are masked (or as many whole words as fit into that number), so that a gather of
+fixed capacity never overflows. The choice is made on the global batch, so it does not depend on devices or microbatches. The
 mask rate and other options of masking are declared here, with their bounds (:class:`Masking`).
 """
 
@@ -20,18 +20,18 @@ from mlm_jax.config.values import ABOVE_ZERO, BadValue, Number, choice
 from mlm_jax.data.loading.batch import Rows
 from mlm_jax.objectives.base import Context, Objective
 
-UNITS = ("token", "word", "span")  # what is hidden together
-LONGEST_WORD = 10  # tokens; scripts without spaces would otherwise have sentences for words
+UNITS = ("token", "word", "span")  # units that are masked together
+LONGEST_WORD = 10  # tokens; without this limit, whole sentences would be words in scripts without spaces
 
 
 class Masked(NamedTuple):
-    """Rows with hidden tokens, and what was hidden.
+    """Rows with masked tokens, and the original tokens.
 
     Attributes:
       rows: the corrupted rows.
       positions: ``[rows, capacity]`` int32 positions that are predicted.
-      labels: ``[rows, capacity]`` int32 the tokens that stood there.
-      chosen: ``[rows, capacity]`` bool; False where a row has fewer predictions than the capacity.
+      labels: ``[rows, capacity]`` int32 original tokens at these positions.
+      chosen: ``[rows, capacity]`` bool; False for the unused part of the capacity.
     """
 
     rows: Rows
@@ -46,8 +46,8 @@ class Line:
 
     Attributes:
       first, last: the rate in the first and in the last step.
-      start, stop: these steps.
-      step: the step that it is (traced); None: any, so that the highest rate holds.
+      start, stop: the first and the last step.
+      step: the current step (traced); None: no particular step, so that the highest rate is used.
     """
 
     first: float
@@ -74,12 +74,12 @@ class Masking(Objective):
     """An objective that masks tokens: its options, with their bounds.
 
     Raises:
-      BadValue: ``keep`` and ``replace`` are more than 1 together.
+      BadValue: the sum of ``keep`` and ``replace`` is more than 1.
     """
 
     masks: ClassVar[bool] = True
     mask_rate: float | Line = option(0.3, Number(ABOVE_ZERO, 1), "share of each row's ordinary tokens to predict")
-    unit: str = option("token", choice(*UNITS), "what is hidden together")
+    unit: str = option("token", choice(*UNITS), "the unit that is masked as a whole")
     mean_span: float = option(3.0, Number(1), "mean length of a span, in tokens")
     keep: float = option(0.1, Number(0, 1), "share of the chosen tokens that are left as they are")
     replace: float = option(0.1, Number(0, 1), "share of the chosen tokens that become a random piece")
@@ -88,7 +88,7 @@ class Masking(Objective):
         if self.keep + self.replace > 1:
             key = f"tasks.{self.task}.keep"
             raise BadValue(
-                key, f"{key}={self.keep} and replace={self.replace} are more than 1 together", "BERT has 0.1 and 0.1"
+                key, f"the sum of {key}={self.keep} and replace={self.replace} is more than 1", "BERT has 0.1 and 0.1"
             )
 
     def at_step(self, step: Any) -> Masking:
@@ -98,7 +98,7 @@ class Masking(Objective):
         return dataclasses.replace(self, mask_rate=dataclasses.replace(self.mask_rate, step=step))
 
     def mask(self, key: jax.Array, rows: Any, context: Context) -> Masked:
-        """Hide tokens of ``rows`` as the options say."""
+        """Mask tokens of ``rows`` with the options of the task."""
         return mask_tokens(
             key,
             rows,
@@ -122,12 +122,12 @@ def mask_tokens(
     keep: float = 0.1,
     replace: float = 0.1,
 ) -> Masked:
-    """Hide tokens for masked language modelling (BERT's 80/10/10; Devlin et al. 2019).
+    """Mask tokens for masked language modelling (BERT's 80/10/10; Devlin et al. 2019).
 
     Args:
-      key: a PRNG key; the same key hides the same tokens.
+      key: a PRNG key; the same key masks the same tokens.
       rows: the global batch.
-      context: names the special tokens, which are never chosen and never drawn.
+      context: has the special tokens, which are never chosen and never drawn.
       rate: share of each row's ordinary tokens to predict.
       unit: ``token`` | ``word`` (all pieces of a word together) | ``span`` (geometric lengths; Joshi et al. 2020; the last
         span of a row is cut where its budget ends).
@@ -148,14 +148,14 @@ def mask_tokens(
     drawn = ordinary[jax.random.randint(piece_key, labels.shape, 0, ordinary.size)]  # [rows, capacity]
     action = jax.random.uniform(action_key, labels.shape)
     corrupted = jnp.where(action < keep, labels, jnp.where(action < keep + replace, drawn, context.mask_id))
-    # Positions that were not chosen get back what stands there, since they share the capacity with those that were.
+    # The capacity also contains positions that were not chosen: they get their own token again.
     corrupted = jnp.where(chosen, corrupted, labels)
     tokens = jnp.put_along_axis(rows.tokens, positions, corrupted.astype(rows.tokens.dtype), axis=1, inplace=False)
     return Masked(rows._replace(tokens=tokens), positions, labels, chosen)
 
 
 def unit_boundaries(key: jax.Array, rows: Rows, context: Context, *, unit: str, mean_span: float) -> jax.Array:
-    """Return ``[rows, length]`` bool: where a unit that is hidden as a whole begins.
+    """Return ``[rows, length]`` bool: the positions at which a unit begins; a unit is masked as a whole.
 
     Raises:
       ValueError: ``unit`` is not one of token, word, span.
@@ -191,7 +191,7 @@ def choose_units(
       eligible: ``[rows, length]`` bool, tokens that may be chosen.
       boundaries: ``[rows, length]`` bool, where a unit begins.
       rate: share of the eligible tokens to choose.
-      whole: a unit that does not fit into what is left of the budget is passed over; else it is cut.
+      whole: whether a unit that does not fit into the rest of the budget is skipped; otherwise it is cut.
 
     Returns:
       positions and chosen, both ``[rows, ⌈highest rate · length⌉]``; positions are distinct within a row.
@@ -202,13 +202,13 @@ def choose_units(
     unit = jnp.cumsum(boundaries, axis=1) - 1  # [rows, length] index of each token's unit
     score = jnp.take_along_axis(jax.random.uniform(key, eligible.shape), unit, axis=1)  # one draw a unit
     order = jnp.argsort(jnp.where(eligible, score, 2.0), axis=1)  # [rows, length]; stable: units stay together
-    # A float32 product such as 0.3 · 10 may fall just short of a whole number: nudge it before the floor.
+    # A float32 product such as 0.3 · 10 may be slightly below an integer: increase it a little before the floor.
     budget = jnp.floor(now * eligible.sum(axis=1, keepdims=True) + 1e-4).astype(jnp.int32)
     rank = jnp.arange(length)
     if whole:
         ordered_unit = jnp.take_along_axis(jnp.where(eligible, unit, -1), order, axis=1)
         chosen = fitting(ordered_unit, budget)
-        first = jnp.argsort(~chosen, axis=1)  # stable: what was chosen comes first
+        first = jnp.argsort(~chosen, axis=1)  # stable: chosen positions come first
         order, chosen = jnp.take_along_axis(order, first, axis=1), rank < chosen.sum(axis=1, keepdims=True)
     else:
         chosen = rank < budget
@@ -216,10 +216,10 @@ def choose_units(
 
 
 def fitting(unit: jax.Array, budget: jax.Array) -> jax.Array:
-    """Return which tokens are taken where each unit is, in order, that fits into what the units before it left.
+    """Return the tokens of the units that are taken, if units are taken in order and each must fit into the remaining budget.
 
     Args:
-      unit: ``[rows, length]`` each token's unit, whose tokens stand together; −1 is never taken.
+      unit: ``[rows, length]`` each token's unit; the tokens of a unit are consecutive; −1 is never taken.
       budget: ``[rows, 1]`` tokens.
 
     Returns:
@@ -236,10 +236,10 @@ def fitting(unit: jax.Array, budget: jax.Array) -> jax.Array:
         return budget - taken.sum(axis=1, keepdims=True)
 
     def open_after(taken: jax.Array) -> jax.Array:
-        return ~taken & (unit >= 0) & (size <= left(taken))  # what could be taken still
+        return ~taken & (unit >= 0) & (size <= left(taken))  # units that can still be taken
 
-    # Each round takes all that fits at a stretch, and one unit at least: after the first, fewer tokens are left than the
-    # unit has that came next, so that there are LONGEST_WORD rounds at most.
+    # Each round takes consecutive units that fit, and at least one. After the first round, the remaining budget is smaller than the
+    # next unit, so there are at most LONGEST_WORD rounds.
     def one_round(taken: jax.Array) -> jax.Array:
         candidate = open_after(taken)
         total = jnp.cumsum(candidate, axis=1) + end - rank  # up to the last token of the unit

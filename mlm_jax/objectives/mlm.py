@@ -26,16 +26,16 @@ class MaskedExamples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageModelling(Masking):
-    """Predict hidden tokens: L = Σ_l (1/N_l) Σ_i −log P(x_i^l | x_∖i^l) (Devlin et al. 2019; Conneau et al. 2020)."""
+    """Predict masked tokens: L = Σ_l (1/N_l) Σ_i −log P(x_i^l | x_∖i^l) (Devlin et al. 2019; Conneau et al. 2020)."""
 
     kind: ClassVar[str] = "text"
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
-        """Hide tokens of the global batch and weigh each by 1/N_l."""
+        """Mask tokens of the global batch and weight each by 1/N_l."""
         return weigh(self.mask(key, batch["inputs"], context), context)
 
     def traffic(self, examples: MaskedExamples) -> Traffic:
-        """Return that all rows are encoded, and the hidden positions scored."""
+        """Count: all rows are encoded, and the masked positions are scored."""
         rows, length = examples.masked.rows.tokens.shape
         predicted = math.prod(examples.masked.positions.shape)
         return Traffic(rows, length, predicted=predicted, headed=predicted)
@@ -43,13 +43,13 @@ class MaskedLanguageModelling(Masking):
     def loss(
         self, model: Any, examples: MaskedExamples, context: Context, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        """Return the weighted sum of −log P over the hidden tokens, and loss and accuracy by language."""
+        """Return the weighted sum of −log P over the masked tokens, and loss and accuracy by language."""
         hidden = model.encode(examples.masked.rows, task=self.task, key=key, same_language_rows=self.same_language_rows)
         return predict_masked(model, hidden, examples, context)
 
 
 def weigh(masked: Masked, context: Context) -> MaskedExamples:
-    """Give each hidden token the weight 1/N_l of its row's language, counted over the global batch."""
+    """Give each masked token the weight 1/N_l of its row's language, counted over the global batch."""
     weights = language_weights(masked.chosen.sum(axis=1), masked.rows.language, context)  # [rows]
     language = jnp.broadcast_to(masked.rows.language[:, None], masked.chosen.shape)
     return MaskedExamples(masked, language, masked.chosen * weights[:, None])
@@ -58,7 +58,7 @@ def weigh(masked: Masked, context: Context) -> MaskedExamples:
 def predict_masked(
     model: Any, hidden: jax.Array, examples: MaskedExamples, context: Context
 ) -> tuple[jax.Array, Metrics]:
-    """Score the hidden tokens from ``[rows, length, width]`` hidden states; only their positions reach the head."""
+    """Score the masked tokens from ``[rows, length, width]`` hidden states; only their positions reach the head."""
     masked, language = examples.masked, examples.language
     picked = jnp.take_along_axis(hidden, masked.positions[..., None], axis=1)  # [rows, capacity, width]
     table, bias = model.output_table()

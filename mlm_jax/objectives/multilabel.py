@@ -1,4 +1,4 @@
-"""Classification of texts that are of any number of classes, such as topics or emotions."""
+"""Classification of texts with any number of classes, such as topics or emotions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelClassification(Labelled):
-    """Mean over texts and classes of −log P(whether the text is of the class | text)."""
+    """Mean over texts and classes of −log P(whether the text has the class | text)."""
 
     kind: ClassVar[str] = "multilabelled"
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")

@@ -1,4 +1,4 @@
-"""How the losses of several tasks become one: fixed weights, weights over time, or learned ones."""
+"""Weights with which the losses of several tasks are summed: fixed, changing over time, or learned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-UNCERTAINTY = "uncertainty"  # a task's "weight" in the config where it is learned
+UNCERTAINTY = "uncertainty"  # the value of a task's "weight" in the config if the weight is learned
 
 
 def uncertainty_weight(log_variance: jax.Array) -> jax.Array:

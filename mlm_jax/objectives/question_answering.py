@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question begins and ends."""
+"""Extractive question answering: the first and the last token of the answer in a text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ RULES = (
 class QuestionAnswering(Labelled):
     """½ (−log P(first token of the answer) − log P(its last token)), each over all tokens of the row (Devlin et al. 2019).
 
-    A row without the answer, as a window of a long text or of an unanswerable question, has it at the row's first token.
+    If a row does not contain the answer (another window of a long text, or an unanswerable question), the label is the row's first
+    token.
     """
 
     kind: ClassVar[str] = "questions"
@@ -33,7 +34,7 @@ class QuestionAnswering(Labelled):
     answer_rules: str = option("squad", choice("squad", "mlqa"), RULES)
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
-        """Find the first and the last token of each row's answer, ``[rows, 2]``, or −1; rows weigh the same."""
+        """Find the first and the last token of each row's answer, ``[rows, 2]``, or −1; all rows have the same weight."""
         labels = jnp.asarray(batch["labels"])  # [rows, length]
         flags = jnp.stack([(labels > 0) & (labels & flag > 0) for flag in (START, END)], axis=1)  # [rows, 2, length]
         found = flags.any(axis=2).all(axis=1)  # a row that is cut may have lost its answer
@@ -43,7 +44,7 @@ class QuestionAnswering(Labelled):
     def loss(
         self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        """Return the mean loss, and by language: loss, and how often both tokens are the likeliest ones."""
+        """Return the mean loss, and by language: the loss, and the share of rows in which both tokens are the likeliest ones."""
         rows = examples.rows
         logits = jnp.where((rows.segment_ids > 0)[..., None], self.outputs(model, rows, key), -1e9)
         logits = jnp.swapaxes(logits, 1, 2)  # [rows, 2, length]

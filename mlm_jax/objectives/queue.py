@@ -12,10 +12,10 @@ class Queue(NamedTuple):
     """The pairs of earlier batches, the latest first (cross-batch memory; Wang et al. 2020, section 3.2).
 
     Attributes:
-      embeddings: ``[2, size, width]`` float32 of length 1, of both sides, as the model of their step saw them.
+      embeddings: ``[2, size, width]`` float32 unit vectors of both sides, from the model of their step.
       identity: ``[2, size]`` uint32, equal for equal sentences.
-      filled: ``[size]`` bool, False where there has been no pair yet.
-      batches: ``()`` int32, how many batches have been seen.
+      filled: ``[size]`` bool, False for entries without a pair.
+      batches: ``()`` int32, number of batches so far.
     """
 
     embeddings: jax.Array
@@ -25,7 +25,7 @@ class Queue(NamedTuple):
 
 
 def empty_queue(size: int, width: int) -> Queue:
-    """Return a queue for ``size`` pairs that holds none."""
+    """Return an empty queue for ``size`` pairs."""
     vectors, identity = jnp.zeros((2, size, width), jnp.float32), jnp.zeros((2, size), jnp.uint32)
     return Queue(vectors, identity, jnp.zeros(size, bool), jnp.zeros((), jnp.int32))
 

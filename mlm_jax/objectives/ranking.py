@@ -16,7 +16,7 @@ from mlm_jax.objectives.base import Context, Metrics, Objective, concatenate_row
 from mlm_jax.objectives.queue import Queue, empty_queue, push
 from mlm_jax.objectives.traffic import Traffic
 
-NEVER = -1e9  # logit of what is no negative; finite, so that gradients are
+NEVER = -1e9  # logit of candidates that are not negatives; finite, so that gradients are finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class TranslationRanking(Objective):
 
     L = −(1/N) Σ_i log e^{s(φ(x_i, y_i) − m)} / (e^{s(φ(x_i, y_i) − m)} + Σ_{j≠i} w_ij e^{s φ(x_i, y_j)}), φ the cosine,
     plus the same from y to x (Yang et al. 2019; Feng et al. 2022). Negatives are the other sentences of the global
-    batch, on whatever device they are, and those of the queue. A pair that has a sentence in common with pair i, on
-    either side, is not one: its other sentence is a right answer too, as where text is parallel in several languages.
+    batch, on all devices, and those of the queue. A pair that shares a sentence with pair i, on either side, is not a
+    negative: its other sentence is a right answer too, for example if text is parallel in several languages.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -36,23 +36,25 @@ class TranslationRanking(Objective):
     margin: float = option(0.3, Number(0), "m, subtracted from the cosine of true pairs")
     scale: float = option(20.0, Number(ABOVE_ZERO), "s, the inverse of the softmax's temperature")
     # w_ij = e^{β φ(x_i, y_j)} over its mean over j (Robinson et al. 2021).
-    hardness: float = option(0.0, Number(0), "β: similar negatives weigh more; 0 weighs all alike")
+    hardness: float = option(0.0, Number(0), "β: similar negatives weigh more; 0: all weigh the same")
     queue: int = option(
-        0, Number(0, whole=True), "pairs of earlier batches that are negatives too (Wang et al. 2020); 0 is none"
+        0,
+        Number(0, whole=True),
+        "number of pairs of earlier batches that are negatives too (Wang et al. 2020); 0 is none",
     )
     # While the model changes fast, embeddings of earlier batches do harm.
-    queue_after: int = option(0, Number(0, whole=True), "batches before the first that the queue takes in")
+    queue_after: int = option(0, Number(0, whole=True), "number of first batches that the queue leaves out")
 
     def initial_memory(self, width: int) -> Queue | None:
-        """Return an empty queue, if there is to be one."""
+        """Return an empty queue; None if the option ``queue`` is 0."""
         return empty_queue(self.queue, width) if self.queue else None
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> TaskBatch:
-        """Return the batch: nothing is random here."""
+        """Return the batch unchanged, because nothing is random."""
         return batch
 
     def traffic(self, examples: TaskBatch) -> Traffic:
-        """Return that both sides are encoded, and every embedding compared with those of the other side and the queue."""
+        """Count: both sides are encoded, and every embedding is compared with those of the other side and the queue."""
         rows, length = examples["inputs"].tokens.shape
         return Traffic(2 * rows, length, compared=2 * rows * (rows + self.queue))
 
@@ -91,10 +93,10 @@ class TranslationRanking(Objective):
         return (forward + backward).mean(), metrics, memory
 
     def rank(self, queries: jax.Array, candidates: jax.Array, negative: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return −log P(candidate_i | query_i) and whether candidate_i came first, ``[rows]`` each.
+        """Return −log P(candidate_i | query_i) and whether candidate_i was the likeliest, ``[rows]`` each.
 
         Args:
-          queries: ``[rows, width]`` of length 1.
+          queries: ``[rows, width]`` unit vectors.
           candidates: ``[candidates, width]``, those of the rows first.
           negative: ``[rows, candidates]`` bool.
         """
@@ -118,8 +120,8 @@ class TranslationRanking(Objective):
 def embed_in_parts(model: Any, rows: Rows, key: jax.Array | None, parts: int, objective: Objective) -> jax.Array:
     """Return ``[rows, width]`` sentence embeddings, encoding ``rows / parts`` at a time.
 
-    Each part is recomputed in the backward pass, so that memory is one part's while the loss still sees the whole
-    batch: the gradient is exact (what Gao et al. 2021 call gradient caching).
+    Each part is recomputed in the backward pass, so only one part is in memory, while the loss is still that of the whole
+    batch. The gradient is exact (gradient caching; Gao et al. 2021).
     """
     which: dict[str, Any] = {"task": objective.task, "same_language_rows": objective.same_language_rows}
     if parts == 1:
@@ -139,7 +141,7 @@ def differ(identity: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def sentence_hash(rows: Rows) -> jax.Array:
-    """Return ``[rows]`` uint32 that are equal for equal sentences (and for others once in 2³²)."""
+    """Return ``[rows]`` uint32 hashes: equal for equal sentences, and for different ones with probability 2⁻³²."""
     multipliers = jax.random.bits(jax.random.key(0), (rows.tokens.shape[1],)) | 1
     tokens = jnp.where(rows.segment_ids > 0, rows.tokens + 1, 0).astype(jnp.uint32)
     return (tokens * (tokens + jnp.uint32(0x9E3779B9)) * multipliers).sum(axis=1, dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""Regression: a number for a text or a pair of texts, such as how similar two sentences are, or how good a translation is."""
+"""Regression: a number for a text or a pair of texts, such as the similarity of two sentences or the quality of a translation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_
 
 @dataclasses.dataclass(frozen=True)
 class Regression(Labelled):
-    """Mean (output − number)², for semantic similarity and the like (Cer et al. 2017)."""
+    """Mean (output − number)², for example for semantic similarity (Cer et al. 2017)."""
 
     kind: ClassVar[str] = "scored"
     metric_names: ClassVar[tuple[str, ...]] = ("loss",)
@@ -26,14 +26,14 @@ class Regression(Labelled):
     def loss(
         self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        """Return the mean squared error, and that by language."""
+        """Return the mean squared error, over all rows and by language."""
         real = self.is_real(examples.labels)
         wanted = jnp.where(real, jax.lax.bitcast_convert_type(examples.labels, jnp.float32), 0.0)
         losses = jnp.square(self.predictions(model, examples.rows, key) - wanted)
         return (losses * examples.weights).sum(), by_language({"loss": losses}, real, examples.rows, context)
 
     def is_real(self, labels: jax.Array) -> jax.Array:
-        """Return which numbers are there: −1 is no number as the bits of a float32."""
+        """Return which labels are numbers: the bits of −1 are NaN as a float32."""
         return labels != -1
 
     def predictions(self, model: Any, rows: Rows, key: jax.Array | None = None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Translation language modelling: both sides of a pair share one segment, and tokens of both are hidden."""
+"""Translation language modelling: both sides of a pair share one segment, and tokens of both are masked."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mlm_jax.objectives.mlm import MaskedExamples, MaskedLanguageModelling, weig
 class TranslationLanguageModelling(MaskedLanguageModelling):
     """Masked language modelling over a sentence and its translation side by side (Lample & Conneau 2019).
 
-    Positions restart at 0 in the translation, and language embeddings are each side's own; hidden words can be found in
-    the other language. The loss weighs each side's tokens by 1/N_l of its own language.
+    Positions restart at 0 in the translation, and each side has the embedding of its language. The other language helps to
+    predict masked words. The loss weights each side's tokens by 1/N_l of its own language.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -27,11 +27,11 @@ class TranslationLanguageModelling(MaskedLanguageModelling):
     mixes_languages: ClassVar[bool] = True
 
     def longest_row(self, length: int) -> int:
-        """Return the tokens of both sides."""
+        """Return the number of tokens of both sides."""
         return 2 * length
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> MaskedExamples:
-        """Hide tokens of both sides and lay them side by side: ``[rows, 2 · length]``."""
+        """Mask tokens of both sides and put the sides next to each other: ``[rows, 2 · length]``."""
         both = concatenate_rows(batch["inputs"], batch["targets"])  # [2 rows, length]
         return jax.tree.map(jnp.asarray, side_by_side(weigh(self.mask(key, both, context), context)))
 

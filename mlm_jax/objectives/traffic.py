@@ -1,4 +1,4 @@
-"""How much an objective makes a model compute, in rows, positions and products."""
+"""The amount of computation of an objective, in rows, positions and products."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What goes through the model in one step of a task.
+    """Rows, positions and products of one step of a task, from which FLOPs are computed.
 
     Attributes:
-      rows, length: of the encoder.
-      target_rows, target_length: of the decoder; 0 without one.
+      rows, length: rows of the encoder and their length.
+      target_rows, target_length: rows of the decoder and their length; 0 without a decoder.
       predicted: positions that are scored against the vocabulary.
       headed: the number of those positions that pass the masked language modelling head.
       measured: positions that are scored, head included, without a backward pass.
-      aligned: rows of the encoder that look at other rows of it through cross-lingual attention.
+      aligned: rows of the encoder that attend to other rows through cross-lingual attention.
       compared: products of two sentence embeddings.
-      classified: vectors that a classifier sees.
+      classified: vectors that a classifier gets.
     """
 
     rows: int

@@ -29,14 +29,14 @@ class SequenceExamples(NamedTuple):
 class Translation(Objective):
     """Σ_l (1/N_l) Σ_i −log P(y_i | y_<i, x), N_l the target tokens of language l in the global batch.
 
-    The decoder starts with the target language's token, so that one batch holds any directions (Johnson et al. 2017);
-    which weights it uses is up to ``config.model.decoder``.
+    The decoder starts with the target language's token, so a batch may contain any directions (Johnson et al. 2017).
+    ``config.model.decoder`` decides which weights it uses.
     """
 
     kind: ClassVar[str] = "pairs"
     needs: ClassVar[str] = "decoder"
     writes: ClassVar[bool] = True
-    # Metrics are without smoothing (Szegedy et al. 2016).
+    # Metrics are computed without smoothing (Szegedy et al. 2016).
     smoothing: float = option(
         0.0, Number(0, 1), "share of each label's probability that is spread evenly over all pieces"
     )
@@ -46,7 +46,7 @@ class Translation(Objective):
         return sequence_examples(batch["inputs"], batch["targets"], context)
 
     def traffic(self, examples: SequenceExamples) -> Traffic:
-        """Return that the source is encoded, and every position of the target decoded and scored."""
+        """Count: the source is encoded, and every position of the target is decoded and scored."""
         return sequence_traffic(examples)
 
     def loss(
@@ -72,7 +72,7 @@ def sequence_examples(source: Rows, target: Rows, context: Context) -> SequenceE
 
 
 def sequence_traffic(examples: SequenceExamples) -> Traffic:
-    """Return what a step computes of examples of these shapes."""
+    """Return the traffic of a step with these examples."""
     (rows, length), (targets, target_length) = examples.source.tokens.shape, examples.decoder.tokens.shape
     return Traffic(rows, length, targets, target_length, predicted=targets * target_length)
 

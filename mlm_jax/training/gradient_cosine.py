@@ -82,7 +82,7 @@ def between_languages(
         )
     if program.objectives[task].mixes_languages:
         raise UserError(
-            f"the rows of task {task!r} hold two languages and predict pieces of both",
+            f"the rows of task {task!r} contain two languages and predict pieces of both",
             remedy="compare languages by a task whose rows have one language each, such as mlm",
         )
     chosen = _chosen(params, parameters)

@@ -53,7 +53,7 @@ def test_each_side_of_a_pair_gets_the_embedding_of_its_own_language():
     assert gradient[0] > 0 and gradient[1] == 0 and gradient[2] > 0
 
     config.model.encoder = ({"layers": 1, "weights": "source_language"},)
-    with pytest.raises(UserError, match="'tlm' hold two languages"):
+    with pytest.raises(UserError, match="'tlm' contain two languages"):
         check_parts({"tlm": objective}, config.model)
 
 

@@ -37,8 +37,8 @@ def test_a_slice_that_is_kept(gcloud):
         ),
         ("ERROR: RESOURCE_EXHAUSTED: There is no more capacity in the zone", "has no v5litepod-16 left"),
         ("ERROR: Insufficient reserved capacity.", "has no v5litepod-16 left"),
-        ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "of the name mmbert-base already"),
-        ("ERROR: something new", "cannot be had in us-west4-a: ERROR: something new"),
+        ("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists", "a TPU with the name mmbert-base already exists"),
+        ("ERROR: something new", "cannot be created in us-west4-a: ERROR: something new"),
     ],
 )
 def test_no_slice_can_be_had(gcloud, capsys, printed, said):
@@ -91,7 +91,7 @@ def test_queued_until_there_is_a_slice(gcloud):
 def test_a_queue_that_gives_nothing_is_left(gcloud, capsys):
     gcloud.state("FAILED")
     assert launch.main([*COMMON, *LAUNCHES["queued"]]) == 2
-    assert "cannot be had" in capsys.readouterr().err and gcloud.verbs()[-1] == "delete"
+    assert "cannot be created" in capsys.readouterr().err and gcloud.verbs()[-1] == "delete"
 
 
 def interrupt(*arguments):
@@ -143,7 +143,7 @@ def test_a_queue_that_cannot_be_looked_at_is_asked_again_and_left_in_the_end(gcl
     if times == 3:
         assert cloud(gcloud, "queued") == 3
     else:
-        with pytest.raises(UserError, match="v5p-1024 cannot be had in us-west4-a: ERROR: UNAVAILABLE"):
+        with pytest.raises(UserError, match="v5p-1024 cannot be created in us-west4-a: ERROR: UNAVAILABLE"):
             cloud(gcloud, "queued")
     assert verb in gcloud.verbs() and gcloud.verbs()[-1] == "delete"
 

@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_checkout_is_copied_whole(tmp_path, monkeypatch):
 def test_text_that_a_cluster_does_not_have(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert launch.main([*COMMON, *LAUNCHES["slurm"]]) == 2
-    assert "data.store names '/mnt/runs/store', which is not there" in capsys.readouterr().err
+    assert "data.store names '/mnt/runs/store', which does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_extras_follow_from_the_config(capsys, monkeypatch, options, extras):
         (["--topology", "tpu7x:2x2x2", *CLOUD], "tpu7x:2x2x2 is offered on GKE only. Remedy: use --target gke"),
         (
             ["--topology", "v5e:4x4", "--bucket", "b", "--iap", "--target", "skypilot"],
-            "--iap means nothing to --target skypilot",
+            "--iap has no effect with --target skypilot",
         ),
         (["--topology", "v5e:4x4", *CLOUD, "--target", "queued", "--calendar"], "--calendar needs a reservation"),
         (
@@ -241,7 +241,7 @@ def test_extras_follow_from_the_config(capsys, monkeypatch, options, extras):
         (["--topology", "cpu:16", "--target", "slurm"], "cpu:16 cannot be launched: no target offers CPU machines"),
         (["--topology", "v5p-512", *CLOUD], "v5p-512 has 256 chips"),
         (["--topology", "v5e:3x5", *CLOUD], "Cloud TPU has no v5e slice of this shape. Remedy: write v5e:4x4"),
-        (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image means nothing to --target slurm"),
+        (["--topology", "H100:16", "--target", "slurm", "--image", "i"], "--image has no effect with --target slurm"),
         (["--topology", "v5e:4x4", *CLOUD, "--reservation", "r"], "or use --target queued or gke or slurm"),
         (
             ["--topology", "v5e:4x4", *CLOUD, "--source", "tests"],

@@ -99,9 +99,9 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
         (
             "tasks.mlm.objective='json:JSONDecoder'",
             "tasks.mlm.objective",
-            "is no subclass of mlm_jax.objectives.Objective",
+            "is not a subclass of mlm_jax.objectives.Objective",
         ),
-        ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 are more than 1 together"),
+        ("tasks.mlm.keep=0.95", "tasks.mlm.keep", "keep=0.95 and replace=0.1 is more than 1"),
         ("tasks.mlm.evaluate_on=('ner',)", "tasks.mlm.evaluate_on", "names labelled sets, and mlm reads none"),
         ("tasks.mlm.weight='0:0,5:x'", "tasks.mlm.weight", "not a piecewise linear weight"),
         ("tasks.mlm.weight='0:-1,4:1'", "tasks.mlm.weight", "negative or not finite"),

@@ -82,7 +82,7 @@ def test_slices_of_different_languages_are_not_shared(indexed):
 def test_rows_of_two_languages_are_not_taken_apart():
     config = small()
     config.tasks = {"both": {"objective": "tlm", "rows": 8, "length": 16}}
-    with pytest.raises(UserError, match="rows of task 'both' hold two languages"):
+    with pytest.raises(UserError, match="rows of task 'both' contain two languages"):
         between_languages(make_program(config), {}, {"both": small_batch()["ranking"]}, task="both")
 
 
