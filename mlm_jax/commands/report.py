@@ -11,6 +11,9 @@ EXAMPLE = "runs/mine"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("workdir", help="folder of a run")
+    parser.add_argument(
+        "--beside", metavar="WORKDIR", help="another run: its curves, and differences to it, are shown too"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,5 +23,5 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.report import write_report
 
     with disk_errors(options.workdir):
-        report = write_report(options.workdir)
+        report = write_report(options.workdir, options.beside)
     print(original(report))

@@ -139,17 +139,28 @@ def averages(keys: Iterable[str], languages: Sequence[str]) -> dict[str, list[st
 
 def interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
     """Return the central percentiles of resampled values (Efron and Tibshirani 1993, chapter 13); None without values."""
-    known = values[np.isfinite(values)]
-    if len(known) < len(values) / 2:
-        return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return intervals_of({"": values}, level).get("")
+
+
+def intervals_of(values: Mapping[str, np.ndarray], level: float = LEVEL) -> dict[str, Interval]:
+    """Return {metric key: interval} of {metric key: value in each resample}; keys that most resamples lack are left out."""
+    found: dict[str, Interval] = {}
+    whole = [key for key, one in values.items() if np.isfinite(one).all()]
+    shares = [(1 - level) / 2, (1 + level) / 2]
+    if whole:  # all at once
+        low, high = np.quantile(np.stack([values[key] for key in whole]), shares, axis=1)
+        found = {key: (float(a), float(b)) for key, a, b in zip(whole, low, high)}
+    for key in values.keys() - found.keys():
+        known = values[key][np.isfinite(values[key])]
+        if len(known) >= len(values[key]) / 2:
+            low, high = np.quantile(known, shares)
+            found[key] = (float(low), float(high))
+    return found
 
 
 def intervals(observed: Mapping[str, Observed], languages: Sequence[str]) -> dict[str, Interval]:
     """Return {metric key: interval of 95 %} of what was observed and its averages; arguments as in :func:`resample_all`."""
-    (values,) = resample_all([observed], languages)
-    return {key: found for key, resamples in values.items() if (found := interval(resamples)) is not None}
+    return intervals_of(resample_all([observed], languages)[0])
 
 
 # ---------------------------------------------------------------------------------------------------- in a workdir

@@ -15,7 +15,7 @@ from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.workdir import CONFIG, config_from_json, config_json, differing_keys
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
-from mlm_jax.evaluation.bootstrap import Interval, Observed, interval, read_rows, resample_all
+from mlm_jax.evaluation.bootstrap import Interval, Observed, intervals_of, read_rows, resample_all
 from mlm_jax.report.history import (
     AVERAGES,
     Series,
@@ -243,8 +243,7 @@ def difference_intervals(runs: Sequence[Run], baseline: Run) -> list[dict[str, I
     reference = resamples[runs.index(baseline)]
 
     def of_run(values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-        found = {key: interval(values[key] - reference[key]) for key in values if key in reference}
-        return {key: one for key, one in found.items() if one is not None}
+        return intervals_of({key: values[key] - reference[key] for key in values if key in reference})
 
     return [{} if values is reference else of_run(values) for values in resamples]
 

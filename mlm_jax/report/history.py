@@ -47,6 +47,26 @@ def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"cannot be read: {error.strerror}", file=file) from error
 
 
+def elapsed(events: Iterable[Mapping[str, Any]], starts: Iterable[int]) -> Series:
+    """Return (step, seconds of training until then) of a run's events, without the time between its starts.
+
+    Args:
+      events: of a run, as :func:`read_events` returns them.
+      starts: steps at which the run was started again.
+    """
+    restarts, seconds, found = set(starts), 0.0, dict[int, float]()
+    before: tuple[int, float] | None = None
+    for event in events:
+        if not _is_number(event.get("time")):
+            continue
+        step, time = int(event["step"]), float(event["time"])
+        if before is not None and not any(before[0] <= restart < step for restart in restarts if restart):
+            seconds += max(time - before[1], 0.0)
+        before = (step, time)
+        found[step] = seconds
+    return sorted(found.items())
+
+
 def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, float]:
     """Return {step: score} of a metric over the evaluations that have it; a higher score is better.
 
@@ -166,7 +186,7 @@ def retrieval_curves(history: Mapping[str, Series], languages: Sequence[str]) ->
             for step, value in series:
                 by_language.setdefault(language, {}).setdefault(step, []).append(value)
     curves = {
-        language: [(step, float(np.mean(values))) for step, values in sorted(by_language[language].items())]
+        language: [(step, sum(values) / len(values)) for step, values in sorted(by_language[language].items())]
         for language in languages
         if language in by_language
     }

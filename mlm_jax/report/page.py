@@ -17,13 +17,29 @@ from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
-from mlm_jax.report.history import Series, curves_by_language, read_history, retrieval_curves, smooth, thin
+from mlm_jax.evaluation.bootstrap import Interval, intervals, read_rows
+from mlm_jax.report.beside import beside, section_html
+from mlm_jax.report.families import family_of
+from mlm_jax.report.history import (
+    Series,
+    curves_by_language,
+    elapsed,
+    read_events,
+    read_history,
+    retrieval_curves,
+    smooth,
+    thin,
+)
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
 
 GOODPUT = "goodput.json"
+SCRIPTS = ("charts.js", "groups.js", "curves.js", "sections.js")
+DIGITS = 5  # significant ones of the numbers that the script draws
 RECENT = 20  # the present training loss is the mean over the last of this many equal parts of a run's log lines
 PAGE_COLUMNS = {**COLUMNS, "perplexity": "perplexity", "gap": "held-out − training loss"}
+MOST_SHARES, MOST_CURVES = 40, 12  # languages up to which each one's share, and its training curve in full, is drawn
+TRAINING_POINTS = 240  # of a training curve
 RUN_CURVES = {  # curves of the whole run: key → title
     "train/learning_rate": "Learning rate",
     "train/tokens_per_second": "Tokens per second",
@@ -32,16 +48,27 @@ RUN_CURVES = {  # curves of the whole run: key → title
 }
 
 
-def write_report(workdir: str | Path) -> Path:
+def write_report(workdir: str | Path, second: str | Path | None = None) -> Path:
     """Write WORKDIR/report.html, also to a workdir in a bucket, from ``metrics.jsonl`` and ``report.json``; return its path.
 
+    Args:
+      workdir: of the run.
+      second: workdir of a run that is shown beside it.
+
     Raises:
-      UserError: either file is missing or damaged.
+      UserError: a file is missing or damaged.
     """
     workdir = local_path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
-    data = page_data(sections, history, workdir.resolve().name)
-    data |= {"goodput": read_goodput(workdir), "starts": read_provenance(workdir)}
+    languages, starts = sections["languages"], read_provenance(workdir)
+    observed = read_rows(workdir, last_evaluation(history))
+    data = page_data(sections, history, workdir.resolve().name, intervals(observed, languages))
+    data |= {
+        "goodput": read_goodput(workdir),
+        "starts": starts,
+        "times": thin(elapsed(read_events(workdir), [start.get("step", 0) for start in starts]), 100),
+        "beside": beside(workdir, local_path(second), languages) if second else None,
+    }
     file = workdir / "report.html"
     write_whole(file, render(data))
     publish(file)
@@ -53,21 +80,34 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime())
 
 
-def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: str) -> dict[str, Any]:
+def last_evaluation(history: Mapping[str, Series]) -> int:
+    """Return the step that was evaluated last; 0 if none was."""
+    return max((series[-1][0] for key, series in history.items() if key.startswith("eval/")), default=0)
+
+
+def page_data(
+    sections: Mapping[str, Any],
+    history: Mapping[str, Series],
+    name: str,
+    found: Mapping[str, Interval] | None = None,
+) -> dict[str, Any]:
     """Return the data that the page's script draws.
 
     Args:
       sections: the parsed ``report.json``.
       history: {key: series} of ``metrics.jsonl``.
       name: the name of the run, if the sections give no title.
+      found: intervals of the last evaluation's metrics.
     """
     languages = sections["languages"]
     curves = curves_by_language(history, languages)
     retrieval = retrieval_curves(history, languages)
     if retrieval:
         curves["retrieval_at_1"] = {"eval": retrieval}
+    drawn = languages if len(languages) <= MOST_SHARES else []
+    points = TRAINING_POINTS if len(languages) <= MOST_CURVES else TRAINING_POINTS // 4
     shares = {
-        kind: {code: smooth(history[f"{key}/{code}"]) for code in languages if f"{key}/{code}" in history}
+        kind: {code: smooth(history[f"{key}/{code}"]) for code in drawn if f"{key}/{code}" in history}
         for kind, key in (("plan", "plan/share"), ("realised", "train/share"))
     }
     return {
@@ -78,7 +118,9 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
         "facts": sections.get("facts", []),
         "curves": {
             metric: {
-                split: {code: smooth(series) if split == "train" else thin(series) for code, series in lines.items()}
+                split: {
+                    code: thin(series, points) if split == "train" else thin(series) for code, series in lines.items()
+                }
                 for split, lines in splits.items()
             }
             for metric, splits in sorted(curves.items(), key=lambda item: _curve_order(item[0]))
@@ -93,13 +135,32 @@ def page_data(sections: Mapping[str, Any], history: Mapping[str, Series], name: 
         "goodput": {},
         "starts": [],
         "best": best_checkpoint(sections.get("config", {}), history),
-        "families": sections.get("config", {}).get("families", {}),
-        "table": [row | derived(row, history) for row in plain(sections.get("table", []))],
+        "families": families(languages, sections.get("config", {})),
+        "table": [
+            row | derived(row, history) | {"intervals": of_language(found or {}, row["language"])}
+            for row in plain(sections.get("table", []))
+        ],
+        "times": [],
+        "beside": None,
         "retrieval": sections.get("retrieval"),
         "map": sections.get("map"),
         "samples": sections.get("samples", {}),
         "config": changed_keys(sections.get("config", {})),
     }
+
+
+def of_language(found: Mapping[str, Interval], language: str) -> dict[str, Interval]:
+    """Return {column of the table: interval} of a language, or of the mean."""
+    keys = {name: f"eval/{name}/{language}" for name in ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")}
+    return {name: found[key] for name, key in keys.items() if key in found}
+
+
+def families(languages: Sequence[str], config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return {family: languages}: those of the config, else what is known of the languages' codes."""
+    grouped: dict[str, list[str]] = {}
+    for code in languages:
+        grouped.setdefault(family_of(code), []).append(code)
+    return dict(config.get("families") or grouped)
 
 
 def best_checkpoint(config: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, Any] | None:
@@ -134,7 +195,11 @@ def read_goodput(workdir: Path) -> dict[str, float]:
 
 def render(data: Mapping[str, Any]) -> str:
     """Return the report's page."""
-    return fill("page.html", ("charts.js", "sections.js"), data, table=table_html(data["table"]))
+    second = data["beside"]
+    drawn = dict(data) | {"beside": second and {key: second[key] for key in ("title", "curves")}}
+    return fill(
+        "page.html", SCRIPTS, drawn, table=table_html(data["table"]), beside=section_html(second) if second else ""
+    )
 
 
 def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: str) -> str:
@@ -145,7 +210,8 @@ def fill(page: str, scripts: Sequence[str], data: Mapping[str, Any], **parts: st
         return (folder / name).read_text(encoding="utf-8")
 
     # "</script>" in a sample must not end the script, and "<!--" must not open a comment.
-    parts["data"] = json.dumps(plain(data), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    short = json.loads(json.dumps(plain(data)), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
+    parts["data"] = json.dumps(short, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     parts["title"] = html.escape(str(data["title"]))
     parts["style"] = read("style.css")
     parts["script"] = "".join(read(name) for name in scripts)
@@ -165,7 +231,14 @@ def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
             value = row.get(name)
             share = value if name in ("accuracy", "retrieval_at_1") and value is not None else 0.0
             bar = f' style="--share:{share:.4f}"' if share else ""
-            cells.append(f'<td{bar} data-value="{"" if value is None else value}">{format_cell(name, value)}</td>')
+            low, high = row.get("intervals", {}).get(name) or (None, None)
+            half = (
+                f" <small>±{format_cell(name, (high - low) / 2)}</small>"
+                if low is not None and high is not None
+                else ""
+            )
+            shown = f"{format_cell(name, value)}{half}"
+            cells.append(f'<td{bar} data-value="{"" if value is None else value}">{shown}</td>')
         kind = ' class="average"' if code == "mean" else f' data-language="{html.escape(code, quote=True)}"'
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>" if rows else ""

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.workdir import config_json, has_checkpoints, saved_steps
 from mlm_jax.common.bucket import original
 from mlm_jax.common.console import table_console
@@ -30,6 +31,7 @@ from mlm_jax.report import (
     save_sections,
     task_tables,
 )
+from mlm_jax.report.history import read_events, scores_of
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.cost import phase_flops
@@ -37,6 +39,7 @@ from mlm_jax.training.flops import mfu
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program
 
+MEAN_LOSS = "eval/loss/mean"  # tells the best evaluation if config.evaluation.select is not set
 MAP_SENTENCES = 24  # number of sentences of each language on the report's map
 
 
@@ -156,6 +159,7 @@ class Reporter:
         for table in task_tables(self.found, shown, self.program.languages):
             console.print(table)
         console.print(self.goodput.summary(), soft_wrap=True)
+        console.print(best_checkpoint(self.workdir, self.program.config.evaluation.select), soft_wrap=True)
         console.print(f"report: {original(report)}", soft_wrap=True)
 
     def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
@@ -227,6 +231,26 @@ class Reporter:
             if retrieval.embeddings and min(len(rows) for rows in retrieval.embeddings.values()) > 2:
                 sections["map"] = map_section(retrieval.embeddings, retrieval.texts, MAP_SENTENCES)
         save_sections(self.workdir, sections)
+
+
+def best_checkpoint(workdir: Path, select: str) -> str:
+    """Return a line that names a run's best evaluation, and the checkpoint that other verbs take.
+
+    Args:
+      workdir: the folder of the run.
+      select: the metric that the config selects checkpoints by; "" if it selects the last one.
+    """
+    key = select or MEAN_LOSS
+    scores = scores_of(read_events(workdir), key)
+    if not scores:
+        return f"no evaluation has {key}"
+    best, last = max(scores, key=lambda step: (scores[step], step)), max(scores)
+    value = scores[best] * score(key, {key: 1.0})  # a score is the metric, or minus it if less is better
+    reason = "" if select else ", the last one (evaluation.select chooses by a metric)"
+    taken = best if select else last
+    return (
+        f"best evaluation by {key}: step {best:,} ({value:.4g}); eval, export-hf and load take step {taken:,}{reason}"
+    )
 
 
 def check_finite(config: ConfigDict, first_skipped: int, workdir: Path) -> None:

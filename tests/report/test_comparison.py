@@ -182,7 +182,9 @@ def test_the_page_ranks_finished_runs_and_links_to_their_reports(runs, tmp_path)
     assert "<h1>&lt;b&gt; &amp; co</h1>" in drawn
     table = drawn.partition('id="runs"')[2].partition("</table>")[0]
     assert re.findall(r'<tr data-language="(.)"', table) == ["d", "c", "b", "a"]  # by loss
-    assert re.search(r'>c<small class="best">best</small>', table) and '<a href="b/report.html">b</a>' in table
+    assert (
+        re.search(r'>c<small class="best">best</small>', table) and '<a href="b/report.html" title="b">b</a>' in table
+    )
     assert "at step 4 of 9" in table and 'class="unfinished"' in table
     scatter = drawn.partition('id="scatter"')[2].partition('id="curves"')[0]
     assert scatter.count("<circle") == 3  # finished runs only

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.report.history import curves_by_language, read_history, retrieval_curves, smooth, thin
+from mlm_jax.report.history import curves_by_language, elapsed, read_history, retrieval_curves, smooth, thin
 
 
 def write(folder, *lines, end="\n"):
@@ -88,3 +88,10 @@ def test_retrieval_of_a_language_is_the_mean_over_its_pairs():
     assert curves["zh-Hans"] == [(1, pytest.approx(0.3)), (2, pytest.approx(0.5))]
     assert curves["fr"] == [(2, 0.8)]
     assert curves["mean"] == history["eval/retrieval_at_1/mean"]
+
+
+def test_the_time_of_training_is_without_the_pauses_between_starts():
+    events = [{"step": step, "time": time} for step, time in ((0, 100), (10, 110), (20, 125), (30, 1000), (40, 1010))]
+    assert elapsed(events, (0,)) == [(0, 0), (10, 10), (20, 25), (30, 900), (40, 910)]
+    assert elapsed(events, (0, 20)) == [(0, 0), (10, 10), (20, 25), (30, 25), (40, 35)]
+    assert elapsed([{"step": 3}, {"step": 4, "time": None}], ()) == []

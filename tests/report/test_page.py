@@ -4,12 +4,16 @@ import re
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
+from mlm_jax.evaluation.bootstrap import Observed, save_rows, unit_numbers
 from mlm_jax.report import save_sections, write_report
-from mlm_jax.report.page import changed_keys, page_data, render, table_html
+from mlm_jax.report.families import BRANCHES, FAMILY_OF
+from mlm_jax.report.page import changed_keys, families, page_data, render, table_html
 from tests.report.helpers import ARTICLE, drawn_by_a_browser, needs_chromium, write_run
 
 
@@ -199,3 +203,60 @@ def test_the_page_tells_what_made_the_run(workdir, tmp_path):
     (tmp_path / "run" / "provenance.jsonl").write_text(json.dumps(start) + "\n")
     drawn = drawn_by_a_browser(write_report(tmp_path / "run"), tmp_path / "browser")
     assert "mlm-jax train --config &lt;c&gt;" in drawn and "0123456789ab, and 1 changed file(s): a.py" in drawn
+
+
+def test_intervals_stand_in_the_table_and_in_the_data(tmp_path):
+    metrics = write_run(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = {
+        f"eval/loss/{code}": Observed(unit_numbers(code, 200), rng.normal(3, 1, 200), np.ones(200)) for code in ARTICLE
+    }
+    save_rows(tmp_path, 3000, rows)
+    held = data(write_report(tmp_path).read_text())
+    low, high = held["table"][0]["intervals"]["loss"]
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.15) and "mean" in held["table"][-1]["language"]
+    mean_low, mean_high = held["table"][-1]["intervals"]["loss"]
+    assert mean_high - mean_low == pytest.approx((high - low) / np.sqrt(7), rel=0.2)
+    assert f"{metrics['eval/loss/en']:.3f} <small>±{(high - low) / 2:.3f}</small>" in page(tmp_path)
+
+
+def test_a_second_run_stands_beside_the_first(tmp_path):
+    for name, rate in (("one", 1e-3), ("two", 2e-3)):
+        (tmp_path / name).mkdir()
+        write_run(tmp_path / name)
+        config = default_config()
+        config.steps, config.optimizer.learning_rate = 3000, rate
+        claim_workdir(tmp_path / name, config)
+        file, shift = tmp_path / name / "metrics.jsonl", 0.0 if name == "one" else 0.25
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line |= {key: value + shift for key, value in line.items() if key.startswith("eval/loss/")}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = write_report(tmp_path / "one", tmp_path / "two").read_text()
+    held = data(report)["beside"]
+    assert held["title"] == "two" and held["curves"].keys() >= {"loss", "retrieval_at_1"}
+    section = report.partition('id="beside"')[2].partition("</section>")[0]
+    assert section.count("−0.250") == 8  # of seven languages and the mean: ours is lower
+    assert "optimizer.learning_rate" in section and "<td>0.001</td><td>0.002</td>" in section
+    alone = write_report(tmp_path / "one").read_text()
+    assert data(alone)["beside"] is None and 'id="beside"' not in alone
+
+
+def test_languages_have_families_without_a_config():
+    assert families(["de", "zh-Hant", "xx"], {}) == {
+        "Germanic": ["de"], "Sino-Tibetan": ["zh-Hant"], "unknown family": ["xx"]
+    }  # fmt: skip
+    assert families(["de"], {"families": {"mine": ["de"]}}) == {"mine": ["de"]}
+    assert len(FAMILY_OF) == sum(len(codes.split()) for codes in BRANCHES.values())  # no code is in two
+
+
+@needs_chromium
+def test_charts_go_over_steps_tokens_or_time_with_the_second_run_dashed(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_run(tmp_path / name)
+        claim_workdir(tmp_path / name, default_config())
+    drawn = drawn_by_a_browser(write_report(tmp_path / "one", tmp_path / "two"), tmp_path / "browser")
+    curves = drawn.partition('id="curves"')[2].partition("</section>")[0]
+    assert curves.count('class="curve beside"') == 8 and curves.count('class="curve raw"') == 7
+    assert re.findall(r"<option value=\"(\w+)\"", curves) == ["steps", "time", "none", "light", "strong"]

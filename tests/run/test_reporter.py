@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.objectives import create_objectives
 from mlm_jax.run.goodput import Goodput
-from mlm_jax.run.reporter import Reporter, window_metrics
+from mlm_jax.run.reporter import Reporter, best_checkpoint, window_metrics
 
 SHARES = ("planned_shares", "planned_by_source", "realised_shares", "realised_by_source")
 
@@ -53,10 +54,25 @@ def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
 def test_a_run_ends_with_a_table_of_every_task_but_ranking(capsys):
     tasks = {task: {"objective": task} for task in ("mlm", "ranking", "denoising")}
     objectives = create_objectives({task: {"objective": task, "rows": 1, "length": 8} for task in tasks})
-    program = SimpleNamespace(config=SimpleNamespace(tasks=tasks), languages=("de",), objectives=objectives)
+    config = SimpleNamespace(tasks=tasks, evaluation=SimpleNamespace(select=""))
+    program = SimpleNamespace(config=config, languages=("de",), objectives=objectives)
     goodput = SimpleNamespace(summary=lambda: "")
     reporter = Reporter(program, None, None, Path("run"), None, None, goodput)
     reporter.found = {"eval/loss/de": 3.5, "eval/ranking/accuracy/de": 0.25, "eval/denoising/accuracy/de": 0.35}
     reporter.farewell(Path("report.html"))
     printed = capsys.readouterr().out
     assert "denoising" in printed and "35.0" in printed and "25.0" not in printed
+
+
+def test_the_end_names_the_best_checkpoint(tmp_path):
+    assert best_checkpoint(tmp_path, "") == "no evaluation has eval/loss/mean"
+    lines = (
+        {"step": step, "eval/loss/mean": loss, "eval/pearson/en": -0.5 - step / 100}
+        for step, loss in enumerate((5, 3, 4))
+    )
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "by eval/loss/mean: step 1 (3); eval, export-hf and load take step 2, the last" in best_checkpoint(
+        tmp_path, ""
+    )
+    found = best_checkpoint(tmp_path, "eval/pearson/en")
+    assert found.endswith("by eval/pearson/en: step 0 (-0.5); eval, export-hf and load take step 0")

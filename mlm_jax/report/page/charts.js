@@ -137,10 +137,11 @@ function responsive(host, draw) {
 
 let charts = 0; // drawn so far: makes names of clip paths unique
 
-// Draws lines {label, points: [[step, value]], language?, kind?: "train" | "plan" | "average"} over steps.
-// ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, name] of phases. The first ``settled`` of the steps, where
-// all curves fall, do not count for the extent.
-function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true, xLabel = "steps", yLabel = "", bands = [], settled = 0 }) {
+// Draws lines {label, points: [[step, value]], language?, kind?: "train" | "raw" | "plan" | "beside" | "average"} over steps.
+// ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, name] of phases, ``mark`` is [step, name] of a
+// vertical line. The first ``settled`` of the steps, where all curves fall, do not count for the extent.
+const WITHOUT_LABEL = ["train", "raw", "plan", "beside"];
+function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true, xLabel = "steps", yLabel = "", bands = [], settled = 0, whole = true, mark = null }) {
   lines = lines.filter((line) => line.points.length);
   const points = lines.flatMap((line) => line.points);
   if (!points.length) return;
@@ -149,7 +150,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
   const counted = lines.map((line) => ({ ...line, points: [...line.points.map((p) => [p[0], p[1]]),
     ...(line.area || []).flatMap(([step, low, high]) => [[step, low], [step, high]])].filter((p) => p[0] >= begun) }));
   let [low, high] = range(counted, zero);
-  const ends = labels ? lines.filter((line) => line.kind !== "train" && line.kind !== "plan") : [];
+  const ends = labels ? lines.filter((line) => !WITHOUT_LABEL.includes(line.kind)) : [];
 
   responsive(host, (width) => {
     const named = ends.length > 1 && ends.length <= 16;
@@ -173,19 +174,22 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
       root.append(
         svg("line", { class: "gridline", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: margin.left - 8, y: y(tick) + 4, "text-anchor": "end" }, format(tick)));
-    for (const tick of niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))).filter(Number.isInteger))
+    for (const tick of niceTicks(firstStep, lastStep, Math.max(2, Math.floor(width / 110))).filter((tick) => !whole || Number.isInteger(tick)))
       root.append(svg("text", { x: x(tick), y: height - margin.bottom + 18, "text-anchor": "middle" }, tick >= 10000 ? compact(tick) : tick));
     root.append(svg("line", { class: "axis", x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }));
+    if (mark && mark[0] >= firstStep && mark[0] <= lastStep) root.append(
+      svg("line", { class: "mark", x1: x(mark[0]), x2: x(mark[0]), y1: margin.top, y2: height - margin.bottom }),
+      svg("text", { x: x(mark[0]) + (x(mark[0]) > width / 2 ? -5 : 5), y: margin.top + 12, "text-anchor": x(mark[0]) > width / 2 ? "end" : "start" }, mark[1]));
     const clip = `clip-${++charts}`;
-    root.append(svg("clipPath", { id: clip }, svg("rect", { x: 0, y: margin.top - 3, width, height: height - margin.top - margin.bottom + 4 })));
+    root.append(svg("clipPath", { id: clip }, svg("rect", { x: 0, y: margin.top - 3, width, height: height - margin.top - margin.bottom + 6 })));
     for (const line of lines) {
       if (line.area) { // [[step, low, high]]
         const edge = [...line.area.map(([step, low]) => [step, low]), ...line.area.map(([step, , high]) => [step, high]).reverse()];
         root.append(svg("path", { class: "area", "data-language": line.language, "clip-path": `url(#${clip})`, d: `M${edge.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join("L")}Z` }));
       }
       const path = line.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join("L");
-      const group = svg("g", { "data-language": line.language });
-      group.append(svg("path", { class: `curve ${line.kind || ""}`, d: `M${path}`, "clip-path": `url(#${clip})` }));
+      const group = svg("g", { "data-language": line.language, "clip-path": `url(#${clip})` });
+      group.append(svg("path", { class: `curve ${line.kind || ""}`, d: `M${path}` }));
       if (line.points.length === 1 || (line.points.length <= 40 && line.kind === undefined))
         for (const [step, value] of line.points) group.append(svg("circle", { class: "dot", cx: x(step), cy: y(value), r: 2.4 }));
       root.append(group);
@@ -198,7 +202,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
 
 // The extent of the values; a few wild points at the start of training do not squeeze the rest.
 function range(lines, zero) {
-  const evaluated = lines.filter((line) => line.kind !== "train");
+  const evaluated = lines.filter((line) => line.kind !== "train" && line.kind !== "raw");
   const values = (evaluated.length ? evaluated : lines).flatMap((line) => line.points.map((p) => p[1])).sort((a, b) => a - b);
   let low = zero ? Math.min(0, values[0]) : values[0], high = values.at(-1);
   const pad = (high - low || Math.abs(high) || 1) * 0.05;
@@ -221,8 +225,8 @@ function endLabels(root, lines, y, x, height) {
 function crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep, unit }) {
   const cursor = svg("line", { class: "cursor", y1: margin.top, y2: height - margin.bottom, visibility: "hidden" });
   root.append(cursor);
-  const shown = lines.filter((line) => line.kind !== "train");
-  const listed = shown.length ? shown : lines;
+  const shown = lines.filter((line) => line.kind !== "train" && line.kind !== "raw");
+  const listed = shown.length ? shown : lines.filter((line) => line.kind !== "raw");
   const steps = [...new Set(listed.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
   const at = (line, step) => line.points.reduce((best, p) => (Math.abs(p[0] - step) < Math.abs(best[0] - step) ? p : best))[1];
   const move = (event) => {
@@ -234,9 +238,9 @@ function crosshair(root, { lines, x, format, width, height, margin, firstStep, l
     cursor.setAttribute("x2", x(step));
     cursor.setAttribute("visibility", "visible");
     const rows = listed.map((line) => [line, at(line, step)]).sort((a, b) => b[1] - a[1]);
-    tooltip.show(event, [el("b", {}, `${unit} ${Math.round(step).toLocaleString("en")}`), ...rows.slice(0, 18).map(([line, value]) =>
+    tooltip.show(event, [el("b", {}, `${unit} ${(step >= 100 ? Math.round(step) : Number(step.toPrecision(3))).toLocaleString("en")}`), ...rows.slice(0, 18).map(([line, value]) =>
       el("div", { class: "line", "data-language": line.language }, [
-        el("span", {}, line.language ? languageName(line.language) : line.label),
+        el("span", {}, (line.language ? languageName(line.language) : line.label) + (line.kind === "beside" ? ` · ${PAGE.beside.title}` : "")),
         el("span", {}, (line.kind === "plan" ? "planned " : "") + format(value))]))]);
   };
   const leave = () => { cursor.setAttribute("visibility", "hidden"); tooltip.hide(); };

@@ -10,8 +10,16 @@ const short = (run) => { // a name that tells a column's run from the others
 };
 const brief = (key) => key.split(".").at(-1);
 const text = (value) => (typeof value === "string" ? value : value === null ? "" : JSON.stringify(value));
-const signed = (value) => (value > 0 ? "+" : "") + decimals(value);
 const valueOf = (run, metric = view.metric, language = view.language) => PAGE.values[metrics[metric].name][language]?.[run] ?? null;
+// With as many decimals as a metric's values have in common, so that they align.
+const places = metrics.map(({ name }) => { const top = Math.max(...Object.values(PAGE.values[name]).flat().map((value) => Math.abs(value ?? 0))); return top >= 100 ? 1 : top >= 10 ? 2 : top >= 1 ? 3 : 4; });
+const fixed = (value, metric) => value.toFixed(places[metric]);
+const signed = (value) => (value < 0 ? "−" : "+") + fixed(Math.abs(value), view.metric);
+
+// The interval of a run's difference to the baseline; the page has those to the baseline that it was written with.
+const intervalOf = (run, metric = view.metric, language = view.language) => (runs[view.baseline].name === PAGE.baseline ? PAGE.intervals[metrics[metric].name]?.[language]?.[run] ?? null : null);
+const isSure = (found) => found !== null && (found[0] > 0 || found[1] < 0);
+const bracket = (found) => (found ? el("small", {}, ` [${found.map((end) => signed(end)).join(", ")}]`) : "");
 const isBetter = (a, b, metric = view.metric) => (metrics[metric].less ? a < b : a > b);
 const MOST_ROWS = 12; // runs that the table of languages holds
 
@@ -50,15 +58,17 @@ function runsTable(shown) {
     { head: "run", cell: (members) => name(members), value: (members) => runs[members[0]].name },
     ...axes.map((key) => ({ head: brief(key), cell: ([run]) => text(runs[run].settings[key]), value: ([run]) => runs[run].settings[key] })),
     ...metrics.map(({ name: label }, metric) => ({ head: metricLabel(label), number: true, ranked: metric === view.metric,
-      cell: (members) => { const { mean, spread } = statistics(members, metric); return mean === null ? "" : decimals(mean) + (spread === null ? "" : ` ± ${decimals(spread)}`); },
+      cell: (members) => { const { mean, spread } = statistics(members, metric); return mean === null ? "" : fixed(mean, metric) + (spread === null ? "" : ` ± ${fixed(spread, metric)}`); },
       value: (members) => statistics(members, metric).mean })),
     { head: "Δ to baseline", number: true, value: (members) => { const { mean } = statistics(members, view.metric); return mean === null || reference === null ? null : mean - reference; },
-      cell: (members) => { const { mean } = statistics(members, view.metric); return mean === null || reference === null ? "" : members.includes(view.baseline) && members.length === 1 ? "baseline" : signed(mean - reference); } },
+      cell: (members) => { const { mean } = statistics(members, view.metric); return mean === null || reference === null ? "" : members.includes(view.baseline) && members.length === 1 ? "baseline" : [signed(mean - reference), members.length === 1 ? bracket(intervalOf(members[0])) : ""]; } },
     { head: "step", number: true, cell: ([run]) => (runs[run].step ?? "").toLocaleString("en"), value: ([run]) => runs[run].step },
   ];
+  // A trial's name says what the columns say: its number is enough.
+  const labelOf = (run) => (axes.length && varied.every((key) => runs[run].name.includes(`${brief(key)}=${text(runs[run].settings[key])}`)) ? `trial ${run + 1}` : runs[run].name);
   const name = (members) => {
-    const run = members[0], label = members.length > 1 ? axes.map((key) => `${brief(key)}=${text(runs[run].settings[key])}`).join(", ") + ` (${members.length} seeds)` : runs[run].name;
-    const link = runs[run].report && members.length === 1 ? el("a", { href: runs[run].report }, label) : label;
+    const run = members[0], label = members.length > 1 ? axes.map((key) => `${brief(key)}=${text(runs[run].settings[key])}`).join(", ") + ` (${members.length} seeds)` : labelOf(run);
+    const link = runs[run].report && members.length === 1 ? el("a", { href: runs[run].report, title: runs[run].name }, label) : label;
     const failed = members.filter((member) => !runs[member].finished).map((member) => el("small", { class: "failed" }, runs[member].state));
     return [link, ...(members.includes(champion) ? [el("small", { class: "best" }, "best")] : []), ...failed];
   };
@@ -77,8 +87,8 @@ function runsTable(shown) {
   const body = rows.map((members) => el("tr", { "data-language": runs[members[0]].name, class: members.every((run) => runs[run].finished) ? "" : "unfinished" },
     columns.map((column, i) => (i ? el("td", { class: column.number ? "" : "left" }, column.cell(members)) : el("th", { scope: "row" }, column.cell(members))))));
   $(".scroll", root).replaceChildren(el("table", {}, [el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)]));
-  $(".about", root).textContent = `Values are of held-out text, ${languageName(view.language)}; ranked by ${metricLabel(metrics[view.metric].name)}. ` +
-    "Names link to the reports of the runs. Click a column to sort by it.";
+  $(".about", root).textContent = `Values are of held-out text, ${languageName(view.language)}; ranked by ${metricLabel(metrics[view.metric].name)}. Brackets hold the 95 % interval of a difference${runs[view.baseline].name === PAGE.baseline ? "" : ", which this page has for the baseline " + PAGE.baseline + " only"}. ` +
+    "The first column links to the reports of the runs. Click a column to sort by it.";
   $(".download", root).onclick = () => download("runs.csv", [columns.map((column) => column.head), ...rows.map((members) => columns.map((column) => column.value(members)))]);
   if (!$(".choices", root).children.length)
     choices($(".choices", root), withSeeds ? ["each run", "seeds averaged"] : ["each run"], (label) => label, (label) => { view.seeds = label !== "each run"; draw(); });
@@ -182,14 +192,14 @@ function languagesTable(shown) {
   const most = Math.max(...codes.flatMap((code) => columns.map((run) => Math.abs(gain(code, run) ?? 0)))) || 1;
   const widest = (code) => Math.max(...columns.map((run) => Math.abs(gain(code, run) ?? 0)));
   codes.sort((a, b) => widest(b) - widest(a));
-  $(".about", root).textContent = `${metricLabel(metric)}: the baseline’s value, and differences to it; green is better. Languages that differ most come first` +
+  $(".about", root).textContent = `${metricLabel(metric)}: the baseline’s value, and differences to it; green is better${PAGE.intervals[metric] && Object.keys(PAGE.intervals[metric]).length ? ", grey numbers are not told from zero (hover for the 95 % interval)" : ""}. Languages that differ most come first` +
     (measured.length >= MOST_ROWS ? `; the ${MOST_ROWS - 1} best of ${measured.length} other runs (filter to see others).` : ".");
   const head = el("tr", {}, [el("th", {}, "language"), ...columns.map((run) => el("th", { title: runs[run].name }, short(run)))]);
   const body = codes.map((code) => el("tr", {}, [el("th", { scope: "row" }, [code, ...(languageName(code) === code ? [] : [el("small", {}, languageName(code))])]), ...columns.map((run) => {
     const difference = gain(code, run);
-    if (run === view.baseline || difference === null) return el("td", {}, valueOf(run, view.metric, code) === null ? "" : decimals(valueOf(run, view.metric, code)));
-    const good = less ? difference < 0 : difference > 0;
-    return el("td", { style: `background: color-mix(in oklab, var(--${good ? "right" : "wrong"}) ${Math.round((55 * Math.abs(difference)) / most)}%, transparent)` }, signed(difference));
+    if (run === view.baseline || difference === null) return el("td", {}, valueOf(run, view.metric, code) === null ? "" : fixed(valueOf(run, view.metric, code), view.metric));
+    const good = less ? difference < 0 : difference > 0, found = intervalOf(run, view.metric, code);
+    return el("td", { class: found && !isSure(found) ? "unsure" : "", title: found ? `95 % interval: ${found.map((end) => signed(end)).join(" to ")}` : null, style: `background: color-mix(in oklab, var(--${good ? "right" : "wrong"}) ${Math.round((55 * Math.abs(difference)) / most)}%, transparent)` }, signed(difference));
   })]));
   $(".scroll", root).replaceChildren(el("table", {}, [el("thead", {}, head), el("tbody", {}, body)]));
 }
@@ -202,6 +212,13 @@ function settingsTable(shown) {
   const head = el("tr", {}, [el("th", {}, "key"), ...columns.map((run) => el("th", {}, short(run)))]);
   const body = varied.map((key) => el("tr", {}, [el("th", { scope: "row" }, key), ...columns.map((run) => el("td", { title: text(runs[run].settings[key]) }, clip(text(runs[run].settings[key]), 60)))]));
   $(".scroll", root).replaceChildren(el("table", {}, [el("thead", {}, head), el("tbody", {}, body)]));
+}
+
+// Each chart downloads as SVG.
+for (const id of ["scatter", "curves", "parallel"]) {
+  const button = el("button", { type: "button", class: "download" }, "download SVG");
+  button.addEventListener("click", () => downloadDrawing(`${PAGE.title}-${id}.svg`, $(`#${id} svg`)));
+  $(`#${id}`).append(el("p", {}, button));
 }
 
 function draw() {
