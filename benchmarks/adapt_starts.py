@@ -34,10 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.adapt import FAMILIES, PIECES, RESULTS, RUNS, published, train
+from mlm_jax.adaptation import starts
 from mlm_jax.adaptation.continuing import continued_config
 from mlm_jax.adaptation.grow import grow_vocabulary
 from mlm_jax.adaptation.trim import ROWS
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.checkpoints.starts import Mixtures
 from mlm_jax.checkpoints.transplant import row_sources
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.files import write_whole
@@ -50,8 +52,6 @@ STEPS = (0, 100, 400)
 RELATED = {"tl": "es", "ko": "en"}
 WINDOW, WIDTH, SHARPNESS = 5, 128, 10.0  # neighbours on either side; of static vectors; of cosines under sparsemax
 OFTEN = 5  # weighted neighbours from which on a piece has a vector to compare with
-TRANSLATIONS = 5  # English pieces whose mean a new piece is
-Mixtures = dict[int, tuple[np.ndarray, np.ndarray]]  # {new id: (old ids, weights that sum to 1)}
 
 
 class Grown(NamedTuple):
@@ -67,10 +67,8 @@ class Grown(NamedTuple):
 def grown_by(old: Vocabulary, language: str) -> Grown:
     """Grow a vocabulary by pieces of a language's text."""
     new = grow_vocabulary(old, language, bible.text(language, "train"), PIECES)
-    names, known = new.pieces(range(new.size)), {*old.pieces(range(old.size))}
-    ordinary = [index for index in range(new.size) if not new.is_special[index]]
-    added = [index for index in ordinary if names[index] not in known]
-    return Grown(old, new, language, added, np.array([index for index in ordinary if names[index] in known]))
+    added = starts.new_pieces(old, new)
+    return Grown(old, new, language, added, np.setdiff1d(np.flatnonzero(~new.is_special), added))
 
 
 def random(grown: Grown) -> Mixtures:
@@ -108,22 +106,8 @@ def similar(grown: Grown) -> Mixtures:
 
 
 def lexicon(grown: Grown) -> Mixtures:
-    """Return the English pieces that occur in the same verses as each new one: by c(a, b)² / (c(a) c(b)), squared."""
-    pairs = [*bible.pairs(f"{grown.language}-en", "train")]
-    ours, english = (
-        _occurrences(vocabulary.encode_batch([pair[side] for pair in pairs]), vocabulary.size)
-        for side, vocabulary in enumerate((grown.new, grown.old))
-    )
-    together = (ours.T @ english).tocsr()  # [new vocabulary, old vocabulary]: verses with both
-    of_ours, of_english = (np.asarray(found.sum(axis=0)).ravel() for found in (ours, english))
-    mixtures = {}
-    for index in grown.added:
-        row = together[index]
-        score = row.data**2 / (of_ours[index] * of_english[row.indices])
-        best = np.argsort(-score)[:TRANSLATIONS]
-        if len(best):
-            mixtures[index] = (row.indices[best], score[best] ** 2 / (score[best] ** 2).sum())
-    return mixtures
+    """Return the English pieces that occur in the same verses as each new one, as ``mlm-jax grow --start lexicon`` does."""
+    return starts.lexicon(grown.old, grown.new, [*bible.pairs(f"{grown.language}-en", "train")])
 
 
 STARTS: dict[str, Callable[[Grown], Mixtures]] = {
@@ -171,15 +155,7 @@ def _evenly(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.full(len(ids), 1 / len(ids))
 
 
-def _occurrences(documents: Sequence[Sequence[int]], size: int) -> scipy.sparse.csr_matrix:
-    """Return ``[documents, pieces]``: 1 if the document has the piece."""
-    pieces = [np.unique(ids) for ids in documents]
-    rows = np.repeat(np.arange(len(pieces)), [len(ids) for ids in pieces])
-    values = (np.ones(len(rows)), (rows, np.concatenate(pieces)))
-    return scipy.sparse.csr_matrix(values, shape=(len(pieces), size))
-
-
-def compare(family: str, language: str, starts: Sequence[str], steps: Sequence[int]) -> dict[str, dict[str, float]]:
+def compare(family: str, language: str, named: Sequence[str], steps: Sequence[int]) -> dict[str, dict[str, float]]:
     """Train from each start and return {start: {step: bits per byte}}."""
     folder = RUNS / f"{family}-starts-{language}"
     if not (folder / "model").is_dir():
@@ -187,7 +163,7 @@ def compare(family: str, language: str, starts: Sequence[str], steps: Sequence[i
     loaded = load_parameters(folder / "model")
     grown = grown_by(loaded.vocabulary, language)
     found = {}
-    for start in starts:
+    for start in named:
         if not (folder / start).is_dir():
             write_start(folder / start, loaded, grown, STARTS[start](grown))
         config = folder / f"{start}.py"

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.checkpoint import Described, describe
+from mlm_jax.checkpoints.starts import FILE
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
@@ -46,7 +47,8 @@ def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDi
     if -size % config.model.vocabulary_multiple > UNUSED_ROWS:  # an imported table need not be rounded up evenly
         config.model.vocabulary_multiple = 1
     config.vocabulary.update(path=str(folder), size=size)
-    config.checkpoint.init = {"from": str(place)}
+    starts = {"starts": str(folder / FILE)} if vocabulary and (folder / FILE).is_file() else {}
+    config.checkpoint.init = {"from": str(place), **starts}
     room = longest_row(config.model)
     config.tasks = {name: {**task, "length": min(task["length"], room)} for name, task in config.tasks.items()}
     config.optimizer.learning_rate = 1e-4  # a trained model needs a lower rate than a new one

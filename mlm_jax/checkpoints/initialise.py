@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ def check_init(settings: Mapping[str, Any]) -> None:
     """
     INIT.check("checkpoint.init", settings)
     find_checkpoint(settings["from"])
+    if settings.get("starts") and not Path(settings["starts"]).is_file():
+        raise UserError("checkpoint.init 'starts' names no file", file=settings["starts"])
 
 
 def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
@@ -36,9 +39,9 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
 
     Args:
       params: freshly initialised, on the mesh.
-      settings: {"from": workdir or checkpoint, "include": regexes, "exclude": regexes, "rename": (regex, replacement)
-        pairs, "like": {new language: old one}}; the first two are of this run's paths, ``rename`` turns the other run's
-        paths into them.
+      settings: {"from": workdir or checkpoint, "include": regexes, "exclude": regexes, "rename": (regex, replacement) pairs,
+        "like": {new language: old one}, "starts": file of what new pieces begin as}; the first two regexes are of this run's
+        paths, ``rename`` turns the other run's paths into them.
       facts: the vocabulary, the languages and the families of this run.
 
     Raises:
@@ -63,6 +66,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
         facts,
         like=settings.get("like"),
         renamed=renamed,
+        starts=settings.get("starts", ""),
     )
     fresh = [name for name in leaves if name not in taken]
     log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mlm_jax import model as model_room
+from mlm_jax.checkpoints.starts import Mixtures, read_starts
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.vocabulary.pieces import BYTE, WORD, Vocabulary, language_token
 from mlm_jax.model.sharing import indexes
@@ -66,6 +67,7 @@ def transplant(
     *,
     like: Mapping[str, str] | None = None,
     renamed: Mapping[str, str] | None = None,
+    starts: str = "",
 ) -> Transplanted:
     """Fit another model's parameters to this one's shapes.
 
@@ -76,10 +78,11 @@ def transplant(
       new: what those belong to.
       like: {new language: old language}, whose weights the new one begins with instead of initial ones.
       renamed: {path in the new model: path in the old one}; the same if not given.
+      starts: file that says what new pieces begin as (:mod:`.starts`); "": as the old pieces that spell them.
 
     Raises:
       UserError: a shape differs for another reason than vocabulary, languages, families or tasks; ``like`` names a
-        language that does not exist.
+        language that does not exist; or as :func:`.read_starts`.
     """
     like = dict(like or {})
     added = [language for language in new.languages if language not in old.languages]
@@ -94,6 +97,7 @@ def transplant(
     same_table = old.vocabulary.fingerprint == new.vocabulary.fingerprint
     same_table &= old.config.model.vocabulary_multiple == new.config.model.vocabulary_multiple
     rows = None if same_table else row_sources(old.vocabulary, new.vocabulary, like)
+    mixtures = read_starts(starts, old.vocabulary, new.vocabulary) if starts and rows is not None else {}
     params: dict[str, np.ndarray] = {}
     new_groups: dict[str, None] = {}
     for name, fresh in initial.items():
@@ -103,7 +107,7 @@ def transplant(
             axis = old_axes.get(there, axes).index("vocabulary")
             if not _alike_but_for(axis, value, fresh):
                 raise _other_shape(name, value, fresh, old, new)
-            value = _take_rows(value, rows, _whole(fresh), axis)
+            value = _take_rows(value, rows, _whole(fresh), axis, mixtures)
         if "groups" in axes:
             members, theirs = _groups(name, new), _groups(there, old)
             if "groups" not in old_axes.get(there, axes):  # one model's shared weights become everyone's own
@@ -114,7 +118,7 @@ def transplant(
         if value.shape != np.shape(fresh):
             raise _other_shape(name, np.asarray(source[there]), fresh, old, new)
         params[name] = value
-    pieces = [len(parts) for parts in rows or ()]
+    pieces = [2 if index in mixtures else len(parts) for index, parts in enumerate(rows or ())]
     copied = new.vocabulary.size if rows is None else pieces.count(1)
     return Transplanted(params, copied, sum(n > 1 for n in pieces), pieces.count(0), tuple(new_groups))
 
@@ -189,14 +193,18 @@ def spelling(piece: str, known: Mapping[str, int]) -> list[int]:
 # ---------------------------------------------------------------------------------------------------- arrays
 
 
-def _take_rows(value: np.ndarray, rows: list[list[int]], fresh: np.ndarray, axis: int) -> np.ndarray:
-    """Return ``fresh`` with the means of old rows in the places of pieces that have a source."""
+def _take_rows(
+    value: np.ndarray, rows: list[list[int]], fresh: np.ndarray, axis: int, mixtures: Mixtures
+) -> np.ndarray:
+    """Return ``fresh`` with the means of old rows in the places of pieces that have a source, weighted if there is a mixture."""
     value, out = np.moveaxis(value, axis, 0), np.moveaxis(fresh.copy(), axis, 0)
     single = np.array([parts[0] if len(parts) == 1 else -1 for parts in rows])
     out[: len(rows)][single >= 0] = value[single[single >= 0]]  # copied, not averaged: bit for bit
     for index, parts in enumerate(rows):
         if len(parts) > 1:
             out[index] = value[parts].mean(axis=0)
+    for index, (ids, weights) in mixtures.items():
+        out[index] = np.tensordot(weights, value[ids], 1)
     return np.moveaxis(out, 0, axis)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlm_jax.commands.options import CHECKPOINT, by_language
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.module import search
 
 ABOUT = "add a language to a checkpoint's vocabulary, for a run that goes on with it"
@@ -32,13 +32,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LANGUAGE=GLOB",
         help="text of a language that the model knows, to count how much of it is cut otherwise; repeatable",
     )
+    parser.add_argument(
+        "--start",
+        choices=("spelling", "lexicon"),
+        default="spelling",
+        help="what the embeddings of new pieces begin as: the old pieces that spell them, or those that occur in translations",
+    )
+    parser.add_argument(
+        "--pairs",
+        action="append",
+        default=[],
+        metavar="PAIR=GLOB",
+        help="translations between the new language and one that the model knows, or a dictionary, for --start lexicon, such as "
+        "tl-en=tl-en.tsv; repeatable",
+    )
     parser.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
 
 
 def run(options: argparse.Namespace) -> None:
     """Grow the vocabulary."""
-    old_texts = by_language(options.old_text, "--old-text")
-    grow_command(options.checkpoint, options.language, options.text, options.pieces, options.out, old_texts)
+    grow_command(
+        options.checkpoint,
+        options.language,
+        options.text,
+        options.pieces,
+        options.out,
+        by_language(options.old_text, "--old-text"),
+        start=options.start,
+        pairs=by_language(options.pairs, "--pairs"),
+    )
 
 
 def grow_command(
@@ -48,6 +70,9 @@ def grow_command(
     pieces: int,
     out: str | Path,
     old_texts: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    *,
+    start: str = "spelling",
+    pairs: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint's vocabulary with a language added, and say how a config goes on with it.
 
@@ -58,15 +83,26 @@ def grow_command(
       pieces: to add at most.
       out: folder to make.
       old_texts: {language that the model knows: sources}, of which the texts whose ids change are counted.
+      start: what the embeddings of new pieces begin as, a key of :data:`.STARTS`.
+      pairs: {pair of languages: sources} of translations, if ``start`` reads them.
 
     Raises:
-      UserError: as :func:`.grow_vocabulary`; there is no checkpoint or no text; the folder exists, or
-        cannot be written.
+      UserError: as :func:`.grow_vocabulary`; there is no checkpoint, no text or no translation; ``start`` is unknown; the folder
+        exists, or cannot be written.
     """
     from mlm_jax.adaptation.grow import MOST_DOCUMENTS, grow_vocabulary, language_specific, old_rows, recut
+    from mlm_jax.adaptation.starts import STARTS
     from mlm_jax.checkpoints.checkpoint import load_parameters
+    from mlm_jax.checkpoints.starts import FILE, write_starts
     from mlm_jax.data.text.corpora import documents
 
+    if start not in STARTS:
+        raise UserError(
+            f"there is no start {start!r}{nearest(start, STARTS)}", remedy=f"use one of {', '.join(STARTS)}"
+        )
+    if (start == "lexicon") != bool(pairs):
+        problem = "--start lexicon needs translations" if not pairs else "--pairs are for --start lexicon"
+        raise UserError(problem, remedy="give --start lexicon --pairs tl-en=tl-en.tsv, or neither")
     if Path(out).exists():
         raise UserError("this folder already exists", file=out, remedy="name another folder")
     loaded = load_parameters(place)
@@ -77,9 +113,13 @@ def grow_command(
     first = next(text, None)
     if first is None:
         raise UserError("there is no text in it", file=source, remedy="give text of the new language")
+    translations = translations_of(pairs, language, loaded.languages)
     grown = grow_vocabulary(old, language, itertools.chain([first], text), pieces)
+    mixtures = STARTS[start](old, grown, translations)
     try:
         grown.save(out)
+        if mixtures:
+            write_starts(Path(out) / FILE, mixtures, old, grown)
     except OSError as error:
         shutil.rmtree(out, ignore_errors=True)  # it was not there before
         raise UserError(f"cannot write: {error.strerror}", file=out) from error
@@ -88,6 +128,8 @@ def grow_command(
     frozen = old.size if rows == ((0, old.size),) else rows
     new = grown.size - sum(behind - first for first, behind in rows)
     print(f"{new:,} new pieces; the vocabulary had {old.size:,} and has {grown.size:,}")
+    if pairs:
+        print(f"{len(mixtures):,} of them begin as old pieces of {len(translations):,} translations")
     for code, sources in {language: (source,), **old_texts}.items():
         texts = (document for one in sources for document in documents(one, code, "train"))
         count = recut(old, grown, itertools.islice(texts, MOST_DOCUMENTS))
@@ -102,3 +144,33 @@ def grow_command(
         f"    config.languages = {(*loaded.languages, language)}\n"
         f'    config.optimizer.freeze_table = (("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
     )
+
+
+def translations_of(pairs: Mapping[str, Sequence[str]], language: str, known: Sequence[str]) -> list[tuple[str, str]]:
+    """Return translations as (text of the new language, text of another one).
+
+    Args:
+      pairs: {pair of languages: sources}.
+      language: the new one.
+      known: codes of the languages that the model knows.
+
+    Raises:
+      UserError: a pair does not name the new language, or there is no translation in its files.
+    """
+    from mlm_jax.adaptation.grow import MOST_DOCUMENTS
+    from mlm_jax.data.text.corpora import sentence_pairs
+    from mlm_jax.data.text.languages import split_pair
+
+    found: list[tuple[str, str]] = []
+    for name, sources in pairs.items():
+        codes = (language, *known)
+        sides = split_pair(name, codes)
+        if language not in sides:
+            raise UserError(f"--pairs {name} does not name {language!r}", remedy=f"write --pairs {language}-en=FILE")
+        turned = sides[1] == language
+        both = (pair for one in sources for pair in sentence_pairs(one, name, "train", codes) if all(pair))
+        read = [(b, a) if turned else (a, b) for a, b in itertools.islice(both, MOST_DOCUMENTS)]
+        if not read:
+            raise UserError(f"there is no translation of {name}", remedy="check its files")
+        found += read
+    return found

@@ -28,6 +28,13 @@ INIT = Entry(
             ByName(TEXT, '{"tl": "id"}'),
             "{new language: language of the other run whose weights it begins with}.",
         ),
+        Key(
+            "starts",
+            "",
+            TEXT,
+            'File {"new piece": {"old piece": weight}} of what pieces begin as that the other run lacks (`mlm-jax grow --start`); '
+            "pieces that it leaves out begin as the mean of the old pieces that spell them.",
+        ),
     ),
     example='{"from": "runs/mine"}',
     empty=True,
