@@ -1,15 +1,15 @@
 r"""From a published encoder to one of your own: docs/adapt.md tells the whole path.
 
-    mlm-jax import-hf FacebookAI/xlm-roberta-base --out adapt/model --languages tl,en
-    mlm-jax trim adapt/model --text tl='adapt/text/tl/*.txt' --text en='adapt/text/en/*.txt' --out adapt/small
+    mlm-jax trim FacebookAI/xlm-roberta-base --text tl='adapt/text/tl/*.txt' --text en='adapt/text/en/*.txt' --out adapt/small
     mlm-jax grow adapt/small --language tl --text 'adapt/text/tl/*.txt' --old-text en='adapt/text/en/*.txt' --out adapt/vocabulary
     mlm-jax train --config configs/adapt.py:continue --workdir adapt/continued
     mlm-jax train --config configs/adapt.py:entities --workdir adapt/entities
     mlm-jax export-hf adapt/entities --task entities --out adapt/published
 
-``trim`` and ``grow`` may be left out. ``continue`` trains everything on the new language and replays the old ones; ``rows``
-trains the new pieces alone. ``topic`` and ``entities`` then fine-tune the result. Copy this file and change the upper part;
-``continue,FOLDER`` reads another folder than ``adapt``, which holds
+``import-hf`` in place of ``trim`` (to ``adapt/model``) keeps the whole vocabulary, and ``grow`` may be left out. ``continue``
+trains everything on the new language and replays the old ones; ``rows`` trains the new pieces alone. ``topic`` and ``entities``
+then fine-tune the result. Copy this file and change the upper part; ``continue,FOLDER`` reads another folder than ``adapt``,
+which holds
 
     text/tl/*.txt, text/en/*.txt          a document a line, a folder for each language
     held_out/tl/*.txt, held_out/en/*.txt  to measure on; without it a hundredth of the text is held out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from mlm_jax.commands.options import CHECKPOINT, by_language
 
 ABOUT = "keep only the pieces of a vocabulary that some text needs, and make the model smaller by their rows"
 EXAMPLE = "runs/xlmr --text sw='text/sw/*.txt' --text en='text/en/*.txt' --out runs/xlmr_small"
-VOCABULARY = "vocabulary"
+VOCABULARY, IMPORTED = "vocabulary", "imported"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument(
+        "checkpoint", help=f"{CHECKPOINT}; or a published model as for import-hf, a folder or a name on the Hub"
+    )
     parser.add_argument(
         "--text",
         required=True,
@@ -35,12 +38,13 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     """Write a checkpoint with a smaller vocabulary as a workdir of its own, and print what became smaller.
 
     Args:
-      place: a workdir or one of its checkpoints.
-      texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both.
+      place: a workdir or one of its checkpoints; or a published model, a folder or a name on the Hub, which is imported first.
+      texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both; a published model that names no languages has these.
       out: workdir to make.
 
     Raises:
-      UserError: as :func:`.trim_vocabulary`; a text has no language or is not there; or ``out`` is there already.
+      UserError: as :func:`.trim_vocabulary` and :func:`.import_hf`; a text has no language or is not there; or ``out`` is there
+        already.
     """
     import numpy as np
 
@@ -49,28 +53,35 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     from mlm_jax.checkpoints.workdir import claim_workdir
     from mlm_jax.data.text.corpora import documents
     from mlm_jax.interop.folder import new_folder
-    from mlm_jax.interop.importing import save_weights
+    from mlm_jax.interop.importing import UNDETERMINED, import_hf, is_published, save_weights
+    from mlm_jax.interop.model_card import base_model, write_source
     from mlm_jax.training.paths import by_path
 
     found_texts = {
         language: [text for source in sources for text in documents(source, language, "train")]
         for language, sources in by_language(texts, "--text").items()
     }
-    loaded = load_parameters(place)
-    trimmed = trim_vocabulary(loaded.vocabulary, [text for found in found_texts.values() for text in found])
-    flat = {path: value for path, value in by_path(loaded.params).items()}
-    smaller = trim_parameters(flat, trimmed.kept)
-    before, after = (sum(value.size for value in params.values()) for params in (flat, smaller))
-    config = loaded.config
     out = Path(out).resolve()
-    config.vocabulary.update(path=str(out / VOCABULARY), size=trimmed.vocabulary.size)
-    config.model.vocabulary_multiple = 1
-    if config.model.type_boundary >= 0:
-        config.model.type_boundary = int(np.searchsorted(trimmed.kept, config.model.type_boundary))
     with new_folder(out) as scratch:
+        workdir = import_hf(place, scratch / IMPORTED) if is_published(place) else place
+        loaded = load_parameters(workdir)
+        base = base_model(loaded, workdir)
+        trimmed = trim_vocabulary(loaded.vocabulary, [text for found in found_texts.values() for text in found])
+        flat = {path: value for path, value in by_path(loaded.params).items()}
+        smaller = trim_parameters(flat, trimmed.kept)
+        before, after = (sum(value.size for value in params.values()) for params in (flat, smaller))
+        config = loaded.config
+        config.vocabulary.update(path=str(out / VOCABULARY), size=trimmed.vocabulary.size)
+        config.model.vocabulary_multiple = 1
+        if config.model.type_boundary >= 0:
+            config.model.type_boundary = int(np.searchsorted(trimmed.kept, config.model.type_boundary))
+        shutil.rmtree(scratch / IMPORTED, ignore_errors=True)
         trimmed.vocabulary.save(scratch / VOCABULARY)
+        if base:
+            write_source(scratch, base, False)
         claim_workdir(scratch, config)
-        save_weights(scratch, config, trimmed.vocabulary, loaded.languages, smaller, loaded.labels)
+        languages = tuple(found_texts) if loaded.languages == UNDETERMINED else loaded.languages
+        save_weights(scratch, config, trimmed.vocabulary, languages, smaller, loaded.labels)
     print(f"pieces      {loaded.vocabulary.size:>14,} → {trimmed.vocabulary.size:>14,}")
     print(f"parameters  {before:>14,} → {after:>14,}  ({100 * after / before - 100:+.1f} %)")
     print(f"megabytes   {before * 4e-6:>14,.1f} → {after * 4e-6:>14,.1f}  (float32)")

@@ -20,7 +20,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
 from mlm_jax.interop.folder import local_folder, new_folder
-from mlm_jax.interop.model_card import write_source
+from mlm_jax.interop.model_card import HUB_NAME, write_source
 from mlm_jax.interop.published_tokenizer import around, read_vocabulary, reads_types, smallest_multiple
 from mlm_jax.interop.sentence_modules import read_pooling
 from mlm_jax.interop.weights import Published, flat_shapes
@@ -83,6 +83,14 @@ def import_hf(
         claim_workdir(scratch, config)
         save_weights(scratch, config, vocabulary, languages, flat, labels)
     return out
+
+
+def is_published(place: str | Path) -> bool:
+    """Return whether a place is a model as :func:`import_hf` takes it, and not a workdir or a checkpoint of ours."""
+    path = Path(place)
+    if path.is_dir():
+        return any(path.glob("*.safetensors")) and not (path / "checkpoints").is_dir()
+    return bool(HUB_NAME.fullmatch(str(place)))
 
 
 def save_weights(

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint
+from mlm_jax.checkpoints.checkpoint import Loaded, describe, find_checkpoint
 from mlm_jax.checkpoints.metrics import METRICS
 from mlm_jax.checkpoints.workdir import config_json
+from mlm_jax.common.errors import UserError
 from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
@@ -49,12 +50,25 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
 
 
 def base_model(loaded: Loaded, place: str | Path) -> str:
-    """Return the name of the published model from which a run was initialised (a Hub name or the name of a folder), or ""."""
-    started_from = loaded.config.checkpoint.init.get("from", "")
-    for folder in (Path(place), *Path(place).resolve().parents[:2], *([Path(started_from)] if started_from else [])):
-        if (folder / SOURCE).is_file():
-            source = str(json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"])
-            return source if HUB_NAME.fullmatch(source) else Path(source).name
+    """Return the published model from which a run, or a run that it was initialised from, began; "" if there is none.
+
+    It is a Hub name, or the name of a folder.
+    """
+    config, here = loaded.config, Path(place).resolve()
+    visited: set[Path] = set()
+    while here not in visited:
+        visited.add(here)
+        for folder in (here, *here.parents[:2]):
+            if (folder / SOURCE).is_file():
+                source = str(json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"])
+                return source if HUB_NAME.fullmatch(source) else Path(source).name
+        here = Path(config.checkpoint.init.get("from") or here).resolve()
+        if here in visited or not here.is_dir():
+            break
+        try:
+            config = describe(here).config
+        except UserError:  # what is left of that run says nothing
+            break
     return ""
 
 

@@ -97,3 +97,24 @@ def test_what_cannot_be_trimmed(tmp_path, capsys):
     assert cli.main(["trim", "nowhere", "--text", "de.txt", "--out", str(tmp_path / "out")]) == 2
     assert "--text de.txt names no language" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_published_folder_is_trimmed_at_once(tmp_path):
+    """As if it had been imported first: weights, languages, the separator after which BERT's types begin, the base model."""
+    published(tmp_path / "theirs", "bert")
+    (tmp_path / "de.txt").write_text("\n".join(GERMAN[:100]), encoding="utf-8")
+    import_hf(tmp_path / "theirs", tmp_path / "ours")
+    for source, out in (("theirs", "small"), ("ours", "same")):
+        text = f"de={tmp_path}/de.txt"
+        assert cli.main(["trim", str(tmp_path / source), "--text", text, "--out", str(tmp_path / out)]) == 0
+    small, same = load_parameters(tmp_path / "small"), load_parameters(tmp_path / "same")
+    jax.tree.map(np.testing.assert_array_equal, small.params, same.params)
+    assert small.languages == same.languages == ("de",)
+    assert small.config.model.type_boundary == small.vocabulary.pair_separator[-1] >= 0
+    assert not (tmp_path / "small" / "imported").exists()
+    out = export_hf(tmp_path / "small", tmp_path / "out")
+    assert "base model: theirs" in (out / "README.md").read_text(encoding="utf-8")
+    first, second = (
+        AutoTokenizer.from_pretrained(folder)("Im Anfang", "schuf Gott") for folder in (tmp_path / "theirs", out)
+    )
+    assert first["token_type_ids"] == second["token_type_ids"] and 1 in second["token_type_ids"]
