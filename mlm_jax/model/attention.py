@@ -1,7 +1,7 @@
-"""Attention: one function and a mask that is said, not built; what computes it depends on the platform.
+"""Attention: one function, whose mask is given by segments, window and causality; the platform decides which kernel runs.
 
-``reference`` is einsum and a float32 softmax, block by block where a window makes that cheaper; it runs everywhere and
-is what the kernels (:mod:`mlm_jax.model.kernels`) are tested against.
+``reference`` is einsum and a float32 softmax, computed in blocks if a window makes that cheaper. It runs on every platform, and
+the kernels (:mod:`mlm_jax.model.kernels`) are tested against it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from mlm_jax.model import kernels
 from mlm_jax.model.choice import choose
 from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
 
-NEVER = -1e30  # score of a key that is not seen; finite, so that a query which sees nothing stays finite
-SMALLEST_BLOCK = 32  # queries to a block of windowed attention, at least
+NEVER = -1e30  # score of a masked key; finite, so that the output of a query without any key stays finite
+SMALLEST_BLOCK = 32  # the smallest number of queries in a block of windowed attention
 
 
 def attention(
@@ -30,19 +30,19 @@ def attention(
     scale: float | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Return softmax(scale · query keyᵀ + bias) value, where a query sees the keys of its own segment only.
+    """Return softmax(scale · query keyᵀ + bias) value; a query attends to the keys of its own segment only.
 
     Args:
       query: ``[rows, length, heads, head_dim]``.
       key: ``[rows, kv_length, kv_heads, head_dim]``; each of its heads serves ``heads / kv_heads`` query heads.
       value: ``[rows, kv_length, kv_heads, head_dim]``.
-      segment_ids: ``[rows, length]``; 0 is padding, whose output means nothing.
-      kv_segment_ids: ``[rows, kv_length]``, those of the queries if not given; keys of segment 0 are never seen.
-      window: see ``window // 2`` keys to either side only (Beltagy et al. 2020); 0 is all.
-      causal: see no later key.
+      segment_ids: ``[rows, length]``; 0 is padding, whose output has no meaning.
+      kv_segment_ids: ``[rows, kv_length]``, those of the queries if not given; keys of segment 0 are always masked.
+      window: attend to ``window // 2`` keys on either side only (Beltagy et al. 2020); 0 means all keys.
+      causal: attend to no later key.
       bias: ``[1 or rows, heads, length, kv_length]`` added to the scores.
-      scale: 1/√head_dim if not given.
-      implementation: ``auto`` (the fastest that can) | ``reference`` | ``flash`` (GPU) | ``cudnn`` (GPU) | ``splash``
+      scale: factor on the scores; 1/√head_dim if not given.
+      implementation: ``auto`` (the fastest possible one) | ``reference`` | ``flash`` (GPU) | ``cudnn`` (GPU) | ``splash``
         (TPU).
 
     Returns:
@@ -70,14 +70,14 @@ def attention(
 
 
 def reference_window_block(window: int) -> int:
-    """Return the queries of a block of the reference's windowed attention, and the keys that it meets on either side."""
+    """Return the number of queries in a block of the reference's windowed attention, which is also its keys on either side."""
     return max(window // 2, SMALLEST_BLOCK)
 
 
 def reference(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
-    """Return softmax(query keyᵀ + bias) value over the keys in ``mask`` ``[rows, length, kv_length]``, written out."""
+    """Return softmax(query keyᵀ + bias) value over the keys in ``mask`` ``[rows, length, kv_length]``, without a kernel."""
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [rows, heads, length, head_dim]
     return jnp.swapaxes(reference_by_head(query, key, value, mask, bias), 1, 2)
 
@@ -85,9 +85,9 @@ def reference(
 def reference_by_head(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
-    """Return :func:`reference` of arrays ``[rows, heads, length, head_dim]``, the order in which they are multiplied.
+    """Return :func:`reference` of arrays ``[rows, heads, length, head_dim]``, the order of axes in which they are multiplied.
 
-    A cache of keys and values is kept so: in any other order XLA would turn all of it around for every token written.
+    The cache of keys and values has this order: with any other, XLA would transpose the whole cache for every token.
     """
     rows, heads, length, head_dim = query.shape
     kv_heads = key.shape[1]

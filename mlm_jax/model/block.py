@@ -24,17 +24,17 @@ KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_d
 
 
 class Scope(NamedTuple):
-    """What the layers of a stack see beside the hidden states; a pytree.
+    """Inputs of the layers of a stack besides the hidden states; a pytree.
 
     Attributes:
       segment_ids: ``[rows, length]``; 0 is padding.
-      whole: angles of the positions in layers that see everything, or None without RoPE.
+      whole: angles of the positions in layers without a window, or None without RoPE.
       windowed: angles of the positions in layers with a window, or None without RoPE.
       bias: attention bias ``[1, heads, length, length]`` of all layers, or None.
       memory: ``[rows, memory length, width]`` that a decoder attends to, or None.
       memory_segment_ids: ``[rows, memory length]``, or None.
-      layer_index: ``[runs]`` of rows of the same language, or ``()`` for all rows, that picks language-indexed layers, or None.
-      adapter_index: likewise, that picks language-indexed adapters, or None.
+      layer_index: index of language-indexed layers: ``[runs]`` for runs of rows, or ``()`` for all rows; None without them.
+      adapter_index: index of language-indexed adapters, in the same form.
     """
 
     segment_ids: jax.Array
@@ -71,7 +71,7 @@ def pin_queries(query: jax.Array) -> jax.Array:
 
 
 def pin_keys_values(key: jax.Array, value: jax.Array) -> KeysValues:
-    """Split keys and values by rows and heads only: every query sees all of them, on whichever device it is."""
+    """Split keys and values by rows and heads only, because the queries of every device attend to all of them."""
     axes = ("rows", None, "activation_heads", None)
     return constrain(key, *axes), constrain(value, *axes)
 
@@ -100,14 +100,14 @@ class Attention(nnx.Module):
         self.implementation = config.attention
 
     def queries_keys_values(self, x: jax.Array, angles: Rotation | None = None) -> tuple[jax.Array, KeysValues]:
-        """Return queries, and keys and values, of ``[rows, length, width]`` that attends to itself, turned by ``angles``."""
+        """Return queries, and keys and values, of self-attention for ``[rows, length, width]``, rotated by ``angles``."""
         key, value, query = project(x, self.key, self.value, self.query)  # [rows, length, kv_heads or heads, head_dim]
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         return pin_queries(query), pin_keys_values(key, value)
 
     def queries(self, x: jax.Array) -> jax.Array:
-        """Return queries ``[rows, length, heads, head_dim]`` of ``[rows, length, width]`` that attends to a memory."""
+        """Return queries ``[rows, length, heads, head_dim]`` for attention from ``[rows, length, width]`` to a memory."""
         return pin_queries(self.query(x))
 
     def keys_values(self, memory: jax.Array) -> KeysValues:
@@ -115,14 +115,14 @@ class Attention(nnx.Module):
         return pin_keys_values(*project(memory, self.key, self.value))
 
     def attend(self, query: jax.Array, keys_values: KeysValues, **mask: Any) -> jax.Array:
-        """Return ``[rows, length, width]``; ``mask`` is what :func:`attention` takes, the position bias included."""
+        """Return ``[rows, length, width]``; ``mask`` has further arguments of :func:`attention`, including the position bias."""
         mixed = attention(query, *keys_values, scale=self.scale, implementation=self.implementation, **mask)
         return self.output(mixed)
 
     def attend_by_head(
         self, query: jax.Array, keys_values: KeysValues, mask: jax.Array, bias: jax.Array | None = None
     ) -> jax.Array:
-        """Return ``[rows, 1, width]`` of one token a row that sees keys and values by head (:func:`by_head`).
+        """Return ``[rows, 1, width]`` for one token of each row, with keys and values by head (:func:`by_head`).
 
         Args:
           query: ``[rows, 1, heads, head_dim]``.
@@ -166,12 +166,12 @@ class Block(nnx.Module):
 
     Args:
       config: ``config.model``.
-      decoder: whether it is causal and attends to a memory.
-      relative: how distances fall into buckets, or None.
-      adapter: width of its adapter; 0 is none.
-      adapter_groups: how many adapters there are to choose from; 0 is one for all.
-      reuse_norm: the adapter has no norm of its own, and the feed-forward layer's comes before and after it, as in X-MOD
-        (Pfeiffer et al. 2022), which is not the identity at first; for norms after each part.
+      decoder: whether the layer is causal and attends to a memory.
+      relative: the buckets of distances, or None.
+      adapter: width of its adapter; 0 means no adapter.
+      adapter_groups: number of adapters to choose from; 0 means one adapter for all rows.
+      reuse_norm: whether the adapter uses the norm of the feed-forward layer, before and after it, instead of its own, as in X-MOD
+        (Pfeiffer et al. 2022). Then it is not the identity at the start. Only for norms after each part.
       rngs: the random number generators of the initial weights.
     """
 
@@ -206,10 +206,10 @@ class Block(nnx.Module):
 
         Args:
           x: ``[rows, length, width]``.
-          scope: what all layers see.
+          scope: inputs that all layers share.
           see_all: whether this layer has no window.
           bare: ``()`` bool, whether self-attention reads ``x`` itself instead of its norm.
-          key: the random key of dropout; None is none.
+          key: the random key of dropout; None means no dropout.
         """
         keys = split_key(key, 4)
         angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)
@@ -273,7 +273,7 @@ class Block(nnx.Module):
         return self._feed_forward(x, scope, (None, None)), written
 
     def _before(self, norm: Norm, x: jax.Array, bare: jax.Array | None = None) -> jax.Array:
-        """Return what a part of the layer reads, ``[rows, length, width]``: ``x``, or its norm if norms come before the parts."""
+        """Return the input of a part of the layer, ``[rows, length, width]``: ``x``, or its norm if norms come before the parts."""
         if self.post:
             return x
         return norm(x) if bare is None else jnp.where(bare, x, norm(x))

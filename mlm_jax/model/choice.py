@@ -1,4 +1,4 @@
-"""Which implementation of attention is used: the fastest that the platform, the shapes and the type allow."""
+"""The choice of the attention implementation: the fastest that the platform, the shapes and the type allow."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.model.layers import computation_type
 from mlm_jax.parallel.mesh import platform
 
-FLASH_WIDTHS = (16, 32, 64, 128)  # of heads: powers of two, and not so wide that blocks outgrow shared memory
-LANES = 128  # the smallest block of splash attention; rows that are shorter gain nothing from a kernel
+FLASH_WIDTHS = (16, 32, 64, 128)  # widths of heads: powers of two whose blocks fit into shared memory
+LANES = 128  # the smallest block of splash attention; a kernel is not faster for shorter rows
 AUTO = "set model.attention='auto'"
 
 
@@ -28,13 +28,13 @@ class Obstacle(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How one kind of layers attends.
+    """The attention implementation of one kind of layer.
 
     Attributes:
-      layers: such as "encoder, window of 128".
+      layers: description of the layers, such as "encoder, window of 128".
       implementation: "reference" | "flash" | "cudnn" | "splash".
-      obstacle: why the platform's fastest kernel is not used; None if it is, if the platform has none, or if rows are so short
-        that it would gain nothing.
+      obstacle: why the platform's fastest kernel is not used; None if it is used, if the platform has none, or if rows are so
+        short that it would not be faster.
     """
 
     layers: str
@@ -95,7 +95,7 @@ def cudnn_obstacle(here: str, query: Any, key: Any, *, biased: bool) -> Obstacle
 
 
 def _gpu_obstacle(kernel: str, here: str, query: Any) -> Obstacle | None:
-    """Return what keeps a GPU, or these queries, from either of its kernels; None if nothing does."""
+    """Return why a GPU, or these queries, cannot use either of its kernels; None if they can."""
     if here != "gpu":
         return Obstacle(f"{kernel} runs on GPUs, not on {here.upper()}s", AUTO)
     if capability := old_gpu():
@@ -129,9 +129,9 @@ KERNELS_OF = {"tpu": ("splash",), "gpu": ("flash", "cudnn")}  # {platform: its k
 
 
 def old_gpu() -> str:
-    """Return the compute capability of this machine's GPUs if it is below 8.0, or no NVIDIA GPU's; "" if not, or without GPUs."""
+    """Return the compute capability of this machine's GPUs if it is below 8.0 or not NVIDIA's; "" otherwise, or without GPUs."""
     if jax.default_backend() != "gpu":
-        return ""  # the program is compiled for GPUs that are not here
+        return ""  # the program is compiled for GPUs that this machine lacks
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     recent = re.fullmatch(r"(\d+)\.\d+", capability) and float(capability) >= 8
     return "" if recent else capability or "none"
@@ -152,7 +152,7 @@ def choose(implementation: str, query: Any, key: Any, *, biased: bool, here: str
     """
     here = platform() if here is None else here
     if implementation in OBSTACLES:
-        if query.shape[1] == 1:  # one step of decoding: a kernel for long rows gains nothing
+        if query.shape[1] == 1:  # one step of decoding: kernels for long rows are not faster
             return "reference"
         if obstacle := OBSTACLES[implementation](here, query, key, biased=biased):
             raise UserError(f"model.attention={implementation!r}: {obstacle.problem}", remedy=AUTO)
@@ -164,7 +164,7 @@ def choose(implementation: str, query: Any, key: Any, *, biased: bool, here: str
 
 
 def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str | None = None) -> list[Choice]:
-    """Return how each kind of layers attends, for a run's log.
+    """Return the attention implementation of each kind of layer, for a run's log.
 
     Args:
       model: ``config.model``.
@@ -173,7 +173,7 @@ def choices(model: ConfigDict, length: int, target_length: int = 0, *, here: str
       here: the platform; the one that programs are traced for if not given.
 
     Raises:
-      UserError: as :func:`choose`.
+      UserError: for the reasons of :func:`choose`.
     """
     here = platform() if here is None else here
     relative = model.position == "relative"

@@ -1,4 +1,4 @@
-"""Cross-lingual attention: what each position of a target sentence takes from its aligned source sentence."""
+"""Cross-lingual attention: each position of a target sentence attends to its aligned source sentence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlm_jax.model.masks import seen
 from mlm_jax.model.parameters import parameter
 from mlm_jax.parallel.rules import constrain
 
-COSINE_SCALE = 10.0  # at first: a cosine's range is too small for a softmax (Liu et al. 2022, Swin V2)
+COSINE_SCALE = 10.0  # initial value: a cosine's range is too small for a softmax (Liu et al. 2022, Swin V2)
 
 
 class CrossLingualAttention(nnx.Module):
     """A_ij = softmax_j score(x_i, y_j), c_i = Σ_j A_ij y_j, and the fusion of x_i and c_i.
 
     Scores: ``dot`` x·y; ``scaled_dot`` x·y/√width (Vaswani et al. 2017); ``cosine`` s·cos(x, y) with a learned s, 10 at
-    first; ``bilinear`` xᵀW y (Luong et al. 2015); ``additive`` vᵀtanh(W x + U y) (Bahdanau et al. 2015), v of the width
+    at the start; ``bilinear`` xᵀW y (Luong et al. 2015); ``additive`` vᵀtanh(W x + U y) (Bahdanau et al. 2015), v of the width
     of a head. Fusions: ``residual`` x + W c; ``gate`` g ⊙ x + (1 − g) ⊙ c, g = σ(W [x; c]); ``concat`` W [x; c].
 
     Args:
@@ -52,8 +52,8 @@ class CrossLingualAttention(nnx.Module):
         Args:
           x: ``[rows, length, width]`` target.
           y: ``[rows, source length, width]`` source.
-          segment_ids: ``[rows, length]``; document i of the target sees document i of the source.
-          source_segment_ids: ``[rows, source length]``; 0 is never seen.
+          segment_ids: ``[rows, length]``; document i of the target attends to document i of the source.
+          source_segment_ids: ``[rows, source length]``; positions with 0 are masked.
         """
         mask = seen(segment_ids, source_segment_ids, window=0, causal=False)
         scores = constrain(self.scores(x, y), "rows", "length", None)

@@ -1,7 +1,7 @@
-"""Flash attention for GPUs that skips what no query sees: other documents of a packed row, and keys beyond a window.
+"""Flash attention for GPUs that skips other documents of a packed row, and keys beyond a window.
 
-Scores exist for one block of queries and keys at a time, in registers (Dao et al. 2022; Dao 2023), and the mask is
-made there, of segments and positions. Blocks of which every pair is masked are not visited. Written in Pallas, compiled by
+Scores exist for one block of queries and keys at a time, in registers (Dao et al. 2022; Dao 2023). The mask is computed there
+from segments and positions. Blocks in which every pair is masked are not visited. Written in Pallas, compiled by
 Triton; the backward pass has one kernel for queries and one for keys and values.
 """
 
@@ -19,20 +19,20 @@ from jax.experimental.pallas import triton
 from mlm_jax.model.layers import pad_length
 from mlm_jax.model.masks import within
 
-NEVER = -1e30  # score of a pair that is masked
+NEVER = -1e30  # score of a masked pair
 LOWEST = (
     NEVER / 2
-)  # the running maximum begins here: exp2(NEVER − LOWEST) is 0, so that a query that sees nothing gets 0
+)  # initial value of the running maximum: exp2(NEVER − LOWEST) is 0, so the output of a query without any key is 0
 
 
 class Tile(NamedTuple):
-    """How one kernel divides its work.
+    """The block sizes of one kernel.
 
     Attributes:
-      queries: to a block; a power of two.
-      keys: to a block; a power of two.
+      queries: number of queries in a block; a power of two.
+      keys: number of keys in a block; a power of two.
       warps: the number of warps of a block's program.
-      stages: blocks that are loaded ahead.
+      stages: number of blocks that are loaded ahead.
     """
 
     queries: int
@@ -42,31 +42,31 @@ class Tile(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The division of the forward kernel and of the two kernels of the backward pass."""
+    """The block sizes of the forward kernel and of the two kernels of the backward pass."""
 
     forward: Tile
     queries: Tile
     keys: Tile
 
 
-# The fastest of those that were tried on an H100 with heads of 64 (docs/training.md). Wider heads take as much shared memory
-# with smaller blocks.
+# The fastest block sizes among those tried on an H100 with heads of 64 (docs/training.md). For wider heads, blocks are smaller and
+# need as much shared memory.
 WHOLE = Tiles(Tile(128, 64, stages=3), Tile(128, 64, stages=3), Tile(64, 64, stages=3))
 WINDOWED = Tiles(Tile(64, 64), Tile(64, 64, stages=3), Tile(64, 64, stages=3))
 WIDE = Tiles(Tile(64, 64), Tile(64, 32), Tile(32, 64))
 
 
 def tiles_of(head_dim: int, window: int) -> Tiles:
-    """Return how the kernels divide their work for heads of this width, with a window or without (0)."""
+    """Return the block sizes of the kernels for heads of this width, with a window or without (0)."""
     return WIDE if head_dim > 64 else WINDOWED if window else WHOLE
 
 
 class Masking(NamedTuple):
-    """Which keys a query sees within its segment; static.
+    """The keys that a query attends to within its segment; static.
 
     Attributes:
-      window: ``window // 2`` keys to either side only; 0 is all.
-      causal: no later key.
+      window: only ``window // 2`` keys on either side; 0 means all keys.
+      causal: whether later keys are masked.
     """
 
     window: int
@@ -87,20 +87,20 @@ def flash_attention(
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Return attention ``[rows, length, heads, head_dim]``; 0 for a query that sees nothing.
+    """Return attention ``[rows, length, heads, head_dim]``; 0 for a query whose keys are all masked.
 
     Args:
       query: ``[rows, length, heads, head_dim]``; ``head_dim`` is a power of two from 16 on.
       key: ``[rows, kv_length, kv_heads, head_dim]``.
       value: ``[rows, kv_length, kv_heads, head_dim]``.
       segment_ids: ``[rows, length]``.
-      kv_segment_ids: ``[rows, kv_length]``; keys of segment 0 are never seen.
-      window: see ``window // 2`` keys to either side only; 0 is all.
-      causal: see no later key.
-      scale: the scale of the scores.
+      kv_segment_ids: ``[rows, kv_length]``; keys of segment 0 are always masked.
+      window: attend to ``window // 2`` keys on either side only; 0 means all keys.
+      causal: attend to no later key.
+      scale: factor on the scores.
       first: ``()`` int32, position of the first query among the keys.
-      tiles: how kernels divide their work; :func:`tiles_of` if not given.
-      interpret: run without a GPU, slowly: for tests.
+      tiles: block sizes of the kernels; :func:`tiles_of` if not given.
+      interpret: run without a GPU, slowly, for tests.
     """
     length = query.shape[1]
     tiles = tiles or tiles_of(query.shape[-1], window)
@@ -182,7 +182,7 @@ def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Arr
     kv_length, kv_heads = key.shape[1:3]
     group = heads // kv_heads
     where = (segment_ids, kv_segment_ids, first)
-    # Σ_k P dP of each query, which is the gradient by its own output (Dao et al. 2022, appendix B.2).
+    # Σ_k P dP of each query equals the product of its output and the gradient of its output (Dao et al. 2022, appendix B.2).
     mean = jnp.einsum("rqhd,rqhd->rhq", gradient, mixed, preferred_element_type=jnp.float32)
 
     tile = tiles.queries
@@ -259,19 +259,19 @@ def visited(
     *,
     by_keys: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the first block of keys that each block of queries visits, and the one after the last.
+    """Return the first block of keys that each block of queries visits, and the block after the last one.
 
-    A block is visited if its segments and positions may meet; within it each pair is masked by itself, so that the order of
-    the segments does not matter.
+    A block is visited if the ranges of its segments and positions overlap. Within a block, each pair is masked separately, so
+    the order of the segments does not matter.
 
     Args:
       segment_ids: ``[rows, length]``.
       kv_segment_ids: ``[rows, kv_length]``.
       first: ``[1]`` int32, position of the first query among the keys.
-      masking: which keys a query sees.
-      queries: to a block.
-      keys: to a block.
-      by_keys: the other way round, the blocks of queries that each block of keys visits.
+      masking: window and causality.
+      queries: number of queries in a block.
+      keys: number of keys in a block.
+      by_keys: whether to return, the other way round, the blocks of queries that each block of keys visits.
 
     Returns:
       both ``[rows, blocks]`` int32.
@@ -403,7 +403,7 @@ def _key_kernel(
     key, value, kv_segments = key_ref[...], value_ref[...], kv_segment_ref[...]
     kv_start = number * tile.keys
 
-    def visit(block: Any, totals: Any) -> Any:  # everything here is turned round, [keys, queries]
+    def visit(block: Any, totals: Any) -> Any:  # all arrays here are transposed, [keys, queries]
         of_key, of_value = totals
         part = pl.ds(block * tile.queries, tile.queries)
         query, gradient = query_ref[part, :], gradient_ref[part, :]
@@ -422,14 +422,14 @@ def _key_kernel(
 
 
 def _scores(left: jax.Array, right: jax.Array, scale: float) -> jax.Array:
-    """Return scores of all pairs to the base 2, whose exponential is one instruction."""
+    """Return scores of all pairs to the base 2, because exp2 is one instruction."""
     return triton.dot(left, right.T) * (scale * math.log2(math.e))
 
 
 def _mask(
     segments: jax.Array, kv_segments: jax.Array, start: Any, kv_start: Any, masking: Masking, *, by_keys: bool = False
 ) -> jax.Array:
-    """Return which pairs of a block are seen, ``[queries, keys]``, or ``[keys, queries]`` if ``by_keys``."""
+    """Return which pairs of a block are not masked, ``[queries, keys]``, or ``[keys, queries]`` if ``by_keys``."""
 
     def spread(of_query: jax.Array, of_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return (of_query[None, :], of_key[:, None]) if by_keys else (of_query[:, None], of_key[None, :])
@@ -443,27 +443,27 @@ def _mask(
 
 
 def _block(size: int, head_dim: int, group: int = 1) -> pl.BlockSpec:
-    """Return the part of ``[rows, length, heads, head_dim]`` that is a program's own."""
+    """Return the block specification of a program's own part of ``[rows, length, heads, head_dim]``."""
     return pl.BlockSpec((None, size, None, head_dim), lambda i, head, row: (row, i, head // group, 0))
 
 
 def _all(length: int, head_dim: int, group: int) -> pl.BlockSpec:
-    """Return a row and head of ``[rows, length, heads, head_dim]``, of which a program loads a block at a time."""
+    """Return the block specification of one row and head of ``[rows, length, heads, head_dim]``, loaded a block at a time."""
     return pl.BlockSpec((None, length, None, head_dim), lambda i, head, row: (row, 0, head // group, 0))
 
 
 def _part(size: int) -> pl.BlockSpec:
-    """Return the part of ``[rows, length]`` that is a program's own."""
+    """Return the block specification of a program's own part of ``[rows, length]``."""
     return pl.BlockSpec((None, size), lambda i, head, row: (row, i))
 
 
 def _row(length: int) -> pl.BlockSpec:
-    """Return a row of ``[rows, length]``."""
+    """Return the block specification of one row of ``[rows, length]``."""
     return pl.BlockSpec((None, length), lambda i, head, row: (row, 0))
 
 
 def _part_of_head(size: int) -> pl.BlockSpec:
-    """Return the part of ``[rows, heads, length]`` that is a program's own."""
+    """Return the block specification of a program's own part of ``[rows, heads, length]``."""
     return pl.BlockSpec((None, None, size), lambda i, head, row: (row, head, i))
 
 

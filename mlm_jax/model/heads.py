@@ -1,4 +1,4 @@
-"""Heads: what comes before the output layer of masked language modelling, classifiers, and learned task weights."""
+"""Heads: the layers before the output layer of masked language modelling, classifiers, and learned task weights."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Form(NamedTuple):
     """The layers of a classifier between the hidden states and its output layer.
 
     Attributes:
-      pooling: of a whole text: ``mean`` of the tokens' hidden states | ``first`` token | ``late``, the mean of the tokens'
-        logits.
+      pooling: the vector of a whole text: ``mean`` of the tokens' hidden states | ``first`` token | ``late``: the mean of the
+        tokens' logits.
       transform: ``none`` | ``tanh`` or ``gelu``: a dense layer with this activation | ``head``: the same layers as in the head
         of masked language modelling (ModernBERT).
     """

@@ -1,7 +1,7 @@
 """Attention kernels of the platforms: our flash attention or cuDNN's on GPUs, Pallas's splash attention on TPUs.
 
-Under a mesh both run inside ``shard_map``: a device has its rows and heads and, if rows are split along their length,
-its part of the queries, while it sees all keys.
+Under a mesh, kernels run inside ``shard_map``: a device has its own rows and heads and, if rows are split along their length,
+its own part of the queries, but all keys.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
 from mlm_jax.parallel.rules import partition_spec, split_by
 
 LARGEST_BLOCK = 512  # of splash attention
-REACH = 64  # keys that a block of cuDNN's windowed attention meets on either side are a multiple of this
-LARGEST_MASK = 2**22  # pairs of a query and a key that one row has a mask for at once: 8 MB in bfloat16
+REACH = 64  # the number of keys on either side of a block in cuDNN's windowed attention is a multiple of this
+LARGEST_MASK = 2**22  # the largest mask of a row, in pairs of a query and a key: 8 MB in bfloat16
 
 
 def flash(
@@ -40,7 +40,7 @@ def flash(
 ) -> jax.Array:
     """Return attention by :mod:`mlm_jax.model.flash`; shapes as in :func:`mlm_jax.model.attention.attention`.
 
-    ``interpret`` runs it without a GPU, slowly: for tests.
+    ``interpret`` runs the kernel without a GPU, slowly, for tests.
     """
 
     def part(
@@ -80,9 +80,9 @@ def cudnn(
 ) -> jax.Array:
     """Return attention by cuDNN's flash attention; shapes as in :func:`mlm_jax.model.attention.attention`.
 
-    cuDNN's own windows only look back, and its packed rows know no windows, so each call gets a mask. Windows are computed in
-    blocks of 128 queries and 256 keys (for a window of 128), and long rows in blocks of queries, so that the masks that
-    exist at once stay small.
+    cuDNN's own windows are causal only, and its packed layout has no windows, so each call gets a mask. Windows are computed in
+    blocks of 128 queries and 256 keys (for a window of 128), and long rows in blocks of queries, so that the masks in memory
+    stay small.
     """
     block, reach = cudnn_window_block(window)
     mesh, q_spec, kv_spec = specs(query, key)
@@ -93,7 +93,7 @@ def cudnn(
             return fused(*flat, scale=scale).reshape(query.shape)
 
         if mesh is not None:
-            # Blocks lie on the devices that have their part of the length: neighbours send each other the keys in between.
+            # A block is on the device that has its part of the length; neighbouring devices exchange the keys at their borders.
             blocks = -(-query.shape[1] // block)
             along = q_spec[1] if blocks % split_by(mesh, q_spec[1]) == 0 else None
             split, kv_split = (P(q_spec[0], along, None, spec[2], None) for spec in (q_spec, kv_spec))
@@ -125,13 +125,13 @@ def fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *
 
 
 def cudnn_window_block(window: int) -> tuple[int, int]:
-    """Return the queries of a block of windowed attention, and the keys that it meets on either side."""
+    """Return the number of queries in a block of windowed attention, and the number of keys on either side of it."""
     reach = max(REACH, -(-(window // 2) // REACH) * REACH)
     return 2 * reach, reach
 
 
 def query_block(kv_length: int) -> int:
-    """Return how many queries of a row share a mask of at most ``LARGEST_MASK`` pairs, a multiple of ``LANES``."""
+    """Return the number of queries of a row with a mask of at most ``LARGEST_MASK`` pairs, a multiple of ``LANES``."""
     return max(LARGEST_MASK // kv_length // LANES, 1) * LANES
 
 
@@ -140,14 +140,14 @@ def in_query_blocks(
 ) -> jax.Array:
     """Return ``attend(query, segment_ids, positions)``, one block of queries after another.
 
-    The backward pass makes each block's mask again, and keeps what cuDNN returned.
+    The backward pass computes each block's mask again, but reuses cuDNN's outputs.
 
     Args:
       attend: a function of ``[rows, block, …]`` queries, ``[rows, block]`` segments and ``[block]`` positions.
       query: ``[rows, length, heads, head_dim]``.
       segment_ids: ``[rows, length]``.
       positions: ``[length]``.
-      block: queries to a block.
+      block: number of queries in a block.
     """
     rows, length = query.shape[:2]
     count = -(-length // block)
@@ -179,17 +179,17 @@ def splash(
     causal: bool,
     interpret: bool = False,
 ) -> jax.Array:
-    """Return attention by splash attention, which skips the blocks that no query of a window sees.
+    """Return attention by splash attention, which skips the blocks that are masked by the window or by causality.
 
     Args:
-      query: scaled; shapes as in :func:`mlm_jax.model.attention.attention`.
-      key: as there.
-      value: as there.
-      segment_ids: as there.
-      kv_segment_ids: as there.
-      window: as there.
-      causal: as there.
-      interpret: run without a TPU, slowly: for tests.
+      query: scaled queries; shapes of all arrays are those of :func:`mlm_jax.model.attention.attention`.
+      key: the keys.
+      value: the values.
+      segment_ids: segments of the queries.
+      kv_segment_ids: segments of the keys.
+      window: as in :func:`mlm_jax.model.attention.attention`.
+      causal: as in :func:`mlm_jax.model.attention.attention`.
+      interpret: run without a TPU, slowly, for tests.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -208,8 +208,8 @@ def splash(
     reach = window // 2 if window else None
     sides = (reach, 0 if causal else reach)
     everything = not (window or causal)
-    # Where all is seen, each part of the queries has the same mask, and the kernel is made for one part: the library
-    # cannot split a mask of which every block is whole.
+    # Without window and causality each part of the queries has the same mask, and the kernel is made for one part: the library
+    # cannot split a mask without masked blocks.
     part = (shape[0] // length_shards, shape[1])
     mask: masks.Mask = masks.FullMask(part) if everything else masks.LocalMask(shape, sides, offset=0)
     q_block, kv_block = block_size(shape[0] // length_shards), block_size(shape[1])
@@ -242,11 +242,11 @@ def splash(
 
 
 def specs(query: jax.Array, key: jax.Array) -> tuple[Any, P, P]:
-    """Return (mesh, partition of queries, partition of keys and values); the mesh is None where nothing is split."""
+    """Return (mesh, partition of queries, partition of keys and values); the mesh is None if nothing is split."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return None, P(), P()
-    # Where the heads of keys cannot be split, those of queries are not either: each goes with its own keys' head.
+    # If the heads of keys cannot be split, those of queries are not split either, so that each stays with its key head.
     absent = (None,) * 4  # a specification leaves out the axes at its end that are not split
     kv_rows, _, kv_heads, *_ = *partition_spec(("rows", None, "activation_heads", None), mesh, key.shape), *absent
     rows, length, *_ = *partition_spec(("rows", "length", None, None), mesh, query.shape), *absent
@@ -261,7 +261,7 @@ def _by_queries(
     segment_ids: jax.Array,
     kv_segment_ids: jax.Array,
 ) -> jax.Array:
-    """Return attention where each device has its own rows, heads and queries, and all keys of its rows.
+    """Return attention by ``attend`` on each device: its own rows, heads and queries, and all keys of its rows.
 
     Args:
       attend: a function of a device's part of the five arrays, and the positions ``[length]`` of its queries among the keys.
@@ -280,7 +280,7 @@ def _by_queries(
 
 
 def _on_shards(function: Callable, mesh: Any, in_specs: Any, out_specs: Any) -> Callable:
-    # Pallas calls do not say over which axes their results vary, hence check_vma.
+    # check_vma is off because Pallas calls do not declare the mesh axes over which their results vary.
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 

@@ -1,6 +1,6 @@
 """The small parts of a Transformer: projections, norms, feed-forward layers.
 
-Each takes its parameters as they were declared, or with an axis of runs of rows in front (:mod:`mlm_jax.model.sharing`).
+Each accepts its parameters as declared, or with a leading axis of runs of rows (:mod:`mlm_jax.model.sharing`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Dense(nnx.Module):
     Args:
       inputs: {logical axis: size}.
       outputs: {logical axis: size}.
-      bias: whether to add one.
+      bias: whether to add a bias.
       stddev: the standard deviation of the initial kernel.
       rngs: the random number generators of the initial kernel.
       kernel: role of the kernel (:data:`mlm_jax.model.parameters.BEGINS`).
     """
 
-    low_rank: Any = None  # what LoRA adds to the product (mlm_jax.model.lora)
+    low_rank: Any = None  # LoRA's addition to the product (mlm_jax.model.lora)
 
     def __init__(
         self,
@@ -62,21 +62,21 @@ class Dense(nnx.Module):
         return y.reshape(*x.shape[: x.ndim - self.inputs], *y.shape[y.ndim - self.outputs :])
 
     def completed(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Return a product ``[rows, …, *outputs]`` of ``x`` with what else this layer adds: low rank and bias, if it has them."""
+        """Return a product ``[rows, …, *outputs]`` of ``x``, plus this layer's low-rank product and bias, if it has them."""
         y = y if self.low_rank is None else y + self.low_rank(x)
         return y if self.bias is None else y + per_row(self.bias[...].astype(y.dtype), self.outputs, y)
 
 
 def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
-    """Return what each layer makes of the same input, ``[rows, …, *outputs]``.
+    """Return the output ``[rows, …, *outputs]`` of each layer for the same input.
 
-    On a GPU one product with the concatenated kernels gives all of them: it reads ``x`` once, and the gradient of ``x`` is
-    one product instead of a sum of several. Devices of a tensor mesh axis each hold a part of every kernel, which
-    concatenation would move, so that there the products stay apart.
+    On a GPU, one product with the concatenated kernels gives all of them: it reads ``x`` once, and the gradient of ``x`` is
+    one product instead of a sum of several. With a tensor mesh axis the products stay separate: each device has a part of
+    every kernel, and concatenation would move these parts.
 
     Args:
       x: ``[rows, …, *inputs]``.
-      layers: with the same inputs; their outputs may differ in size along the first axis only.
+      layers: layers with the same inputs; their outputs may differ in size along the first axis only.
     """
     if platform() != "gpu" or shards_over("tensor") > 1:
         return [layer(x) for layer in layers]
@@ -90,10 +90,10 @@ def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
 
 @jax.custom_vjp
 def with_gradient_in_one_piece(x: jax.Array) -> jax.Array:
-    """Return ``x``, whose gradient is written once before products read it.
+    """Return ``x``; its gradient is written to memory once, before the products that read it.
 
-    XLA would put the concatenation of the parts' gradients into each of the two products, and write it out twice where cuBLAS
-    takes them: 300 MB more a feed-forward layer of 16 rows of 1,024 tokens, in a program that was compiled for an H100.
+    Otherwise XLA would fuse the concatenation of the parts' gradients into each of the two products, and write it twice if
+    cuBLAS computes them: 300 MB more for a feed-forward layer of 16 rows of 1,024 tokens, in a program compiled for an H100.
     """
     return x
 
@@ -177,12 +177,12 @@ GATED = {"geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu"}  # {gated
 
 
 def activation_of(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-    """Return the activation of the model's dense layers, which is that of the gate where layers are gated."""
+    """Return the activation of the model's dense layers; if feed-forward layers are gated, that of the gate."""
     return ACTIVATIONS[GATED.get(config.activation, config.activation)]
 
 
 class FeedForward(nnx.Module):
-    """Position-wise feed-forward layer, gated where the activation is a GLU variant (Shazeer 2020)."""
+    """Position-wise feed-forward layer, gated if the activation is a GLU variant (Shazeer 2020)."""
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         self.activation = activation_of(config)
@@ -220,5 +220,5 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:
-    """Return ``count`` keys, or as many times None."""
+    """Return ``count`` keys, or ``count`` times None without a key."""
     return (None,) * count if key is None else list(jax.random.split(key, count))

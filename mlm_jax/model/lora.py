@@ -1,4 +1,4 @@
-"""LoRA: beside a frozen kernel W stands a product of low rank, W + (alpha / rank) · A B (Hu et al. 2022)."""
+"""LoRA: a trained low-rank product is added to a frozen kernel, W + (alpha / rank) · A B (Hu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ KERNEL = re.compile(r"(?P<dense>.*)/low_rank/(?P<part>first|second)/kernel")
 
 
 class LowRank(nnx.Module):
-    """What is added to a dense layer's output, ``(alpha / rank) · x A B``; zero at first."""
+    """The addition to a dense layer's output, ``(alpha / rank) · x A B``; zero at the start."""
 
     def __init__(self, dense: Dense, settings: Mapping[str, Any], *, rngs: nnx.Rngs):
         axes = dict(zip(dense.kernel.get_metadata()["axes"], dense.kernel.shape, strict=True))
         names, rank = [*axes], {"rank": settings["rank"]}
         inputs = {name: axes[name] for name in names[: dense.inputs]}
         outputs = {name: axes[name] for name in names[dense.inputs :]}
-        spread = 1 / math.sqrt(3 * math.prod(inputs.values()))  # as wide as what PEFT draws
+        spread = 1 / math.sqrt(3 * math.prod(inputs.values()))  # the same standard deviation as PEFT's
         self.scale = scale_of(settings)
         self.first = Dense(inputs, rank, bias=False, stddev=spread, rngs=rngs)
         self.second = Dense(rank, outputs, bias=False, stddev=0.0, kernel="zero_kernel", rngs=rngs)
@@ -42,11 +42,11 @@ def scale_of(settings: Mapping[str, Any]) -> float:
 
 
 def add_low_rank(settings: Mapping[str, Any], *parts: nnx.Module | None, rngs: nnx.Rngs) -> None:
-    """Give the products that ``config.model.lora`` names, of some parts of a layer, what is of low rank.
+    """Add a low-rank product to each dense layer that ``config.model.lora`` names, in some parts of a Transformer layer.
 
     Args:
-      settings: ``config.model.lora``; {} is none.
-      parts: attention and feed-forward layers, whose products are attributes of these names.
+      settings: ``config.model.lora``; {} means no LoRA.
+      parts: attention and feed-forward layers; the named dense layers are their attributes.
       rngs: the random number generators of the initial weights.
     """
     for part in parts if settings else ():
@@ -62,7 +62,7 @@ def is_low_rank(path: str) -> bool:
 
 
 def merged(flat: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return parameters in which each kernel is W + (alpha / rank) · A B, and nothing is of low rank any more.
+    """Return parameters without LoRA, in which each kernel is W + (alpha / rank) · A B.
 
     Args:
       flat: {path: array} of a model with LoRA; kernels may be stacked along leading axes.

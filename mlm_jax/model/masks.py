@@ -1,4 +1,4 @@
-"""Which keys a query sees, as a mask of all pairs, or block by block where a window makes that cheaper."""
+"""Attention masks: of all pairs of queries and keys, or in blocks if a window makes that cheaper."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 from mlm_jax.model.layers import pad_length
 
-BLOCKS_AT_LEAST = 4  # shorter rows attend with one mask for their whole length, windows included
+BLOCKS_AT_LEAST = 4  # rows of fewer blocks use one mask for their whole length, also with a window
 
 
 def seen(
     segment_ids: jax.Array, kv_segment_ids: jax.Array, *, window: int, causal: bool, positions: jax.Array | None = None
 ) -> jax.Array:
-    """Return which keys each query sees, ``[rows, length, kv_length]`` bool.
+    """Return the keys that each query attends to, ``[rows, length, kv_length]`` bool.
 
     Args:
       segment_ids: ``[rows, length]``.
-      kv_segment_ids: ``[rows, kv_length]``; keys of segment 0 are never seen.
-      window: a query sees ``window // 2`` keys to either side only; 0 is all.
-      causal: a query sees no later key.
-      positions: ``[length]`` of the queries among the keys; 0, 1, 2 … if not given.
+      kv_segment_ids: ``[rows, kv_length]``; keys of segment 0 are always masked.
+      window: a query attends to ``window // 2`` keys on either side only; 0 means all keys.
+      causal: whether later keys are masked.
+      positions: ``[length]`` positions of the queries among the keys; 0, 1, 2 … if not given.
     """
     mask = (segment_ids[:, :, None] == kv_segment_ids[:, None, :]) & (kv_segment_ids > 0)[:, None, :]
     own = np.arange(segment_ids.shape[1]) if positions is None else positions
@@ -59,7 +59,7 @@ def in_windows(
     block: int,
     reach: int,
 ) -> jax.Array:
-    """Return windowed self-attention ``[rows, length, heads, head_dim]``: each block of queries meets the keys near it.
+    """Return windowed self-attention ``[rows, length, heads, head_dim]``: each block of queries gets only the keys near it.
 
     Args:
       attend: a function of queries ``[rows, blocks, block, heads, head_dim]``, keys and values
@@ -70,8 +70,8 @@ def in_windows(
       segment_ids: ``[rows, length]``.
       window: > 0.
       causal: as in :func:`seen`.
-      block: queries to a block, a multiple of ``reach``.
-      reach: keys to either side of a block, at least ``window // 2``.
+      block: number of queries in a block, a multiple of ``reach``.
+      reach: number of keys on either side of a block, at least ``window // 2``.
     """
     rows, length = query.shape[:2]
     blocks, pieces = -(-length // block), block // reach

@@ -1,4 +1,4 @@
-"""How every parameter begins: one table, and the function that declares a parameter's axes, sizes and beginning together."""
+"""Initial values of all parameters: one table, and the function that declares axes, sizes and initial values together."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def normal(rngs: nnx.Rngs, shape: Shape, stddev: float) -> jax.Array:
 
 
 def zeros(rngs: nnx.Rngs, shape: Shape, stddev: float) -> jax.Array:
-    """Return zeros; nothing is drawn."""
+    """Return zeros; no random numbers are drawn."""
     return jnp.zeros(shape, jnp.float32)
 
 
 def ones(rngs: nnx.Rngs, shape: Shape, stddev: float) -> jax.Array:
-    """Return ones; nothing is drawn."""
+    """Return ones; no random numbers are drawn."""
     return jnp.ones(shape, jnp.float32)
 
 
 BEGINS: dict[str, Callable[[nnx.Rngs, Shape, float], jax.Array]] = {  # {role of a parameter: its initial values}
     "table": normal,  # embeddings, the output layer, position biases, n-gram hashes
     "kernel": normal,  # of projections and convolutions
-    "zero_kernel": zeros,  # of an adapter's last projection: at first an adapter adds nothing
+    "zero_kernel": zeros,  # of an adapter's last projection: at the start an adapter adds nothing
     "bias": zeros,
     "scale": ones,  # of norms, and of the cosine in cross-lingual attention
     "log_variance": zeros,  # of a task whose weight in the loss is learned

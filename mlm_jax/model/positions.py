@@ -34,7 +34,7 @@ def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
 
 @jax.custom_vjp
 def rotate(x: jax.Array, angles: Rotation) -> jax.Array:
-    """Turn ``[rows, length, heads, head_dim]``; dimension i is paired with i + head_dim / 2, as in GPT-NeoX.
+    """Rotate ``[rows, length, heads, head_dim]``; dimension i is paired with i + head_dim / 2, as in GPT-NeoX.
 
     The gradient is the rotation by the opposite angle. The two halves stay in one array, and the gradient is written out
     instead of derived by JAX, because TPUs pad every array whose last axis is shorter than 128: two halves of 32 took twice
@@ -58,7 +58,7 @@ rotate.defvjp(_rotate_forward, _rotate_backward)
 
 
 class Relative(NamedTuple):
-    """T5's relative position bias: how distances fall into buckets.
+    """T5's relative position bias: the buckets of distances.
 
     Attributes:
       buckets: rows of the table of biases.

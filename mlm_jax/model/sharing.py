@@ -42,9 +42,9 @@ def take(weights: Any, index: jax.Array | None) -> Any:
 def _take_split(stacked: jax.Array, index: jax.Array, groups: int) -> jax.Array:
     """Return ``stacked[index]`` of an array that the mesh splits by group, with a gradient of its own.
 
-    The gradient of ``stacked[index]`` as the compiler derives it adds up all groups on every device. This one is a matrix
-    product with the membership of runs in groups. If there are few runs, each device receives those of its fsdp group and
-    adds up the ones of its own groups. If there are more runs than groups, it adds up its own runs for all groups.
+    The gradient of ``stacked[index]`` as JAX derives it sums the gradients of all groups on every device. This one is a matrix
+    product with the membership of runs in groups. If there are few runs, each device receives the runs of its fsdp group and
+    sums those of its own groups. If there are more runs than groups, it sums its own runs for all groups.
     """
     return stacked[index]
 

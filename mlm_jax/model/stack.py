@@ -33,7 +33,7 @@ class LayerGroup(nnx.Module):
       groups: number of sets of weights, of which each row uses one; 0: one set that all rows share.
       adapter_groups: number of sets of adapters; 0: one set that all rows share.
       decoder: whether layers are causal and attend to a memory; they have no windows then.
-      relative: how distances fall into buckets, or None.
+      relative: the buckets of distances, or None.
       first_layer: number of layers before this group.
       rngs: the random number generators of the initial weights.
     """
@@ -189,7 +189,7 @@ class Groups(nnx.Module):
         """Return (name, group, scope) of each group.
 
         Args:
-          scope: what the layers of all groups see.
+          scope: inputs that the layers of all groups share.
           index: {"source_language", "family" or another kind of index: ``[runs]`` or ``()``}, as ``layer_index`` and
             ``adapter_index`` of :class:`Scope` take it.
         """

@@ -29,15 +29,15 @@ from mlm_jax.parallel.rules import constrain
 
 
 class Cache(NamedTuple):
-    """What a decoder keeps between tokens; rows are the first axis of every array.
+    """Arrays that a decoder keeps between tokens; rows are the first axis of every array.
 
     Attributes:
       written: {group: keys and values ``[rows, layers, kv_heads, capacity, head_dim]``} of the tokens so far.
       remembered: {group: keys and values ``[rows, layers, kv_heads, memory length, head_dim]``} of the memory. This and
         all attributes below stay the same from token to token, and for all hypotheses of one source.
       memory_segment_ids: ``[rows, memory length]``.
-      language: ``[rows]`` of the target.
-      source_language: ``[rows]``.
+      language: ``[rows]`` language of the target.
+      source_language: ``[rows]`` language of the source.
       memory: ``[rows, memory length, width]`` if the model has cross-lingual attention, else None.
     """
 
@@ -172,7 +172,7 @@ class Transformer(nnx.Module):
         return constrain(dropout(x.astype(self.dtype), self.rate, key), "rows", "length", "activation_embed")
 
     def types(self, rows: Rows) -> jax.Array | int:
-        """Return the type of each token, ``[rows, length]`` int32: 1 behind a document's first boundary token, else 0."""
+        """Return the type of each token, ``[rows, length]`` int32: 1 after a document's first boundary token, else 0."""
         if self.type_boundary < 0:
             return 0
         is_boundary = (rows.tokens == self.type_boundary).astype(jnp.int32)
@@ -189,15 +189,15 @@ class Transformer(nnx.Module):
         key: jax.Array | None = None,
         same_language_rows: int = 1,
     ) -> jax.Array:
-        """Return hidden states ``[rows, length, width]``. A token sees its own document only.
+        """Return hidden states ``[rows, length, width]``. A token attends to its own document only.
 
         Args:
           rows: packed documents.
           target_language: ``[rows]`` language of the output, for weights indexed by it; None: the language of the rows.
           task: selects the weights that are indexed by the task.
           key: the random key of dropout; None: no dropout.
-          same_language_rows: length of the runs of consecutive rows that share their languages. Weights are gathered once a
-            run. 0: all rows share their languages.
+          same_language_rows: length of the runs of consecutive rows that share their languages. Weights are gathered once for
+            each run. 0: all rows share their languages.
 
         Raises:
           UserError: rows are too long, or weights are indexed by the task and no task has this name.
@@ -233,7 +233,7 @@ class Transformer(nnx.Module):
     def sentence_embeddings(
         self, rows: Rows, *, task: str = "", key: jax.Array | None = None, same_language_rows: int = 1
     ) -> jax.Array:
-        """Return ``[rows, width]`` float32: each row's hidden states pooled as ``model.pooling`` says, without padding."""
+        """Return ``[rows, width]`` float32: each row's hidden states, pooled by ``model.pooling`` without padding."""
         hidden = self.encode(rows, task=task, key=key, same_language_rows=same_language_rows)
         return pool(hidden, rows.segment_ids, self.pooling)
 
@@ -254,7 +254,7 @@ class Transformer(nnx.Module):
           the fused target ``[rows, length, width]``, and the attention weights ``[rows, length, source length]`` float32.
 
         Raises:
-          UserError: the model has no cross-lingual attention; or as :meth:`encode`.
+          UserError: the model has no cross-lingual attention; or for the reasons of :meth:`encode`.
         """
         if self.cross_lingual is None:
             raise UserError(
@@ -287,13 +287,14 @@ class Transformer(nnx.Module):
         key: jax.Array | None = None,
         same_language_rows: int = 1,
     ) -> jax.Array:
-        """Return the decoder's hidden states ``[rows, length, width]``: each token sees itself, earlier ones and the memory.
+        """Return the decoder's hidden states ``[rows, length, width]``.
 
-        If the model has cross-lingual attention, the decoder's last hidden states also attend to the memory through it. So a
-        layer that was trained to predict masked words of aligned sentences helps to translate (Luo et al. 2021, VECO).
+        Each token attends to itself, to earlier tokens and to the memory. If the model has cross-lingual attention, the decoder's
+        last hidden states also attend to the memory through it: a layer that was trained to predict masked words of aligned
+        sentences thus helps to translate (Luo et al. 2021, VECO).
 
         Args:
-          rows: the target, shifted right. Document i of a row sees document i of the memory.
+          rows: the target, shifted right. Document i of a row attends to document i of the memory.
           memory: ``[rows, memory length, width]``, the source's hidden states (:meth:`encode`).
           memory_segment_ids: ``[rows, memory length]``.
           source_language: ``[rows]``, for weights indexed by it; None: the language of the target.
@@ -302,7 +303,7 @@ class Transformer(nnx.Module):
           same_language_rows: as in :meth:`encode`.
 
         Raises:
-          UserError: there is no decoder; or as :meth:`encode`.
+          UserError: there is no decoder; or for the reasons of :meth:`encode`.
         """
         decoder = self._decoder()
         source = rows.language if source_language is None else source_language
@@ -335,7 +336,7 @@ class Transformer(nnx.Module):
         Args:
           memory: ``[rows, memory length, width]``, hidden states of one document a row (:meth:`encode`).
           memory_segment_ids: ``[rows, memory length]``, 1 or 0.
-          language: ``[rows]`` of the output.
+          language: ``[rows]`` language of the output.
           capacity: the largest number of tokens that will be written.
           source_language: ``[rows]``, for weights indexed by it; None: ``language``.
           task: as in :meth:`encode`.
@@ -345,7 +346,7 @@ class Transformer(nnx.Module):
           UserError: there is no decoder, or it cannot take ``capacity`` tokens.
         """
         if capacity > self.longest:
-            raise UserError(f"{capacity} tokens are more than the model can write, which takes rows of {self.longest}")
+            raise UserError(f"the model cannot write {capacity} tokens: it takes rows of at most {self.longest}")
         source = language if source_language is None else source_language
         index = self._index(source, language, language, task, same_language_rows)
         written, remembered = {}, {}

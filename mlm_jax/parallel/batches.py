@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def batch_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Return how an array ``[rows, …]`` or ``[rows, length, …]`` of a batch is laid out on the mesh."""
+    """Return the sharding of an array ``[rows, …]`` or ``[rows, length, …]`` of a batch on the mesh."""
     return NamedSharding(mesh, partition_spec(("rows", "length")[: len(shape)], mesh, shape))
 
 
 @functools.lru_cache
 def row_group(mesh: Mesh) -> tuple[int, int]:
-    """Return which part of a batch's rows this process reads, of how many: those that its devices work on.
+    """Return (part, number of parts) of a batch's rows that this process reads: the rows of its own devices.
 
     Processes whose devices share rows, for example because ``tensor`` is larger than a host, read the same rows.
 
@@ -50,7 +50,7 @@ def check_rows(tasks: Mapping[str, Mapping[str, Any]], mesh: Mesh, microbatches:
 
     Args:
       tasks: ``config.tasks``.
-      mesh: the run's.
+      mesh: the mesh of the run.
       microbatches: ``config.training.microbatches``.
       groups: number of parts of a batch that different processes read, from :func:`row_group`.
 

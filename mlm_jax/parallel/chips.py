@@ -10,7 +10,7 @@ from mlm_jax.common.errors import UserError, nearest
 GIB, GB, TERA = 2**30, 1e9, 1e12
 CLOUD, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/"
 XLA = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs"  # memory in bytes, of GPUs
-DGX = "https://docs.nvidia.com/dgx/"  # one network card a GPU: 200 Gbit/s in a DGX A100, 400 in later ones
+DGX = "https://docs.nvidia.com/dgx/"  # one network card for each GPU: 200 Gbit/s in a DGX A100, 400 in later ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Chip:
     """One accelerator, as its manufacturer describes it.
 
     Attributes:
-      name: in topologies, such as ``v5e``.
+      name: its name in topologies, such as ``v5e``.
       platform: "tpu" | "gpu" | "cpu".
       kinds: values of ``jax.Device.device_kind``.
-      hbm_bytes: memory that programs see; 0 if unknown.
+      hbm_bytes: bytes of memory that programs can use; 0 if unknown.
       peak_flops: FLOP/s of dense bfloat16 matrix products.
       hbm_bandwidth: bytes/s.
       link_bandwidth: bytes/s that the chip can send over ICI, NVLink or PCIe: half of the bidirectional figure.
@@ -195,7 +195,7 @@ CHIPS = {
             f"{NVIDIA}data-center/gb200-nvl72/, {XLA}",
             linked=72,
         ),
-        # PCIe 4.0 × 16 joins the next two. A machine of eight L4 has 100 Gbit/s (Google's g2-standard-96).
+        # The next two GPUs are connected by PCIe 4.0 × 16. A machine of eight L4 has 100 Gbit/s (Google's g2-standard-96).
         Chip(
             "L4",
             "gpu",
@@ -222,8 +222,8 @@ CHIPS = {
             1,
             f"{NVIDIA}geforce/graphics-cards/40-series/rtx-4090/",
         ),
-        # It has no bfloat16 (its 65 TFLOP/s are for float16): the peak is that of float32. PCIe 3.0; four to a machine with
-        # 100 Gbit/s (Google's N1).
+        # The T4 has no bfloat16 (its 65 TFLOP/s are for float16): the peak is that of float32. PCIe 3.0; machines of four GPUs
+        # have 100 Gbit/s (Google's N1).
         Chip(
             "T4",
             "gpu",

@@ -1,7 +1,7 @@
 """Compiler options by platform that make a training step faster than XLA's defaults do.
 
-The step gets them by ``jax.jit(..., compiler_options=...)``, so that a plan and a run compile with the same options,
-whatever the environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` still add to them.
+The step gets them by ``jax.jit(..., compiler_options=...)``, so that a plan and a run compile with the same options in any
+environment. ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` are added to them.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def compiler_options(mesh: Mesh) -> Options:
         slices = {getattr(device, "slice_index", 0) for device in devices}
         return TPU | (TPU_SLICES if len(slices) > 1 else {})
     if platform == "gpu":
-        return GPU if len(devices) > 1 else {}  # all of them concern collectives
+        return GPU if len(devices) > 1 else {}  # all options for GPUs concern collectives
     return CPU

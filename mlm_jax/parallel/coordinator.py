@@ -57,7 +57,7 @@ def _call_before_abort(tell: Callable[[], None]) -> None:
 
 
 def _name(type_info: int | None) -> bytes:
-    """Return the name that a C++ ``std::type_info`` holds after the pointer to its virtual functions."""
+    """Return the name in a C++ ``std::type_info``, which follows the pointer to its virtual functions."""
     if not type_info:
         return b""
     address = ctypes.c_void_p.from_address(type_info + ctypes.sizeof(ctypes.c_void_p))

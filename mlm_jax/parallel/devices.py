@@ -42,7 +42,7 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
 
 
 def is_simulated(topology: Topology) -> bool:
-    """Return whether CPU devices stand for the topology's, because no compiler for its chips is installed."""
+    """Return whether CPU devices replace those of the topology, because no compiler for its chips is installed."""
     if topology.chip.platform == "gpu":
         return topology.chip.name not in TARGETS or not cuda_installed()
     return topology.chip.platform == "cpu"

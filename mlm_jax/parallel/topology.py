@@ -28,7 +28,7 @@ class Topology:
 
     Attributes:
       chip: the kind.
-      shape: of TPUs, the chips along each dimension of a slice's torus; of GPUs, ``(GPUs,)`` or ``(hosts, GPUs of each)``.
+      shape: for TPUs, the chips along each dimension of a slice's torus; for GPUs, ``(GPUs,)`` or ``(hosts, GPUs of each)``.
       slices: number of such slices of TPUs.
       memory: bytes on each device that a program may use, if this machine's devices reported them; 0: by the chip.
     """
@@ -57,7 +57,7 @@ class Topology:
 
     @property
     def linked(self) -> int:
-        """Return the number of consecutive devices that links join: those of a slice, a host, or an NVLink rack."""
+        """Return the number of consecutive devices that are connected by links: those of a slice, a host, or an NVLink rack."""
         if self.chip.platform == "gpu":
             return min(self.chips, self.chip.linked or self.chips // self.hosts)
         return self.device_count // self.slices
@@ -131,7 +131,7 @@ def _check_slice(text: str, topology: Topology) -> None:
 
 
 def _check_hosts(text: str, topology: Topology) -> None:
-    """Raise a UserError if the chips, GPUs or simulated ones, do not come in whole hosts."""
+    """Raise a UserError if the chips (GPUs or simulated devices) do not fill whole hosts."""
     chip, shape = topology.chip, topology.shape
     if topology.slices > 1:
         raise UserError(

@@ -25,7 +25,7 @@ def make_context(
       vocabulary: the vocabulary of the run's text.
       languages: language codes in index order.
       config: the config of the run.
-      labels: {task with labels: names of its classes}, for objectives that weigh classes by name.
+      labels: {task with labels: names of its classes}, for objectives with class weights.
 
     Raises:
       UserError: a task masks pieces, but the vocabulary has no mask piece.
@@ -55,9 +55,9 @@ def make_context(
 
 
 def planned_context(languages: tuple[str, ...], config: ConfigDict) -> Context:
-    """Return the context of a run whose vocabulary does not exist yet: of ``config.vocabulary.size`` pieces.
+    """Return the context of a run whose vocabulary does not exist yet, with ``config.vocabulary.size`` pieces.
 
-    Shapes and costs are those of the real run: the number of special pieces is right, their ids need not be.
+    Shapes and costs are those of the real run: the number of special pieces is the same, but their ids may differ.
     """
     size, sentinels = config.vocabulary.size, config.vocabulary.sentinels
     first_language = 5  # after <pad> </s> <unk> <s> <mask>

@@ -44,7 +44,7 @@ def batch_shapes(program: Program, phase: curriculum.Phase) -> Batch:
 
 
 def tokens_of(batch: Batch) -> int:
-    """Return the tokens of a batch, padding included and both sides of a pair counted."""
+    """Return the number of tokens of a batch, including padding and both sides of pairs."""
     sides = (rows for task in batch.values() for rows in task.values() if isinstance(rows, Rows))
     return sum(math.prod(rows.tokens.shape) for rows in sides)
 
@@ -76,7 +76,7 @@ def phase_flops(program: Program, phase: curriculum.Phase, platform: str) -> Flo
 
 
 def parameters_by_group(program: Program) -> dict[str, int]:
-    """Return {group: number of parameters}; names of indexed layers tell their index, as in "decoder/0 by family"."""
+    """Return {group: number of parameters}; the names of indexed layers include their index, as in "decoder/0 by family"."""
     counts: dict[str, int] = {}
     for path, leaf in by_path(program.state.params).items():
         name, *rest = path.split("/")

@@ -1,7 +1,7 @@
 """Directions: each optimizer's update from a gradient, before the learning rate.
 
-A stacked parameter counts as many tensors, one for each layer and language (the logical axes "layers" and "groups"): a norm,
-a factored moment or an orthogonalisation is of one of them.
+A stacked parameter counts as many tensors, one for each layer and language (the logical axes "layers" and "groups"): norms,
+factored moments and orthogonalisations are computed for each of them separately.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class FactoredState(NamedTuple):
 def scale_by_factored_rms(
     axes_of: AxesOf, *, exponent: float = 0.8, epsilon: float = 1e-30, largest_rms: float = 1.0
 ) -> optax.GradientTransformation:
-    """Adafactor's direction: g/√v with v the outer product of a mean a row and a mean a column (Shazeer & Stern 2018).
+    """Adafactor's direction: g/√v, with v the outer product of the means of rows and columns (Shazeer & Stern 2018).
 
     optax's own version factors the two largest axes of an array, which in a stack may be those of layers or languages.
 
@@ -109,7 +109,7 @@ def scale_by_factored_rms(
       axes_of: {parameter path: logical axes}.
       exponent: the moments decay by 1 − t^−exponent (section 7.2).
       epsilon: added to g² (ε₁).
-      largest_rms: of a tensor's direction; a direction with a larger one is scaled down (section 6).
+      largest_rms: the largest root mean square of a tensor's direction; larger directions are scaled down (section 6).
     """
 
     def is_factored(name: str, leaf: Any) -> bool:

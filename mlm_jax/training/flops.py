@@ -1,4 +1,4 @@
-"""FLOPs of a training step by analysis, since XLA's own count counts the body of a loop only once.
+"""FLOPs of a training step, computed from the config, because XLA counts the body of a loop only once.
 
 A multiplication and an addition are two FLOPs. Only matrix products are counted, once forward and twice backward. Attention
 counts all keys for which a query's score is computed, padding and other documents of the row included; with a window these
@@ -48,7 +48,7 @@ class Flops:
 
     @property
     def executed(self) -> float:
-        """Return the FLOPs that devices execute, the repeated ones included."""
+        """Return the FLOPs that devices execute, including repeated ones."""
         return self.model + self.recomputed
 
 
@@ -117,7 +117,7 @@ def step_flops(
 
 
 def _visited(length: int, kv_length: int, block: int, kv_block: int, *, window: int, causal: bool) -> int:
-    """Return how many pairs of a query and a key lie in the blocks that a kernel visits, whatever the documents are."""
+    """Return the number of pairs of a query and a key in the blocks that a kernel visits, if a row is one document."""
     reach, visited = window // 2 if window else kv_length, 0
     for first in range(0, length, block):
         last = first + block - 1

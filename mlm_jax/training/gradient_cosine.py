@@ -66,7 +66,7 @@ def between_languages(
       program: the compiled run.
       params: parameters at which to measure.
       batch: as in :func:`between_tasks`; a row of a pair counts for its target's language.
-      task: its loss is divided by language.
+      task: the task whose loss is divided by language.
       parameters: as in :func:`between_tasks`.
       seed: the seed of the masks.
 

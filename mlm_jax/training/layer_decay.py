@@ -1,4 +1,4 @@
-"""Layer-wise decay of the learning rate: what lies further from the output moves less (Clark et al. 2020, ELECTRA)."""
+"""Layer-wise decay of the learning rate: layers further from the output have a lower rate (Clark et al. 2020, ELECTRA)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlm_jax.training.directions import Axes
 from mlm_jax.training.paths import by_path
 
 STACKS = ("encoder", "decoder")
-# What comes before the first layer.
+# Parameters before the first layer.
 EMBEDDINGS = (
     "embedding",
     "position_embedding",

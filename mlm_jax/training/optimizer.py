@@ -1,4 +1,4 @@
-"""Optimizers: clipping, direction, decay and learning rate in a chain, which keeps frozen parameters and absent languages."""
+"""Optimizers: clipping, direction, decay and learning rate in a chain that leaves frozen and absent parameters unchanged."""
 
 from __future__ import annotations
 
@@ -102,8 +102,9 @@ Ranges = tuple[tuple[int, int], ...]  # (first row, one past the last)
 
 
 def frozen_rows(config: ConfigDict, params: Any, axes_of: dict[str, Axes]) -> dict[str, Ranges]:
-    """Return {parameter path: ranges} of parameters that ``config.optimizer`` freezes in part: pieces, or languages' own
-    weights.
+    """Return {parameter path: ranges} of parameters that ``config.optimizer`` freezes in part.
+
+    The ranges are of pieces of the vocabulary, or of slices of language-indexed weights.
 
     Raises:
       UserError: such a parameter has neither a vocabulary axis nor an index, or has fewer rows.

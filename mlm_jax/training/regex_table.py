@@ -48,7 +48,7 @@ def compiled(pattern: str, key: str) -> re.Pattern[str]:
     """Compile a pattern of the config.
 
     Raises:
-      UserError: it is not a regex.
+      UserError: the pattern is not a regex.
     """
     try:
         return re.compile(pattern)
@@ -60,7 +60,7 @@ def check_matches(pattern: re.Pattern[str], names: Sequence[str], key: str) -> N
     """Check that a pattern matches a parameter.
 
     Raises:
-      UserError: it matches none; the message names the most similar part of a path.
+      UserError: the pattern matches no parameter; the message names the most similar part of a path.
     """
     if not any(pattern.fullmatch(name) for name in names):
         parts = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}

@@ -33,7 +33,7 @@ LOGITS_SHARE = 1 / 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """What is compiled: the model, the objectives and the optimizer of a run, laid out on a mesh.
+    """The model, the objectives and the optimizer of a run, laid out on a mesh, ready to be compiled.
 
     Attributes:
       config: the config of the run.
