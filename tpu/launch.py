@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -24,8 +24,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import file_and_argument, load_config
 from mlm_jax.config.module import EXAMPLES
-from mlm_jax.parallel.axes import mesh_shape
-from mlm_jax.parallel.topology import Topology, parse
+from mlm_jax.parallel.topology import check_mesh, parse
 from tpu import gke, needs, skypilot, slurm
 from tpu.cloud_tpu import CloudTpu
 from tpu.job import Job
@@ -164,7 +163,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     found = []
     for number, (trial, overrides) in enumerate(settings.items()):
         config = load_config(options.config, overrides)
-        check(config.mesh, topology)  # a mistake is cheaper here than on a pod
+        check_mesh(config.mesh, topology)  # a mistake is cheaper here than on a pod
         job = Job(
             name=name if is_array or not trial else f"{name}-{number}",
             workdir=f"{options.workdir}/{trial}" if trial else options.workdir,
@@ -226,20 +225,6 @@ def check_needs(config: ConfigDict, job: Job, options: argparse.Namespace) -> No
         return
     job.check_bucket()
     needs.check_files(config, job)
-
-
-def check(mesh: Mapping[str, int], topology: Topology) -> None:
-    """Check that a config's mesh fits a topology.
-
-    Raises:
-      UserError: the mesh does not fit.
-    """
-    if mesh["slices"] != topology.slices:
-        raise UserError(
-            f"{topology} has {topology.slices} slice(s), and mesh.slices is {mesh['slices']}",
-            remedy=f"add --set mesh.slices={topology.slices}",
-        )
-    mesh_shape(mesh, topology.device_count)
 
 
 def in_checkout(config: str, source: str) -> str:

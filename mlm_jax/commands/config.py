@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from mlm_jax.common.errors import UserError, nearest
     from mlm_jax.config.reference import all_keys, markdown, search, text
+    from mlm_jax.config.words import here
 
     declared = objective_options()
     if options.markdown:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if not found:
         names = [key.name.rpartition(".")[2] for key in keys]
         raise UserError(
-            f"no config key has {' and '.join(options.word)}{nearest(options.word[-1], names)}",
+            f"no config key has {' and '.join(options.word)}{here(options.word[-1]) or nearest(options.word[-1], names)}",
             remedy="mlm-jax config without a word lists all keys",
         )
     print(text(found, min(shutil.get_terminal_size().columns, 120)))

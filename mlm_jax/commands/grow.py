@@ -141,7 +141,7 @@ def grow_command(
         f"wrote {out}. A config that trains the new language and leaves the others alone:\n"
         "    from mlm_jax.adaptation.continuing import continued_config\n"
         f'    config = continued_config("{place}", vocabulary="{out}")\n'
-        f"    config.languages = {(*loaded.languages, language)}\n"
+        f"    config.languages = {tuple(dict.fromkeys((*loaded.languages, language)))}\n"
         f'    config.optimizer.freeze_table = (("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlm_jax.config.keys import GROUPS, KEYS
 from mlm_jax.config.values import REQUIRED, Entry, Key, Kind
-from mlm_jax.config.words import NOTES, WORDS, called_here
+from mlm_jax.config.words import COMMANDS, NOTES, WORDS, called_here
 
 Options = Mapping[str, Sequence[Key]]  # {objective: its options}
 
@@ -44,8 +44,13 @@ def all_keys(options: Options) -> list[Key]:
 
 
 def search(keys: Iterable[Key], words: Sequence[str]) -> list[Key]:
-    """Return the keys that have all words in name, values or sentence; a word of another framework finds its key here."""
-    return [key for key in keys if all(_has(key, word) for word in words)]
+    """Return the keys that have all words in name, values or sentence; a word of another framework finds its key here.
+
+    Keys that another framework calls by one of the words come first.
+    """
+    found = [key for key in keys if all(_has(key, word) for word in words)]
+    meant = [called_here(word) for word in words]
+    return sorted(found, key=lambda key: key.name not in meant)
 
 
 def text(keys: Iterable[Key], width: int = 100) -> str:
@@ -76,8 +81,11 @@ def markdown(options: Options) -> str:
                         for objective, found in options.items()
                         if found
                     ]
-    rows = sorted((word, key) for key, words in WORDS.items() for word in words)
-    lines = [f"| `{word}` | `{key}`{f': {NOTES[key]}' if key in NOTES else ''} |" for word, key in rows]
+    rows = [
+        (word, f"`{key}`{f': {NOTES[key]}' if key in NOTES else ''}") for key, words in WORDS.items() for word in words
+    ]
+    rows += [(word, f"no key: {command}") for command, words in COMMANDS.items() for word in words]
+    lines = [f"| `{word}` | {there} |" for word, there in sorted(rows)]
     parts.append("## Names in other frameworks\n\n| elsewhere | here |\n|---|---|\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 

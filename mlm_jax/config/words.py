@@ -150,7 +150,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "training.log_every": ("log_every_n_steps", "log_interval", "log_steps", "logging_steps"),
     "training.profile": ("profiler", "trace"),
     "training.wandb": ("project", "report_to", "wandb_project"),
-    "mesh.data": ("data_parallel", "dp", "num_devices", "num_gpus"),
+    "mesh.data": ("data_parallel", "devices", "dp", "gpus", "n_gpu", "num_devices", "num_gpus"),
     "mesh.fsdp": ("zero", "zero_stage"),
     "mesh.tensor": ("model_parallel", "tensor_parallel", "tp"),
     "mesh.sequence": ("context_parallel", "cp", "sequence_parallel", "sp"),
@@ -166,7 +166,24 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     "evaluation.every": ("eval_every", "eval_interval", "eval_steps"),
     "evaluation.rows": ("eval_batch_size", "max_eval_samples", "per_device_eval_batch_size"),
+    "evaluation.patience": ("early_stopping", "early_stopping_patience"),
     "evaluation.select": ("best_metric", "load_best_model_at_end", "metric_for_best_model"),
+}
+COMMANDS = {  # {what to do instead of setting a key: what elsewhere is one}
+    "a run's folder is --workdir": (
+        "checkpoint_dir",
+        "experiment_name",
+        "log_dir",
+        "logging_dir",
+        "output_dir",
+        "run_name",
+        "save_dir",
+        "workdir",
+    ),
+    "the same command continues a run": ("auto_resume", "overwrite_output_dir", "resume", "resume_from_checkpoint"),
+    "train and eval are verbs": ("do_eval", "do_predict", "do_train"),
+    "mlm-jax export-hf --push-to-hub uploads a model": ("hub_model_id", "push_to_hub"),
+    "mlm-jax translate has --beams": ("beam_size", "num_beams"),
 }
 NOTES = {  # {key: what differs from what the other names mean}
     "steps": "a run is measured in steps, not in epochs",
@@ -182,6 +199,7 @@ def plain(word: str) -> str:
     return re.sub(r"[-_\s]", "", word).lower()
 
 
+_COMMAND_FOR = {plain(word): command for command, words in COMMANDS.items() for word in words}
 _KEY_OF = {plain(word): key for key, words in WORDS.items() for word in words}
 
 
@@ -191,12 +209,14 @@ def called_here(word: str) -> str:
 
 
 def here(word: str, task: str = "TASK") -> str:
-    """Return ``"; here it is called 'x'"`` for what another framework calls a key, or an empty string.
+    """Return ``"; here it is called 'x'"`` for what another framework calls a key, or what to do instead, or an empty string.
 
     Args:
       word: what the key is called elsewhere.
       task: name of the task, if one is meant.
     """
+    if command := _COMMAND_FOR.get(plain(word)):
+        return f"; it is not a key here: {command}"
     key = called_here(word)
     note = f" ({NOTES[key]})" if key in NOTES else ""
     return f"; here it is called {key.replace('TASK', task)!r}{note}" if key else ""

@@ -29,7 +29,8 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
     if device_count % fixed or (not free and fixed != device_count):
         raise UserError(
             f"{wanted} does not fit {device_count} devices",
-            remedy=f"choose sizes whose product {'divides' if free else 'is'} {device_count}",
+            remedy=f"choose sizes whose product {'divides' if free else 'is'} {device_count}, such as "
+            f"{_fitting(shape, device_count)}",
         )
     for axis in free:
         shape[axis] = device_count // fixed
@@ -42,3 +43,14 @@ def mesh_shape(config_mesh: Mapping[str, int], device_count: int) -> dict[str, i
             remedy="make it a multiple of mesh.slices",
         )
     return shape
+
+
+def _fitting(shape: Mapping[str, int], device_count: int) -> str:
+    """Return settings with which a mesh that does not fit the devices would: each size as large as still divides them."""
+    left, settings = device_count, []
+    for axis in ("tensor", "sequence", "fsdp"):
+        size = left if shape[axis] == -1 else math.gcd(shape[axis], left)
+        left //= size
+        settings += [f"--set mesh.{axis}={size}"] if size != shape[axis] else []
+    settings += [f"--set mesh.data={left}"] if shape["data"] not in (-1, left) else []
+    return " ".join(settings)

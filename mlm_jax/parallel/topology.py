@@ -6,9 +6,11 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Mapping
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel import chips
+from mlm_jax.parallel.axes import mesh_shape
 from mlm_jax.parallel.chips import Chip
 
 # The shapes of Cloud TPU's slices: up to 64 chips these, and from there on, in three dimensions, ascending multiples of 4
@@ -75,6 +77,20 @@ class Topology:
     def __str__(self) -> str:
         several = f"{self.slices}x" if self.slices > 1 else ""
         return f"{several}{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+
+
+def check_mesh(config_mesh: Mapping[str, int], topology: Topology) -> None:
+    """Check that ``config.mesh`` fits a topology.
+
+    Raises:
+      UserError: it does not.
+    """
+    if config_mesh["slices"] != topology.slices:
+        raise UserError(
+            f"{topology} has {topology.slices} slice(s), and mesh.slices is {config_mesh['slices']}",
+            remedy=f"add --set mesh.slices={topology.slices}",
+        )
+    mesh_shape(config_mesh, topology.device_count)
 
 
 def parse(text: str, chip: str = "") -> Topology:

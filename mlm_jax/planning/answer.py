@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.loader import Loader
@@ -28,6 +29,14 @@ WORTH = 0.1  # how much faster another layout must be, by formula, to be named
 
 
 @dataclasses.dataclass(frozen=True)
+class Read:
+    """What a run reads of a language: so many tokens, which is its training text so many times."""
+
+    tokens: int
+    epochs: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
     """The end of a plan.
 
@@ -39,8 +48,8 @@ class Answer:
         fit.
       steps, tokens: numbers of the whole run, including padding.
       hours, chip_hours: expected time of the steps alone.
-      epochs: {language: passes through its training text}; {} without a token store.
-      epochs_unknown: the reason, if ``epochs`` is empty.
+      reads: {language: what the run reads of its training text}; {} without a token store.
+      reads_unknown: the reason, if ``reads`` is empty.
       checkpoint: bytes of one checkpoint.
       checkpoint_seconds: seconds to write a checkpoint at :data:`WRITE_RATE` for each host, while training continues.
       changes: settings with which the step fits, if it does not; otherwise settings that make it faster.
@@ -56,8 +65,8 @@ class Answer:
     tokens: int
     hours: float | None
     chip_hours: float | None
-    epochs: dict[str, float]
-    epochs_unknown: str
+    reads: dict[str, Read]
+    reads_unknown: str
     checkpoint: float
     checkpoint_seconds: float
     changes: list[str]
@@ -73,14 +82,14 @@ class Answer:
         if self.expected is not None and self.hours is not None:
             said.append(f"speed: {self.expected:,.0f} tokens/s expected, {self.most:,.0f} at most")
             said.append(
-                f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_hours(self.hours)} and {self.chip_hours:,.1f} "
-                "chip-hours expected, without evaluation and compilation"
+                f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_time(self.hours * 3600)} and "
+                f"{_short(self.chip_hours or 0)} chip-hours expected, without evaluation and compilation"
             )
         else:
             said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens")
-        said.append(f"epochs: {_epochs(self.epochs) or self.epochs_unknown}")
+        said.append(f"tokens (epochs) read: {_reads(self.reads) or self.reads_unknown}")
         said.append(
-            f"checkpoint: {self.checkpoint / 1e9:,.1f} GB, written in {self.checkpoint_seconds:,.0f} s at "
+            f"checkpoint: {_size(self.checkpoint)}, written in {_time(self.checkpoint_seconds)} at "
             f"{WRITE_RATE / 1e9:g} GB/s a host, while training goes on"
         )
         said += [f"change: {change}" for change in self.changes] or ["change: nothing"]
@@ -109,7 +118,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     ):  # bounds of the phase with the most FLOPs; the times of other phases are in proportion to their FLOPs
         equal = sum(count * cost / max(costs) for count, cost in zip(counts, costs, strict=True))
         hours = equal * bounds.expected_seconds / 3600
-    epochs, unknown = epochs_of(config)
+    reads, unknown = reads_of(config)
     state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state))
     return Answer(
         fitting,
@@ -122,7 +131,7 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
         sum(count * size for count, size in zip(counts, sizes, strict=True)),
         hours,
         hours * topology.chips if hours is not None else None,
-        epochs,
+        reads,
         unknown,
         state,
         state / WRITE_RATE / topology.hosts,
@@ -141,14 +150,14 @@ def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> li
     if other is not None and now.roofline is not None and other.roofline is not None:
         gain = now.roofline.expected_seconds / other.roofline.expected_seconds - 1
         if gain >= WORTH:
-            found.append(f"{settings(other)} should be {gain:.0%} faster by formula")
+            found.append(f"{settings(other, topology)} should be {gain:.0%} faster by formula")
     return found
 
 
-def epochs_of(config: ConfigDict) -> tuple[dict[str, float], str]:
-    """Return ({language: passes of the run through its training text}, ""), or ({}, the reason why they are not known)."""
+def reads_of(config: ConfigDict) -> tuple[dict[str, Read], str]:
+    """Return ({language: what the run reads of its training text}, ""), or ({}, the reason why that is not known)."""
     folder = config.data.store
-    if not folder or not Path(folder).exists():
+    if not folder or (is_local(folder) and not Path(folder).exists()):
         where = f"there is nothing at data.store={folder}" if folder else "data.store names no token store"
         return {}, f"not known, for {where}. Remedy: mlm-jax prepare, then --set data.store=FOLDER"
     try:
@@ -163,16 +172,22 @@ def epochs_of(config: ConfigDict) -> tuple[dict[str, float], str]:
         split = stream.splits["train"]
         for language, feature in zip(stream.languages, ("inputs", "targets")):
             held[language] += split.values(feature) if feature in split.features else 0
-    return {language: seen[language] / held[language] for language in loader.languages if held[language]}, ""
+    return {
+        language: Read(int(seen[language]), seen[language] / held[language])
+        for language in loader.languages
+        if held[language]
+    }, ""
 
 
-def _epochs(epochs: dict[str, float]) -> str:
-    if len(epochs) <= SHOWN:
-        return ", ".join(f"{language} {count:,.2f}" for language, count in epochs.items())
+def _reads(reads: dict[str, Read]) -> str:
+    if len(reads) <= SHOWN:
+        return ", ".join(f"{language} {_large(read.tokens)} ({read.epochs:,.2f})" for language, read in reads.items())
+    epochs = {language: read.epochs for language, read in reads.items()}
     least, most = min(epochs, key=epochs.__getitem__), max(epochs, key=epochs.__getitem__)
+    few, many = min(reads, key=lambda one: reads[one].tokens), max(reads, key=lambda one: reads[one].tokens)
     return (
-        f"{epochs[least]:,.2f} ({least}) to {epochs[most]:,.2f} ({most}), median {statistics.median(epochs.values()):,.2f}, "
-        f"of {len(epochs)} languages"
+        f"{_large(reads[few].tokens)} ({few}) to {_large(reads[many].tokens)} ({many}); epochs {epochs[least]:,.2f} ({least}) to "
+        f"{epochs[most]:,.2f} ({most}), median {statistics.median(epochs.values()):,.2f}, of {len(epochs)} languages"
     )
 
 
@@ -183,5 +198,17 @@ def _large(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 0.1 else f"{hours * 3600:,.0f} seconds"
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _short(number: float) -> str:
+    """Return a number with one decimal, or with two digits if it is below 1."""
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
+
+
+def _time(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {name}"
+    return f"{_short(seconds)} seconds"

@@ -11,13 +11,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlm_jax.common.errors import UserError
 from mlm_jax.data.loading import curriculum
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel import devices
 from mlm_jax.parallel.batches import check_rows, row_group
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.parallel.topology import Topology
+from mlm_jax.parallel.topology import Topology, check_mesh
 from mlm_jax.planning.estimate import Estimator
 from mlm_jax.planning.hlo import Work, work
 from mlm_jax.planning.prepare import Planned, for_platform, prepare
@@ -113,11 +112,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     simulated = devices.is_simulated(topology)
     original, chip = config, topology.chip
     config = for_platform(config, topology, simulated=simulated)
-    if config.mesh.slices != topology.slices:
-        raise UserError(
-            f"{topology} has {topology.slices} slice(s), and mesh.slices is {config.mesh.slices}",
-            remedy=f"add --set mesh.slices={topology.slices}",
-        )
+    check_mesh(config.mesh, topology)
     mesh = make_mesh(config.mesh, devices.devices(topology))
     groups = (
         row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts

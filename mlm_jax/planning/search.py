@@ -140,9 +140,10 @@ def best(estimator: Estimator) -> Estimate | None:
     return min(fitting, key=lambda one: rank(one, estimator.topology), default=None)
 
 
-def settings(one: Estimate | Plan) -> str:
+def settings(one: Estimate | Plan, topology: Topology) -> str:
     """Return the options that give a run this layout."""
-    mesh = " ".join(f"--set mesh.{axis}={size}" for axis, size in one.mesh.items())
+    sizes = one.mesh | ({"slices": topology.slices} if topology.slices > 1 else {})
+    mesh = " ".join(f"--set mesh.{axis}={size}" for axis, size in sizes.items())
     return f"{mesh} --set model.remat={one.remat} --set training.microbatches={one.microbatches}"
 
 

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from mlm_jax.common.console import plain_console, table_console
 from mlm_jax.parallel.devices import is_simulated, why_simulated
-from mlm_jax.parallel.topology import Topology, parse
+from mlm_jax.parallel.topology import Topology, check_mesh, parse
 from mlm_jax.planning.answer import Answer, answer
 from mlm_jax.planning.estimate import Estimate, Estimator
 from mlm_jax.planning.hlo import Work
@@ -44,6 +44,8 @@ def plan_command(
     topology = parse(topology_name, chip)
     if is_simulated(topology) and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", topology.device_count)
+    if confirm is None:
+        check_mesh(config.mesh, topology)  # before anything is said to be compiled
     console, progress = table_console(soft_wrap=True), plain_console(stderr=True)
     if confirm != 0:
         each = "each plan" if confirm else "the step"
@@ -58,7 +60,7 @@ def plan_command(
             json.dump(search_json(found) | {"answer": dataclasses.asdict(said)}, sys.stdout, indent=2)
         else:
             show_search(found, console)
-            console.print(f"take {settings(first)}")
+            console.print(f"take {settings(first, topology)}")
             show_answer(said, console)
         return 0
     made = plan(config, topology)

@@ -50,12 +50,14 @@ def test_new_pieces_of_the_users_text(kind, tmp_path):
     assert all(sources[index] == [index] for index in range(old.size) if index not in new)
 
 
-@pytest.mark.parametrize("kind", ["xlm-roberta", "modernbert"])
-def test_from_an_import_to_a_grown_config(kind, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "kind, imported", [("xlm-roberta", ("de",)), ("modernbert", ("de", "tl"))], ids=["xlm-roberta", "modernbert"]
+)
+def test_from_an_import_to_a_grown_config(kind, imported, tmp_path, monkeypatch, capsys):
     """grow says how much old text changes, and how a config goes on: old rows stay bit for bit, new ones are trained."""
     monkeypatch.chdir(tmp_path)
     published(tmp_path / "theirs", kind)
-    import_hf(tmp_path / "theirs", tmp_path / "ours", languages=("de",))
+    import_hf(tmp_path / "theirs", tmp_path / "ours", languages=imported)  # perhaps with the language to come
     for code, texts in {"tl": TAGALOG, "de": GERMAN}.items():
         (tmp_path / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
     arguments = ["grow", "ours", "--language", "tl", "--text", "tl.txt", "--pieces", "50", "--old-text", "de=de.txt"]

@@ -40,6 +40,7 @@ def test_all_keys_are_listed_with_their_sentences(capsys):
         (("gradient-accumulation",), "training.microbatches", []),
         (("label_smoothing",), "tasks.TASK.smoothing", []),
         (("checkpoint.init.like",), "checkpoint.init.like", []),
+        (("warmup",), "optimizer.warmup_steps", ["curriculum[i].optimizer"]),
     ],
 )
 def test_words_find_keys(capsys, words, first, others):
@@ -51,6 +52,8 @@ def test_words_find_keys(capsys, words, first, others):
 def test_a_word_that_no_key_has_is_an_error(capsys):
     assert main(["config", "lerning_rate"]) == 2
     assert "no config key has lerning_rate; did you mean 'learning_rate'?" in capsys.readouterr().err
+    assert main(["config", "resume_from_checkpoint"]) == 2
+    assert "it is not a key here: the same command continues a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ def test_a_word_that_no_key_has_is_an_error(capsys):
         ("trian", "train"),
         ("Evaluate", "eval"),
         ("export", "export-hf"),
+        ("resume", "train"),
         ("fill_mask", "fill-mask"),
     ],
 )

@@ -8,7 +8,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import load_config
 from mlm_jax.config.keys import KEYS
 from mlm_jax.config.keys.tasks import TASK
-from mlm_jax.config.words import NOTES, WORDS, called_here
+from mlm_jax.config.words import COMMANDS, NOTES, WORDS, called_here
 from mlm_jax.objectives import OBJECTIVES
 
 NAMES = {key.name for key in KEYS} | {f"tasks.TASK.{key.name}" for key in TASK.keys}
@@ -24,7 +24,8 @@ def test_each_word_leads_to_one_key_that_exists():
 
 def test_no_word_hides_a_key():
     last = {name.rpartition(".")[2] for name in NAMES}
-    assert last & {word for words in WORDS.values() for word in words} == set()
+    of_keys, of_commands = ({word for words in table.values() for word in words} for table in (WORDS, COMMANDS))
+    assert last & (of_keys | of_commands) == set() and of_keys & of_commands == set()
 
 
 def write(tmp_path, line):
@@ -45,6 +46,8 @@ def write(tmp_path, line):
         ("c.model.hidden_size = 8", "unknown config key 'hidden_size'; here it is called 'model.width'"),
         ("c.model.num_layers = 8", "unknown config key 'num_layers'; here it is called 'model.encoder'"),
         ("c.optimizer.lr = 1e-3", "unknown config key 'lr'; here it is called 'optimizer.learning_rate'"),
+        ("c.output_dir = 'x'", "unknown config key 'output_dir'; it is not a key here: a run's folder is --workdir"),
+        ("c.training.resume = True", "key 'resume'; it is not a key here: the same command continues a run"),
         ("c.learning_rate = 1e-3", "unknown config key 'learning_rate'; did you mean 'optimizer.learning_rate'?"),
         (
             "print(c.gradientAccumulation)",

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -58,6 +59,24 @@ def test_devices_of_several_tpu_slices_are_not_taken_for_one():
 def test_impossible_meshes(changes):
     with pytest.raises(UserError, match=r"mesh\.(data|slices)="):
         mesh_shape(shape(**changes), 8)
+
+
+@pytest.mark.parametrize(
+    "changes, devices, advised",
+    [
+        ({"fsdp": 16}, 8, "--set mesh.fsdp=8"),
+        ({"fsdp": 16, "tensor": 3}, 8, "--set mesh.tensor=1 --set mesh.fsdp=8"),
+        ({"data": 2, "fsdp": 2}, 8, "--set mesh.data=4"),
+        ({"data": 16}, 8, "--set mesh.data=8"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_answered_with_one_that_does(changes, devices, advised):
+    with pytest.raises(UserError) as raised:
+        mesh_shape(shape(**changes), devices)
+    assert raised.value.remedy.endswith(f", such as {advised}")
+    settings = dict(part.removeprefix("--set mesh.").split("=") for part in re.split(" (?=--set)", advised))
+    made = mesh_shape(shape(**changes | {axis: int(size) for axis, size in settings.items()}), devices)
+    assert math.prod(made.values()) == devices
 
 
 def test_a_mesh_axis_is_used_once_and_only_where_it_divides():

@@ -9,7 +9,7 @@ from mlm_jax.data.store.store import Store
 from mlm_jax.objectives import kinds
 from mlm_jax.parallel.topology import parse
 from mlm_jax.planning import advice, search
-from mlm_jax.planning.answer import WRITE_RATE, answer, epochs_of
+from mlm_jax.planning.answer import WRITE_RATE, answer, reads_of
 from mlm_jax.planning.estimate import Estimate, Estimator
 from mlm_jax.planning.roofline import Roofline
 from tests.planning.test_plan import small
@@ -33,7 +33,7 @@ def test_the_answer_follows_from_the_estimate():
     assert said.chip_hours == 8 * said.hours and said.expected < said.most
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(estimator.program.state))
     assert said.checkpoint == state and said.checkpoint_seconds == state / WRITE_RATE
-    assert "mlm-jax prepare" in said.epochs_unknown
+    assert "mlm-jax prepare" in said.reads_unknown
     assert any("tokens/s expected" in line for line in said.lines())
 
 
@@ -52,14 +52,15 @@ def test_phases_take_time_in_proportion_to_their_work():
 
 def test_epochs_are_those_that_the_loader_reads(tmp_path):
     config = tiny_config(write_store(tmp_path / "store"), steps=50)
-    epochs, unknown = epochs_of(config)
+    reads, unknown = reads_of(config)
     loader = Loader(Store.open(config.data.store), config, kinds(config.tasks))
     seen, streams = loader.tokens_seen(50), loader.store.streams
     text, pairs = streams["de"].splits["train"], streams["de-en"].splits["train"]
-    assert not unknown and set(epochs) == {"en", "de", "ar"}
-    assert epochs["de"] == seen["de"] / (text.values("inputs") + pairs.values("inputs"))
+    assert not unknown and set(reads) == {"en", "de", "ar"}
+    assert reads["de"].tokens == seen["de"]
+    assert reads["de"].epochs == seen["de"] / (text.values("inputs") + pairs.values("inputs"))
     config.data.store = str(tmp_path / "nowhere")
-    assert epochs_of(config)[0] == {} and "nothing at data.store" in epochs_of(config)[1]
+    assert reads_of(config)[0] == {} and "nothing at data.store" in reads_of(config)[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,21 @@
 import json
 import math
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from mlm_jax import cli
+from mlm_jax.commands.options import config_of
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.parallel import chips, devices, topology
 from mlm_jax.planning import plan, search
 from mlm_jax.planning.prepare import planned_labels
+from tpu import launch
+
+ROOT = Path(__file__).parents[2]
 
 # The extra [test] brings libtpu wherever it exists, which is Linux on x86-64.
 needs_libtpu = pytest.mark.skipif(not devices.libtpu_installed(), reason=f"no libtpu: {devices.INSTALL_TPU}")
@@ -216,6 +222,32 @@ def test_simulated_devices_have_no_peak(capsys, tmp_path):
     assert found["simulated"] and found["roofline"] is None and found["dtype"] == "float32"
     assert found["collectives"]["all-reduce"]["count"] > 0
     assert found["answer"]["by"] == "compiler" and found["answer"]["fits"] and found["answer"]["expected"] is None
+
+
+@pytest.mark.parametrize("name", ["docs/scale.md", "docs/launch.md"])
+def test_commands_of_the_docs_name_meshes_that_fit(name, monkeypatch):
+    """Each command is one that plans: options, config, topology and mesh are checked, and nothing is compiled."""
+    monkeypatch.chdir(ROOT)
+    text = re.sub(r"\\\n\s*", "", (ROOT / name).read_text())
+    commands = re.findall(
+        r"^ *(mlm-jax plan --config .*|python -m tpu\.launch --config .*--dry-run)", text, re.MULTILINE
+    )
+    assert commands
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words[0] == "python":
+            assert launch.main(words[3:]) == 0
+            continue
+        options = cli.build_parser().parse_args(words[1:])
+        where = topology.parse(options.topology, options.chip)
+        if options.search is None:
+            topology.check_mesh(config_of(options).mesh, where)
+
+
+def test_the_layout_of_a_search_names_the_slices():
+    found = search.search(small(), topology.parse("2xv5e:4x4"), confirm=0)
+    assert "--set mesh.slices=2 " in search.settings(found.estimates[0], found.topology)
+    assert "slices" not in search.settings(found.estimates[0], topology.parse("v5e:4x8"))
 
 
 def test_slices_of_mesh_and_topology_must_agree():
