@@ -102,7 +102,7 @@ def test_languages_are_told_apart_but_short_text_stays():
     short = {"filter": "language", "shortest": 5, "sure": 0.5}
     assert judged(short, ["Der Fluss ist breit und tief", "ja"], ("ru",)) == [False, True]
     assert judged("language", [(german, english), (english, german)], ("de", "en")) == [True, False]
-    with pytest.raises(UserError, match="'x' is no language's code"):
+    with pytest.raises(UserError, match="'x' is not the code of a language"):
         judged("language", texts, ("x",))
 
 
@@ -278,7 +278,7 @@ def test_text_that_is_not_the_same_each_time_is_an_error(tmp_path, monkeypatch):
     )
     made = config_of(tmp_path, {}, ("letters",))
     made.data.corpora = {"de": f"{module}:text"}
-    with pytest.raises(UserError, match="it had 4 examples when it was filtered, and has others now"):
+    with pytest.raises(UserError, match="it had 4 examples when it was filtered, and has another number now"):
         kept(made)
 
 
@@ -307,7 +307,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, filter
 
     monkeypatch.setitem(sys.modules, library, None)
     language._identifier.cache_clear()
-    with pytest.raises(UserError, match=rf"{library}, which .* is not installed.*\[filters\]"):
+    with pytest.raises(UserError, match=rf"{library} is not installed.*\[filters\]"):
         steps(config_of(tmp_path, {"web": ["a"]}, (filter,)))
 
 

@@ -63,7 +63,7 @@ def test_text_that_changes_under_a_run_leaves_its_store_alone(run, verb, capsys)
         ),
         (
             lambda folder: (folder / "en2.txt").write_text("more"),
-            "en2.txt: .*it is new.*Remedy: take it away, or use a new workdir",
+            "en2.txt: .*it is new.*Remedy: remove it, or use a new workdir",
         ),
         (lambda folder: (folder / "en.txt").rename(folder / "en3.txt"), "en.txt: .*it is gone; 1 more"),
     ],
@@ -132,7 +132,7 @@ def test_a_store_from_before_a_key_goes_on_and_says_what_it_lacks(run, capsys):
     before, command = contents(workdir), ["prepare", "--config", str(config), "--workdir", str(workdir)]
     assert main(command) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "is up to date" in said and "was prepared before there was data.decontaminate" in said
+    assert "is up to date" in said and "was prepared before data.decontaminate existed" in said
     assert main([*command, "--set", "data.decontaminate=False"]) == 0  # this is how it was made
     assert "data.decontaminate" not in capsys.readouterr().err
     assert contents(workdir) == before

@@ -255,7 +255,7 @@ def test_a_validation_file_that_the_training_glob_matches_is_no_training_text(tm
     config.data.validation = {"de": str(tmp_path / "*.txt")}
     prepare(config, tmp_path / "none")
     said = " ".join(capsys.readouterr().err.split())
-    assert "de: nothing is left to train on, since all of it is held out. Remedy: name other text" in said
+    assert "de: nothing is left to train on, since all of its text is held out. Remedy: name other text" in said
 
 
 def test_memory_is_eight_bytes_a_held_out_text(tmp_path):

@@ -54,7 +54,7 @@ def test_text_of_which_nothing_is_held_out_is_named(config, tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     for name in ("en", "de-en"):
         assert (
-            f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in data.validation"
+            f"{name}: none of its text is held out, so it will not be evaluated. Remedy: name validation text in data.validation"
             in said
         )
     config.data.validation_fraction = 0  # which is asked for

@@ -196,7 +196,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("address", [str, lambda path: path.as_uri()], ids=["folder", "address"])
 def test_a_folder_that_is_not_a_store_is_not_touched(tmp_path, address):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not a token store"), StoreWriter(address(tmp_path), Ids(), ["de"]):
+    with (
+        pytest.raises(UserError, match="neither a token store nor an empty folder"),
+        StoreWriter(address(tmp_path), Ids(), ["de"]),
+    ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -285,7 +288,10 @@ BAD = [
     (("de", "text", ["de"], "train", {"inputs": [[5, 1000]]}), "holds 1000"),
     (("de", "text", ["de"], "train", {"inputs": [[5, -1]]}), "holds -1"),
     (("l", "labelled", ["de"], "train", {"inputs": [[5, 1]], "labels": [[-2]]}), "holds -2"),
-    (("l", "labelled", ["de"], "train", {"inputs": [[5, 1], [6, 1]], "labels": [[2], [2, 3]]}), "1 labels where"),
+    (
+        ("l", "labelled", ["de"], "train", {"inputs": [[5, 1], [6, 1]], "labels": [[2], [2, 3]]}),
+        "1 labels, but the stream has one for each token",
+    ),
     (("begun", "text", ["en"], "train", {"inputs": [[5]]}), "begun as text in"),
 ]
 

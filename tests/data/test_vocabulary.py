@@ -127,7 +127,7 @@ def test_the_size_of_a_vocabulary_is_a_limit(tmp_path, kind, capsys):
     assert 270 < store.vocabulary.size < 1000
     said = " ".join(capsys.readouterr().err.split())
     assert "at most 5,000 pieces" in said
-    assert f"the text has pieces for a vocabulary of {store.vocabulary.size:,}, not of 5,000" in said
+    assert f"the text has enough pieces for a vocabulary of {store.vocabulary.size:,}, not of 5,000" in said
 
 
 def test_a_vocabulary_that_is_too_small_is_refused():

@@ -1,4 +1,4 @@
-"""Where stores stand: folders of this machine, and addresses such as ``gs://…`` that TensorStore knows."""
+"""Places of stores: folders of this machine, and addresses such as ``gs://…`` that TensorStore knows."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def remove(folder: str | Path) -> None:
 
 def quoted(name: str) -> str:
     """Return a name as one step of a path."""
-    return quote(name, safe="").replace(".", "%2E")  # no name becomes "..", none leaves the folder
+    return quote(name, safe="").replace(".", "%2E")  # so that no name becomes ".." and leaves the folder

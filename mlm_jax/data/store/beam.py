@@ -13,13 +13,13 @@ from mlm_jax.data.store.prepare import join, prepare_shard
 
 
 def run(config: ConfigDict, folder: str | Path, count: int, arguments: Sequence[str] = ()) -> None:
-    """Make the token store with a Beam runner; a pipeline that is run again goes on with the shards that it lacks.
+    """Make the token store with a Beam runner. A pipeline that is run again makes only the shards that are missing.
 
     Args:
-      config: the run's config; its files must be seen by every worker.
-      folder: of the store, seen by every worker.
-      count: of shards.
-      arguments: Beam's own, such as ``--runner=DataflowRunner``.
+      config: the run's config; every worker must be able to read its files.
+      folder: folder of the store, which every worker can reach.
+      count: number of shards.
+      arguments: Beam's own arguments, such as ``--runner=DataflowRunner``.
 
     Raises:
       UserError: Apache Beam is not installed, or as :func:`mlm_jax.data.store.prepare.prepare`.
@@ -31,7 +31,7 @@ def run(config: ConfigDict, folder: str | Path, count: int, arguments: Sequence[
         raise UserError("Apache Beam is not installed", remedy=install_command("beam")) from error
 
     def shard(index: int, after: Sequence[int] = ()) -> int:
-        del after  # that there is a vocabulary is all that they tell
+        del after  # an input only so that Beam makes shard 0, and with it the vocabulary, first
         prepare_shard(config, folder, index, count, progress=False)
         return index
 

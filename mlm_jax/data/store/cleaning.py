@@ -1,11 +1,11 @@
-"""Cleaning: which training examples the steps of ``data.filters`` drop, and which a cap on a source leaves out.
+"""Cleaning: which training examples the steps of ``data.filters`` drop, and which the cap on a source drops.
 
-Every file is judged once, before held-out text is looked for and the vocabulary is trained; a verdict is one byte an example, kept
-packed. Later passes over the text, in whatever process or on whatever machine, only look verdicts up. So the result is the same for
-shards, workers and Beam, and a filter may cost what it likes.
+Every file is judged once, before held-out text is searched for and the vocabulary is trained. A verdict is one byte for each
+example, kept compressed. Later passes over the text, in any process and on any machine, only look verdicts up. So the result is
+the same for shards, workers and Beam, and a slow filter is run only once.
 
-Steps that drop copies compare the examples of one language (or pair) over all its sources, in the config's order: what comes first
-stays. Their keys wait in temporary files and are sorted a part at a time, so that memory is bounded.
+Steps that drop copies compare the examples of one language (or pair) over all its sources, in the config's order: the first copy
+stays. Keys of examples are written to temporary files and sorted a part at a time, so that memory is bounded.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from mlm_jax.data.store.streams import Source
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 DRAWN = "documents"  # the setting of a source that caps it, and the last step
-PART = 1 << 24  # keys that are sorted at once
-BINS = 1 << 16  # of hashes, to find the cap's bound with bounded memory
+PART = 1 << 24  # keys that are sorted at a time
+BINS = 1 << 16  # bins of a histogram of hashes, which finds the bound of a cap with bounded memory
 SAMPLES, SAMPLE_CHARACTERS = 20, 500  # of what a step drops of a stream
 
 
@@ -42,9 +42,9 @@ class Cleaned:
     """What the filters and the caps of a run drop.
 
     Attributes:
-      labels: of the steps; a verdict of n > 0 is "dropped by the n-th", 0 is "kept".
+      labels: labels of the steps. Verdict 0 means "kept", n > 0 means "dropped by step n".
       verdicts: {stream and file: a byte for each example, compressed}.
-      hashes: {stream and file: a file with (number of the example, its hash)}, while the held-out text is looked for.
+      hashes: {stream and file: a file with (number of the example, its hash)}, while held-out text is searched for.
     """
 
     labels: tuple[str, ...] = ()
@@ -52,15 +52,15 @@ class Cleaned:
     hashes: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def batches(self, source: Source, skipped: Counter[str], tally: Tally | None = None) -> Iterator[list[Any]]:
-        """Yield the training examples of a source that are kept, some at a time.
+        """Yield the training examples of a source that are kept, in batches.
 
         Args:
-          source: to read.
-          skipped: as :meth:`.Source.batches` has it.
+          source: the source.
+          skipped: as in :meth:`.Source.batches`.
           tally: counts what is dropped.
 
         Raises:
-          UserError: as :meth:`.Source.batches`, or the text is no longer what it was.
+          UserError: as :meth:`.Source.batches`, or the text has changed since it was judged.
         """
         if not self.labels:
             yield from source.batches("train", skipped)
@@ -72,7 +72,9 @@ class Cleaned:
                 yield kept
 
     def fingerprinted(self, source: Source) -> Iterator[tuple[list[Any], Fingerprints]]:
-        """Yield the training examples that are kept, some at a time, with the hashes of their texts, which may be known already.
+        """Yield the training examples that are kept, in batches, with the hashes of their texts.
+
+        Hashes that a step has computed already are not computed again.
 
         Raises:
           UserError: as :meth:`batches`.
@@ -85,7 +87,7 @@ class Cleaned:
             return
         for key, first, batch, verdicts in self._judged(source, Counter()):
             if name != self.hashes[key]:
-                name, known = self.hashes[key], _read(self.hashes[key])  # numbers rise
+                name, known = self.hashes[key], _read(self.hashes[key])  # numbers of examples increase
             low, high = np.searchsorted(known[:, 0], np.array([first, first + len(batch)], np.uint64))
             hashes = np.full(len(batch), NOTHING)
             hashes[known[low:high, 0].astype(np.int64) - first] = known[low:high, 1]
@@ -106,13 +108,13 @@ class Cleaned:
                 done += len(batch)
             if done != len(verdicts):
                 raise UserError(
-                    f"it had {len(verdicts):,} examples when it was filtered, and has others now",
+                    f"it had {len(verdicts):,} examples when it was filtered, and has another number now",
                     file=place,
-                    remedy="leave the text alone while it is prepared; a function must yield the same each time",
+                    remedy="do not change the text while it is prepared; a function must yield the same text each time",
                 )
 
     def pack(self) -> bytes:
-        """Return it as bytes; b"" if nothing is dropped by anything."""
+        """Return the verdicts as bytes; b"" if nothing is dropped."""
         if not self.labels:
             return b""
         head = {"labels": self.labels, "places": [[place, len(packed)] for place, packed in self.verdicts.items()]}
@@ -132,15 +134,15 @@ class Cleaned:
 
 
 class Tally:
-    """Counts what the steps drop of a stream and what is stored of it, and keeps samples of what is dropped.
+    """Counts the examples of a stream that each step drops and those that are stored, and keeps samples of dropped ones.
 
     Args:
-      labels: of the steps.
-      vocabulary: that counts tokens.
+      labels: labels of the steps.
+      vocabulary: the vocabulary, for counting tokens.
 
     Attributes:
-      counts: of the stored examples, then of those that each step drops: [examples, characters, tokens].
-      samples: {step: examples}, the first of each.
+      counts: [examples, characters, tokens] of the stored examples, then of those that each step drops.
+      samples: {step: the first examples that it drops}.
     """
 
     def __init__(self, labels: Sequence[str], vocabulary: Vocabulary):
@@ -186,7 +188,7 @@ class Tally:
 
 
 def joined_samples(files: Sequence[bytes]) -> bytes:
-    """Return the samples of a whole store out of those of its shards: the first of each stream and step."""
+    """Merge the samples of shards into those of the whole store: the first of each stream and step."""
     counts: Counter[tuple[str, str]] = Counter()
     kept: dict[str, dict[str, list[bytes]]] = {}
     for line in (line for file in files for line in file.splitlines(keepends=True)):
@@ -201,7 +203,7 @@ def joined_samples(files: Sequence[bytes]) -> bytes:
 
 
 def _number(label: str) -> float:
-    """Return the place of a step by its label: the cap comes last."""
+    """Return the position of a step, given its label; the cap comes last."""
     return float("inf") if label == DRAWN else int(label.partition(" ")[0])
 
 
@@ -209,10 +211,10 @@ def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], obje
     """Judge all training text of a run, in ``data.workers`` processes.
 
     Args:
-      config: of the run.
+      config: the run's config.
       found: its sources.
-      say: takes lines about text that a filter cannot judge.
-      folder: for keys of copies and for hashes, as long as :meth:`Cleaned.fingerprinted` is called.
+      say: called with a line about text that a filter cannot judge.
+      folder: folder for keys of copies and for hashes; it must exist for as long as :meth:`Cleaned.fingerprinted` is called.
 
     Raises:
       UserError: as :func:`.filtering.steps`, or the text cannot be read.
@@ -244,7 +246,7 @@ def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], obje
     hashes = {}
     for number, (source, place, _) in enumerate(pieces):
         exact = [step for step in _of(chain, source) if isinstance(step.filter, ExactDuplicates)]
-        if exact and source.kind == "text":  # of pairs the keys are of both sides together
+        if exact and source.kind == "text":  # the keys of pairs are of both sides together
             hashes[_key(source, place)] = f"{folder}/{number}.{chain.index(exact[0]) + 1}"
     return Cleaned(labels, {key: zlib.compress(verdict.tobytes(), 1) for key, verdict in zip(keys, verdicts)}, hashes)
 
@@ -260,9 +262,9 @@ def _judged(jobs: Sequence[tuple[ConfigDict, Source, str]], workers: int) -> lis
 
 
 def _judge(data: ConfigDict, piece: Source, prefix: str) -> np.ndarray:
-    """Return the verdicts on the examples of a file, ``[examples]`` uint8, but for copies, whose keys are written to files.
+    """Return the verdicts on the examples of a file, ``[examples]`` uint8. Steps that drop copies only write keys to files.
 
-    A file of keys, ``PREFIX.STEP``, holds (number of the example, its keys) of each example that came so far.
+    A file of keys, ``PREFIX.STEP``, holds (number of the example, key) for each example that no earlier step drops.
     """
     config = ConfigDict({"data": data}, convert_dict=False)
     chain = steps(config)
@@ -280,7 +282,7 @@ def _judge(data: ConfigDict, piece: Source, prefix: str) -> np.ndarray:
                 example if isinstance(example, str) else min(example, key=lambda side: len(side.strip()))
                 for example in batch
             ]
-            alive = np.flatnonzero([bool(shortest.strip()) for shortest in text])  # blank ones are counted elsewhere
+            alive = np.flatnonzero([bool(shortest.strip()) for shortest in text])  # blank texts are counted elsewhere
             for step in mine:
                 examples = [batch[index] for index in alive.tolist()]
                 if not examples:
@@ -309,13 +311,13 @@ def _of(chain: Sequence[Step], source: Source) -> list[Step]:
 
 
 def _write(file: Any, numbers: np.ndarray, keys: np.ndarray) -> None:
-    """Append (number of the example, key) of each key: ``keys`` is ``[examples, keys of each]``."""
+    """Append a row (number of the example, key) for each key; ``keys`` is ``[examples, keys of each]``."""
     rows = np.stack([np.repeat(numbers.astype(np.uint64), keys.shape[1]), keys.ravel()], axis=1)
     file.write(rows.tobytes())
 
 
 def _read(name: str) -> np.ndarray:
-    """Return the rows of a file of keys, ``[keys, 2]``, which stay on disk."""
+    """Return the rows of a file of keys, ``[keys, 2]``, as a memory map."""
     if not os.path.exists(name) or not os.path.getsize(name):
         return np.zeros((0, 2), np.uint64)
     return np.memmap(name, np.uint64, "r").reshape(-1, 2)
@@ -337,16 +339,16 @@ def _key(source: Source, place: str) -> str:
 
 
 def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
-    """Write the verdict ``step`` on every example that has a key of one before it.
+    """Write the verdict ``step`` on every example that shares a key with an earlier one.
 
     Args:
-      files: the verdicts on each file, in order, and the name of its file of keys.
-      step: that drops copies.
+      files: (verdicts, name of the file of keys) of each file, in order.
+      step: number of the step that drops copies.
     """
     rows = [_read(name) for _, name in files]
     parts = max(-(-sum(map(len, rows)) // PART), 1)
     bounds = [(2**64 * part // parts) for part in range(parts + 1)]
-    starts = np.cumsum([0, *(len(verdicts) for verdicts, _ in files)])  # of each file in the order of all examples
+    starts = np.cumsum([0, *(len(verdicts) for verdicts, _ in files)])  # [files + 1] first example of each file
     for low, high in zip(bounds, bounds[1:]):
         keys, places = [], []
         for (verdicts, _), found, start in zip(files, rows, starts.tolist()):
@@ -356,7 +358,7 @@ def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
             keys.append(found[within, 1][alive])
             places.append(start + numbers[alive])
         key, place = np.concatenate(keys), np.concatenate(places)
-        order = np.argsort(key, kind="stable")  # of equal keys the first example comes first
+        order = np.argsort(key, kind="stable")  # among equal keys the first example comes first
         key, place = key[order], place[order]
         begins = np.flatnonzero(np.append(True, key[1:] != key[:-1])) if len(key) else np.zeros(0, np.int64)
         first = np.repeat(place[begins], np.diff(np.append(begins, len(key))))
@@ -366,7 +368,9 @@ def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
 
 
 def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None:
-    """Write the verdict ``step`` on all but ``most`` examples of a source, those whose hashes are lowest; equal ones go together.
+    """Write the verdict ``step`` on all but ``most`` examples of a source: those with the lowest hashes stay.
+
+    Examples with equal hashes stay together or are dropped together.
 
     Args:
       files: as in :func:`_drop_copies`.
@@ -384,7 +388,7 @@ def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None
         counts += np.bincount((left(verdicts, name)[:, 1] >> shift).astype(np.int64), minlength=BINS)
     if counts.sum() <= most:
         return
-    whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))  # bins that stay as a whole
+    whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))  # bins of which all examples stay
     crossing = [found[(found[:, 1] >> shift) == np.uint64(whole), 1] for found in (left(*file) for file in files)]
     bound = np.sort(np.concatenate(crossing))[most - int(counts[:whole].sum())]
     for verdicts, name in files:
@@ -393,5 +397,5 @@ def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None
 
 
 def _scattered(hashes: np.ndarray) -> np.ndarray:
-    """Return hashes in another order: by the highest ones, held-out text is chosen."""
+    """Return hashes that are ordered independently of the given ones, by which held-out text is chosen."""
     return (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)

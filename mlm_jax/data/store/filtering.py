@@ -1,4 +1,4 @@
-"""The filters of a config, ``data.filters``: a row a filter, and which of them are for which text.
+"""The filters of a config, ``data.filters``: the table of all filters, and which text each step judges.
 
 A new filter is one module in ``filters`` and one row of :data:`FILTERS`.
 """
@@ -42,9 +42,9 @@ class Step(NamedTuple):
     """A step of ``data.filters``.
 
     Attributes:
-      label: such as "1 length": its number and its filter.
-      filter: that judges.
-      only: languages, pairs and sources that it is for; () is all.
+      label: number and name of the filter, such as "1 length".
+      filter: the filter.
+      only: languages, pairs and sources that it judges; () is all.
     """
 
     label: str
@@ -52,7 +52,12 @@ class Step(NamedTuple):
     only: tuple[str, ...]
 
     def is_for(self, stream: str, of: str) -> bool:
-        """Return whether the step judges a stream such as ``de:wiki``, which is of a language or pair."""
+        """Return whether the step judges a stream.
+
+        Args:
+          stream: its name, such as ``de:wiki``.
+          of: its language or pair, such as ``de``.
+        """
         return not self.only or not {stream, of, stream.partition(SEPARATOR)[2]}.isdisjoint(self.only)
 
 
@@ -60,7 +65,7 @@ def steps(config: ConfigDict) -> tuple[Step, ...]:
     """Return the steps of ``data.filters``, in order.
 
     Raises:
-      BadValue: a filter or one of its options does not exist, or it is for text that the config does not name.
+      BadValue: a filter or one of its options does not exist, or ``only`` names text that the config does not have.
       UserError: a library is not installed, or a function does not exist.
     """
     found = []
@@ -90,7 +95,7 @@ def steps(config: ConfigDict) -> tuple[Step, ...]:
 
 
 def functions(config: ConfigDict) -> list[str]:
-    """Return the functions of the user's that ``data.filters`` names."""
+    """Return the user's own functions that ``data.filters`` names."""
     names = [entry["filter"] if isinstance(entry, Mapping) else entry for entry in config.data.filters]
     return [name for name in names if is_function(name)]
 

@@ -1,4 +1,4 @@
-"""Whether a token store is what the config asks for: no TensorFlow is needed to tell."""
+"""Whether a token store is the one that the config asks for. TensorFlow is not needed for this."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def sources(config: ConfigDict) -> list[Any]:
 
 
 def code(config: ConfigDict) -> dict[str, list[str]]:
-    """Return {module: its digests} of the modules that register a user's seqio tasks, or that have filters."""
+    """Return {module: digests of its code} for the modules that register a user's seqio tasks or define filters."""
     modules = (*config.data.modules, *(name.partition(":")[0] for name in functions(config)))
     return {module: code_digest(module) for module in modules}
 
 
 def request(config: ConfigDict) -> dict[str, Any]:
-    """Return, as JSON, everything that decides what a store holds: the config's share, and what the sources look like."""
+    """Return, as JSON, everything that decides what a store holds: keys of the config, and sizes and times of the sources."""
     asked = {
         "data": {key: as_prepared(config.data[key]) if key in NAMED else config.data[key] for key in KEYS},
         "vocabulary": config.vocabulary.to_dict(),
@@ -68,13 +68,14 @@ def request(config: ConfigDict) -> dict[str, Any]:
 def is_fresh(config: ConfigDict, folder: str | Path, *, or_older: bool = True) -> bool:
     """Return whether ``folder`` holds the store that the config asks for.
 
-    Where none of the sources is here, a store that was prepared elsewhere with the same config is fresh. A config that
-    names no source takes the store as it is.
+    If none of the sources is on this machine, a store that was prepared elsewhere with the same config is fresh. If the config
+    names no source, every store is.
 
     Args:
-      config: of the run.
-      folder: of the store, or of one of its shards.
-      or_older: whether a store of a version that knew fewer keys will do (:func:`what_it_lacks` says what it lacks).
+      config: the run's config.
+      folder: folder of the store, or of one of its shards.
+      or_older: whether a store of an older version, which knew fewer keys, counts as fresh; :func:`what_it_lacks` describes
+        what such a store lacks.
     """
     if not _exists(folder):
         return False
@@ -82,28 +83,29 @@ def is_fresh(config: ConfigDict, folder: str | Path, *, or_older: bool = True) -
     if not or_older and made_of is not None and not {*KEYS} <= {*made_of["data"]}:
         return False
     asked = _comparable(request(config), made_of)
-    if not any(asked["sources"]) and not config.data.mixture:  # what they look like cannot be compared
+    if not any(asked["sources"]) and not config.data.mixture:  # no file here to compare sizes and times of
         written = ("data", "vocabulary", "languages")
         return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
     return made_of == asked
 
 
 def what_it_lacks(config: ConfigDict, folder: str | Path) -> str:
-    """Return a line about what a store of an older version lacks that the config asks for; "" if there is nothing."""
+    """Return a line about what a store of an older version lacks of what the config asks for; "" if it lacks nothing."""
     made_of = _made_of(folder) or {}
     if not config.data.decontaminate or "decontaminate" in made_of.get("data", {"decontaminate": True}):
         return ""
     return (
-        f"token store {folder} was prepared before there was data.decontaminate: its training text may hold validation text, "
-        "and it is used as it is. To have it made again, delete it and begin a new workdir"
+        f"token store {folder} was prepared before data.decontaminate existed: its training text may contain validation text. "
+        "It is used as it is. To prepare it again, delete it and begin a new workdir"
     )
 
 
 def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
-    """Check that ``folder``, if it holds a store, holds the one that the config asks for: a run was trained on it.
+    """Check that a store has not changed since a run was trained on it; a folder without a store passes.
 
     Raises:
-      UserError: it does not; the message names the file that has changed since it was made, or the keys that differ.
+      UserError: it is not the store that the config asks for; the message names a file that has changed, or the keys that
+        differ.
     """
     if not _exists(folder) or is_fresh(config, folder):
         return
@@ -117,7 +119,7 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
         then, here = before.get(name), now.get(name)
         size, remedy = "it is gone", f"restore it, or {new_run}"
         if here and not then:
-            size, remedy = "it is new", f"take it away, or {new_run}"
+            size, remedy = "it is new", f"remove it, or {new_run}"
         elif here and then and here[0] != then[0]:
             size = f"{then[0]:,} bytes then, {here[0]:,} bytes now"
         elif here and then:
@@ -140,7 +142,7 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
 
 
 def why_stale(config: ConfigDict, folder: str | Path) -> str:
-    """Say what sets a store that is there apart from the one that the config asks for; "" where there is no store."""
+    """Return in what a store differs from the one that the config asks for; "" if there is no store."""
     if not _exists(folder):
         return ""
     made_of = _made_of(folder)
@@ -155,10 +157,10 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
 
 
 def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a request without what the version that made a store did not record: digests of code, and keys that are newer.
+    """Return a request without what the version that made a store did not record: digests of code, and newer keys.
 
-    Such a key counts if the config sets it, since the store was made as by its default; ``decontaminate`` is newer than what
-    its default does, so that :func:`what_it_lacks` tells of it.
+    A newer key is compared if the config changes its default, since the store was made as by the default. The exception is
+    ``decontaminate``: older stores were made as if it were False, which :func:`what_it_lacks` reports.
     """
     made_of = made_of or {}
     asked = asked if "code" in made_of else {key: value for key, value in asked.items() if key != "code"}
@@ -180,13 +182,13 @@ def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[s
 
 
 def _as_then(then: Any, now: list) -> list:
-    """Return a name and digests of code, as many as a version recorded that looked at fewer files."""
+    """Return a name and digests of code, but only as many digests as an older version recorded."""
     only_texts = all(isinstance(part, str) for part in now)
     return then if then and only_texts and then == now[: len(then)] else now
 
 
 def _changed_code(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Return the functions and modules whose code is not the one that a store was made with."""
+    """Return the functions and modules whose code has changed since a store was made."""
     before = _digests(made_of)
     return [name for name, digest in _digests(asked).items() if name in before and before[name] != digest]
 
@@ -215,16 +217,16 @@ def _exists(folder: str | Path) -> bool:
 
 
 def _made_of(folder: str | Path) -> dict[str, Any] | None:
-    """Return the request that a store was made for; None where it was not made by ``prepare``."""
+    """Return the request that a store was made for; None if ``prepare`` did not make it."""
     return Store.open(folder).manifest["facts"].get("request")
 
 
 def _files(asked: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return {file: (bytes, time of its last change)} of a request's sources and its vocabulary."""
+    """Return {file: (bytes, modification time)} of a request's sources and its vocabulary."""
     found = [file for source in (*asked.get("sources", ()), asked.get("model", ())) for file in source]
-    return {file[0]: (file[1], file[2]) for file in found if isinstance(file, list)}  # a function is its name alone
+    return {file[0]: (file[1], file[2]) for file in found if isinstance(file, list)}  # a function has a name only
 
 
 def _changed(before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> list[str]:
-    """Return the files that are new, gone or no longer the same."""
+    """Return the files that are new, missing or changed."""
     return [file for file in sorted({*before, *now}) if before.get(file) != now.get(file)]

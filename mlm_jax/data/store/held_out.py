@@ -1,17 +1,18 @@
-"""Held-out text: which texts are for validation, and what of the training text is the same text.
+"""Held-out text: which texts are for validation, and which training text is the same as one of them.
 
-A text of any validation split stands in no training stream: not as a document, not as a side of a pair, not as a labelled
-text (:mod:`.same_text` says when two texts are the same). The splits of a user's seqio mixture are its own: its training
-examples are compared with ``data.validation`` only. Longer text is compared by its sentences:
+No text of a validation split is in a training stream: not as a document, nor as a side of a pair, nor as a labelled text
+(:mod:`.same_text` defines when two texts are the same). A user's seqio mixture has splits of its own: its training examples are
+compared with ``data.validation`` only. Longer text is compared by its sentences:
 
-- held out are the texts of the validation splits, and their sentences of ``LONG`` bytes or more;
-- a training document loses the sentences that are held out, and is left out if nothing remains;
+- the texts of the validation splits are held out, and their sentences of ``LONG`` bytes or more;
+- sentences that are held out are removed from a training document, which is left out if nothing remains;
 - a pair or a labelled example is left out if one of its texts is held out, or a sentence of ``LONG`` bytes or more is.
 
-``data.validation_fraction`` holds out texts, not examples. The pairs of one language that most pairs share are split by the
-hash of the text in that language, so that an n-way parallel corpus is split alike in every pair. Other streams take over
-what is held out of their text already; one that gets less than half of its share by that is split by a hash of its own text.
-Of a small source at least ``FEW`` texts are held out, or a tenth of it, if it has five or more different ones.
+``data.validation_fraction`` holds out texts, not examples. Among pairs, the language that most pairs share decides: its pairs are
+split by the hash of the text in that language, so that all pairs of an n-way parallel corpus are split in the same way. In other
+streams, texts that are held out already are held out too. If that is less than half of the share, the stream is also split by a
+hash of its own text. At least ``FEW`` texts of a small source are held out, or a tenth of it, if it has five or more different
+texts.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ from mlm_jax.data.text.labelled import Example
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-FEW = 10  # texts that are held out of a source at least, or a tenth of them
-LONG = 40  # bytes of a sentence, without white space, from which it is held out by itself: 40 Latin letters, 13 Chinese ones
+FEW = 10  # fewest texts that are held out of a source, unless that is more than a tenth of them
+LONG = (
+    40  # fewest bytes, without white space, of a sentence that is held out by itself: 40 Latin or 13 Chinese characters
+)
 TEXT_HELD_OUT = "not for training: the text is held out"
 SENTENCE_HELD_OUT = "not for training: a sentence of it is held out"
 CUT_OUT = "held-out sentences were cut out"
@@ -52,10 +55,11 @@ class HeldOut:
     """The held-out texts of a run, as sorted 64-bit hashes.
 
     Attributes:
-      chosen: ``[texts]`` uint64, texts that ``data.validation_fraction`` holds out.
-      named: ``[texts]`` uint64, texts that the config or a function names for validation, and long sentences of all.
+      chosen: ``[texts]`` uint64, hashes of texts that ``data.validation_fraction`` holds out.
+      named: ``[texts]`` uint64, hashes of texts that the config or a function names for validation, and of the long sentences
+        of all held-out texts.
       enforced: whether training text is compared with them (``data.decontaminate``).
-      cleaned: what filters drop of training text before.
+      cleaned: verdicts of filters, which are applied to training text before.
     """
 
     chosen: np.ndarray
@@ -67,7 +71,7 @@ class HeldOut:
         return len(self.chosen) + len(self.named)
 
     def pack(self) -> bytes:
-        """Return it as bytes: how many are chosen, then all hashes, each in eight bytes."""
+        """Return the hashes as bytes: the number of chosen texts, then all hashes, eight bytes each."""
         parts = (np.array([len(self.chosen)], "<u8"), self.chosen, self.named)
         return b"".join(part.astype("<u8").tobytes() for part in parts)
 
@@ -79,7 +83,7 @@ class HeldOut:
         return cls(numbers[1 : 1 + chosen], numbers[1 + chosen :], enforced, Cleaned.unpack(cleaned))
 
     def with_named(self, texts: Iterable[str]) -> HeldOut:
-        """Return it with more texts that are named for validation."""
+        """Return held-out text with more texts that are named for validation."""
         found = array("Q")
         for batch in windows(texts, BATCH):
             prints = fingerprints(batch, LONG)
@@ -89,13 +93,13 @@ class HeldOut:
     def split(
         self, source: Source, splits: Sequence[str], skipped: Counter[str], tally: Tally | None = None
     ) -> Iterator[tuple[str, list[Any]]]:
-        """Yield (split, documents or pairs) of a source, some at a time, in one pass over each of its texts.
+        """Yield (split, documents or pairs) of a source in batches; each text is read once.
 
         Args:
-          source: to read.
-          splits: that are wanted.
-          skipped: {reason: examples left out or changed}, added to.
-          tally: counts what filters drop.
+          source: the source.
+          splits: splits that are wanted.
+          skipped: {reason: number of examples left out or changed}, added to.
+          tally: counts examples that filters drop.
 
         Raises:
           UserError: as :meth:`.Cleaned.batches`.
@@ -117,8 +121,8 @@ class HeldOut:
         """Yield (split, example) of a labelled set, without training examples whose text is held out.
 
         Args:
-          entry: of ``config.data.labelled``.
-          splits: that are wanted.
+          entry: entry of the set in ``config.data.labelled``.
+          splits: splits that are wanted.
           skipped: as in :meth:`split`.
           most_bytes: ``data.max_document_bytes``.
 
@@ -136,9 +140,9 @@ class HeldOut:
         """Return which documents are for training, without held-out sentences, and which for validation.
 
         Args:
-          texts: of a corpus.
+          texts: documents of a corpus.
           by_fraction: whether the corpus is split by ``data.validation_fraction``; otherwise all are for training.
-          counted: {reason: documents left out or changed}, added to.
+          counted: {reason: number of documents left out or changed}, added to.
         """
         if not self._needed(by_fraction):
             return [*texts], []
@@ -158,10 +162,10 @@ class HeldOut:
     def pairs(
         self, pairs: Sequence[tuple[str, str]], by_fraction: bool, counted: Counter[str]
     ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """Return which pairs are for training, and which for validation: those both of whose sides are held out.
+        """Return the pairs for training, and those for validation: pairs of which both sides are held out.
 
         Args:
-          pairs: of a parallel corpus.
+          pairs: pairs of a parallel corpus.
           by_fraction: as in :meth:`documents`.
           counted: as in :meth:`documents`.
         """
@@ -176,7 +180,7 @@ class HeldOut:
         return _divided(pairs, self._free(prints, np.arange(len(texts)) // 2, chosen, counted), chosen)
 
     def free(self, groups: Sequence[Sequence[str]], counted: Counter[str]) -> np.ndarray:
-        """Return which examples of several texts each are for training: ``[groups]`` bool."""
+        """Return which examples are for training, ``[groups]`` bool; each example is a group of texts."""
         if not self._needed(by_fraction=False):
             return np.ones(len(groups), bool)
         owners = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
@@ -184,7 +188,7 @@ class HeldOut:
         return self._free(prints, owners, np.zeros(len(groups), bool), counted)
 
     def _free(self, prints: Fingerprints, groups: np.ndarray, chosen: np.ndarray, counted: Counter[str]) -> np.ndarray:
-        """Return which groups of texts have none that is held out; ``groups`` says which group each text is of."""
+        """Return which groups contain no held-out text, ``[groups]`` bool; ``groups`` is the group of each text."""
         held = self._held(prints.hashes)
         free = np.ones(len(chosen), bool)
         if held.any():
@@ -207,7 +211,7 @@ class HeldOut:
         return _among(prints.hashes[prints.whole], self.chosen)
 
     def _without_held_out(self, text: str) -> str:
-        """Return a text without its held-out sentences; "" if what remains is nothing, or held out as well."""
+        """Return a text without its held-out sentences; "" if nothing remains, or if the rest is held out as well."""
         parts = sentences(text)
         held = self._held(whole_fingerprints(parts).hashes)
         rest = "".join(part for part, gone in zip(parts, held.tolist()) if not gone).strip()
@@ -215,13 +219,13 @@ class HeldOut:
 
 
 def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> HeldOut:
-    """Clean the text of a run, and find all that is held out: a pass over validation text and the text that a share is held out of.
+    """Clean the text of a run and find its held-out text, in one pass over validation text and text that is split by a share.
 
-    Memory is bounded by the held-out text: 8 bytes for each of its texts and long sentences, twice that for a moment.
+    Memory grows with the held-out text: 8 bytes for each of its texts and long sentences, briefly twice as many.
 
     Args:
-      config: of the run.
-      say: takes a line about a source that is so small that more than the share is held out.
+      config: the run's config.
+      say: called with a line about each source that is so small that more than the share is held out.
     """
     found = sources(config)
     with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
@@ -243,13 +247,13 @@ def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
 
 
 def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, say: Callable[[str], object]) -> HeldOut:
-    """Return what is held out if a share of this source is as well.
+    """Return the held-out text including a share of one more source.
 
     Args:
-      source: that has no validation text of its own.
+      source: a source without validation text of its own.
       fraction: the share.
-      hub: the side of its pairs whose hash decides; None: what is held out before decides, if that is enough.
-      before: what is held out of the sources before it.
+      hub: index of the side of its pairs whose hash decides; None: text held out before decides, if it is enough.
+      before: text held out of earlier sources.
       say: as in :func:`collect`.
     """
     bound = np.uint64(min(int((1 - fraction) * 2.0**64), 2**64 - 1))
@@ -291,24 +295,24 @@ class _Growing:
         self._chosen, self._named = array("Q"), array("Q")
 
     def add(self, texts: Sequence[str], which: np.ndarray) -> None:
-        """Add those of the texts ``[texts]`` that ``which`` is True of."""
+        """Add the texts at which ``which``, ``[texts]`` bool, is True."""
         if which.any():
             prints = fingerprints([texts[index] for index in np.flatnonzero(which).tolist()], LONG)
             self._chosen.frombytes(prints.hashes[prints.whole].tobytes())
             self._named.frombytes(np.delete(prints.hashes, prints.whole).tobytes())
 
     def held_out(self) -> HeldOut:
-        """Return what was held out before and what has been added."""
+        """Return the text held out before together with the text that was added."""
         before = self._before
         return replace(before, chosen=_sorted(self._chosen, before.chosen), named=_sorted(self._named, before.named))
 
 
 def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:
-    """Return the sources that a fraction is held out of, and which side of each decides.
+    """Return the sources that are split by a fraction, in the order in which they are split, and the side of each that decides.
 
-    The languages of pairs are a graph. In each connected part of it, the language with most pairs is the hub; if several
-    have as many, the second language of the first pair. First come the pairs of a hub, which it decides on, then the others
-    from the hub outwards, then single languages, which take over.
+    The languages of pairs form a graph. In each of its components, the language with most pairs is the hub (in a tie, the
+    second language of the first pair). Pairs of a hub come first, and the hub's side decides. Other pairs follow in order of
+    their distance from the hub. Single languages come last. For these, the text that is held out already decides.
     """
     pairs = [source for source in found if source.by_fraction and source.kind == "pairs"]
     degree = Counter(language for source in pairs for language in reversed(source.languages))
@@ -329,7 +333,7 @@ def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:
 
 
 def _divided(examples: Sequence[Item], free: np.ndarray, chosen: np.ndarray) -> tuple[list[Item], list[Item]]:
-    """Return the examples for training, and those for validation."""
+    """Split examples into those for training and those for validation."""
     if free.all() and not chosen.any():
         return [*examples], []
     training = [example for example, keep in zip(examples, (free & ~chosen).tolist()) if keep]
@@ -337,14 +341,14 @@ def _divided(examples: Sequence[Item], free: np.ndarray, chosen: np.ndarray) -> 
 
 
 def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Return which hashes are among those of a sorted array."""
+    """Return which hashes are in a sorted array, bool."""
     if not len(ordered):
         return np.zeros(len(hashes), bool)
     return ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)] == hashes
 
 
 def _sorted(*parts: array[int] | np.ndarray) -> np.ndarray:
-    """Return the different numbers of all parts, sorted."""
+    """Return the distinct numbers of all parts, sorted."""
     joined = np.concatenate([np.frombuffer(part, np.uint64) for part in parts])
     joined.sort()
     return joined[np.concatenate([[True], joined[1:] != joined[:-1]])] if len(joined) else joined

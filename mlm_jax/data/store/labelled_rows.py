@@ -1,4 +1,4 @@
-"""Labelled examples as the store holds them: token ids, and the numbers that stand for labels."""
+"""Labelled examples as the store holds them: token ids, and labels as numbers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CUT = "cut: longer than data.max_document_tokens"
 
 
 class Coder(NamedTuple):
-    """How the examples of a labelled set become rows.
+    """Turns the examples of a labelled set into rows.
 
     Attributes:
-      vocabulary: that tokenises.
+      vocabulary: vocabulary of the token ids.
       prefix: ids before every text.
-      content: tokens of text that a row has room for.
+      content: most tokens of text in a row.
       numbers: {class: its number}.
-      kind: of stream, one of :data:`.WITH_LABELS`.
+      kind: kind of stream, one of :data:`.WITH_LABELS`.
       per_word: whether each word has a label.
-      skipped: {reason: examples left out or cut}, added to.
-      window: tokens of a row of a question.
-      overlap: tokens that neighbouring windows of its text share.
+      skipped: {reason: number of examples left out or cut}, added to.
+      window: tokens of a row with a question.
+      overlap: tokens that neighbouring windows of a text share.
     """
 
     vocabulary: Vocabulary
@@ -45,11 +45,11 @@ class Coder(NamedTuple):
     overlap: int = OVERLAP
 
     def rows(self, example: Example, split: str) -> Iterator[dict[str, Any]]:
-        """Yield what the store holds of an example: nothing if it has no tokens, several rows of a question's long text.
+        """Yield the rows of an example: none if it has no tokens, several for a question about a long text.
 
         Args:
-          example: to be stored.
-          split: train | validation; only what is measured needs the answers' text.
+          example: the example.
+          split: train | validation; only validation rows contain the answers' text, for scoring.
         """
         if example.question is not None:
             yield from self._windows(example, example.question, split == "validation")
@@ -61,7 +61,7 @@ class Coder(NamedTuple):
             yield {"inputs": row, "labels": labels, "characters": len(text), "bytes": len(text.encode())}
 
     def _windows(self, example: Example, question: Question, is_measured: bool) -> Iterator[dict[str, Any]]:
-        """Yield a question with each window of its text. The row's first token stands for "the answer is not here"."""
+        """Yield a question with each window of its text; the label of the first token means "no answer in this window"."""
         asked, context = example.texts
         room = min(self.window - len(self.prefix) - 1, self.content)
         if not (self.vocabulary.encode(asked) and self.vocabulary.encode(context)):
@@ -80,7 +80,7 @@ class Coder(NamedTuple):
             }
 
     def _texts(self, example: Example) -> tuple[list[int], list[int], str] | None:
-        """Return ids, labels and the text that is left of one or two texts."""
+        """Return (ids, labels, the text without what was cut) of one or two texts; None if there are no tokens."""
         parts = self.vocabulary.encode_batch([*example.texts])
         pair = len(parts) == 2
         if not all(parts):
@@ -98,13 +98,13 @@ class Coder(NamedTuple):
         return ids, stored_labels(self.kind, example.labels, self.numbers), text
 
     def _words(self, example: Example) -> tuple[list[int], list[int], str] | None:
-        """Return ids, a label for each token of the row and the text that is left of a sentence's words."""
+        """Return (ids, a label for each token, the text without what was cut) of the words of a sentence; None without tokens."""
         ids, starts = self.vocabulary.encode_words(example.texts)
         self.skipped[PIECELESS] += -1 in starts
         if not ids:
             self.skipped[BLANK] += 1
             return None
-        labels = [-1] * len(ids)  # but at a word's first piece
+        labels = [-1] * len(ids)  # ignored, except at the first piece of a word
         for start, label in zip(starts, example.labels):
             if start >= 0:
                 labels[start] = self.numbers[label]
@@ -116,11 +116,11 @@ class Coder(NamedTuple):
 
 
 def stored_labels(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
-    """Return the numbers that stand for the labels of a text.
+    """Return the labels of a text as numbers.
 
     Args:
-      kind: of stream: labelled | multilabelled | scored.
-      labels: of the text.
+      kind: kind of stream: labelled | multilabelled | scored.
+      labels: labels of the text.
       numbers: {class: its number}.
     """
     if kind == "scored":

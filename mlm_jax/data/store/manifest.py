@@ -1,4 +1,4 @@
-"""What a store's manifest may hold: checked before anything is read or allocated by it, since it may be a stranger's."""
+"""What the manifest of a store may contain. It may be a stranger's, so it is checked before anything is read or allocated."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 FEATURES = {  # {kind of stream: what each of its examples has}
     "text": ("inputs",),
     "pairs": ("inputs", "targets"),
-    "labelled": ("inputs", "labels"),  # the class of each text, or of each word
-    "multilabelled": ("inputs", "labels"),  # for each text, 1 or 0 of each class
-    "scored": ("inputs", "labels"),  # a number for each text: the bits of a float32
-    "questions": ("inputs", "labels", "answers"),  # for each token what an answer does there, and bytes of JSON
+    "labelled": ("inputs", "labels"),  # labels: the class of each text, or of each word
+    "multilabelled": ("inputs", "labels"),  # labels: 1 or 0 for each class of each text
+    "scored": ("inputs", "labels"),  # labels: a number for each text, as the bits of a float32
+    "questions": ("inputs", "labels", "answers"),  # labels: where answers begin and end; answers: bytes of JSON
 }
-TOKENS = ("inputs", "targets")  # features that hold token ids; labels are as the kind of stream says, -1 = ignored
+TOKENS = ("inputs", "targets")  # features that hold token ids
 WITH_LABELS = tuple(kind for kind, features in FEATURES.items() if "labels" in features)
 SPLITS = ("train", "validation")
-COUNTS = ("documents", "tokens", "characters", "bytes")  # of a split
-MOST = 1 << 62  # of anything that is counted
+COUNTS = ("documents", "tokens", "characters", "bytes")  # counts of a split
+MOST = 1 << 62  # largest count
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Check the types and the bounds of everything in a manifest that code depends on.
+    """Check the types and the bounds of all values in a manifest that code depends on.
 
     Raises:
       ValueError: something is missing, of another type, or out of bounds; the message names it.

@@ -1,6 +1,6 @@
-"""Prepare: train the vocabulary if none is given, run each seqio task once, write the token store.
+"""Prepare: train the vocabulary if none is given, run each seqio task once, and write the token store.
 
-On one core or several, on one machine or many: a part of the sources is a shard, a store of its own; see ``shards``.
+Several processes or machines prepare a shard each, which is a store of its own (``shards.py``).
 """
 
 from __future__ import annotations
@@ -51,19 +51,21 @@ from mlm_jax.data.text.sources import is_library, matches, shown
 from mlm_jax.data.vocabulary.folder import open_vocabulary, read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
-SENTENCE = 2000  # most characters of a sentence that the vocabulary is trained on; longer documents give several
-PRETOKENIZED = "_pretokenized"  # what seqio's tokenize appends to a feature's name to keep its text
-WRITE = 1024  # documents handed to the store at once
+SENTENCE = (
+    2000  # most characters of a sentence that the vocabulary is trained on; longer documents are cut into several
+)
+PRETOKENIZED = "_pretokenized"  # suffix of the features in which seqio's tokenize keeps the text
+WRITE = 1024  # documents written to the store at a time
 NOTHING_LEFT = "nothing half-written was left"
 LESS_MEMORY = "lower config.data.workers if memory ran out"
 
 
 def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) -> str:
-    """Make the token store that the config asks for; a store that is already what it asks for is left alone.
+    """Make the token store that the config asks for, unless the folder holds it already.
 
     Args:
       config: the run's config.
-      folder: of the store; it is whole or absent, never half-written.
+      folder: folder of the store, which is never half-written.
       progress: whether to show a progress bar.
 
     Returns:
@@ -75,7 +77,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
-    steps(config)  # a filter that is wrong is told before anything is read
+    steps(config)  # raises an error about a wrong filter before anything is read
     console = plain_console(stderr=True, quiet=not progress)
     remove_leftovers(folder)
     if is_fresh(config, folder):
@@ -87,7 +89,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
         console.print(f"token store {folder} is made again: {stale}", style="yellow")
     for source in sources(config):
         if not is_library(source):
-            matches(source)  # a path that is wrong is told before an hour of reading the others
+            matches(source)  # raises an error about a wrong path before other files are read
     from mlm_jax.data.store import tasks
 
     workers = config.data.workers or os.cpu_count() or 1
@@ -111,16 +113,17 @@ def prepare_shard(
     begun: tuple[Mapping[str, bytes], bytes, bytes] | None = None,
     progress: bool = True,
 ) -> str:
-    """Make shard ``index`` of ``count`` of the store ``folder``; one that is there already is left alone.
+    """Make shard ``index`` of ``count`` of the store ``folder``, unless it exists already.
 
-    The vocabulary and the held-out text are those of a shard that is done, or found here, which gives the same everywhere.
+    The vocabulary and the held-out text are taken from a finished shard. If there is none, they are computed here, with the same
+    result on every machine.
 
     Args:
       config: the run's config, the same for all shards.
-      folder: of the whole store to be.
-      index: of the shard, from 0.
-      count: of shards.
-      begun: files of the vocabulary, and packed the held-out text and what filters drop, if they were found before.
+      folder: folder of the whole store.
+      index: index of the shard, from 0.
+      count: number of shards.
+      begun: files of the vocabulary, packed held-out text and packed verdicts of filters, if they were computed before.
       progress: whether to show a progress bar.
 
     Returns:
@@ -149,7 +152,7 @@ def prepare_shard(
             vocabulary, held_out = done.vocabulary, HeldOut.unpack(done.held_out, enforced, done.file(CLEANED))
         else:
             vocabulary, held_out = _vocabulary_and_held_out(config, console)
-        if config.data.mixture:  # a user's tasks are not cut
+        if config.data.mixture:  # a user's tasks cannot be split into shards
             registered = tasks.register(config, vocabulary, held_out)
             registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
         else:
@@ -159,10 +162,10 @@ def prepare_shard(
 
 
 def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool = True) -> str:
-    """Make the store out of its ``count`` shards, the same as a single run's, and remove them.
+    """Join the ``count`` shards of a store, which is the same as if one process had written it, and remove them.
 
     Raises:
-      UserError: a shard is missing (it is named), or was made of other text; or as :func:`prepare`.
+      UserError: a shard is missing (the message names it), or was made of other text; or as :func:`prepare`.
     """
     console = plain_console(stderr=True, quiet=not progress)
     remove_leftovers(folder)
@@ -176,7 +179,7 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
 
 
 def _vocabulary_and_held_out(config: ConfigDict, console: Console) -> tuple[Vocabulary, HeldOut]:
-    """Return the vocabulary and the held-out text, none of which the vocabulary was trained on."""
+    """Return the vocabulary and the held-out text; the vocabulary is not trained on held-out text."""
     console.print(f"{'filtering text, and ' if config.data.filters else ''}looking for held-out text")
     held_out = collect(config, console.print)
     return make_vocabulary(config, run_languages(config), console, held_out), held_out
@@ -185,7 +188,7 @@ def _vocabulary_and_held_out(config: ConfigDict, console: Console) -> tuple[Voca
 def _in_processes(
     config: ConfigDict, folder: str | Path, workers: int, vocabulary: Vocabulary, held_out: HeldOut, console: Console
 ) -> None:
-    """Write the store with several processes: a shard each, then joined."""
+    """Write the store with several processes, one for each shard, and join the shards."""
     console.print(f"{workers} processes tokenise")
     begun = vocabulary.files(), held_out.pack(), held_out.cleaned.pack()
     with contextlib.ExitStack() as held:
@@ -199,7 +202,7 @@ def _in_processes(
                 pool.submit(prepare_shard, config, shards_of, i, workers, begun=begun, progress=False)
                 for i in range(workers)
             ]
-            for shard in concurrent.futures.as_completed(shards):  # the first error ends the others
+            for shard in concurrent.futures.as_completed(shards):  # the first error ends the other processes
                 shard.result()
         join_shards(config, shards_of, workers, into=folder)
 
@@ -213,7 +216,7 @@ def _write_store(
     console: Console,
     whole: bool = True,
 ) -> None:
-    """Run the seqio tasks and write their examples; of a shard (``whole=False``) a task may have none."""
+    """Run the seqio tasks and write their examples. In a shard (``whole=False``), a task may have no examples."""
     asked = request(config)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -231,7 +234,7 @@ def _write_store(
             for split, batch in _read(one, config.data.max_document_tokens, one.splits):
                 rows = _as_stored(batch, one, split, config, vocabulary, held_out)
                 features = {feature: rows[feature] for feature in FEATURES[one.kind]}
-                if not features["inputs"]:  # all of a user's examples were held out
+                if not features["inputs"]:  # all examples of a user's task were held out
                     continue
                 sizes = {size: rows[size] for size in ("characters", "bytes")}
                 writer.add(one.name, one.kind, one.languages, split, features, **sizes)
@@ -255,7 +258,7 @@ def _write_store(
 
 
 def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) -> None:
-    """Print what of the text is not in a new store as it was, and what of the store will not be measured."""
+    """Print which text a new store leaves out or changes, and which streams have no held-out text to evaluate on."""
     store = Store.open(folder)
     for name, counts in store.manifest["facts"].get("filters", {}).items():
         for step, (examples, characters, tokens) in counts.items():
@@ -269,24 +272,24 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
             console.print(f"{name}: {count:,} examples left out or changed ({reason})", style="yellow")
         if sum(reasons.get(reason, 0) for reason in LEFT_OUT) and "train" not in store.streams[name].splits:
             console.print(
-                f"{name}: nothing is left to train on, since all of it is held out. Remedy: name other text for "
+                f"{name}: nothing is left to train on, since all of its text is held out. Remedy: name other text for "
                 "training or for validation, or set data.decontaminate=False",
                 style="yellow",
             )
     for name, stream in store.streams.items():
         if stream.kind not in WITH_LABELS and "validation" not in stream.splits and config.data.validation_fraction:
             console.print(
-                f"{name}: no text of it is held out, so it will not be measured. Remedy: name some in "
+                f"{name}: none of its text is held out, so it will not be evaluated. Remedy: name validation text in "
                 "data.validation, or raise data.validation_fraction",
                 style="yellow",
             )
 
 
 def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut) -> Vocabulary:
-    """Return the vocabulary that the config names, or train it on text sampled by ``vocabulary.alpha``.
+    """Return the vocabulary that the config names, or train one on text sampled by ``vocabulary.alpha``.
 
     Raises:
-      UserError: see :class:`mlm_jax.data.vocabulary.pieces.Vocabulary`, or it is not the one that ``data.mixture`` tokenises with.
+      UserError: as :class:`mlm_jax.data.vocabulary.pieces.Vocabulary`, or ``data.mixture`` tokenises with another vocabulary.
     """
     from mlm_jax.data.store import tasks
 
@@ -305,22 +308,22 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
     console.print(f"training a vocabulary of at most {settings.size:,} pieces ({settings.kind})")
     trained = Vocabulary.train(vocabulary_sentences(config, languages, held_out), settings, languages)
     if trained.size < settings.size:
-        console.print(f"the text has pieces for a vocabulary of {trained.size:,}, not of {settings.size:,}")
+        console.print(f"the text has enough pieces for a vocabulary of {trained.size:,}, not of {settings.size:,}")
     return trained
 
 
 def vocabulary_sentences(
     config: ConfigDict, languages: tuple[str, ...], held_out: HeldOut | None = None
 ) -> Iterator[str]:
-    """Yield at most ``vocabulary.sentences`` sentences, languages in the shares p^alpha of their characters.
+    """Yield at most ``vocabulary.sentences`` sentences, of languages in proportion to their shares of the characters ** alpha.
 
-    A language whose share is more than its text gives its text again and again; one whose share is less gives sentences
-    drawn at random, the same ones each time. Only counts are kept in memory.
+    If a language has fewer sentences than its share, they are repeated. If it has more, sentences are drawn at random, the same
+    ones in every run. Only counts are kept in memory.
 
     Args:
       config: the run's config.
-      languages: of the run.
-      held_out: text that no sentence is taken from; None: found in the config's text.
+      languages: languages of the run.
+      held_out: text that is left out; None: computed from the config's text.
 
     Raises:
       UserError: a language has no text, though the config names some to train on.
@@ -352,9 +355,9 @@ def vocabulary_sentences(
 
 
 def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iterator[str]:
-    """Yield exactly ``count`` of ``have`` sentences in their order, every subset as likely (Knuth's algorithm S).
+    """Yield exactly ``count`` of ``have`` sentences in their order; every subset is equally likely (Knuth's algorithm S).
 
-    Every n-th sentence would do for prose, but not for text that repeats itself with a period of its own.
+    Taking every n-th sentence instead would be biased for text with a period, such as alternating questions and answers.
     """
     generator = random.Random(seed)
     for left, sentence in zip(range(have, 0, -1), sentences):
@@ -366,7 +369,7 @@ def drawn(sentences: Iterable[str], count: int, have: int, *, seed: str) -> Iter
 
 
 def _only_tested(config: ConfigDict, language: str) -> bool:
-    """Return whether a language has text or labels to be measured on, and none to train on: zero-shot transfer."""
+    """Return whether a language has text or labels to evaluate on, but none to train on (zero-shot transfer)."""
     known, sets = (
         named_languages(config),
         [entry for entry in config.data.labelled.values() if entry["language"] == language],
@@ -379,7 +382,7 @@ def _only_tested(config: ConfigDict, language: str) -> bool:
 
 def _training_sentences(config: ConfigDict, language: str, held_out: HeldOut) -> Iterator[str]:
     """Yield the training text of a language in pieces of at most ``SENTENCE`` characters."""
-    nothing = Counter[str]()  # counted when the store is written
+    nothing = Counter[str]()  # not used: examples that are left out are counted when the store is written
     if language in config.data.corpora:
         for source in streams.sources(config):
             if (source.of, source.kind) == (language, "text"):
@@ -404,7 +407,7 @@ def _training_sentences(config: ConfigDict, language: str, held_out: HeldOut) ->
 def _as_stored(
     batch: dict[str, Any], one: Any, split: str, config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut
 ) -> dict[str, Any]:
-    """Return examples as the store takes them: {feature: rows, "characters": in all, "bytes": in all}."""
+    """Return examples as the store takes them: {feature: rows, "characters": total, "bytes": total}."""
     features = FEATURES[one.kind]
     rows: dict[str, Any] = {name: [np.asarray(row, np.int32) for row in batch[name]] for name in features}
     if "bytes" in batch:
@@ -428,10 +431,10 @@ def _as_stored(
 def _of_user(
     one: Any, rows: dict[str, list[np.ndarray]], batch: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[dict[str, list[np.ndarray]], list[list[str]]]:
-    """Return the examples of a user's task that have text in every feature, and each feature's texts; the others are counted.
+    """Return the examples of a user's task that have text in every feature, and the texts of each feature.
 
-    A user's task hands over ids. Its text is what they decode to, and, if there are unknown pieces, what seqio's ``tokenize``
-    kept of the text itself.
+    Other examples are counted. A user's task yields ids, so its text is decoded from them. If there are unknown pieces, it is the
+    text that seqio's ``tokenize`` kept.
     """
     nothing = np.setdiff1d(vocabulary.special_ids, vocabulary.unk_id)
     filled = [all(not np.isin(row, nothing).all() for row in example) for example in zip(*rows.values())]
@@ -447,19 +450,19 @@ def _of_user(
 
 
 def _document(row: np.ndarray, prefix: list[int], eos_id: int) -> np.ndarray:
-    """Return an example of a user's task as every other document: with its prefix and its end, once each."""
+    """Return an example of a user's task with one prefix and one end, as other documents have them."""
     before = [] if row[: len(prefix)].tolist() == prefix else prefix
     return np.array([*before, *row, *([] if row[-1] == eos_id else [eos_id])], np.int32)
 
 
 def _read(one: Any, most: int, splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (split, {feature: rows}) of some examples at a time.
+    """Yield (split, {feature: rows}) of batches of examples.
 
-    Our own tasks have no preprocessors: what their source yields is what seqio would hand over, without two copies into
-    and out of TensorFlow an example. A user's task is run by seqio.
+    Our own tasks have no preprocessors, so their sources are read directly: seqio would yield the same, but would copy each
+    example into TensorFlow and back. A user's task is run by seqio.
 
     Raises:
-      UserError: an example of a user's task of text has a second feature, which the first examples did not have.
+      UserError: an example of a user's task has a feature that the first examples do not have.
     """
     if one.read is None:
         for split in splits:

@@ -1,4 +1,4 @@
-"""Questions about a text as rows: the question, and as much of the text as fits beside it; longer texts are several windows."""
+"""Questions about a text as rows of the question and a window of the text; a long text gives several windows."""
 
 from __future__ import annotations
 
@@ -11,25 +11,20 @@ import numpy as np
 from mlm_jax.data.text.labelled_formats.example import Answer, Question
 from mlm_jax.data.vocabulary.pieces import Span, Vocabulary
 
-WINDOW, OVERLAP = (
-    384,
-    128,
-)  # tokens of a row, and of the text that two neighbouring windows share, as in SQuAD's recipes
-CANDIDATE, START, END = (
-    0,
-    1,
-    2,
-)  # labels of tokens: START | END is a single token; −1 is a token that no answer begins or ends at
+# Tokens of a row, and tokens that neighbouring windows of a text share, as in recipes for SQuAD.
+WINDOW, OVERLAP = 384, 128
+# Labels of tokens at which an answer may begin or end. An answer of one token is START | END. Other tokens have −1.
+CANDIDATE, START, END = 0, 1, 2
 
 
 class Window(NamedTuple):
     """A row of a question and a part of its text.
 
     Attributes:
-      ids: of the row, without prefix and end of document.
-      before: ids of the row before the part of the text.
-      first: token of the text that the part begins with.
-      spans: characters of the text that each token of the part stands for.
+      ids: token ids of the row, without prefix and end of document.
+      before: number of ids before the part of the text.
+      first: index of the token of the text with which the part begins.
+      spans: (start, end) in characters of the text, of each token of the part.
     """
 
     ids: list[int]
@@ -42,8 +37,8 @@ def windows(vocabulary: Vocabulary, question: str, context: str, room: int, over
     """Yield the windows of a question and its text.
 
     Args:
-      vocabulary: that tokenises.
-      question: cut to half of the room.
+      vocabulary: vocabulary of the token ids.
+      question: the question, of which at most half of ``room`` is used.
       context: the text.
       room: tokens of a window, without prefix and end of document.
       overlap: tokens of the text that neighbouring windows share, at most half of a window's text.
@@ -60,11 +55,11 @@ def windows(vocabulary: Vocabulary, question: str, context: str, room: int, over
 
 
 def window_labels(window: Window, answers: Sequence[Answer]) -> list[int]:
-    """Return the labels of a window's tokens: where the first answer begins and ends, if all of it is in the window.
+    """Return the labels of a window's tokens, which mark the first answer if the window contains all of it.
 
     Args:
-      window: of the text.
-      answers: to the question.
+      window: the window.
+      answers: answers to the question.
     """
     labels = [-1] * window.before + [CANDIDATE] * len(window.spans)
     if answers:
@@ -78,7 +73,7 @@ def window_labels(window: Window, answers: Sequence[Answer]) -> list[int]:
 
 
 def packed(window: Window, question: Question, context: str) -> list[int]:
-    """Return what scoring needs of a window beside its labels, as bytes of JSON."""
+    """Return, as bytes of JSON, what scoring needs to know of a window besides its labels."""
     begin, end = window.spans[0][0], window.spans[-1][1]
     facts = {
         "id": question.id,

@@ -1,7 +1,7 @@
-"""Ragged arrays of numbers in Zarr 3 through TensorStore: many slices read at once, appended to with bounded memory.
+"""Ragged arrays of numbers in Zarr 3, by TensorStore: many slices are read at once, and appending takes bounded memory.
 
-A flat array is kept as blocks, ``[blocks, block]``, many blocks to a file (Zarr's sharding codec): a random row of a
-text costs one or two blocks, not the million tokens of a file. Every block has a checksum; a missing one is an error.
+A flat array is stored as ``[blocks, block]``, many blocks to a file (Zarr's sharding codec). So reading a random row of a text
+decodes one or two blocks, not the million tokens of a file. Every block has a checksum; a missing block is an error.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from mlm_jax.common.disk import disk_problem
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.objects import FAILURES
 
-FILE_VALUES = 1 << 20  # values a file: what a writer holds back of every array it grows
-VALUES_BLOCK = 2048  # what a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
+FILE_VALUES = 1 << 20  # values of a file; a writer keeps as many of each array in memory
+VALUES_BLOCK = (
+    2048  # values that a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
+)
 OFFSETS_BLOCK = 512
 DESCRIPTION = "zarr.json"  # the file of an array that holds its shape, type and codecs
-LOOKED_AT = 1 << 20  # documents whose lengths are counted: 8 MiB of offsets
+LOOKED_AT = 1 << 20  # most documents whose lengths are read for statistics: 8 MiB of offsets
 UNBOUNDED = 1 << 40  # blocks; the shape of an array that is still growing
 MAKE_ANEW = "delete the store and run mlm-jax prepare"
 
 
 class Flat:
-    """A flat array of numbers of which any slices can be read at once.
+    """A flat array of numbers, of which many slices can be read at once.
 
     Args:
       array: opened TensorStore of shape ``[blocks, block]``.
-      size: numbers in it; the last block is filled up with zeros.
+      size: number of values; the last block is padded with zeros.
       path: for messages.
     """
 
@@ -44,7 +46,7 @@ class Flat:
         return self.size
 
     def request(self, starts: np.ndarray, stops: np.ndarray) -> Callable[[], list[np.ndarray]]:
-        """Start reading ``[start, stop)`` for every pair; the returned function waits and gives the slices, in order.
+        """Start reading ``[start, stop)`` for every pair; the returned function waits and returns the slices, in order.
 
         Raises:
           UserError: (from the returned function) a file of the array is missing or corrupt.
@@ -81,9 +83,9 @@ class Ragged:
 
     Attributes:
       offsets: ``Flat`` of ``documents + 1`` int64; document i is ``[offsets[i], offsets[i + 1])`` of the values.
-      values: ``Flat`` as stored: of tokens, the first of each document is complemented.
-      per_token: of labels, whether there is one a token (otherwise one a document).
-      longest: values of the longest document.
+      values: ``Flat`` as stored; the first token of each document is complemented.
+      per_token: whether there is a value for each token; labels may be one for each document.
+      longest: number of values of the longest document.
     """
 
     def __init__(self, values: Flat, offsets: Flat, facts: Mapping[str, Any]):
@@ -106,12 +108,12 @@ class Ragged:
         return np.where(values < 0, ~values, values) if self.complemented else values
 
     def count_longer(self, length: int) -> tuple[int, int]:
-        """Return how many documents have more values than ``length``, and of how many: of the first ``LOOKED_AT`` at most."""
+        """Return (documents with more values than ``length``, documents looked at), which are the first ``LOOKED_AT`` at most."""
         looked_at = min(len(self), LOOKED_AT)
         return int((np.diff(self.offsets.read(0, looked_at + 1)) > length).sum()), looked_at
 
     def mean_length(self, most: int) -> float:
-        """Return the mean number of values of a document that is cut to ``most``, of the first ``LOOKED_AT`` documents."""
+        """Return the mean number of values of the first ``LOOKED_AT`` documents, each cut to ``most``."""
         if self.longest <= most:
             return len(self.values) / max(len(self), 1)
         if most not in self._mean_lengths:
@@ -131,11 +133,11 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, chec
     """Open an array.
 
     Args:
-      keys: where it is stored.
-      size: numbers that it must hold.
-      place: for messages.
-      context: TensorStore's, with the cache.
-      checksum: of its description, from :func:`description_checksum`; "" for a store of an older version.
+      keys: where the array is stored.
+      size: number of values that it must hold.
+      place: path, for messages.
+      context: TensorStore's context, with the cache.
+      checksum: checksum of its description, from :func:`description_checksum`; "" for a store of an older version.
 
     Raises:
       UserError: it is missing, corrupt or of another size.
@@ -159,18 +161,18 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, chec
 
 
 def description_checksum(keys: ts.KvStore) -> str:
-    """Return the checksum of what an array says of itself; its values have their own, block by block."""
+    """Return the checksum of an array's description; its values have a checksum for each block."""
     return hashlib.sha256(keys.read(DESCRIPTION).result().value).hexdigest()
 
 
 @dataclass
 class Growing:
-    """An array that is appended to: what does not yet fill a file waits in memory.
+    """An array that is appended to; values wait in memory until they fill a file.
 
     Attributes:
       array: TensorStore of shape ``[UNBOUNDED, block]``.
-      block: numbers in a block.
-      written: numbers on disk, a multiple of FILE_VALUES until the end.
+      block: values of a block.
+      written: values on disk, a multiple of FILE_VALUES until the end.
     """
 
     array: ts.TensorStore
@@ -182,7 +184,7 @@ class Growing:
 
     @property
     def size(self) -> int:
-        """How many numbers were appended."""
+        """Number of values that were appended."""
         return self.written + self.waiting_values
 
     def append(self, values: np.ndarray) -> None:
@@ -196,7 +198,7 @@ class Growing:
             self.waiting, self.waiting_values = [buffer[whole:].copy()], len(buffer) - whole
 
     def finish(self) -> None:
-        """Write what waits, wait for what is being written, and cut the shape to what there is."""
+        """Write the waiting values, wait for all writes, and cut the shape to the number of values."""
         buffer = np.concatenate(self.waiting)
         size = self.size
         if len(buffer):
@@ -208,16 +210,16 @@ class Growing:
         self.written, self.waiting, self.waiting_values = size, [], 0
 
     def abandon(self) -> None:
-        """Wait until nothing is being written any more, whatever came of it: the folder is about to be removed."""
+        """Wait until all writes have ended or failed, since the folder will be removed."""
         for write in self.writes:
             write.exception()
 
     def _write(self, values: np.ndarray) -> None:
-        for write in self.writes:  # what was written before is done before more is: memory stays bounded
+        for write in self.writes:  # earlier writes end before a new one begins, so that memory is bounded
             write.result()
         rows = values.reshape(-1, self.block)
         start, step = self.written // self.block, FILE_VALUES // self.block
-        # A write a file: one that fails is then over, while a larger one may go on with its other files.
+        # Each write is one file: if it fails, it has ended. A larger write might go on with its other files.
         files = [(i, rows[i : i + step]) for i in range(0, len(rows), step)]
         self.writes = [self.array[start + i : start + i + len(part)].write(part) for i, part in files]
         self.written += len(values)
@@ -232,7 +234,7 @@ def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -
     spec = {
         "driver": "zarr3",
         "kvstore": keys.spec().to_json(),
-        "store_data_equal_to_fill_value": True,  # so that what is missing when read was lost
+        "store_data_equal_to_fill_value": True,  # so that a block that is missing at reading time was lost
         "metadata": {
             "shape": [UNBOUNDED, block],
             "data_type": dtype.name,
@@ -245,12 +247,12 @@ def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -
 
 
 def corrupt(error: Exception, place: str) -> UserError:
-    """Return the error that says that what is stored at ``place`` cannot be read."""
+    """Return the error for values at ``place`` that cannot be read."""
     return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=MAKE_ANEW)
 
 
 def unwritten(error: Exception, place: str) -> UserError:
-    """Return the error that says that nothing can be written at ``place``."""
+    """Return the error for a failed write at ``place``."""
     problem = disk_problem(error)
     remedy = "free some space, or name another folder in data.store; nothing half-written was left" if problem else ""
     return UserError(problem or f"cannot write the token store: {one_line(error)}", file=place, remedy=remedy)

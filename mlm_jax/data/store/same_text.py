@@ -1,10 +1,10 @@
-"""When two texts are the same text: equal after Unicode's NFKC and without white space, as 64-bit hashes.
+"""Which texts are the same: those that are equal after Unicode's NFKC and without white space, compared as 64-bit hashes.
 
-NFKC is the normalisation of the vocabulary, which also makes one space of several. White space is left out altogether, so
-that words with a label each ("Hello , world") are the same text as the sentence that they were cut from.
+The vocabulary normalises by NFKC too, and replaces several spaces by one. White space is ignored here, so that a sentence that
+was split into words with labels ("Hello , world") is the same text as the sentence itself.
 
-A text that is longer than a sentence is also compared sentence by sentence. A sentence ends at a line break, behind one of
-``。！？｡।॥؟۔።։``, and behind ``.``, ``!``, ``?`` or ``…`` if a space follows, perhaps after a closing quote or bracket.
+Texts of several sentences are also compared sentence by sentence. A sentence ends at a line break, after one of
+``。！？｡।॥؟۔።։``, and after ``.``, ``!``, ``?`` or ``…`` if a space follows (a closing quote or bracket may stand between).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import NamedTuple
 import numpy as np
 
 TEXT_END, SENTENCE_END = "\x1e", "\x1f"  # ASCII's separators of records and of units
-STOPS = ".!?"  # end a sentence if a space follows; NFKC makes "…" three of them
-CLOSING = "\"')]”’»"  # one of them may stand between a stop and its space
-FULL_STOPS = "。！？｡।॥؟۔።։"  # end a sentence whatever follows
+STOPS = ".!?"  # these end a sentence if a space follows; NFKC turns "…" into "..."
+CLOSING = "\"')]”’»"  # one of these may stand between a stop and the space
+FULL_STOPS = "。！？｡।॥؟۔።։"  # these end a sentence, whatever follows
 MARK = SENTENCE_END.encode()
-# What NFKC leaves as it is of white space, and of marks without a width: {character: what is read instead}.
+# White space and marks without width that NFKC does not change: {character: its replacement}.
 INVISIBLE = dict.fromkeys("\u0085\u1680\u2028\u2029\x1e", " ") | dict.fromkeys("\u180e\u200b\ufeff\u00ad", "")
 ASCII_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d"
-LOOKED_FOR, JOINS, CHANGES, BEYOND = 1, 2, 4, 8  # what a character is to NFKC and to sentences
-DENSE = 30  # characters for each one that may change, below which texts are normalised as a whole
+LOOKED_FOR, JOINS, CHANGES, BEYOND = 1, 2, 4, 8  # classes of characters, see _table
+DENSE = 30  # if more than one of so many characters may change, texts are normalised as a whole
 
 
 class Fingerprints(NamedTuple):
     """Hashes of texts and of their sentences.
 
     Attributes:
-      hashes: ``[n]`` uint64, of every text, and then of the sentences of each text that has several.
-      owners: ``[n]`` index of the text that each is of.
-      whole: ``[texts]`` where in ``hashes`` each text's own stands.
-      empty: ``[texts]`` bool, texts of nothing but white space.
+      hashes: ``[n]`` uint64, hashes of every text, and of the sentences of each text that has several.
+      owners: ``[n]`` index of the text that each hash belongs to.
+      whole: ``[texts]`` index in ``hashes`` of each text's own hash.
+      empty: ``[texts]`` bool, texts that are only white space.
     """
 
     hashes: np.ndarray
@@ -46,7 +46,7 @@ class Fingerprints(NamedTuple):
 
 
 def fingerprints(texts: Sequence[str], shortest: int) -> Fingerprints:
-    """Return the hashes of texts and of those of their sentences that have at least so many bytes without white space."""
+    """Return the hashes of texts, and of their sentences that have at least ``shortest`` bytes without white space."""
     marked = _compact(texts, with_sentences=True)
     digests = [_digest(text.replace(MARK, b"")) for text in marked]
     owners = [*range(len(texts))]
@@ -60,19 +60,19 @@ def fingerprints(texts: Sequence[str], shortest: int) -> Fingerprints:
 
 
 def whole_fingerprints(texts: Sequence[str]) -> Fingerprints:
-    """Return the hashes of texts, without those of their sentences."""
+    """Return the hashes of texts, but not those of their sentences."""
     digests = map(_digest, _compact(texts, with_sentences=False))
     return of_hashes(np.frombuffer(b"".join(digests), "<u8"))
 
 
 def of_hashes(hashes: np.ndarray) -> Fingerprints:
-    """Return what :func:`whole_fingerprints` returned for the texts of these hashes, ``[texts]`` uint64."""
+    """Return what :func:`whole_fingerprints` returns for texts with these hashes, ``[texts]`` uint64."""
     index = np.arange(len(hashes))
     return Fingerprints(hashes, index, index, hashes == NOTHING)
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text's normalised form, each with the white space behind it."""
+    """Return the sentences of a text's normalised form, each with the white space after it."""
     for character, instead in INVISIBLE.items():
         text = text.replace(character, instead)
     for stop in FULL_STOPS:
@@ -85,9 +85,9 @@ def sentences(text: str) -> list[str]:
 
 
 def _compact(texts: Sequence[str], *, with_sentences: bool) -> list[bytes]:
-    """Return what is compared of each text, with a mark behind every sentence if that is asked for.
+    """Return each text normalised and without white space, with a mark after every sentence if ``with_sentences``.
 
-    All texts are worked on as one where they can be: few long strings cost less than many short ones.
+    Texts are joined and processed together if possible, since few long strings take less time than many short ones.
     """
     if not texts:
         return []
@@ -108,7 +108,7 @@ def _compact(texts: Sequence[str], *, with_sentences: bool) -> list[bytes]:
 
 
 def _with_marks(joined: str, kinds: np.ndarray, with_sentences: bool) -> str:
-    """Return texts without invisible characters, and with a line break behind every full stop if that is asked for."""
+    """Return texts without invisible characters, and with a line break after every full stop if ``with_sentences``."""
     units = _units(joined)[(kinds & LOOKED_FOR) > 0]
     for character in map(chr, np.unique(units).tolist()):
         if character in INVISIBLE:
@@ -119,23 +119,23 @@ def _with_marks(joined: str, kinds: np.ndarray, with_sentences: bool) -> str:
 
 
 def _normalised(joined: str, kinds: np.ndarray) -> str:
-    """Return texts that ``TEXT_END`` separates in NFKC.
+    """Return texts, which ``TEXT_END`` separates, in NFKC.
 
-    No character that does not join the one before it changes with what stands before it (UAX #15, stable code points). So text
-    is normalised from one such character to the next, and only if a character between them may change.
+    A character that never joins the one before it does not depend on earlier text (UAX #15, stable code points). So text is
+    normalised in parts from one such character to the next, and only if a character in the part may change.
 
     Args:
       joined: the texts.
-      kinds: ``[UTF-16 units]`` of their characters.
+      kinds: ``[UTF-16 units]`` classes of their characters.
     """
     if kinds.max(initial=0) < JOINS:
         return joined
     joins = kinds >= JOINS
     asks = kinds >= CHANGES
-    asks[1:] |= joins[1:] & joins[:-1]  # the order of marks
+    asks[1:] |= joins[1:] & joins[:-1]  # two marks, whose order may change
     places = np.flatnonzero(asks)
     if (kinds == BEYOND).any() or len(places) > len(kinds) // DENSE:
-        # One by one: that a short text is normal already, as most are, is seen at once.
+        # One text at a time: most short texts are normalised already, which is detected quickly.
         return TEXT_END.join([unicodedata.normalize("NFKC", text) for text in joined.split(TEXT_END)])
     edges = np.concatenate([[0], np.flatnonzero(~joins), [len(joins)]])
     segments = np.unique(np.searchsorted(edges, places, "right"))
@@ -150,7 +150,7 @@ def _normalised(joined: str, kinds: np.ndarray) -> str:
 
 
 def _kinds(text: str) -> np.ndarray:
-    """Return ``[UTF-16 units]`` what is to be done about each."""
+    """Return the classes of a text's characters, ``[UTF-16 units]``."""
     return _table()[_units(text)]
 
 
@@ -160,18 +160,18 @@ def _units(text: str) -> np.ndarray:
 
 @cache
 def _table() -> np.ndarray:
-    """Return ``[65536]`` what each UTF-16 unit is.
+    """Return the classes of each UTF-16 unit, ``[65536]``.
 
-    LOOKED_FOR: a full stop or invisible, which may be added to one of the others. JOINS: a mark, whose place among other marks
-    NFKC may change. CHANGES: a character that changes by itself or with the one before it. BEYOND: half of one of two units.
+    LOOKED_FOR: a full stop or an invisible character, which may be of another class too. JOINS: a mark, which NFKC may move among
+    other marks. CHANGES: a character that changes by itself or with the one before it. BEYOND: one of two units of a character.
     """
-    # Chinese characters, Hangul syllables and private ones stay as they are whatever stands before them.
+    # Chinese characters, Hangul syllables and private characters do not change, whatever is before them.
     blocks = [*range(0x80, 0x3400), *range(0xA000, 0xAC00), *range(0xD7A4, 0xD800), *range(0xF900, 0x10000)]
     table = np.zeros(1 << 16, np.uint8)
     for code in blocks:
         character = chr(code)
         canonical = unicodedata.normalize("NFD", character)
-        for second in canonical[1:]:  # may become one character with what stands before it
+        for second in canonical[1:]:  # may form one character with the one before it
             if ord(second) < len(table):
                 table[ord(second)] = CHANGES
         if unicodedata.normalize("NFKC", character) != character:
@@ -179,14 +179,14 @@ def _table() -> np.ndarray:
         elif unicodedata.combining(character):
             table[code] = max(table[code], JOINS)
     table[0x1160:0x1200] = CHANGES  # Hangul vowels and final consonants
-    table[0xD800:0xE000] = BEYOND  # halves of characters beyond the first plane
+    table[0xD800:0xE000] = BEYOND  # surrogates: characters outside the basic multilingual plane
     for character in (*FULL_STOPS, *INVISIBLE):
         table[ord(character)] |= LOOKED_FOR if character != TEXT_END else 0
     return table
 
 
 def _mark_sentences(text: np.ndarray) -> None:
-    """Write a mark over the space or line break behind every sentence of a normalised text in UTF-8, ``[bytes]`` uint8."""
+    """Overwrite the space or line break after every sentence with a mark, in a normalised text in UTF-8, ``[bytes]`` uint8."""
     ends = np.zeros(len(text), bool)
     for stop in STOPS:
         ends |= text == ord(stop)

@@ -1,8 +1,8 @@
-"""Shards: which part of the sources each of several machines prepares, and how their parts become one store.
+"""Shards: the part of the sources that each of several machines prepares, and how shards are joined into one store.
 
-The sources stand on one line in the config's order, each file as long as its bytes; shard i of n takes the files whose
-middle lies in the i-th of n equal pieces. Shards one after another are then the sources in their order, and the joined
-store is the one that a single run writes, bit for bit.
+Imagine all files in the config's order on one line, where each file is as long as its size in bytes. Shard i of n takes the files
+whose middle is in the i-th of n equal parts of the line. The concatenated shards then have the config's order, and the joined
+store is bit for bit the one that a single process writes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlm_jax.data.text.sources import files, fingerprint, is_library, shown
 
 
 def shard_folder(folder: str | Path, index: int, count: int) -> str:
-    """Return where shard ``index`` of ``count`` of the store ``folder`` is written: beside it.
+    """Return the folder of shard ``index`` of ``count``, which is beside the folder of the store.
 
     Raises:
       UserError: the index is not in [0, count).
@@ -41,22 +41,22 @@ def shard_folder(folder: str | Path, index: int, count: int) -> str:
 
 
 def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
-    """Return the config with only the sources that shard ``index`` of ``count`` reads.
+    """Return the config with the sources that shard ``index`` of ``count`` reads, and no others.
 
-    Files are never cut; a function, a data set of a library, a labelled set and two aligned files are one piece each.
-    What ``data.validation`` names for a corpus is read by the shard of its first piece; what it names besides is a piece.
+    A piece is a file, a function, a data set of a library, a labelled set, or two aligned files; pieces are not cut. Validation
+    text of a corpus is read by the shard of the corpus's first piece; other text of ``data.validation`` is a piece of its own.
 
     Raises:
       UserError: a source's files are missing.
     """
     pieces = _pieces(config)
     known = [size for *_, size in pieces if size is not None]
-    typical = sum(known) // len(known) if known else 0  # for what has no size
+    typical = sum(known) // len(known) if known else 0  # for pieces of unknown size
     weights = [1 + (typical if size is None else size) for *_, size in pieces]
     mine = config.copy_and_resolve_references()
     mine.data.update(corpora={}, parallel={}, labelled={}, validation={})
     given = {kind: {one.stream: one for one in named_sources(config.data[kind])} for kind in ("corpora", "parallel")}
-    mine.languages = run_languages(config)  # so that a pair's name says which it is of without the other corpora
+    mine.languages = run_languages(config)  # so that the names of pairs are understood without the other corpora
     before, seen = 0, set[tuple[str, str]]()
     for (kind, name, part, _), weight in zip(pieces, weights):
         if (2 * before + weight) * count // (2 * sum(weights)) == index:
@@ -66,7 +66,7 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
                 mine.data.validation = {**mine.data.validation, name: held_out}
             if kind in given:
                 of = given[kind][name].of
-                if of != name and of in config.data.validation:  # then no fraction is held out of its sources
+                if of != name and of in config.data.validation:  # so that no fraction of its sources is held out
                     mine.data.validation = {of: (), **mine.data.validation}
                 joined = (*found.get(name, ()), *part) if isinstance(part, tuple) else part
                 mine.data[kind] = with_source(mine.data[kind], given[kind][name], joined)
@@ -78,7 +78,7 @@ def share(config: ConfigDict, index: int, count: int) -> ConfigDict:
 
 
 def done_shard(config: ConfigDict, folder: str | Path, count: int) -> Store | None:
-    """Return a shard that is done, so that those that start later take over its vocabulary and what it found held out."""
+    """Return a finished shard, whose vocabulary and held-out text later shards use; None if there is none."""
     for index in range(count):
         if is_fresh(config, shard_folder(folder, index, count), or_older=False):
             return Store.open(shard_folder(folder, index, count))
@@ -86,16 +86,16 @@ def done_shard(config: ConfigDict, folder: str | Path, count: int) -> Store | No
 
 
 def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | Path | None = None) -> None:
-    """Write the store out of all its shards, and remove them.
+    """Join all shards into the store, and remove them.
 
     Args:
-      config: of the shards.
-      folder: of the store that the shards are named after.
-      count: of shards.
-      into: where the store is written; None for ``folder``.
+      config: config of the shards.
+      folder: folder of the store, from which the shards have their names.
+      count: number of shards.
+      into: folder in which the store is written; None for ``folder``.
 
     Raises:
-      UserError: a shard is missing, or was made of other text or with another vocabulary; it is named.
+      UserError: a shard is missing, or was made of other text or with another vocabulary; the message names it.
     """
     shards = [_open(config, folder, index, count) for index in range(count)]
     for index, shard in enumerate(shards):
@@ -112,7 +112,7 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | 
         for name, reasons in shard.manifest["facts"]["skipped"].items():
             of_others = skipped.get(name, {})
             sums = of_others | {reason: of_others.get(reason, 0) + number for reason, number in reasons.items()}
-            skipped[name] = dict(sorted(sums.items()))  # as a single run writes them
+            skipped[name] = dict(sorted(sums.items()))  # in the order in which a single process writes them
     filtered: dict[str, dict[str, list[int]]] = {}
     for counts in (shard.manifest["facts"].get("filters", {}) for shard in shards):
         for name, found in counts.items():
@@ -139,7 +139,7 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | 
 
 
 def remove_shards(folder: str | Path, count: int) -> None:
-    """Remove the shards of a store, those of them that are there, and what killed processes left of them."""
+    """Remove the shards of a store that exist, and what killed processes left of others."""
     for index in range(count):
         place = shard_folder(folder, index, count)
         remove(place)
@@ -152,7 +152,11 @@ def remove_shards(folder: str | Path, count: int) -> None:
 
 
 def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str]) -> None:
-    """Raise a UserError where one of these streams has no examples, or no held-out ones though ``data.validation`` names some."""
+    """Check that each stream has training examples, and validation examples if ``data.validation`` names text for it.
+
+    Raises:
+      UserError: a stream has none.
+    """
     data, streams = config.data, writer.streams
     for name in names:
         if name not in streams:
@@ -166,12 +170,12 @@ def check_streams(config: ConfigDict, writer: StoreWriter, names: Iterable[str])
             raise UserError(
                 f"data.validation[{name!r}] has no text after filtering",
                 file=shown(data.validation[name]),
-                remedy="check the file, or leave it out and let data.validation_fraction hold some back",
+                remedy="check the file, or leave it out and let data.validation_fraction hold out some text",
             )
 
 
 def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
-    """Return (key of config.data, name, source or tuple of one glob, bytes or None) of everything, in order."""
+    """Return (key of config.data, name, source or tuple of one glob, bytes or None) of each piece, in order."""
     pieces: list[tuple[str, str, Any, int | None]] = []
     for kind, endings in (("corpora", corpora.TEXT_ENDINGS), ("parallel", corpora.PAIR_ENDINGS)):
         for name, _, _, source, _ in named_sources(config.data[kind]):

@@ -17,7 +17,7 @@ from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.common.seal import unsealed
 from mlm_jax.config.sources import SEPARATOR
 from mlm_jax.data.store.addresses import quoted
-from mlm_jax.data.store.layout import FORMAT, HELD_OUT, MANIFEST, digest
+from mlm_jax.data.store.layout import FORMAT, HELD_OUT, MANIFEST, sha256
 from mlm_jax.data.store.manifest import check_manifest
 from mlm_jax.data.store.ragged import (
     MAKE_ANEW,
@@ -29,16 +29,16 @@ from mlm_jax.data.store.ragged import (
 from mlm_jax.data.vocabulary.folder import read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
-CACHE_BYTES = 256 << 20  # of decoded blocks, over all arrays of a store
+CACHE_BYTES = 256 << 20  # of decoded blocks of all arrays of a store
 
 
 class Split:
     """The examples of one stream that are for training, or for validation.
 
     Attributes:
-      documents: how many.
-      tokens: of all features that hold tokens.
-      characters, bytes: of the text they were made of, without what prepare added.
+      documents: number of documents.
+      tokens: number of tokens, of all features that hold tokens.
+      characters, bytes: size of the documents' text, without tokens that prepare added.
     """
 
     def __init__(self, store: Store, path: str, facts: Mapping[str, Any]):
@@ -55,11 +55,11 @@ class Split:
         return tuple(self._facts["features"])
 
     def values(self, feature: str) -> int:
-        """Return how many values a feature has, without opening it."""
+        """Return the number of values of a feature, without opening it."""
         return self._facts["features"][feature]["values"]
 
     def longest(self, feature: str) -> int:
-        """Return how many values its longest document has, without opening it."""
+        """Return the number of values of a feature's longest document, without opening it."""
         return self._facts["features"][feature]["longest"]
 
     def __getitem__(self, feature: str) -> Ragged:
@@ -73,15 +73,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Stream:
-    """One seqio task's examples.
+    """The examples of one seqio task.
 
     Attributes:
-      name: of the task.
+      name: name of the task.
       kind: one of :data:`.FEATURES`.
-      languages: one, or the two of a pair.
-      labels: names of the classes, of a stream that has labels.
-      rate: mixing rate that the seqio mixture gave it; None: none given.
-      splits: by name, train and validation.
+      languages: its language, or the two languages of a pair.
+      labels: names of the classes; () for a stream without classes.
+      rate: mixing rate in the user's seqio mixture; None: there is none.
+      splits: {train | validation: the split}.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Stream:
 
     @property
     def source(self) -> str:
-        """Its own name among several sources of its language or pair; "" if it is the only one."""
+        """Name among several sources of the same language or pair; "" if it is the only source."""
         of, _, source = self.name.partition(SEPARATOR)
         return source if of == "-".join(self.languages) else ""
 
@@ -112,10 +112,10 @@ class Store:
     """A token store, read lazily.
 
     Attributes:
-      folder: as given.
+      folder: folder or address of the store.
       manifest: the parsed manifest.json.
       streams: {name: Stream}.
-      languages: in index order.
+      languages: codes in index order.
     """
 
     def __init__(self, folder: str, keys: ts.KvStore, manifest: dict[str, Any], cache_bytes: int):
@@ -129,8 +129,8 @@ class Store:
         """Open a store: a local folder, or any address that TensorStore knows (``gs://…``, ``s3://…``, ``file://…``).
 
         Args:
-          folder: where it is.
-          cache_bytes: of decoded blocks that are kept in memory.
+          folder: folder or address of the store.
+          cache_bytes: most bytes of decoded blocks that are kept in memory.
 
         Raises:
           UserError: there is no store, or its manifest is corrupt or of another format.
@@ -160,10 +160,10 @@ class Store:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary that the tokens are of.
+        """The vocabulary of the tokens.
 
         Raises:
-          UserError: it is not the one that the manifest names.
+          UserError: it is missing or damaged, or its fingerprint is not that of the manifest.
         """
         place = f"{self.folder}/vocabulary"
         try:
@@ -195,7 +195,7 @@ class Store:
           UserError: they are missing or not as they were written.
         """
         content = self._keys.read(HELD_OUT).result().value
-        if self.manifest.get(HELD_OUT, found := digest(content)) != found:
+        if self.manifest.get(HELD_OUT, found := sha256(content)) != found:
             raise corrupt(
                 ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}"
             )
@@ -209,7 +209,7 @@ class Store:
         """
         digest = self.manifest.get("files", {}).get(name)
         content = self._keys.read(name).result().value if digest else b""
-        if digest and digest(content) != digest:
+        if digest and sha256(content) != digest:
             raise corrupt(
                 ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{name}"
             )
@@ -235,6 +235,6 @@ class Store:
         return Stream(name, facts["kind"], languages, labels, facts["rate"], splits)
 
     def _array(self, path: str, size: int) -> Flat:
-        arrays = self.manifest.get("arrays", {})  # none in a store of an older version
+        arrays = self.manifest.get("arrays", {})  # missing in stores of older versions
         checksum = arrays.get(path, "") if isinstance(arrays, Mapping) else ""
         return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context, checksum)

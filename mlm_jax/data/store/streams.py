@@ -1,4 +1,4 @@
-"""The corpora and the parallel text of a config, each with where its training text and its validation text come from."""
+"""The corpora and the parallel text of a config, each with the sources of its training text and its validation text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mlm_jax.data.text import corpora, labelled
 from mlm_jax.data.text.languages import languages_of, named_languages, only_held_out, split_pair
 from mlm_jax.data.text.sources import files, is_function, is_library
 
-BATCH = 512  # examples that are worked on at once
-BATCH_CHARACTERS = 1 << 22  # of these examples, at most, but for the last one
+BATCH = 512  # most examples of a batch
+BATCH_CHARACTERS = 1 << 22  # most characters of a batch, without its last example
 SPLITS = ("train", "validation")
 
 
@@ -25,15 +25,15 @@ class Source:
     """A corpus, or the parallel text of a pair of languages.
 
     Attributes:
-      name: what the store calls it: a language, a pair, or one of several sources of it, such as ``de:wiki``.
-      of: the language or pair, as the config calls it.
+      name: name of its stream: a language or a pair, or one of several sources of it, such as ``de:wiki``.
+      of: the language or pair, as the config names it.
       kind: text | pairs.
-      languages: one, or the two of a pair.
-      train: what the config names to train on; None: nothing, it is a test set.
-      validation: what the config or the corpus function gives for validation; None: ``data.validation_fraction`` of ``train``.
+      languages: its language, or the two languages of a pair.
+      train: source of the training text; None: there is none, since this is a test set.
+      validation: source of the validation text; None: ``data.validation_fraction`` of ``train``.
       most_bytes: ``data.max_document_bytes``.
-      most_documents: that are drawn of the training text; 0 for all.
-      fields: which field holds the text, and which values others must have in training text.
+      most_documents: most documents that are drawn from the training text; 0 for all.
+      fields: the field that holds the text, and values that other fields must have in training text.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Source:
 
     @property
     def by_fraction(self) -> bool:
-        """Whether a share of the training text is held out."""
+        """Whether ``data.validation_fraction`` of the training text is held out."""
         return self.validation is None
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Which of train and validation it has."""
+        """Its splits, among train and validation."""
         return SPLITS if self.train is not None else SPLITS[1:]
 
     def pieces(self) -> list[tuple[str, Source]]:
-        """Return (name, source) of each file of the training text in order, or of what is no file.
+        """Return (name, source) of each file of the training text in order; a source that is not files is one entry.
 
         Raises:
           UserError: as :func:`.sources.files`.
@@ -70,11 +70,11 @@ class Source:
         return [(str(file), replace(self, train=(str(file),))) for file in files(self.train, endings)]
 
     def batches(self, split: str, skipped: Counter[str] | None = None) -> Iterator[list[Any]]:
-        """Yield the documents, or the (source, target) pairs, of the text that is named for a split, some at a time.
+        """Yield the documents, or the (source, target) pairs, of a split's text in batches.
 
         Args:
           split: train | validation.
-          skipped: {reason: examples left out}, added to.
+          skipped: {reason: number of examples left out}, added to.
 
         Raises:
           UserError: as :func:`.corpora.documents` and :func:`.corpora.sentence_pairs`.
@@ -91,7 +91,7 @@ class Source:
 
 
 def sources(config: ConfigDict) -> list[Source]:
-    """Return the corpora, the parallel text and the test sets of a config, in its order; of a mixture only the test sets."""
+    """Return the corpora, the parallel text and the test sets of a config, in its order; with a mixture, only the test sets."""
     data, most = config.data, config.data.max_document_bytes
     found = []
     if not data.mixture:
@@ -112,9 +112,9 @@ def sources(config: ConfigDict) -> list[Source]:
 
 
 def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, ...]:
-    """Return the texts of an example of a labelled set that must not be both trained on and held out.
+    """Return the texts of a labelled example that must not be in both training and held-out text.
 
-    Of a question it is the text that the question is about: "When was it built?" may be asked of many texts.
+    For a question, this is the text that it is about: the same question ("When was it built?") may be asked about many texts.
     """
     if example.question is not None:
         return example.texts[1:]
@@ -122,15 +122,15 @@ def texts_of(entry: Mapping[str, Any], example: labelled.Example) -> tuple[str, 
 
 
 def _settings(source: NamedSource) -> tuple[int, corpora.Fields]:
-    """Return the cap on documents, and the fields."""
+    """Return the cap on documents and the fields of a source."""
     settings = source.settings
     return settings.get("documents", 0), corpora.Fields(settings.get("field", "text"), settings.get("where", {}))
 
 
 def _validation(data: ConfigDict, source: NamedSource) -> Any:
-    """Return where a source's validation text comes from; a corpus function yields its own.
+    """Return the source of validation text; a function that yields a corpus yields its validation text too.
 
-    Text that is named for a language is that of all its sources: of none of them a fraction is held out.
+    Validation text that is named for a language is shared by its sources: no fraction of any of them is held out.
     """
     if source.stream in data.validation:
         return data.validation[source.stream]

@@ -1,6 +1,6 @@
-"""seqio is the catalogue: every corpus, parallel set and labelled set of a config becomes a seqio Task of one Mixture.
+"""seqio tasks: every corpus, parallel corpus and labelled set of a config is registered as a Task of a Mixture.
 
-The only modules that import TensorFlow and seqio are this one and ``prepare``.
+Only this module and ``prepare.py`` import TensorFlow and seqio.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from mlm_jax.data.text.languages import languages_of, only_held_out
 from mlm_jax.data.text.reading import BLANK, EMPTY_SIDE
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
-# Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM. Where TensorFlow's comes first, Python crashes
-# as soon as the same process (a notebook, a preprocessor of the user's) loads a transformers model.
+# Triton, which PyPI's torch installs on Linux, and TensorFlow both contain LLVM. If TensorFlow's is loaded first, Python crashes
+# as soon as the same process (a notebook, a user's preprocessor) loads a transformers model.
 if importlib.util.find_spec("triton"):
     importlib.import_module("triton")
 with quiet_stderr():
     import seqio
     import tensorflow as tf
 
-SIZES = ("characters", "bytes")  # of the text that an example was made of
-PROBED = 100  # examples of a user's task that show which features it fills
-PROBES = 1000  # pieces of a user's vocabulary that are compared with ours
+SIZES = ("characters", "bytes")  # of the text of an example
+PROBED = 100  # examples of a user's task that are read to find the features that it fills
+PROBES = 1000  # pieces of a user's vocabulary that are compared with the config's
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """Our vocabulary as one of seqio's.
+    """A vocabulary of this package as a seqio vocabulary.
 
     Args:
       vocabulary: ours.
@@ -60,17 +60,17 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     @property
     def eos_id(self) -> int:
-        """Id that ends a document."""
+        """Id of the token that ends a document."""
         return self.vocabulary.eos_id
 
     @property
     def bos_id(self) -> int:
-        """Id that begins one."""
+        """Id of the token that begins a document."""
         return self.vocabulary.bos_id
 
     @property
     def unk_id(self) -> int:
-        """Id of what has no piece."""
+        """Id of text without a piece."""
         return self.vocabulary.unk_id
 
     @property
@@ -104,20 +104,20 @@ Reader = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class Registered:
-    """A seqio task and what the store has to know of it.
+    """A seqio task with the facts that the store needs.
 
     Attributes:
-      name: what the config calls it: "de", "de-en", a labelled set's name, or a user's seqio task's.
+      name: name in the config: "de", "de-en", the name of a labelled set, or that of a user's seqio task.
       task: the seqio task.
       kind: one of :data:`.FEATURES`.
-      languages: one, or the two of a pair.
-      splits: that it has, of train and validation.
+      languages: its language, or the two languages of a pair.
+      splits: its splits, among train and validation.
       labels: names of the classes.
-      rate: mixing rate that a user's mixture gives it.
-      feature: of a user's task of text, the feature that holds the text.
-      skipped: {reason: examples left out}, filled while the task is read.
-      tally: counts what the filters drop, if there are any, while the task is read.
-      read: splits → (split, example) of all that the task's source yields for them, in one pass; None for a user's task.
+      rate: mixing rate in a user's mixture.
+      feature: name of the feature that holds the text of a user's task.
+      skipped: {reason: number of examples left out}, filled while the task is read.
+      tally: counts the examples that filters drop while the task is read; None without filters.
+      read: function of splits that yields (split, example) in one pass over the source; None for a user's task.
     """
 
     name: str
@@ -133,25 +133,26 @@ class Registered:
     read: Reader | None = None
 
     def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yield what the source of one of our own tasks yields for a split, in plain Python."""
+        """Yield the examples of a split of a task that is not the user's, as Python objects."""
         assert self.read is not None, "a user's task is read by seqio"
         return (example for _, example in self.read((split,)))
 
 
 def register(config: ConfigDict, vocabulary: Vocabulary, held_out: HeldOut | None = None) -> list[Registered]:
-    """Make the run's seqio tasks and their mixtures, in seqio's registries.
+    """Register the run's seqio tasks and their mixtures.
 
-    Tasks are named ``mlm_jax.<config's name>``, mixtures ``mlm_jax.text``, ``mlm_jax.pairs``, ``mlm_jax.labelled`` and so on (a
-    mixture's tasks have the same features; ``config.mixing`` and the curriculum mix over their rates). With
-    ``config.data.mixture`` a user's mixture is taken instead. What ``config.data.validation`` names besides is held out.
+    Tasks are named ``mlm_jax.NAME`` with the config's name, and mixtures ``mlm_jax.text``, ``mlm_jax.pairs``,
+    ``mlm_jax.labelled`` and so on, since the tasks of a mixture have the same features. The loader, not seqio, mixes them, by
+    ``config.mixing`` and the curriculum. If ``config.data.mixture`` is set, the tasks are those of the user's mixture, and of the
+    test sets in ``config.data.validation``.
 
     Args:
-      config: the run's config, or one shard's.
-      vocabulary: that tokenises.
-      held_out: the whole run's; None: found in the text of this config.
+      config: config of the run, or of a shard.
+      vocabulary: vocabulary of the token ids.
+      held_out: held-out text of the whole run; None: computed from the text of this config.
 
     Raises:
-      UserError: the mixture does not exist, or a task's language is not given.
+      UserError: the mixture does not exist, or the config does not give the language of one of its tasks.
     """
     make = {"text": _text, "pairs": _pairs}
     held_out = collect(config) if held_out is None else held_out
@@ -182,14 +183,14 @@ def _text(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out: 
             whole = [text for text in batch if text.strip()]
             skipped[BLANK] += len(batch) - len(whole)
             for text, ids in zip(whole, vocabulary.encode_batch(whole)):
-                skipped[BLANK] += not ids  # of U+200B alone, for one, there are no pieces
+                skipped[BLANK] += not ids  # text such as U+200B alone has no pieces
                 if tally and ids:
                     tally.store(len(text), len(ids))
                 sizes = {"characters": len(text), "bytes": len(text.encode())}
                 for start in range(0, len(ids), content):
                     piece = prefix + ids[start : start + content] + [vocabulary.eos_id]
                     yield split, {"inputs": piece, **sizes}
-                    sizes = {"characters": 0, "bytes": 0}  # counted with the first piece
+                    sizes = {"characters": 0, "bytes": 0}  # the first part of the document has all of its size
 
     return _registered(source.name, "text", source.languages, source.splits, read, vocabulary, skipped, tally=tally)
 
@@ -228,7 +229,7 @@ def _pairs(config: ConfigDict, vocabulary: Vocabulary, source: Source, held_out:
 
 
 def _tally(source: Source, held_out: HeldOut, vocabulary: Vocabulary) -> Tally | None:
-    """Return what counts the drops of a source; None if there are no filters, or nothing of it is filtered."""
+    """Return a tally of what filters drop of a source; None if no filter judges it."""
     labels = held_out.cleaned.labels
     return Tally(labels, vocabulary) if labels and source.train is not None else None
 
@@ -245,7 +246,7 @@ def _labelled(
     coder = Coder(vocabulary, prefix, room, numbers, kind, labelled.is_per_word(entry), skipped, **sizes)
 
     def read(splits: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        given = entry.get("labels", ())  # which a reader needs to know: "-" may be a class
+        given = entry.get("labels", ())  # a reader needs these, since "-" may be a class or mean "no label"
         asked = {**entry, "labels": given or names}
         for split, example in held_out.labelled(asked, splits, skipped, most_bytes):
             yield from ((split, row) for row in coder.rows(example, split))
@@ -276,7 +277,7 @@ def _task(name: str, kind: str, read: Reader, vocabulary: Vocabulary) -> seqio.T
     lengths = {f"{feature}_lengths": tf.TensorSpec([None], tf.int64) for feature in features}
     sizes = {size: tf.TensorSpec([None], tf.int64) for size in SIZES}
 
-    def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # one crossing into TensorFlow for many examples
+    def batches(split: str) -> Iterator[dict[str, np.ndarray]]:  # many examples in each call from TensorFlow
         for batch in windows((example for _, example in read((split,))), BATCH):
             rows = {feature: [example[feature] for example in batch] for feature in features}
             yield (
@@ -292,7 +293,7 @@ def _task(name: str, kind: str, read: Reader, vocabulary: Vocabulary) -> seqio.T
         return ragged | {size: batch[size] for size in SIZES}
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-        del shuffle_files, seed  # the order of the source is kept; the loader shuffles
+        del shuffle_files, seed  # the loader shuffles, not seqio
         data = tf.data.Dataset.from_generator(lambda: batches(split), output_signature=flat | lengths | sizes)
         return data.map(to_examples).unbatch()
 
@@ -318,7 +319,7 @@ def import_modules(config: ConfigDict) -> None:
         except ImportError as error:
             raise UserError(
                 f"data.modules: cannot import {module!r}: {error}",
-                remedy="name modules that stand beside the config or are installed",
+                remedy="name modules that are installed or in the folder of the config",
             ) from error
 
 
@@ -339,7 +340,7 @@ def _of_mixture(config: ConfigDict) -> list[Registered]:
 
 
 class _OfUser(NamedTuple):
-    """A user's mixture: its tasks by name, and their rates."""
+    """A user's mixture: its tasks by name, and their mixing rates."""
 
     tasks: tuple[seqio.Task, ...]
     get_rate: Callable[[seqio.Task], float]
@@ -359,7 +360,7 @@ def _mixture(config: ConfigDict) -> _OfUser:
     for name in known:
         if name not in config.data.mixture_languages:
             raise UserError(
-                f"what language is the seqio task {name!r} of?",
+                f"the config does not give the language of the seqio task {name!r}",
                 remedy=f"set config.data.mixture_languages = {{{name!r}: 'en'}} (or a pair 'de-en')",
             )
     for name in config.data.mixture_languages:
@@ -373,15 +374,15 @@ def _mixture(config: ConfigDict) -> _OfUser:
 
 
 def user_examples(task: seqio.Task, split: str, most_tokens: int) -> tf.data.Dataset:
-    """Return the examples of a user's task, whose preprocessors get the tokens that an example may have; nothing is cut."""
+    """Return the examples of a user's task. Its preprocessors are told ``most_tokens``; seqio cuts nothing."""
     lengths = dict.fromkeys(task.output_features, most_tokens)
     return task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
 
 
 def _filled_features(task: seqio.Task, splits: tuple[str, ...], most_tokens: int) -> tuple[str, ...]:
-    """Return which of inputs and targets a user's task fills; ("inputs",) if there is nothing to tell it by.
+    """Return the features, among inputs and targets, that a user's task fills; ("inputs",) if it has no examples.
 
-    A feature may be declared and be missing (``required=False``), or be empty in every example (``rekey`` from None).
+    A declared feature may be missing (``required=False``), or be empty in every example (``rekey`` from None).
     """
     for split in splits:
         data = user_examples(task, split, most_tokens)
@@ -400,7 +401,7 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
     """Return the vocabulary that a user's mixture tokenises with.
 
     Raises:
-      UserError: its tasks disagree, or it is no SentencePiece vocabulary.
+      UserError: its tasks have different vocabularies, or the vocabulary is not of SentencePiece.
     """
     found = {}
     for task in _mixture(config).tasks:
@@ -420,16 +421,16 @@ def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabu
 
 
 def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None:
-    """Check that a given vocabulary encodes the text of many of the pieces with which a user's mixture tokenises as that does.
+    """Check that a vocabulary encodes text as the vocabulary of a user's mixture does, on the text of many of its pieces.
 
     Raises:
-      UserError: it does not; the message names the task, a text and both encodings.
+      UserError: the encodings differ; the message names the task, a text and both encodings.
     """
     special = {*vocabulary.special_ids.tolist()}
     checked = []
     for task in _mixture(config).tasks:
         for theirs in (task.output_features[name].vocabulary for name in TOKENS if name in task.output_features):
-            if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # which has no text to compare
+            if theirs in checked or isinstance(theirs, seqio.PassThroughVocabulary):  # it has no text to compare
                 continue
             checked.append(theirs)
             for index in range(0, theirs.vocab_size, max(theirs.vocab_size // PROBES, 1)):
@@ -445,10 +446,10 @@ def check_mixture_vocabulary(config: ConfigDict, vocabulary: Vocabulary) -> None
 
 
 def room_for_text(config: ConfigDict, prefix: list[int]) -> int:
-    """Return how many tokens of text fit into a document beside its prefix and its end.
+    """Return how many tokens of text fit into a document with its prefix and its end.
 
     Raises:
-      UserError: none do.
+      UserError: no token fits.
     """
     room = config.data.max_document_tokens - len(prefix) - 1
     if room < 1:

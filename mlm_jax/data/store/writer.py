@@ -21,7 +21,7 @@ from mlm_jax.common.lock import only_writer, remove_abandoned_lock
 from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.common.seal import sealed
 from mlm_jax.data.store.addresses import quoted
-from mlm_jax.data.store.layout import FORMAT, HELD_OUT, MANIFEST, UNFINISHED, digest
+from mlm_jax.data.store.layout import FORMAT, HELD_OUT, MANIFEST, UNFINISHED, sha256
 from mlm_jax.data.store.manifest import FEATURES, TOKENS
 from mlm_jax.data.store.ragged import (
     FILE_VALUES,
@@ -37,7 +37,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what killed writers of a local store have left beside it; what another process holds stays."""
+    """Remove files that killed writers of a local store left beside it; files that a running process holds stay."""
     if is_local(folder):
         remove_abandoned(Path(folder))
         for place in (folder, f"{folder}.shards"):
@@ -45,22 +45,23 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 class StoreWriter:
-    """Writes a store; as a context manager, so that a folder is either a whole store or not there.
+    """Writes a store. It is a context manager: the folder appears when the store is whole, or not at all.
 
-    A local store has one writer, grows in a folder beside it and is renamed at the end; in a bucket the manifest is last.
-    Memory is bounded by the streams: at most one file's values (1 Mi) of each array wait, and one file is in flight.
+    A local store has one writer at a time, which writes a folder beside it and renames it at the end. In a bucket, the manifest is
+    written last. Memory grows with the number of streams only: for each array, the values of one file (1 Mi) wait, and one file is
+    being written.
 
     Args:
-      folder: of the new store; an existing store is replaced, anything else in its place is an error.
-      vocabulary: has ``size``, ``pad_id``, ``eos_id``, ``fingerprint`` and ``files()``.
+      folder: folder of the new store. An existing store is replaced; a folder with anything else in it is an error.
+      vocabulary: vocabulary of the tokens.
       languages: codes in index order.
 
     Attributes:
-      labels: {stream: names of its classes}, to be filled in before the end.
-      rates: {stream: mixing rate of the seqio mixture}.
-      facts: whatever else the manifest shall say, JSON under its key "facts": source fingerprints, skipped lines.
+      labels: {stream: names of its classes}, to be set before the end.
+      rates: {stream: mixing rate of the seqio mixture}, to be set before the end.
+      facts: other facts for the manifest, as JSON, such as fingerprints of sources and counts of skipped lines.
       held_out: hashes of the held-out text, as bytes.
-      files: {name: content} of other files beside the arrays; empty ones are left out.
+      files: {name: content} of other files beside the arrays; empty ones are not written.
     """
 
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, languages: Sequence[str]):
@@ -91,7 +92,7 @@ class StoreWriter:
                 foreign = not ours and bool(self._keys.list().result())
             if foreign:
                 remedy = "name another folder in data.store"
-                raise UserError("there is something that is not a token store", file=self.folder, remedy=remedy)
+                raise UserError("this is neither a token store nor an empty folder", file=self.folder, remedy=remedy)
             if not local:
                 self._clear()
         except FAILURES as error:
@@ -101,7 +102,7 @@ class StoreWriter:
         return self
 
     def _clear(self) -> None:
-        """Remove what stands at an address, which is no store from the first moment on, and ours to the last."""
+        """Empty an address. The manifest goes first, so that no half-removed store can be read; UNFINISHED marks it as ours."""
         self._keys.write(UNFINISHED, b"").result()
         self._keys.write(MANIFEST, None).result()
         self._keys.delete_range(ts.KvStore.KeyRange(exclusive_max=UNFINISHED)).result()
@@ -110,7 +111,7 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._held:  # gives the folder its name, or removes it after an error; then it releases the lock
+        with self._held:  # renames the folder, or removes it after an error; then releases the lock
             self._held.callback(self._abandon)
             if error is not None:
                 raise error
@@ -137,13 +138,13 @@ class StoreWriter:
         """Append documents to a split of a stream.
 
         Args:
-          stream: its name; a new one begins with its first documents.
+          stream: name of the stream, which is new if it has no documents yet.
           kind: one of :data:`.FEATURES`.
-          languages: one, or the two of a pair: of inputs, of targets.
+          languages: language of the stream; for a pair, those of inputs and targets.
           split: train | validation.
-          features: {feature: a sequence of numbers for each document}; how many labels that is, the kind says.
-          characters: of the text of these documents.
-          bytes: of the text of these documents, in UTF-8.
+          features: {feature: a sequence of numbers for each document}.
+          characters: number of characters of these documents' text.
+          bytes: number of bytes of these documents' text, in UTF-8.
 
         Raises:
           UserError: a document is empty, a token is outside the vocabulary, the features do not match, the stream was
@@ -166,7 +167,7 @@ class StoreWriter:
         entry["bytes"] += bytes
 
     def extend(self, stream: Stream, split: str) -> None:
-        """Append what another store of the same vocabulary holds of a stream's split; memory stays bounded.
+        """Append a split of a stream of another store with the same vocabulary, in bounded memory.
 
         Raises:
           UserError: the other store is corrupt, the stream was begun as something else, or the disk is full.
@@ -177,7 +178,7 @@ class StoreWriter:
             part, path = found[name], f"{quoted(stream.name)}/{split}/{name}"
             if facts["values"] and facts["per_token"] != part.per_token:
                 raise UserError(
-                    f"stream {stream.name!r} has labels one a token in one store, one a document in another"
+                    f"stream {stream.name!r} has a label for each token in one store, for each document in another"
                 )
             try:
                 values = self._growing(f"{path}/values", self._dtype_of(name), VALUES_BLOCK)
@@ -199,11 +200,11 @@ class StoreWriter:
 
     @property
     def streams(self) -> dict[str, tuple[str, ...]]:
-        """{stream: splits} of those begun so far."""
+        """{stream: splits} of the streams that have documents."""
         return {name: tuple(begun["splits"]) for name, begun in self._streams.items()}
 
     def _entry(self, stream: str, kind: str, languages: tuple[str, ...], split: str) -> dict[str, Any]:
-        """Return the manifest's part for a split, begun here if it is new."""
+        """Return the manifest's entry for a split; a new one if the split has no documents yet."""
         if kind not in FEATURES:
             raise UserError(f"stream {stream!r} is of unknown kind {kind!r}{nearest(kind, FEATURES)}")
         for language in languages:
@@ -304,21 +305,21 @@ class StoreWriter:
             "languages": list(self.languages),
             "streams": streams,
             "arrays": {path: description_checksum(self._keys / f"{path}/") for path in self._arrays},
-            HELD_OUT: digest(self.held_out),
-            **({"files": {name: digest(content) for name, content in self.files.items()}} if self.files else {}),
+            HELD_OUT: sha256(self.held_out),
+            **({"files": {name: sha256(content) for name, content in self.files.items()}} if self.files else {}),
             "facts": self.facts,
         }
 
 
 def _concatenate(documents: Sequence, size: int) -> np.ndarray:
-    """Return all documents' numbers as one int32 array that may be changed."""
+    """Return the numbers of all documents as a new int32 array."""
     if documents and isinstance(documents[0], np.ndarray):
         return np.concatenate(documents, dtype=np.int32)
     return np.fromiter(chain.from_iterable(documents), np.int32, size)
 
 
 def _check_labels(stream: str, kind: str, facts: dict[str, Any], labels: np.ndarray, inputs: np.ndarray) -> None:
-    """Settle with the first documents whether labels are one a token, and hold the later ones to it."""
+    """Find from the first documents whether each token has a label, and check that later documents agree."""
     if not len(labels):
         return
     if not facts["values"]:
@@ -327,8 +328,8 @@ def _check_labels(stream: str, kind: str, facts: dict[str, Any], labels: np.ndar
     wrong = labels != (inputs if facts["per_token"] else each)
     if wrong.any():
         index = int(wrong.argmax())
-        wanted = f"one a token ({inputs[index]})" if facts["per_token"] else f"{each} a document"
-        raise UserError(f"stream {stream!r}: a document has {labels[index]} labels where the stream has {wanted}")
+        wanted = f"one for each token ({inputs[index]})" if facts["per_token"] else f"{each} for each document"
+        raise UserError(f"stream {stream!r}: a document has {labels[index]} labels, but the stream has {wanted}")
 
 
 def _holds_something(path: Path) -> bool:

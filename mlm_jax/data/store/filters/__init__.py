@@ -1,1 +1,1 @@
-"""Filters of text: one file each, and one row of ``filtering.FILTERS``."""
+"""Filters of text: one file for each, and one row of ``filtering.FILTERS``."""

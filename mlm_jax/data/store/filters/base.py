@@ -1,4 +1,4 @@
-"""What a filter is: a frozen dataclass, whose options are declared as those of an objective are."""
+"""What a filter is: a frozen dataclass that declares its options with ``option``, as an objective does."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Filter:
-    """Judges examples, some at a time: documents are texts, pairs are (text, text).
+    """Judges examples in batches: documents are texts, pairs are (text, text).
 
     Attributes:
-      of_pairs: whether only pairs can be judged; text is then passed over.
+      of_pairs: whether only pairs can be judged; documents then stay.
     """
 
     of_pairs: ClassVar[bool] = False
@@ -22,12 +22,12 @@ class Filter:
 
         Args:
           examples: texts, or pairs of texts, none of them blank.
-          languages: of the text, or of the two sides.
+          languages: language of the texts, or the two languages of the pairs.
         """
         raise NotImplementedError
 
     def cannot_judge(self, language: str) -> str:
-        """Return why text of a language cannot be judged, and stays; "" if it can."""
+        """Return why text of a language cannot be judged, so that it stays; "" if it can."""
         return ""
 
 
@@ -47,13 +47,13 @@ class TextFilter(Filter):
 
 
 class CopyFilter(Filter):
-    """Drops copies: of the examples of a language or pair that share a key, only the first one stays."""
+    """Drops copies: among the examples of a language or pair that share a key, only the first one stays."""
 
     def keys(self, texts: Sequence[str]) -> np.ndarray:
-        """Return keys of each text, or of both sides of a pair as one text: ``[texts, keys]`` uint64."""
+        """Return the keys of each text, ``[texts, keys]`` uint64; a pair is given as one text."""
         raise NotImplementedError
 
 
 def joined(examples: Sequence[Any]) -> list[str]:
-    """Return each example as one text, the sides of a pair with a line break between them."""
+    """Return each example as one text; the sides of a pair are joined by a line break."""
     return [example if isinstance(example, str) else "\n".join(example) for example in examples]

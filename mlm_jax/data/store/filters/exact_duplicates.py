@@ -1,4 +1,4 @@
-"""``exact_duplicates``: texts that stood before in the same language."""
+"""``exact_duplicates``: texts that occurred before in the same language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``"module:function"``: a function of the user's that says which examples to keep."""
+"""``"module:function"``: a user's function that decides which examples to keep."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mlm_jax.data.text.reading import brief
 
 @dataclasses.dataclass(frozen=True)
 class Function(Filter):
-    """Keep what ``function(text, language)`` returns True for; of a pair, ``function((text, text), (language, language))``.
+    """Keep texts for which ``function(text, language)`` is True, pairs by ``function((text, text), (language, language))``.
 
     Raises:
-      UserError: there is no such function, or it returns something else than True or False.
+      UserError: there is no such function, or it returns something other than True or False.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""``identical_sides``: pairs whose two sides are the same text, which is no translation."""
+"""``identical_sides``: pairs whose two sides are the same text, and so not translations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlm_jax.data.store.same_text import whole_fingerprints
 
 @dataclasses.dataclass(frozen=True)
 class IdenticalSides(Filter):
-    """Keep pairs whose sides differ after NFKC, without white space and case."""
+    """Keep pairs whose sides differ after NFKC, ignoring white space and case."""
 
     of_pairs: ClassVar[bool] = True
 

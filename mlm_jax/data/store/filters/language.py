@@ -14,25 +14,25 @@ from mlm_jax.config.values import Number, whole
 from mlm_jax.data.store.filters.base import TextFilter
 from mlm_jax.data.store.filters.letters import letters
 
-CALLED = {"nb": "no", "fil": "tl"}  # {code: what py3langid calls it}
-LONGEST = 2000  # characters that are looked at: longer ones tell no more
+CALLED = {"nb": "no", "fil": "tl"}  # {code: py3langid's code for it}
+LONGEST = 2000  # characters of a text that are used; more would not change the result
 
 
 @dataclasses.dataclass(frozen=True)
 class Language(TextFilter):
-    """Keep texts unless py3langid is sure that they are in another language.
+    """Drop texts that py3langid is sure are in another language.
 
-    Short texts stay, and so does all text of a language that py3langid does not know. A language and its varieties (ar and arz,
-    zh and yue) are one, and so is one language by its codes (de, deu, deu_Latn).
+    Short texts stay, as does all text of a language that py3langid does not know. A language and its varieties (ar and arz, zh
+    and yue) count as one, and so do several codes of a language (de, deu, deu_Latn).
 
     Raises:
-      UserError: py3langid or langcodes is not installed, or a language's code is none.
+      UserError: py3langid or langcodes is not installed, or the code of a language is not valid.
 
     Source: Lui and Baldwin 2012, langid.py.
     """
 
-    sure: float = option(0.9, Number(0, 1), "Probability of the other language from which a text is dropped.")
-    shortest: int = option(40, whole(0), "Letters of a text from which it is looked at; shorter ones stay.")
+    sure: float = option(0.9, Number(0, 1), "Lowest probability of another language at which a text is dropped.")
+    shortest: int = option(40, whole(0), "Letters of the shortest text that is judged; shorter texts stay.")
 
     def __post_init__(self) -> None:
         _identifier()
@@ -58,7 +58,7 @@ def group(code: str) -> str:
     """Return one code for all codes of a language and its varieties.
 
     Raises:
-      UserError: it is no code of a language.
+      UserError: it is not the code of a language.
     """
     import langcodes
 
@@ -66,7 +66,7 @@ def group(code: str) -> str:
         found = langcodes.get(code).prefer_macrolanguage().language or code
     except langcodes.LanguageTagError as error:
         raise UserError(
-            f"{code!r} is no language's code, so its text cannot be identified",
+            f"{code!r} is not the code of a language, so its text cannot be identified",
             remedy='name the languages that the filter is for: {"filter": "language", "only": ("de",)}',
         ) from error
     return CALLED.get(found, found)
@@ -90,6 +90,6 @@ def _identifier() -> _Identifier:
         import py3langid  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{error.name}, which the filter language needs, is not installed", remedy=install_command("filters")
+            f"{error.name} is not installed, and the filter 'language' needs it", remedy=install_command("filters")
         ) from error
     return _Identifier()

@@ -12,10 +12,10 @@ from mlm_jax.data.store.filters.base import TextFilter
 
 @dataclasses.dataclass(frozen=True)
 class Length(TextFilter):
-    """Keep texts with so many characters, without white space around them."""
+    """Keep texts of ``least`` to ``most`` characters, without white space around them."""
 
-    least: int = option(1, whole(1), "Characters at least.")
-    most: int = option(1 << 30, whole(1), "Characters at most.")
+    least: int = option(1, whole(1), "Fewest characters.")
+    most: int = option(1 << 30, whole(1), "Most characters.")
 
     def keeps_texts(self, texts: Sequence[str], language: str) -> Sequence[bool]:
         """Return which texts to keep."""

@@ -1,4 +1,4 @@
-"""``length_ratio``: pairs of which one side is much longer than the other."""
+"""``length_ratio``: pairs with one side much longer than the other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from mlm_jax.data.store.filters.base import Filter
 
 @dataclasses.dataclass(frozen=True)
 class LengthRatio(Filter):
-    """Keep pairs of whose sides the longer one has no more than this many times the bytes of the shorter one."""
+    """Keep pairs whose longer side has at most ``most`` times the bytes of the shorter side."""
 
     of_pairs: ClassVar[bool] = True
-    most: float = option(3.0, Number(1), "Ratio at most, of bytes in UTF-8: in any script, about as many a word.")
-    shortest: int = option(30, whole(0), "Bytes of the longer side from which a pair is looked at; shorter ones stay.")
+    most: float = option(
+        3.0, Number(1), "Highest ratio of bytes in UTF-8, which vary less between scripts than characters do."
+    )
+    shortest: int = option(
+        30, whole(0), "Fewest bytes of the longer side of a pair that is judged; shorter pairs stay."
+    )
 
     def keeps(self, examples: Sequence[Any], languages: tuple[str, ...]) -> np.ndarray:
         """Return which pairs to keep: ``[examples]`` bool."""

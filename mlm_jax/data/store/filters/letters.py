@@ -14,9 +14,9 @@ from mlm_jax.data.store.filters.base import TextFilter
 
 @dataclasses.dataclass(frozen=True)
 class Letters(TextFilter):
-    """Keep texts of which this share of all characters but white space are letters of any script, with their marks."""
+    """Keep texts in which letters of any script, with their marks, are a high enough share of all characters but white space."""
 
-    least: float = option(0.5, Number(0, 1), "Share of letters and marks at least.")
+    least: float = option(0.5, Number(0, 1), "Lowest share of letters and marks.")
 
     def keeps_texts(self, texts: Sequence[str], language: str) -> Sequence[bool]:
         """Return which texts to keep."""
@@ -24,5 +24,5 @@ class Letters(TextFilter):
 
 
 def letters(text: str) -> int:
-    """Return how many characters are letters, or marks such as vowel signs, which many scripts write as often."""
+    """Return the number of letters and of marks, such as the vowel signs of many scripts."""
     return sum(count for character, count in Counter(text).items() if unicodedata.category(character)[0] in "LM")

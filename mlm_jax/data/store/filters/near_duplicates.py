@@ -1,4 +1,4 @@
-"""``near_duplicates``: texts that are nearly one that stood before in the same language, by MinHash."""
+"""``near_duplicates``: texts that are nearly the same as an earlier text of the same language, by MinHash."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from mlm_jax.config.values import whole
 from mlm_jax.data.store.filters.base import CopyFilter
 
 SEED = 1
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits all over
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio, odd
 
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates(CopyFilter):
-    """Keep the first of texts that share a band of MinHash values: nearly the same set of short strings of characters.
+    """Keep the first of texts that share a band of MinHash values, and so have nearly the same set of character n-grams.
 
-    Two texts whose sets have the Jaccard similarity s share a band with probability 1 − (1 − s^rows)^bands: by default 0.99 at
-    0.85, 0.77 at 0.75 and 0.21 at 0.6. A text that was dropped counts as one that stood before: a chain of copies keeps its first.
+    Two texts whose sets have the Jaccard similarity s share a band with probability 1 − (1 − s^rows)^bands: by default 0.99 for
+    s = 0.85, 0.77 for 0.75 and 0.21 for 0.6. A later text is also compared with dropped texts, so a chain of copies keeps only its
+    first text.
 
     Raises:
       UserError: the library rensa is not installed.
@@ -32,9 +33,9 @@ class NearDuplicates(CopyFilter):
     Source: Broder 1997; Lee et al. 2022, Deduplicating training data makes language models better.
     """
 
-    bands: int = option(14, whole(1), "Bands; a shared one makes a copy.")
+    bands: int = option(14, whole(1), "Number of bands; texts that share one are copies.")
     rows: int = option(8, whole(1), "MinHash values of a band.")
-    characters: int = option(8, whole(1), "Characters of the short strings, of the text without white space and case.")
+    characters: int = option(8, whole(1), "Length n of the n-grams, of characters without white space and case.")
 
     def __post_init__(self) -> None:
         self._minhash()
@@ -50,7 +51,7 @@ class NearDuplicates(CopyFilter):
         return keys
 
     def _strings(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return hashes of all strings of so many characters of all texts, and where those of each text begin, and the end."""
+        """Return the hashes of all n-grams of all texts, and ``[texts + 1]`` where those of each text begin, and the end."""
         size = self.characters
         plain = ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
         codes = np.frombuffer(
@@ -61,9 +62,8 @@ class NearDuplicates(CopyFilter):
         hashes = np.zeros(places, np.uint64)
         for offset in range(size):
             hashes = hashes * FACTOR + codes[offset : offset + places]
-        left = np.repeat(np.cumsum(lengths), lengths)[:places] - np.arange(
-            places
-        )  # characters of the text from here on
+        ends = np.repeat(np.cumsum(lengths), lengths)[:places]
+        left = ends - np.arange(places)  # characters of the text from here to its end
         return _mixed(hashes[left >= size]), np.concatenate([[0], np.cumsum(lengths - size + 1)]).astype(np.uint64)
 
     @staticmethod
@@ -72,12 +72,12 @@ class NearDuplicates(CopyFilter):
             from rensa import RMinHash
         except ImportError as error:
             raise UserError(
-                "rensa, which near_duplicates needs, is not installed", remedy=install_command("filters")
+                "rensa is not installed, and the filter 'near_duplicates' needs it", remedy=install_command("filters")
             ) from error
         return RMinHash
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """Return uint64 whose low bits depend on the high ones too."""
+    """Return uint64 values whose low bits depend on the high bits too."""
     values = (values ^ (values >> np.uint64(32))) * FACTOR
     return values ^ (values >> np.uint64(29))

@@ -1,4 +1,4 @@
-"""``repeated_lines``: documents that say the same lines again and again."""
+"""``repeated_lines``: documents that repeat the same lines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlm_jax.data.store.filters.base import TextFilter
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedLines(TextFilter):
-    """Keep texts of whose lines no more than this share stood before in the same text; blank lines do not count.
+    """Keep texts in which at most a share of the lines occurred before in the same text; blank lines do not count.
 
     Source: Rae et al. 2021 (Gopher), table A1, duplicate line fraction.
     """
 
-    most: float = option(0.3, Number(0, 1), "Share of lines that stood before, at most.")
+    most: float = option(0.3, Number(0, 1), "Highest share of lines that occurred before.")
 
     def keeps_texts(self, texts: Sequence[str], language: str) -> Sequence[bool]:
         """Return which texts to keep."""
