@@ -45,6 +45,7 @@ EXTRAS = {
     "cuda": CUDA,
     "beam": ["apache-beam>=2.77", "sentencepiece==0.2.1"],  # Beam wants protobuf<7, which later SentencePiece refuses
     "wandb": ["wandb>=0.20"],
+    "optuna": ["optuna>=4.4"],
     "datasets": ["datasets>=4"],
     "filters": FILTERS,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
@@ -53,6 +54,7 @@ EXTRAS = {
         "kubernetes-validate>=1.33",
         "matplotlib>=3.10",  # of the notebooks
         "moto[server]>=5",
+        "optuna>=4.4",
         "peft>=0.21",
         "pytest>=8",
         "pytest-xdist>=3.6",

@@ -7,23 +7,22 @@ In the same file as ``get_config``::
     def sweep():
         return product({"mixing.alpha": (0.3, 0.5, 0.7), "seed": (0, 1)})
 
-or, at random, ``search({"optimizer.learning_rate": Range(1e-4, 1e-2, log=True), "mixing.alpha": (0.3, 0.5)}, trials=20)``.
+or, at random, ``search({"optimizer.learning_rate": Range(1e-4, 1e-2, log=True), "mixing.alpha": (0.3, 0.5)}, trials=20)``;
+``optuna_search`` takes the same arguments, and proposes each trial by the results of those before.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-import math
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,106 +40,21 @@ from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run
 from mlm_jax.report.comparison_page import write_comparison
 from mlm_jax.report.comparison_tables import seeds_table, summary_table
+from mlm_jax.run.optuna_search import OptunaSearch, in_rounds, optuna_search, read_proposals
 from mlm_jax.run.stopping import ENDED_EARLY, RULES, curve_of
+from mlm_jax.run.sweep_axes import Range, Settings, chain, product, search, trial_name, zipped
 from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
 
-Settings = dict[str, Any]  # of a trial: config key → value
+__all__ = ["Range", "chain", "optuna_search", "product", "run_sweep", "search", "trial_name", "zipped"]  # for sweep()
 KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that stay valid until the trial is run again
 MEAN_LOSS = "eval/loss/mean"  # ranks trials if config.evaluation.select is not set
 COMPARISON, PLOT = "comparison.json", "comparison.html"
-# Characters that a path cannot have, or that Orbax interprets as a glob, so that it could not read checkpoints in the folder.
-IN_NAMES = str.maketrans({"/": "_", " ": "", "[": "(", "]": ")", "*": "_", "?": "_"})
-LONGEST_NAME = 200  # bytes; file systems take 255
 
 
-def product(axes: Mapping[str, Iterable[Any]]) -> list[Settings]:
-    """Return a trial for every combination of values."""
-    return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+def read_sweep(file: str) -> list[Settings] | OptunaSearch:
+    """Return the trials of a config file, or the search that proposes them.
 
-
-def search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: int = 0) -> list[Settings]:
-    """Return trials of a random search, the same ones for the same arguments; a smaller ``trials`` gives a prefix of the list.
-
-    Source: Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization".
-
-    Args:
-      axes: {config key: values to choose from, or a Range}.
-      trials: the number of trials.
-      seed: the seed of the draws.
-
-    Raises:
-      UserError: there are fewer different trials.
-    """
-    generator = np.random.default_rng(seed)
-    found: dict[str, Settings] = {}
-    for _ in range(100 * trials):
-        trial = {
-            key: axis.draw(generator) if isinstance(axis, Range) else axis[int(generator.integers(len(axis)))]
-            for key, axis in axes.items()
-        }
-        found.setdefault(trial_name(trial), trial)
-        if len(found) == trials:
-            return [*found.values()]
-    raise UserError(
-        f"these values have fewer than {trials} different combinations", remedy="ask for fewer trials, or use product()"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """A uniform distribution of numbers, on a linear or logarithmic scale, rounded to three significant digits.
-
-    Attributes:
-      low: the smallest number.
-      high: the largest number.
-      log: whether the scale is logarithmic.
-      whole: whether only whole numbers are drawn.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-    def draw(self, generator: np.random.Generator) -> float | int:
-        """Return a number."""
-        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        value = float(generator.uniform(low, high))
-        value = math.exp(value) if self.log else value
-        return round(value) if self.whole else float(f"{value:.3g}")
-
-
-def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Return a trial for every position in lists of values of the same length.
-
-    Raises:
-      UserError: the lists are not equally long.
-    """
-    if len({len(values) for values in axes.values()}) > 1:
-        lengths = ", ".join(f"{len(values)} of {key}" for key, values in axes.items())
-        raise UserError(f"zipped value lists are not equally long: {lengths}", remedy="give each key as many values")
-    return [dict(zip(axes, values)) for values in zip(*axes.values())]
-
-
-def chain(*sweeps: Iterable[Settings]) -> list[Settings]:
-    """Return the trials of several sweeps, one after another."""
-    return [*itertools.chain(*sweeps)]
-
-
-def trial_name(trial: Settings) -> str:
-    """Return the name of a trial's folder, such as "alpha=0.3,seed=1"; the end of a long name is replaced by its hash."""
-    short = {key: key.rpartition(".")[2] for key in trial}
-    doubled = {name for name in short.values() if [*short.values()].count(name) > 1}
-    parts = (f"{key if short[key] in doubled else short[key]}={value}" for key, value in trial.items())
-    name = ",".join(parts).translate(IN_NAMES)
-    if len(name.encode()) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}…{digest}"
-
-
-def read_trials(file: str) -> list[Settings]:
-    """Return the trials of a config file; an argument after the file's name is passed to ``get_config`` only.
+    An argument after the file's name is passed to ``get_config`` only.
 
     Raises:
       UserError: there is no ``sweep()``, it fails, it lists no trial or a trial twice, or a trial names an unknown key.
@@ -149,7 +63,11 @@ def read_trials(file: str) -> list[Settings]:
     if not hasattr(module, "sweep"):
         raise UserError("this config file has no sweep()", file=file, remedy="see configs/sweeps/alpha.py")
     try:
-        trials = [{key: _plain(value) for key, value in dict(trial).items()} for trial in module.sweep()]
+        found = module.sweep()
+        if isinstance(found, OptunaSearch):
+            check_keys(found.propose([], 1))
+            return found
+        trials = [{key: _plain(value) for key, value in dict(trial).items()} for trial in found]
     except UserError as error:
         raise UserError(error.problem, file=error.file or file, line=error.line, remedy=error.remedy) from error
     except Exception as error:  # sweep() is the user's code
@@ -161,11 +79,37 @@ def read_trials(file: str) -> list[Settings]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"sweep() lists the trial {name!r} twice", file=file)
+    check_keys(trials)
+    return trials
+
+
+def read_trials(file: str) -> list[Settings]:
+    """Return the trials of a config file whose sweep lists them; errors are those of :func:`read_sweep`.
+
+    Raises:
+      UserError: the trials follow from the results of one another.
+    """
+    found = read_sweep(file)
+    if isinstance(found, OptunaSearch):
+        remedy = "list trials by product() or search(), or run mlm-jax sweep in one job"
+        raise UserError(
+            "optuna_search proposes trials by the results of others, so they cannot begin apart",
+            file=file,
+            remedy=remedy,
+        )
+    return found
+
+
+def check_keys(trials: Sequence[Settings]) -> None:
+    """Check the config keys and values of trials.
+
+    Raises:
+      UserError: a key is unknown, or a value cannot be its value.
+    """
     for trial in trials:
         for key, value in trial.items():
             if not key.startswith("tasks."):  # the names of tasks are defined by the config
                 set_key(default_config(), key, repr(value))
-    return trials
 
 
 def _plain(value: Any) -> Any:
@@ -242,9 +186,46 @@ def run_sweep(
     if not is_local(workdir):
         remedy = "name a folder, such as one where the bucket is mounted"
         raise UserError("the workdir of a sweep cannot be an address of an object store", file=workdir, remedy=remedy)
-    console, workdir, slots = table_console(), Path(workdir), devices(parallel)
+    found, folder = read_sweep(file), Path(workdir)
+    sweep = functools.partial(_run_listed, file, folder, parallel=parallel, overrides=overrides, stop=stop)
+    if not isinstance(found, OptunaSearch):
+        return sweep(found, dry_run=dry_run)
+    if dry_run:
+        return sweep(read_proposals(folder, found) or found.propose([], min(parallel, found.trials)), dry_run=True)
+
+    def run_round(known: list[Settings], waiting: list[Settings]) -> tuple[int, list[tuple[float | None, str]]]:
+        code = sweep(known, only=[trial_name(trial) for trial in waiting])
+        results = {entry["name"]: entry for entry in read_results(folder)}
+        return code, [result_of(results.get(trial_name(trial), {})) for trial in known]
+
+    return in_rounds(found, folder, parallel, run_round)
+
+
+def result_of(entry: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Return (the metric that ranks trials, its key) of a trial's entry in comparison.json; None if the trial failed."""
+    key = entry.get("select") or MEAN_LOSS
+    failed = entry.get("state", "failed").startswith("failed")
+    return (None if failed else entry.get("metrics", {}).get(key)), key
+
+
+def _run_listed(
+    file: str,
+    workdir: Path,
+    trials: Sequence[Settings],
+    *,
+    parallel: int,
+    overrides: Sequence[str],
+    stop: str,
+    only: Sequence[str] | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Run listed trials; arguments, result and errors are those of :func:`run_sweep`.
+
+    ``only`` names the trials that may run; the others are compared with them. None means all.
+    """
+    console, slots = table_console(), devices(parallel)
     say = functools.partial(console.print, soft_wrap=True)
-    listed = {trial_name(trial): trial for trial in read_trials(file)}
+    listed = {trial_name(trial): trial for trial in trials}
     settings = {name: trial_settings(trial, overrides) for name, trial in listed.items()}
     configs = {name: load_config(file, given) for name, given in settings.items()}
     for name, config in configs.items():
@@ -257,11 +238,12 @@ def run_sweep(
         remedy = "lower evaluation.every, or leave --stop out"
         raise UserError(f"trial {late[0]!r} is evaluated at its end only, so no rule can end it early", remedy=remedy)
     early = ended_early(workdir) if stop else {}
-    waiting = [
+    unfinished = [
         name for name, config in configs.items() if name not in early and not is_finished(workdir / name, config.steps)
     ]
+    waiting = [name for name in unfinished if only is None or name in only]
     before = f", {len(early)} {ENDED_EARLY}" if early else ""
-    say(f"{len(listed)} trials, {len(listed) - len(waiting) - len(early)} finished before{before}")
+    say(f"{len(listed)} trials, {len(listed) - len(unfinished) - len(early)} finished before{before}")
     commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():
@@ -272,12 +254,12 @@ def run_sweep(
         say(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # the child process has printed its error
-    trials = [
+    processes = [
         Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting
     ]
     judge = functools.partial(judged, stop, workdir, configs) if stop else None
     states, stopped_by = run_trials(
-        trials, slots, say, lambda states: write_results(workdir, listed, early | dict(states)), judge, console
+        processes, slots, say, lambda states: write_results(workdir, listed, early | dict(states)), judge, console
     )
     runs = write_results(workdir, listed, early | states)
     if stopped_by:
@@ -335,7 +317,14 @@ def write_results(workdir: Path, trials: Mapping[str, Settings], states: Mapping
         state = states.get(name) or (before.get(name, "") if before.get(name, "").startswith(KEPT) else "")
         runs.append(read_run(workdir / name, name, trial, "" if state == FINISHED else state))
     found = [
-        {"trial": run.settings, "name": run.name, "state": run.state, "step": run.step, "metrics": run.metrics}
+        {
+            "trial": run.settings,
+            "name": run.name,
+            "state": run.state,
+            "step": run.step,
+            "select": run.select,
+            "metrics": run.metrics,
+        }
         for run in runs
     ]
     write_whole(workdir / COMPARISON, json.dumps(found, indent=1, default=str))

@@ -75,6 +75,12 @@ class Running:
             preexec_fn=with_sweep,
         )
 
+    @property
+    def place(self) -> str:
+        """The device that the trial has to itself, such as "device 2"; "" if trials run one at a time."""
+        device = self.device.get("CUDA_VISIBLE_DEVICES")
+        return "" if device is None else f"device {device}"
+
     def end(self) -> str:
         """Close the log of a process that has ended, and return the trial's state."""
         self.log.close()
@@ -158,17 +164,17 @@ def run_trials(
             if running and not live and time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 for one in running:
-                    say(f"{one.trial.name}: {one.progress()}")
+                    say(f"{one.place} {one.trial.name}: {one.progress()}".lstrip())
             time.sleep(LOOK_SECONDS if running else 0)
     return states, received[0] if received else 0
 
 
 def progress_table(running: Sequence[Running], waiting: int) -> Table:
-    """Return a table of the running trials: name and progress."""
+    """Return a table of the running trials: device (if each has its own), name and progress."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for one in running:
-        table.add_row(one.trial.name, one.progress())
-    table.add_row(f"{waiting} waiting", style="dim")
+        table.add_row(one.place, one.trial.name, one.progress())
+    table.add_row("", f"{waiting} waiting", style="dim")
     return table
 
 

@@ -252,6 +252,10 @@ def test_on_a_terminal_a_table_shows_where_the_trials_are(tmp_path, monkeypatch)
     run_trials(trials, [{}], console.print, console=console)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
     assert re.search(r"one +starting\s+1 waiting", shown) and re.search(r"two +starting\s+0 waiting", shown)
+    console = Console(force_terminal=True, width=90, file=io.StringIO())
+    run_trials(trials, [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}], console.print, console=console)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert re.search(r"device 4 +one +starting\s+device 6 +two +starting\s+0 waiting", shown)
 
 
 LOGS = """
@@ -339,7 +343,7 @@ def test_a_random_search_is_the_same_each_time_and_fewer_trials_are_the_first_of
     assert sum(trial["optimizer.learning_rate"] < 1e-3 for trial in trials) in range(
         3, 10
     )  # half of them, on that scale
-    with pytest.raises(UserError, match="no 5 different combinations"):
+    with pytest.raises(UserError, match="fewer than 5 different combinations"):
         search({"seed": (1, 2)}, 5)
 
 
