@@ -1,4 +1,4 @@
-"""Find a checkpoint and load its model, for inference; damaged checkpoints are passed over."""
+"""Find a checkpoint and load its model for inference; damaged checkpoints are skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 log = logging.getLogger(__name__)
 
-MOST_SHRUNK = 100  # times that weights may be larger than their compressed files
+MOST_SHRUNK = 100  # the largest compression factor of the weights in a checkpoint's files
 
 
 class Described(NamedTuple):
@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
     Attributes:
       step: the step of the run.
       config: the config of the run.
-      vocabulary: that its tokens are of.
+      vocabulary: the vocabulary of its tokens.
       languages: language codes in index order.
       labels: {task: names of its classes}.
       params: nested dict of arrays.
@@ -58,10 +58,11 @@ class Loaded(NamedTuple):
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """Return the folder of a checkpoint: ``place`` itself, or of a workdir the best if its run selects one, else the last.
+    """Return the folder of a checkpoint: ``place`` itself; or, for a workdir, the best checkpoint if its run selects one, else
+    the last.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no checkpoint.
     """
     return _candidates(place)[0]
 
@@ -86,7 +87,7 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
                 raise UserError(
                     f"the checkpoint is damaged: {error}", file=folder, remedy="use another checkpoint of the run"
                 ) from error
-            log.warning("checkpoint %s is damaged: passing it over (%s)", folder.name, error)
+            log.warning("checkpoint %s is damaged and is skipped (%s)", folder.name, error)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
@@ -94,7 +95,7 @@ def describe(place: str | Path) -> Described:
     """Return a checkpoint's facts, without its parameters.
 
     Args:
-      place: as of :func:`load_parameters`.
+      place: as in :func:`load_parameters`.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
@@ -107,7 +108,7 @@ def describe(place: str | Path) -> Described:
 
 
 def host() -> jax.Device:
-    """Return the host as a device: weights that are spread over several accelerators need not fit on the first one."""
+    """Return the host as a device, because the weights of several accelerators may not fit on the first one."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
@@ -161,7 +162,7 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
     field = "average" if described.config.training.ema else "params"
     try:
         shapes = array_shapes(folder)
-        if field not in shapes:  # an import, which has the parameters alone
+        if field not in shapes:  # an imported model, whose checkpoint has only parameters
             field = "params"
         shapes = shapes[field]
     except Exception as error:  # Orbax raises many kinds for damaged files
@@ -185,9 +186,9 @@ def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
     there = sum(file.stat().st_size for file in (folder / "state").rglob("*") if file.is_file())
     if claimed > max(MOST_SHRUNK * there, 1 << 30):
-        raise Damaged(f"its metadata tells of arrays with {claimed:,} bytes, but its files have {there:,}")
+        raise Damaged(f"its metadata describes arrays of {claimed:,} bytes, but its files have {there:,}")
     longest = max((size for leaf in arrays for size in leaf.shape), default=0)
     for group in (*config.model.encoder, *config.model.decoder):
         layers = group.get("layers", 0) if isinstance(group, Mapping) else 0
         if not isinstance(layers, int) or layers > max(longest, len(arrays)):
-            raise Damaged(f"its config asks for {layers!r} layers, which its arrays cannot be of")
+            raise Damaged(f"its config has {layers!r} layers, which its arrays cannot contain")

@@ -40,8 +40,8 @@ def _checksums(leaves: list[jax.Array], in_blocks: bool) -> jax.Array:
 def _in_blocks(leaf: jax.Array) -> jax.Array:
     """Return an array's checksum block by block along its first axis.
 
-    XLA's CPU compiler holds whole what it is about to add up, which would double the memory that a large model takes. An
-    array that is spread over a mesh is not cut: its first axis may be.
+    XLA's CPU compiler makes a complete copy of an array before it sums the elements, which would double the memory of a large
+    model. An array that is sharded over a mesh is not cut into blocks, because its first axis may be sharded.
     """
     if leaf.ndim < 2 or leaf.size <= BLOCK:
         return _checksum(leaf)

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds, its facts and its arrays: read only if it is as it was written."""
+"""The contents of a checkpoint's folder: its facts and its arrays, whose checksums are verified."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a v
     "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
     "checksums": lambda value: isinstance(value, dict),
 }
-MOST_FACTS = 2 * MOST_TOKENIZER  # bytes: a vocabulary is among them in base64
+MOST_FACTS = 2 * MOST_TOKENIZER  # bytes; the facts contain a vocabulary in base64
 
 
 class Damaged(Exception):
-    """A checkpoint's files are missing or not as they were written."""
+    """A checkpoint's files are missing or have changed since they were written."""
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def load_facts(folder: Path) -> dict[str, Any]:
         facts = unsealed(read_json(folder / "facts" / "metadata", most=MOST_FACTS))
         for key, fits in FACTS.items():
             if not fits(facts[key]):
-                raise ValueError(f"{key!r} is not what a checkpoint has there")
+                raise ValueError(f"the value of {key!r} is not valid in a checkpoint")
     except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its facts cannot be read: {brief(error)}") from error
     return {key: facts[key] for key in FACTS}
@@ -63,7 +63,7 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
       abstract: shapes with shardings.
 
     Raises:
-      Damaged: they cannot be read.
+      Damaged: the arrays cannot be read.
       UserError: the checkpoint has other arrays than ``abstract``.
     """
     wanted = by_path(abstract)
@@ -84,7 +84,7 @@ def read_arrays(folder: Path, abstract: Any) -> Any:
             remedy=ANOTHER_RUN,
         )
     try:
-        # Not by a Checkpointer, which waits for the other processes: if one of them fails, it would wait forever.
+        # A Checkpointer would wait for the other processes, and forever if one of them fails.
         return ocp.PyTreeCheckpointHandler().restore(
             folder / "state",
             args=ocp.args.PyTreeRestore(
@@ -136,7 +136,7 @@ def unpack(files: Mapping[str, str], place: Path) -> Vocabulary:
 
     Args:
       files: {name: content in base64}.
-      place: for messages.
+      place: the path in messages.
 
     Raises:
       UserError: the files are damaged.
@@ -145,7 +145,7 @@ def unpack(files: Mapping[str, str], place: Path) -> Vocabulary:
 
 
 def brief(error: BaseException) -> str:
-    """Return what an exception says in one line, without TensorStore's advice."""
+    """Return the message of an exception in one line, without TensorStore's advice."""
     return one_line(str(error).partition("See full TensorStore")[0]) or type(error).__name__
 
 

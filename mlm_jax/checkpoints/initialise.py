@@ -24,7 +24,7 @@ def check_init(settings: Mapping[str, Any]) -> None:
     """Check that the checkpoint that ``config.checkpoint.init`` names exists, before hours go into preparing data.
 
     Raises:
-      UserError: there is none, or a key is unknown or missing.
+      UserError: the checkpoint does not exist, or a key is unknown or missing.
     """
     INIT.check("checkpoint.init", settings)
     find_checkpoint(settings["from"])
@@ -38,7 +38,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.checkpoints.transplant`).
 
     Args:
-      params: freshly initialised, on the mesh.
+      params: newly initialised parameters, on the mesh.
       settings: {"from": workdir or checkpoint, "include": regexes, "exclude": regexes, "rename": (regex, replacement) pairs,
         "like": {new language: old one}, "starts": file of what new pieces begin as}; the first two regexes are of this run's
         paths, ``rename`` turns the other run's paths into them.
@@ -72,7 +72,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
     log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
     unused = [name for name in renamed if name not in taken]
     if unused:
-        log.warning("parameters of %s that nothing takes: %s", place, ", ".join(unused))
+        log.warning("parameters of %s that are not used: %s", place, ", ".join(unused))
     if found.composed or found.fresh or found.new_groups:
         log.warning(
             "pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",

@@ -1,4 +1,4 @@
-"""The metric that a checkpoint was measured by, and which of two values is better."""
+"""The metric of a checkpoint's evaluation, and the order of its values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hol
 
 
 def score(select: str, metrics: Mapping[str, float]) -> float:
-    """Return the value of a metric such as ``eval/loss/mean`` so that more is better; the worst if there is no such number."""
+    """Return a score for the value of a metric such as ``eval/loss/mean``: higher is better; −∞ if there is no such number."""
     value = metrics.get(select, math.nan)
     if math.isnan(value):
         return -math.inf
@@ -30,7 +30,7 @@ def score(select: str, metrics: Mapping[str, float]) -> float:
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """Return the metrics that a checkpoint was measured by; {} if it has none that can be read."""
+    """Return the metrics of a checkpoint's evaluation; {} if it has none that can be read."""
     file = folder / METRICS / METRICS
     if not file.exists():
         if _was_measured(folder):
@@ -50,7 +50,7 @@ def read_metrics(folder: Path) -> dict[str, float]:
 
 
 def with_checksum(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics with a checksum among them, a number like them, as Orbax wants."""
+    """Return metrics with their checksum as a further number, because Orbax accepts only numbers."""
     return {**metrics, CHECKSUM: float(zlib.crc32(json.dumps(sorted(metrics.items())).encode()))}
 
 

@@ -35,14 +35,14 @@ PACKAGES = (
     "tensorflow",
     "transformers",
 )
-GIT_SECONDS = 20  # after which git is no longer waited for
+GIT_SECONDS = 20  # the longest wait for git
 
 
 def provenance(step: int, arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Return this process's command, code, packages and machine, as JSON values.
 
     Args:
-      step: that the run begins or continues at.
+      step: the step at which the run begins or continues.
       arguments: the arguments of the command; this process's own if not given.
 
     Returns:
@@ -102,7 +102,7 @@ def record(workdir: Path, step: int) -> None:
 
 
 def read_provenance(workdir: Path) -> list[dict[str, Any]]:
-    """Return the starts of a run, in order; [] if it recorded none. A last line that a crash cut short is none.
+    """Return the starts of a run, in order; [] if none was recorded. An incomplete last line, after a crash, is ignored.
 
     Raises:
       UserError: the file is damaged.
@@ -115,6 +115,8 @@ def read_provenance(workdir: Path) -> list[dict[str, Any]]:
             start = json.loads(line)
             start["command"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError("this is not a start of a run", file=file, line=number, remedy="delete the line") from error
+            raise UserError(
+                "this line does not describe the start of a run", file=file, line=number, remedy="delete the line"
+            ) from error
         starts.append(start)
     return starts

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saved asynchronously and sharded, restored onto any mesh; one cut short is passed over."""
+"""The checkpoints of a run: saved asynchronously and sharded, restored onto any mesh; incomplete ones are skipped."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, every ``keep_every``-th step's, and the best.
+    """The checkpoints of a run, in WORKDIR/checkpoints/STEP: the last ones, those of every ``keep_every`` steps, and the best.
 
     Args:
       workdir: the workdir of the run.
       config: the config of the run.
-      vocabulary: kept in every checkpoint, as are the config and the languages.
+      vocabulary: the vocabulary; every checkpoint contains it, as well as the config and the languages.
       languages: language codes in index order.
       labels: {task: names of its classes}.
-      in_flight: most GB that are copied at once while a checkpoint is written, which then makes :meth:`save` wait; at
-        least the largest array. None writes in the background, for which everything is copied.
+      in_flight: the largest number of GB that are copied at once, at least the largest array; :meth:`save` then waits until the
+        checkpoint is written. None: everything is copied, and written in the background.
     """
 
     @quiet_orbax()
@@ -64,7 +64,7 @@ class Checkpoints:
         check_no_wildcards(workdir)
         if jax.process_index() == 0:
             for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-                log.warning("checkpoint %s was cut short: passing it over", unfinished.name.partition(".")[0])
+                log.warning("checkpoint %s is incomplete and is skipped", unfinished.name.partition(".")[0])
             self._remove_damaged_metrics()
         everyone(True)
         policies = [policy.LatestN(n=config.checkpoint.keep_last)]
@@ -93,11 +93,11 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState | Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Begin to write a checkpoint; training goes on meanwhile. If the step has one already, only add the metrics to it.
+        """Begin to write a checkpoint while training continues. If the step already has one, only add the metrics to it.
 
         Args:
-          step: steps done.
-          state: a whole training state, or {"params": …} for weights that only initialise other runs.
+          step: number of steps done.
+          state: a complete training state, or {"params": …} for weights that only initialise other runs.
           metrics: the metrics of an evaluation at this step. They include the one that ``config.evaluation.select`` names.
 
         Raises:
@@ -108,7 +108,7 @@ class Checkpoints:
             if metrics is not None:
                 self.complete(step, metrics)
             return
-        if not self.folder.is_dir():  # Orbax would make it anew, with nothing else of the run
+        if not self.folder.is_dir():  # Orbax would create it again, without the other files of the run
             raise UserError(GONE, file=self.folder.parent, remedy=BRING_BACK)
         measured = self.select and metrics is not None
         facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
@@ -119,7 +119,7 @@ class Checkpoints:
         self._take(selected)
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether an evaluation is better than that of every checkpoint, by ``config.evaluation.select``.
+        """Return whether an evaluation is better than those of all checkpoints, by ``config.evaluation.select``.
 
         Raises:
           UserError: the evaluation has no such metric; the message names the nearest one.
@@ -131,7 +131,7 @@ class Checkpoints:
 
     @quiet_orbax()
     def complete(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add the metrics of an evaluation to a checkpoint that was saved without; a checkpoint that has metrics keeps them.
+        """Add the metrics of an evaluation to a checkpoint without metrics; a checkpoint with metrics keeps its own.
 
         Args:
           step: the step of the checkpoint.
@@ -163,9 +163,9 @@ class Checkpoints:
         self._guarded(self.manager.wait_until_finished)
 
     def end(self) -> None:
-        """End writing, also after an error: what has not become whole by then is removed.
+        """End writing, also after an error, and remove incomplete checkpoints.
 
-        In a job of several processes the next start removes it: here, one process would wait for the failed one.
+        In a job of several processes the next start removes them: here, a process would wait for a failed one.
 
         Raises:
           UserError: the disk is full.
@@ -200,13 +200,13 @@ class Checkpoints:
                 state = read_arrays(self.folder / str(step), abstract)
             except Damaged as error:
                 problem = str(error)
-            if everyone(not problem):  # before the checksums, to which all processes add their part
+            if everyone(not problem):  # checked before the checksums, which all processes compute together
                 problem = damage(state, facts["checksums"])
                 if not problem:
                     self._set_aside(damaged)
                     return state
             log.warning(
-                "checkpoint %s is damaged: passing it over (%s)", step, problem or "another process cannot read it"
+                "checkpoint %s is damaged and is skipped (%s)", step, problem or "another process cannot read it"
             )
             damaged.append(step)
         if steps:
@@ -241,7 +241,7 @@ class Checkpoints:
         self.best = self._best_on_disk()
 
     def _remove_damaged_metrics(self) -> None:
-        """Remove metrics that cannot be read, over which Orbax would stumble; their checkpoints count as not measured."""
+        """Remove metrics that cannot be read, because Orbax would fail; their checkpoints count as not evaluated."""
         for metrics in self.folder.glob(f"*/{METRICS}"):
             if metrics.parent.name.isdigit() and not read_metrics(metrics.parent):
                 shutil.rmtree(metrics, ignore_errors=True)
@@ -277,7 +277,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._remove_unfinished()
             raise UserError(
-                f"{problem}; earlier checkpoints are whole",
+                f"{problem}; earlier checkpoints are complete",
                 file=self.folder,
                 remedy=f"{REMEDIES[problem]} and run the same command again",
             ) from error

@@ -1,7 +1,7 @@
-"""Weights of one model in another one: of another vocabulary, of more languages, of another sharing plan.
+"""Transfer of weights to a model with another vocabulary, more languages or another sharing plan.
 
-Rows of embeddings go by the name of their piece and slices of language-indexed weights by the name of their language,
-so that ids and orders may differ. A piece that the old vocabulary lacks is made of the old pieces that spell it.
+Rows of embeddings are matched by the name of their piece, slices of language-indexed weights by the name of their language,
+so ids and orders may differ. A piece that the old vocabulary lacks is composed of the old pieces that spell it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Transplanted(NamedTuple):
     """Parameters, and which of them were taken from the other run.
 
     Attributes:
-      params: {path: array}, of those that were asked for.
-      copied: pieces of the vocabulary that both vocabularies have.
-      composed: pieces that were made of the old pieces that spell them.
+      params: {path: array} of the requested parameters.
+      copied: number of pieces that both vocabularies have.
+      composed: number of pieces that were composed of the old pieces that spell them.
       fresh: pieces that keep their initial values.
       new_groups: names of languages (families, tasks) whose weights keep their initial values.
     """
@@ -73,10 +73,10 @@ def transplant(
 
     Args:
       source: {path: array} of the old model.
-      old: what they belong to.
-      initial: {path: array} of the new model, of what is taken: values of what the old one has nothing for.
-      new: what those belong to.
-      like: {new language: old language}, whose weights the new one begins with instead of initial ones.
+      old: facts of the old model.
+      initial: {path: array} of the requested parameters of the new model: initial values of parts that the old model lacks.
+      new: facts of the new model.
+      like: {new language: old language}; the new language begins with the weights of the old one instead of initial values.
       renamed: {path in the new model: path in the old one}; the same if not given.
       starts: file that says what new pieces begin as (:mod:`.starts`); "": as the old pieces that spell them.
 
@@ -127,11 +127,11 @@ def transplant(
 
 
 def row_sources(old: Vocabulary, new: Vocabulary, like: Mapping[str, str] | None = None) -> list[list[int]]:
-    """Return the rows of the old vocabulary whose mean each piece of the new one begins with.
+    """Return, for each piece of the new vocabulary, the rows of the old one whose mean is its initial value.
 
-    A piece that both have is copied; another one is made of the fewest old pieces that spell it (Gee et al. 2022, fast
-    vocabulary transfer), with bytes for characters that have none. A new language token is ``like``'s, or the mean of
-    all old ones. Pieces without any source, such as further sentinels, get an empty list.
+    A piece of both vocabularies is copied. Another piece is composed of the fewest old pieces that spell it (Gee et al. 2022,
+    fast vocabulary transfer), with bytes for characters without a piece. A new language token begins as that of ``like``, or as
+    the mean of all old ones. Pieces without any source, such as further sentinels, get an empty list.
 
     Args:
       old: the old vocabulary.
@@ -176,7 +176,7 @@ def spelling(piece: str, known: Mapping[str, int]) -> list[int]:
       piece: with ▁ for a space, as SentencePiece writes it.
       known: {piece: id}; a character without a piece of its own is spelt in bytes, ``<0xE1>``, if they are all there.
     """
-    best: list[list[int] | None] = [None] * len(piece) + [[]]  # of what begins at each character
+    best: list[list[int] | None] = [None] * len(piece) + [[]]  # best spelling of the rest from each character on
     for start in reversed(range(len(piece))):
         options = [
             [known[piece[start:stop]], *rest]
@@ -211,7 +211,7 @@ def _take_rows(
 def _take_groups(
     value: np.ndarray, old: Sequence[str], new: Sequence[str], like: Mapping[str, str], fresh: np.ndarray, axis: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Return ``fresh`` with the old slices of members that were there before, and the names of those that were not."""
+    """Return ``fresh`` with the slices of old members, and the names of new members."""
     value, out = np.moveaxis(value, axis, 0), np.moveaxis(fresh.copy(), axis, 0)
     missing = []
     for index, member in enumerate(new):
@@ -233,11 +233,11 @@ def _other_shape(name: str, there: np.ndarray, here: Any, old: Facts, new: Facts
     keys = [f"model.{key} is {theirs} there and {ours} here" for key, theirs, ours in sizes if theirs != ours]
     problem = f"parameter {name!r} has shape {there.shape} there and {np.shape(here)} here"
     leave_out = "leave it out with checkpoint.init 'exclude'"
-    return UserError("; ".join([problem, *keys]), remedy=f"make them alike, or {leave_out}" if keys else leave_out)
+    return UserError("; ".join([problem, *keys]), remedy=f"make them equal, or {leave_out}" if keys else leave_out)
 
 
 def _whole(array: Any) -> np.ndarray:
-    """Return an array that may be spread over processes as one on the host."""
+    """Return an array, which may be sharded over processes, as a complete array on the host."""
     if getattr(array, "is_fully_addressable", True):
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

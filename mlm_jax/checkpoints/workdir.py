@@ -1,4 +1,4 @@
-"""Whose a workdir is: its config as JSON, and what of it a continued run may change."""
+"""The config of a workdir as JSON, and the keys of it that a continued run may change."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 FEW_KEYS, BRIEF = 5, 40  # keys whose values a message shows, and the characters of one
-# What may change between a run and its continuation, as a key or all keys below one: it changes no number of the steps
-# that are done, or (steps, the learning rate after a gradient that was not finite) the user plainly wants it to.
+# Keys (or groups of keys) that may differ when a run is continued. They do not affect the steps already done; or the user changes
+# them on purpose (steps, and the learning rate after a gradient that was not finite).
 MAY_CHANGE = (
     "steps",
     "checkpoint.",
@@ -68,7 +68,7 @@ def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
 
 def _fill(config: ConfigDict, values: Any, room: str) -> None:
     if not isinstance(values, Mapping):
-        raise UserError(f"{room} is {_brief(values)}, which is no table of keys")
+        raise UserError(f"{room} is {_brief(values)}, which is not a table of keys")
     for key, value in values.items():
         if key not in config:
             log.warning("the checkpoint's config key %r is not known to this version", key)
@@ -87,16 +87,14 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     """Check that a workdir is new or belongs to this config.
 
     Raises:
-      UserError: it belongs to another one (the message lists the keys that differ), or its checkpoints could not be read.
+      UserError: it belongs to another config (the message lists the keys that differ), or its checkpoints could not be read.
     """
     file = Path(workdir) / CONFIG
     check_no_wildcards(workdir)
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = config_json(
-                config_from_json(read_json(file))
-            )  # a key that is newer than the run is at its default
+            theirs = config_json(config_from_json(read_json(file)))  # a key that is newer than the run has its default
         except UserError as error:
             raise UserError(error.problem, file=file, remedy="delete it if the workdir is yours") from error
         different = changed_keys(theirs, mine)
@@ -141,12 +139,12 @@ def check_no_wildcards(workdir: str | Path) -> None:
 
 
 def has_checkpoints(workdir: str | Path) -> bool:
-    """Return whether a run of this workdir has saved something to go on from, be it whole or damaged."""
+    """Return whether a run of this workdir has saved a checkpoint, intact or damaged."""
     return bool(saved_steps(workdir))
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
-    """Return the steps that have a checkpoint in this workdir, be it whole or damaged."""
+    """Return the steps that have a checkpoint in this workdir, intact or damaged."""
     return sorted(int(child.name) for child in Path(workdir, "checkpoints").glob("*") if child.name.isdigit())
 
 
@@ -158,7 +156,7 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
 
 
 def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return {dotted key: both values} of the keys that differ between a run's config and that of its continuation, wrongly.
+    """Return {dotted key: both values} of the keys that must not differ between a run and its continuation, but do.
 
     Args:
       theirs: the config of the run, as :func:`config_json` gives it.
@@ -176,11 +174,11 @@ def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str
 def may_change(key: str) -> bool:
     """Return whether this config key may differ when a run is resumed."""
     listed = any(key.startswith(entry) if entry.endswith(".") else key == entry for entry in MAY_CHANGE)
-    return listed or re.fullmatch(r"tasks\..+\.evaluate_on", key) is not None  # what a task is measured on
+    return listed or re.fullmatch(r"tasks\..+\.evaluate_on", key) is not None  # the sets that a task is evaluated on
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return {dotted key: both values} of what differs between two nested dictionaries; None where one lacks it."""
+    """Return {dotted key: both values} of the differences between two nested dictionaries; None if one lacks the key."""
     different: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*one, *other}):
         a, b = one.get(key), other.get(key)

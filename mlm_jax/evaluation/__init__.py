@@ -1,1 +1,1 @@
-"""Measuring a model per language: held-out loss, retrieval, tagging, classification, translation."""
+"""Evaluating a model per language: held-out loss, retrieval, tagging, classification, translation."""

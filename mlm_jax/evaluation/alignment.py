@@ -54,7 +54,7 @@ def words_of(ids: np.ndarray, word_starts: np.ndarray, special: np.ndarray) -> n
 def word_weights(weights: np.ndarray, target: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Turn attention between pieces into attention between words: ``[target words, source words]``.
 
-    The weights of a source word's pieces are added up, those of a target word's pieces are averaged.
+    The weights of a source word's pieces are summed, those of a target word's pieces are averaged.
 
     Args:
       weights: ``[target pieces, source pieces]``.
@@ -76,8 +76,8 @@ def alignment_error_rate(
 
     Args:
       found: links of each sentence.
-      sure: gold links that must be there.
-      possible: gold links that may be there.
+      sure: gold links that the alignment must contain.
+      possible: gold links that the alignment may contain.
 
     Raises:
       UserError: the numbers of sentences differ, or there is neither a link nor a gold link.

@@ -13,7 +13,7 @@ import numpy as np
 
 LONGEST = 30  # tokens of an answer, as in the recipes of BERT
 PUNCTUATION = frozenset(string.punctuation)
-ARTICLES = {  # that MLQA's script leaves out; other languages have none there
+ARTICLES = {  # articles that MLQA's script removes; it has none for other languages
     "ar": re.compile("ال"),
     "de": re.compile(r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b"),
     "en": re.compile(r"\b(a|an|the)\b"),
@@ -41,9 +41,9 @@ def best_span(logits: np.ndarray, first: int, stop: int) -> Span:
     """Return the likeliest answer among some tokens of a row, of at most ``LONGEST`` tokens.
 
     Args:
-      logits: ``[length, 2]``, of each token as the answer's first and as its last.
-      first: first token that an answer may begin with.
-      stop: one past the last.
+      logits: ``[length, 2]``: logits of each token to be the first and the last token of the answer.
+      first: the first token that may belong to an answer.
+      stop: index after the last such token.
     """
     start, end = logits[first:stop, 0], logits[first:stop, 1]
     sums = start[:, None] + end[None]  # [tokens, tokens]
@@ -73,7 +73,7 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
     """Return {id: question} of windows.
 
     Args:
-      found: (what :func:`.question_rows.packed` kept, labels ``[tokens]``, logits ``[length, 2]``) of each window.
+      found: (values that :func:`.question_rows.packed` kept, labels ``[tokens]``, logits ``[length, 2]``) of each window.
     """
     questions: dict[str, Question] = {}
     for facts, labels, logits in found:
@@ -99,9 +99,9 @@ def answer_scores(questions: Sequence[Question], rules: str = "squad", language:
     """Return shares {"exact_match": …, "f1": …}, as the scripts of SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018) or MLQA do.
 
     Args:
-      questions: at least one.
+      questions: the questions, at least one.
       rules: squad | mlqa, see :func:`words_of`.
-      language: of the answers.
+      language: the language of the answers.
     """
     found = scores_by_question(questions, rules, language)
     return {name: float(np.nanmean(values)) for name, values in found.items()}
@@ -133,10 +133,10 @@ def words_of(text: str, rules: str = "squad", language: str = "en") -> list[str]
     """Return the words of an answer that are compared.
 
     Args:
-      text: of the answer.
-      rules: "squad": in lower case, without ASCII punctuation and English articles, whatever the language is. "mlqa": without
-        any punctuation and the articles of the language; Chinese characters are words of their own (Lewis et al. 2020).
-      language: code of the answer's language, which only MLQA's rules read.
+      text: the text of the answer.
+      rules: "squad": in lower case, without ASCII punctuation and English articles, for every language. "mlqa": without any
+        punctuation and the articles of the language; each Chinese character is a word (Lewis et al. 2020).
+      language: code of the answer's language, which only MLQA's rules use.
     """
     text = text.lower()
     if rules == "squad":

@@ -1,4 +1,4 @@
-"""Bitext mining: find the sentence pairs of two monolingual corpora that translate each other (BUCC)."""
+"""Bitext mining: find sentences of two monolingual corpora that are translations of each other (BUCC)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Bootstrap intervals of held-out metrics, and of differences between two runs.
 
-A metric is computed of units, such as rows of text or aligned sentences. A resample gives each unit a weight, drawn from
-Poisson(1) by the unit's own number: the same unit has the same weights in every metric, language and run. So differences
-between runs that measured the same units are paired, and nothing has to be known about the other runs.
+A metric is computed from units, such as rows of text or aligned sentences. A resample gives each unit a weight from Poisson(1),
+which depends only on the unit's number: the same unit has the same weights in every metric, language and run. Differences between
+runs with the same units are therefore paired, although the weights are drawn for each run separately.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from mlm_jax.data.text.languages import pair_languages
 from mlm_jax.evaluation.correlation import CORRELATIONS, weighted_correlation
 
 RESAMPLES = 1000
-LEVEL = 0.95  # of intervals
-BLOCK = 1 << 22  # weights that exist at once
+LEVEL = 0.95  # level of the intervals
+BLOCK = 1 << 22  # number of weights in memory at once
 MEAN = "mean"
-FOLDER = "held_out_rows"  # of a workdir
-TYPES = {"units": "<u8", "first": "<f4", "second": "<f4"}  # of the arrays in its files
+FOLDER = "held_out_rows"  # folder in a workdir
+TYPES = {"units": "<u8", "first": "<f4", "second": "<f4"}  # types of the arrays in its files
 
 
 class Observed(NamedTuple):
-    """What a metric of one language is computed of: a ratio of sums, or, if it is a correlation, pairs of numbers.
+    """The values from which a metric of one language is computed: a ratio of sums, or pairs of numbers for a correlation.
 
     Attributes:
-      units: ``[units]`` uint64 number of each unit, the same in every run that measures it.
+      units: ``[units]`` uint64 number of each unit, the same in every run that measures this unit.
       first: ``[units]`` numerators, or predicted numbers.
       second: ``[units]`` denominators, or gold numbers.
     """
@@ -50,13 +50,13 @@ Interval = tuple[float, float]
 
 
 def unit_numbers(data: str, count: int) -> np.ndarray:
-    """Return ``[count]`` uint64 numbers of the units of a data set, the same ones for the same description of the data."""
+    """Return ``[count]`` uint64 numbers of the units of a data set, which depend only on the description ``data``."""
     start = int.from_bytes(hashlib.blake2b(data.encode(), digest_size=8).digest(), "little")
     return np.uint64(start) + np.arange(count, dtype=np.uint64)  # wraps around
 
 
 def poisson_weights(units: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """Return ``[resamples, units]`` uint8 weights of each unit in each resample, a function of its number alone.
+    """Return ``[resamples, units]`` uint8 weights of each unit in each resample, a function of the unit's number alone.
 
     Source: Chamandy et al. 2012, "Estimating Uncertainty for Massive Data Streams", section 3: Poisson(1) in place of
     multinomial weights. Random bits are SplitMix64's (Steele et al. 2014).
@@ -84,11 +84,11 @@ def _cached_weights(units: bytes) -> np.ndarray:
 
 
 def resampled(key: str, observed: Observed) -> np.ndarray:
-    """Return a metric's value in each resample, ``[RESAMPLES]``; NaN if a resample has no unit of it.
+    """Return a metric's value in each resample, ``[RESAMPLES]``; NaN if a resample has none of its units.
 
     Args:
-      key: of the metric, whose name tells correlations from ratios: ``eval/loss/de``.
-      observed: what it is computed of.
+      key: the key of the metric, such as ``eval/loss/de``; its name decides between correlation and ratio.
+      observed: the values from which the metric is computed.
     """
     name = key.split("/")[-2]
     size = max(BLOCK // RESAMPLES, 1)
@@ -104,17 +104,17 @@ def resampled(key: str, observed: Observed) -> np.ndarray:
 
 
 def resample_all(observed: Sequence[Mapping[str, Observed]], languages: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """Return, of each run, {metric key: value in each resample}.
+    """Return {metric key: value in each resample} for each run.
 
-    Means over languages or pairs are added, and each language's mean over the pairs that it is in.
+    Means over languages or pairs are added, and the mean of each language over its pairs.
 
     Args:
-      observed: of each run, as :func:`read_rows` returns it.
-      languages: codes of all of them.
+      observed: {metric key: values} of each run, as :func:`read_rows` returns it.
+      languages: language codes of all runs.
     """
     found: list[dict[str, np.ndarray]] = [{} for _ in observed]
     for key in dict.fromkeys(key for one in observed for key in one):
-        for values, one in zip(found, observed):  # key by key: runs share the weights of a key's units
+        for values, one in zip(found, observed):  # key by key, because runs share the weights of a key's units
             if key in one and len(one[key].units) > 1:
                 values[key] = resampled(key, one[key])
     for values, one in zip(found, observed):
@@ -125,7 +125,7 @@ def resample_all(observed: Sequence[Mapping[str, Observed]], languages: Sequence
 
 
 def averages(keys: Iterable[str], languages: Sequence[str]) -> dict[str, list[str]]:
-    """Return {key of an average: keys that it is over}: a metric's mean, and a language's mean over its pairs."""
+    """Return {key of an average: keys of the averaged values}: a metric's mean, and a language's mean over its pairs."""
     found: dict[str, list[str]] = {}
     for key in keys:
         metric, _, name = key.rpartition("/")
@@ -159,7 +159,7 @@ def intervals_of(values: Mapping[str, np.ndarray], level: float = LEVEL) -> dict
 
 
 def intervals(observed: Mapping[str, Observed], languages: Sequence[str]) -> dict[str, Interval]:
-    """Return {metric key: interval of 95 %} of what was observed and its averages; arguments as in :func:`resample_all`."""
+    """Return {metric key: 95 % interval}, also of averages; arguments are those of :func:`resample_all`, for one run."""
     return intervals_of(resample_all([observed], languages)[0])
 
 
@@ -167,18 +167,18 @@ def intervals(observed: Mapping[str, Observed], languages: Sequence[str]) -> dic
 
 
 def rows_file(workdir: str | Path, step: int) -> Path:
-    """Return the file of an evaluation's rows: a JSON object a metric, with its arrays in base64."""
+    """Return the file of an evaluation's rows: a JSON object for each metric, with its arrays in base64."""
     return Path(workdir, FOLDER, f"{step}.jsonl")
 
 
 def save_rows(workdir: str | Path, step: int, observed: Mapping[str, Observed], keep: Iterable[int] = ()) -> None:
-    """Write what an evaluation's metrics are computed of, and remove that of other steps.
+    """Write the values from which an evaluation's metrics are computed, and remove those of other steps.
 
     Args:
-      workdir: of the run.
-      step: that was evaluated.
-      observed: {metric key: its units}.
-      keep: other steps whose rows stay.
+      workdir: the workdir of the run.
+      step: the step of the evaluation.
+      observed: {metric key: values}.
+      keep: other steps whose values stay.
     """
 
     def line(key: str, one: Observed) -> str:
@@ -195,7 +195,7 @@ def save_rows(workdir: str | Path, step: int, observed: Mapping[str, Observed], 
 
 
 def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
-    """Return what the metrics of a step's evaluation are computed of; {} if the workdir does not have it.
+    """Return the values from which the metrics of a step's evaluation are computed; {} if the workdir has none.
 
     Raises:
       UserError: the file is damaged.
@@ -211,7 +211,7 @@ def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
                 key, one = _read_line(line)
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 remedy = "delete the file; the run's next evaluation writes it again"
-                raise UserError("these are no rows of an evaluation", file=file, line=number, remedy=remedy) from error
+                raise UserError("these are not rows of an evaluation", file=file, line=number, remedy=remedy) from error
             found[key] = one
     return found
 

@@ -26,7 +26,7 @@ def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
 
 
 def weighted_correlation(name: str, predicted: np.ndarray, gold: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the correlation of samples in which each example occurs as often as its weight says; NaN if there is none.
+    """Return the correlation in samples in which each example is repeated by its weight; NaN if it is not defined.
 
     Args:
       name: "pearson" | "spearman".
@@ -49,7 +49,7 @@ def weighted_correlation(name: str, predicted: np.ndarray, gold: np.ndarray, wei
 
 
 def weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return ``[samples, examples]`` ranks of examples that occur as often as their weights say; equal ones share the mean rank."""
+    """Return ``[samples, examples]`` ranks of examples repeated by their weights; equal values share the mean rank."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))

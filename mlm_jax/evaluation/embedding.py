@@ -11,8 +11,8 @@ import numpy as np
 from mlm_jax.data.loading.batch import Rows
 
 SHORTEST = 16  # tokens of the narrowest batch; widths double from here
-CPU_TOKENS = 4_096  # tokens of a batch, padding included: on a CPU, what fits its cache;
-ACCELERATOR_TOKENS = 32_768  # on an accelerator, what keeps it busy
+CPU_TOKENS = 4_096  # tokens of a batch, including padding: on a CPU, the batch should fit into the cache;
+ACCELERATOR_TOKENS = 32_768  # on an accelerator, the batch should be large enough to use it fully
 
 
 class DocumentBatch(NamedTuple):
@@ -39,8 +39,8 @@ def document_batches(
 
     Args:
       lengths: ``[documents]`` tokens of each; longer ones are cut to ``longest``.
-      longest: tokens a row at most.
-      multiple: divides the number of rows, such as the number of devices that share them.
+      longest: the largest number of tokens of a row.
+      multiple: the number of rows is a multiple of this, such as the number of devices that share the rows.
       tokens: the largest number of tokens of a batch, unless ``multiple`` needs more; 0: the platform's default.
     """
     tokens = tokens or (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS)
@@ -99,9 +99,9 @@ def embed_documents(
       encode: rows → ``[rows, width]``.
       documents: token ids of each, at least one document.
       languages: index of each document's language.
-      longest: tokens a row at most.
+      longest: the largest number of tokens of a row.
       pad_id: token of padding.
-      multiple: that the number of rows must be of.
+      multiple: the number of rows must be a multiple of this.
     """
     embedded: np.ndarray | None = None
     for batch in document_batches([len(document) for document in documents], longest, multiple=multiple):

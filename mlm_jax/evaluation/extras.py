@@ -13,7 +13,7 @@ def metric_library(name: str) -> ModuleType:
     """Import a library of the ``metrics`` extra.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the library is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Evaluation during a run: everything that is measured on held-out data."""
+"""Evaluation during a run: all metrics on held-out data."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 Units = dict[tuple[str, str], list[Observed]]  # {(metric, language or source): parts}
 
 SAMPLES, CANDIDATES = 2, 8  # fill-in-the-blank samples a language, and the number of texts that they are chosen from
-SAMPLE_TOKENS = 48  # of a sample at most; longer documents are cut
-MAP_LANGUAGES = 12  # on the map of sentences, at most
+SAMPLE_TOKENS = 48  # the largest number of tokens of a sample; longer documents are cut
+MAP_LANGUAGES = 12  # the largest number of languages on the map of sentences
 
 
 class Retrieval(NamedTuple):
@@ -68,11 +68,11 @@ class Retrieval(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """The results of an evaluation.
 
     Attributes:
-      metrics: flat, ``eval/loss/de``.
-      observed: {metric key: what it is computed of, unit by unit}, for intervals.
+      metrics: {"eval/loss/de": value, …}.
+      observed: {metric key: values of each unit from which the metric is computed}, for intervals.
       retrieval: None without parallel text.
       samples: {language: [sample]}.
     """
@@ -84,7 +84,7 @@ class Evaluation(NamedTuple):
 
 
 class HeldOut:
-    """The held-out data of a run, and how to measure a model on it.
+    """The held-out data of a run, and the functions that evaluate a model on it.
 
     Every process of a run calls it at the same steps and gets the same numbers. Metrics of the first task of the config
     are named ``eval/loss/de``, those of the others ``eval/<task>/loss/de``, each with ``mean`` (over languages) and
@@ -143,7 +143,7 @@ class HeldOut:
         self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
 
     def after(self, steps: int) -> HeldOut:
-        """Return this with the RoPE bases that the curriculum gives the weights after ``steps`` steps."""
+        """Return a copy with the RoPE bases that the curriculum gives the weights after ``steps`` steps."""
         bases = curriculum.rope_bases(self.config, steps)
         if bases not in self._after:
             program = self.program.with_rope_bases(bases)
@@ -189,7 +189,7 @@ class HeldOut:
 
         Returns:
           {metric: {language or average: value}} of loss, accuracy, bits per byte, F1, correlation; and
-          {(metric, language or source): what it is computed of}.
+          {(metric, language or source): values from which it is computed}.
         """
         sums: perplexity.Sums = {}
         by_source: dict[str, dict[str, dict[str, float]]] = {}  # {source: its metrics}
@@ -224,7 +224,7 @@ class HeldOut:
         return {name: values for name, values in metrics.items() if values}, observed
 
     def _observe(self, units: Units, task: str, stream: Stream, found: perplexity.RowSums) -> None:
-        """Add a stream's rows to what the metrics of its languages, and of its source, are computed of."""
+        """Add a stream's rows to the values from which the metrics of its languages, and of its source, are computed."""
         for metric, parts in found.items():
             for index in sorted({int(language) for part in parts for language in part.languages}):
                 numerator, denominator = perplexity.rows_of(parts, index)
@@ -234,7 +234,7 @@ class HeldOut:
                     units.setdefault((metric, name), []).append(Observed(numbers, numerator[there], denominator[there]))
 
     def _data(self, task: str, stream: Stream) -> str:
-        """Return what tells a stream's held-out rows from all others."""
+        """Return a description of a stream's held-out rows that differs from those of all other rows."""
         split = stream.split("validation")
         length = self.config.tasks[task]["length"] if stream.kind == "text" else 0  # packed: rows depend on it
         sizes = (split.documents, split.tokens, split.bytes, length)

@@ -1,4 +1,4 @@
-"""The labelled sets on which each task is evaluated: those it reads, and unclaimed ones whose labels it all knows."""
+"""The labelled sets on which each task is evaluated: the sets that it reads, and unclaimed sets with labels of the task only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def labelled_sets(
     """Return {task: sets to evaluate it on} for the tasks that read labelled text.
 
     A task is evaluated on the sets that it reads and on those of its "evaluate_on". If it has no "evaluate_on", it is also
-    evaluated on every set that no task names and whose labels it all knows; this measures zero-shot transfer.
+    evaluated on every set that no task names and whose labels are all among its own; this measures zero-shot transfer.
 
     Args:
       store: the token store.
@@ -31,7 +31,7 @@ def labelled_sets(
       read: {task: sets it reads}, for the tasks that read labelled text.
 
     Raises:
-      UserError: a set has a label that its task does not know, its labels are those of several tasks, or it has
+      UserError: a set has a label that its task does not have, its labels are those of several tasks, or it has
         no held-out examples of the task's kind.
     """
     found = {task: [*streams] for task, streams in read.items()}
@@ -56,7 +56,7 @@ def labelled_sets(
         if len(knowing) > 1:
             raise UserError(
                 f"the labelled set {stream.name!r} has labels of the tasks {' and '.join(map(repr, knowing))}",
-                remedy=f'say whose it is: "evaluate_on": ({stream.name!r},) in the task',
+                remedy=f'name it in one of the tasks: "evaluate_on": ({stream.name!r},)',
             )
         if near and not knowing:
             _check_labels(stream, near[0], read[near[0]][0].labels)
@@ -92,7 +92,7 @@ def _check_labels(stream: Stream, task: str, names: Sequence[str]) -> None:
     for label in stream.labels:
         if label not in names:
             raise UserError(
-                f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not know"
+                f"the labelled set {stream.name!r} has the label {label!r}, which task {task!r} does not have"
                 f"{nearest(label, names)}",
                 remedy='list the same "labels" for both in config.data.labelled, '
                 f"or name the sets that it is tested on in tasks.{task}.evaluate_on",

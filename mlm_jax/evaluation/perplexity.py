@@ -29,7 +29,7 @@ AHEAD = 4  # batches that the device may be ahead of the host
 
 
 class Columns(NamedTuple):
-    """Sums of the rows of a batch, of those languages that it has: ``[rows, languages]`` float32 each."""
+    """Sums of the rows of a batch, for the languages in the batch: ``[rows, languages]`` float32 each."""
 
     languages: np.ndarray
     numerator: np.ndarray
@@ -52,7 +52,7 @@ def make_measure(
 
     Args:
       model_of: parameters → model, such as ``program.model``.
-      objective: to evaluate.
+      objective: the objective to evaluate.
       context: facts about the vocabulary.
       mesh: the mesh of parameters and batches; metrics are whole on each of its devices.
     """
@@ -66,7 +66,7 @@ def make_measure(
         return jax.tree.map(lambda leaf: leaf[:, 0], examples)
 
     def measure(params: Any, batch: TaskBatch, number: jax.Array) -> Metrics:
-        # prepare() weighs each row as a batch of its own. Only the metrics are used, which have no such weights.
+        # prepare() weights each row as a separate batch. Only the metrics are used, which have no such weights.
         examples = prepare(batch, number)
         return objective.loss(model_of(params), examples, context, None)[1]
 
@@ -114,7 +114,7 @@ def totals(found: RowSums, languages: int) -> Sums:
 
     Args:
       found: from :func:`evaluate_rows`.
-      languages: how many languages there are.
+      languages: number of languages.
     """
     sums: Sums = {}
     for name, parts in found.items():
@@ -170,8 +170,8 @@ def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
     """Return loss / ln 2 · tokens / bytes: bits per byte if every token cost as much as a masked one.
 
     Use it to compare vocabularies: with larger pieces the loss per token rises, but there are fewer tokens per byte. For
-    masked language modelling it is not a code length, since each masked token sees the others: compare it only at the same
-    mask rate.
+    masked language modelling it is not a code length, because the prediction of a masked token depends on the other tokens:
+    compare it only at the same mask rate.
 
     Args:
       loss: mean −log P of masked tokens, in nats.

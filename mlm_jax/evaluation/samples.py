@@ -24,10 +24,10 @@ def predict_pieces(
 
     Args:
       model: the model.
-      rows: with the mask piece at masked positions.
+      rows: rows with the mask piece at masked positions.
       positions: ``[rows, blanks]``.
       special: ``[vocabulary]`` bool, pieces that cannot be guessed.
-      top_k: pieces of each position.
+      top_k: number of pieces for each position.
       task: selects the weights that are indexed by the task.
 
     Returns:
@@ -75,8 +75,8 @@ def masked_samples(
       documents: {language: token ids of each document}, prefix and end included.
       languages: language codes in index order.
       vocabulary: the vocabulary of the documents.
-      longest: tokens a row at most; longer documents are skipped.
-      multiple: that the number of rows of a batch must be of.
+      longest: the largest number of tokens of a row; longer documents are skipped.
+      multiple: the number of rows of a batch must be a multiple of this.
       keep: samples of each language; 0 keeps all.
 
     Returns:

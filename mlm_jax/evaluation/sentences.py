@@ -19,7 +19,7 @@ MANY_LANGUAGES = 16  # with more languages, only pairs that have parallel text o
 
 @dataclasses.dataclass(frozen=True)
 class ParallelSentences:
-    """Sentences by language, and which of them translate each other.
+    """Sentences by language, and the pairs that are translations of each other.
 
     Attributes:
       documents: {language: token ids of each distinct sentence}.
@@ -63,7 +63,7 @@ def held_out_sentences(store: Store, limit: int) -> ParallelSentences:
 
     Args:
       store: the token store.
-      limit: pairs of a stream at most.
+      limit: the largest number of pairs of a stream.
 
     Raises:
       UserError: the store is corrupt.

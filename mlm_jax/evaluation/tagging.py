@@ -21,7 +21,7 @@ class EntityScores(NamedTuple):
       precision: share of predicted entities that are right.
       recall: share of gold entities that are found.
       f1: their harmonic mean.
-      entities: gold ones.
+      entities: number of gold entities.
       right: ``[sentences]`` predicted entities that are right.
       predicted: ``[sentences]`` predicted entities.
       gold: ``[sentences]`` gold entities.

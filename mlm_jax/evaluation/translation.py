@@ -10,8 +10,8 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.bootstrap import RESAMPLES, Interval
 from mlm_jax.evaluation.extras import metric_library
 
-# BLEU's tokeniser by target language; 13a elsewhere. Scripts without spaces are scored by character, which needs no
-# segmenter and is what the signature then says.
+# BLEU's tokeniser by target language; 13a for others. Scripts without spaces are scored by character, which needs no segmenter;
+# the signature shows it.
 CHINESE = ("zh", "zho", "cmn", "yue")
 WITHOUT_SPACES = ("ja", "jpn", "th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod", "dz", "dzo")
 TOKENIZERS = dict.fromkeys(CHINESE, "zh") | dict.fromkeys(WITHOUT_SPACES, "char")
@@ -33,7 +33,7 @@ def translation_scores(hypotheses: Sequence[str], references: Sequence[str], lan
 
     Args:
       hypotheses: a translation of each sentence; an empty one counts as wrong.
-      references: the right ones.
+      references: the reference translations.
       language: the language of both; picks BLEU's tokeniser.
 
     Raises:

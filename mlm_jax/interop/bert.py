@@ -14,7 +14,9 @@ HEAD = (
     Entry("cls.predictions.decoder.weight", ("output",)),
     Entry("cls.predictions.bias", ("output_bias",), unless="output"),
     Entry("cls.predictions.decoder.bias", ("output_bias",), only="output"),
-    Entry("cls.predictions.bias", ("output_bias",), only="output", copy=True),  # there, but unused by an untied head
+    Entry(
+        "cls.predictions.bias", ("output_bias",), only="output", copy=True
+    ),  # in the file, but unused by an untied head
 )
 
 

@@ -52,11 +52,11 @@ def export_hf(
       out: the new folder, which must not exist yet.
       family: ``model_type`` to write; "": the first family that can express the model.
       dtype: the type of the weights: float32 | bfloat16 | float16.
-      language: its token is put before each text by the tokenizer, for models whose documents begin with a language's token.
-      to: the decoder's output begins with the token of this language, for such models;
+      language: the language whose token the tokenizer puts before each text, for models whose documents begin with such a token.
+      to: the language whose token the decoder's output begins with, for such models;
         ``generate(decoder_start_token_id=…)`` can name another.
-      task: its classifier is written as ``…ForSequenceClassification`` or ``…ForTokenClassification``, in place of the head
-        that predicts tokens.
+      task: the task whose classifier is written as ``…ForSequenceClassification`` or ``…ForTokenClassification``, in place of
+        the head that predicts tokens.
       shard_bytes: largest size of one file.
 
     Returns:
@@ -113,7 +113,7 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
 
     Args:
       loaded: the checkpoint.
-      task: its head is written; "": the head that predicts tokens.
+      task: the task whose head is written; "": the head that predicts tokens.
       facts: the size of its vocabulary, its languages and its special ids.
       wanted: a model type; "": the first that fits.
 
@@ -172,7 +172,7 @@ def check_types(loaded: Loaded) -> None:
     """Check that type 1 begins at the second text of a pair, if at all.
 
     Raises:
-      UserError: it begins elsewhere, which no tokenizer can say.
+      UserError: it begins elsewhere, which a tokenizer cannot express.
     """
     boundary, separator = loaded.config.model.type_boundary, loaded.vocabulary.pair_separator
     if boundary >= 0 and boundary != separator[-1]:
@@ -187,7 +187,7 @@ def decoder_start(loaded: Loaded, to: str) -> int:
     """Return the id that a decoder begins with.
 
     Raises:
-      UserError: it begins with a language's token and no language is named, or the model does not know it.
+      UserError: the decoder begins with a language's token, but no language is given, or the language is unknown.
     """
     prefix, model = loaded.config.data.prefix, loaded.config.model
     if to and not (model.decoder and prefix == "language"):

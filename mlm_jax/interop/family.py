@@ -38,7 +38,7 @@ class Entry:
     """One tensor of a published model and our parameters that it holds.
 
     Attributes:
-      theirs: name; ``{base}`` is the base model's prefix, ``{layer}`` and ``{language}`` run over all of them.
+      theirs: the tensor's name; ``{base}`` is the base model's prefix, ``{layer}`` and ``{language}`` stand for each of them.
       ours: paths of parameters, concatenated along their tensor's first axis. A ``kernel`` of ours is ``[in…, out…]``,
         theirs ``[out, in]``; anything else only changes shape.
       inputs: number of leading axes of our kernel that are inputs (2 if heads are merged).
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The parts of the model in a file of weights, which config.json does not always tell.
+    """The parts of the model in a file of weights; config.json does not always name them.
 
     Attributes:
       head: whether there is a head that predicts tokens; a bare base model has none.
@@ -119,7 +119,7 @@ class Family:
     """A model type of Hugging Face transformers.
 
     Attributes:
-      model_type: as config.json names it.
+      model_type: its name in config.json.
       base: prefix of the base model's tensors under a head (``roberta.``); a bare base model has none.
       table: their tensors and our parameters.
       settings: (config.json, contents) → settings of ``config.model``; raises UserError if we have no counterpart.
@@ -129,8 +129,8 @@ class Family:
       embedding: name of the table of token embeddings.
       output: name of the output layer's table, if it is not tied.
       head: pattern of the names of a head's tensors.
-      tied: whether the output layer is tied if config.json does not tell.
-      tied_if_missing: whether the output layer is tied if the file has none, whatever config.json tells.
+      tied: whether the output layer is tied if config.json does not say so.
+      tied_if_missing: whether the output layer is tied if the file has none, even if config.json says otherwise.
       only_output: whether the head is only the output layer, so that a tied model has no tensor of the head.
       ignored: {pattern of names that have no counterpart: why that is harmless}.
       copies: {name: the name that it repeats}, as old files do for tied weights.
@@ -167,12 +167,12 @@ class Bound:
     """One tensor of theirs, bound to slices of our arrays.
 
     Attributes:
-      name: theirs.
-      shape: theirs.
-      parts: (path, index, shape of the slice) of ours.
-      inputs: leading axes of our kernel that are inputs.
-      copy: whether another tensor holds the same.
-      unused: whether they have no such tensor, and we do not use the slice.
+      name: the tensor's name.
+      shape: the tensor's shape.
+      parts: (path, index, shape) of each of our slices.
+      inputs: number of leading axes of our kernel that are inputs.
+      copy: whether another tensor has the same values.
+      unused: whether the file has no such tensor, and we do not use the slice.
     """
 
     name: str
@@ -209,7 +209,7 @@ def bind(
     """Bind a family's table to a model.
 
     Args:
-      family: has the table.
+      family: the family with the table.
       shapes: {path: shape} of our parameters.
       model: ``config.model``.
       languages: language codes in index order.
@@ -245,7 +245,7 @@ def bind(
             covered[path] += math.prod(shape)
     for path, size in covered.items():
         if size != math.prod(shapes[path]):
-            raise UserError(f"parameter {path!r} has no place in a model of type {family.model_type!r}")
+            raise UserError(f"parameter {path!r} has no counterpart in a model of type {family.model_type!r}")
     return bound
 
 
@@ -300,7 +300,7 @@ def canonical(model: Any) -> dict[str, Any]:
 
 def _canonical_norms(model: Any) -> tuple[str, ...]:
     norms = set(model.norms)
-    if "embedding" not in norms:  # which would do instead of layer 0's own norm
+    if "embedding" not in norms:  # an embedding norm would replace layer 0's own norm
         norms.add("first_attention")
     if model.norm_position == "post":  # a layer's norm comes after it, in the first layer too
         norms.discard("first_attention")
@@ -374,7 +374,7 @@ class ForeignConfig(dict):
 
 KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    # All of them are numbers of things, which are below 2³¹.
+    # All integers in these files are counts or sizes, below 2³¹.
     int: ("a whole number from 1 to 2³¹", lambda value: type(value) is int and 0 < value <= 2**31),
     float: ("a number from 0", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
     str: ("a text", lambda value: isinstance(value, str)),
@@ -392,7 +392,7 @@ def optional(config: Mapping[str, Any], key: str, default: Any) -> Any:
 
 
 def require(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Check that keys of a configuration have, if they are there, the only values that have a counterpart here.
+    """Check that keys of a configuration, if they exist, have the only values with a counterpart here.
 
     Raises:
       UserError: a key has another value; the message names both.

@@ -11,10 +11,10 @@ from mlm_jax.common.errors import UserError, one_line
 def push(folder: str | Path, name: str) -> str:
     """Upload a folder to a repository of the Hub, which is created if it does not exist.
 
-    huggingface_hub reads the token itself (``hf auth login`` or HF_TOKEN); it is in no message.
+    huggingface_hub reads the token itself (``hf auth login`` or HF_TOKEN); no message contains it.
 
     Args:
-      folder: written by export-hf.
+      folder: a folder written by export-hf.
       name: the name of the repository, such as "me/my-encoder".
 
     Returns:

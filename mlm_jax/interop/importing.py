@@ -115,10 +115,10 @@ def save_weights(
 
 
 def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigDict:
-    """Return the config of an imported model: the defaults, with its model, its vocabulary and its documents' first tokens.
+    """Return the config of an imported model: the defaults, with its model, its vocabulary and the first token of documents.
 
     Raises:
-      UserError: its decoder begins with another token than ours.
+      UserError: the decoder begins with another token than ours would.
     """
     before, _ = around(Tokenizer.from_str(vocabulary.tokenizer_json))
     config = default_config()
@@ -176,7 +176,7 @@ def recipe(config: ConfigDict, source: str) -> str:
     default = default_config().model
     changed = {key: value for key, value in config.model.items() if value != default[key]}
     settings = "".join(f"        {key}={_literal(value)},\n" for key, value in changed.items())
-    return f'''"""Goes on with the training of a published model, once config.data says on which text.
+    return f'''"""Continues the training of a published model on the text that config.data names.
 
     mlm-jax train --config THIS_FILE --workdir WORKDIR --set "data.corpora={{'de': 'text/de/*.txt'}}"
 """
@@ -191,8 +191,8 @@ IMPORTED = str(Path(__file__).resolve().parent)  # this folder may be moved
 
 def get_config():
     config = default_config()
-    config.data.corpora = {{}}  # {{language: files}}: the text to go on with
-    config.data.prefix = {config.data.prefix!r}  # what this model's documents begin with
+    config.data.corpora = {{}}  # {{language: files}}: the text to train on
+    config.data.prefix = {config.data.prefix!r}  # the first token of this model's documents
     config.vocabulary.path = f"{{IMPORTED}}/{VOCABULARY}"
     config.vocabulary.size = {config.vocabulary.size}
     config.checkpoint.init = {{"from": IMPORTED}}

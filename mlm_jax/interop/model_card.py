@@ -33,7 +33,7 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
       loaded: the exported checkpoint.
       place: path of the checkpoint.
       architecture: class of transformers that loads the folder.
-      task: with the exported head; "": none.
+      task: the task whose head is exported; "": none.
     """
     config = without_folders(config_json(loaded.config))
     (folder / RUN_CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def base_model(loaded: Loaded, place: str | Path) -> str:
 
 
 def write_source(workdir: Path, source: str, is_folder: bool) -> None:
-    """Record what a workdir was imported from: a Hub name, or the name of a folder without its path."""
+    """Record the source of an imported workdir: a Hub name, or the name of a folder without its path."""
     name = Path(source).resolve().name if is_folder else source
     (workdir / SOURCE).write_text(json.dumps({"source": name}, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -128,7 +128,7 @@ def _body(loaded: Loaded, base: str, architecture: str, task: str, table: str) -
     labels = [f"- labels: {', '.join(loaded.labels[task])}"] if task else []
     loads = f'from transformers import AutoTokenizer, {architecture}\n\nmodel = {architecture}.from_pretrained("…")\n'
     parts = [
-        "\n# Model card\n\nTrained with mlm_jax, and written by `mlm-jax export-hf`. Fill in what it is for, and what not.\n",
+        "\n# Model card\n\nTrained with mlm_jax, and written by `mlm-jax export-hf`. Fill in intended and unintended uses.\n",
         "\n".join([*facts, *labels]),
         f'\n```python\n{loads}tokenizer = AutoTokenizer.from_pretrained("…")\n```',
         f"\n## Measured on held-out data\n\n{table}" if table else "",

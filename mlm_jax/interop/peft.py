@@ -1,4 +1,4 @@
-"""LoRA as a folder of the peft library: the products alone, to be loaded onto the model that the training began with."""
+"""LoRA as a folder of the peft library: only the low-rank products, to be loaded onto the model from which training began."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ TASK_TYPES = {SEQUENCE: "SEQ_CLS", TOKEN: "TOKEN_CLS", QUESTION: "QUESTION_ANS"}
 
 
 def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", task: str = "") -> Path:
-    """Write the products of low rank of a model with LoRA as a folder that ``peft.PeftModel.from_pretrained`` loads.
+    """Write the low-rank products of a model with LoRA as a folder that ``peft.PeftModel.from_pretrained`` loads.
 
-    Where a published family joins several of our products in one matrix (ModernBERT's Wqkv), theirs has the sum of the ranks.
+    If a published family joins several of our kernels in one matrix (ModernBERT's Wqkv), the rank of that matrix is the sum
+    of the ranks of our products.
 
     Args:
       checkpoint: a workdir, or one of its checkpoints.
       out: the new folder, which must not exist yet.
-      family: ``model_type`` of the base model; "" is the first that can express the model.
-      task: whose head to write beside the products; "" is none's.
+      family: ``model_type`` of the base model; "": the first that can express the model.
+      task: the task whose head is written beside the products; "": no head.
 
     Returns:
       ``out``.
@@ -48,7 +49,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
     _check(loaded, checkpoint)
     loaded.config.model.lora = {}
     every = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
-    start = loaded.vocabulary.pad_id  # of a decoder, which no product depends on
+    start = loaded.vocabulary.pad_id  # the first token of a decoder, on which no product depends
     facts = Facts(every["embedding"].shape[0], loaded.languages, special_ids(loaded.vocabulary, start))
     chosen, model, _, base = written_as(loaded, task, facts, family)
     base = base or (chosen.base if Contents.of_model(model).head or chosen.only_output else "")
@@ -90,10 +91,10 @@ def _check(loaded: Loaded, place: str | Path) -> None:
 
 
 def low_rank_of(one: Bound, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return peft's A ``[rank, in]`` and B ``[out, rank]`` of one of their matrices; None if nothing is added to it.
+    """Return peft's A ``[rank, in]`` and B ``[out, rank]`` of a matrix of the family; None if it has no low-rank product.
 
     Args:
-      one: their matrix and the kernels of ours that it joins.
+      one: the matrix, and our kernels that it joins.
       arrays: {path: array} of our model.
     """
     firsts, seconds, row = [], [], 0
@@ -115,8 +116,8 @@ def describe(settings: Mapping[str, Any], ranks: Mapping[str, int], saved: list[
 
     Args:
       settings: ``config.model.lora``.
-      ranks: {their module: rank}.
-      saved: modules that are trained whole: the head of a task.
+      ranks: {module of the family: rank}.
+      saved: modules that are trained completely: the head of a task.
     """
     rank, alpha = settings["rank"], settings.get("alpha", settings["rank"])
     larger = {name: own for name, own in ranks.items() if own != rank}

@@ -28,21 +28,21 @@ USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]"
 # 250,100 to 250,112) or were never filled (multilingual MiniLMs: 250,002 of 250,037). A tokenizer that is smaller by more
 # than this belongs to another model.
 UNUSED_ROWS = 1024
-MOST_ROWS = 1 << 24  # that any vocabulary has
+MOST_ROWS = 1 << 24  # more rows than any vocabulary has
 
 
 def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mapping[str, int]) -> PublishedVocabulary:
     """Return the vocabulary of a published model.
 
     Args:
-      folder: with ``tokenizer.json``, a SentencePiece model or ``vocab.txt``.
+      folder: a folder with ``tokenizer.json``, a SentencePiece model or ``vocab.txt``.
       model_type: decides how ids follow from a file if no tokenizer class is named.
       rows: rows of the embedding table; None if there is no model that the tokenizer should fit.
       ids: special ids that config.json names.
 
     Raises:
-      UserError: there is no tokenizer, it cannot be read, it is of another vocabulary than the weights, or it puts around
-        a text what our documents cannot have there.
+      UserError: there is no tokenizer, it cannot be read, it does not fit the weights, or it puts tokens around a text that our
+        documents cannot have there.
     """
     settings = {**_settings(folder / "special_tokens_map.json"), **_settings(folder / "tokenizer_config.json")}
     tokenizer = read_tokenizer(folder, Source(settings, model_type, MOST_ROWS if rows is None else rows))

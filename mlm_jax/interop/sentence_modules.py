@@ -29,7 +29,7 @@ def read_pooling(folder: Path, longest: int) -> str:
 
     Args:
       folder: the folder of the model; without modules.json, pooling is the mean.
-      longest: most tokens that our model takes.
+      longest: the largest number of tokens that our model takes.
 
     Raises:
       UserError: a file is damaged, or vectors are pooled in a way that we have no counterpart of.
@@ -38,7 +38,7 @@ def read_pooling(folder: Path, longest: int) -> str:
         return "mean"
     modules = read_json(folder / MODULES)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise UserError("this is no list of modules", file=folder / MODULES)
+        raise UserError("this is not a list of modules", file=folder / MODULES)
     pooling = "mean"
     for module in modules:
         kind, path = str(module.get("type")).rpartition(".")[2], str(module.get("path", ""))
@@ -46,10 +46,12 @@ def read_pooling(folder: Path, longest: int) -> str:
             pooling = _pooling(_inside(folder, path) / "config.json")
         elif kind == "Normalize":
             log.warning(
-                "left out: %s of %s: embed gives vectors of any length; their cosines are the same", kind, MODULES
+                "left out: %s of %s: embed gives vectors that are not normalised; their cosines are the same",
+                kind,
+                MODULES,
             )
         elif kind != "Transformer":
-            log.warning("left out: %s of %s: embed gives the vectors that it would get", kind, MODULES)
+            log.warning("left out: %s of %s: embed gives the vectors before this module", kind, MODULES)
     _warn_of_length(folder / SETTINGS, longest)
     return pooling
 
@@ -63,7 +65,7 @@ def _inside(folder: Path, path: str) -> Path:
 def _pooling(file: Path) -> str:
     settings = read_json(file)
     if not isinstance(settings, dict):
-        raise UserError("this is no JSON object", file=file)
+        raise UserError("this is not a JSON object", file=file)
     modes = settings.get("pooling_mode", [mode for key, mode in OLD_MODES.items() if settings.get(key)])
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLING:

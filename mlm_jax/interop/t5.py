@@ -58,13 +58,13 @@ TABLE = (
 def settings(
     config: Mapping[str, Any], contents: Contents, *, per_layer: bool, feed_forward: str, scaled: bool
 ) -> dict[str, Any]:
-    """Return the settings of ``config.model`` that a config.json of this kind stands for.
+    """Return the settings of ``config.model`` for a config.json of this kind.
 
     Args:
-      config: their config.json.
+      config: the published config.json.
       contents: the contents of the file.
       per_layer: whether every layer has its own table of relative positions.
-      feed_forward: their default.
+      feed_forward: the family's default feed-forward layer.
       scaled: whether the decoder's output is divided by √d_model before the output layer.
     """
     layers = config.get("num_layers", 6)

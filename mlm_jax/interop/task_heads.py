@@ -184,7 +184,7 @@ def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str
     """Return the keys of config.json for a head.
 
     Args:
-      head: that is written.
+      head: the head that is written.
       objective: the objective of the task.
       labels: names of its classes.
       pooling: option of the task.
@@ -192,7 +192,7 @@ def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str
     said: dict[str, Any] = {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
-        "classifier_dropout": 0.0,  # we have none
+        "classifier_dropout": 0.0,  # our classifiers have no dropout
     }
     if head.suffix == SEQUENCE:
         said |= {"problem_type": FORMS[objective][1], **head.poolings[pooling]}

@@ -61,11 +61,11 @@ class TensorReader:
 
     @property
     def elements(self) -> int:
-        """Numbers in all tensors together."""
+        """Total number of elements of all tensors."""
         return sum(map(math.prod, self.shapes.values()))
 
     def _files(self) -> list[str]:
-        """Return the names of the files: the whole one if it is there, as in transformers, or else the shards."""
+        """Return the names of the files: the single file if it exists, as in transformers, or else the shards."""
         index = self.folder / INDEX
         files = [SINGLE]
         if not (self.folder / SINGLE).is_file() and index.is_file():
@@ -107,7 +107,7 @@ class TensorReader:
         except UserError as error:
             reason = error.problem
         except AttributeError:
-            reason = "its header is no table of tensors"
+            reason = "its header is not a table of tensors"
         raise UserError(
             f"the file is cut short or not in the safetensors format ({reason})", file=file, remedy="download it again"
         )

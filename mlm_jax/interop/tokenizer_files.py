@@ -100,7 +100,7 @@ def read_tokenizer(folder: Path, source: Source) -> Tokenizer:
             tokenizer = known.read(folder / found[0], source)
         else:
             raise UserError(
-                f"there is no tokenizer: without {TOKENIZER}, how ids follow from its files is known of "
+                f"there is no tokenizer: without {TOKENIZER}, ids can be derived from the files of "
                 f"{', '.join(CLASSES)} only" + (f", not of {name}" if name else ""),
                 remedy=f"write {TOKENIZER} with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
             )
@@ -117,7 +117,7 @@ def read_tokenizer(folder: Path, source: Source) -> Tokenizer:
 
 
 def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, with the parts that its class decides, whatever the file has."""
+    """Return the tokenizer of a tokenizer.json; the parts that its class decides replace those of the file."""
     check_file(file, MOST_TOKENIZER)
     text = file.read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
@@ -144,7 +144,7 @@ def _added_later(folder: Path, source: Source) -> dict[int, AddedToken]:
     special |= set(map(content, listed)) if isinstance(listed, list) else set()
     added = read_json(folder / ADDED)
     if not isinstance(added, dict):
-        raise UserError("this is no JSON object of pieces and their ids", file=folder / ADDED)
+        raise UserError("this is not a JSON object of pieces and their ids", file=folder / ADDED)
     return {
         _id(index): AddedToken(piece, special=piece in special, normalized=piece not in special)
         for piece, index in added.items()
@@ -153,7 +153,7 @@ def _added_later(folder: Path, source: Source) -> dict[int, AddedToken]:
 
 def _id(index: Any) -> int:
     if isinstance(index, bool) or not (isinstance(index, int) or (isinstance(index, str) and index.isdecimal())):
-        raise UserError(f"an added token has the id {json.dumps(index)}, which is no number")
+        raise UserError(f"an added token has the id {json.dumps(index)}, which is not a number")
     return int(index)
 
 
@@ -204,7 +204,7 @@ def _spm(file: Path) -> tuple[list[tuple[str, float]], bytes]:
 
 
 def _unigram_pipeline(tokenizer: Tokenizer, charsmap: bytes, *, prefix: bool = True) -> None:
-    """Set the normalisation and splitting of transformers' unigram classes, whatever the file has."""
+    """Set the normalisation and splitting of transformers' unigram classes, which replace those of the file."""
     scheme = "always" if prefix else "never"
     tokenizer.normalizer = normalizers.Precompiled(charsmap) if charsmap else normalizers.Sequence([])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

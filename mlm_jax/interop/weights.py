@@ -1,4 +1,4 @@
-"""Published weights and configurations into ours and back, tensor by tensor."""
+"""Conversion of published weights and configurations to ours and back, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class Published:
     """A folder of a published model: its family, its settings in our keys, and its weights, which are read on demand.
 
     Args:
-      folder: with config.json and safetensors.
+      folder: a folder with config.json and safetensors.
       finite: whether a NaN or infinite weight is an error.
 
     Attributes:
-      family: with the table that fits.
+      family: its family, with the table that fits.
       facts: rows of the embedding table, languages, special ids.
       settings: the settings of ``config.model``.
       task_head: the head of a task that the files hold in place of one that predicts tokens, or None.
@@ -142,7 +142,9 @@ class Published:
         embedding = family.embedding.replace("{base}", self.base)
         self._adopt_twin(embedding)
         if embedding not in names:
-            others = [name for name in names if name != family.output]  # which must not be taken for the embeddings
+            others = [
+                name for name in names if name != family.output
+            ]  # the output layer is not the table of embeddings
             raise UserError(f"tensor {embedding!r} is missing{nearest(embedding, others)}", file=self.folder)
         says_tied = self.config.get("tie_word_embeddings", family.tied)
         if family.output not in names:
@@ -283,12 +285,11 @@ def choose_family(model: Any, facts: Facts, wanted: str = "") -> Family:
 
     Args:
       model: ``config.model``.
-      facts: its vocabulary's and languages' part.
-      wanted: a model type; "" takes the first that fits.
+      facts: the size of its vocabulary, its languages and its special ids.
+      wanted: a model type; "": the first that fits.
 
     Raises:
-      UserError: no family fits (or not the one that is asked for); the message names the keys that prevent it in the nearest
-        one.
+      UserError: no family fits (or not the requested one); the message names the keys that prevent it for the nearest family.
     """
     if wanted and wanted not in FAMILIES:
         raise UserError(
@@ -319,8 +320,8 @@ def write_weights(
     """Write our parameters under the family's names.
 
     Args:
-      writer: takes the tensors one by one.
-      family: whose table.
+      writer: gets the tensors one by one.
+      family: the family with the table.
       params: {path: array} of all written parameters.
       model: ``config.model``.
       languages: language codes in index order.

@@ -50,7 +50,7 @@ HEAD = (
     Entry("lm_head.decoder.weight", ("output",)),
     Entry("lm_head.bias", ("output_bias",), unless="output"),
     Entry("lm_head.decoder.bias", ("output_bias",), only="output"),
-    Entry("lm_head.bias", ("output_bias",), only="output", copy=True),  # there, but unused by an untied head
+    Entry("lm_head.bias", ("output_bias",), only="output", copy=True),  # in the file, but unused by an untied head
 )
 # Tensors in files of this kind that a language model does not need.
 IGNORED = {

@@ -218,7 +218,7 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
         np.testing.assert_array_equal(found[path][:, language], params[path])
     wide = facts(old.vocabulary, ("en", "de"), mlp_width=16)
     with pytest.raises(
-        UserError, match="mlp.* has shape.*; model.mlp_width is .* there and 16 here. Remedy: make them alike"
+        UserError, match="mlp.* has shape.*; model.mlp_width is .* there and 16 here. Remedy: make them equal"
     ):
         transplant(params, old, flat(create(wide)[1]), wide)
 

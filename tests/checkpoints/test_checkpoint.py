@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(workdir, damage, cap
     checkpoints = open_run(workdir)
     state = checkpoints.restore(shapes(make_state()))
     assert_same(state, make_state(seed=1, step=1))
-    assert "checkpoint 2 is damaged: passing it over" in caplog.text
+    assert "checkpoint 2 is damaged and is skipped" in caplog.text
     assert (workdir / "checkpoints" / "2.damaged").is_dir()
     save(checkpoints, 2)  # the run comes by again
     assert_same(open_run(workdir).restore(shapes(make_state())), make_state(seed=2, step=2))
@@ -139,7 +139,7 @@ def test_memory_that_is_full_is_not_damage(workdir, monkeypatch):
 def test_a_checkpoint_that_was_cut_short_is_passed_over_and_removed(workdir, caplog):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "2.orbax-checkpoint-tmp")
     checkpoints = open_run(workdir)
-    assert "checkpoint 2 was cut short: passing it over" in caplog.text
+    assert "checkpoint 2 is incomplete and is skipped" in caplog.text
     assert_same(checkpoints.restore(shapes(make_state())), make_state(seed=1, step=1))
     save(checkpoints, 3)
     assert sorted(child.name for child in (workdir / "checkpoints").iterdir() if child.is_dir()) == ["1", "3"]
@@ -258,7 +258,7 @@ def test_a_full_disk_is_an_error_and_leaves_earlier_checkpoints_whole(workdir, m
     monkeypatch.setattr(checkpoints.manager, "wait_until_finished", no_space)
     half_written = workdir / "checkpoints" / "3.orbax-checkpoint-tmp"
     half_written.mkdir()
-    with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
+    with pytest.raises(UserError, match="the disk is full; earlier checkpoints are complete"):
         checkpoints.save(3, make_state())
     assert not half_written.exists()
     with pytest.raises(UserError, match="the disk is full"):

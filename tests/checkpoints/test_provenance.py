@@ -67,5 +67,5 @@ def test_the_package_and_the_working_directory_of_one_checkout_are_named_once(re
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "provenance.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="provenance.jsonl:1: this is not a start of a run"):
+    with pytest.raises(UserError, match="provenance.jsonl:1: this line does not describe the start"):
         read_provenance(tmp_path)

@@ -133,5 +133,5 @@ def test_damaged_rows_are_named(tmp_path, line):
     file = rows_file(tmp_path, 4)
     file.parent.mkdir()
     file.write_text(line + "\n")
-    with pytest.raises(UserError, match="no rows of an evaluation"):
+    with pytest.raises(UserError, match="not rows of an evaluation"):
         read_rows(tmp_path, 4)

@@ -115,7 +115,7 @@ def test_labels_that_a_task_does_not_know_and_sets_of_two_tasks_are_errors(tmp_p
     )
     ner, a, b = ({"data": (name,)} for name in ("ner", "a", "b"))
     with pytest.raises(
-        UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not know.*labels"
+        UserError, match="set 'wider' has the label 'B-LOC', which task 'entities' does not have.*labels"
     ):
         sets_of(store, {"entities": ner})
     with pytest.raises(UserError, match="the labelled set 'c' has labels of the tasks 'a' and 'b'.*evaluate_on"):

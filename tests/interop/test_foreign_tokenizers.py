@@ -57,7 +57,7 @@ def test_a_class_that_nothing_names(tmp_path):
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="BertTokenizer needs tokenizer.json or vocab.txt.*tokenizer_class"):
         read_vocabulary(tmp_path, "bert", 902, {})
-    with pytest.raises(UserError, match="there is no tokenizer: without tokenizer.json, how ids follow"):
+    with pytest.raises(UserError, match="there is no tokenizer: without tokenizer.json, ids can be derived"):
         read_vocabulary(tmp_path, "modernbert", 902, {})
 
 

@@ -24,9 +24,9 @@ class Phase:
 
     Attributes:
       index: 0 for the first phase.
-      name: in messages.
+      name: its name in messages.
       start_step, stop_step: steps of the run.
-      languages: those that are read; a pair is read if both its languages are among them.
+      languages: the languages that are read; a pair is read if both of its languages are among them.
       sources: {name of a source, such as "wiki" or "de:wiki": its rate, or None}; {}: all sources.
       strategy: alpha | unimax | explicit | mixture.
       alpha, unimax_epochs, rates: as in ``config.mixing``; each strategy uses one of them.
@@ -62,7 +62,7 @@ class Phase:
         """Return whether text is read in this phase.
 
         Args:
-          stream: its name.
+          stream: the name of the stream.
           source: its name among the sources of its language or pair; "" if it is the only one.
           languages: the languages of the stream, one or two.
         """

@@ -25,8 +25,8 @@ from mlm_jax.data.store.store import Store, Stream
 class Loader:
     """Batches from a token store.
 
-    A task's entry in ``config.tasks`` says which streams it reads (``data``: names, () is all of the task's kind), how
-    many ``rows`` a step has over all processes and how many tokens (``length``) a row.
+    A task's entry in ``config.tasks`` gives the streams that it reads (``data``: names; (): all of the task's kind), the number of
+    ``rows`` of a step over all processes, and the number of tokens of a row (``length``).
 
     - Rows of ``text`` are slices of packed documents, of one language each; ``"packed": False``: one document a row.
     - Rows of ``pairs`` and of text with labels are one example each, padded, or cut to ``length`` (the last token stays; of
@@ -162,7 +162,7 @@ class Loader:
         Args:
           task: gives length and packing.
           stream: name.
-          rows: of a batch, over all processes; the last batch is filled up with empty rows (segment ids 0, labels -1).
+          rows: number of rows of a batch, over all processes; the last batch is padded with empty rows (segment ids 0, labels -1).
           limit: most rows in all.
           reverse: whether a pair's second language is the input.
 

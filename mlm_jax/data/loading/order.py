@@ -19,7 +19,7 @@ import numpy as np
 
 from mlm_jax.data.loading.apportionment import Apportionment, mix, permute
 
-BLOCKS = 256  # into which an epoch of packed text is cut at most
+BLOCKS = 256  # the largest number of blocks into which an epoch of packed text is cut
 BLOCK_TOKENS = 1 << 16  # tokens of the smallest block: the edges of blocks cut documents
 
 
@@ -79,7 +79,7 @@ class Order:
     """The order of one task's rows.
 
     Args:
-      names: of the streams. The seed and a stream's name decide its shuffles, which do not depend on the other streams.
+      names: the names of the streams. The shuffles of a stream depend only on the seed and its name, not on other streams.
       sizes: ``[streams]`` units, at least 1.
       rows: the number of rows of the task per step, over all hosts.
       seed: any text.

@@ -18,7 +18,7 @@ def read_packed(features: Sequence[Ragged], slices: Slices, language: np.ndarray
 
     Args:
       features: ``[streams]``; ``slices.stream`` is an index into them.
-      slices: to read; a row without slices is padding.
+      slices: the slices to read; a row without slices is padding.
       language: ``[rows]`` of the result.
       length: tokens a row.
       pad_id: token of padding.

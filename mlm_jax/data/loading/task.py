@@ -1,4 +1,4 @@
-"""What a task reads: its streams, the order of its rows in every phase, and the share of the rows that each stream gets."""
+"""The data of a task: its streams, the order of its rows in every phase, and the share of rows of each stream."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _check(task: Task) -> None:
 def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int:
     """Return the number of units of a split: tokens if rows are packed, else documents.
 
-    If the config limits the tokens of a source, units behind the limit do not count.
+    If the config limits the tokens of a source, units after the limit do not count.
     """
     if packed:
         return min(split.values("inputs"), most_tokens or split.values("inputs"))
@@ -199,7 +199,7 @@ def _weights(task: Task, phase: Phase, units_a_step: int, settings: Mapping[str,
     config, or else in proportion to their sizes. Text with ``epochs`` counts that many times.
 
     Args:
-      task: that reads the streams.
+      task: the task that reads the streams.
       phase: the phase of the run.
       units_a_step: tokens or examples that the task takes in a step.
       settings: {stream: its settings in the config}.
