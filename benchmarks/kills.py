@@ -5,7 +5,8 @@
 A run prepares its data, compiles, trains, evaluates, saves and reports. It is killed (SIGKILL), and the same command
 continues, until it is done. Two of three kills come at a file operation: the run, or the process that prepares its data,
 kills itself just before a rename, a removal or an fsync (``killed/sitecustomize.py``). All places where an unkilled run
-does one take turns. The others come at a random time. A kill survives if the run comes to its end, and if afterwards
+does one take turns, until something was killed at each. The others come at a random time. A kill survives if the run comes to
+its end, and if afterwards
 
 * ``metrics.jsonl`` holds what the unkilled run's does, each value once, and so do TensorBoard and ``report.json``;
 * values are equal bit for bit; if the number of devices changed, losses are equal to 1e-5, and what counts hits (accuracy,
@@ -13,8 +14,9 @@ does one take turns. The others come at a random time. A kill survives if the ru
 * no process, lock or temporary file is left.
 
 ``plain`` runs on one device. ``decoder`` (with language-indexed weights, a curriculum and EMA) and ``indexed`` (with adapters,
-microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only some runs prepare their data, the others begin
-with a copy. Printed is kills × survived; the exit code is 1 if one did not survive.
+microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only runs that are killed there prepare their data and
+compile, the others begin with a copy of a store and use compiled programs. Printed are kills × survived and a table of file
+operations by phase of the run; the exit code is 1 if one did not survive. What was measured is written after each run.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,17 @@ SETTINGS = {
     "PYTHONPATH": f"{ROOT}:{KILLED}",
 }
 DEVICES = {"plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
-KILLS_A_RUN = 7
+KILLS_A_RUN, PLACES_A_RUN = 7, 4
 ALONE = 20  # seconds that a process may outlive its parent: Python's start, on a busy machine
+TRIES = 3  # of a place that a run may pass by: a run that is continued does less than a whole one
+PHASES = (  # of a run, and the places of file operations in them
+    ("prepare", "helper|store"),
+    ("compile", "compiled"),
+    ("start", r"config\.json|provenance|\.metrics\.jsonl|\.tensorboard"),
+    ("steps and evaluation", r"metrics\.jsonl|tensorboard|report\.json"),
+    ("checkpoint", "checkpoints|goodput"),
+    ("end", r"report\.html|train\.lock"),
+)
 SPEED = ("train/tokens_per_second", "train/seconds_left")  # differ from run to run
 HITS = re.compile("accuracy|retrieval|samples")
 ENDINGS = (".incomplete", ".lock", ".old", ".damaged")
@@ -67,13 +78,14 @@ class Runs:
         self.reference, self.log = folder / f"reference-{variant}", folder / f"operations-{variant}"
         self.output = folder / f"output-{variant}"
 
-    def start(self, workdir: Path, devices: int, kill_at: str = "") -> int:
+    def start(self, workdir: Path, devices: int, kill_at: str = "", *, compiles: bool = False) -> int:
         """Start a run, or continue it, in a fork of this process, which has imported everything; return its process id.
 
         Args:
           workdir: the workdir of the run.
           devices: that it has.
           kill_at: before which operation it kills itself, as sitecustomize.py says.
+          compiles: whether its compiled programs are its own; otherwise those of earlier runs are used.
         """
         process = os.fork()
         if process:
@@ -95,7 +107,7 @@ class Runs:
             sitecustomize.watch()
             config = f"{KILLED / 'killed_run.py'}:{self.variant}"
             sys.argv = ["mlm-jax", "train", "--config", config, "--workdir", str(workdir)]
-            jax.config.update("jax_compilation_cache_dir", str(self.folder / "compiled"))
+            jax.config.update("jax_compilation_cache_dir", str((workdir if compiles else self.folder) / "compiled"))
             code = cli.main()
         except SystemExit as error:
             code = int(error.code or 0)
@@ -216,11 +228,12 @@ class Killer:
     Args:
       runs: of the variant.
       draw: chooses times.
-      most: how many kills are wanted.
+      least: how many kills are wanted.
+      note: called with kills that were judged.
     """
 
-    def __init__(self, runs: Runs, draw: random.Random, most: int):
-        self.runs, self.draw, self.most = runs, draw, most
+    def __init__(self, runs: Runs, draw: random.Random, least: int, note: Callable[[list[dict[str, Any]]], None]):
+        self.runs, self.draw, self.least, self.note = runs, draw, least, note
         self.devices = DEVICES[runs.variant]
         self.store = runs.folder / "store"  # that most runs begin with
         self.kills: list[dict[str, Any]] = []
@@ -239,19 +252,29 @@ class Killer:
             if not self.store.exists():
                 shutil.copytree(workdir / "store", self.store)
 
-    def kill_all(self, places: list[str]) -> None:
-        """Kill until there are enough kills; ``places`` take turns, those of a run in the order in which a run does them."""
-        order = {place: index for index, place in enumerate(self.counts)}
-        places = [place for place in places if place in order]
-        runs = max(math.ceil(len(places) / (KILLS_A_RUN * 2 // 3)), 1)
-        chains = [sorted(places[first::runs], key=order.__getitem__) for first in range(runs)]
-        while len(self.kills) < self.most:
-            chain = chains.pop(0) if chains else self.draw.sample(list(order), min(4, len(order)))
-            self.kill_one(sorted(chain, key=order.__getitem__))
+    def kill_all(self, places: Iterable[str]) -> None:
+        """Kill until there are enough kills, and something was killed at each of these places, if it can be."""
+        order = {place: index for index, place in enumerate(self.counts)}  # in which a run does them
+        tries = Counter({place: 0 for place in places if place in order})
+        while True:
+            killed = {kill.get("before") for kill in self.kills}
+            left = [place for place, number in tries.items() if place not in killed and number < TRIES]
+            if not left and len(self.kills) >= self.least:
+                return
+            self.draw.shuffle(left)
+            chain = left[:PLACES_A_RUN] or self.draw.sample(list(order), min(PLACES_A_RUN, len(order)))
+            tries.update(chain)
+            self.kill_one(sorted(chain, key=order.__getitem__), rare=all(tries[place] > 1 for place in chain))
 
-    def kill_one(self, places: list[str]) -> None:
-        """Kill one run until it is done, and judge it."""
+    def kill_one(self, places: list[str], *, rare: bool = False) -> None:
+        """Kill one run until it is done, and judge it.
+
+        Args:
+          places: of the kills, besides those at a random time.
+          rare: whether it is killed at its first operation there; otherwise at any.
+        """
         workdir = self.runs.folder / f"run-{self.runs.variant}-{self.number}"
+        compiles = any(place.startswith("run") and "compiled" in place for place in places)
         if not any(place.startswith("helper") for place in places) and self.number:  # the first one prepares its data
             shutil.copytree(self.store, workdir / "store")
         self.number += 1
@@ -259,29 +282,34 @@ class Killer:
         wrong: list[str] = []
         while True:
             devices = self.devices[min(len(here), len(self.devices) - 1)]
-            enough = len(here) >= KILLS_A_RUN or len(self.kills) + len(here) >= self.most
+            enough = len(here) >= KILLS_A_RUN or (not places and len(self.kills) + len(here) >= self.least)
             place = "" if enough or len(here) % 3 == 2 or not places else places.pop(0)
-            at = f"{self.draw.randrange(self.counts[place]) + 1} {place}" if place else ""
-            code, kill = self._start(workdir, devices, at, by_time=not place and not enough)
-            if kill is None:
+            number = 1 if rare or not place else self.draw.randrange(self.counts[place]) + 1
+            at = f"{number} {place}" if place else ""
+            code, kill = self._start(workdir, devices, at, by_time=not place and not enough, compiles=compiles)
+            if kill is None and (code or not places):
                 break
-            here.append(kill | {"devices": devices})
-            if code not in (-signal.SIGKILL, 2):
+            here += [kill | {"devices": devices}] if kill else []
+            if code not in (-signal.SIGKILL, 2) and kill:
                 wrong.append(f"exit code {code} after a kill")
         said = self.runs.said() if code else ""
         tolerance = 1e-5 if len({kill["devices"] for kill in here} | {devices}) > 1 else 0.0
         wrong += [f"exit code {code}"] if code else list(problems(workdir, self.runs.reference, tolerance))
-        self.kills += [kill | {"survived": not wrong} for kill in here]
+        judged = [kill | {"survived": not wrong, "variant": self.runs.variant} for kill in here]
+        self.kills += judged
         told = "; ".join(wrong[:5]) or "the same as without"
         print(f"{self.runs.variant} {self.number}: {len(here)} kills, {told}", flush=True)
         if wrong:
             print(json.dumps(here, indent=1), said, flush=True)
             shutil.copytree(workdir, f"{workdir}.wrong")
         shutil.rmtree(workdir)
+        self.note(judged)
 
-    def _start(self, workdir: Path, devices: int, at: str, by_time: bool) -> tuple[int, dict[str, Any] | None]:
+    def _start(
+        self, workdir: Path, devices: int, at: str, *, by_time: bool, compiles: bool
+    ) -> tuple[int, dict[str, Any] | None]:
         """Start once; return the exit code, and how the start was killed, or None if it was not."""
-        process = self.runs.start(workdir, devices, at)
+        process = self.runs.start(workdir, devices, at, compiles=compiles)
         after = self.draw.random() * self.duration
         code, killed = ended(process, after if by_time else math.inf), False
         if code is None:
@@ -304,45 +332,61 @@ def import_everything() -> None:
     from mlm_jax.run import loop  # noqa: F401
 
 
+def phase_of(place: str) -> str:
+    """Return the phase of a run in which it does a file operation."""
+    return next((phase for phase, pattern in PHASES if re.search(pattern, place)), "start")
+
+
+def table_of(kills: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return {phase: {operation, or "any moment": kills}}; those at a random time are in the phase of the last operation."""
+    table: dict[str, Counter[str]] = {phase: Counter() for phase, _ in PHASES}
+    for kill in kills:
+        if "left" not in kill:
+            operation = kill["before"].split()[1] if "before" in kill else "any moment"
+            table[phase_of(kill.get("before") or kill["after"])][operation] += 1
+    return {phase: dict(counts) for phase, counts in table.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="at least")
     parser.add_argument("--variants", nargs="+", choices=list(DEVICES), default=list(DEVICES))
+    parser.add_argument("--some", action="store_true", help="do not kill at every place")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for what was measured")
     options = parser.parse_args()
     import_everything()
     draw, begun = random.Random(options.seed), time.monotonic()
     kills: list[dict[str, Any]] = []
+    seen: dict[str, None] = {}  # places
+
+    def note(judged: list[dict[str, Any]]) -> None:
+        kills.extend(judged)
+        if options.output:
+            places = {kill["before"] for kill in kills if "before" in kill}
+            measured = {"date": datetime.date.today().isoformat(), "kills": len(kills)}
+            measured["survived"] = sum(kill["survived"] for kill in kills)
+            measured |= {"minutes": round((time.monotonic() - begun) / 60, 1)}
+            measured |= {"places": len(seen), "places_killed_at": len(places), "table": table_of(kills), "each": kills}
+            measured["passed_by"] = sorted(seen.keys() - places)
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(measured, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        places: list[str] = []  # those where nothing was killed yet
-        seen: set[str] = set()
         for index, variant in enumerate(options.variants):
-            left = options.kills - len(kills)
-            killer = Killer(Runs(Path(folder), variant), draw, left // (len(options.variants) - index))
+            wanted = (options.kills - len(kills)) // (len(options.variants) - index)
+            killer = Killer(Runs(Path(folder), variant), draw, wanted, note)
             killer.measure()
-            places += [place for place in killer.counts if place not in seen]
-            seen |= killer.counts.keys()
-            share = places[index :: len(options.variants)] if index + 1 < len(options.variants) else places
-            killer.kill_all(share)
-            kills += [kill | {"variant": variant} for kill in killer.kills]
-            places = [place for place in places if place not in {kill.get("before") for kill in kills}]
+            seen |= dict.fromkeys(killer.counts)
+            left = [place for place in seen if place not in {kill.get("before") for kill in kills}]
+            share = left[:: len(options.variants) - index]  # the other variants come by most of them as well
+            killer.kill_all([] if options.some else share)
     survived = sum(kill["survived"] for kill in kills)
+    places = {kill["before"] for kill in kills if "before" in kill}
     minutes = round((time.monotonic() - begun) / 60, 1)
-    print(
-        f"{len(kills)} kills × {survived} survived, in {minutes} minutes; "
-        f"{len(seen) - len(places)} of {len(seen)} places of file operations"
-    )
-    if options.output:
-        measured = {"date": datetime.date.today().isoformat(), "kills": len(kills), "survived": survived}
-        measured |= {
-            "minutes": minutes,
-            "places": len(seen),
-            "places_killed_at": len(seen) - len(places),
-            "each": kills,
-        }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(measured, indent=1) + "\n")
+    print(f"{len(kills)} kills × {survived} survived, in {minutes} minutes; at {len(places)} of {len(seen)} places")
+    for phase, counts in table_of(kills).items():
+        print(f"{phase}: {', '.join(f'{operation} {number}' for operation, number in counts.items())}")
     return int(survived < len(kills))
 
 

@@ -14,10 +14,12 @@ from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
+from mlm_jax.config.check import check_values
 from mlm_jax.interop.folder import new_folder
 from mlm_jax.interop.importing import save_weights
 from mlm_jax.interop.sentence_modules import write_json
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
+from mlm_jax.interop.weights import flat_shapes
 from mlm_jax.training.paths import by_path
 
 FACTS, KIND = "adapters.json", "mlm_jax adapters"
@@ -74,7 +76,7 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
     """
     loaded = load_parameters(base, device=host())
     facts = read_json(Path(folder) / FACTS) if (Path(folder) / FACTS).is_file() else {}
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+    if not isinstance(facts, dict) or facts.get("kind") != KIND or not _are_facts(facts):
         raise UserError(f"there is no {FACTS} of adapters", file=folder, remedy="write them with mlm-jax adapters")
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     if digest(flat) != facts["base"]:
@@ -86,7 +88,7 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
     config = loaded.config
     if facts["one_language"]:
         index = language_index(loaded, facts["languages"][0])
-        merged = {path: flat[path].copy() for path in given if path in flat}
+        merged = {path: flat[path].copy() for path in given if path in flat and is_adapter(path)}
         if {*merged} != {*given} or any(merged[path][:, :1].shape != given[path].shape for path in given):
             raise UserError("these adapters have other shapes than the model's", file=folder)
         for path, value in given.items():
@@ -95,12 +97,39 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
     else:
         if facts["languages"] != list(loaded.languages):
             raise UserError(f"these adapters are of {', '.join(facts['languages'])}, in this order", file=folder)
+        for stack in STACKS:
+            if list(map(_without_adapter, facts[stack])) != list(map(_without_adapter, config.model[stack])):
+                raise UserError(f"these adapters are of another {stack} than the model's", file=folder)
         config.model.update({stack: tuple(facts[stack]) for stack in STACKS})
+        check_values(config)
+        labels = {task: len(names) for task, names in loaded.labels.items()}
+        shapes = flat_shapes(config, loaded.vocabulary.size, loaded.languages, labels)
+        wanted = {path: shape for path, shape in shapes.items() if is_adapter(path)}
+        if wanted != {path: value.shape for path, value in given.items()}:
+            raise UserError(f"these adapters have other shapes than {FACTS} says", file=folder)
     out = Path(out).resolve()
     with new_folder(out) as scratch:
         claim_workdir(scratch, config)
         save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **given}, loaded.labels)
     return out
+
+
+def _are_facts(facts: Mapping[str, Any]) -> bool:
+    languages = facts.get("languages")
+    stacks = (facts.get(stack) for stack in STACKS)
+    return (
+        isinstance(facts.get("base"), str)
+        and isinstance(facts.get("one_language"), bool)
+        and isinstance(languages, list)
+        and bool(languages)
+        and all(isinstance(language, str) for language in languages)
+        and all(isinstance(groups, list) and all(isinstance(one, dict) for one in groups) for groups in stacks)
+    )
+
+
+def _without_adapter(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group of layers is without its adapters."""
+    return {key: value for key, value in group.items() if not key.startswith("adapter")}
 
 
 def is_adapter(path: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -23,8 +23,10 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 MOST_SHRUNK = 100  # the largest compression factor of the weights in a checkpoint's files
+SMALL = 1 << 28  # bytes of weights whose files may be of any size
 
 
 class Described(NamedTuple):
@@ -78,17 +80,7 @@ def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> L
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    candidates = _candidates(place)
-    for folder in candidates:
-        try:
-            return _load(folder, device or jax.local_devices()[0])
-        except Damaged as error:
-            if folder == candidates[-1]:
-                raise UserError(
-                    f"the checkpoint is damaged: {error}", file=folder, remedy="use another checkpoint of the run"
-                ) from error
-            log.warning("checkpoint %s is damaged and is skipped (%s)", folder.name, error)
-    raise AssertionError("unreachable: the last candidate returns or raises")
+    return _first_whole(place, lambda folder: _load(folder, device or jax.local_devices()[0]))
 
 
 def describe(place: str | Path) -> Described:
@@ -100,11 +92,27 @@ def describe(place: str | Path) -> Described:
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    folder = find_checkpoint(place)
-    try:
-        return _describe(folder, load_facts(folder))
-    except Damaged as error:
-        raise UserError(f"the checkpoint is damaged: {error}", file=folder, remedy="use another one") from error
+    return _first_whole(place, lambda folder: _describe(folder, load_facts(folder)))
+
+
+def _first_whole(place: str | Path, read: Callable[[Path], Found]) -> Found:
+    """Return the result of ``read`` for the likeliest checkpoint that is whole.
+
+    A run that is under way removes old checkpoints. If it has removed one meanwhile, the search begins again.
+    """
+    candidates = _candidates(place)
+    for folder in candidates:
+        try:
+            return read(folder)
+        except Damaged as error:
+            if not folder.is_dir():
+                return _first_whole(place, read)
+            if folder == candidates[-1]:
+                raise UserError(
+                    f"the checkpoint is damaged: {error}", file=folder, remedy="use another checkpoint of the run"
+                ) from error
+            log.warning("checkpoint %s is damaged and is skipped (%s)", folder.name, error)
+    raise AssertionError("unreachable: the last candidate returns or raises")
 
 
 def host() -> jax.Device:
@@ -165,9 +173,11 @@ def _load(folder: Path, device: jax.Device) -> Loaded:
         if field not in shapes:  # an imported model, whose checkpoint has only parameters
             field = "params"
         shapes = shapes[field]
+        _check_sizes(folder, described.config, shapes)
+    except Damaged:
+        raise
     except Exception as error:  # Orbax raises many kinds for damaged files
         raise Damaged(brief(error)) from error
-    _check_sizes(folder, described.config, shapes)
     there = jax.sharding.SingleDeviceSharding(device)
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), shapes)
     arrays = read_arrays(folder, {field: wanted})
@@ -185,7 +195,7 @@ def _check_sizes(folder: Path, config: ConfigDict, described: Any) -> None:
     arrays = jax.tree.leaves(described)
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
     there = sum(file.stat().st_size for file in (folder / "state").rglob("*") if file.is_file())
-    if claimed > max(MOST_SHRUNK * there, 1 << 30):
+    if claimed > max(MOST_SHRUNK * there, SMALL):
         raise Damaged(f"its metadata describes arrays of {claimed:,} bytes, but its files have {there:,}")
     longest = max((size for leaf in arrays for size in leaf.shape), default=0)
     for group in (*config.model.encoder, *config.model.decoder):

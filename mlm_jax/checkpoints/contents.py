@@ -32,7 +32,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a v
     "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
     "checksums": lambda value: isinstance(value, dict),
 }
-MOST_FACTS = 2 * MOST_TOKENIZER  # bytes; the facts contain a vocabulary in base64
+MOST_FACTS = MOST_TOKENIZER  # bytes; the facts contain a vocabulary in base64
 
 
 class Damaged(Exception):
@@ -118,7 +118,13 @@ def array_shapes(folder: Path) -> Any:
     for file in (folder / "state").rglob("*"):
         if file.is_symlink() or not file.is_dir():  # a device or a pipe would never end; only arrays may be large
             check_file(file, math.inf if file.parent.name == "d" else MOST_JSON)
-    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+    shapes = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+    for name, leaf in by_path(shapes).items():
+        storage = getattr(leaf, "storage", None)
+        block = storage.chunk_shape if storage else None
+        if block and any(part > max(size, 1) for part, size in zip(block, leaf.shape)):  # it would be allocated
+            raise Damaged(f"a block of {name!r} would be larger than the array")
+    return shapes
 
 
 def everyone(fine: bool) -> bool:

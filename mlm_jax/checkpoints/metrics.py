@@ -45,7 +45,8 @@ def read_metrics(folder: Path) -> dict[str, float]:
             raise ValueError("it has changed since it was written: its checksum differs")
         return metrics
     except (UserError, ValueError, TypeError, AttributeError) as error:
-        log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, brief(error))
+        if folder.is_dir():  # otherwise its run, which is under way, has removed it
+            log.warning("the metric of checkpoint %s cannot be read (%s)", folder.name, brief(error))
         return {}
 
 

@@ -19,6 +19,7 @@ import jax
 import mlm_jax
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import append_to
+from mlm_jax.common.foreign_files import MOST_JSON, check_file
 
 FILE = "provenance.jsonl"
 PACKAGES = (
@@ -108,13 +109,17 @@ def read_provenance(workdir: Path) -> list[dict[str, Any]]:
       UserError: the file is damaged.
     """
     file = workdir / FILE
-    *lines, _ = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]
+    if not file.exists():
+        return []
+    check_file(file, MOST_JSON)
+    *lines, _ = file.read_bytes().split(b"\n")
     starts = []
     for number, line in enumerate(lines, start=1):
         try:
             start = json.loads(line)
-            start["command"]
-        except (ValueError, KeyError, TypeError) as error:
+            if type(start["step"]) is not int or not isinstance(start["command"], str):
+                raise ValueError("no step and command")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 "this line does not describe the start of a run", file=file, line=number, remedy="delete the line"
             ) from error

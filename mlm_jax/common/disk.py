@@ -17,6 +17,7 @@ NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROF
 # The same errors in messages of Rust (safetensors: "os error 28") and of C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error
 # 28: No space left on device]").
 OS_ERROR = re.compile(r"os error (\d+)", re.IGNORECASE)
+MISSING = re.compile(r"NOT_FOUND|No such (file|directory)", re.IGNORECASE)  # in messages of TensorStore and Orbax
 SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, "Read-only file system": READ_ONLY}
 
 
@@ -39,6 +40,11 @@ def disk_problem(error: BaseException) -> str:
     return ""
 
 
+def is_of_files(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, comes from reading or writing files; others are bugs."""
+    return any(isinstance(reason, OSError) or MISSING.search(str(reason)) for reason in causes(error))
+
+
 @contextlib.contextmanager
 def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there: bool = False) -> Iterator[None]:
     """Turn errors of the disk inside the block into a UserError.
@@ -47,8 +53,8 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
       place: the file or folder that is written.
       left: a note for the message about what is on the disk now, such as "nothing half-written was left".
       remedy: replaces the remedy for a full or read-only disk.
-      is_there: whether ``place`` is a folder that exists before the block. If it is missing after an error, the message says
-        that it is gone.
+      is_there: whether ``place`` is a folder that exists before the block. If it is missing after an error of
+        files, the message says that it is gone.
 
     Raises:
       UserError: the disk is full or read-only, ``place`` may not be written, or its folder is gone.
@@ -59,7 +65,7 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
         raise
     except Exception as error:  # TensorStore raises ValueError, safetensors an exception of its own
         problem = disk_problem(error)
-        if is_there and not Path(place).is_dir():
+        if is_there and not Path(place).is_dir() and is_of_files(error):
             raise UserError(GONE, file=place, remedy=BRING_BACK) from error
         if not problem and not isinstance(error, OSError):
             raise

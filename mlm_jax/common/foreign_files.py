@@ -1,9 +1,14 @@
-"""Untrusted files: they are read only if they are regular, small enough, and of the expected format."""
+"""Untrusted files: they are read only if they are regular, small enough, and of the expected format.
+
+Values of JSON take more memory than their text, up to 25 times as much (``[[],[],…]``). That is limited as well.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,9 @@ from mlm_jax.common.errors import UserError, one_line
 
 # The largest published files are far smaller: config.json 0.1 MB, a header of tensors 2 MB, Gemma's tokenizer.json 34 MB.
 MOST_JSON, MOST_TOKENIZER = 16_000_000, 128_000_000  # bytes
+DEEPEST = 10  # nested folders of an array
+MOST_PARSED = 800_000_000  # bytes of memory that the values of one JSON text may take
+OF_A_VALUE = 100  # bytes of memory that a value takes at most in addition to its text
 
 
 def check_file(file: Path, most: float = math.inf) -> None:
@@ -31,18 +39,40 @@ def check_file(file: Path, most: float = math.inf) -> None:
         )
 
 
-def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
-    """Return the value of a JSON text; ``options`` are those of ``json.loads``.
+def check_folder(folder: Path, depth: int = DEEPEST) -> None:
+    """Check that all files in a folder and its subfolders are regular: reading a pipe or a device would never end.
 
     Raises:
-      UserError: the text is not JSON, or is nested too deeply.
+      UserError: a file is not regular, or there are more than ``depth`` levels of folders.
     """
+    if depth == 0:
+        raise UserError("folders are nested too deeply", file=folder)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                check_folder(Path(entry.path), depth - 1)
+            elif not entry.is_file():
+                raise UserError("this is not a regular file", file=entry.path)
+
+
+def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
+    """Return the value of a JSON text; ``options`` are passed to ``json.loads``.
+
+    Raises:
+      UserError: the text is not JSON in UTF-8, is nested too deeply, or its values may take more than MOST_PARSED bytes.
+    """
+    again = "download it again"
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        size = 2 * sys.getsizeof(text) + OF_A_VALUE * sum(map(text.count, ",:[{"))
+        if size > MOST_PARSED:
+            problem = f"its values may take {size:,} bytes of memory, and at most {MOST_PARSED:,} are allowed"
+            raise UserError(problem, file=file, remedy="split the file, or check where it comes from")
         return json.loads(text, **options)
     except RecursionError as error:
-        raise UserError("the JSON is nested too deeply to be read", file=file, remedy="download it again") from error
+        raise UserError("the JSON is nested too deeply to be read", file=file, remedy=again) from error
     except ValueError as error:  # includes UnicodeDecodeError
-        raise UserError(f"this is not JSON: {one_line(error)}", file=file, remedy="download it again") from error
+        raise UserError(f"this is not JSON: {one_line(error)}", file=file, remedy=again) from error
 
 
 def read_json(

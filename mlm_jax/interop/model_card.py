@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoints.checkpoint import Loaded, describe, find_checkpoint
-from mlm_jax.checkpoints.metrics import METRICS
+from mlm_jax.checkpoints.metrics import read_metrics
 from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
@@ -45,7 +46,9 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
         "pipeline_tag": pipeline(loaded, task),
         "tags": ["mlm_jax"],
     }
-    text = _yaml(metadata) + _body(loaded, base, architecture, task, _table(loaded.languages, metrics(place)))
+    text = _yaml(metadata) + _body(
+        loaded, base, architecture, task, _table(loaded.languages, metrics(place, loaded.step))
+    )
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
@@ -60,7 +63,8 @@ def base_model(loaded: Loaded, place: str | Path) -> str:
         visited.add(here)
         for folder in (here, *here.parents[:2]):
             if (folder / SOURCE).is_file():
-                source = str(json.loads((folder / SOURCE).read_text(encoding="utf-8"))["source"])
+                found = read_json(folder / SOURCE)
+                source = str(found.get("source", "") if isinstance(found, dict) else "")
                 return source if HUB_NAME.fullmatch(source) else Path(source).name
         here = Path(config.checkpoint.init.get("from") or here).resolve()
         if here in visited or not here.is_dir():
@@ -85,10 +89,10 @@ def pipeline(loaded: Loaded, task: str) -> str:
     return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
 
 
-def metrics(place: str | Path) -> dict[str, float]:
-    """Return the evaluation of a checkpoint; {} if it was not evaluated."""
-    file = find_checkpoint(place) / METRICS / METRICS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def metrics(place: str | Path, step: int) -> dict[str, float]:
+    """Return the evaluation of the checkpoint of a step; {} if it was not evaluated."""
+    folder = find_checkpoint(place)
+    return read_metrics(folder.with_name(str(step)) if folder.name.isdigit() else folder)
 
 
 def without_folders(value: Any) -> Any:

@@ -7,6 +7,7 @@ family than the model: multilingual MiniLMs are BERTs with XLM-R's tokenizer.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from mlm_jax.interop.tokenizer import template
 
 SENTENCEPIECE, WORDPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"), ("vocab.txt",)
 ADDED = "added_tokens.json"
+MOST_PIECES = 1 << 21  # of a vocab.txt; published ones have a million at most
 # The flags of an added token that its JSON form may carry, with their defaults.
 FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
 
@@ -120,9 +122,9 @@ def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenize
     """Return the tokenizer of a tokenizer.json; the parts that its class decides replace those of the file."""
     check_file(file, MOST_TOKENIZER)
     text = file.read_text(encoding="utf-8")
+    described = parse_json(text, file)  # first, since it bounds the memory
     tokenizer = Tokenizer.from_str(text)
     if known:
-        described = parse_json(text, file)
         model = described["model"]
         if model.get("type", known.model) == known.model and not model.get("byte_fallback"):
             known.rebuild(described, tokenizer, source)
@@ -282,7 +284,10 @@ def _t5_again(described: Mapping[str, Any], tokenizer: Tokenizer, source: Source
 
 def _wordpiece(file: Path, source: Source) -> Tokenizer:
     """Return BERT's tokenizer of a vocab.txt."""
-    ids = {piece.rstrip("\n"): index for index, piece in enumerate(file.open(encoding="utf-8"))}
+    with file.open(encoding="utf-8") as pieces:
+        ids = {piece.rstrip("\n"): index for index, piece in enumerate(itertools.islice(pieces, MOST_PIECES + 1))}
+    if len(ids) > MOST_PIECES:
+        raise UserError(f"{file.name} has more than {MOST_PIECES:,} pieces", file=file)
     roles = {role: source.piece(role, f"[{role.upper()}]") for role in ("pad", "unk", "cls", "sep", "mask")}
     for role in ("unk", "cls", "sep"):
         if roles[role] not in ids:

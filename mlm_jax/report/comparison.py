@@ -19,6 +19,7 @@ from mlm_jax.evaluation.bootstrap import Interval, Observed, intervals_of, read_
 from mlm_jax.report.history import (
     AVERAGES,
     Series,
+    is_number,
     is_patience_over,
     read_events,
     retrieval_curves,
@@ -75,16 +76,19 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     Raises:
       UserError: the run's files are damaged.
     """
-    evaluations = [event for event in read_events(workdir) if any(key.startswith("eval/") for key in event)]
     config = run_config(workdir)
-    select = config.get("evaluation", {}).get("select", "")
-    ended = is_patience_over(
-        [*scores_of(evaluations, select).values()], config.get("evaluation", {}).get("patience", 0)
-    )
-    counted = max(evaluations, key=lambda event: score(select, numbers(event)), default=None) if select else None
-    counted = counted or (evaluations[-1] if evaluations else None)
+    evaluation, select = config.get("evaluation", {}), config.get("evaluation", {}).get("select", "")
+    best: tuple[float, Mapping[str, Any]] | None = None
+    last: Mapping[str, Any] | None = None
+    for event in read_events(workdir):
+        if any(key.startswith("eval/") for key in event):
+            last, here = event, score(select, numbers(event)) if select else 0.0
+            best = (here, event) if best is None or here > best[0] else best
+    counted = best[1] if best and select else last
+    scores = (value for _, value in scores_of(read_events(workdir), select))
+    ended = is_patience_over(scores, evaluation.get("patience", 0))
     if not state:
-        steps, done = config.get("steps"), evaluations[-1]["step"] if evaluations else 0
+        steps, done = config.get("steps"), last["step"] if last else 0
         state = (
             FINISHED
             if ended or (steps is not None and done == steps)
@@ -99,7 +103,7 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:
     """Return the held-out metrics of an event that are numbers; retrieval is averaged over each language's pairs."""
-    found = {key: value for key, value in event.items() if key.startswith("eval/") and isinstance(value, (int, float))}
+    found = {key: float(value) for key, value in event.items() if key.startswith("eval/") and is_number(value)}
     series: dict[str, Series] = {key: [(0, value)] for key, value in found.items()}
     averaged = retrieval_curves(series, measured_languages(found))
     pairs = [key for key in found if key.startswith(RETRIEVAL)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mlm_jax.report.comparison import (
     metrics_of,
     ranking_key,
 )
-from mlm_jax.report.history import AVERAGES, Series, read_history, retrieval_curves, thin
+from mlm_jax.report.history import AVERAGES, read_history, retrieval_curves, thin
 from mlm_jax.report.page import fill, now
 
 MOST_CURVES = (
@@ -56,12 +56,13 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
     metrics = metrics_of(runs)
     parameters = list(dict.fromkeys(key for run in runs for key in run.settings))
     languages = list(dict.fromkeys(name for metric in metrics for name in columns_of(runs, metric)))
-    histories = {run.name: history_of(run) for run in runs}
     baseline = baseline or runs[0]
     of_runs = difference_intervals(runs, baseline)
     with_curves = (
         languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
     )
+    drawn = [f"{metric}/{name}" for metric in metrics for name in columns_of(runs, metric) if name in with_curves]
+    curves = [curves_of(run, drawn) for run in runs]
     return {
         "title": title,
         "runs": [
@@ -100,7 +101,7 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
         },
         "curves": {
             metric.removeprefix("eval/"): {
-                name: [curve(histories[run.name], f"{metric}/{name}") for run in runs]
+                name: [of_run[f"{metric}/{name}"] for of_run in curves]
                 for name in columns_of(runs, metric)
                 if name in with_curves
             }
@@ -109,11 +110,12 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
     }
 
 
-def history_of(run: Run) -> dict[str, Series]:
-    """Return a run's curves; retrieval by language."""
+def curves_of(run: Run, keys: Sequence[str]) -> dict[str, list[tuple[int, float | None]]]:
+    """Return {key: curve} of a run, with the points and digits that can be seen; retrieval is by language."""
     history = read_history(run.workdir) if run.metrics else {}
     languages = measured_languages(history)
-    return history | {RETRIEVAL + name: series for name, series in retrieval_curves(history, languages).items()}
+    history |= {RETRIEVAL + name: series for name, series in retrieval_curves(history, languages).items()}
+    return {key: [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)] for key in keys}
 
 
 def report_link(run: Run, folder: Path) -> str | None:
@@ -122,11 +124,6 @@ def report_link(run: Run, folder: Path) -> str | None:
     if not file.exists() or not is_local(original(run.workdir.resolve())):
         return None
     return os.path.relpath(file.resolve(), folder.resolve())
-
-
-def curve(history: Mapping[str, Series], key: str) -> list[tuple[int, float | None]]:
-    """Return a metric's curve, with only as many points and digits as are visible."""
-    return [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)]
 
 
 def rounded_interval(found: Interval | None) -> list[float | None] | None:

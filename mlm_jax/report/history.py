@@ -1,13 +1,14 @@
-"""Reading ``metrics.jsonl`` as curves: one series of (step, value) for each key."""
+"""Reading ``metrics.jsonl`` as curves: one series of (step, value) for each key, with a limit on the points in memory."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,6 +21,7 @@ METRICS = "metrics.jsonl"
 LAST_STEP, LARGEST = 1 << 62, sys.float_info.max  # larger steps and values are invalid
 Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
+MOST_KEYS, MOST_POINTS, MOST_OF_A_KEY = 200_000, 2_000_000, 8192  # in memory: 120 bytes a point, 500 a key
 
 
 def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
@@ -54,38 +56,45 @@ def elapsed(events: Iterable[Mapping[str, Any]], starts: Iterable[int]) -> Serie
       events: of a run, as :func:`read_events` returns them.
       starts: steps at which the run was started again.
     """
-    restarts, seconds, found = set(starts), 0.0, dict[int, float]()
+    restarts, seconds, found = set(starts), 0.0, _Curve("time")
     before: tuple[int, float] | None = None
     for event in events:
-        if not _is_number(event.get("time")):
+        if not is_number(event.get("time")):
             continue
         step, time = int(event["step"]), float(event["time"])
         if before is not None and not any(before[0] <= restart < step for restart in restarts if restart):
             seconds += max(time - before[1], 0.0)
         before = (step, time)
-        found[step] = seconds
-    return sorted(found.items())
+        found.add(step, seconds)
+        found.shrink(MOST_OF_A_KEY)
+    return found.series()
 
 
-def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> dict[int, float]:
-    """Return {step: score} of a metric over the evaluations that have it; a higher score is better.
+def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> Iterator[tuple[int, float]]:
+    """Yield (step, score) of a metric over the evaluations that have it; a higher score is better.
 
     Args:
-      events: the events of a run, as :func:`read_events` returns them.
+      events: the events of a run, as :func:`read_events` yields them; of several in a row with the same step the last one
+        counts.
       select: the metric, such as ``eval/loss/mean``.
     """
-    return {event["step"]: score(select, _with_nan(event)) for event in events if select in event}
+    last: tuple[int, float] | None = None
+    for event in events:
+        if select in event:
+            if last is not None and last[0] != event["step"]:
+                yield last
+            last = event["step"], score(select, {select: event[select] if is_number(event[select]) else math.nan})
+    if last is not None:
+        yield last
 
 
-def is_patience_over(scores: Sequence[float], patience: int) -> bool:
+def is_patience_over(scores: Iterable[float], patience: int) -> bool:
     """Return whether none of the last ``patience`` evaluations is better than the best one before; False if ``patience`` is 0."""
-    if not patience or not scores:
-        return False
-    return len(scores) - 1 - int(np.argmax(scores)) >= patience
-
-
-def _with_nan(event: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float("nan") if value is None else value for key, value in event.items()}
+    best, since = -math.inf, -1  # how many evaluations came after the best
+    for value in scores:
+        since = 0 if value > best else since + 1
+        best = max(best, value)
+    return bool(patience) and since >= patience
 
 
 def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
@@ -100,15 +109,67 @@ def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
     return event
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number; JSON may contain integers that are too large for a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+class _Curve:
+    """A series with a limit on its points: if there are too many, neighbours are merged.
+
+    In a held-out metric, the smallest and the largest of some neighbours are kept, so that the best value stays. In other
+    metrics, neighbours become their mean, which is what a report draws.
+    """
+
+    __slots__ = ("group", "last", "points", "stride", "waiting")
+
+    def __init__(self, key: str):
+        self.points: Series = []
+        self.waiting: Series = []  # fewer than become a point
+        self.last: Series = []
+        self.group = 2 if key.startswith("eval/") else 1  # points that neighbours become
+        self.stride = 1  # neighbours for each of these points
+
+    def add(self, step: int, value: float) -> None:
+        self.last = [(step, value)]
+        if self.stride == 1:
+            self.points += self.last
+            return
+        self.waiting += self.last
+        if len(self.waiting) == self.group * self.stride:
+            self.points += self._merged(self.waiting)
+            self.waiting = []
+
+    def shrink(self, most: int) -> None:
+        """Merge neighbours until there are at most so many points."""
+        while len(self.points) > most:
+            points, size = self._in_order(self.points), 2 * self.group
+            self.points = [
+                point for start in range(0, len(points), size) for point in self._merged(points[start : start + size])
+            ]
+            self.stride *= 2
+
+    def series(self) -> Series:
+        """Return the points in the order of steps, the last one as it was."""
+        return self._in_order([*self.points, *self.waiting, *self.last])
+
+    def _merged(self, points: Series) -> Series:
+        if self.group == 2:
+            ends = {min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])}
+            return sorted(ends)
+        steps, values = zip(*points)
+        return [(round(sum(steps) / len(steps)), sum(values) / len(values))]
+
+    @staticmethod
+    def _in_order(points: Series) -> Series:
+        return sorted(dict(points).items())
 
 
 def read_history(workdir: str | Path) -> dict[str, Series]:
     """Return {key: [(step, value), …]} in the order of steps, for all numbers in ``metrics.jsonl``.
 
-    If a step was run again after a crash, the values of the last time are returned.
+    If a step was run again after a crash, the values of the last time are returned. If the file has more numbers than may be
+    in memory, neighbouring points are merged.
 
     Raises:
       UserError: there is no such file, it has no event, or for the reasons of :func:`read_events`.
@@ -116,14 +177,27 @@ def read_history(workdir: str | Path) -> dict[str, Series]:
     file = Path(workdir) / METRICS
     if not file.is_file():
         raise UserError("there are no metrics here", file=file, remedy="name the --workdir of a training run")
-    values: dict[str, dict[int, float]] = {}
+    curves: dict[str, _Curve] = {}
+    most, crowd = MOST_OF_A_KEY, MOST_POINTS // MOST_OF_A_KEY
     for event in read_events(workdir):
         for key, value in event.items():
-            if _is_number(value) and key not in ("step", "time"):
-                values.setdefault(key, {})[event["step"]] = float(value)
-    if not values:
+            if key in ("step", "time") or not is_number(value):
+                continue
+            if (curve := curves.get(key)) is None:
+                if len(curves) == MOST_KEYS:
+                    raise UserError(f"these are more than {MOST_KEYS:,} different metrics", file=file)
+                curve = curves[key] = _Curve(key)
+            curve.add(event["step"], float(value))
+            if len(curve.points) > most:
+                curve.shrink(most)
+        while len(curves) > crowd:  # room for twice as many keys
+            crowd *= 2
+            most //= 2
+            for curve in curves.values():
+                curve.shrink(most)
+    if not curves:
         raise UserError("the run has not logged anything yet", file=file, remedy="wait for its first log line")
-    return {key: sorted(series.items()) for key, series in values.items()}
+    return {key: curve.series() for key, curve in curves.items()}
 
 
 def thin(series: Series, points: int = 300) -> Series:

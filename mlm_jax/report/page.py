@@ -16,6 +16,7 @@ from mlm_jax.checkpoints.provenance import read_provenance
 from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config
 from mlm_jax.evaluation.bootstrap import Interval, intervals, read_rows
 from mlm_jax.report.beside import beside, section_html
@@ -24,12 +25,14 @@ from mlm_jax.report.history import (
     Series,
     curves_by_language,
     elapsed,
+    is_number,
     read_events,
     read_history,
     retrieval_curves,
     smooth,
     thin,
 )
+from mlm_jax.report.sections import FILE as SECTIONS
 from mlm_jax.report.sections import load_sections, plain
 from mlm_jax.report.table import COLUMNS, format_cell
 
@@ -60,17 +63,21 @@ def write_report(workdir: str | Path, second: str | Path | None = None) -> Path:
     """
     workdir = local_path(workdir)
     sections, history = load_sections(workdir), read_history(workdir)
-    languages, starts = sections["languages"], read_provenance(workdir)
-    observed = read_rows(workdir, last_evaluation(history))
-    data = page_data(sections, history, workdir.resolve().name, intervals(observed, languages))
-    data |= {
-        "goodput": read_goodput(workdir),
-        "starts": starts,
-        "times": thin(elapsed(read_events(workdir), [start.get("step", 0) for start in starts]), 100),
-        "beside": beside(workdir, local_path(second), languages) if second else None,
-    }
     file = workdir / "report.html"
-    write_whole(file, render(data))
+    try:
+        languages, starts = sections["languages"], read_provenance(workdir)
+        observed = read_rows(workdir, last_evaluation(history))
+        data = page_data(sections, history, workdir.resolve().name, intervals(observed, languages))
+        data |= {
+            "goodput": read_goodput(workdir),
+            "starts": starts,
+            "times": thin(elapsed(read_events(workdir), [start["step"] for start in starts]), 100),
+            "beside": beside(workdir, local_path(second), languages) if second else None,
+        }
+        page = render(data)
+    except RecursionError as error:
+        raise UserError("a value of the report's data is nested too deeply", file=workdir / SECTIONS) from error
+    write_whole(file, page)
     publish(file)
     return file
 
@@ -186,11 +193,16 @@ def read_goodput(workdir: Path) -> dict[str, float]:
     Raises:
       UserError: the file is damaged.
     """
-    file = workdir / GOODPUT
+    file, remedy = workdir / GOODPUT, "delete it; the run does not need it"
+    if not file.exists():
+        return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
-        raise UserError("this is not JSON", file=file, remedy="delete it; the run does not need it") from error
+        seconds = read_json(file)
+    except UserError as error:
+        raise UserError(error.problem, file=file, remedy=remedy) from error
+    if not isinstance(seconds, dict) or not all(is_number(value) and value >= 0 for value in seconds.values()):
+        raise UserError("this is not a table of seconds", file=file, remedy=remedy)
+    return seconds
 
 
 def render(data: Mapping[str, Any]) -> str:

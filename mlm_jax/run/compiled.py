@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import zlib
@@ -50,32 +51,42 @@ class CompiledPrograms:
         """Write the checksums of programs that were compiled since the last call."""
         for entry in self._entries():
             file = Path(f"{entry}{CHECKSUM}")
-            if not file.exists() and not _is_young(entry):
-                write_whole(file, str(zlib.crc32(entry.read_bytes())))
+            with contextlib.suppress(FileNotFoundError):  # another run of this folder has just removed it
+                if not file.exists() and not _is_young(entry):
+                    write_whole(file, str(zlib.crc32(entry.read_bytes())))
 
     def _entries(self) -> Iterator[Path]:
         if self.folder is not None:
-            yield from sorted(self.folder.glob(f"*{ENTRY}"))
+            yield from sorted(entry for entry in self.folder.glob(f"*{ENTRY}") if not entry.is_dir())
 
     def _remove_damaged(self) -> None:
         """Remove programs whose checksum differs, and those that a killed process wrote only in part."""
         for entry in self._entries():
-            content, file = entry.read_bytes(), Path(f"{entry}{CHECKSUM}")
-            if not file.exists() and _is_young(entry):
-                continue
+            file = Path(f"{entry}{CHECKSUM}")
             try:
-                whole = int(file.read_text()) == zlib.crc32(content) if file.exists() else _is_whole(content)
-            except ValueError:
-                whole = False
-            if not whole:
+                damaged = (file.exists() or not _is_young(entry)) and not _is_as_written(entry, file)
+            except FileNotFoundError:  # another run of this folder has just removed it
+                continue
+            if damaged:
                 log.warning("the compiled program %s is damaged: it is compiled again", entry.name)
-                for damaged in (file, entry):
-                    damaged.unlink(missing_ok=True)
+                for rest in (file, entry):
+                    rest.unlink(missing_ok=True)
 
 
 def _is_young(entry: Path) -> bool:
     """Return whether another process, such as another trial of a sweep, may still be writing a program."""
     return abs(time.time() - entry.stat().st_mtime) < YOUNG
+
+
+def _is_as_written(entry: Path, file: Path) -> bool:
+    """Return whether a program has the checksum that its file says, or is complete if it has no such file."""
+    if not entry.is_file() and entry.exists():  # a pipe, which would be read for ever
+        return False
+    content = entry.read_bytes()
+    try:
+        return int(file.read_text()) == zlib.crc32(content) if file.exists() else _is_whole(content)
+    except ValueError:
+        return False
 
 
 def _is_whole(content: bytes) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
-from mlm_jax.report.page import GOODPUT
+from mlm_jax.report.page import GOODPUT, read_goodput
 
 SPANS = ("step", "compile", "data", "checkpoint", "evaluation")
 SETTLED = 300.0  # seconds of a run before its shares are meaningful
@@ -30,13 +29,7 @@ class Goodput:
     def __init__(self, workdir: str | Path, writes: bool = True):
         self.file, self.writes = Path(workdir) / GOODPUT, writes
         self.seconds = dict.fromkeys((*SPANS, "other"), 0.0)
-        if self.file.exists():
-            try:
-                self.seconds |= json.loads(self.file.read_text())
-            except ValueError as error:
-                raise UserError(
-                    "this is not JSON", file=self.file, remedy="delete it; the run does not need it"
-                ) from error
+        self.seconds |= read_goodput(Path(workdir))
         self.begun = time.perf_counter()
         self.accounted = 0.0
         self.advised = False

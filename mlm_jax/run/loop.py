@@ -52,7 +52,7 @@ from mlm_jax.parallel.batches import check_rows, row_group, shapes_of, to_device
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
-from mlm_jax.report.history import is_patience_over, read_events, scores_of
+from mlm_jax.report.history import is_number, is_patience_over, read_events, scores_of
 from mlm_jax.report.sections import FILE as REPORT_DATA
 from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.goodput import Goodput
@@ -335,7 +335,7 @@ def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]
     found: list[float] = []
     if jax.process_index() == 0:
         scores = scores_of(read_events(workdir), config.evaluation.select)
-        found = [value for step, value in scores.items() if step < start]
+        found = [value for step, value in scores if step < start]
     return same_everywhere({"scores": found})["scores"]
 
 
@@ -372,7 +372,7 @@ def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
     if jax.process_index() == 0:
         events = (event for event in read_events(workdir) if event["step"] == step)
         values = {key: value for event in events for key, value in event.items() if key.startswith("eval/")}
-        found = {key: math.nan if value is None else value for key, value in values.items()}
+        found = {key: float(value) if is_number(value) else math.nan for key, value in values.items()}
     return same_everywhere(found)
 
 

@@ -76,7 +76,7 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
     """
     folder = find_checkpoint(place)
-    loaded = load_parameters(folder, device=host())
+    loaded = load_parameters(place, device=host())
     config = loaded.config
     if task is not None and task not in config.tasks:
         raise UserError(

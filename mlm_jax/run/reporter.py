@@ -241,7 +241,7 @@ def best_checkpoint(workdir: Path, select: str) -> str:
       select: the metric that the config selects checkpoints by; "" if it selects the last one.
     """
     key = select or MEAN_LOSS
-    scores = scores_of(read_events(workdir), key)
+    scores = dict(scores_of(read_events(workdir), key))
     if not scores:
         return f"no evaluation has {key}"
     best, last = max(scores, key=lambda step: (scores[step], step)), max(scores)

@@ -35,6 +35,7 @@ from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import table_console
 from mlm_jax.common.errors import UNFINISHED, UserError, one_line
 from mlm_jax.common.files import write_whole
+from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config, file_and_argument, import_config, load_config, set_key
 from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run
@@ -338,11 +339,20 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: the file is damaged.
     """
-    file = workdir / COMPARISON
+    file, remedy = workdir / COMPARISON, "delete it: it is written again"
+    if not file.exists():
+        return []
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    except ValueError as error:
-        raise UserError("this is not JSON", file=file, remedy="delete it: it is written again") from error
+        entries = read_json(file)
+    except UserError as error:
+        raise UserError(error.problem, file=file, remedy=remedy) from error
+    if not isinstance(entries, list) or not all(map(_is_result, entries)):
+        raise UserError("these are no results of trials", file=file, remedy=remedy)
+    return entries
+
+
+def _is_result(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("state", ""), str)
 
 
 def show(runs: Sequence[Run], console: Console) -> None:

@@ -15,6 +15,7 @@ from tensorboardX.summary import hparams as hparams_summaries
 from tensorboardX.summary import text as text_summary
 
 from mlm_jax.common.files import whole_folder
+from mlm_jax.report.history import is_number
 
 FOLDER = "tensorboard"
 MEASURED = (
@@ -58,8 +59,9 @@ class TensorBoard:
                 for summary in hparams_summaries(plain(settings), [*([select] if select else ()), *MEASURED]):
                     self._add(summary, 0, 0.0)
             for event in events:
-                values = {key: value for key, value in event.items() if key not in ("step", "time")}
-                self.write(event["step"], values, event.get("time", 0.0))
+                own = {key: value for key, value in event.items() if key not in ("step", "time")}
+                values = {key: value for key, value in own.items() if value is None or is_number(value)}
+                self.write(event["step"], values, event["time"] if is_number(event.get("time")) else 0.0)
             self.flush()
 
     def write(self, step: int, values: Mapping[str, float | None], time: float) -> None:

@@ -23,7 +23,7 @@ from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
 from mlm_jax.report.comparison import FINISHED, run_config
-from mlm_jax.report.history import METRICS, is_patience_over, read_events, scores_of
+from mlm_jax.report.history import METRICS, is_number, is_patience_over, read_events, scores_of
 from mlm_jax.run.metrics import LOSS
 from mlm_jax.run.stopping import ENDED_EARLY
 
@@ -32,7 +32,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 ENDED = 128  # exit code of a verb that a signal ended, minus the signal's number
 STOPPED = "stopped"  # state of a trial that was ended by a signal; the same command continues it
 LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two checks of the processes, and two lines about running trials
-TAIL_BYTES = 200_000  # bytes at the end of a metrics file in which its last line is searched
+TAIL_BYTES = 200_000  # bytes at the end of a file in which its last line is searched
 
 
 @dataclasses.dataclass
@@ -89,8 +89,10 @@ class Running:
 
     def has_logged(self) -> bool:
         """Return whether the trial has logged an event since the last call."""
-        file = self.trial.folder / METRICS
-        size = file.stat().st_size if file.exists() else 0
+        try:
+            size = (self.trial.folder / METRICS).stat().st_size
+        except FileNotFoundError:
+            size = 0
         before, self.logged = self.logged, size
         return size != before
 
@@ -100,9 +102,9 @@ class Running:
         if event is None:
             return "starting"
         found = [f"step {event['step']:,} of {self.trial.steps:,}"]
-        if isinstance(loss := event.get(f"{LOSS}mean", event.get("eval/loss/mean")), (int, float)):
+        if is_number(loss := event.get(f"{LOSS}mean", event.get("eval/loss/mean"))):
             found.append(f"loss {loss:.3f}")
-        if isinstance(left := event.get("train/seconds_left"), (int, float)):
+        if is_number(left := event.get("train/seconds_left")):
             found.append(f"{left / 60:.1f} min left")
         return ", ".join(found)
 
@@ -222,34 +224,37 @@ def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
 
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated, or its run has ended early (``evaluation.patience``)."""
-    events = [*read_events(workdir)]
     evaluation = run_config(workdir).get("evaluation", {})
-    scores = scores_of(events, evaluation.get("select", ""))
-    return is_patience_over([*scores.values()], evaluation.get("patience", 0)) or any(
-        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in events
+    scores = (value for _, value in scores_of(read_events(workdir), evaluation.get("select", "")))
+    return is_patience_over(scores, evaluation.get("patience", 0)) or any(
+        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir)
     )
 
 
 def last_event(workdir: Path) -> dict[str, Any] | None:
     """Return the last event of a metrics file that another process appends to; None if there is none."""
-    file = workdir / METRICS
-    if not file.exists():
-        return None
-    with file.open("rb") as opened:
-        opened.seek(max(file.stat().st_size - TAIL_BYTES, 0))
-        lines = opened.read().split(b"\n")[:-1]  # text after the last line end is incomplete
+    lines = tail(workdir / METRICS).split(b"\n")[:-1]  # text after the last line end is incomplete
     for line in reversed(lines):
         try:
             event = json.loads(line)
-        except ValueError:  # the first line of the tail may be cut
+        except (ValueError, RecursionError):  # the first line of the tail may be cut
             continue
-        if isinstance(event, dict) and "step" in event:
+        if isinstance(event, dict) and isinstance(event.get("step"), int):
             return event
     return None
 
 
 def last_line(file: Path) -> str:
     """Return the last line of a trial's log, which has the reason if the trial failed."""
-    return next(
-        (line for line in reversed(file.read_text(errors="replace").splitlines()) if line.strip()), "without a message"
-    )
+    lines = tail(file).decode(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "without a message")
+
+
+def tail(file: Path) -> bytes:
+    """Return the end of a file that another process appends to; b"" if the file does not exist."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(os.fstat(opened.fileno()).st_size - TAIL_BYTES, 0))
+            return opened.read()
+    except FileNotFoundError:
+        return b""

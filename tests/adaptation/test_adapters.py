@@ -1,8 +1,12 @@
 """Adapters that are saved alone and put back give the same parameters, and none of them goes on another model."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlm_jax import cli
 from mlm_jax import model as model_room
@@ -12,6 +16,7 @@ from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.training.paths import by_path, map_by_path
+from tests.hostile.limits import refused
 from tests.interop.published import our_vocabulary
 
 LANGUAGES = ("de", "en")
@@ -76,3 +81,46 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no adapters.json"):
         load_adapters(base, tmp_path, tmp_path / "again")
     assert not (tmp_path / "again").exists() and not (tmp_path / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(the workdir of a base model, the folder of adapters for it)."""
+    place = tmp_path_factory.mktemp("adapters")
+    return workdir(place / "base"), save_adapters(workdir(place / "adapted", adapter=4), place / "alone")
+
+
+HOSTILE = {  # {what: (key of adapters.json, value)}
+    "a base that is a number": ("base", 3),
+    "languages that are numbers": ("languages", [1, 2]),
+    "no languages": ("languages", []),
+    "other languages": ("languages", ["en", "de"]),
+    "one language that is a text": ("one_language", "de"),
+    "layers that are a text": ("encoder", "x"),
+    "layers that are numbers": ("encoder", [1]),
+    "a billion layers": ("encoder", [{"layers": 10**9, "weights": "shared", "adapter": 4}]),
+    "adapters as wide as a trillion": ("encoder", [{"layers": 2, "weights": "shared", "adapter": 10**12}]),
+    "adapters as wide as 1e400": ("encoder", [{"layers": 2, "weights": "shared", "adapter": float("inf")}]),
+    "adapters of another width": ("encoder", [{"layers": 2, "weights": "shared", "adapter": 5}]),
+    "a key that there is not": ("encoder", [{"layers": 2, "weights": "shared", "adapter": 4, "adapter_x": 1}]),
+}
+
+
+@pytest.mark.parametrize("key, value", HOSTILE.values(), ids=HOSTILE)
+def test_what_adapters_say_of_themselves_cannot_be_believed(alone, tmp_path, capfd, key, value):
+    base, folder = alone
+    shutil.copytree(folder, tmp_path / "theirs")
+    file = tmp_path / "theirs" / "adapters.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    refused(capfd, "adapters", base, "--load", tmp_path / "theirs", "--out", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["embedding", "../../escaped", "/escaped", "encoder/0/adapter/../x", "a/adapter/b"])
+def test_adapters_bring_no_other_weights(alone, tmp_path, capfd, name):
+    base, folder = alone
+    shutil.copytree(folder, tmp_path / "theirs")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: np.zeros((272, 16), np.float32)}, tmp_path / "theirs" / "model.safetensors")
+    refused(capfd, "adapters", base, "--load", tmp_path / "theirs", "--out", tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -4,11 +4,14 @@ import base64
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import tensorstore as ts
 
+from mlm_jax.checkpoints import checkpoint
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, load_parameters
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.seal import SEAL, sealed
@@ -203,3 +206,62 @@ def test_loggers_of_others_are_as_they_were_after_saving(tmp_path):
         assert logging.getLogger("absl").level == logging.INFO and sys.unraisablehook is hook
     finally:
         logging.getLogger("absl").setLevel(logging.NOTSET)
+
+
+ARRAYS = {  # {what: what the description of an array says}
+    "a shape of many terabytes": {"shape": [10**9, 10**6]},
+    "a shape of most of a gigabyte": {"shape": [4_000_000, 60], "chunks": [4_000_000, 60]},
+    "chunks of many terabytes": {"chunks": [10**9, 10**6]},
+    "chunks of gigabytes": {"chunks": [10**8, 80]},
+    "a shape below 0": {"shape": [-1, 80]},
+    "a shape of a hundred digits": {"shape": [10**100, 80]},
+    "a shape that is 1e400": {"shape": [float("inf"), 80]},
+    "a shape that is NaN": {"shape": [float("nan"), 80]},
+    "numbers of another type": {"dtype": "<f8"},
+    "objects": {"dtype": "|O"},
+    "a compressor that there is not": {"compressor": {"id": "pickle"}},
+}
+
+
+@pytest.mark.parametrize("changes", ARRAYS.values(), ids=ARRAYS)
+def test_what_an_array_says_of_itself_cannot_be_believed(workdir, changes):  # noqa: F811
+    step = workdir / "checkpoints" / "2"
+    keys = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{step}/state/"}).result()
+    name = b"params.encoder.kernel/.zarray"
+    described = json.loads(keys.read(name).result().value)
+    keys.write(name, json.dumps(described | changes).encode()).result()
+    with pytest.raises(UserError) as raised:
+        load_parameters(step)
+    assert "\n" not in str(raised.value) and str(step) in str(raised.value)
+
+
+def test_names_of_arrays_lead_nowhere(workdir):  # noqa: F811
+    file = workdir / "checkpoints" / "2" / "state" / "_METADATA"
+    text = file.read_text()
+    assert '"key": "kernel"' in text
+    file.write_text(text.replace('"key": "kernel"', '"key": "../../../../escaped"'))
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(UserError):
+        load_parameters(workdir / "checkpoints" / "2")
+    assert sorted(workdir.rglob("*")) == before and load_parameters(workdir).step == 1
+
+
+def test_a_checkpoint_that_its_run_removes_while_it_is_read_is_no_error(workdir, monkeypatch, caplog):  # noqa: F811
+    step = workdir / "checkpoints" / "2"
+    read, hidden = checkpoint.read_arrays, workdir / "hidden"
+    (workdir / "checkpoints" / "1").rename(hidden)
+
+    def read_late(folder, abstract):
+        if folder == step.resolve():
+            shutil.rmtree(step)
+            hidden.rename(workdir / "checkpoints" / "3")
+        return read(folder, abstract)
+
+    monkeypatch.setattr(checkpoint, "read_arrays", read_late)
+    assert load_parameters(workdir).step == 3 and not caplog.text
+
+
+def test_values_that_take_far_more_memory_than_their_text(workdir):  # noqa: F811
+    (workdir / "checkpoints" / "2" / "facts" / "metadata").write_bytes(b'{"config": [' + b"[]," * 12_000_000 + b"1]}")
+    with pytest.raises(UserError, match="bytes of memory"):
+        load_parameters(workdir / "checkpoints" / "2")

@@ -1,9 +1,12 @@
 """Hostile text: {name of the case: what writes it into a folder and returns the part of config.data that reads it}."""
 
 import gzip
+import io
+import json
 import os
 import socket
 import struct
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +27,16 @@ def text(name, content, **pairs):
 
 def pair(name, content):
     return text(name, content, pairs=True)
+
+
+def fielded(name, content, where):
+    """One file of documents of which some are wanted by their other fields."""
+
+    def write(folder):
+        (folder / name).write_bytes(content() if callable(content) else content)
+        return {"corpora": {"de": {"files": str(folder / name), "where": where}}}
+
+    return write
 
 
 def source(value, key="corpora"):
@@ -87,6 +100,27 @@ def gz(content):
 
 def tmx(body, head="<tmx><header/><body>", tail="</body></tmx>", encoding="utf-8"):
     return (f'<?xml version="1.0" encoding="{encoding}"?>' + head + body + tail).encode()
+
+
+def zipped(packing=zipfile.ZIP_DEFLATED, **files):
+    """OPUS's ZIP file of two files of lines."""
+
+    def write():
+        sink = io.BytesIO()
+        with zipfile.ZipFile(sink, "w", packing) as archive:
+            for ending, content in files.items():
+                archive.writestr(f"corpus.{ending}", content)
+        return sink.getvalue()
+
+    return write
+
+
+def with_a_long_list():
+    """A ZIP file whose list of contents names one file half a million times."""
+    content = zipped(de="a\n", en="b\n")()
+    start = content.index(b"PK\1\2")
+    entries, end = content[start : content.index(b"PK\5\6")] * 250_000, content[content.index(b"PK\5\6") :]
+    return content[:start] + entries + end[:8] + b"\xff" * 4 + struct.pack("<II", len(entries), start) + end[20:]
 
 
 UNIT = '<tu><tuv xml:lang="de"><seg>{}</seg></tuv><tuv xml:lang="en"><seg>b</seg></tuv></tu>'
@@ -170,10 +204,27 @@ TEXTS = {
     "no module": source("nonexist_module:text"),
     "no function": source("os:nonexist"),
     "a function of another signature": source("os:getcwd"),
+    "a field that is no number": fielded("a.jsonl.zst", zst(b'{"text": "a", "score": {}}\n'), {"score": 5.0}),
+    "a field that no document has": fielded("a.jsonl.zst", zst(b'{"text": "a"}\n'), {"score": 5.0}),
+    "only scores that are NaN": fielded("a.jsonl.zst", zst(b'{"text": "a", "score": [NaN]}\n'), {"score": 5.0}),
+    "a list of lists as score": fielded("a.jsonl.zst", zst(b'{"text": "a", "score": [[9]]}\n'), {"score": 5.0}),
+    "a line of five million lists": text("a.jsonl.gz", gz(lambda: b"[" + b"[]," * 5_000_000 + b"0]\n")),
     "no function but a number": source("sys:maxsize"),
     "no saved data set": source("datasets:{folder}"),
 }
 PAIRS = {
+    "no zip": pair("a.zip", b"PK\3\4 and nothing else"),
+    "zip cut short": pair("a.zip", lambda: zipped(de="a\n", en="b\n")()[:-9]),
+    "zip of nothing": pair("a.zip", zipped()),
+    "zip of one side": pair("a.zip", zipped(de="a\n")),
+    "zip of sides of other lengths": pair("a.zip", zipped(de="a\n", en="b\nc\n")),
+    "zip with a wrong checksum": pair(
+        "a.zip", lambda: zipped(zipfile.ZIP_STORED, de="a\n", en="bbbbb\n")().replace(b"bbbbb", b"ccccc")
+    ),
+    "zip with a line of gigabytes": pair("a.zip", zipped(de="a" * BIG, en="b\n")),
+    "zip packed so that it takes any memory": pair("a.zip", zipped(zipfile.ZIP_LZMA, de="a\n", en="b\n")),
+    "zip with a long list": pair("a.zip", with_a_long_list),
+    "zip that is not utf-8": pair("a.zip", zipped(de=b"\xff\n", en="b\n")),
     "one column": pair("a.tsv", b"a\n"),
     "three columns": pair("a.tsv", b"a\tb\tc\n"),
     "a million tabs": pair("a.tsv", b"\t" * 1_000_000 + b"\n"),
@@ -220,6 +271,19 @@ def labelled(name, content, form):
     return write
 
 
+def sparse_squad(folder):
+    with (folder / "a.json").open("wb") as file:
+        file.truncate(10**9)
+    return {"labelled": {"set": {"format": "squad", "language": "de", "train": str(folder / "a.json")}}}
+
+
+def squad(context="a b", question="c?", **answer):
+    """One question of SQuAD's form."""
+    answers = answer.pop("answers", [{"text": "a", "answer_start": 0} | answer])
+    asked = {"id": "1", "question": question, "answers": answers}
+    return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [asked]}]}]}).encode()
+
+
 HEADER = b"sentence1\tsentence2\tgold_label\n"
 LABELLED = {
     "tsv without a label": labelled("a.tsv", b"text\n", "tsv"),
@@ -237,6 +301,22 @@ LABELLED = {
     "conll of CoNLL-U": labelled("a.conll", b"1\tvon\tvon\tADP\t_\t_\t0\troot\t_\t_\n", "conll"),
     "conll with a sentence of gigabytes": labelled("a.conll.gz", gz(b"word O\n" * 4_000_000), "conll"),
     "conll with NUL": labelled("a.conll", b"wo\0rd O\n", "conll"),
+    "squad nested deep": labelled("a.json", b"[" * DEEP, "squad"),
+    "squad that is a list": labelled("a.json", b"[]", "squad"),
+    "squad without data": labelled("a.json", b"{}", "squad"),
+    "squad of numbers": labelled("a.json", b'{"data": [1]}', "squad"),
+    "squad of 15 million lists": labelled("a.json", lambda: b'{"data": [' + b"[]," * 15_000_000 + b"[]]}", "squad"),
+    "squad of a gigabyte": sparse_squad,
+    "squad that is not utf-8": labelled("a.json", b"\xff\xfe{}", "squad"),
+    "squad without a text": labelled("a.json", squad(context=None), "squad"),
+    "squad with NUL": labelled("a.json", squad(context="a\0b"), "squad"),
+    "squad with half a surrogate": labelled("a.json", squad(context="a\ud800"), "squad"),
+    "squad with a question that is a list": labelled("a.json", squad(question=["a"]), "squad"),
+    "squad with answers that are a text": labelled("a.json", squad(answers="a"), "squad"),
+    "squad with an answer at 1e400": labelled("a.json", squad(answer_start=float("inf")), "squad"),
+    "squad with an answer at NaN": labelled("a.json", squad(answer_start=float("nan")), "squad"),
+    "squad with an answer at half a character": labelled("a.json", squad(answer_start=0.5), "squad"),
+    "squad with an answer that is a number": labelled("a.json", squad(text=1), "squad"),
     "a function that is none": lambda folder: {
         "labelled": {"set": {"format": "function", "language": "de", "train": "os:nonexist"}}
     },

@@ -1,14 +1,19 @@
 """What a stranger's run leaves: its store, metrics.jsonl, report.json and config.json. Each is refused in a line."""
 
+import hashlib
 import json
 import os
 import shutil
 
 import pytest
 
+from mlm_jax import cli
+from mlm_jax.common.errors import UserError
+from mlm_jax.common.seal import SEAL, sealed
 from mlm_jax.config import default_config, load_config
 from mlm_jax.data.store.prepare import prepare
-from tests.hostile.limits import refused, refused_after_progress
+from mlm_jax.data.store.store import Store
+from tests.hostile.limits import limited, refused, refused_after_progress
 from tests.report.helpers import write_run
 
 DEEP = "[" * 200_000
@@ -158,6 +163,20 @@ METRICS = {
     "a line of 20 MB": '{"step": 1, "a": "' + "x" * 20_000_000 + '"}\n',
     "nothing": "",
     "NUL": b"\0" * 100 + b"\n",
+    "too many metrics": "{" + ", ".join(f'"a{n}": 1' for n in range(300_000)) + ', "step": 1}\n',
+}
+BESIDE = {  # {name: (file, content)} of small files that a report shows as well
+    "seconds nested deep": ("goodput.json", DEEP),
+    "seconds that are a list": ("goodput.json", "[1]"),
+    "seconds that are texts": ("goodput.json", '{"step": "x"}'),
+    "seconds that are NaN": ("goodput.json", '{"step": NaN}'),
+    "seconds without end": ("goodput.json", '{"step": 1e400}'),
+    "seconds that are not utf-8": ("goodput.json", b"\xff"),
+    "starts nested deep": ("provenance.jsonl", DEEP + "\n"),
+    "starts nested less deep": ("provenance.jsonl", '{"command": ' + "[" * 900 + "]" * 900 + "}\n"),
+    "starts that are lists": ("provenance.jsonl", "[1]\n"),
+    "starts that are not utf-8": ("provenance.jsonl", b"\xff\n"),
+    "starts of 20 MB": ("provenance.jsonl", b"x" * 20_000_000),
 }
 REPORTS = {
     "deep": DEEP,
@@ -213,11 +232,40 @@ def test_a_hostile_report_is_refused(run, tmp_path, capfd, name):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "report.json"])
+@pytest.mark.parametrize("name", BESIDE)
+def test_hostile_files_beside_the_metrics_are_refused(run, tmp_path, capfd, name):
+    shutil.copytree(run, tmp_path / "run")
+    file, content = BESIDE[name]
+    change_json(tmp_path / "run" / file, content)
+    assert str(tmp_path / "run") in refused(capfd, "report", tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_metrics_of_any_size_take_little_memory(run, tmp_path):
+    """A million numbers, of which a report draws some thousand."""
+    for name in ("one", "other"):
+        shutil.copytree(run, tmp_path / name)
+        (tmp_path / name / "config.json").write_text(
+            json.dumps(default_config().to_dict() | {"seed": len(name)}, default=list)
+        )
+    values = ", ".join(f'"train/loss/l{n}": 1.5' for n in range(20))
+    with (tmp_path / "one" / "metrics.jsonl").open("a") as file:
+        for start in range(1000, 51_000, 1000):
+            file.writelines(
+                f'{{"step": {step}, "eval/loss/de": {step}.5, {values}}}\n' for step in range(start, start + 1000)
+            )
+    with limited(kilobytes=120_000):
+        assert cli.main(["report", str(tmp_path / "one")]) == 0
+        page = str(tmp_path / "page.html")
+        assert cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "other"), "--output", page]) == 0
+    assert (tmp_path / "one" / "report.html").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.json", "goodput.json", "provenance.jsonl"])
 def test_a_fifo_or_a_folder_in_place_of_a_file_is_refused(run, tmp_path, capfd, name):
     for make in (os.mkfifo, os.mkdir):
         shutil.copytree(run, tmp_path / make.__name__)
-        (tmp_path / make.__name__ / name).unlink()
+        (tmp_path / make.__name__ / name).unlink(missing_ok=True)
         make(tmp_path / make.__name__ / name)
         assert name in refused(capfd, "report", tmp_path / make.__name__)
 
@@ -275,3 +323,91 @@ def test_a_workdirs_own_config_is_taken_as_it_is(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=list))
     assert load_config(tmp_path / "config.json").to_dict() == config.to_dict()
     assert load_config(tmp_path / "config.json", ("seed=7",)).seed == 7
+
+
+# ------------------------------------------------------------------------------------------------------ arrays of a store
+
+
+def description(**changes):
+    """Change what an array says of itself, and the checksum of that."""
+
+    def change(folder, array):
+        file = array / "zarr.json"
+        found = json.loads(file.read_text())
+        for path, value in changes.items():
+            at(*path.split("__"), value=value)(found)
+        file.write_text(json.dumps(found))
+
+    return change
+
+
+def blocks_of(block, in_file=1):
+    """Blocks of so many values, and files of so many blocks."""
+
+    def change(folder, array):
+        file = array / "zarr.json"
+        found = json.loads(file.read_text())
+        found["shape"] = [1, block]
+        found["chunk_grid"]["configuration"]["chunk_shape"] = [in_file, block]
+        found["codecs"][0]["configuration"]["chunk_shape"] = [1, block]
+        file.write_text(json.dumps(found))
+
+    return change
+
+
+def instead(make):
+    def change(folder, array):
+        file = next(file for file in (array / "c").rglob("*") if file.is_file())
+        file.unlink()
+        make(file)
+
+    return change
+
+
+def sparse(name):
+    def change(folder, array):
+        with (folder / name if name.startswith("held") else array / name).open("wb") as file:
+            file.truncate(10**11)
+
+    return change
+
+
+ARRAYS = {
+    "a block of a trillion": blocks_of(10**12),
+    "a block of a billion": blocks_of(10**9),
+    "a file of a trillion blocks": blocks_of(2048, in_file=10**12),
+    "a trillion rows": description(shape=[10**12, 2048]),
+    "a shape of three sizes": description(shape=[1, 2048, 1]),
+    "a shape below 0": description(shape=[-1, 2048]),
+    "a shape that is 1e400": description(shape=[float("inf"), 2048]),
+    "a shape that is NaN": description(shape=[float("nan"), 2048]),
+    "a shape of a hundred digits": description(shape=[10**100, 2048]),
+    "numbers of another type": description(data_type="float64"),
+    "codecs that there are not": description(codecs=[{"name": "pickle"}]),
+    "a description nested deep": lambda folder, array: (array / "zarr.json").write_text(DEEP),
+    "a description with no end": sparse("zarr.json"),
+    "a file that is a pipe": instead(os.mkfifo),
+    "a file that is a device without end": instead(lambda file: file.symlink_to("/dev/zero")),
+    "a file that is a folder": instead(os.mkdir),
+    "hashes with no end": sparse("held_out"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_hostile_arrays_of_a_store_are_refused(store, tmp_path, name):
+    folder = tmp_path / "store"
+    shutil.copytree(store, folder)
+    ARRAYS[name](folder, folder / "de" / "train" / "inputs" / "values")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest[SEAL]
+    described = folder / "de" / "train" / "inputs" / "values" / "zarr.json"
+    if described.stat().st_size < 10**6:
+        manifest["arrays"]["de/train/inputs/values"] = hashlib.sha256(described.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    with limited(), pytest.raises(UserError) as raised:
+        opened = Store.open(folder)
+        split = opened.stream("de").split("train")["inputs"]
+        split.documents(range(5))
+        split.read()
+        assert opened.held_out
+    assert "\n" not in str(raised.value) and str(folder) in str(raised.value)

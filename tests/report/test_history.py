@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.report import history as history_room
 from mlm_jax.report.history import curves_by_language, elapsed, read_history, retrieval_curves, smooth, thin
 
 
@@ -95,3 +96,34 @@ def test_the_time_of_training_is_without_the_pauses_between_starts():
     assert elapsed(events, (0,)) == [(0, 0), (10, 10), (20, 25), (30, 900), (40, 910)]
     assert elapsed(events, (0, 20)) == [(0, 0), (10, 10), (20, 25), (30, 25), (40, 35)]
     assert elapsed([{"step": 3}, {"step": 4, "time": None}], ()) == []
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Room for 20 keys of 64 points."""
+    monkeypatch.setattr(history_room, "MOST_POINTS", 1280)
+    monkeypatch.setattr(history_room, "MOST_OF_A_KEY", 64)
+
+
+@pytest.mark.parametrize("steps", [64, 65, 1000, 5000])
+def test_a_long_series_keeps_its_course_its_best_and_its_ends(tmp_path, small, steps):
+    events = [{"step": n, "train/loss/de": 9 - n / steps, "eval/loss/de": 5.0 + (n % 7)} for n in range(1, steps + 1)]
+    events[steps // 3]["eval/loss/de"], events[steps // 2]["eval/loss/de"] = 1.0, 99.0
+    found = read_history(write(tmp_path, *events))
+    train, held_out = found["train/loss/de"], found["eval/loss/de"]
+    assert len(train) <= 3 * 64 and len(held_out) <= 3 * 64
+    assert train[-1] == (steps, 8.0) and held_out[-1] == (steps, events[-1]["eval/loss/de"])
+    assert all(abs(value - (9 - step / steps)) < 1 / steps for step, value in train)
+    assert (steps // 3 + 1, 1.0) in held_out and (steps // 2 + 1, 99.0) in held_out
+    if steps == 64:
+        assert train == [(event["step"], event["train/loss/de"]) for event in events]
+
+
+def test_many_keys_share_the_room(tmp_path, small, monkeypatch):
+    lines = [{"step": step, **{f"a{key}": step / 3 for key in range(300)}} for step in range(200)]
+    found = read_history(write(tmp_path, *lines))
+    assert len(found) == 300 and sum(map(len, found.values())) < 3 * 1280
+    assert all(abs(value - step / 3) < 0.2 for series in found.values() for step, value in series)
+    monkeypatch.setattr(history_room, "MOST_KEYS", 299)
+    with pytest.raises(UserError, match="more than 299 different metrics"):
+        read_history(tmp_path)

@@ -32,7 +32,7 @@ def test_a_section_that_no_page_shows_is_a_mistake(tmp_path):
         save_sections(tmp_path, {"languages": ["de"], "tables": []})
     with pytest.raises(ValueError, match="needs languages"):
         save_sections(tmp_path, {"title": "x"})
-    with pytest.raises(TypeError, match="no place"):
+    with pytest.raises(TypeError, match="cannot be written to report.json"):
         plain({"x": object()})
 
 

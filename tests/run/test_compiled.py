@@ -1,5 +1,6 @@
 import os
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -57,3 +58,25 @@ def test_a_program_that_another_process_is_writing_is_left_alone(kept):
     os.utime(half, (time.time() - compiled.YOUNG - 1,) * 2)
     CompiledPrograms(kept, True)
     assert not half.exists()
+
+
+def test_a_program_that_another_run_removes_meanwhile_is_passed_over(kept, monkeypatch, caplog):
+    read = Path.read_bytes
+
+    def read_late(file):
+        file.unlink()
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", read_late)
+    CompiledPrograms(kept, True)
+    assert not list((kept / "compiled").glob("*-cache")) and not caplog.text
+
+
+def test_a_pipe_in_place_of_a_program_is_removed_and_a_folder_is_somebody_elses(kept):
+    for entry in (kept / "compiled").glob("*-cache"):
+        entry.unlink()
+        os.mkfifo(entry)
+        os.utime(entry, (0, 0))
+    (kept / "compiled" / "my-cache").mkdir()
+    CompiledPrograms(kept, True)
+    assert [entry.name for entry in (kept / "compiled").iterdir()] == ["my-cache"]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_leaves_what_one_leaves_that_is_not():
     run = subprocess.run(
-        [sys.executable, "benchmarks/kills.py", "--kills", "4", "--variants", "plain"],
+        [sys.executable, "benchmarks/kills.py", "--kills", "4", "--some", "--variants", "plain"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ decodes one or two blocks, not the million tokens of a file. Every block has a c
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.objects import FAILURES
 
 FILE_VALUES = 1 << 20  # values of a file; a writer keeps as many of each array in memory
+MOST_IN_FILE = 64 * FILE_VALUES  # largest file that is read
 VALUES_BLOCK = (
     2048  # values that a random read decodes; smaller compresses worse, larger reads slower (benchmarks/loader.py)
 )
@@ -155,9 +157,18 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, chec
         array = ts.open(spec, open=True, read=True, context=context).result()
     except FAILURES as error:
         raise corrupt(error, place) from error
+    if array.rank == 2 and not _has_small_parts(array):
+        raise corrupt(ValueError("its blocks are far larger than those of any store"), place)
     if array.rank != 2 or array.shape[0] != -(-size // array.shape[1]):
         raise corrupt(ValueError(f"shape {array.shape} cannot hold the {size} values of the manifest"), place)
     return Flat(array, size, place)
+
+
+def _has_small_parts(array: ts.TensorStore) -> bool:
+    """Return whether what is read at once, and a file, fit into memory: they are allocated by what the description says."""
+    block, layout = array.shape[1], array.chunk_layout
+    in_file = math.prod(size or 1 for size in layout.write_chunk.shape or ())
+    return 1 <= block <= FILE_VALUES and in_file <= MOST_IN_FILE and layout.read_chunk.shape == (1, block)
 
 
 def description_checksum(keys: ts.KvStore) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,10 @@ from typing import Any
 
 import tensorstore as ts
 
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import inside
+from mlm_jax.common.foreign_files import MOST_JSON, MOST_TOKENIZER, check_file, check_folder, parse_json
 from mlm_jax.common.objects import FAILURES, open_keys
 from mlm_jax.common.seal import unsealed
 from mlm_jax.config.sources import SEPARATOR
@@ -20,6 +22,7 @@ from mlm_jax.data.store.addresses import quoted
 from mlm_jax.data.store.layout import FORMAT, HELD_OUT, MANIFEST, sha256
 from mlm_jax.data.store.manifest import check_manifest
 from mlm_jax.data.store.ragged import (
+    DESCRIPTION,
     MAKE_ANEW,
     Flat,
     Ragged,
@@ -29,6 +32,7 @@ from mlm_jax.data.store.ragged import (
 from mlm_jax.data.vocabulary.folder import read_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
+MOST_BYTES = 1 << 29  # of a file that is not an array: 64 million hashes of held-out texts
 CACHE_BYTES = 256 << 20  # of decoded blocks of all arrays of a store
 
 
@@ -138,7 +142,7 @@ class Store:
         place = f"{folder}/{MANIFEST}"
         keys = open_keys(folder)
         try:
-            found = keys.read(MANIFEST).result()
+            found = _read(keys, folder, MANIFEST)
         except FAILURES as error:
             raise UserError(f"cannot read the token store: {one_line(error)}", file=place) from error
         if found.state != "value":
@@ -146,7 +150,7 @@ class Store:
                 "there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir"
             )
         try:
-            manifest = unsealed(json.loads(found.value))
+            manifest = unsealed(_parsed(found.value, place))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"the token store is of format {manifest['format']}, this version reads {FORMAT}",
@@ -180,7 +184,7 @@ class Store:
 
     def _vocabulary_file(self, name: str) -> bytes:
         try:
-            found = self._keys.read(f"vocabulary/{name}").result()
+            found = _read(self._keys, self.folder, f"vocabulary/{name}", MOST_TOKENIZER)
         except FAILURES as error:
             raise corrupt(error, f"{self.folder}/vocabulary/{name}") from error
         if found.state != "value":
@@ -194,7 +198,7 @@ class Store:
         Raises:
           UserError: they are missing or not as they were written.
         """
-        content = self._keys.read(HELD_OUT).result().value
+        content = _read(self._keys, self.folder, HELD_OUT).value
         if self.manifest.get(HELD_OUT, found := sha256(content)) != found:
             raise corrupt(
                 ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{HELD_OUT}"
@@ -207,9 +211,9 @@ class Store:
         Raises:
           UserError: it is missing or has changed since it was written.
         """
-        digest = self.manifest.get("files", {}).get(name)
-        content = self._keys.read(name).result().value if digest else b""
-        if digest and sha256(content) != digest:
+        wanted = self.manifest.get("files", {}).get(name)
+        content = _read(self._keys, self.folder, name).value if wanted else b""
+        if wanted and sha256(content) != wanted:
             raise corrupt(
                 ValueError("it has changed since it was written: its checksum differs"), f"{self.folder}/{name}"
             )
@@ -237,4 +241,27 @@ class Store:
     def _array(self, path: str, size: int) -> Flat:
         arrays = self.manifest.get("arrays", {})  # missing in stores of older versions
         checksum = arrays.get(path, "") if isinstance(arrays, Mapping) else ""
+        if is_local(self.folder) and (place := Path(self.folder, path)).is_dir():
+            check_folder(place)
+            if (place / DESCRIPTION).exists():
+                check_file(place / DESCRIPTION, MOST_JSON)
         return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context, checksum)
+
+
+def _parsed(content: bytes, place: str) -> dict[str, Any]:
+    try:
+        return parse_json(content, Path(place))
+    except UserError as error:
+        raise corrupt(ValueError(error.problem), place) from error
+
+
+def _read(keys: ts.KvStore, folder: str | Path, name: str, most: float = MOST_BYTES) -> Any:
+    """Return what TensorStore reads of a file that is not an array; a local file is checked first.
+
+    Raises:
+      UserError: the file is not regular, or has more than ``most`` bytes.
+    """
+    file = Path(folder, name)
+    if is_local(folder) and os.path.lexists(file):
+        check_file(file, most)
+    return keys.read(name).result()

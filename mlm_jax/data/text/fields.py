@@ -54,7 +54,7 @@ def fits(entry: Any, wanted: Wanted, file: Path, place: str = "", line: int | No
                 line=line,
                 remedy="write a text in the source's `where`",
             )
-        if value is None or (value != asked if isinstance(asked, str) else value < asked):
+        if value is None or (value != asked if isinstance(asked, str) else not value >= asked):
             wanted.skipped[UNFIT] += 1
             return False
     return True

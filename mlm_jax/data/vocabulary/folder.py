@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file
 from mlm_jax.data.vocabulary.pieces import FACTS, Read, Vocabulary
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 
@@ -24,7 +25,13 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
     Raises:
       UserError: there is no vocabulary, or it is damaged.
     """
-    return read_vocabulary(lambda name: Path(folder, name).read_bytes(), folder)
+    return read_vocabulary(lambda name: _content(Path(folder, name)), folder)
+
+
+def _content(file: Path) -> bytes:
+    if file.exists() or file.is_symlink():
+        check_file(file, MOST_TOKENIZER)
+    return file.read_bytes()
 
 
 def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:

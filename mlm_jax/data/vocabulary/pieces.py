@@ -20,6 +20,7 @@ import sentencepiece
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file
 from mlm_jax.data.vocabulary import normalisation
 from mlm_jax.data.vocabulary.proto import byte_spans, model_proto, pieces_of
 
@@ -102,6 +103,8 @@ class Vocabulary:
         Raises:
           UserError: the file is missing or is no SentencePiece model.
         """
+        if Path(path).exists():
+            check_file(Path(path), MOST_TOKENIZER)
         try:
             return cls(Path(path).read_bytes(), languages, sentinels)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from mlm_jax.data.text.formats.aligned import in_step
 from mlm_jax.data.text.formats.codes import code_of, plain_code
 from mlm_jax.data.text.reading import DAMAGED, TOO_LARGE, Wanted, unreadable
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+MOST_AT_ONCE = 1 << 20  # bytes
+
 
 def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     """Yield the pairs of lines of the two files of the pair's languages, such as ``TED2020.de-en.de`` and ``TED2020.de-en.en``.
@@ -22,8 +26,11 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
         :func:`.decoded_lines`.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _Small(file.open("rb", buffering=0)) as raw, zipfile.ZipFile(raw) as archive:
             first, second = _members(file, archive, wanted.sides)
+            for name in (first, second):
+                if archive.getinfo(name).compress_type not in METHODS:  # others may unpack into any amount of memory
+                    raise UserError(f"{name} is not packed by deflate", file=file, remedy="pack it again: zip")
             with archive.open(first) as left, archive.open(second) as right:
                 lines = [
                     decoded_lines(cast(BinaryIO, stream), f"{file}/{name}", wanted.most_bytes, TOO_LARGE)
@@ -37,6 +44,20 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
         *DAMAGED,
     ) as error:  # RuntimeError: it has a password
         raise unreadable(error, file) from error
+
+
+class _Small(io.BufferedReader):
+    """A file of which only little can be read at once: a ZIP file says how long the list of its contents is."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read bytes.
+
+        Raises:
+          BadZipFile: they are more than those of any list of a few files.
+        """
+        if size is None or not 0 <= size <= MOST_AT_ONCE:
+            raise zipfile.BadZipFile(f"it has a list of contents of more than {MOST_AT_ONCE:,} bytes")
+        return super().read(size)
 
 
 def _members(file: Path, archive: zipfile.ZipFile, sides: tuple[str, ...]) -> tuple[str, str]:

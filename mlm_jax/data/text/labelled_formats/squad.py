@@ -11,7 +11,7 @@ from mlm_jax.common.foreign_files import check_file, parse_json
 from mlm_jax.data.text.labelled_formats.example import Answer, Asked, Example, Question
 from mlm_jax.data.text.reading import BLANK, checked_text
 
-MOST_JSON = 1 << 30  # bytes; SQuAD's training file has 30 million
+MOST_BYTES = 250_000_000  # of a file, which is in memory as a whole; SQuAD's training file has 30 million
 ELSEWHERE = "the answer does not stand in the text"
 REMEDY = 'see SQuAD\'s files: {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
 
@@ -25,7 +25,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[None, Example]]:
     Raises:
       UserError: the file is not of this form; the message names the place.
     """
-    check_file(file, MOST_JSON)
+    check_file(file, MOST_BYTES)
     for where, paragraph in _paragraphs(parse_json(file.read_bytes(), file), file):
         context = checked_text(paragraph.get("context"), asked.most_bytes, file, where=f"{where}.context")
         for number, entry in enumerate(_list(paragraph, "qas", where, file)):
