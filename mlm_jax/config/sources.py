@@ -63,7 +63,7 @@ SETTINGS = Entry(
             "first value counts.",
         ),
         Key("documents", None, whole(1), "Most documents (or pairs) of it: so many are drawn by their hashes."),
-        Key("tokens", None, whole(1), "Most tokens of it that training reads: the first ones of the stored text."),
+        Key("tokens", None, whole(1), "Most tokens of it that training reads: a fixed sample, spread over its text."),
     ),
     example='{"files": "text/de/books/*.txt", "epochs": 4}',
 )

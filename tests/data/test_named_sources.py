@@ -73,17 +73,18 @@ def test_tokens_are_capped(store):
     assert capped.planned_shares("mlm", 0) == pytest.approx({"de": 130 / 330, "en": 200 / 330})
     docs = {name: store.stream(name).split("train")["inputs"].documents(range(count)) for name, count in SIZES.items()}
     allowed = {name: {tuple(row.tolist()) for row in found} for name, found in docs.items()}
-    allowed["de:web"] = {tuple(row.tolist()) for row in docs["de:web"][:50]}
+    allowed["de:web"] = {tuple(row.tolist()) for row in docs["de:web"][::6]}  # spread over all of it
     tasks = {"mlm": {"objective": "mlm", "rows": 8, "length": 10, "packed": False}}
     unpacked = loader(store, {"de:web": {"tokens": 505}}, tasks, mixing={"alpha": 1.0})
     assert unpacked.planned_shares("mlm", 0) == pytest.approx({"de": 130 / 330, "en": 200 / 330})
     read = {tuple(row.tolist()) for step in range(200) for row in unpacked.batch(step)["mlm"]["inputs"].tokens}
-    assert read == set().union(*allowed.values())  # of the capped one all of the first 50, and no other
-    neighbours = {pair for found in allowed.values() for row in found for pair in zip(row, row[1:])}
-    for step in range(100):
+    assert read == set().union(*allowed.values())
+    seen = set()
+    for step in range(400):
         rows = capped.batch(step)["mlm"]["inputs"]
-        pairs = zip(rows.tokens[:, :-1].ravel(), rows.tokens[:, 1:].ravel(), np.diff(rows.segment_ids).ravel())
-        assert {(a, b) for a, b, edge in pairs if not edge} <= neighbours
+        seen |= {*rows.tokens.ravel().tolist()}
+    places = [place for place, document in enumerate(docs["de:web"]) if {*document[:-1].tolist()} & seen]
+    assert np.histogram(places, 10, (0, 300))[0].min() >= 3
 
 
 def test_phases_name_the_sources_that_they_read(store):

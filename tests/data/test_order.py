@@ -57,6 +57,27 @@ def test_every_unit_is_taken_once_an_epoch_through_all_phases(sizes, runs, run_l
         assert table.max() <= 1 and table.sum() == total
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(0, 5000), st.integers(1, 50), st.booleans())
+def test_a_share_of_a_stream_is_the_same_sample_in_every_epoch_spread_over_all_of_it(size, left_out, length, packed):
+    stored = size + left_out
+    made = Order(["stream"], [size], 1, "seed", stored=[stored])
+    made.begin(0, length if packed else 1, np.ones(1))
+    seen = np.zeros((2, stored), int)
+    for step in range(2 * (-(-size // length) if packed else size)):
+        plan = made.plan(step, 0, 1)
+        if packed:
+            for start, stop in zip(*made.slices(plan)[3:]):
+                seen[plan.epoch[0], start:stop] += 1
+        else:
+            seen[plan.epoch[0], made.documents(plan)] += 1
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert seen.max() == 1 and seen[0].sum() == size
+    runs = np.flatnonzero(np.diff(np.concatenate([[0], 1 - seen[0], [0]])))  # edges of what is left out
+    longest = np.diff(runs)[::2].max(initial=0)
+    assert longest <= 2 * stored / min(size, order.BLOCKS) + order.BLOCKS
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 3), PHASES)
 def test_hosts_take_the_rows_of_one_host(hosts, runs_each, run_length, phases):

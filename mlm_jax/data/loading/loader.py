@@ -101,7 +101,7 @@ class Loader:
             else:
                 turn = plan.start + plan.epoch if task.order.run_length == 1 else plan.run
                 reverse = (turn % 2 == 1) & task.alternate[plan.stream]
-                batch[name] = self._documents(task, plan.stream, plan.start, reverse, length)
+                batch[name] = self._documents(task, plan.stream, task.order.documents(plan), reverse, length)
         return batch
 
     def iterate(

@@ -21,6 +21,7 @@ from mlm_jax.data.loading.apportionment import Apportionment, mix, permute
 
 BLOCKS = 256  # the largest number of blocks into which an epoch of packed text is cut
 BLOCK_TOKENS = 1 << 16  # tokens of the smallest block: the edges of blocks cut documents
+SAMPLED_TOKENS, PLACES = 1 << 13, 16  # the same, where a share of a stream is read; from how many places at least
 
 
 class RowPlan(NamedTuple):
@@ -84,12 +85,21 @@ class Order:
       rows: the number of rows of the task per step, over all hosts.
       seed: any text.
       run_length: number of consecutive rows that are of one stream.
+      stored: ``[streams]`` units that are stored. If they are more than ``sizes``, a sample that is spread evenly over all of
+        them is read, the same one in every epoch. None: as many as ``sizes``.
     """
 
     def __init__(
-        self, names: Sequence[str], sizes: Sequence[int] | np.ndarray, rows: int, seed: str, run_length: int = 1
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int] | np.ndarray,
+        rows: int,
+        seed: str,
+        run_length: int = 1,
+        stored: Sequence[int] | np.ndarray | None = None,
     ):
         self.sizes = np.asarray(sizes, np.int64)
+        self._stored = self.sizes if stored is None else np.asarray(stored, np.int64)
         self.rows, self.run_length = rows, run_length
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]
         self._keys = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
@@ -160,11 +170,19 @@ class Order:
         offset = np.where(index < whole, shuffled, index) * era.length
         return RowPlan(stream, epoch, start + offset, np.minimum(era.length, units - offset), run)
 
+    def documents(self, plan: RowPlan) -> np.ndarray:
+        """Return the document, as stored, that each row of one document takes: ``[rows]``."""
+        size, stored = self.sizes[plan.stream], self._stored[plan.stream]
+        return plan.start * (stored // size) + plan.start * (stored % size) // size
+
     def slices(self, plan: RowPlan) -> Slices:
         """Return the parts of packed text, as stored, that fill rows: most rows are one part, some two or three."""
         size = self.sizes[plan.stream]  # [rows]
-        block = np.maximum(BLOCK_TOKENS, -(-size // BLOCKS))
+        left_out = self._stored[plan.stream] - size  # [rows]
+        smallest = np.where(left_out > 0, np.minimum(SAMPLED_TOKENS, -(-size // PLACES)), BLOCK_TOKENS)
+        block = np.maximum(smallest, -(-size // BLOCKS))
         blocks = size // block  # whole blocks; the remainder stays at the end
+        gap = left_out // np.maximum(blocks, 1)  # [rows] tokens between two blocks as stored
         rotation = (self._seed(plan.stream, plan.epoch, 1) % size.astype(np.uint64)).astype(np.int64)
         seed = self._seed(plan.stream, plan.epoch, 2)
         row, column, remaining = np.arange(len(size)), np.zeros_like(size), plan.units
@@ -174,7 +192,7 @@ class Order:
             number = place // block[row]
             moved = number < blocks[row]
             target = permute(np.where(moved, number, 0), np.maximum(blocks[row], 1), seed[row])
-            start = np.where(moved, target * block[row] + place % block[row], place)
+            start = np.where(moved, target, number) * (block[row] + gap[row]) + place % block[row]
             room = np.where(moved, (number + 1) * block[row], size[row]) - place
             taken = np.minimum(room, remaining)
             parts.append(Slices(row, column, plan.stream[row], start, start + taken))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,11 +91,12 @@ def open_task(
         raise UserError(f"{where}: directions is {directions!r}, not one of {DIRECTIONS}")
     streams = _streams(store, where, entry.get("data", ()), kind, split)
     splits = tuple(stream.split(split) for stream in streams)
-    sizes = [
-        _size(part, packed, kind, settings.get(stream.name, {}).get("tokens") if split == "train" else None)
-        for stream, part in zip(streams, splits)
-    ]
-    order = Order([stream.name for stream in streams], sizes, rows, f"{config.seed}/{split}/{name}", run)
+    limits = [settings.get(stream.name, {}).get("tokens") if split == "train" else None for stream in streams]
+    sizes, stored = (
+        [_size(part, packed, most) for part, most in zip(splits, most_tokens)]
+        for most_tokens in (limits, [None] * len(streams))
+    )
+    order = Order([stream.name for stream in streams], sizes, rows, f"{config.seed}/{split}/{name}", run, stored)
     both = kind == "pairs" and directions == "both"
     # A pair within one language, such as question and answer, has a direction.
     alternate = np.array([both and len({*stream.languages}) == 2 for stream in streams])
@@ -175,21 +175,15 @@ def _check(task: Task) -> None:
         log.warning("task %s cuts %s", task.name, cut)
 
 
-def _size(split: Split, packed: bool, kind: str, most_tokens: int | None) -> int:
+def _size(split: Split, packed: bool, most_tokens: int | None) -> int:
     """Return the number of units of a split: tokens if rows are packed, else documents.
 
-    If the config limits the tokens of a source, units after the limit do not count.
+    If the config limits the tokens of a source, so many tokens count, or as many documents as have so many on average.
     """
-    if packed:
-        return min(split.values("inputs"), most_tokens or split.values("inputs"))
+    stored = split.values("inputs") if packed else split.documents
     if most_tokens is None or split.tokens <= most_tokens:
-        return split.documents
-    offsets = [split[feature].offsets for feature in token_features(kind)]
-
-    def tokens(documents: int) -> int:
-        return sum(int(found.read(documents, documents + 1)[0]) for found in offsets)
-
-    return max(bisect.bisect_right(range(split.documents + 1), most_tokens, key=tokens) - 1, 1)
+        return stored
+    return most_tokens if packed else max(stored * most_tokens // split.tokens, 1)
 
 
 def _weights(task: Task, phase: Phase, units_a_step: int, settings: Mapping[str, Mapping[str, float]]) -> np.ndarray:

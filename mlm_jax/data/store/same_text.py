@@ -95,26 +95,25 @@ def _compact(texts: Sequence[str], *, with_sentences: bool) -> list[bytes]:
     if joined.count(TEXT_END) != len(texts) - 1:
         joined = TEXT_END.join(text.replace(TEXT_END, " ") for text in texts)
     if not joined.isascii():
-        kinds = _kinds(joined)
-        if (kinds & LOOKED_FOR).any():
-            joined = _with_marks(joined, kinds, with_sentences)
-            kinds = _kinds(joined)
+        table = _table(with_sentences)
+        units = _units(joined)
+        kinds = table[units]
+        if (looked_for := kinds & LOOKED_FOR > 0).any():
+            joined = _without_or_marked(joined, units[looked_for])
+            kinds = table[_units(joined)]
         joined = _normalised(joined, kinds)
-    encoded = bytearray(joined.encode("utf-8", "surrogatepass"))
-    if with_sentences:
-        _mark_sentences(np.frombuffer(encoded, np.uint8))
-        return bytes(encoded).translate(None, ASCII_SPACE).split(b"\x1e")
-    return bytes(encoded).translate(None, ASCII_SPACE + MARK).split(b"\x1e")
+    encoded = joined.encode("utf-8", "surrogatepass")
+    if not with_sentences:
+        return encoded.translate(None, ASCII_SPACE + MARK).split(b"\x1e")
+    marked = bytearray(encoded)
+    _mark_sentences(np.frombuffer(marked, np.uint8))
+    return bytes(marked).translate(None, ASCII_SPACE).split(b"\x1e")
 
 
-def _with_marks(joined: str, kinds: np.ndarray, with_sentences: bool) -> str:
-    """Return texts without invisible characters, and with a line break after every full stop if ``with_sentences``."""
-    units = _units(joined)[(kinds & LOOKED_FOR) > 0]
-    for character in map(chr, np.unique(units).tolist()):
-        if character in INVISIBLE:
-            joined = joined.replace(character, INVISIBLE[character])
-        elif with_sentences:
-            joined = joined.replace(character, f"{character}\n")
+def _without_or_marked(joined: str, found: np.ndarray) -> str:
+    """Return texts without the invisible characters that were found, and with a line break after the full stops."""
+    for character in map(chr, np.unique(found).tolist()):
+        joined = joined.replace(character, INVISIBLE.get(character, f"{character}\n"))
     return joined
 
 
@@ -149,21 +148,17 @@ def _normalised(joined: str, kinds: np.ndarray) -> str:
     return "".join([*parts, joined[done:]])
 
 
-def _kinds(text: str) -> np.ndarray:
-    """Return the classes of a text's characters, ``[UTF-16 units]``."""
-    return _table()[_units(text)]
-
-
 def _units(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
 
 
 @cache
-def _table() -> np.ndarray:
+def _table(with_sentences: bool) -> np.ndarray:
     """Return the classes of each UTF-16 unit, ``[65536]``.
 
-    LOOKED_FOR: a full stop or an invisible character, which may be of another class too. JOINS: a mark, which NFKC may move among
-    other marks. CHANGES: a character that changes by itself or with the one before it. BEYOND: one of two units of a character.
+    LOOKED_FOR: an invisible character, or a full stop if sentences are compared, which may be of another class too. JOINS: a mark,
+    which NFKC may move among other marks. CHANGES: a character that changes by itself or with the one before it. BEYOND: one of two
+    units of a character.
     """
     # Chinese characters, Hangul syllables and private characters do not change, whatever is before them.
     blocks = [*range(0x80, 0x3400), *range(0xA000, 0xAC00), *range(0xD7A4, 0xD800), *range(0xF900, 0x10000)]
@@ -180,7 +175,7 @@ def _table() -> np.ndarray:
             table[code] = max(table[code], JOINS)
     table[0x1160:0x1200] = CHANGES  # Hangul vowels and final consonants
     table[0xD800:0xE000] = BEYOND  # surrogates: characters outside the basic multilingual plane
-    for character in (*FULL_STOPS, *INVISIBLE):
+    for character in (*INVISIBLE, *(FULL_STOPS if with_sentences else "")):
         table[ord(character)] |= LOOKED_FOR if character != TEXT_END else 0
     return table
 
