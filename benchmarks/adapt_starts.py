@@ -1,4 +1,4 @@
-"""How the embeddings of new pieces may begin, compared: bits per byte of a language that the model never saw.
+"""Comparison of initial embeddings for new pieces: bits per byte of a language that is new to the model.
 
     python -m benchmarks.adapt_starts                             # Korean, with the XLM-RoBERTa that benchmarks/adapt.py trains
     python -m benchmarks.adapt_starts --language tl --family modernbert --starts spelling,lexicon
@@ -6,11 +6,11 @@
 The model's vocabulary gets 1,500 pieces of the language's text, and then everything is trained on that text. The rows of new pieces
 begin
 
-- ``random``: drawn as a new model's;
+- ``random``: as in a new model;
 - ``spelling``: as the mean of the old pieces that spell them (Gee et al. 2022), or as ``random`` if none do (``grow``);
 - ``mean``: as the mean of all old rows (Hewitt 2021);
-- ``related``: as the mean of a related language's pieces, as often as its text has them (Spanish for Tagalog, English for Korean);
-- ``similar``: as a mean of old pieces that stand among the same neighbours in the new text, weighted by sparsemax over cosines
+- ``related``: as the mean of a related language's pieces, weighted by frequency (Spanish for Tagalog, English for Korean);
+- ``similar``: as a mean of old pieces with similar neighbours in the new text, weighted by sparsemax over cosines
   of static vectors (FOCUS, Dobler and de Melo 2023; here vectors are of PPMI and SVD);
 - ``lexicon``: as a mean of the English pieces that occur in the same verses (WECHSEL, Minixhofer et al. 2022, has a dictionary).
 
@@ -50,12 +50,16 @@ from mlm_jax.training.paths import by_path
 
 STEPS = (0, 100, 400)
 RELATED = {"tl": "es", "ko": "en"}
-WINDOW, WIDTH, SHARPNESS = 5, 128, 10.0  # neighbours on either side; of static vectors; of cosines under sparsemax
-OFTEN = 5  # weighted neighbours from which on a piece has a vector to compare with
+WINDOW, WIDTH, SHARPNESS = (
+    5,
+    128,
+    10.0,
+)  # neighbours on either side; width of static vectors; factor on cosines in sparsemax
+OFTEN = 5  # the smallest number of weighted neighbours for which a piece has a static vector
 
 
 class Grown(NamedTuple):
-    """Two vocabularies, and which pieces of the grown one are new."""
+    """The old and the grown vocabulary, and the new pieces of the grown one."""
 
     old: Vocabulary
     new: Vocabulary
@@ -72,7 +76,7 @@ def grown_by(old: Vocabulary, language: str) -> Grown:
 
 
 def random(grown: Grown) -> Mixtures:
-    """Return nothing: all new rows are drawn."""
+    """Return no mixtures: all new rows are random."""
     return {}
 
 
@@ -97,7 +101,7 @@ def related(grown: Grown) -> Mixtures:
 
 
 def similar(grown: Grown) -> Mixtures:
-    """Return the old pieces whose static vectors are most like each new one's."""
+    """Return the old pieces whose static vectors are most similar to that of each new piece."""
     vectors, often = static_vectors(grown.new.encode_batch([*bible.text(grown.language, "train")]), grown.new.size)
     anchors = grown.shared[often[grown.shared] >= OFTEN]
     cosines = vectors[grown.added] @ vectors[anchors].T  # [new pieces, anchors]
@@ -183,7 +187,7 @@ def compare(family: str, language: str, named: Sequence[str], steps: Sequence[in
 
 
 def write_start(workdir: Path, loaded: Loaded, grown: Grown, mixtures: Mixtures) -> None:
-    """Write a workdir of the model with the grown vocabulary and rows that begin as the mixtures say."""
+    """Write a workdir of the model with the grown vocabulary; new rows begin as the given mixtures of old rows."""
     rng = np.random.default_rng(0)
     params = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     for name in (name for name in ROWS if name in params):

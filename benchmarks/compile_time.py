@@ -3,7 +3,7 @@
     python benchmarks/compile_time.py                     # 4, 16 and 64 languages
     python benchmarks/compile_time.py --languages 4 256
 
-Weights of a language are gathered by its index and not looped over, so that a program is the same for any number.
+The weights of a language are gathered by its index, without a loop over languages, so the program is the same for any number.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLANS = {
 
 
 def seconds(plan: str, languages: int) -> float:
-    """Return how long it takes to trace and compile the step of a translator with so many languages."""
+    """Return the seconds to trace and compile the step of a translator with this number of languages."""
     config = default_config()
     config.languages = tuple(f"l{number}" for number in range(languages))
     config.data.parallel = {f"{language}-l0": "" for language in config.languages[1:]}
@@ -47,11 +47,11 @@ def seconds(plan: str, languages: int) -> float:
 
 
 def main() -> None:
-    """Print a line a plan."""
+    """Print a line for each sharing plan."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--languages", type=int, nargs="+", default=(4, 16, 64))
     counts = parser.parse_args().languages
-    seconds("adapters", 2)  # what only the first compilation takes
+    seconds("adapters", 2)  # warm-up: the first compilation takes longer
     for plan in PLANS:
         print(
             f"{plan:16s}",

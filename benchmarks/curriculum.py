@@ -2,7 +2,7 @@
 
     python benchmarks/curriculum.py [--set KEY=VALUE …]        # some minutes; needs the extra [demo]
 
-Every value of ``metrics.jsonl`` must be the same bit for bit, but for times. Printed are, of each phase, its steps, what it
+Every value of ``metrics.jsonl``, except times, must be the same bit for bit. For each phase the script prints its steps, its
 changes, and the languages that it reads.
 """
 

@@ -1,12 +1,12 @@
-"""Flip one bit in every file of a run, and remove each file: what reads it must notice, or give the same as before.
+"""Flip one bit in every file of a run, and remove each file: the reader must notice it, or read the same values as before.
 
     python benchmarks/flip_bits.py [--places 10]
 
-A small run leaves a token store, checkpoints and compiled programs. For every file of theirs and for each of ten places
-in it one bit is flipped, and the file is read by what reads it: the store with its vocabulary and its loader, ``load``, a
-run that continues, and the check of compiled programs. Printed is how often that was noticed (a line that a user can act
-on, or an earlier checkpoint that was used), harmless (everything read is the same), silent (something differs and nobody
-said so: must be 0) or raw (an exception that is no line for users: must be 0).
+A small run leaves a token store, checkpoints and compiled programs. In each of their files one bit is flipped, at ten positions
+one after the other, and the file is read by its reader: the store with its vocabulary and its loader, ``load``, a continued
+run, and the check of compiled programs. The script prints the number of damages that were noticed (by a one-line error, or by
+using an earlier checkpoint), harmless (all values are the same), silent (a value differs without a message: must be 0) or raw
+(an exception other than an error for users: must be 0).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Reader = Callable[[Path], Any]  # reads a copy of the run's folder, and returns 
 
 
 class Noticed(Exception):
-    """What was read is not that of the damaged file, and the log says so."""
+    """The values are not those of the damaged file, and the log says so."""
 
 
 class Warnings(logging.Handler):
@@ -107,7 +107,7 @@ def read_programs(run: Path) -> Any:
 
 
 def damages(file: Path, places: int) -> Iterator[Callable[[Path], None]]:
-    """Yield what damages a file: a flipped bit here and there, and its loss."""
+    """Yield functions that damage a file: flipped bits, and its removal."""
     draw = random.Random(file.name)
     size = file.stat().st_size
     for _ in range(min(places, 8 * size)):
@@ -124,7 +124,7 @@ def damages(file: Path, places: int) -> Iterator[Callable[[Path], None]]:
 
 
 def outcome(read: Reader, run: Path, whole: Any) -> str:
-    """Return what came of reading a damaged run."""
+    """Return the outcome of reading a damaged run."""
     warnings.count = 0
     try:
         found = read(run)

@@ -3,8 +3,8 @@
     python benchmarks/gpu_attention.py --json benchmarks/results/gpu_attention.json     # half a minute
     python benchmarks/gpu_attention.py --tiny                                           # a smoke run on a CPU
 
-Twelve heads of 64 in bfloat16. Rows hold one document, or several; windows are 128 wide, or there is none. "no mask" is what
-cuDNN takes if it computes every pair of a row, whichever documents there are: it is a floor, and wrong for packed rows.
+Twelve heads of 64 in bfloat16. Rows contain one document or several; layers have a window of 128 or none. "no mask" is the time of
+cuDNN if it computes every pair of a row: a lower bound, whose result is wrong for packed rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``benchmarks/gpu_step.py`` measures: the shapes, and each side's step of them, compiled and ready to be timed."""
+"""The shapes and the training steps that ``benchmarks/gpu_step.py`` measures: ours and torch's, compiled and ready to be timed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Side(NamedTuple):
     Attributes:
       run: starts a step.
       wait: returns when the device has done all steps.
-      outcome: what there is to say after the steps were timed.
+      outcome: further results, read after the steps were timed.
     """
 
     run: Callable[[], object]

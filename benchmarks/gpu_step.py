@@ -1,4 +1,4 @@
-"""One GPU: our training step in bfloat16 beside torch's, where its time goes, and the share of the card's matrix products.
+"""One GPU: our training step in bfloat16 compared with torch's, its time by kernel, and its share of the card's peak.
 
     python benchmarks/gpu_step.py                        # 22 x 768, 256,000 pieces, rows of 1,024 tokens: at most 8 minutes
     python benchmarks/gpu_step.py --shape xlmr-base      # another shape: see SHAPES in gpu_sides.py
@@ -7,11 +7,11 @@
 Needs a CUDA build of JAX. torch and transformers with CUDA are measured beside it if they are installed: ModernBERT, XLM-R
 or mT5 with SDPA and with flex_attention, compiled, fused AdamW, bfloat16 autocast. Neither TensorFlow nor seqio is imported.
 
-Each measurement has a process of its own, so that none holds another's memory: turns of ``--steps`` steps each, waited for
-at the end of a turn, as a training loop runs. The most important ones come first. What does not fit into ``--minutes`` is
-listed as skipped, and what fails is listed with its last error. Where our time goes is measured in one more process, whose
-kernels are started one by one. MFU is the share of the bfloat16 matrix products that this card was measured to do: a
-windowed layer counts its window, not the blocks that are computed, and the output layer hidden positions only. The result
+Each measurement runs in its own process, so that none holds memory of another: turns of ``--steps`` steps, with a wait
+at the end of each turn, as in a training loop. The most important measurements come first. Those that do not fit into
+``--minutes`` are listed as skipped, and failed ones are listed with their last error. The time by kernel is measured in one
+more process, whose kernels are started one by one. MFU is the share of this card's measured speed of bfloat16 matrix products:
+a windowed layer counts its window, not the blocks that are computed, and the output layer only masked positions. The result
 goes to benchmarks/results/gpu_step-DATE-DEVICE-SHAPE.json.
 """
 

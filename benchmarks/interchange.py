@@ -1,4 +1,4 @@
-"""The table of docs/interchange.md: how far from transformers each family is, over three configurations of random weights.
+"""The table of docs/interchange.md: the differences of each family to transformers, over three configurations of random weights.
 
     python -m benchmarks.interchange
     python -m benchmarks.interchange --memory  # instead: peak memory of import-hf and export-hf, a ModernBERT of 1.2 GB

@@ -1,22 +1,23 @@
-"""Kill runs again and again, and compare what they leave with runs that were not killed.
+"""Kill runs repeatedly, and compare their results with runs that were not killed.
 
     python benchmarks/kills.py [--kills 100] [--variants plain decoder indexed] [--output benchmarks/results/kills.json]
 
 A run prepares its data, compiles, trains, evaluates, saves and reports. It is killed (SIGKILL), and the same command
 continues, until it is done. Two of three kills come at a file operation: the run, or the process that prepares its data,
-kills itself just before a rename, a removal or an fsync (``killed/sitecustomize.py``). All places where an unkilled run
-does one take turns, until something was killed at each. The others come at a random time. A kill survives if the run comes to
-its end, and if afterwards
+kills itself just before a rename, a removal or an fsync (``killed/sitecustomize.py``). All such operations of an unkilled run
+take turns, until a process was killed at each. The other kills come at a random time. A kill counts as survived if the run
+completes, and if afterwards
 
-* ``metrics.jsonl`` holds what the unkilled run's does, each value once, and so do TensorBoard and ``report.json``;
-* values are equal bit for bit; if the number of devices changed, losses are equal to 1e-5, and what counts hits (accuracy,
-  retrieval), which the last bit of a score can change, is there;
+* ``metrics.jsonl`` has the same entries as that of the unkilled run, each once, and so have TensorBoard and ``report.json``;
+* values are equal bit for bit; if the number of devices changed, losses are equal to 1e-5, and metrics that count hits (accuracy,
+  retrieval) exist, because the last bit of a score can change them;
 * no process, lock or temporary file is left.
 
 ``plain`` runs on one device. ``decoder`` (with language-indexed weights, a curriculum and EMA) and ``indexed`` (with adapters,
-microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only runs that are killed there prepare their data and
-compile, the others begin with a copy of a store and use compiled programs. Printed are kills × survived and a table of file
-operations by phase of the run; the exit code is 1 if one did not survive. What was measured is written after each run.
+microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only runs that are killed in these phases prepare their data
+and compile; the others begin with a copy of a store and use compiled programs. The script prints the numbers of kills and of
+survived kills, and a table of file operations by phase of the run; the exit code is 1 if a kill was not survived. The results
+are written after each run.
 """
 
 from __future__ import annotations

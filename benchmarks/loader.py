@@ -1,9 +1,9 @@
-"""Tokens a second, a core, from a token store through ``Loader.batch``; beside it seqio's packing of such documents.
+"""Tokens per second and core from a token store through ``Loader.batch``, compared with seqio's packing of the same documents.
 
 Run ``python benchmarks/loader.py``: it writes two stores of Zipf tokens in ten languages to a temporary folder, one
-that fits into the cache of decoded blocks and one ten times as large that does not. The process is pinned to one core,
-and what counts is its CPU time with all its threads; the files are in the page cache. The second table is the memory
-that a process needs to load from either.
+that fits into the cache of decoded blocks and one ten times as large that does not. The process is pinned to one core, and its CPU
+time with all its threads is measured; the files are in the page cache. The second table shows the memory that a process needs
+to load from each store.
 
     python benchmarks/loader.py --against ../checkout    # which loader is faster: this one, or that of another commit
 

@@ -4,9 +4,9 @@
 
 Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
 SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
-what it costs to keep held-out text and exact copies out of training, where one text in a hundred is held out: shares of the
-processor's time, and the bytes that a held-out text takes. Then the peak memory of training the vocabulary, of prepare with both
-and of the loader on 1× and 10× of the text, a process each.
+the cost of keeping held-out text and exact copies out of training, if one text in a hundred is held out: shares of the
+processor's time, and the bytes of memory for a held-out text. Then the peak memory of training the vocabulary, of prepare with both
+and of the loader on 1× and 10× of the text, each in its own process.
 
     python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone; benchmarks/results/held_out.json
 """

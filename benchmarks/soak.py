@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--steps 3000] [--every 20] [--output benchmarks/results/soak.json]
 
 A tiny run is evaluated and saved every few steps. Its resident memory and open files are read at each evaluation; the
-first quarter, in which caches fill, is left out. Printed is what both are then and at the end; the exit code is 1 if
-memory has grown by more than a tenth, or open files by more than five.
+first quarter, in which caches fill, is left out. The script prints both after the first quarter and at the end; the exit code
+is 1 if memory has grown by more than a tenth, or open files by more than five.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Transformers' models that ours are timed beside: random weights, no dropout."""
+"""Transformers' models for comparisons of speed: random weights, no dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def masked_model(
     Args:
       xlmr: whether it is XLM-R.
       vocabulary: rows of the embedding table.
-      width: of the hidden states.
+      width: width of the hidden states.
       layers: number of layers.
       heads: number of attention heads.
       mlp: inner width of the feed-forward layers.

@@ -4,8 +4,8 @@
     python benchmarks/train_step.py --size published    # the shapes of mmBERT-small and of multilingual MiniLM: 250,000 pieces
     python benchmarks/train_step.py --turns 9 --json out.json
 
-The same shapes, the same masked share, AdamW on both sides, float32. Each side has a process of its own, and they take
-turns of a few steps on end, so that a change of the machine's speed meets both; medians are printed. Needs the extra [hf].
+The same shapes, the same masked share, AdamW on both sides, float32. Each side runs in its own process. They take turns of a few
+consecutive steps, so that changes of the machine's speed affect both; medians are printed. Needs the extra [hf].
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS = 3  # of a turn that are measured, after one that is not
 
 
 class Shape(NamedTuple):
-    """What both sides of a pair compute."""
+    """The shape that both sides of a comparison compute."""
 
     rows: int
     length: int

@@ -1,4 +1,4 @@
-"""What transfers between languages, and by which way: the numbers of docs/methods.md, on the Bible, in minutes on two cores.
+"""Comparisons of methods for transfer between languages: the numbers of docs/methods.md, on the Bible, in minutes on two cores.
 
     python benchmarks/transfer.py genre           # head on English labels: pretrained and aligned, by MLM alone, from scratch
     python benchmarks/transfer.py attention       # cross-lingual attention: source plugged in, unplugged; word alignments
@@ -13,8 +13,8 @@
     python benchmarks/transfer.py multitask       # four tasks at once; then the classifier or the decoder alone
     python benchmarks/transfer.py entities --data FOLDER  # Universal NER's files, with and without pretraining
 
-Run it where ``configs`` lies. Every run is a ``mlm-jax train`` with a seed and a workdir under ``runs``; one that is
-finished is not run again, one that was cut off goes on. Each seed pretrains anew. The table is printed and written to
+Run it in the folder that contains ``configs``. Every run is a ``mlm-jax train`` with a seed and a workdir under ``runs``. Finished
+runs are not repeated, interrupted ones continue. Each seed has its own pretraining. The table is printed and written to
 ``runs/NAME.json`` with the values of every seed; ± is the standard deviation over seeds.
 """
 
@@ -92,7 +92,7 @@ def evaluated(workdir: Path, prefix: str) -> Values:
 
 
 def genre(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """Accuracy of genre in % by a head that saw English labels only; "zero-shot" is the mean of the other languages."""
+    """Accuracy of genre in % with a head trained on English labels only; "zero-shot" is the mean of the other languages."""
     found = {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
     for origin in ("aligned", "mlm"):  # what pretraining came to: a translation sought among the held-out sentences
         retrieval = last_metrics(RUNS / "transfer" / f"{origin}-{seed}", "eval/retrieval_at_1/")["mean"]
@@ -121,7 +121,7 @@ def zero_shot(workdir: Path) -> Values:
 
 
 def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """Cross-lingual attention, all stages: hidden German words, decoding German, genre; alignment of synthetic pairs."""
+    """Cross-lingual attention, all stages: masked German words, decoding German, genre; alignment of synthetic pairs."""
     folder = RUNS / "cross_attention"
     source = train("cross_attention.py:source", folder / f"source-{seed}", seed)
     pairs = train("cross_attention.py:attention", folder / f"attention-{seed}", seed, source)
@@ -143,7 +143,7 @@ def attention(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 
 def alignment_accuracy(workdir: Path) -> float:
-    """Return the share of target words of held-out synthetic pairs that look most at the word they stand for."""
+    """Return the share of target words of held-out synthetic pairs whose largest attention weight is on the right source word."""
     from mlm_jax.inference.aligner import load_aligner
 
     made_up = import_config("configs/cross_attention.py")

@@ -1,10 +1,10 @@
-"""Weak scaling by plan: more chips with as many rows each, and what a chip then holds, computes and sends.
+"""Weak scaling by plan: memory, FLOPs and sent bytes of a chip, for more chips with the same rows on each.
 
     python benchmarks/weak_scaling.py --config configs/xlmr_xxl.py --rows-per-chip 4 \
         v5p:4x4x4 v5p:8x8x8 v5p:16x16x16
 
-Scaling is perfect where the columns stay the same from row to row. Nothing is run: every row is the real step, compiled
-for that topology on this machine (docs/scale.md says what the numbers are).
+Scaling is perfect if the columns are the same in all rows. Nothing is run: every row is the real step, compiled for that
+topology on this machine (docs/scale.md explains the numbers).
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ r"""From a published encoder to one of your own: docs/adapt.md tells the whole p
     mlm-jax train --config configs/adapt.py:entities --workdir adapt/entities
     mlm-jax export-hf adapt/entities --task entities --out adapt/published
 
-``import-hf`` in place of ``trim`` (to ``adapt/model``) keeps the whole vocabulary, and ``grow`` may be left out. ``continue``
+To keep the whole vocabulary, run ``import-hf`` (to ``adapt/model``) instead of ``trim``. ``grow`` may be left out. ``continue``
 trains everything on the new language and replays the old ones; ``rows`` trains the new pieces alone. ``topic`` and ``entities``
 then fine-tune the result. Copy this file and change the upper part; ``continue,FOLDER`` reads another folder than ``adapt``,
 which holds
 
     text/tl/*.txt, text/en/*.txt          a document a line, a folder for each language
-    held_out/tl/*.txt, held_out/en/*.txt  to measure on; without it a hundredth of the text is held out
+    held_out/tl/*.txt, held_out/en/*.txt  text to evaluate on; without it a hundredth of the text is held out
     labels/topic-train.tsv, topic-test.tsv            text, tab, label
     labels/entities-train.conll, entities-test.conll  a word and its tag a line
 """
@@ -28,8 +28,8 @@ from mlm_jax.data.vocabulary.folder import load_vocabulary
 NEW, OLD = "tl", ("en",)  # the language to learn, and those to keep
 REPLAYED = 0.25  # share of the rows that old languages get, so that they are not forgotten
 STEPS, ROWS, LENGTH = 2_000, 32, 256  # of continued training
-LEARNING_RATE = 2e-4  # of a base model; a few layers take 1e-3
-FINE_TUNING = {"steps": 1_000, "rows": 32, "length": 128, "learning_rate": 5e-5}  # a few layers take 5e-4
+LEARNING_RATE = 2e-4  # for a base model; with a few layers, 1e-3
+FINE_TUNING = {"steps": 1_000, "rows": 32, "length": 128, "learning_rate": 5e-5}  # with a few layers, 5e-4
 STAGES = ("continue", "rows", "topic", "entities")
 
 
@@ -42,7 +42,7 @@ def get_config(argument="continue"):
 
 
 def continued(folder, stage):
-    """Go on with masked language modelling: the learning rate rises anew, is held, and falls in the last fifth."""
+    """Continue masked language modelling: the learning rate warms up again, stays, and decays in the last fifth."""
     found = [folder / name for name in ("small", "model") if (folder / name).is_dir()]
     if not found:
         problem = f"neither {folder}/small nor {folder}/model is there"
@@ -60,8 +60,8 @@ def continued(folder, stage):
     config.tasks = {"mlm": {"objective": "mlm", "rows": ROWS, "length": length, "mask_rate": 0.3}}
     config.optimizer.update(learning_rate=LEARNING_RATE, warmup_steps=0.1, decay_steps=0.2)
     if stage == "rows" and not grown:
-        raise UserError("the old pieces are all there are", remedy="grow the vocabulary first, or train with continue")
-    if stage == "rows":  # the model and the old pieces stay as they are, bit for bit
+        raise UserError("the vocabulary has no new pieces", remedy="grow the vocabulary first, or train with continue")
+    if stage == "rows":  # the model and the old pieces stay the same bit for bit
         rows = old_rows(load_vocabulary(model / "vocabulary"), load_vocabulary(grown))
         config.optimizer.freeze_table = ((r"embedding|output|output_bias", rows), (r".*", True))
     return config

@@ -8,9 +8,9 @@ r"""Back-translation: real pairs alone against real and synthetic ones.
     mlm-jax train --config configs/back_translation.py:real --workdir runs/back/real
     mlm-jax train --config configs/back_translation.py:both --workdir runs/back/both
 
-``reverse`` translates German into English from 4,000 pairs, and is aligned by ranking so that its encoder can judge what
-it writes. ``real`` translates English into German from the same pairs; ``both`` reads the synthetic pairs as well, each
-with the tag <BT> on its English side. The same number of steps for both.
+``reverse`` learns to translate German into English from 4,000 pairs. It is also aligned by ranking, so that its encoder can give
+margins to its translations. ``real`` learns to translate English into German from the same pairs; ``both`` reads the synthetic
+pairs as well, each with the tag <BT> on its English side. Both train for the same number of steps.
 ``python benchmarks/transfer.py synthetic`` runs them; its numbers are in docs/methods.md.
 """
 
@@ -21,7 +21,7 @@ from mlm_jax.data.text import corpora
 
 from .small import choose, run_for, small_config
 
-SYNTHETIC = "runs/back/synthetic.tsv"  # what mlm-jax translate wrote: a corpus like any other
+SYNTHETIC = "runs/back/synthetic.tsv"  # the output of mlm-jax translate: a corpus like any other
 VARIANTS = ("real", "both", "reverse")
 REAL_PAIRS = 4_000
 
@@ -33,13 +33,13 @@ def real_pairs(pair, split):
 
 
 def german_alone(count):
-    """Return German verses that follow the real pairs', without their English."""
+    """Return German verses after those of the real pairs, without their English translations."""
     verses = bible.unlabelled_pairs("en-de", "train")
     return [german for _, german in islice(verses, REAL_PAIRS, REAL_PAIRS + count)]
 
 
 def both_pairs(pair, split):
-    """Yield the real pairs and, to train on, the synthetic ones."""
+    """Yield the real pairs and, for training, the synthetic ones."""
     yield from real_pairs(pair, split)
     if split == "train":
         yield from corpora.sentence_pairs(SYNTHETIC, pair, split)

@@ -4,10 +4,10 @@
     mlm-jax train --config configs/context_extension.py --workdir runs/long
     mlm-jax train --config configs/context_extension.py:bible --workdir runs/long_bible    # rows of 64 and 512, in minutes
 
-The second phase takes a tenth of the steps, with as many tokens a step: an eighth of the rows, eight times as long. The base of
-the rotary positions grows in layers that attend to everything, from 10,000 to 160,000 (ModernBERT, Warner et al. 2024); layers with
-a window see no farther than before and keep theirs. The learning rate warms up again, to a tenth, and decays. If a corpus has long
-documents as a source of their own, name it in the phase: "sources".
+The second phase takes a tenth of the steps, with as many tokens a step: an eighth of the rows, eight times as long. The RoPE
+base of layers with global attention grows from 10,000 to 160,000 (ModernBERT, Warner et al. 2024). Layers with a window keep
+their base, because their window does not grow. The learning rate warms up again, to a tenth, and decays. If long documents are
+a separate source of a corpus, name that source in the phase ("sources").
 """
 
 from mlm_jax.config import default_config

@@ -5,7 +5,7 @@
     mlm-jax train --config configs/entities.py:scratch,FOLDER --workdir runs/entities/scratch
 
 FOLDER holds en_ewt-ud-dev.iob2 (trained on: the small set) and en_ewt, de_pud, ru_pud, zh_pud -ud-test.iob2 of
-https://www.universalner.org. Chinese is in no text that the model was pretrained on. ``python benchmarks/transfer.py entities
+https://www.universalner.org. The model was not pretrained on Chinese. ``python benchmarks/transfer.py entities
 --data FOLDER`` compares F1; its numbers are in docs/methods.md.
 """
 
@@ -36,6 +36,8 @@ def get_config(argument=""):
     tagging = {"objective": "token_classification", "rows": 32, "length": 64}
     config.tasks = {"entities": tagging | {"data": ("entities-en",)}}
     config.optimizer.learning_rate = 1e-3
-    if variant == "aligned":  # of another vocabulary: pieces that both have are copied, new ones made of their parts
+    if (
+        variant == "aligned"
+    ):  # it has another vocabulary: common pieces are copied, new ones are composed of their parts
         config.checkpoint.init = {"from": "runs/transfer/aligned", "exclude": ("classifiers/.*",)}
     return run_for(config, 300)

@@ -1,4 +1,4 @@
-"""Translation between 100 languages: one encoder for all, and six decoder layers of each target language's own.
+"""Translation between 100 languages: one encoder for all, and six decoder layers for each target language.
 
 mlm-jax plan --config configs/many_decoders.py --topology v5p:4x4x4
 """
@@ -29,5 +29,7 @@ def get_config():
     config.model.cross_entropy_chunk = 32
 
     config.mesh.fsdp = 4  # divides the 100 groups of decoder weights
-    config.mesh.tensor = 4  # a layer's weights of all groups are gathered: the smaller each device's part, the better
+    config.mesh.tensor = (
+        4  # the weights of all groups are gathered for each layer, so a small part on each device is better
+    )
     return config

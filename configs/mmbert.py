@@ -10,15 +10,15 @@ Phases, steps and rates are those of the paper and of its published configs:
 - mask rates 0.30, 0.15 and 0.05; rows of 1,024 and then 8,192 tokens; RoPE base 10,000 and then 160,000 in all layers;
 - a warm-up over 3 G tokens, constant, and a 1 − √ decay over the last phase; rows that grow to 4,608 over the first 60 G tokens.
 
-Two things differ: a step of 8,192-token rows has as many tokens as one of 1,024-token rows (the published config names 4,608
-rows in both), and one exponent holds for all languages, whereas mmBERT gave English and code shares of their own.
+Two things differ. A step of 8,192-token rows has as many tokens as one of 1,024-token rows (the published config has 4,608
+rows in both). And one exponent is used for all languages, whereas mmBERT gave English and code separate shares.
 """
 
 from pathlib import Path
 
 from mlm_jax.config import default_config
 
-# FineWeb2's codes of the languages (and of code) that each phase adds; the last one adds every other folder of text/.
+# FineWeb2's codes of the languages (and of code) that each phase adds; the last phase adds all other folders of text/.
 FIRST = (
     "afr",
     "arb",
@@ -199,7 +199,7 @@ def bible():
 
 
 def model(config):
-    """Set what both sizes share: windows of 128 tokens in two layers of three, and the RoPE base of short rows everywhere."""
+    """Set the options of both sizes: windows of 128 tokens in two layers of three, and the RoPE base of short rows everywhere."""
     config.model.update(max_positions=8192, window=128, global_every=3, rope_theta=10_000.0, local_rope_theta=10_000.0)
 
 

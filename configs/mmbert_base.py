@@ -23,7 +23,7 @@ def get_config():
     config.model.heads = 12
     config.model.mlp_width = 1152
     config.model.local_rope_theta = 160_000.0
-    config.model.remat = "dots"  # without, 16 rows a chip take 17.8 GiB of temporaries on v5e, which has 15.75
+    config.model.remat = "dots"  # without it, 16 rows a chip need 17.8 GiB of temporaries on v5e, which has 15.75
     config.model.cross_entropy_chunk = 77  # of 308: every chunk reads and writes the gradient of the table, 0.8 GB
 
     config.mesh.data = -1

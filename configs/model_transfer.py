@@ -4,8 +4,8 @@
     mlm-jax train --config configs/model_transfer.py:target --workdir runs/model_transfer/target
     mlm-jax train --config configs/model_transfer.py:scratch --workdir runs/model_transfer/scratch
 
-``source`` is masked language modelling of English; ``target`` goes on with a hundred chapters of German, and ``scratch`` reads
-the same for as many steps. The vocabulary is one of both languages. ``python benchmarks/transfer.py model_transfer`` compares
+``source`` is masked language modelling of English. ``target`` continues with a hundred chapters of German; ``scratch`` trains on
+the same chapters for as many steps. Both languages share one vocabulary. ``python benchmarks/transfer.py model_transfer`` compares
 bits per byte; its numbers are in docs/methods.md.
 """
 

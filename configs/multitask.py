@@ -6,8 +6,8 @@
 
 ``fixed`` adds the losses with fixed weights, one of them rising over the run; ``uncertainty`` learns the weights.
 ``head`` trains the classifier alone and ``decoder`` the two languages' decoders alone, with the rest of the multitask model frozen.
-After the variant may follow a folder with entities in IOB2 (``fixed,FOLDER``: en_ewt-ud-dev.iob2 and en_ewt-ud-test.iob2
-of Universal NER), which adds a fifth task.
+A folder with entities in IOB2 may follow the variant (``fixed,FOLDER``: en_ewt-ud-dev.iob2 and en_ewt-ud-test.iob2
+of Universal NER); it adds a fifth task.
 """
 
 from .small import choose, run_for, small_config

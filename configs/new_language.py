@@ -1,4 +1,4 @@
-r"""Adding a language to a trained model: Korean, whose script the vocabulary does not know, to five other languages.
+r"""Adding a language to a trained model: Korean, whose script is not in the vocabulary, to five other languages.
 
     mlm-jax train --config configs/new_language.py:old --workdir runs/new_language/old
     mlm-jax grow runs/new_language/old --language ko --text mlm_jax.data.bible:unlabelled_text --pieces 1000 \
@@ -6,9 +6,9 @@ r"""Adding a language to a trained model: Korean, whose script the vocabulary do
     mlm-jax train --config configs/new_language.py:new --workdir runs/new_language/new
 
 ``old`` trains with an adapter for each language (X-MOD). ``new`` trains Korean's own adapters, its language token and its
-pieces, on Korean text alone, and nothing else: what the model says of the old languages stays as it is, bit for bit.
+pieces, on Korean text alone, and nothing else: the model's outputs for the old languages stay the same bit for bit.
 ``other-vocabulary`` instead takes the embeddings into a new vocabulary of all six languages: pieces that both have are
-copied, new ones are made of the old pieces that spell them, and everything is trained. ``scratch`` is the same without
+copied, new ones are composed of the old pieces that spell them, and everything is trained. ``scratch`` is the same without
 the old model. ``python benchmarks/transfer.py new_language`` compares them; its numbers are in docs/methods.md.
 """
 
@@ -33,7 +33,7 @@ def get_config(argument=""):
     if variant == "new":
         config.vocabulary.path = "runs/new_language/vocabulary"
         old_pieces, config.vocabulary.size = config.vocabulary.size, config.vocabulary.size + 1_001
-        config.optimizer.freeze_table = (  # as mlm-jax grow says
+        config.optimizer.freeze_table = (  # the table that mlm-jax grow prints
             (r"(embedding|output|output_bias)", old_pieces),
             (r"encoder/0/.*adapter.*", len(OLD)),
             (r".*", True),

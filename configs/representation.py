@@ -1,11 +1,11 @@
-"""What a model reads: subwords, bytes, or characters four to a position; and what tells it the language.
+"""Input units of a model (subwords, bytes, or four characters to a position), and ways to give it the language.
 
     mlm-jax train --config configs/representation.py:subwords --workdir runs/representation/subwords
 
-Units: ``subwords``, ``bytes`` and ``characters`` (bytes whose every four make one position of the encoder, after CANINE).
+Units: ``subwords``, ``bytes`` and ``characters`` (four bytes make one position of the encoder, after CANINE).
 Language: a token before every document (as in ``subwords``), ``embedding`` (added to every position) or ``none``.
-All read about as much text a step. ``python benchmarks/transfer.py representation`` compares bits per byte and speed; its
-numbers are in docs/methods.md.
+All variants read about the same amount of text a step. ``python benchmarks/transfer.py representation`` compares bits per byte
+and speed; its numbers are in docs/methods.md.
 """
 
 from .small import choose, run_for, small_config
@@ -22,7 +22,12 @@ def get_config(argument=""):
         config.vocabulary.kind = "bytes"
         config.vocabulary.sentinels = 0
         config.model.max_positions = 1024
-        task |= {"rows": 16, "length": 512, "unit": "span", "mean_span": 8.0}  # else the neighbours give a byte away
+        task |= {
+            "rows": 16,
+            "length": 512,
+            "unit": "span",
+            "mean_span": 8.0,
+        }  # single bytes are easy to guess
     if variant == "characters":
         config.model.character_downsampling = 4
     if variant in ("embedding", "none"):

@@ -1,11 +1,11 @@
-"""Which weights languages share in translation: one decoder for all, one for each, or one encoder for each.
+"""Sharing plans for translation: one decoder for all languages, one for each, or one encoder for each, and others.
 
     mlm-jax train --config configs/sharing.py:decoders --workdir runs/sharing/decoders
 
 Variants: ``shared`` (one encoder, one decoder), ``decoders`` (one encoder, a decoder for each target language),
-``encoders`` (an encoder for each source language, one decoder), ``layers`` (one layer of a language's own between shared
-ones), ``families`` (a decoder for each family), ``adapters`` (shared, with adapters for each language, X-MOD's way).
-English from and into four languages, of which Hindi has a tenth of the text. The same data, rows and steps in all;
+``encoders`` (an encoder for each source language, one decoder), ``layers`` (every second layer is language-specific), ``families``
+(a decoder for each family), ``adapters`` (shared, with adapters for each language, as in X-MOD).
+English from and into four languages; Hindi has a tenth of the others' text. Data, rows and steps are the same in all variants;
 ``python benchmarks/transfer.py translation`` compares chrF++; its numbers are in docs/methods.md.
 """
 
@@ -35,7 +35,7 @@ def get_config(argument=""):
     config.data.store = "runs/sharing/store"
     config.languages = LANGUAGES
     config.families = {"germanic": ("en", "de"), "romance": ("fr",), "slavic": ("ru",), "indo-aryan": ("hi",)}
-    config.mixing.alpha = 0.5  # of pairs: the smallest language is read more often than its share
+    config.mixing.alpha = 0.5  # pairs of the smallest language are read more often than their share
 
     config.tasks = {"translation": {"objective": "translation", "rows": 64, "length": 48, "smoothing": 0.1}}
     config.model.encoder, config.model.decoder = {

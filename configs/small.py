@@ -1,4 +1,4 @@
-"""What the configs beside this one have in common: a small model on the Bible. It is no run by itself."""
+"""Functions that other configs of this folder share: a small model on the Bible. This file is not a config itself."""
 
 from collections import defaultdict
 
@@ -10,7 +10,7 @@ VERSES = {"train": 1_800, "validation": 100}  # of each genre, so that guessing 
 
 
 def balanced_genre(language, split):
-    """Yield as many verses of each genre, spread evenly over its books."""
+    """Yield the same number of verses of each genre, spread evenly over its books."""
     verses = defaultdict(list)
     for verse, label in bible.genre(language, split):
         verses[label].append(verse)
@@ -57,7 +57,7 @@ def run_for(config, steps):
 
 
 def choose(argument, choices):
-    """Return the argument of a config file, which must be one of the choices; "" is the first."""
+    """Return the argument of a config file, which must be one of the choices; "" means the first."""
     from mlm_jax.common.errors import UserError, nearest
 
     argument = argument or choices[0]

@@ -1,22 +1,22 @@
-"""Zero-shot transfer: a genre classifier that saw English labels only, tested in five other languages.
+"""Zero-shot transfer: a genre classifier trained on English labels only, tested in five other languages.
 
     mlm-jax train --config configs/transfer_demo.py:aligned --workdir runs/transfer/aligned
     mlm-jax train --config configs/transfer_demo.py:genre-aligned --workdir runs/transfer/genre-aligned
 
 ``aligned`` pretrains with masked language modelling and translation ranking, ``mlm`` without the ranking, both for the
-same number of steps; ``hard`` lets similar negatives weigh more, ``queue`` ranks against earlier batches too, and ``tlm``
-hides words in both sentences of a pair instead of ranking. ``genre-aligned``, ``genre-mlm`` and ``genre-scratch`` fine-tune
-on the English labels from there; ``adapter-aligned`` trains bottleneck adapters and the classifier in the frozen encoder.
-``python benchmarks/transfer.py genre`` fine-tunes from all three, with three seeds, which gave, as the mean of the five languages
-that have no labels to train on (chance is 16.7 %): aligned 44.6 ± 0.9 %, mlm 18.2 ± 0.1 %, scratch 19.3 ± 0.6 %;
-``sentences`` and ``adapters`` in its place run the others.
+same number of steps. ``hard`` gives similar negatives more weight, ``queue`` takes negatives from earlier batches too, and ``tlm``
+masks words in both sentences of a pair instead of ranking. ``genre-aligned``, ``genre-mlm`` and ``genre-scratch`` fine-tune
+on the English labels; ``adapter-aligned`` trains only bottleneck adapters and the classifier, in the frozen encoder.
+``python benchmarks/transfer.py genre`` fine-tunes from all three with three seeds. The mean over the five languages without
+training labels (chance 16.7 %) was: aligned 44.6 ± 0.9 %, mlm 18.2 ± 0.1 %, scratch 19.3 ± 0.6 %. ``sentences`` and
+``adapters`` instead of ``genre`` run the other comparisons.
 """
 
 from .small import choose, run_for, small_config
 
 LANGUAGES = ("en", "de", "fr", "ru", "ar", "hi")
 RANKING = {"objective": "ranking", "rows": 64, "length": 40}
-PAIRS = {  # what each way of pretraining does with pairs
+PAIRS = {  # the objective on pairs in each variant of pretraining
     "aligned": {"ranking": RANKING},
     "hard": {"ranking": RANKING | {"hardness": 1.0}},
     "queue": {"ranking": RANKING | {"queue": 256, "queue_after": 125}},

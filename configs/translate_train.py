@@ -1,4 +1,4 @@
-r"""Translate-train: German labels that nobody gave, by translating English text that has some.
+r"""Translate-train: German training labels by translating labelled English text.
 
     mlm-jax train --config configs/translate_train.py:translator --workdir runs/translate_train/translator
     python -c "from configs.translate_train import *; print(*english_texts(), sep='\n')" \
@@ -7,11 +7,11 @@ r"""Translate-train: German labels that nobody gave, by translating English text
       --input runs/translate_train/en.txt --output runs/translate_train/synthetic.tsv
     mlm-jax train --config configs/translate_train.py:translated --workdir runs/translate_train/translated
 
-``translator`` learns from every second verse. Of the verses with genre labels, in English, only those that it was not trained
-on are translated: about 900 to 1,100 of each genre. ``english`` trains the classifier on these English labels, ``translated``
-on their German translations as well, which its vocabulary is trained on too; both start from scratch, are trained for as
-many steps and are tested on verses of other books.
-``python benchmarks/transfer.py translate_train`` runs them: German 49.5 % with the translations, 22.5 % without (chance 16.7 %).
+``translator`` learns from every second verse. It translates only English verses with genre labels that it was not trained on: about
+900 to 1,100 of each genre. ``english`` trains the classifier on these English labels, ``translated`` on their German
+translations as well, which are also training text of its vocabulary. Both start from scratch, train for the same number of
+steps and are tested on verses of other books. ``python benchmarks/transfer.py translate_train`` runs them: German 49.5 % with
+the translations, 22.5 % without (chance 16.7 %).
 """
 
 from itertools import islice
@@ -21,7 +21,7 @@ from mlm_jax.data.text import corpora
 
 from .small import GENRES, balanced_genre, choose, run_for, small_config
 
-SYNTHETIC = "runs/translate_train/synthetic.tsv"  # what mlm-jax translate wrote: English, German
+SYNTHETIC = "runs/translate_train/synthetic.tsv"  # the output of mlm-jax translate: English, German
 VARIANTS = ("translated", "english", "translator")
 
 

@@ -36,8 +36,8 @@ def get_config():
     config.model.remat = "dots"
     config.model.cross_entropy_chunk = 16
 
-    # 32 chips share the state, 4 GB each. Shared by all chips of a slice, weights would be gathered by all-reduce, which
-    # sends twice the bytes: so does libtpu 0.0.42 with groups as large as the torus.
+    # 32 chips share the state, 4 GB each. If all chips of a slice shared it, libtpu 0.0.42 would gather weights by all-reduce,
+    # which sends twice the bytes.
     config.mesh.data = -1
     config.mesh.fsdp = 32
     return config

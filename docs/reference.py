@@ -1,4 +1,4 @@
-"""Write the pages of the reference that follow from the code: python docs/reference.py. A test holds them to it."""
+"""Generate the pages of the reference from the code: python docs/reference.py. A test checks that they are up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the site needs beside mkdocs.yml: tutorials, which are the notebooks with their saved outputs, and links out of docs/."""
+"""Hooks of the documentation site: tutorials, which are the notebooks with their saved outputs, and links out of docs/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _parts(cell: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a cell of a notebook as Markdown; of the installing cell, and of the framed report, only the name."""
+    """Yield a cell of a notebook as Markdown, without the installing cell, and with a line instead of the framed report."""
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
         yield source
@@ -51,7 +51,7 @@ def _parts(cell: Mapping[str, Any]) -> Iterator[str]:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace links to files that the repository has, and the site has not; a link to nothing stays, and fails the build."""
+    """Replace links to files that are in the repository but not on the site; a broken link stays, and fails the build."""
 
     def shown(link: re.Match[str]) -> str:
         path = link[2].partition("#")[0]

@@ -1,4 +1,4 @@
-"""The runs that are killed: tiny, of made-up text in two languages; what they are made of differs by variant."""
+"""The runs that are killed: tiny, on made-up text in two languages, in several variants."""
 
 from tests.tiny import tiny_config
 

@@ -1,4 +1,4 @@
-"""Makes a process kill itself just before a file operation. Python imports this first, also in helping processes.
+"""Makes a process kill itself just before a file operation. Python imports this first, also in child processes.
 
 ``KILLS_LOG`` names a file that gets a line for each rename, removal and fsync below its folder. ``KILLS_AT`` is "N PLACE":
 before its N-th operation at this place, the process sends SIGKILL to itself.

@@ -1,4 +1,4 @@
-"""How the mixing exponent alpha moves each language's held-out loss: the demo with little Hindi and Korean.
+"""The effect of the mixing exponent alpha on each language's held-out loss: the demo with little Hindi and Korean.
 
 mlm-jax sweep --config configs/sweeps/alpha.py --workdir runs/alpha
 """
@@ -27,7 +27,7 @@ def get_config():
         width=128, heads=4, mlp_width=192, encoder=({"layers": 2, "weights": "shared"},), global_every=1
     )
     config.optimizer.update(learning_rate=2e-3, warmup_steps=30 / 300, decay_steps=100 / 300)
-    config.training.normalize = "token"  # sampling alone decides what small languages get
+    config.training.normalize = "token"  # only sampling gives small languages more weight
     config.evaluation.every = config.checkpoint.every = 300
     return config
 

@@ -68,7 +68,7 @@ def test_the_config_of_the_whole_path(kind, tmp_path):
         assert options[kind].items() <= config.tasks[task].items()
     shutil.rmtree(tmp_path / "vocabulary")  # without grow, the model's own
     assert load_config(f"{recipe}:continue,{tmp_path}").vocabulary.size == load_parameters(model).vocabulary.size
-    with pytest.raises(UserError, match="the old pieces are all there are"):
+    with pytest.raises(UserError, match="the vocabulary has no new pieces"):
         load_config(f"{recipe}:rows,{tmp_path}")
     with pytest.raises(UserError, match="no stage 'continued'; did you mean 'continue'"):
         load_config(f"{recipe}:continued,{tmp_path}")
