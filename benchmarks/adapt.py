@@ -8,8 +8,10 @@ English, German, Spanish and Russian), and takes each to Tagalog with the comman
 continued training with English replayed, fine-tuning of a classifier (the genre of a verse) and of a tagger (names, labelled by a
 rule), export with heads. In the end transformers' pipelines must give the same results as our verbs.
 
-Run it in the folder that contains ``configs``. Everything is written under ``runs/adapt``; existing results are reused. The
-tables are printed and written to ``benchmarks/results/adapt.json``.
+Run it in the folder that contains ``configs``. Everything is written under ``runs/adapt``; existing results are reused, so remove
+that
+folder to time the whole path. The tables, with the minutes of each verb and of the whole call, are printed and written to
+``benchmarks/results/adapt.json``.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.data import bible
 
 RUNS, RESULTS = Path("runs/adapt"), Path("benchmarks/results/adapt.json")
-TIMES = "times.jsonl"  # times of every command
+TIMES = f"times-{Path(sys.argv[0]).stem}.jsonl"  # of every command of this script
 FAMILIES = ("xlm-roberta", "modernbert")
 NEW, OLD = "tl", "en"
-PRETRAINING, CONTINUED, FINE_TUNING = 800, 400, 300  # steps
+PRETRAINING, CONTINUED, FINE_TUNING = 600, 400, 250  # steps
 PIECES = 1500  # new ones
 MASKING = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3}}
 GENRES, VERSES = tuple(bible.GENRES), 150  # verses of each genre
@@ -79,11 +81,15 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def minutes(family: str) -> dict[str, float]:
+def minutes(family: str) -> dict[str, Any]:
     """Return the minutes of all commands of a family, those of earlier calls too."""
     lines = [json.loads(line) for line in (RUNS / TIMES).read_text().splitlines()]
     own = [line for line in lines if line["family"] == family]
-    return {"minutes": sum(line["seconds"] for line in own) / 60, "CPU minutes": sum(line["cpu"] for line in own) / 60}
+    by_verb: dict[str, float] = {}
+    for line in own:
+        by_verb[line["verb"]] = by_verb.get(line["verb"], 0) + line["seconds"] / 60
+    total = {"minutes": sum(line["seconds"] for line in own) / 60, "CPU minutes": sum(line["cpu"] for line in own) / 60}
+    return {**total, "minutes by verb": by_verb}
 
 
 def train(config: str, workdir: Path, **settings: object) -> dict[int, dict[str, float]]:
@@ -174,30 +180,33 @@ def published(family: str) -> Path:
     return folder / "published"
 
 
-def adapt(family: str) -> dict[str, Any]:
-    """Run all steps with a published model, and return the measured results."""
+def shortened(family: str) -> Path:
+    """Import a published model, trim it and grow it, unless that was done; return the folder of all."""
     source, folder = published(family), RUNS / f"{family}-{NEW}"
     if not (folder / "labels").is_dir():
         write_data(folder)
-    text = {code: f"{folder}/text/{code}/*.txt" for code in (NEW, OLD)}
-    held_out = {code: f"{folder}/held_out/{code}/*.txt" for code in (NEW, OLD)}
-    model, small, grown, continued = (folder / name for name in ("model", "small", "vocabulary", "continued"))
-    said: dict[str, str] = {}
+    text, held_out = ({code: f"{folder}/{room}/{code}/*.txt" for code in (NEW, OLD)} for room in ("text", "held_out"))
+    model, small, grown = (folder / name for name in ("model", "small", "vocabulary"))
     if not model.is_dir():
         mlm_jax("import-hf", str(source), "--out", str(model), "--languages", f"{NEW},{OLD}")
         data = ("--set", f"data.corpora={text}", "--set", f"data.validation={held_out}", "--set", f"tasks={MASKING}")
         mlm_jax("prepare", "--config", str(model / "config.py"), "--workdir", str(model), *data)
     if not small.is_dir():
         texts = [part for code in text for part in ("--text", f"{code}={text[code]}")]
-        said["trim"] = mlm_jax("trim", str(model), *texts, "--out", str(small))
+        print(mlm_jax("trim", str(model), *texts, "--out", str(small)))
     if not grown.is_dir():
         options = ("--language", NEW, "--text", text[NEW], "--old-text", f"{OLD}={text[OLD]}", "--pieces", str(PIECES))
-        said["grow"] = mlm_jax("grow", str(small), *options, "--out", str(grown))
-    places = [part for place in (source, small, grown) for part in ("--vocabulary", str(place))]
-    texts = [part for code in text for part in ("--text", f"{code}={held_out[code]}")]
-    said["inspect"] = mlm_jax("inspect", *places, *texts, "--pairs", f"{NEW}-{OLD}=mlm_jax.data.bible:pairs")
-    for part in said.values():
-        print(part)
+        print(mlm_jax("grow", str(small), *options, "--out", str(grown)))
+        places = [part for place in (source, small, grown) for part in ("--vocabulary", str(place))]
+        texts = [part for code in text for part in ("--text", f"{code}={held_out[code]}")]
+        print(mlm_jax("inspect", *places, *texts, "--pairs", f"{NEW}-{OLD}=mlm_jax.data.bible:pairs"))
+    return folder
+
+
+def adapt(family: str) -> dict[str, Any]:
+    """Walk the path with a published model, and return what was measured."""
+    folder = shortened(family)
+    model, small, continued = (folder / name for name in ("model", "small", "continued"))
     few = {"optimizer.learning_rate": 1e-3, "tasks": MASKING, "evaluation.rows": 10_000}
     every = {"steps": CONTINUED, "checkpoint.every": CONTINUED, "evaluation.every": CONTINUED}
     masked = train(f"configs/adapt.py:continue,{folder}", continued, **few, **every)
@@ -205,8 +214,7 @@ def adapt(family: str) -> dict[str, Any]:
     for task, length in (("topic", 48), ("entities", 64)):
         every = {"steps": FINE_TUNING, "checkpoint.every": FINE_TUNING, "evaluation.every": FINE_TUNING}
         settings = {"optimizer.learning_rate": 5e-4, f"tasks.{task}.length": length}
-        train(f"configs/adapt.py:{task},{folder}", folder / task, **settings, **every)
-        measured = evaluated(folder / task)
+        measured = train(f"configs/adapt.py:{task},{folder}", folder / task, **settings, **every)[FINE_TUNING]
         scores[task] = {key.removeprefix("eval/"): value for key, value in measured.items() if key.startswith("eval/")}
         if not (folder / f"{task}-out").is_dir():
             mlm_jax("export-hf", str(folder / task), "--task", task, "--out", str(folder / f"{task}-out"))
@@ -219,7 +227,7 @@ def adapt(family: str) -> dict[str, Any]:
         "bits per byte": {
             "published": bits(evaluated(model)),
             "trimmed, grown": bits(masked[0]),
-            "continued": bits(evaluated(continued)),
+            "continued": bits(masked[CONTINUED]),
         },
         "scores": scores,
         "pipelines agree": agreement(folder),
@@ -303,7 +311,9 @@ def table(found: dict[str, Any]) -> Table:
         rows.setdefault("pipelines agree", []).append(
             ", ".join(f"{k} ({v})" for k, v in measured["pipelines agree"].items())
         )
-        rows.setdefault("minutes (of CPU)", []).append(f"{measured['minutes']:.1f} ({measured['CPU minutes']:.1f})")
+        if "minutes" in measured:
+            time_of = f"{measured['minutes']:.1f} ({measured['CPU minutes']:.1f})"
+            rows.setdefault("minutes (of CPU)", []).append(time_of)
     for name, cells in rows.items():
         shown.add_row(name, *cells)
     return shown
@@ -317,8 +327,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     RUNS.mkdir(parents=True, exist_ok=True)
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for family in options.family or FAMILIES:
-        found[family] = {"date": f"{date.today()}", **adapt(family), **minutes(family)}
+        begun = time.monotonic()
+        found[family] = {"date": f"{date.today()}", **adapt(family)}
+        found[family] |= {**minutes(family), "minutes of this call": (time.monotonic() - begun) / 60}
     Console(width=160).print(table(found))
+    total = sum(found[family]["minutes of this call"] for family in options.family or FAMILIES)
+    print(f"{total:.1f} minutes in all")
     RESULTS.parent.mkdir(exist_ok=True)
     write_whole(RESULTS, json.dumps(found, indent=1) + "\n")
     return 0
