@@ -72,7 +72,7 @@ def create(
     vocabulary_size: int,
     languages: tuple[str, ...],
     labels: Mapping[str, int] | None = None,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
 ) -> tuple[Any, dict[str, Any]]:
     """Return (graphdef, parameters) of the model that ``config`` describes; parameters are a plain nested dict.
 
@@ -81,7 +81,7 @@ def create(
       vocabulary_size: pieces of the vocabulary.
       languages: language codes in index order.
       labels: {classification task: number of labels}.
-      seed: the seed of the initial weights.
+      seed: the seed of the initial weights, or its key, which may be traced.
 
     Raises:
       UserError: ``config.model`` has a value that does not exist, or values that do not fit each other.
@@ -133,7 +133,11 @@ def merge(graphdef: Any, params: Any, *, rope_bases: tuple[float, float] | None 
 
 
 def _build(
-    config: ConfigDict, vocabulary_size: int, languages: tuple[str, ...], labels: Mapping[str, int] | None, seed: int
+    config: ConfigDict,
+    vocabulary_size: int,
+    languages: tuple[str, ...],
+    labels: Mapping[str, int] | None,
+    seed: int | jax.Array,
 ) -> Transformer:
     forms = {
         task: Form(entry.get("pooling", "mean"), entry.get("transform", "none")) for task, entry in config.tasks.items()

@@ -204,9 +204,10 @@ def signals() -> Iterator[list[int]]:
 
 def state_after(trial: Trial, code: int) -> str:
     """Return a trial's state by its exit code and its metrics."""
-    if is_finished(trial.folder, trial.steps):
-        return FINISHED if code == 0 else f"failed: finished, but ended with exit code {code}"
-    if code in (0, UNFINISHED, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM, ENDED + signal.SIGTERM):
+    by_stop = code in (0, UNFINISHED, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM, ENDED + signal.SIGTERM)
+    if is_finished(trial.folder, trial.steps):  # a signal may have come after all was done
+        return FINISHED if by_stop else f"failed: finished, but ended with exit code {code}"
+    if by_stop:
         return STOPPED
     if code < 0:
         return f"failed: killed by signal {-code} ({signal.Signals(-code).name})"

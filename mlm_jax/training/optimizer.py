@@ -26,7 +26,12 @@ OF_TASKS = ("classifiers/", "classifier_transforms/", "uncertainty/")  # paramet
 
 
 def create(
-    config: ConfigDict, steps: int, params: Any, logical_axes: Any, curriculum: Sequence[Mapping[str, Any]] = ()
+    config: ConfigDict,
+    steps: int,
+    params: Any,
+    logical_axes: Any,
+    curriculum: Sequence[Mapping[str, Any]] = (),
+    peak: Any = None,
 ) -> optax.GradientTransformation:
     """Return the optimizer that ``config.optimizer`` describes.
 
@@ -40,6 +45,7 @@ def create(
       params: arrays or shapes.
       logical_axes: a tree of tuples like ``params``; "groups" marks the axis of language-indexed weights.
       curriculum: ``config.curriculum``, which may change the learning rate.
+      peak: the highest learning rate, which may be traced; ``config.learning_rate`` if not given.
 
     Raises:
       UserError: the optimizer does not exist, or a regex table does not fit the parameters.
@@ -62,7 +68,7 @@ def create(
             optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
             direction(config, axes_of, lambda tree: _same_paths(decays, tree)),
             optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, _same_paths(rates, updates))),
-            optax.scale_by_learning_rate(learning_rate(config, steps, curriculum)),
+            optax.scale_by_learning_rate(learning_rate(config, steps, curriculum, peak)),
         ),
         axes_of,
     )

@@ -18,7 +18,9 @@ from mlm_jax.objectives.multitask import UNCERTAINTY
 Schedule = Callable[[Any], Any]  # step (int or traced) → float32
 
 
-def learning_rate(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[str, Any]] = ()) -> Schedule:
+def learning_rate(
+    config: ConfigDict, steps: int, curriculum: Sequence[Mapping[str, Any]] = (), peak: Any = None
+) -> Schedule:
     """Return step → learning rate.
 
     All schedules begin with a linear warm-up from 0, or, for ``wsd``, from ``final_fraction``, as in transformers. Then
@@ -29,11 +31,12 @@ def learning_rate(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[s
       config: ``config.optimizer``.
       steps: the number of steps of the whole run.
       curriculum: ``config.curriculum``; its phases may multiply the rate by a factor, or have a schedule of their own.
+      peak: the highest rate of the run's own schedule, which may be traced; ``config.learning_rate`` if not given.
 
     Raises:
       UserError: the schedule is unknown, or its parts are longer than the run.
     """
-    of_run, start, phases = _of_schedule(config, steps), 0, []
+    of_run, start, phases = _of_schedule(config, steps, peak), 0, []
     for index, entry in enumerate(curriculum):
         stop = start + entry["steps"]
         if "optimizer" in entry or "rate_factor" in entry:
@@ -63,8 +66,8 @@ def _of_phase(config: ConfigDict, index: int, entry: Mapping[str, Any]) -> Sched
         raise BadValue(key, f"{key}: {error.problem}", error.remedy) from error
 
 
-def _of_schedule(config: ConfigDict, steps: int) -> Schedule:
-    peak, floor = config.learning_rate, config.final_fraction
+def _of_schedule(config: ConfigDict, steps: int, peak: Any = None) -> Schedule:
+    peak, floor = config.learning_rate if peak is None else peak, config.final_fraction
     if config.schedule not in SHAPES:
         raise BadValue(
             "optimizer.schedule",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -103,9 +105,9 @@ def build_program(
     objectives = create_objectives(config.tasks)
     check_parts(objectives, config.model)
 
-    def create() -> tuple[Any, Any]:
+    def create(key: jax.Array) -> tuple[Any, Any]:
         return model_room.create(
-            config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=config.seed
+            config, vocabulary_size=context.vocabulary_size, languages=languages, labels=labels or {}, seed=key
         )
 
     graphdef, abstract_params, axes = model_room.abstract(
@@ -115,8 +117,8 @@ def build_program(
     params_shardings = parameter_shardings(axes, abstract_params, mesh)
     whole = NamedSharding(mesh, P())
 
-    def initialise() -> TrainState:
-        params = create()[1]
+    def initialise(seed: Any) -> TrainState:
+        params = create(jax.random.wrap_key_data(seed))[1]
         zero = jnp.zeros((), jnp.int32)
         window = {task: _empty_window(objective, context) for task, objective in objectives.items()}
         average = params if config.training.ema else {}
@@ -134,7 +136,8 @@ def build_program(
             first_skipped=zero - 1,
         )
 
-    abstract = jax.eval_shape(initialise)
+    seed = key_data(config.seed)
+    abstract = jax.eval_shape(initialise, seed)
     shardings: Any = jax.tree.map(lambda _: whole, abstract)._replace(
         params=params_shardings,
         optimizer_state=optimizer_room.optimizer_state_shardings(transformation, abstract_params, params_shardings),
@@ -158,14 +161,21 @@ def build_program(
             if entry.get("weight") != UNCERTAINTY
         },
         state=state,
-        initialise=jax.jit(initialise, out_shardings=shardings),
+        initialise=functools.partial(jax.jit(initialise, out_shardings=shardings), seed),
     )
+
+
+def key_data(seed: int) -> np.ndarray:
+    """Return the words of a seed's key: an argument of programs, so that runs with other seeds share what is compiled."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def make_train_step(
     program: Program, *, objectives: dict[str, Objective] | None = None
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Return the jitted step; its first argument is donated.
+
+    The seed and the highest learning rate are arguments of the compiled program: trials that differ in them share it.
 
     Args:
       program: the program of the run.
@@ -186,15 +196,18 @@ def make_train_step(
 
         return jax.tree.map(follow, average, params, present) if config.training.ema else {}
 
-    def step(state: TrainState, batch: Batch) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    def step(state: TrainState, batch: Batch, seed: Any, peak: Any) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed), state.step)
         grads, (metrics, extras) = gradients(state.params, batch, key, state.step, state.extras)
         with jax.named_scope("optimizer"):
             # Frozen parameters are left out of the norm, so that the compiler can leave out their gradients.
             norm = optax.global_norm([g for g, is_frozen in zip(jax.tree.leaves(grads), frozen) if not is_frozen])
             finite = jnp.isfinite(norm)
             before = at_step(state.optimizer_state, state.step)
-            updates, optimizer_state = program.transformation.update(grads, before, state.params)
+            with_peak = optimizer_room.create(
+                config.optimizer, config.steps, program.state.params, program.axes, config.curriculum, peak
+            )
+            updates, optimizer_state = with_peak.update(grads, before, state.params)
             params = optax.apply_updates(state.params, updates)
             average = averaged(state.average, params, optimizer_room.present_groups(grads, axes_of))
         changed = state._replace(
@@ -220,11 +233,17 @@ def make_train_step(
         compiler_options=compiler_options(mesh),
     )
 
+    constants = (key_data(config.seed), np.float32(config.optimizer.learning_rate))
+
     def run(state: TrainState, batch: Batch) -> TrainState:
         with jax.set_mesh(mesh):
-            return jitted(state, batch)
+            return jitted(state, batch, *constants)
 
-    run.lower = _with_mesh(jitted.lower, mesh)  # type: ignore[attr-defined]
+    def lower(state: TrainState, batch: Batch) -> Any:
+        with jax.set_mesh(mesh):
+            return jitted.lower(state, batch, *constants)
+
+    run.lower = lower  # type: ignore[attr-defined]
     return run
 
 
@@ -317,11 +336,3 @@ def empty_window(program: Program) -> Any:
 def _empty_window(objective: Objective, context: Context) -> dict:
     zeros = jnp.zeros(context.languages, jnp.float32)
     return {name: (zeros, zeros) for name in objective.metric_names}
-
-
-def _with_mesh(function: Callable, mesh: Mesh) -> Callable:
-    def under_mesh(*args: Any) -> Any:
-        with jax.set_mesh(mesh):
-            return function(*args)
-
-    return under_mesh

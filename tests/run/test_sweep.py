@@ -31,7 +31,7 @@ from mlm_jax.run.sweep import (
     write_results,
     zipped,
 )
-from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials, signals
+from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials, signals, state_after
 from tests.tiny import write_store
 
 CONFIG = """
@@ -420,3 +420,15 @@ def test_a_sweep_runs_once_and_compares(tmp_path, request, capsys):
     assert "runs by eval/loss/mean" in printed and "best" in printed
     assert run_sweep(str(file), tmp_path / "out") == 0
     assert "2 finished before" in capsys.readouterr().out
+
+
+def test_a_trial_that_a_signal_reaches_after_its_end_is_finished(tmp_path, monkeypatch):
+    trial = Trial("one", [], tmp_path, 10, {})
+    (tmp_path / "log.txt").write_text("the last line\n")
+    states = {}
+    for done in (True, False):
+        monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_, done=done: done)
+        states[done] = [state_after(trial, code) for code in (0, 75, -signal.SIGTERM, -signal.SIGKILL, 1)]
+    assert states[True][:3] == ["finished"] * 3 and "exit code -9" in states[True][3] and "code 1" in states[True][4]
+    killed, told = "failed: killed by signal 9 (SIGKILL)", "failed: the last line"
+    assert states[False] == ["stopped"] * 3 + [killed, told]

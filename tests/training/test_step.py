@@ -121,3 +121,31 @@ def test_frozen_parameters_cost_neither_memory_nor_a_backward_pass():
     assert frozen_held < 0.2 * held
     # Forward alone is a third; what remains to be trained is the head, which is most of this tiny model's rest.
     assert frozen_flops < 0.6 * flops
+
+
+def test_runs_that_differ_in_seed_and_learning_rate_share_their_programs():
+    def program_of(seed, rate, **changes):
+        config = small()
+        config.seed, config.optimizer.learning_rate = seed, rate
+        config.optimizer.update(changes)
+        return make_program(config)
+
+    def text(program):
+        lowered = make_train_step(program).lower(program.state, jax.eval_shape(batch))
+        return lowered.as_text() + program.initialise.func.lower(*program.initialise.args).as_text()
+
+    one, other = program_of(0, 1e-3), program_of(2**40 + 1, 3e-3)
+    assert text(one) == text(other) != text(program_of(0, 1e-3, clip=0.123))
+    # They start from other weights, and move them as their own rate says.
+    data = to_devices(batch(), one.mesh)
+
+    def moved(program):
+        weights = np.asarray(program.initialise().params["encoder_norm"]["scale"])
+        return weights, np.abs(
+            make_train_step(program)(program.initialise(), data).params["encoder_norm"]["scale"] - weights
+        )
+
+    (weights, slow), (_, fast) = moved(one), moved(program_of(0, 3e-3))
+    np.testing.assert_allclose(fast, 3 * slow, rtol=1e-3, atol=1e-7)
+    embeddings = [np.asarray(program.initialise().params["embedding"]) for program in (one, other)]
+    assert (embeddings[0] != embeddings[1]).any() and weights.shape == slow.shape
