@@ -1,4 +1,4 @@
-"""The documentation is a site that is built without a warning, and whose pages ask nothing of the network."""
+"""The documentation site is built without warnings, and its pages load nothing from the network."""
 
 import re
 import subprocess

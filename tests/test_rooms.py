@@ -1,4 +1,4 @@
-"""Lower rooms never import higher ones, and no two modules import each other."""
+"""Lower packages never import higher ones, and no two modules import each other."""
 
 import ast
 from collections.abc import Iterator

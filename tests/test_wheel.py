@@ -1,4 +1,4 @@
-"""The wheel holds what the commands name, and works without the checkout that it was built from."""
+"""The wheel contains all files that the commands need, and works without the checkout."""
 
 import os
 import shutil

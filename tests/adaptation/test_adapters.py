@@ -1,4 +1,4 @@
-"""Adapters that are saved alone and put back give the same parameters, and none of them goes on another model."""
+"""Adapters that are saved alone and put back give the same parameters, and they are refused on another model."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_one_languages_adapters_on_a_model_that_has_others(tmp_path):
     )
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_adapters_that_do_not_fit_the_model_are_refused(tmp_path):
     base, other = workdir(tmp_path / "base"), workdir(tmp_path / "other", seed=1)
     alone = save_adapters(workdir(tmp_path / "adapted", adapter=4), tmp_path / "alone")
     with pytest.raises(UserError, match="trained on other weights than this model's"):
@@ -107,7 +107,7 @@ HOSTILE = {  # {what: (key of adapters.json, value)}
 
 
 @pytest.mark.parametrize("key, value", HOSTILE.values(), ids=HOSTILE)
-def test_what_adapters_say_of_themselves_cannot_be_believed(alone, tmp_path, capfd, key, value):
+def test_metadata_of_adapters_is_checked(alone, tmp_path, capfd, key, value):
     base, folder = alone
     shutil.copytree(folder, tmp_path / "theirs")
     file = tmp_path / "theirs" / "adapters.json"

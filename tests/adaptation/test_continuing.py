@@ -1,4 +1,4 @@
-"""A config that goes on with a model: the same architecture and vocabulary, and weights that fit."""
+"""A config that continues the training of a model: the same architecture and vocabulary, and weights that fit."""
 
 import shutil
 from pathlib import Path

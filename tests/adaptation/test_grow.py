@@ -138,7 +138,7 @@ def test_more_characters_than_pieces_and_documents_of_any_length(kind):
     assert grown.size <= vocabulary(kind=kind).size + 31 and grown.decode(grown.encode(text)) == text
 
 
-def test_what_pieces_cannot_be_made_of_is_one_line(monkeypatch):
+def test_text_without_new_pieces_is_a_one_line_error(monkeypatch):
     old = vocabulary()
     with pytest.raises(UserError, match="there cannot be -5 new pieces"):
         grow_vocabulary(old, "el", GREEK, pieces=-5)
@@ -161,7 +161,7 @@ def test_what_pieces_cannot_be_made_of_is_one_line(monkeypatch):
         ("☃", []),
     ],
 )
-def test_spelling_takes_the_fewest_pieces_and_bytes_for_what_has_none(piece, parts):
+def test_spelling_takes_the_fewest_pieces_and_bytes_for_characters_without_a_piece(piece, parts):
     names = ["▁the", "▁", "t", "h", "e", "r", "re", "<0x20>", "<0xC3>", "<0xA9>", "<0x98>"]
     known = {name: index for index, name in enumerate(names)}
     assert [names[index] for index in spelling(piece, known)] == parts
@@ -223,7 +223,7 @@ def test_shared_weights_become_each_languages_own_and_other_shapes_are_refused()
         transplant(params, old, flat(create(wide)[1]), wide)
 
 
-def test_another_width_is_told_where_vocabulary_or_languages_differ_too():
+def test_another_width_is_an_error_even_if_vocabulary_or_languages_differ_too():
     old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "source_language"})
     grown = grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40)
     wide = facts(grown, ("en", "de", "el"), {"layers": 1, "weights": "source_language"}, width=16)

@@ -1,4 +1,4 @@
-"""New pieces begin as what their translations hold: from the command to the rows of a model."""
+"""New pieces start as the pieces of their translations: from the command to the rows of a model."""
 
 import json
 

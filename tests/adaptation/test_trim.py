@@ -1,4 +1,4 @@
-"""A trimmed model: text that it was trimmed for gives the same outputs bit for bit, here and in transformers."""
+"""A trimmed model gives the same outputs bit for bit for the given text, here and in transformers."""
 
 import jax
 import numpy as np
@@ -83,13 +83,13 @@ def test_outputs_stay_the_same_bit_for_bit(kind, tmp_path, capsys):
     assert load_parameters(tmp_path / "small").params["embedding"].shape[0] == small.vocabulary.size
 
 
-def test_what_a_piece_is_merged_from():
+def test_pieces_from_which_a_piece_is_merged_are_kept():
     ranks = {("a", "b"): 0, ("ab", "c"): 1, ("b", "c"): 2}
     assert merged_from("abc", lambda a, b: ranks.get((a, b))) == {"a", "b", "c", "ab", "abc"}
     assert merged_from("bc", lambda a, b: ranks.get((a, b))) == {"b", "c", "bc"}
 
 
-def test_what_cannot_be_trimmed(tmp_path, capsys):
+def test_vocabularies_that_cannot_be_trimmed_are_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="bytes has no pieces to spare"):
         trim_vocabulary(Vocabulary.bytes(("de",), 0), GERMAN)
     with pytest.raises(UserError, match="no text that would need any piece"):

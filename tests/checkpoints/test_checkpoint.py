@@ -104,7 +104,7 @@ def data_of(folder):
     ],
     ids=["flipped bits", "truncated", "no manifest", "metadata", "facts"],
 )
-def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(workdir, damage, caplog):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, damage, caplog):
     damage(workdir / "checkpoints" / "2")
     assert load_parameters(workdir).step == 1
     checkpoints = open_run(workdir)
@@ -136,7 +136,7 @@ def test_memory_that_is_full_is_not_damage(workdir, monkeypatch):
     assert (workdir / "checkpoints" / "2").is_dir()
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over_and_removed(workdir, caplog):
+def test_an_incomplete_checkpoint_is_skipped_and_removed(workdir, caplog):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "2.orbax-checkpoint-tmp")
     checkpoints = open_run(workdir)
     assert "checkpoint 2 is incomplete and is skipped" in caplog.text
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
     assert (workdir / "checkpoints" / "2").is_dir()
 
 
-def test_what_may_change_does(workdir):
+def test_keys_that_may_change_are_changed(workdir):
     config = make_config(mesh__fsdp=4, evaluation__every=7, checkpoint__keep_last=1, training__microbatches=2)
     config.steps = 99
     config.tasks = {"mlm": {**config.tasks["mlm"], "evaluate_on": ()}}  # what is measured, not what is trained
@@ -241,7 +241,7 @@ def test_a_model_is_used_with_the_rotary_positions_of_its_last_phase(tmp_path):
     assert open_run(tmp_path, config).restore(shapes(make_state())).step == 2  # the same run still
 
 
-def test_the_average_is_what_is_used_where_there_is_one(tmp_path):
+def test_the_average_of_the_weights_is_used_if_there_is_one(tmp_path):
     config, state = make_config(training__ema=0.9), make_state(seed=1)
     checkpoints = open_run(tmp_path, config)
     checkpoints.save(1, state._replace(average=make_state(seed=5).params))
@@ -306,7 +306,7 @@ def same_shapes(monkeypatch):
     monkeypatch.setattr(
         initialise,
         "transplant",
-        lambda source, old, initial, new, like, renamed: Grown(
+        lambda source, old, initial, new, like, renamed, starts: Grown(
             {name: np.asarray(source[renamed[name]]) for name in initial}
         ),
     )
@@ -433,7 +433,7 @@ def run_two(workdir):
 
 
 @pytest.mark.slow
-def test_damage_that_one_process_sees_makes_all_pass_a_checkpoint_over(tmp_path):
+def test_damage_in_one_process_makes_all_processes_skip_a_checkpoint(tmp_path):
     assert all("restored None" in output for output in run_two(tmp_path))
     for file in data_of(tmp_path / "checkpoints" / "2"):
         if "ocdbt.process_1" in str(file):

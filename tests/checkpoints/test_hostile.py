@@ -1,4 +1,4 @@
-"""Checkpoints that strangers made: refused in a line, without writing anywhere or taking much memory."""
+"""Untrusted checkpoints: refused with a one-line error, without writing files or taking much memory."""
 
 import base64
 import json
@@ -82,7 +82,7 @@ def put(facts, key, value):
 
 
 @pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
-def test_what_a_checkpoint_says_of_itself_cannot_be_believed(workdir, changes):  # noqa: F811
+def test_metadata_of_a_checkpoint_is_checked(workdir, changes):  # noqa: F811
     (one,) = [workdir / "checkpoints" / "2"]
     file = one / "facts" / "metadata"
     facts = json.loads(file.read_text())
@@ -109,7 +109,7 @@ PLACES = ["facts/metadata", "state/_METADATA", "state/manifest.ocdbt", "state/_s
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["fifo", "endless", "loop", "folder", "rubbish", "large"])
-def test_what_is_no_file_of_a_checkpoint_is_refused(workdir, kind, place):  # noqa: F811
+def test_files_that_are_not_regular_are_refused(workdir, kind, place):  # noqa: F811
     file = workdir / "checkpoints" / "2" / place
     if not file.exists():
         pytest.skip("this version of Orbax has no such file")
@@ -132,7 +132,7 @@ def test_what_is_no_file_of_a_checkpoint_is_refused(workdir, kind, place):  # no
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "3", "null", '{"config": 1}', "\x00"])
-def test_facts_that_are_no_facts(workdir, text):  # noqa: F811
+def test_invalid_facts_are_refused(workdir, text):  # noqa: F811
     (workdir / "checkpoints" / "2" / "facts" / "metadata").write_text(text)
     with pytest.raises(UserError):
         load_parameters(workdir / "checkpoints" / "2")
@@ -140,7 +140,7 @@ def test_facts_that_are_no_facts(workdir, text):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["../escaped", "sub/escaped", "ABSOLUTE"])
-def test_names_in_a_checkpoint_are_written_nowhere(workdir, name):  # noqa: F811
+def test_names_in_a_checkpoint_are_not_used_as_paths(workdir, name):  # noqa: F811
     file = workdir / "checkpoints" / "2" / "facts" / "metadata"
     facts = json.loads(file.read_text())
     absolute = workdir / "escaped"
@@ -169,7 +169,7 @@ def test_arrays_far_larger_than_their_files_take_no_memory(workdir):  # noqa: F8
 @pytest.mark.parametrize(
     "text", ["[]", "null", '"x"', "{", "[" * 200_000, '{"eval/loss/mean": "x"}', '{"eval/loss/mean": null}']
 )
-def test_a_metric_that_is_none(tmp_path, text):
+def test_an_invalid_metric_counts_as_missing(tmp_path, text):
     config = make_config(evaluation__select="eval/loss/mean")
     save(open_run(tmp_path, config), 1, 2, metrics=lambda step: {"eval/loss/mean": float(step)})
     (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text(text)
@@ -177,7 +177,7 @@ def test_a_metric_that_is_none(tmp_path, text):
     open_run(tmp_path, config)
 
 
-def test_a_metric_that_is_lost_is_said(tmp_path, caplog):
+def test_a_lost_metric_is_logged(tmp_path, caplog):
     config = make_config(evaluation__select="eval/loss/mean")
     save(open_run(tmp_path, config), 1, 2, metrics=lambda step: {"eval/loss/mean": float(step)})
     assert find_checkpoint(tmp_path).name == "1" and not caplog.text
@@ -224,7 +224,7 @@ ARRAYS = {  # {what: what the description of an array says}
 
 
 @pytest.mark.parametrize("changes", ARRAYS.values(), ids=ARRAYS)
-def test_what_an_array_says_of_itself_cannot_be_believed(workdir, changes):  # noqa: F811
+def test_metadata_of_an_array_is_checked(workdir, changes):  # noqa: F811
     step = workdir / "checkpoints" / "2"
     keys = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{step}/state/"}).result()
     name = b"params.encoder.kernel/.zarray"
@@ -235,7 +235,7 @@ def test_what_an_array_says_of_itself_cannot_be_believed(workdir, changes):  # n
     assert "\n" not in str(raised.value) and str(step) in str(raised.value)
 
 
-def test_names_of_arrays_lead_nowhere(workdir):  # noqa: F811
+def test_names_of_arrays_cannot_leave_the_folder(workdir):  # noqa: F811
     file = workdir / "checkpoints" / "2" / "state" / "_METADATA"
     text = file.read_text()
     assert '"key": "kernel"' in text

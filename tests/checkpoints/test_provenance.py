@@ -1,4 +1,4 @@
-"""What a run was made by, as its workdir tells it."""
+"""The record of a run in its workdir: command, code, packages and machine."""
 
 import json
 import subprocess

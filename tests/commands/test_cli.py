@@ -1,4 +1,4 @@
-"""The command line as a newcomer meets it: every verb's help is whole, and what cannot work is one line and exit code 2."""
+"""The command line: every verb has complete help, and errors are one line with exit code 2."""
 
 import argparse
 import os
@@ -31,14 +31,14 @@ def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(name, cap
 @pytest.mark.parametrize(
     "arguments", [[], ["trian"], ["train"], ["train", "--config", "c.py"], ["embed"], ["translate", "runs/mine"]]
 )
-def test_a_command_that_is_not_whole_exits_with_2(arguments, capsys):
+def test_an_incomplete_command_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "usage: mlm-jax" in capsys.readouterr().err
 
 
-def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys):
+def test_errors_are_one_line_and_leave_no_output(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(workdir)]) == 2
     said = f"{tmp_path / 'none.py'}: there is no such config file. Remedy: see the folder configs/ for examples"
@@ -121,7 +121,7 @@ def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, 
         ("os.fdopen(gone[1], 'w')", 0, ""),
     ],
 )
-def test_output_that_nobody_takes_ends_without_a_traceback(output, code, said):
+def test_a_closed_pipe_ends_without_a_traceback(output, code, said):
     script = f"""import os, sys
 from mlm_jax import cli
 from mlm_jax.commands import report

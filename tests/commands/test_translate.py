@@ -164,7 +164,7 @@ def test_a_synthetic_corpus_comes_with_its_provenance(run, text, tmp_path, capsy
         (["--to", "ru", "--temperature", "nan"], "temperature is nan"),
     ],
 )
-def test_what_cannot_be_is_one_line(run, text, capsys, arguments, message):
+def test_errors_are_one_line(run, text, capsys, arguments, message):
     assert cli.main(["translate", str(run), "--input", str(text), *arguments]) == 2
     found = capsys.readouterr().err
     assert message in found and found.count("\n") == 1

@@ -16,6 +16,6 @@ def test_an_address_is_refused_where_a_file_is_written(place):
         refuse_address(place)
 
 
-def test_a_folder_is_not(tmp_path):
+def test_a_folder_is_not_refused(tmp_path):
     refuse_address(tmp_path)
     refuse_address("gs/run")

@@ -25,7 +25,7 @@ def printed(**options):
     return file.getvalue()
 
 
-def test_numbers_are_whole_where_there_is_no_terminal(monkeypatch):
+def test_numbers_are_not_cut_without_a_terminal(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert printed().count("1234.567") == 12 * 2 + 2 * 2  # the language and the mean; accuracy is in percent
     assert "…" not in printed()

@@ -43,7 +43,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert precious.read_text() == "old" and link.is_symlink()
 
 
-def test_a_guess_at_the_temporary_name_is_worth_nothing(tmp_path):
+def test_a_guessed_temporary_name_does_no_harm(tmp_path):
     (tmp_path / "precious").write_text("old")
     (tmp_path / "x.incomplete").symlink_to("precious")
     (tmp_path / ".x.00000000.incomplete").symlink_to("precious")
@@ -77,7 +77,7 @@ with whole_file(sys.argv[1]) as file, whole_folder(sys.argv[2]) as folder:
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_what_grows_stays(tmp_path):
+def test_the_next_writer_removes_files_of_a_killed_one_but_not_of_a_running_one(tmp_path):
     file, folder = tmp_path / "a [x].json", tmp_path / ("long" * 60)
     killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(folder)], check=False)
     assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 2
@@ -126,7 +126,7 @@ def test_one_writer_at_a_time_and_the_other_learns_who(tmp_path):
         (OSError(errno.EACCES, "x"), ""),
     ],
 )
-def test_every_librarys_way_to_say_that_a_disk_takes_no_more(error, problem):
+def test_errors_of_the_disk_from_every_library(error, problem):
     outer = RuntimeError("closed")
     outer.__context__ = error
     assert disk_problem(error) == disk_problem(outer) == problem

@@ -34,7 +34,7 @@ def test_lines_are_the_same_whatever_comes_at_once(lines, ended, block):
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\0"])
-def test_what_is_no_text_is_named_behind_many_lines(bad):
+def test_invalid_text_after_many_lines_is_named_with_its_line(bad):
     stream = io.BytesIO(b"a line\n" * 20_000 + bad + b"\n")
     lines = decoded_lines(stream, "in.txt", 1000, "")
     assert [next(lines) for _ in range(20_000)] == ["a line"] * 20_000
@@ -42,7 +42,7 @@ def test_what_is_no_text_is_named_behind_many_lines(bad):
         next(lines)
 
 
-def test_lines_that_have_come_are_not_kept_waiting():
+def test_lines_are_yielded_as_they_arrive():
     more = threading.Event()
 
     def lines():
@@ -76,7 +76,7 @@ def test_lines_that_have_come_are_not_kept_waiting():
         (b"a\n" + b"x" * (MOST_BYTES + 1), "in.txt:2: the line has more than 16,777,216 bytes. Remedy: split the line"),
     ],
 )
-def test_lines_that_are_no_text_are_named(tmp_path, content, message):
+def test_invalid_lines_are_named(tmp_path, content, message):
     (tmp_path / "in.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_lines(str(tmp_path / "in.txt")))

@@ -29,14 +29,14 @@ with fresh_processes(2) as pool:
 """
 
 
-def test_a_script_needs_no_main_block_for_helping_processes(tmp_path):
+def test_a_script_needs_no_main_block_for_child_processes(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     run = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout.split()) == (0, ["begun", "done"]), run.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_helping_processes_end_with_their_parent_whatever_ends_it(number):
+def test_child_processes_end_with_their_parent_in_any_way(number):
     process = subprocess.Popen(
         [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -57,7 +57,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_helping_process_that_is_killed_is_one_line():
+def test_a_killed_child_process_is_a_one_line_error():
     with (
         pytest.raises(UserError, match=r"a child process was killed by signal 9 \(SIGKILL\). Remedy: take fewer"),
         fresh_processes(2, remedy="take fewer") as pool,
@@ -78,7 +78,7 @@ def test_how_it_ended():
     assert how_it_ended(3) == "ended with exit code 3"
 
 
-def test_helpers_of_a_notebook_draw_no_progress_bars(monkeypatch):
+def test_child_processes_of_a_notebook_show_no_progress_bars(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook's kernel sets it
     with fresh_processes(1) as pool:
         assert pool.submit(os.getenv, "FORCE_COLOR").result() is None

@@ -1,4 +1,4 @@
-"""Words that people bring from other frameworks lead to the key here."""
+"""Names of other frameworks lead to the config key."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a reader makes of a source, or says of it."""
+"""The examples or the error of a reader."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Numbers of a store and of a loader: what is counted is what is stored and read."""
+"""Counts of a store and of a loader equal the stored and the read text."""
 
 import numpy as np
 import pytest

@@ -126,7 +126,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("phases, message", BAD, ids=[message for _, message in BAD])
-def test_phases_that_cannot_be(phases, message):
+def test_invalid_phases_are_refused(phases, message):
     with pytest.raises(UserError, match=message) as error:
         resolve(*phases)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Fields of JSON and Parquet text: which one holds the text, and what others must be."""
+"""Fields of JSON and Parquet text: the field of the text, and conditions on others."""
 
 import json
 import re

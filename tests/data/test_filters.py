@@ -1,4 +1,4 @@
-"""Filters of training text: what each keeps, that copies are found whatever the shards, and the counts of what is dropped."""
+"""Filters of training text: the text that each keeps, copies across shards, and counts of dropped text."""
 
 import json
 import sys

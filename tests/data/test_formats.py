@@ -1,4 +1,4 @@
-"""Each text format that is read, and what damaged files are refused with."""
+"""Each text format, and the errors about damaged files."""
 
 import gzip
 

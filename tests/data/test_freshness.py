@@ -1,4 +1,4 @@
-"""Whether a store is what the config asks for, and what becomes of one that a run was trained on."""
+"""Whether a store fits the config, and the protection of a store that a run was trained on."""
 
 import json
 import os

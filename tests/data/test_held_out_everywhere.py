@@ -1,4 +1,4 @@
-"""No text of a validation split stands in any training stream, whichever stream or source either is of."""
+"""No text of any validation split occurs in any training stream."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""Held-out text: what is told where there is none, test sets without training text, codes with hyphens."""
+"""Held-out text: messages if there is none, test sets without training text, codes with hyphens."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labelled text in the store: pairs that are cut, words without pieces, lines that are passed over."""
+"""Labelled text in the store: pairs that are cut, words without pieces, lines that are skipped."""
 
 import pytest
 

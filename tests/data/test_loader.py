@@ -395,7 +395,7 @@ def test_validation_of_labels_is_filled_up_with_ignored_ones(tmp_path):
         assert batches[1]["inputs"].tokens.tolist() == [[7, 1, 0, 0], [0] * 4]
 
 
-def test_validation_that_cannot_be(store):
+def test_invalid_validation_requests_are_refused(store):
     with pytest.raises(UserError, match="reads text, but stream 'de-en' is of kind pairs"):
         list(loader(store).validation("mlm", "de-en", 2))
     with pytest.raises(UserError, match="no validation examples"):
@@ -478,7 +478,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("tasks, keys, message", BAD, ids=[message for *_, message in BAD])
-def test_tasks_that_cannot_be(store, tasks, keys, message):
+def test_invalid_tasks_are_refused(store, tasks, keys, message):
     with pytest.raises(UserError, match=message) as error:
         loader(store, tasks, **keys)
     assert "\n" not in str(error.value)

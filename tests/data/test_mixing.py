@@ -113,7 +113,7 @@ def test_the_mix_is_within_a_few_rows_of_the_plan_at_any_time(languages, rows):
 
 
 @pytest.mark.parametrize("weights", [[0, 0], [1, -1], [1, math.nan], [1, math.inf]])
-def test_weights_that_cannot_be(weights):
+def test_invalid_weights_are_refused(weights):
     with pytest.raises(UserError, match="at least 0"):
         Apportionment(weights)
 

@@ -1,4 +1,4 @@
-"""Files and globs that others read wrongly: what a reader makes of them, or says of them."""
+"""Files and globs that are easily read wrongly: the examples or the error of the reader."""
 
 import gzip
 import os
@@ -203,7 +203,7 @@ def test_each_real_file_is_read_once(tmp_path):
     assert texts(patterns) == ["eins"] and len(fingerprint(patterns)) == 1
 
 
-def test_what_is_no_file_is_named(tmp_path):
+def test_paths_that_are_not_files_are_named(tmp_path):
     (tmp_path / "good.txt").write_text("gut\n")
     (tmp_path / "lost.txt").symlink_to(tmp_path / "gone.txt")
     assert "lost.txt: this link leads nowhere" in refused(texts, tmp_path / "*.txt")
@@ -226,7 +226,7 @@ def test_what_is_no_file_is_named(tmp_path):
         ("nonexist:function", "cannot import 'nonexist'"),
     ],
 )
-def test_what_a_colon_means(source, message):
+def test_paths_with_a_colon(source, message):
     assert re.search(message, refused(texts, source))
 
 

@@ -1,4 +1,4 @@
-"""Rows of two texts with one label: what is cut where they are too long."""
+"""Rows of two texts with one label: the tokens that are cut if they are too long."""
 
 import numpy as np
 from hypothesis import given

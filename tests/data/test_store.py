@@ -297,7 +297,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments, message", BAD, ids=[message for _, message in BAD])
-def test_documents_that_cannot_be(tmp_path, arguments, message):
+def test_invalid_documents_are_refused(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message), StoreWriter(tmp_path / "s", Ids(), ["de", "en"]) as writer:
         writer.add("begun", "text", ["de"], "train", {"inputs": [[5]]})
         writer.add(*arguments)

@@ -1,4 +1,4 @@
-"""Which fill-in-the-blank samples are shown, and what may be guessed."""
+"""Which fill-in-the-blank samples are shown, and which pieces may be guessed."""
 
 import numpy as np
 import pytest

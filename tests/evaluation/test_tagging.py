@@ -15,7 +15,7 @@ def test_only_labelled_tokens_of_each_row_are_tagged():
     assert right == [["B-PER", "I-PER", "O"], ["B-LOC"]]
 
 
-def test_what_a_row_has_no_place_for_is_outside():
+def test_words_beyond_the_row_count_as_outside():
     row = np.array([1, 2, 3])
     np.testing.assert_array_equal(uncut(row, 2, 0), [1, 2])
     np.testing.assert_array_equal(uncut(row, 3, 0), [1, 2, 3])
@@ -53,7 +53,7 @@ def test_tags_of_entities_are_told_from_parts_of_speech():
         ([["O"]], [["O"]], ["en", "de"], "2 languages"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(predicted, gold, languages, problem):
+def test_tags_that_cannot_be_scored_are_refused(predicted, gold, languages, problem):
     with pytest.raises(UserError, match=problem):
         entity_scores(predicted, gold, languages)
 

@@ -1,4 +1,4 @@
-"""Hostile text: {name of the case: what writes it into a folder and returns the part of config.data that reads it}."""
+"""Hostile text: {name of the case: function that writes it into a folder and returns the part of config.data that reads it}."""
 
 import gzip
 import io

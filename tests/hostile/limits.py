@@ -1,4 +1,4 @@
-"""What every hostile input is held to: exit code 2, one line on standard error, little memory, little time."""
+"""The limits for every hostile input: exit code 2, one line on standard error, little memory, little time."""
 
 import contextlib
 import re

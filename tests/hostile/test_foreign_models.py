@@ -1,4 +1,4 @@
-"""Folders of models by strangers: whatever they hold, import-hf refuses in a line and leaves nothing."""
+"""Untrusted folders of models: import-hf refuses hostile ones with a one-line error and leaves no output."""
 
 import json
 import os

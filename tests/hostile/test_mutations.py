@@ -1,4 +1,4 @@
-"""Valid files of each kind, changed at random: what reads them gives something or says in a line what is wrong."""
+"""Valid files of each kind, changed at random: the reader returns values or raises a one-line error."""
 
 import gzip
 import json

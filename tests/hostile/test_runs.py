@@ -1,4 +1,4 @@
-"""What a stranger's run leaves: its store, metrics.jsonl, report.json and config.json. Each is refused in a line."""
+"""Untrusted files of a run: store, metrics.jsonl, report.json and config.json. Hostile ones are refused with a one-line error."""
 
 import hashlib
 import json

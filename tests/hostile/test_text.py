@@ -1,4 +1,4 @@
-"""Text that a stranger wrote: whatever it holds, prepare refuses it in a line and leaves nothing."""
+"""Untrusted text: prepare refuses hostile text with a one-line error and leaves no output."""
 
 import pytest
 

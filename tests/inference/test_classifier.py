@@ -1,4 +1,4 @@
-"""Classes of texts and words are those that the head gives each by itself."""
+"""Classes of texts and words equal those of the head for each text alone."""
 
 import jax
 import jax.numpy as jnp

@@ -93,7 +93,7 @@ def test_no_text_gives_no_rows(model):
         model.embed("one text", language="en")
 
 
-def test_a_text_longer_than_the_model_is_cut_aloud(model):
+def test_a_text_longer_than_the_model_is_cut_with_a_warning(model):
     with pytest.warns(UserWarning, match="1 texts are longer than 32 tokens"):
         embedded = model.embed([LONG, "a"], language="en")
     assert np.isfinite(embedded).all()
@@ -198,7 +198,7 @@ def test_texts_that_cannot_be_filled_in_are_named(model, text, problem):
         list(model.fill_masks(["fine <mask>", text], language="en"))
 
 
-def test_no_candidates_is_no_question(model):
+def test_zero_candidates_are_refused(model):
     with pytest.raises(UserError, match="no 0 candidates.*--top"):
         model.fill_mask("a <mask>", top_k=0, language="en")
 

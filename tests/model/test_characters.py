@@ -1,4 +1,4 @@
-"""Characters: n-grams, convolutions as JAX's own, and documents of a row that do not know of each other."""
+"""Characters: n-grams, convolutions as JAX's own, and documents of a row that do not influence each other."""
 
 import jax
 import jax.numpy as jnp

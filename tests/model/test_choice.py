@@ -1,4 +1,4 @@
-"""Which implementation of attention is chosen, and what is said about it."""
+"""The choice of the attention implementation, and the messages about it."""
 
 import jax
 import jax.numpy as jnp

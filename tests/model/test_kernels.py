@@ -1,4 +1,4 @@
-"""What is done around a call of cuDNN (blocks, masks, meshes), with the float32 reference in its place."""
+"""The code around a call of cuDNN (blocks, masks, meshes), with the float32 reference in its place."""
 
 import math
 

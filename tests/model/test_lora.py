@@ -1,4 +1,4 @@
-"""LoRA: W + (alpha / rank) A B, nothing at first, all that is trained by default, merged on the way out."""
+"""LoRA: W + (alpha / rank) A B is zero at the start, is all that is trained by default, and is merged on export."""
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def test_it_and_the_heads_of_tasks_are_all_that_is_trained_unless_a_table_says_o
         ({"rank": 2, "products": ("keys",)}, "model.lora.products"),
     ],
 )
-def test_what_cannot_be_is_named(lora, message):
+def test_invalid_settings_are_named(lora, message):
     config = config_of(lora, activation="gelu")
     with pytest.raises(UserError, match=message):
         check_values(config)

@@ -1,4 +1,4 @@
-"""How parameters begin."""
+"""Initial values of parameters."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ def test_roles_begin_as_the_table_says():
     assert all(value.shape == (64, 32) and value.get_metadata()["axes"] == ("embed", "mlp") for value in made.values())
 
 
-def test_what_is_not_drawn_draws_nothing():
+def test_zeros_and_ones_take_no_random_numbers():
     """A config that adds a norm or a bias leaves the other parameters of its seed as they are."""
     plain, biased = default_config(), default_config()
     for config in (plain, biased):

@@ -1,4 +1,4 @@
-"""Weights of which each run of rows takes its slice, where the mesh splits them by group."""
+"""Language-indexed weights that the mesh splits by group."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Groups of layers, and what is dropped in them."""
+"""Groups of layers, and dropout in them."""
 
 import jax
 import jax.numpy as jnp

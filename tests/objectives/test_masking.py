@@ -16,7 +16,7 @@ from tests.objectives.helpers import SPECIALS, make_context, random_rows
     rate=st.sampled_from([0.05, 0.15, 0.3, 1.0]),
     unit=st.sampled_from(["token", "word", "span"]),
 )
-def test_what_is_hidden(seed, rate, unit):
+def test_only_ordinary_tokens_are_masked(seed, rate, unit):
     context, rows = make_context(), random_rows(seed)
     masked = mask_tokens(jax.random.key(seed), rows, context, rate=rate, unit=unit)
     positions, chosen = np.asarray(masked.positions), np.asarray(masked.chosen)

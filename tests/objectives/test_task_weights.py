@@ -1,4 +1,4 @@
-"""Layers that each task has for itself: a task uses its own and moves no other's."""
+"""Task-specific layers: a task uses and trains only its own."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Where the other processes of a job are, as the environments of Cloud TPU, GKE and Slurm tell it, and as flags do."""
+"""Joining the processes of a job, from flags or from the environment of Cloud TPU, GKE or Slurm."""
 
 import http.server
 import os

@@ -88,7 +88,7 @@ def test_a_process_0_that_is_stopped_ends_the_others_with_a_line(quick, capfd):
     )
 
 
-def test_who_has_done_its_work_is_not_dead(quick):
+def test_a_process_that_has_finished_is_not_dead(quick):
     service = Service()
     job = [Peers(service, index, 2) for index in range(2)]
     for peer in job:
@@ -126,7 +126,7 @@ def test_a_collective_that_broke_is_told_as_the_death_that_broke_it(quick, capfd
     assert "process 1 of 2 died" in capfd.readouterr().err
 
 
-def test_process_0_is_missed_too(quick, capfd):
+def test_the_death_of_process_0_is_noticed(quick, capfd):
     peer = Peers(Gone(), 1, 2)
     peer.start()
     peer._thread.join(30)

@@ -1,4 +1,4 @@
-"""Splash attention compiled for TPUs that are not there, and interpreted on rows split along their length."""
+"""Splash attention compiled for TPUs that this machine lacks, and interpreted on rows split along their length."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Topologies and chips by name: what exists, and what is said of what does not."""
+"""Topologies and chips by name: which exist, and the errors about others."""
 
 import math
 

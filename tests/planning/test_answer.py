@@ -1,4 +1,4 @@
-"""The end of a plan: what it says follows from its numbers, and what it advises fits."""
+"""The answer of a plan follows from its numbers, and its advised settings fit."""
 
 import jax
 import numpy as np
@@ -78,7 +78,7 @@ def budget(memory):
 
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
-def test_what_is_advised_fits(too_large, share):
+def test_advised_settings_fit(too_large, share):
     config, need = too_large
     topology = budget(need.arguments + share * need.temporaries)
     found = advice.changes(config, topology, dict.fromkeys(MESH, 1))
@@ -105,7 +105,7 @@ def test_advice_is_scaled_by_what_the_compiler_said(too_large):
     assert not said.fits and said.hours is None and "--set " in said.changes[0]
 
 
-def test_what_nothing_makes_fit_is_said(too_large):
+def test_a_step_that_no_setting_makes_fit_is_reported(too_large):
     config, need = too_large
     assert advice.changes(config, budget(0.9 * need.arguments), dict.fromkeys(MESH, 1)) == []
     assert "smaller model" in advice.lines([])

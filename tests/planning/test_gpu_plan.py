@@ -1,4 +1,4 @@
-"""Plans for GPUs: a small step compiled for H100s that are not there, against numbers that may not grow.
+"""Plans for GPUs: a small step compiled for H100s, whose memory and kernels must not grow.
 
 The compiler is JAX's CUDA plugin, 4 GB that CI does not install; the tests are skipped without it. Run them after a change
 to the step: ``pip install -e '.[test,cuda]' && pytest -m slow tests/planning/test_gpu_plan.py`` (two minutes on two idle cores).

@@ -1,4 +1,4 @@
-"""What an optimised module does, read from its text."""
+"""The work of an optimised HLO module, read from its text."""
 
 import pytest
 
@@ -36,7 +36,7 @@ ENTRY %main (a: f32[2]) -> f32[8] {
     assert found.unknown_loops == 0
 
 
-def test_what_is_moved_asynchronously_is_written_where_it_goes_only():
+def test_asynchronous_copies_count_once():
     text = """HloModule step
 
 ENTRY %main (a: f32[8,4]) -> f32[8,4] {
@@ -124,7 +124,7 @@ SENT = {
 
 
 @pytest.mark.parametrize("line", SENT)
-def test_what_leaves_a_host_goes_over_the_network(line):
+def test_bytes_that_leave_a_host_go_over_the_network(line):
     found = hlo.work(STEP.format(line=line), linked=8)
     sent = [sum(one.sent for one in kinds.values()) for kinds in (found.collectives, found.network)]
     waited = sum(one.waited for kinds in (found.collectives, found.network) for one in kinds.values())

@@ -1,4 +1,4 @@
-"""Plans: a small config compiled for TPUs that are not there, against numbers that may not grow."""
+"""Plans: a small config compiled for TPUs, whose memory and collectives must not grow."""
 
 import json
 import math

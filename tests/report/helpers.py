@@ -1,4 +1,4 @@
-"""A run that never was: seven languages in five scripts, with the curves and sections that a real one leaves."""
+"""An invented run: seven languages in five scripts, with the curves and sections that a real one leaves."""
 
 import json
 import shutil

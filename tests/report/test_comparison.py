@@ -1,4 +1,4 @@
-"""Runs side by side, told from their files alone."""
+"""Comparison of runs from their files alone."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def runs(tmp_path):
     )
 
 
-def test_what_sets_runs_apart(runs):
+def test_the_keys_in_which_runs_differ(runs):
     assert [dict(run.settings) for run in runs][:2] == [
         {"mixing.alpha": 0.3, "seed": 0, "steps": 4},
         {"mixing.alpha": 0.7, "seed": 1, "steps": 4},

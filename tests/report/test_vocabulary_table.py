@@ -1,4 +1,4 @@
-"""``mlm-jax inspect --vocabulary``: counts by hand, and every kind of place that a vocabulary may be named by."""
+"""``mlm-jax inspect --vocabulary``: counts by hand, and every kind of path that may name a vocabulary."""
 
 import json
 
@@ -93,7 +93,7 @@ def import_vocabulary(folder):
         (["--vocabulary", "{}/nowhere/at/all", "--text", "ko={}/ko.txt"], "there is no such folder"),
     ],
 )
-def test_what_cannot_be_shown(arguments, message, folder, capsys):
+def test_vocabularies_that_cannot_be_shown_are_refused(arguments, message, folder, capsys):
     assert cli.main(["inspect", *(argument.format(folder) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Workdirs in object stores, with stand-ins for them on this machine."""
+"""Workdirs in object stores, with fake servers on this machine."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, and clocks that jump: a run ends in a line with everything whole, or goes on."""
+"""Disks that are full, read-only or gone, and clocks that jump: a run ends with a one-line error, or continues."""
 
 import json
 import resource

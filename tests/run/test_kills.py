@@ -1,4 +1,4 @@
-"""A short version of benchmarks/kills.py, and what a run does to others in its workdir."""
+"""A short version of benchmarks/kills.py, and other runs in the same workdir."""
 
 import subprocess
 import sys

@@ -92,7 +92,7 @@ def test_held_out_metrics_are_those_of_the_answers(run, capsys):
     assert capsys.readouterr().out == f"{numbers[0]:.4f}\t{held[0]}\t{held[0][:3]}\n"
 
 
-def test_what_a_task_does_not_predict_is_said(run):
+def test_a_method_that_does_not_fit_the_task_is_an_error(run):
     with pytest.raises(
         UserError, match="'topics' predicts any number of classes .* Remedy: use classes instead of classify"
     ):

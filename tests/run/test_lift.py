@@ -1,4 +1,4 @@
-"""Small languages that sampling and the loss's weights both lift: the closed forms, and the warning in a run's log."""
+"""Small languages that are weighted up by sampling and by the loss's weights: the closed forms, and the warning in a run's log."""
 
 import json
 

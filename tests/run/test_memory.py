@@ -1,4 +1,4 @@
-"""A step that needs more memory than there is: what the error names."""
+"""A step that needs more memory than is available: the settings that the error names."""
 
 import re
 import resource

@@ -1,4 +1,4 @@
-"""What a run logs before its first step."""
+"""The lines that a run logs before its first step."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""A run that was interrupted tells the same story as one that was not."""
+"""An interrupted run gives the same results as an uninterrupted one."""
 
 import json
 import math
@@ -83,7 +83,7 @@ def test_work_is_due_before_the_first_step_every_so_many_and_after_the_last():
     assert [done for done in range(3) if is_due(done, 99, 2)] == [0, 2]
 
 
-def test_what_an_earlier_start_measured_is_found_in_the_metrics(tmp_path):
+def test_evaluations_of_an_earlier_start_are_read_from_the_metrics(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "eval/loss/de": null}\n{"step": 4, "train/loss/de": 1}\n')
     assert [*map(len, (logged_evaluation(tmp_path, step) for step in range(1, 5)))] == [0, 1, 0, 0]
     assert math.isnan(logged_evaluation(tmp_path, 2)["eval/loss/de"])

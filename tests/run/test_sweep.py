@@ -72,7 +72,7 @@ def test_trials():
         ("def sweep(): return [1]", "c.py: sweep.. fails with TypeError: 'int' object is not iterable"),
     ],
 )
-def test_sweeps_that_cannot_be(tmp_path, body, message):
+def test_invalid_sweeps_are_refused(tmp_path, body, message):
     (tmp_path / "c.py").write_text(body)
     with pytest.raises(UserError, match=message):
         read_trials(str(tmp_path / "c.py"))
@@ -230,7 +230,7 @@ def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, c
     assert [result["state"] for result in results] == [f"failed: {said}"] * 2
 
 
-def test_trials_under_way_say_where_they_are(tmp_path, monkeypatch):
+def test_running_trials_log_their_progress(tmp_path, monkeypatch):
     monkeypatch.setattr("mlm_jax.run.trials.SAY_SECONDS", 0.0)
     monkeypatch.setattr("mlm_jax.run.trials.LOOK_SECONDS", 0.05)
     event = {"step": 3, "time": 0, "train/loss/mean": 2.5, "train/seconds_left": 90.0}

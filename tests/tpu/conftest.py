@@ -1,4 +1,4 @@
-"""A stand-in gcloud that fails on demand, and a secret in the environment."""
+"""A fake gcloud that fails on demand, and a secret in the environment."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs on Cloud TPU, with a stand-in gcloud that fails on demand."""
+"""Runs on Cloud TPU, with a fake gcloud that fails on demand."""
 
 import subprocess
 import tarfile
@@ -41,7 +41,7 @@ def test_a_slice_that_is_kept(gcloud):
         ("ERROR: something new", "cannot be created in us-west4-a: ERROR: something new"),
     ],
 )
-def test_no_slice_can_be_had(gcloud, capsys, printed, said):
+def test_no_slice_is_available(gcloud, capsys, printed, said):
     gcloud.fail("tpu-vm create", 1, printed)
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 2
     assert said in capsys.readouterr().err

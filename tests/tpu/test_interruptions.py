@@ -1,4 +1,4 @@
-"""A run that is signalled at random steps ends complete on every target: stand-ins of their programs really run the job.
+"""A run that gets signals at random steps still completes on every target: fakes of their programs really run the job.
 
 The run is a small program that saves and exits as ``mlm-jax train`` does, and, in the slow tests, ``mlm-jax train`` itself.
 """

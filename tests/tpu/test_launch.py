@@ -1,4 +1,4 @@
-"""What is launched on each target: golden files of every command, the schemas of others, and what cannot be launched."""
+"""The commands and files of each target: golden files, schemas, and jobs that cannot be launched."""
 
 import os
 import subprocess
@@ -116,7 +116,7 @@ def test_a_sweep_on_slurm_is_an_array_with_a_task_a_trial(tmp_path):
         (("data.store=s3://other/store",), ""),
     ],
 )
-def test_what_the_machines_would_not_have(capsys, monkeypatch, settings, said):
+def test_files_that_the_machines_would_lack_are_named(capsys, monkeypatch, settings, said):
     monkeypatch.chdir(ROOT)
     arguments = [
         *COMMON,
@@ -252,7 +252,7 @@ def test_extras_follow_from_the_config(capsys, monkeypatch, options, extras):
         (["--topology", "v5e:4x4", "--name", "No_Name", *CLOUD, "--set", "stpes=1"], "did you mean 'steps'"),
     ],
 )
-def test_what_cannot_be_launched(arguments, said, capsys, monkeypatch):
+def test_jobs_that_cannot_be_launched_are_refused(arguments, said, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert launch.main([*COMMON, *arguments]) == 2
     assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is wrong with a config is found before its data is prepared."""
+"""Errors of a config are found before its data is prepared."""
 
 import pytest
 
@@ -156,7 +156,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
         ),
     ],
 )
-def test_what_cannot_work_is_named_with_its_key(override, key, message):
+def test_invalid_values_are_named_with_their_key(override, key, message):
     config = make_config()
     set_key(config, *override.split("=", 1))
     with pytest.raises(UserError) as raised:

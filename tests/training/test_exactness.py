@@ -1,4 +1,4 @@
-"""The loss is the article's formula, whatever the devices, the microbatches and the packing."""
+"""The loss equals its formula for all devices, microbatches and packing."""
 
 import jax
 import jax.numpy as jnp

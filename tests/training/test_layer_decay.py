@@ -1,4 +1,4 @@
-"""Layer-wise decay: the factor of every layer by its place, and updates that are exactly so much smaller."""
+"""Layer-wise decay: the factor of every layer, and updates that are smaller by exactly this factor."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Languages that are absent, parameters that are frozen, regex tables, stacks and shardings."""
+"""Optimizers: absent languages, frozen parameters, regex tables, stacks and shardings."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a phase of the curriculum changes of a step: its rows, its learning rate, its rotary positions, its mask rate."""
+"""Settings of a curriculum phase in a step: its rows, its learning rate, its rotary positions, its mask rate."""
 
 import os
 import signal

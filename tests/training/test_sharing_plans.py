@@ -1,4 +1,4 @@
-"""Every sharing plan is what a loop over languages would be, and leaves absent languages alone."""
+"""Every sharing plan equals a loop over languages, and leaves absent languages unchanged."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What keeps a run from its accelerator's attention kernel is logged once for each cause."""
+"""The reasons why a run cannot use its accelerator's attention kernel are logged once each."""
 
 from types import SimpleNamespace
 

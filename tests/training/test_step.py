@@ -1,4 +1,4 @@
-"""What one step does to the state when a gradient is not finite, and what frozen parameters save."""
+"""A step with a gradient that is not finite, and the savings of frozen parameters."""
 
 import jax
 import jax.numpy as jnp
