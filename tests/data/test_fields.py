@@ -63,7 +63,7 @@ def test_fields_are_named_and_must_fit(tmp_path, name, entries, fields, expected
         (corpora.Fields("txt"), "txt"),
         (corpora.Fields("metadata.txt"), "metadata.txt"),
         (corpora.Fields(where={"lang": "de"}), "lang"),
-        (corpora.Fields(where={"metadata.language": 0.5}), "metadata.language is 'deu' .str., and no number"),
+        (corpora.Fields(where={"metadata.language": 0.5}), "metadata.language is 'deu' .str., not a number"),
         (corpora.Fields("metadata"), "metadata"),
     ],
 )
@@ -89,5 +89,5 @@ def test_a_source_names_its_field_and_what_others_must_be(tmp_path):
     config.data.corpora["de"]["where"] = {}
     assert not is_fresh(config, tmp_path / "s")
     config.data.parallel = {"de-en": {"files": (str(tmp_path / "a.jsonl.zst"),) * 2, "where": where}}
-    with pytest.raises(UserError, match="has `where`, which would shift one of two aligned files"):
+    with pytest.raises(UserError, match="has `where`, which would leave lines out of one of two aligned files"):
         prepare(config, tmp_path / "t", progress=False)

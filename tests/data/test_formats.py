@@ -73,7 +73,7 @@ def test_units_without_a_language_are_pairs_with_an_empty_side(tmp_path):
     assert list(corpora.sentence_pairs(str(file), "de-en", "train")) == [("a", "b"), ("a", ""), ("", "b")]
     for pair in ("fr-en", "en_US-en_GB"):
         with pytest.raises(
-            UserError, match=r"no unit has both .* the file's codes are 'de', 'en', '', 'en-us'\. Remedy"
+            UserError, match=r"no unit has both .* the codes in the file are 'de', 'en', '', 'en-us'\. Remedy"
         ):
             list(corpora.sentence_pairs(str(file), pair, "train"))
 

@@ -73,10 +73,10 @@ def test_held_out_text_that_is_empty_or_of_another_language_is_an_error(config, 
         f"{tmp_path / 'empty.txt'}: data.validation['en'] has no text after filtering"
     )
     assert (
-        "config.data.validation: 'de-fr' is no language and no pair of languages of the run; did you mean 'de-en'?"
+        "config.data.validation: 'de-fr' is neither a language nor a pair of languages of the run; did you mean 'de-en'?"
         in message(de_fr="pairs.tsv")
     )
-    assert "'ed' is no language" in message(ed="en.txt")
+    assert "'ed' is neither a language nor a pair" in message(ed="en.txt")
     config.languages = ("en", "de", "fr")
     assert message(fr="empty.txt").startswith(f"{tmp_path / 'empty.txt'}: 'fr' has no examples after filtering")
     assert not (tmp_path / "store").exists()

@@ -221,7 +221,7 @@ def test_paths_that_are_not_files_are_named(tmp_path):
     [
         ("gs://bucket/*.txt", "is an address, but text is read from local files"),
         ("https://example.org/a.txt", "is an address"),
-        ("absent:folder/*.txt", "no file matches 'absent:folder/.*of a function write 'module:function'"),
+        ("absent:folder/*.txt", "no file matches 'absent:folder/.*for a function write 'module:function'"),
         ("my-module:function", "no file matches 'my-module:function'"),
         ("nonexist:function", "cannot import 'nonexist'"),
     ],

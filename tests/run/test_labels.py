@@ -104,8 +104,8 @@ def test_a_method_that_does_not_fit_the_task_is_an_error(run):
 @pytest.mark.parametrize(
     ("text", "entry", "message"),
     [
-        ("a\tmuch\n", {"kind": "number"}, "a.tsv:1: the label 'much' is no number"),
-        ("a\tnan\n", {"kind": "number"}, "the label 'nan' is no number"),
+        ("a\tmuch\n", {"kind": "number"}, "a.tsv:1: the label 'much' is not a number"),
+        ("a\tnan\n", {"kind": "number"}, "the label 'nan' is not a number"),
         ("a\tx,z\n", {"kind": "classes", "labels": ("x", "y")}, "label 'z' is not one of x, y"),
         ("a\n", {"kind": "classes"}, "a.tsv:1: not 'text<TAB>label'"),
     ],
@@ -117,7 +117,9 @@ def test_labels_that_are_not_of_the_sets_kind(text, entry, message, tmp_path):
 
 
 def test_kinds_that_a_format_does_not_have():
-    with pytest.raises(UserError, match="data.labelled.x.kind is 'number', and conll has a class for each word"):
+    with pytest.raises(
+        UserError, match="data.labelled.x.kind is 'number', but the format conll has a class for each word"
+    ):
         check_formats({"x": {"format": "conll", "kind": "number"}})
-    with pytest.raises(UserError, match="data.labelled.x.labels lists classes, but kind='number' has none"):
+    with pytest.raises(UserError, match="data.labelled.x.labels lists classes, but kind='number' has no classes"):
         check_formats({"x": {"format": "tsv", "kind": "number", "labels": ("1",)}})

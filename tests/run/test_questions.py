@@ -189,7 +189,7 @@ def test_held_out_scores_are_those_of_the_answers(run, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "this is no object"),
+        ("[]", "this is not an object"),
         ('{"data": [{"paragraphs": [{"context": "a"}]}]}', r"data\[0\].paragraphs\[0\] has no list 'qas'"),
         ('{"data": 3}', "the file has no list 'data'"),
         ("{", "this is not JSON"),

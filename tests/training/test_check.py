@@ -86,7 +86,7 @@ def test_a_config_that_can_work_passes_with_or_without_languages():
         ("tasks.mlm.objective=mml", "tasks.mlm.objective", "did you mean 'mlm'"),
         ("tasks.mlm.mask_rat=0.2", "tasks.mlm.mask_rat", "did you mean 'mask_rate'"),
         ("tasks.ranking.direction=forward", "tasks.ranking.direction", "did you mean 'directions'"),
-        ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be a language's code"),
+        ("data.corpora={'Tagalog (new)': 'a.txt'}", "", "'Tagalog (new)' cannot be the code of a language"),
         ("tasks.mlm.mask_rate=0", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 0. Remedy: use a number above 0 to 1"),
         ("tasks.mlm.mask_rate=1.5", "tasks.mlm.mask_rate", "tasks.mlm.mask_rate is 1.5"),
         ("tasks.mlm.unit=wrd", "tasks.mlm.unit", "tasks.mlm.unit is 'wrd'; did you mean 'word'"),

@@ -1,1 +1,1 @@
-"""Text as users have it: readers of its formats, labelled sets, languages."""
+"""Users' text: readers of text formats, labelled sets, languages."""

@@ -1,15 +1,16 @@
-"""Text and parallel text out of files, Python functions and data set libraries, one document at a time.
+"""Read text and parallel text from files, Python functions and data set libraries, one document at a time.
 
-What a config may name for a corpus (``config.data.corpora``, ``parallel``, ``validation``):
+Sources that a config may name in ``config.data.corpora``, ``parallel`` and ``validation``:
 
-- a glob, or a tuple of globs, over .txt (a document a line) and .jsonl ("text"), each also .gz or .zst, and .parquet ("text");
-- for parallel text: a glob over .tsv (two columns) and .tmx, also .gz or .zst, and .zip (OPUS, Moses); or a pair (file of one side,
-  file of the other), of lines or of any text format;
-- ``"module:function"``: called as function(language or pair, split), yields documents or (source, target);
-- ``"tfds:name"``: a TensorFlow Datasets text set; ``"datasets:folder"``: a Hugging Face data set saved to disk.
+- a glob, or a tuple of globs, of .txt (one document per line), .jsonl (field "text"), both also .gz or .zst, and .parquet (column
+  "text") files;
+- for parallel text: a glob of .tsv (two columns) and .tmx, both also .gz or .zst, and .zip (OPUS, Moses) files; or a pair (file of
+  one side, file of the other side) of lines or of any text format;
+- ``"module:function"``: a function that is called with (language or pair, split) and yields documents or (source, target);
+- ``"tfds:name"``: a data set of TensorFlow Datasets; ``"datasets:folder"``: a Hugging Face data set that was saved to disk.
 
-A new format is one module in ``formats`` and one row of the tables below; a new library is one in ``libraries`` and one row of
-``sources.LIBRARIES``.
+A new format is one module in ``formats`` and one row of the tables below; a new library is one module in ``libraries`` and one row
+of ``sources.LIBRARIES``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mlm_jax.data.text.sources import files, is_library, library, named_file
 
 
 class Fields(NamedTuple):
-    """Which field of a document holds the text, and which values others must have, as :class:`.Wanted` has them."""
+    """The field that holds a document's text, and values that other fields must have; see :class:`.Wanted`."""
 
     text: str = "text"
     where: Mapping[str, str | float] = {}
@@ -52,15 +53,15 @@ def documents(
     skipped: Counter[str] | None = None,
     fields: Fields = EVERYTHING,
 ) -> Iterator[str]:
-    """Yield the documents of a corpus, also those of nothing but white space, which the caller counts.
+    """Yield the documents of a corpus, including blank ones, which the caller counts.
 
     Args:
-      source: what the config names for the corpus.
-      language: its language.
-      split: train | validation; only functions and data set libraries look at it.
-      most_bytes: limit on one document.
-      skipped: {reason: examples left out}, added to.
-      fields: of documents that have some.
+      source: source of the corpus in the config.
+      language: language of the corpus.
+      split: train | validation; only functions and data set libraries use it.
+      most_bytes: most bytes of a document.
+      skipped: {reason: number of examples left out}, added to.
+      fields: fields to read, for formats with fields.
 
     Raises:
       UserError: a file is missing, of an unknown kind, not UTF-8 or malformed, or a document is too large; the message has
@@ -85,19 +86,19 @@ def sentence_pairs(
     skipped: Counter[str] | None = None,
     fields: Fields = EVERYTHING,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the sentence pairs of a parallel corpus; a side that is empty or missing comes as "", for the caller to count.
+    """Yield the sentence pairs of a parallel corpus. An empty or missing side is "", which the caller counts.
 
     Args:
-      source: what the config names for the corpus.
+      source: source of the corpus in the config.
       pair: its languages, such as "de-en".
       split: train | validation.
-      languages: codes that the two may be, if some hold hyphens.
-      most_bytes: limit on one side, line or unit.
-      skipped: {reason: examples left out}, added to.
-      fields: of the documents of two aligned files that have some.
+      languages: known codes, needed if codes contain hyphens.
+      most_bytes: most bytes of a side, a line or a unit.
+      skipped: {reason: number of examples left out}, added to.
+      fields: fields to read, for two aligned files in a format with fields.
 
     Raises:
-      UserError: as :func:`documents`, the name is not two languages, or the two aligned files are not equally long.
+      UserError: as :func:`documents`, the name is not that of two languages, or two aligned files have different lengths.
     """
     sides = split_pair(pair, languages)
     wanted = Wanted(pair, split, sides, most_bytes, Counter() if skipped is None else skipped, *fields)
@@ -108,7 +109,7 @@ def sentence_pairs(
     if is_aligned(source):
         if wanted.where:
             raise UserError(
-                f"the source of {pair!r} has `where`, which would shift one of two aligned files against the other",
+                f"the source of {pair!r} has `where`, which would leave lines out of one of two aligned files",
                 file=" and ".join(source),
                 remedy="leave it out",
             )

@@ -1,4 +1,4 @@
-"""Fields of documents that others made: which one holds the text, and which values others must have."""
+"""Fields of documents: the one that holds the text, and conditions on the others."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.text.reading import Wanted, brief
 
-UNFIT = "its fields are not as the source's `where` has them"  # why a document is left out
+UNFIT = "its fields do not meet the source's `where`"  # why a document is left out
 
 
 def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = None) -> Any:
-    """Return the value of a field, such as "text", or "metadata.language" of an object in an object.
+    """Return the value of a field such as "text", or "metadata.language" for a nested object.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such field.
     """
     value = entry
     for part in name.split("."):
@@ -37,19 +37,19 @@ def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = N
 
 
 def fits(entry: Any, wanted: Wanted, file: Path, place: str = "", line: int | None = None) -> bool:
-    """Return whether a document has the fields that ``wanted.where`` asks for; one that has not is counted.
+    """Return whether the fields of a document meet ``wanted.where``; a document that does not is counted.
 
-    A text must be equal, and a number at least so large. Of a list of values the first counts, which is the best one.
+    A text must be equal, and a number at least as large. In a list of values, the first one, which is the best, must fit.
 
     Raises:
-      UserError: it has no such field, or one that is no number where a number is asked for.
+      UserError: there is no such field, or it is not a number but ``where`` has a number.
     """
     for name, asked in wanted.where.items():
         value = value_of(entry, name, file, place, line)
         value = (value[0] if value else None) if isinstance(value, list) else value
         if value is not None and not isinstance(asked, str) and not isinstance(value, (int, float)):
             raise UserError(
-                f"{place}{name} is {brief(value)}, and no number",
+                f"{place}{name} is {brief(value)}, not a number",
                 file=file,
                 line=line,
                 remedy="write a text in the source's `where`",

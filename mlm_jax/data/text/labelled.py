@@ -1,4 +1,4 @@
-"""Labelled text: whole texts with a class, several classes or a number, or words with a class each.
+"""Labelled text: texts with a class, several classes or a number; words with a class each; questions with answers.
 
 A new format is one module in ``labelled_formats`` and one row of :data:`FORMATS`.
 """
@@ -24,8 +24,8 @@ class Format(NamedTuple):
     """A format of labelled sets.
 
     Attributes:
-      read: yields (line or None, example) of a file, or of a source that is no file.
-      endings: of its files; () if the source is no file.
+      read: reads a file, or another source, and yields (line or None, example).
+      endings: endings of its files; () if the source is not a file.
       per_word: whether each word has a label.
       questions: whether examples are questions about a text.
     """
@@ -53,10 +53,10 @@ OUTPUTS = {
 
 
 def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that the sets of ``config.data.labelled`` are of formats that there are, and can have labels of their kind.
+    """Check that the formats of the sets in ``config.data.labelled`` exist and can have labels of the set's kind.
 
     Raises:
-      BadValue: one is not, or cannot.
+      BadValue: a format does not exist or cannot.
     """
     for name, entry in entries.items():
         if entry["format"] not in FORMATS:
@@ -70,18 +70,20 @@ def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
         of_questions = kind_of(entry) == "questions"
         if (is_per_word(entry) or of_questions) and "kind" in entry:
             key, what = f"data.labelled.{name}.kind", "questions" if of_questions else "a class for each word"
-            raise BadValue(key, f"{key} is {kind!r}, and {entry['format']} has {what}", "leave it out")
+            raise BadValue(key, f"{key} is {kind!r}, but the format {entry['format']} has {what}", "leave it out")
         if kind_of(entry) in OUTPUTS and entry.get("labels"):
             key, what = f"data.labelled.{name}.labels", "questions have" if of_questions else "kind='number' has"
-            raise BadValue(key, f"{key} lists classes, but {what} none", "leave it out")
+            raise BadValue(key, f"{key} lists classes, but {what} no classes", "leave it out")
         for option in ("window", "overlap"):
             if option in entry and not of_questions:
                 key = f"data.labelled.{name}.{option}"
-                raise BadValue(key, f"{key} is of questions, and {entry['format']} has none", "leave it out")
+                raise BadValue(
+                    key, f"{key} is for questions, but the format {entry['format']} has none", "leave it out"
+                )
 
 
 def kind_of(entry: Mapping[str, Any]) -> str:
-    """Return the kind of stream that a labelled set is stored as, one of :data:`.WITH_LABELS`."""
+    """Return the kind of stream in which a labelled set is stored, one of :data:`.WITH_LABELS`."""
     return "questions" if FORMATS[entry["format"]].questions else STORED[entry.get("kind", "class")]
 
 
@@ -98,11 +100,11 @@ def examples(
     Args:
       entry: {"format", "language", "train", "validation", "labels"}.
       split: train | validation.
-      skipped: {reason: lines left out}, added to.
-      most_bytes: limit on one line or text.
+      skipped: {reason: number of lines left out}, added to.
+      most_bytes: most bytes of a line or a text.
 
     Raises:
-      UserError: a malformed line (with its file and number), or a label that the set does not have.
+      UserError: a line is malformed (the message has its file and number), or its label is not one of the set's.
     """
     if split not in entry:
         return
@@ -119,7 +121,7 @@ def examples(
 
 
 def label_names(entry: Mapping[str, Any], most_bytes: int = MOST_BYTES) -> tuple[str, ...]:
-    """Return the labels of a set: those that the config lists, else those of its training split, sorted."""
+    """Return the labels of a set: those that the config lists, or else those of the training split, sorted."""
     if kind_of(entry) in OUTPUTS:
         return OUTPUTS[kind_of(entry)]
     if entry.get("labels"):
@@ -136,7 +138,7 @@ def _check_number(labels: Sequence[str], file: Any, number: int | None) -> None:
         is_finite = False
     if not is_finite:
         raise UserError(
-            f"the label {labels[0]!r} is no number", file=file, line=number, remedy="write one, such as 4.5"
+            f"the label {labels[0]!r} is not a number", file=file, line=number, remedy="write a number, such as 4.5"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which languages a run has, and which of them the name of a pair means: no TensorFlow is needed to tell."""
+"""The languages of a run, and the languages in the name of a pair. TensorFlow is not needed for this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlm_jax.config.sources import SEPARATOR, named_sources
 
 
 def pair_languages(pair: str, languages: Sequence[str]) -> tuple[str, ...]:
-    """Split "de-en" into its languages, where codes may hold hyphens themselves; () if it is no such pair."""
+    """Split "de-en" into two of the given languages, whose codes may contain hyphens; () if that is not possible."""
     for first in languages:
         if pair.startswith(f"{first}-") and pair[len(first) + 1 :] in languages:
             return first, pair[len(first) + 1 :]
@@ -24,31 +24,31 @@ def split_pair(pair: str, languages: Sequence[str] = ()) -> tuple[str, str]:
 
     Args:
       pair: the name.
-      languages: codes that the two may be, of which some may hold hyphens; others hold none.
+      languages: known codes, which may contain hyphens; unknown codes contain none.
 
     Raises:
-      UserError: it is not two languages.
+      UserError: the name is not that of two languages.
     """
     sides = pair_languages(pair, languages) or tuple(pair.split("-"))
     if len(sides) != 2 or not all(sides):
         raise UserError(
             f"{pair!r} is not two languages",
-            remedy='write "de-en", and name codes that hold a hyphen in config.languages',
+            remedy='write "de-en", and name codes that contain a hyphen in config.languages',
         )
     return sides[0], sides[1]
 
 
 def named_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the codes that stand by themselves in a config: of these, the names of its pairs are made."""
+    """Return the codes that a config names as single languages, from which the names of pairs are understood."""
     named = [*config.data.corpora, *(entry["language"] for entry in config.data.labelled.values())]
     return tuple(config.languages) or tuple(dict.fromkeys(named))
 
 
 def languages_of(config: ConfigDict, name: str) -> tuple[str, ...]:
-    """Return the language, or the two languages, that a name in the config means, such as "de", "de-en" or "de:wiki".
+    """Return the language, or the two languages, of a name in the config such as "de", "de-en" or "de:wiki".
 
     Raises:
-      UserError: it is neither.
+      UserError: the name is neither that of a language nor that of a pair.
     """
     known = named_languages(config)
     of = name.partition(SEPARATOR)[0]
@@ -56,21 +56,21 @@ def languages_of(config: ConfigDict, name: str) -> tuple[str, ...]:
 
 
 def only_held_out(config: ConfigDict) -> tuple[str, ...]:
-    """Return the names in ``config.data.validation`` that no training text has: their text is for measuring alone."""
+    """Return the names in ``config.data.validation`` without training text, which are test sets."""
     data = config.data
     trained = {source.stream for entries in (data.corpora, data.parallel) for source in named_sources(entries)}
-    nothing: tuple[str, ...] = ()  # what a shard is told of text that another one reads
+    nothing: tuple[str, ...] = ()  # in the config of a shard: validation text that another shard reads
     return tuple(
         name for name, source in data.validation.items() if source != nothing and (data.mixture or name not in trained)
     )
 
 
 def run_languages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the run's languages in index order: ``config.languages``, else in the order in which the data names them.
+    """Return the run's languages in index order: ``config.languages``, or else in the order in which the data names them.
 
     Raises:
-      UserError: there are none, a code cannot be one or stands twice, a pair is not two languages, data is of a language
-        that ``config.languages`` lacks, or held-out text of one that the run lacks.
+      UserError: there are no languages; a code is not valid or is named twice; the name of a pair is not that of two languages;
+        data is of a language that is missing from ``config.languages``; or held-out text is of a language that is not the run's.
     """
     found: list[str] = [*config.data.corpora]
     for pair in config.data.parallel:
@@ -89,7 +89,7 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
     for language in (*config.languages, *found):
         if not (isinstance(language, str) and re.fullmatch(r"[\w-]+", language)):
             raise UserError(
-                f"{language!r} cannot be a language's code", remedy="write one such as sw, zh-Hans or deu_Latn"
+                f"{language!r} cannot be the code of a language", remedy="write one such as sw, zh-Hans or deu_Latn"
             )
     for number, language in enumerate(config.languages):
         if language in config.languages[:number]:
@@ -102,7 +102,7 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
         if not (name in languages or pair_languages(name, languages)):
             known = [*config.data.corpora, *config.data.parallel, *languages]
             raise UserError(
-                f"config.data.validation: {name!r} is no language and no pair of languages of the run"
+                f"config.data.validation: {name!r} is neither a language nor a pair of languages of the run"
                 f"{nearest(name, known)}",
                 remedy=f"the run's languages are {', '.join(languages)}",
             )

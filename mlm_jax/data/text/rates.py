@@ -1,4 +1,4 @@
-"""How much text of each language a run reads: sampling rates by alpha, and UniMax."""
+"""Shares of languages in the training text: sampling rates by alpha, and UniMax."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def rates(sizes: Sequence[float] | np.ndarray, alpha: float) -> np.ndarray:
-    """Return each language's share of the training text, share of the corpus ** alpha, summing to one.
+    """Return each language's share of the training text: its share of the corpus ** alpha, normalised to sum to one.
 
     Args:
-      sizes: ``[languages]`` of tokens, at least 0; a language of size 0 gets nothing, also at alpha 0.
+      sizes: ``[languages]`` tokens, at least 0; a language of size 0 has share 0, also if alpha is 0.
       alpha: 1 is proportional, 0 uniform.
 
     Source: Devlin et al. 2019 (multilingual BERT); Conneau and Lample 2019, section 3.1.
@@ -22,15 +22,15 @@ def rates(sizes: Sequence[float] | np.ndarray, alpha: float) -> np.ndarray:
 
 
 def unimax(sizes: Sequence[float] | np.ndarray, budget: float, epochs: float) -> np.ndarray:
-    """Return how much of a budget each language gets: the same, but no language repeated more than ``epochs`` times.
+    """Share a budget equally among languages, but repeat no language more than ``epochs`` times.
 
     Args:
-      sizes: ``[languages]`` of tokens.
+      sizes: ``[languages]`` tokens.
       budget: tokens of the training run.
       epochs: most repetitions of a language's text.
 
     Returns:
-      ``[languages]`` of tokens; they sum to the budget, or to ``epochs * sum(sizes)`` where that is less.
+      ``[languages]`` tokens; they sum to the budget, or to ``epochs * sum(sizes)`` if that is less.
 
     Source: Chung et al. 2023 (UniMax), algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""Open text files, plain or packed, and read their lines and texts with bounded memory."""
+"""Open text files, plain or compressed, and read their lines and texts with bounded memory."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mlm_jax.common.lines import MOST_BYTES, decoded_lines
 PACKINGS = (".gz", ".zst")
 BLANK = "a blank line, or no text"  # why a document is left out
 EMPTY_SIDE = "a side is empty"  # why a pair is left out
-DAMAGED = (OSError, EOFError, zlib.error)  # what reading or unpacking a file raises
-TOO_LARGE = "split the document, leave it out, or raise data.max_document_bytes"  # what to do about it
+DAMAGED = (OSError, EOFError, zlib.error)  # exceptions of reading or decompressing a file
+TOO_LARGE = "split the document, leave it out, or raise data.max_document_bytes"  # remedy for a large document
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a reader is asked for.
+    """What a reader of text is asked for.
 
     Attributes:
-      name: language or pair, as the config calls it.
-      split: train | validation; only functions and data set libraries look at it.
+      name: language or pair, as the config names it.
+      split: train | validation; only functions and data set libraries use it.
       sides: the two languages of a pair; () for text of one language.
-      most_bytes: limit on one document, line or unit.
-      skipped: {reason: examples left out}, which readers add to.
-      field: that holds the text of a document, where documents have fields.
-      where: {field: text that it must be, or number that it must be at least}.
+      most_bytes: most bytes of a document, a line or a unit.
+      skipped: {reason: number of examples left out}, added to.
+      field: field that holds the text, if documents have fields.
+      where: {field: text that it must equal, or number that it must be at least}.
     """
 
     name: str
@@ -52,10 +52,10 @@ def ending(file: Path) -> str:
 
 
 def open_file(file: Path) -> BinaryIO:
-    """Open a file for reading, unpacked on the way.
+    """Open a file for reading; a compressed file is decompressed.
 
     Raises:
-      UserError: it is packed and has no bytes at all, which is no packed file.
+      UserError: a compressed file has no bytes.
       OSError: it cannot be opened.
     """
     if file.suffix not in PACKINGS:
@@ -75,11 +75,11 @@ def lines(file: Path, most_bytes: int = MOST_BYTES) -> Generator[str, None, None
     """Yield a file's lines without their ends, and without a byte order mark before the first.
 
     Args:
-      file: plain or packed.
-      most_bytes: limit on one line, which bounds the memory.
+      file: file, plain or compressed.
+      most_bytes: most bytes of a line, which bounds the memory.
 
     Raises:
-      UserError: the file cannot be read or unpacked; or as :func:`mlm_jax.common.lines.decoded_lines`.
+      UserError: the file cannot be read or decompressed; or as :func:`mlm_jax.common.lines.decoded_lines`.
     """
     number = 0
     try:
@@ -92,9 +92,9 @@ def lines(file: Path, most_bytes: int = MOST_BYTES) -> Generator[str, None, None
 
 
 def unreadable(error: Exception, file: Path, line: int | None = None) -> UserError:
-    """Return the error for a file that cannot be opened or unpacked."""
+    """Return the error for a file that cannot be opened or decompressed."""
     remedy = "fetch or pack the file again"
-    if "too much memory" in str(error):  # zstd's window is larger than decoders take unasked
+    if "too much memory" in str(error):  # the window of zstd is larger than decoders accept by default
         remedy = "the file was packed with a long window (zstd --long): unpack it with zstd -d --long=31, and pack it without"
     return UserError(f"cannot read it: {one_line(error)}", file=file, line=line, remedy=remedy)
 
@@ -105,17 +105,17 @@ def too_large(what: str, most_bytes: int, file: Any, line: int | None = None) ->
 
 
 def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None, *, where: str = "") -> str:
-    """Return a text that did not come from a text file, if it is one that can be written in UTF-8.
+    """Return a text that did not come from a text file, after checking that it can be written in UTF-8.
 
     Args:
-      text: what stands in a JSON field, in a column or in what a function yields.
-      most_bytes: limit on its size.
+      text: value of a JSON field or of a column, or an object that a function yields.
+      most_bytes: most bytes of the text.
       file: file, folder or function that it came from.
-      line: of the file.
+      line: line of the file.
       where: place for messages, such as "row 3".
 
     Raises:
-      UserError: it is no text, too large, or holds NUL or half of a surrogate pair.
+      UserError: it is not a text, is too large, or contains NUL or half of a surrogate pair.
     """
     where = f"{where}: " if where else ""
     if not isinstance(text, str):
@@ -129,7 +129,7 @@ def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None,
             f"{where}character {text.index(chr(0)) + 1} of the text is NUL",
             file=file,
             line=line,
-            remedy="leave the example out, or take the NUL out of it",
+            remedy="leave the example out, or remove the NUL",
         )
     try:
         text.encode()
@@ -144,7 +144,7 @@ def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None,
 
 
 def brief(value: Any) -> str:
-    """Return a value as a message shows it: its type and the beginning of what is written of it."""
+    """Return a value for a message: its type and the beginning of its representation."""
     import reprlib
 
     return f"{reprlib.repr(value)} ({type(value).__name__})" if value is not None else "missing (None)"

@@ -1,7 +1,7 @@
-"""What a config may name as a source of text: globs of local files, functions and data set libraries.
+"""Sources of text that a config may name: globs of local files, functions and data set libraries.
 
-A source that names an existing file means that file, whatever characters its name has. Every other string with
-``scheme:`` of :data:`LIBRARIES` or of the form ``module:function`` is a library, and all others are globs.
+A source that is the name of an existing file is that file, whatever characters it contains. Otherwise, a string that begins with
+``scheme:`` of :data:`LIBRARIES` or has the form ``module:function`` is a library. All other strings are globs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LIBRARIES: dict[str, ModuleType] = {"tfds": tfds, "datasets": saved_datasets}  # {scheme: its module}
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:function
-LONGEST_PATH = 4096  # characters; no file system takes more
+LONGEST_PATH = 4096  # characters; no file system accepts longer paths
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 KINDS = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
@@ -40,7 +40,7 @@ def is_library(source: Any) -> bool:
 
 
 def is_function(source: Any) -> bool:
-    """Return whether a source is a function of the user's, ``"module:function"``."""
+    """Return whether a source is a user's function, ``"module:function"``."""
     return (
         isinstance(source, str)
         and FUNCTION.fullmatch(source) is not None
@@ -49,7 +49,7 @@ def is_function(source: Any) -> bool:
 
 
 def library(source: str) -> tuple[ModuleType, str]:
-    """Return the module that reads a library's source, and what it is to read."""
+    """Return (module that reads a library's source, the part of the source after the scheme)."""
     return (
         (LIBRARIES[_scheme(source)], source.partition(":")[2]) if _scheme(source) in LIBRARIES else (function, source)
     )
@@ -60,10 +60,10 @@ def _scheme(source: str) -> str:
 
 
 def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
-    """Return the files of a glob or of several, sorted.
+    """Return the files of one or several globs, sorted.
 
     Raises:
-      UserError: nothing matches, or a file is of an unknown kind, a folder or no regular file.
+      UserError: a glob matches nothing, or a file has an unknown ending, is a folder or is not a regular file.
     """
     found = matches(source)
     for file in found:
@@ -88,10 +88,10 @@ def files(source: Any, endings: tuple[str, ...]) -> list[Path]:
 
 
 def matches(source: Any) -> list[Path]:
-    """Return what a glob, or each of several in turn, matches, sorted; each real file once, under its first name.
+    """Return the paths that one or several globs match, sorted within each glob; each real file once, by its first name.
 
     Raises:
-      UserError: one matches nothing.
+      UserError: a glob matches nothing.
     """
     found: dict[str, Path] = {}
     for pattern in several(source):
@@ -116,15 +116,15 @@ def fingerprint(source: Any) -> list:
 
 
 def shown(source: Any) -> str | None:
-    """Return a source as a message names it: the function, or the globs one after another."""
+    """Return a source for a message: the function, or the globs."""
     return source if source is None or isinstance(source, str) else ", ".join(source)
 
 
 def named_file(name: str, key: str) -> Path:
-    """Return the regular file of this name.
+    """Return the regular file with this name.
 
     Raises:
-      UserError: there is none; ``key`` of the config is to be checked.
+      UserError: there is no such file; the remedy names ``key`` of the config.
     """
     file = Path(name).expanduser()
     if not os.path.lexists(file):
@@ -139,7 +139,7 @@ def _no_match(pattern: str) -> UserError:
         )
     remedy = f"check the path in config.data, which begins at {Path.cwd()}"
     if ":" in pattern:
-        remedy += "; of a function write 'module:function', names of Python"
+        remedy += "; for a function write 'module:function', with Python names"
     return UserError(f"no file matches {pattern!r}", remedy=remedy)
 
 
@@ -157,10 +157,10 @@ def _status(file: Path) -> os.stat_result:
 
 
 def _expanded(pattern: str) -> list[Path]:
-    """Return the paths that a glob matches, sorted; ``**`` is any number of folders, of which each real one is visited once.
+    """Return the paths that a glob matches, sorted; ``**`` is any number of folders, and each real folder is visited once.
 
-    The standard library's glob follows a link to a folder above itself until the path is too long, and takes the brackets of a
-    folder's name for a choice of characters.
+    The standard library's glob is not used, because it follows a link to a parent folder until the path is too long, and because
+    it reads brackets in the name of a folder as a set of characters.
     """
     if len(pattern) > LONGEST_PATH:
         raise UserError(
@@ -196,7 +196,7 @@ def _step(folder: str, part: str) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """Yield a folder and all below it, through links too; hidden ones are left out."""
+    """Yield a folder and all folders below it, also through links, but not hidden folders."""
     seen: set[str] = set()
 
     def unreadable(error: OSError) -> None:

@@ -1,1 +1,1 @@
-"""Text to token ids and back: pieces, bytes, published tokenizers."""
+"""Text to token ids and back: SentencePiece, bytes, published tokenizers."""

@@ -1,4 +1,4 @@
-"""How finely a vocabulary cuts the text of a language, compared with other languages and with other vocabularies."""
+"""Statistics of how a vocabulary cuts text into tokens, to compare languages and vocabularies."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BATCH = 1000  # texts that are encoded at a time
 
 
 class Fertility(NamedTuple):
-    """Counts of a text that a vocabulary has cut.
+    """Counts of a text and its tokens.
 
     Attributes:
-      tokens: in all, nothing put around texts.
-      words: between white space.
-      characters: of the text as it stands.
-      in_bytes: tokens that stand for a byte, or for bytes that are no whole character (byte fallback).
-      unknown: tokens that stand for text which the vocabulary cannot spell.
-      pieces: different ones that occur.
+      tokens: number of tokens, without those around texts.
+      words: number of words, which white space separates.
+      characters: number of characters, before normalisation.
+      in_bytes: number of tokens that are a byte, or bytes that are not a whole character (byte fallback).
+      unknown: number of tokens for text that the vocabulary cannot spell.
+      pieces: number of different pieces.
     """
 
     tokens: int
@@ -33,7 +33,7 @@ class Fertility(NamedTuple):
 
     @property
     def tokens_per_word(self) -> float:
-        """Fertility (Rust et al. 2021). It says little of scripts without spaces."""
+        """Fertility (Rust et al. 2021). It means little for scripts without spaces."""
         return self.tokens / max(self.words, 1)
 
     @property
@@ -53,11 +53,11 @@ class Fertility(NamedTuple):
 
 
 def fertility(vocabulary: Vocabulary, texts: Iterable[str]) -> Fertility:
-    """Count what a vocabulary cuts texts into.
+    """Count the tokens of texts.
 
     Args:
-      vocabulary: of any kind.
-      texts: of one language.
+      vocabulary: vocabulary of any kind.
+      texts: texts of one language.
     """
     counts = np.zeros(vocabulary.size, np.int64)  # [pieces]
     words = characters = 0
@@ -81,11 +81,11 @@ def fertility(vocabulary: Vocabulary, texts: Iterable[str]) -> Fertility:
 
 
 def parity(vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]]) -> float:
-    """Return how many tokens a language takes for each token of another one's translations (Petrov et al. 2023).
+    """Return the ratio of the tokens of a language to those of its translations (Petrov et al. 2023).
 
     Args:
-      vocabulary: of any kind.
-      pairs: (text of the language, its translation into the other one).
+      vocabulary: vocabulary of any kind.
+      pairs: (text of the language, its translation into the other language).
     """
     first, second = (sum(map(len, vocabulary.encode_batch(side))) for side in zip(*pairs))
     return first / max(second, 1)

@@ -1,4 +1,4 @@
-"""Open a vocabulary, whichever kind it is of."""
+"""Open a vocabulary of any kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_SENTINELS = 1 << 20
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:
-    """Read the vocabulary that its ``save`` wrote into a folder.
+    """Read a vocabulary from the folder in which ``save`` wrote it.
 
     Raises:
       UserError: there is no vocabulary, or it is damaged.
@@ -35,12 +35,12 @@ def _content(file: Path) -> bytes:
 
 
 def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
-    """Make a vocabulary from its files, wherever they are kept.
+    """Make a vocabulary from its files.
 
     Args:
-      read: returns the content of a file by its name, which is one of those that ``files()`` of a vocabulary gives;
-        raises FileNotFoundError if there is none.
-      place: for messages.
+      read: function that returns the content of a file, given its name in ``files()`` of a vocabulary; it raises
+        FileNotFoundError if there is no such file.
+      place: folder, for messages.
 
     Raises:
       UserError: there is no vocabulary, or it is damaged.
@@ -63,12 +63,12 @@ def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
 
 
 def open_vocabulary(path: str | Path, languages: Sequence[str], sentinels: int) -> Vocabulary:
-    """Open what ``config.vocabulary.path`` names: the folder of a vocabulary, or a SentencePiece model.
+    """Open the vocabulary at ``config.vocabulary.path``: the folder of a vocabulary, or a SentencePiece model.
 
     Args:
-      path: a folder, or a ``.model`` file, to which special pieces that it lacks are appended.
-      languages: that get a language token in a model; a folder has its own.
-      sentinels: as languages.
+      path: a folder, or a ``.model`` file, to which missing special pieces are appended.
+      languages: languages that get a language token in a model; a folder has its own.
+      sentinels: number of sentinels that a model gets; a folder has its own.
 
     Raises:
       UserError: there is no vocabulary, or it is damaged.

@@ -1,7 +1,7 @@
-"""How text is normalised before it is cut into pieces: SentencePiece's ``nmt_nfkc``, but U+200C is kept.
+"""Normalisation of text before it is cut into pieces: SentencePiece's ``nmt_nfkc``, except that U+200C is kept.
 
-``nmt_nfkc`` turns the zero-width non-joiner into a space. In Persian and other languages it stands inside words, so text would
-be read and written wrongly.
+``nmt_nfkc`` replaces the zero-width non-joiner by a space. In Persian and other languages it occurs inside words, so words would
+be split, and decoded text would be misspelt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NON_JOINER = "\u200c".encode()
 
 
 def normalise_like(model: bytes) -> sentencepiece.SentencePieceNormalizer:
-    """Return a normaliser that changes characters as a model does, and leaves spaces as they are."""
+    """Return a normaliser that changes characters as a model does, but not spaces."""
     return sentencepiece.SentencePieceNormalizer(
         model_proto=model, add_dummy_prefix=False, escape_whitespaces=False, remove_extra_whitespaces=False
     )
@@ -40,13 +40,13 @@ def with_rules(model: bytes) -> bytes:
 
 
 def rules() -> bytes:
-    """Return the rules as SentencePiece compiles them."""
+    """Return the rules in SentencePiece's compiled form."""
     return _without(NON_JOINER, model_proto(_base_model()).normalizer_spec.precompiled_charsmap)
 
 
 @cache
 def _base_model() -> bytes:
-    """Return a model with the rules that are changed here: of one word, since SentencePiece 0.2.1 cannot return a normaliser's."""
+    """Return a tiny model with the unchanged rules, since SentencePiece 0.2.1 cannot return the rules of a normaliser."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a"]),
@@ -61,11 +61,11 @@ def _base_model() -> bytes:
 
 
 def _without(character: bytes, compiled: bytes) -> bytes:
-    """Take the rule for a character out of compiled rules, so that the character stays as it is.
+    """Remove the rule for a character from compiled rules, so that the character does not change.
 
     The format is the size of a trie, the trie, and zero-terminated replacements. The trie is a double array (Aoe 1989; Darts
-    clone): the child of a unit for byte c stands at ``position XOR c`` and repeats c; a unit whose highest bit is set is the
-    child for no byte.
+    clone): the child of a unit for byte c is at ``position XOR c`` and contains c. A unit whose highest bit is set is not the child
+    for any byte.
     """
     (size,) = struct.unpack_from("<I", compiled)
     changed = bytearray(compiled)

@@ -1,7 +1,7 @@
 """The vocabulary: SentencePiece pieces or bytes, with language tokens, a mask and sentinels.
 
-Ids are those of the SentencePiece model (or of the bytes), and then those of special pieces that it lacks, appended in a
-fixed order: ``<mask>``, language tokens ``<2de>``, sentinels ``<extra_id_0>`` ….
+The ids of the SentencePiece model (or of the bytes) come first. Special pieces that it lacks are appended in a fixed order:
+``<mask>``, language tokens ``<2de>``, sentinels ``<extra_id_0>`` ….
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MODEL, FACTS = "vocabulary.model", "vocabulary.json"
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 BYTES = 256
 WORD = "▁"  # SentencePiece's mark of a space
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
-Files = dict[str, bytes]  # {name: content} of the files that hold a vocabulary
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # the piece for a byte
+Files = dict[str, bytes]  # {name: content} of the files of a vocabulary
 Span = tuple[int, int]  # characters of a text: the first, and one past the last
-Read = Callable[[str], bytes]  # returns the content of a file by its name
+Read = Callable[[str], bytes]  # returns the content of a file, given its name
 
 
 def language_token(language: str) -> str:
-    """Return the piece that stands for a language: "<2de>"."""
+    """Return the piece of a language: "<2de>"."""
     return f"<2{language}>"
 
 
 def sentinel(index: int) -> str:
-    """Return the piece that stands for a hidden span: "<extra_id_0>"."""
+    """Return the piece of a hidden span: "<extra_id_0>"."""
     return f"<extra_id_{index}>"
 
 
@@ -48,13 +48,13 @@ class Vocabulary:
     """Text to token ids and back.
 
     Args:
-      model: a serialised SentencePiece model; None is bytes (``<pad> </s> <unk> <s>``, then the 256 bytes).
-      languages: that have, or get, a language token.
-      sentinels: how many ``<extra_id_n>`` there are, or get appended.
+      model: a serialised SentencePiece model; None for bytes (``<pad> </s> <unk> <s>``, then the 256 bytes).
+      languages: languages with a language token, which is appended if the model lacks it.
+      sentinels: number of ``<extra_id_n>``, which are appended if the model lacks them.
 
     Attributes:
       size: number of ids.
-      pad_id, eos_id, unk_id, bos_id, mask_id: special ids; -1 where there is none.
+      pad_id, eos_id, unk_id, bos_id, mask_id: special ids; -1 if there is none.
       language_ids: {language: id}.
       sentinel_ids: ``[sentinels]`` int32.
     """
@@ -98,10 +98,10 @@ class Vocabulary:
 
     @classmethod
     def from_model(cls, path: str | Path, languages: Sequence[str], sentinels: int) -> Vocabulary:
-        """Read an existing SentencePiece model, to which special pieces that it lacks are appended.
+        """Read an existing SentencePiece model, to which missing special pieces are appended.
 
         Raises:
-          UserError: the file is missing or is no SentencePiece model.
+          UserError: the file is missing or is not a SentencePiece model.
         """
         if Path(path).exists():
             check_file(Path(path), MOST_TOKENIZER)
@@ -122,13 +122,13 @@ class Vocabulary:
     def train(cls, sentences: Iterable[str], config: ConfigDict, languages: Sequence[str]) -> Vocabulary:
         """Train a SentencePiece model with byte fallback; the same sentences give the same model.
 
-        It has ``config.size`` pieces, or fewer if the text does not have so many. U+200C, which is a letter's form in Persian
-        for example, is kept (:mod:`mlm_jax.data.vocabulary.normalisation`).
+        It has ``config.size`` pieces, or fewer if the text does not have as many. U+200C is kept
+        (:mod:`mlm_jax.data.vocabulary.normalisation`).
 
         Args:
-          sentences: text of all languages, already in the wanted proportions.
+          sentences: text of all languages, in the wanted proportions.
           config: ``config.vocabulary``.
-          languages: that get a language token.
+          languages: languages that get a language token.
 
         Raises:
           UserError: ``config.size`` is too small for the special tokens, bytes and single characters, or there is no text.
@@ -137,14 +137,14 @@ class Vocabulary:
         least = 4 + BYTES + len(symbols) + 1
         if config.size <= least:
             raise UserError(
-                f"vocabulary.size={config.size} leaves no room for pieces beside {least - 1} bytes and special tokens",
+                f"vocabulary.size={config.size} leaves no room for pieces besides {least - 1} bytes and special tokens",
                 remedy="raise vocabulary.size or lower vocabulary.sentinels",
             )
         out, failures = io.BytesIO(), []
 
         normaliser = normalisation.normaliser()
 
-        def noting_failures() -> Iterator[str]:  # SentencePiece up to 0.2.1 takes an error for the end of the text
+        def noting_failures() -> Iterator[str]:  # SentencePiece up to 0.2.1 treats an exception as the end of the text
             try:
                 yield from map(normaliser.normalize, sentences)
             except UserError as error:
@@ -190,43 +190,43 @@ class Vocabulary:
 
     @property
     def is_bytes(self) -> bool:
-        """Whether ids are UTF-8 bytes, so that spaces are ids of their own."""
+        """Whether ids are UTF-8 bytes, so that a space has an id of its own."""
         return self.model is None
 
     def encode(self, text: str) -> list[int]:
-        """Return token ids of a text; nothing is put before or after them."""
+        """Return the token ids of a text, without tokens before or after them."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids of each text. Text that looks like a special piece is text, except :meth:`encode_special`'s."""
+        """Return the token ids of each text. Text that looks like a special piece is encoded as text."""
         if self.model is None:
             return [[byte + 4 for byte in text.encode()] for text in texts]
         return self.processor.encode(list(texts), num_threads=1)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Return the token ids of a text, and the characters ``text[start:end]`` that each stands for.
+        """Return the token ids of a text, and the characters ``text[start:end]`` of each.
 
-        Of the pieces of a character that is spelled as bytes, the last stands for it and the others for nothing.
+        If a character is spelled as several bytes, it belongs to the last byte; the other bytes have empty spans.
         """
         if self.model is None:
             spans = [(n, n + 1) for n, character in enumerate(text) for _ in character.encode()]
             return self.encode(text), spans
-        places = np.cumsum([0, *(len(character.encode()) for character in text)])  # byte that each character begins at
+        places = np.cumsum([0, *(len(character.encode()) for character in text)])  # first byte of each character
         found = byte_spans(self.processor.encode(text, out_type="serialized_proto"))
         bounds = np.searchsorted(places, [span for _, *span in found]).reshape(-1, 2).tolist()
         return [index for index, *_ in found], [(start, end) for start, end in bounds]
 
     @property
     def is_byte_level(self) -> bool:
-        """Whether pieces are written in letters that stand for bytes."""
+        """Whether each letter of a piece stands for a byte (byte-level BPE)."""
         return False
 
     def encode_parts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Return (token ids, number of the part of the text that each is in), if text is split before it is cut into pieces."""
+        """Return (token ids, number of each token's part of the text), for vocabularies that split text before they cut it."""
         return [(ids, [0] * len(ids)) for ids in self.encode_batch(texts)]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Return the token ids of a sentence that is given as words, with spaces between them if spaces have ids.
+        """Return the token ids of a sentence, given as words, with spaces between them if spaces have ids.
 
         Returns:
           ids of the sentence, and for each word the index of its first piece, or -1 if the word has no piece.
@@ -240,7 +240,7 @@ class Vocabulary:
         starts = []
         for word in words:
             pieces = next(texts) if word else []
-            space = int(self.is_bytes and bool(ids))  # a byte of its own; elsewhere the space is part of a piece
+            space = int(self.is_bytes and bool(ids))  # a space is a byte of its own; otherwise it is part of a piece
             starts.append(len(ids) + space if len(pieces) > space else -1)
             ids += pieces
         return ids, starts
@@ -252,7 +252,7 @@ class Vocabulary:
         return alone != spaced
 
     def encode_special(self, text: str) -> list[int]:
-        """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves.
+        """Return the token ids of a text, in which special pieces such as ``<mask>`` are encoded as such.
 
         A word that directly follows a special piece is encoded as if at the start of a text, as in training.
         """
@@ -265,18 +265,18 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids; special pieces are left out."""
+        """Return the text of token ids, without special pieces."""
         ordinary = [int(i) for i in ids if i < self._base and not self.is_special[i]]
         if self.model is None:
             return bytes_to_text(i - 4 for i in ordinary)
         return self.processor.decode(ordinary)
 
     def written(self, ids: Sequence[int], text: str | None) -> str:
-        """Return the text that ids stand for, also of unknown pieces.
+        """Return the text of token ids, including the text of unknown pieces.
 
         Args:
-          ids: of a text, or of its beginning; special pieces may stand around them.
-          text: that was encoded, if it is known. Without it, an unknown piece counts as one character, U+FFFD.
+          ids: ids of a text, or of its beginning; special pieces may be around them.
+          text: the text that was encoded, if it is known. Without it, an unknown piece counts as one character, U+FFFD.
         """
         unknown = [*ids].count(self.unk_id)
         if not unknown:
@@ -322,7 +322,7 @@ class Vocabulary:
 
     @cached_property
     def is_special(self) -> np.ndarray:
-        """``[size]`` bool: pieces that are never masked and never drawn: control pieces, languages, mask and sentinels."""
+        """``[size]`` bool: pieces that are never masked and never drawn at random: control, language, mask and sentinels."""
         special = np.zeros(self.size, bool)
         special[self._base :] = True
         special[list(self._special_pieces.values())] = True
@@ -339,12 +339,12 @@ class Vocabulary:
 
     @cached_property
     def is_byte(self) -> np.ndarray:
-        """``[size]`` bool: pieces that stand for a byte, into which characters without a piece of their own fall."""
+        """``[size]`` bool: pieces of bytes, which spell characters without a piece of their own."""
         return np.array([bool(BYTE.fullmatch(piece)) for piece in self.pieces(range(self.size))])
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """``[size]`` bool: pieces that begin a word (a leading ▁, a byte after which none is known to belong)."""
+        """``[size]`` bool: special pieces, and pieces that begin a word: those with a leading ▁, or the byte of a space."""
         starts = self.is_special.copy()
         if self.model is None:
             starts[4 + ord(" ")] = True
@@ -355,7 +355,7 @@ class Vocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides ids."""
+        """SHA-256 of everything that determines ids."""
         digest = hashlib.sha256(self.model or b"bytes")
         digest.update(json.dumps([self.languages, self.sentinels]).encode())
         return digest.hexdigest()
@@ -370,7 +370,7 @@ class Vocabulary:
             (folder / name).write_bytes(content)
 
     def files(self) -> Files:
-        """Return {name: content} of the files that hold the vocabulary."""
+        """Return {name: content} of the vocabulary's files."""
         facts = {
             "kind": "bytes" if self.model is None else "sentencepiece",
             "languages": self.languages,
@@ -381,11 +381,11 @@ class Vocabulary:
 
     @classmethod
     def from_files(cls, facts: Mapping[str, Any], read: Read) -> Vocabulary:
-        """Make the vocabulary from its :meth:`files`; :func:`read_vocabulary` knows which class they are of.
+        """Make the vocabulary from its :meth:`files`; :func:`read_vocabulary` chooses the class.
 
         Args:
           facts: the parsed ``FACTS``.
-          read: returns the content of a file by its name.
+          read: function that returns the content of a file, given its name.
         """
         return cls(None if facts["kind"] == "bytes" else read(MODEL), facts["languages"], facts["sentinels"])
 
@@ -402,12 +402,12 @@ class Vocabulary:
 
 
 def bytes_to_text(values: Iterable[int]) -> str:
-    """Return the text of UTF-8 bytes; sequences that are cut short become U+FFFD."""
+    """Return the text of UTF-8 bytes; incomplete sequences become U+FFFD."""
     return bytes(values).decode(errors="replace")
 
 
 def _with_control(model: bytes, ids: Sequence[int]) -> sentencepiece.SentencePieceProcessor:
-    """Return the processor of a model in which these pieces, user-defined as a rule, are not found in text."""
+    """Return the processor of a model that does not find these pieces in text; models usually define them as user-defined."""
     proto = model_proto(model)
     for index in ids:
         proto.pieces[index].type = proto.SentencePiece.CONTROL

@@ -1,4 +1,4 @@
-"""Messages of SentencePiece: a model that can be read and changed, and encoded text."""
+"""Protocol buffers of SentencePiece: models, and encoded text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def model_proto(model: bytes) -> Any:
-    """Return what a ``.model`` file of SentencePiece holds, as a message that can be changed."""
+    """Return the content of a ``.model`` file of SentencePiece, as a message that can be changed."""
     from sentencepiece import sentencepiece_model_pb2
 
     return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
 
 
 def byte_spans(encoded: bytes) -> list[tuple[int, int, int]]:
-    """Return (id, first byte, byte behind the last) of each piece of what SentencePiece encoded as a serialised message."""
+    """Return (id, first byte, one past the last byte) of each piece of text that SentencePiece encoded as a message."""
     from sentencepiece import sentencepiece_pb2
 
     message = sentencepiece_pb2.SentencePieceText.FromString(encoded)  # type: ignore[attr-defined]
@@ -21,7 +21,7 @@ def byte_spans(encoded: bytes) -> list[tuple[int, int, int]]:
 
 
 def pieces_of(encoded: bytes) -> list[tuple[int, str]]:
-    """Return (id, the part of the text that it stands for) of what SentencePiece encoded as a serialised message."""
+    """Return (id, its part of the text) of each piece of text that SentencePiece encoded as a message."""
     from sentencepiece import sentencepiece_pb2
 
     message = sentencepiece_pb2.SentencePieceText.FromString(encoded)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A vocabulary that came with a published model: ``tokenizer.json``, read by the tokenizers library, ids unchanged."""
+"""The vocabulary of a published model: ``tokenizer.json``, read by the tokenizers library, with its own ids."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Span, Vocab
 TOKENIZER = "tokenizer.json"
 SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
 # Pieces that vocabularies keep for later: [unused7], <unused7>, <|reserved_special_token_7|>.
-HIDDEN = "\x00{}\x00"  # how special pieces are called while text is encoded
+HIDDEN = "\x00{}\x00"  # names of special pieces while text is encoded
 RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
 
 
 class PublishedVocabulary(Vocabulary):
-    """Text to token ids and back, as a published model's tokenizer does it.
+    """Text to token ids and back, by the tokenizer of a published model.
 
     Args:
       tokenizer: the text of ``tokenizer.json``.
-      ids: {"pad" | "eos" | "unk" | "bos" | "mask": id}; what is left out, the vocabulary does not have.
+      ids: {"pad" | "eos" | "unk" | "bos" | "mask": id} of the special pieces that the vocabulary has.
       languages: codes whose language token (``<2de>``) is used if the vocabulary has it.
 
     Raises:
-      UserError: the tokenizers library is not installed, or cannot read this.
+      UserError: the tokenizers library is not installed, or cannot read ``tokenizer``.
     """
 
     def __init__(self, tokenizer: str, ids: Mapping[str, int], languages: Sequence[str] = ()):
@@ -42,7 +42,7 @@ class PublishedVocabulary(Vocabulary):
             ) from error
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer)
-        except Exception as error:  # the library raises nothing more precise
+        except Exception as error:  # the library raises no narrower class
             raise UserError(f"tokenizer.json cannot be read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -61,37 +61,37 @@ class PublishedVocabulary(Vocabulary):
 
     @property
     def is_bytes(self) -> bool:
-        """Never: what tokenizer.json holds are pieces."""
+        """Always False: tokenizer.json contains pieces."""
         return False
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids of each text; nothing is put around them, and what looks like a special piece is text."""
+        """Return the token ids of each text, without special pieces. Text that looks like a special piece is encoded as text."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_parts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Return (token ids, number of the part that each is in): pieces never reach over what the tokenizer splits first."""
+        """Return (token ids, number of each token's part): the tokenizer first splits text, and no piece crosses a split."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
         encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(one.ids, [0 if part is None else part for part in one.word_ids]) for one in encoded]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Return the token ids of a sentence whose words have a space between them, and each word's first piece.
+        """Return the token ids of a sentence, with a space between its words, and the first piece of each word.
 
-        The sentence is encoded as a whole, as transformers' pipelines do it: pieces of byte-level and Gemma's BPE hold the space
-        before a word, and some vocabularies have pieces that reach over it.
+        The sentence is encoded as a whole, as in transformers' pipelines, since pieces of byte-level BPE and of Gemma's BPE
+        contain the space before a word, and some vocabularies have pieces with a space inside.
 
         Returns:
-          ids, and for each word the index of the first piece that begins in it or at the space before it, or -1 if none does.
+          ids, and for each word the index of the first piece that begins in it or at the space before it, or -1 if there is none.
         """
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
         text = " ".join(word for word in words if word)
         encoding = tokenizer.encode(text, add_special_tokens=False)
         begins = [start for start, _ in encoding.offsets]
-        starts, at, piece = [], 0, 0  # at: where the word begins in the text
+        starts, at, piece = [], 0, 0  # at: first character of the word in the text
         for word in words:
             while piece < len(begins) and begins[piece] < at - 1:
                 piece += 1
@@ -102,7 +102,7 @@ class PublishedVocabulary(Vocabulary):
         return encoding.ids, starts
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Return the token ids of a text, and the characters that each stands for."""
+        """Return the token ids of a text, and the characters ``text[start:end]`` of each."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
         encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -110,10 +110,10 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def _text_tokenizer(self) -> Any:
-        """The tokenizer for text in which nothing is special.
+        """A copy of the tokenizer that finds no special pieces in text.
 
-        The special pieces of a unigram model are pieces like others, with a score of 0, the best there is: "<s>" in a text
-        would always become one. In the copy that encodes text their names cannot occur.
+        A unigram model would always find them: "<s>" is a piece like others, and its score 0 is the highest. So the copy gives
+        special pieces names that do not occur in text.
         """
         described = json.loads(self._text)
         if described["model"].get("type") != "Unigram":
@@ -129,7 +129,7 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def pair_separator(self) -> tuple[int, ...]:
-        """Ids between two texts in one row, as the tokenizer writes them: XLM-R's are ``</s> </s>``."""
+        """Ids between two texts in one row, by the tokenizer's template; those of XLM-R are ``</s> </s>``."""
         pair = self._tokenizer.encode("a", "a", add_special_tokens=True)
         ids, inside = pair.ids, [n for n, mark in enumerate(pair.special_tokens_mask) if not mark]
         gaps = [(a + 1, b) for a, b in zip(inside, inside[1:]) if b > a + 1]
@@ -141,23 +141,23 @@ class PublishedVocabulary(Vocabulary):
         return 1 in self._tokenizer.encode("a", "a", add_special_tokens=True).type_ids
 
     def encode_special(self, text: str) -> list[int]:
-        """Return token ids of a text in which special pieces such as ``<mask>`` mean themselves."""
+        """Return the token ids of a text, in which special pieces such as ``<mask>`` are encoded as such."""
         self._tokenizer.encode_special_tokens = False
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_masked(self, text: str, mask: str) -> list[int]:
-        """Return token ids of a text in which ``mask`` is the mask piece, with the spaces that this tokenizer takes for it."""
+        """Return the token ids of a text in which ``mask`` is the mask piece, which may include spaces around it."""
         return self.encode_special(text.replace(mask, self._pieces[self.mask_id]))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids; special pieces are left out."""
+        """Return the text of token ids, without special pieces."""
         ordinary = [int(index) for index in ids if index < self.size and not self.is_special[index]]
         return self._tokenizer.decode(ordinary, skip_special_tokens=True)
 
     @cached_property
     def is_special(self) -> np.ndarray:
-        """``[size]`` bool: pieces that are never masked and never drawn, those that are kept for later among them."""
-        special = np.ones(self.size, bool)  # an id that no piece has is never drawn either
+        """``[size]`` bool: pieces that are never masked and never drawn at random, including pieces reserved for later use."""
+        special = np.ones(self.size, bool)  # an id without a piece is not drawn either
         special[list(self._pieces)] = False
         added = json.loads(self._text).get("added_tokens") or []
         special[[token["id"] for token in added if token["special"]]] = True
@@ -168,10 +168,10 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def word_starts(self) -> np.ndarray:
-        """``[size]`` bool: pieces that begin a word, by the mark that this kind of tokenizer puts on them."""
+        """``[size]`` bool: pieces that begin a word, by the mark that this kind of tokenizer uses."""
         starts = self.is_special.copy()
         described = json.loads(self._text)
-        by_inside = described["model"]["type"] == "WordPiece"  # which marks the pieces that continue a word
+        by_inside = described["model"]["type"] == "WordPiece"  # it marks pieces that continue a word
         if by_inside:
             mark = described["model"]["continuing_subword_prefix"]
         else:
@@ -182,7 +182,7 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def is_byte(self) -> np.ndarray:
-        """``[size]`` bool: as of other vocabularies; of byte-level BPE, pieces whose bytes are no whole characters."""
+        """``[size]`` bool: pieces of bytes; in byte-level BPE, pieces whose bytes are not whole characters."""
         found = super().is_byte
         if self.is_byte_level:
             from tokenizers.decoders import ByteLevel
@@ -194,7 +194,7 @@ class PublishedVocabulary(Vocabulary):
 
     @property
     def is_byte_level(self) -> bool:
-        """Whether pieces are written in the letters that stand for bytes (GPT-2's, with Ġ for a space)."""
+        """Whether each letter of a piece stands for a byte, as in GPT-2, where Ġ is a space."""
         return self._is_byte_level
 
     @cached_property
@@ -204,12 +204,12 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides ids."""
+        """SHA-256 of everything that determines ids."""
         facts = json.dumps([sorted(self._ids.items()), self.languages])
         return hashlib.sha256(self._text.encode() + facts.encode()).hexdigest()
 
     def files(self) -> Files:
-        """Return {name: content} of the files that hold the vocabulary."""
+        """Return {name: content} of the vocabulary's files."""
         facts = {"kind": "tokenizers", "ids": self._ids, "languages": self.languages}
         return {FACTS: json.dumps(facts, indent=1).encode(), TOKENIZER: self._text.encode()}
 
@@ -220,17 +220,17 @@ class PublishedVocabulary(Vocabulary):
 
     @cached_property
     def marks_inside(self) -> bool:
-        """Whether pieces inside a word are marked (``##``), and not those that begin one."""
+        """Whether pieces inside a word are marked (``##``), rather than pieces that begin a word."""
         return json.loads(self._text)["model"].get("type") == "WordPiece"
 
     @property
     def tokenizer_json(self) -> str:
-        """The text of ``tokenizer.json``, as it came."""
+        """The unchanged text of ``tokenizer.json``."""
         return self._text
 
     @property
     def ids(self) -> dict[str, int]:
-        """{"pad" | "eos" | "unk" | "bos" | "mask": id} of what the vocabulary has."""
+        """{"pad" | "eos" | "unk" | "bos" | "mask": id} of the special pieces that the vocabulary has."""
         return dict(self._ids)
 
     def _piece(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Parallel text as two files, of which document n of one is the translation of document n of the other."""
+"""Parallel text in two aligned files: document n of one is the translation of document n of the other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def read(first: Path, second: Path, wanted: Wanted, readers: Mapping[str, Reader
     """Yield the pairs of two files.
 
     Args:
-      first: file of the first side; with an ending that none of ``readers`` has, it is plain lines (``a.de``).
+      first: file of the first side; a file with an unknown ending, such as ``a.de``, is read as plain lines.
       second: file of the second side.
       wanted: what the reader is asked for.
       readers: {ending: reader of text}.
 
     Raises:
-      UserError: the files are not equally long; or as their readers.
+      UserError: the files have different lengths; or as their readers.
     """
     streams = [readers.get(ending(file), txt.read)(file, wanted) for file in (first, second)]
     with contextlib.closing(streams[0]), contextlib.closing(streams[1]):
@@ -36,8 +36,8 @@ def in_step(left: Iterator[str], right: Iterator[str], first: Path, second: Path
     Args:
       left: texts of the first file.
       right: texts of the second file.
-      first: its name.
-      second: its name.
+      first: name of the first file.
+      second: name of the second file.
 
     Raises:
       UserError: one ends before the other.

@@ -1,4 +1,4 @@
-"""``.jsonl``: a JSON object a line, one of whose fields is a document: "text", unless the source names another."""
+"""``.jsonl``: one JSON object per line. The document is its field "text", unless the source names another field."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlm_jax.data.text.reading import Wanted, brief, checked_text, lines
 
 
 def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
-    """Yield the text of each line, "" for a blank one; lines whose other fields do not fit are left out.
+    """Yield the text of each line ("" for a blank line), except lines whose fields do not meet ``wanted.where``.
 
     Raises:
-      UserError: a line is not a JSON object with a text in this field; or as :func:`lines` and :func:`.fields.fits`.
+      UserError: a line is not a JSON object with text in this field; or as :func:`lines` and :func:`.fields.fits`.
     """
     for number, line in enumerate(lines(file, wanted.most_bytes), 1):
         if not line.strip():
@@ -23,7 +23,7 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
             continue
         try:
             entry = json.loads(line)
-        except (ValueError, RecursionError) as error:  # an endless number is only a ValueError
+        except (ValueError, RecursionError) as error:  # a very long number raises a plain ValueError
             raise UserError(
                 f"this is not JSON: {getattr(error, 'msg', error)}",
                 file=file,

@@ -1,4 +1,4 @@
-"""``.zip`` of OPUS in the format Moses: two aligned files of lines, whose endings are the languages, beside notes on the corpus."""
+"""``.zip`` of OPUS in the Moses format: two aligned files of lines, whose endings are the languages, and notes on the corpus."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MOST_AT_ONCE = 1 << 20  # bytes
 
 
 def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of lines of the two files of the pair's languages, such as ``TED2020.de-en.de`` and ``TED2020.de-en.en``.
+    """Yield pairs of lines from the files of the pair's languages, such as ``TED2020.de-en.de`` and ``TED2020.de-en.en``.
 
     Raises:
-      UserError: this is no whole ZIP file, it has not one file of each language, or the two are not equally long; or as
-        :func:`.decoded_lines`.
+      UserError: the ZIP file is damaged, it does not have exactly one file of each language, or the files have different lengths;
+        or as :func:`.decoded_lines`.
     """
     try:
         with _Small(file.open("rb", buffering=0)) as raw, zipfile.ZipFile(raw) as archive:
@@ -42,7 +42,7 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
         RuntimeError,
         NotImplementedError,
         *DAMAGED,
-    ) as error:  # RuntimeError: it has a password
+    ) as error:  # RuntimeError: the file has a password
         raise unreadable(error, file) from error
 
 
@@ -64,7 +64,7 @@ def _members(file: Path, archive: zipfile.ZipFile, sides: tuple[str, ...]) -> tu
     """Return the names of the files of both sides.
 
     Raises:
-      UserError: a side has none, or several.
+      UserError: a side has no file, or several.
     """
     by_code: dict[str, list[str]] = {}
     for name in archive.namelist():
@@ -77,6 +77,6 @@ def _members(file: Path, archive: zipfile.ZipFile, sides: tuple[str, ...]) -> tu
             raise UserError(
                 f"no single file of {side!r}, but {there}",
                 file=file,
-                remedy="name the pair by the endings of the files, and give a ZIP file one pair",
+                remedy="name the pair by the endings of the files; a ZIP file must contain one pair only",
             )
     return by_code[found[0]][0], by_code[found[1]][0]

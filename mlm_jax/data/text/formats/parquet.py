@@ -1,4 +1,4 @@
-"""``.parquet``: a table, one of whose columns holds a document a row: "text", unless the source names another."""
+"""``.parquet``: a table with one document per row, in the column "text", unless the source names another column."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mlm_jax.data.text.fields import fits, value_of
 from mlm_jax.data.text.formats.parquet_pages import page_sizes
 from mlm_jax.data.text.reading import PACKINGS, Wanted, checked_text, too_large
 
-PAGE_DOCUMENTS = 16  # of the largest documents that a page, which is unpacked as a whole, may have the size of
-ROWS = 16  # read at once: so many of the largest documents must fit into memory
+PAGE_DOCUMENTS = 16  # largest size of a page, which is decompressed as a whole, as a multiple of the largest document
+ROWS = 16  # rows read at a time: as many of the largest documents must fit into memory
 
 
 def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
-    """Yield the texts of a table; rows whose other columns do not fit are left out.
+    """Yield the texts of a table, except rows whose columns do not meet ``wanted.where``.
 
     Raises:
-      UserError: there is no such column, a row has no text, or the file is not whole; or as :func:`.fields.fits`.
+      UserError: there is no such column, a row has no text, or the file is damaged; or as :func:`.fields.fits`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -46,14 +46,18 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
                     if not wanted.where or fits(entry, wanted, file, f"{place}: "):
                         text = value_of(entry, wanted.field, file, f"{place}: ")
                         yield checked_text(text, wanted.most_bytes, file, where=place)
-    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is one of the last kind
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f"this is not a whole Parquet file: {one_line(error)}", file=file, remedy="fetch or write the file again"
         ) from error
 
 
 def _check_row_groups(metadata: Any, wanted: Wanted, file: Path) -> None:
-    """Refuse a group of rows whose texts have more bytes than the limit on average, or a page that is too large for memory."""
+    """Check that the average text of each row group is within the limit, and that no page is too large for memory.
+
+    Raises:
+      UserError: a text or a page is too large.
+    """
     before, most_bytes = 0, wanted.most_bytes
     with file.open("rb") as stream:
         for index in range(metadata.num_row_groups):
@@ -64,7 +68,7 @@ def _check_row_groups(metadata: Any, wanted: Wanted, file: Path) -> None:
                     continue
                 if column.total_uncompressed_size > max(group.num_rows, 1) * most_bytes:
                     raise too_large(f"a text in {rows}", most_bytes, file)
-                if column.total_uncompressed_size > PAGE_DOCUMENTS * most_bytes:  # else no page can be larger
+                if column.total_uncompressed_size > PAGE_DOCUMENTS * most_bytes:  # otherwise no page can be too large
                     for size in page_sizes(stream, column):
                         if size > PAGE_DOCUMENTS * most_bytes:
                             raise UserError(

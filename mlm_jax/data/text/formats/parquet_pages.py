@@ -1,6 +1,6 @@
-"""How large the pages of a Parquet column are once unpacked, read from the pages' headers before anything is unpacked.
+"""Sizes of the decompressed pages of a Parquet column, read from the headers of the pages.
 
-A page is unpacked as a whole, so it bounds the memory. PyArrow tells sizes of whole columns only.
+A page is decompressed as a whole, so its size bounds the memory. PyArrow gives sizes of whole columns only.
 
 Source: Apache Parquet format 2.11 (``PageHeader``); Apache Thrift, compact protocol.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-MOST_HEADER = 1 << 20  # bytes; a header may hold the smallest and the largest value
-DEEPEST = 8  # structs inside structs of a header
+MOST_HEADER = 1 << 20  # bytes; a header may contain the smallest and the largest value of the page
+DEEPEST = 8  # nested structs of a header
 TYPE, UNPACKED, PACKED = 1, 2, 3  # fields of PageHeader
 BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (
     (1, 2),
@@ -26,7 +26,7 @@ BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (
 
 
 def page_sizes(file: BinaryIO, column: Any) -> Iterator[int]:
-    """Yield the unpacked bytes of each page of a column of a row group.
+    """Yield the decompressed size, in bytes, of each page of a column of a row group.
 
     Args:
       file: the Parquet file.
@@ -49,13 +49,13 @@ def page_sizes(file: BinaryIO, column: Any) -> Iterator[int]:
 
 
 class _Header:
-    """A reader of one struct in Thrift's compact protocol."""
+    """Reads one struct in Thrift's compact protocol."""
 
     def __init__(self, content: bytes):
         self.content, self.place = content, 0
 
     def integers(self) -> dict[int, int]:
-        """Read the struct, and return {field: value} of its own integers."""
+        """Read the struct, and return {field: value} of its integers, without those of nested structs."""
         found: dict[int, int] = {}
         for field, kind in self._fields():
             if kind in INTEGERS:

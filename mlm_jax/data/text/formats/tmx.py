@@ -11,17 +11,17 @@ from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.data.text.formats.codes import code_of, plain_code
 from mlm_jax.data.text.reading import DAMAGED, Wanted, open_file, too_large, unreadable
 
-CHUNK = 1 << 16  # bytes handed to the XML parser at once
-CODES = ("bpt", "ept", "ph", "it", "ut")  # native code of the document that was translated, which is no text
+CHUNK = 1 << 16  # bytes given to the XML parser at a time
+CODES = ("bpt", "ept", "ph", "it", "ut")  # elements with native code of the translated document, which is not text
 XML_LANG = "http://www.w3.org/XML/1998/namespace lang"
 DOUBLED = "a second segment of the same language in a unit"  # why a segment is left out
 
 
 def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
-    """Yield the two segments of each unit; one that the unit lacks, or that is empty, comes as "".
+    """Yield the two segments of each unit; a segment that is missing or empty is "".
 
-    Of several segments in one language the first that is not empty is taken; the others are counted as skipped. Native code
-    in a segment is left out, and so is what stands inside it; highlighted text (``<hi>``) is text.
+    If a unit has several segments in one language, the first one that is not empty is used, and the others are counted as skipped.
+    Native code in a segment is left out with everything inside it; highlighted text (``<hi>``) is text.
 
     Raises:
       UserError: the file is not TMX, a unit is too large, or no unit has both languages.
@@ -32,16 +32,16 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     for texts in _units(file, wanted):
         found |= dict.fromkeys(texts)
         first, second = (code_of(language, texts) for language in languages)
-        second = "" if second == first else second  # a unit's only English is not both en-US and en-GB
+        second = "" if second == first else second  # a single English segment is not both en-US and en-GB
         pair = texts.get(first, "") if first else "", texts.get(second, "") if second else ""
         whole += bool(first and second and all(pair))
         yield pair
     if found and not whole:
         codes = one_line(", ".join(map(repr, found)))
         raise UserError(
-            f"no unit has both {languages[0]!r} and {languages[1]!r}, the file's codes are {codes}",
+            f"no unit has both {languages[0]!r} and {languages[1]!r}; the codes in the file are {codes}",
             file=file,
-            remedy="name the pair by them in config.data.parallel",
+            remedy="name the pair by these codes in config.data.parallel",
         )
 
 
@@ -78,16 +78,16 @@ def _units(file: Path, wanted: Wanted) -> Iterator[dict[str, str]]:
 
 @dataclass
 class _State:
-    """What is known while a TMX file is parsed: only the text of segments is kept.
+    """State of parsing a TMX file. Only the text of segments is kept.
 
     Attributes:
-      wanted: whose ``skipped`` counts segments that are left out.
-      parser: gives its position in the file.
-      language: of the segment's variant (``<tuv>``).
-      inside_code: depth of elements since the native code that the parser is inside of; 0 outside of code.
+      wanted: what the reader is asked for; its ``skipped`` counts segments that are left out.
+      parser: the XML parser, which knows its position in the file.
+      language: language of the segment's variant (``<tuv>``).
+      inside_code: number of open elements, from the outermost element with native code; 0 outside of code.
       segment: parts of the segment's text; None outside of segments.
       texts: {language code: text} of the unit.
-      units: that are whole and not yet taken.
+      units: complete units that were not yet yielded.
       unit_ended_at: byte of the file at which the last unit ended.
     """
 

@@ -1,4 +1,4 @@
-"""``.tsv`` of parallel text: two columns a line."""
+"""``.tsv`` of parallel text: two columns per line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mlm_jax.data.text.reading import Wanted, lines
 
 
 def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
-    """Yield the two columns of each line; both are "" for a blank one.
+    """Yield the two columns of each line; both are "" for a blank line.
 
     Raises:
-      UserError: a line has not two columns; or as :func:`lines`.
+      UserError: a line does not have two columns; or as :func:`lines`.
     """
     for number, line in enumerate(lines(file, wanted.most_bytes), 1):
         columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise UserError(
-                f"{len(columns)} columns where a pair has 2",
+                f"{len(columns)} columns, but a pair has 2",
                 file=file,
                 line=number,
                 remedy="separate the two sides by one tab",

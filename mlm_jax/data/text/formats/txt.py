@@ -1,4 +1,4 @@
-"""``.txt``: a document a line."""
+"""``.txt``: one document per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``conll``: a word a line with its label (CoNLL, Universal NER, WikiANN), blank lines between sentences."""
+"""``conll``: one word with its label per line, and a blank line after each sentence (CoNLL, Universal NER, WikiANN)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.reading import lines
 
-# WikiANN's, before every word ("simple" is its code of Simple English); an address has none.
+# The language code that WikiANN writes before every word ("simple" is Simple English); not the scheme of an address.
 LANGUAGE_MARK = re.compile(r"([a-z]{2,3}(-[a-z]+)*|simple):(?!//)")
 WORD_ID = re.compile(r"\d+")
-NO_WORD_ID = re.compile(r"\d+[-.]\d+")  # CoNLL-U: a range of words written as one (2-3), or an empty node (8.1)
+NO_WORD_ID = re.compile(r"\d+[-.]\d+")  # in CoNLL-U, a multiword token (2-3) or an empty node (8.1)
 CONLLU_COLUMNS, UNER_COLUMNS = 10, 5
 
 
 def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
-    """Yield (number of its first line, sentence).
+    """Yield (number of its first line, sentence) of each sentence.
 
-    The word is the first column and the label the last; of Universal NER's five columns with tabs they are the second and the
-    third. Columns are separated by tabs, or else by spaces; any other white space is part of a word. Comments begin with "# "
-    and stand before a sentence's first word. WikiANN's "en:" is taken off if every word of a sentence has it; a word that is
-    nothing else becomes "". CoNLL 2003's -DOCSTART- is no sentence.
+    The first column is the word and the last column its label. In Universal NER's format, with five columns between tabs, they are
+    the second and the third column. Columns are separated by tabs, or else by spaces; other white space is part of a word. Comments
+    begin with "# ", before the first word of a sentence. WikiANN's prefix "en:" is removed if every word of a sentence has it; a
+    word that is only this prefix becomes "". CoNLL 2003's -DOCSTART- is not a sentence.
 
     Raises:
       UserError: a line has no word and label, or is CoNLL-U with ten columns.
@@ -46,10 +46,10 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             continue
         if numbered and len(columns) == CONLLU_COLUMNS and WORD_ID.fullmatch(columns[0]):
             raise UserError(
-                "ten columns of CoNLL-U, of which the last is no label",
+                "ten columns of CoNLL-U, and the last one is not a label",
                 file=file,
                 line=number,
-                remedy="keep a word's form and its label, for example by cut -f2,4 for parts of speech",
+                remedy="keep the columns of the word and of its label, for example by cut -f2,4 for parts of speech",
             )
         is_uner = numbered and WORD_ID.fullmatch(columns[0]) is not None
         word, label = columns[1:3] if is_uner else (columns[0], columns[-1])
@@ -77,7 +77,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
 
 def _sentence(words: Sequence[str], labels: Sequence[str]) -> Example:
     marks = [LANGUAGE_MARK.match(word) for word in words]
-    one_code = all(marks) and len({mark[0] for mark in marks if mark}) == 1  # a time such as 12:30 is no mark
+    one_code = all(marks) and len({mark[0] for mark in marks if mark}) == 1  # unlike times such as 12:30
     if one_code and any(mark.end() < len(word) for word, mark in zip(words, marks) if mark):
         words = [word[mark.end() :] for word, mark in zip(words, marks) if mark]
     return Example(tuple(words), tuple(labels))

@@ -10,11 +10,11 @@ from mlm_jax.data.text.reading import MOST_BYTES
 
 
 class Answer(NamedTuple):
-    """An answer that stands in a text.
+    """An answer that is a span of a text.
 
     Attributes:
-      text: of the answer.
-      start: character of the text that it begins with.
+      text: the answer.
+      start: index of its first character in the text.
     """
 
     text: str
@@ -22,11 +22,11 @@ class Answer(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is known of a question about a text.
+    """Facts about a question.
 
     Attributes:
-      id: of the question.
-      answers: all right ones; () if the text holds none.
+      id: identifier of the question.
+      answers: all correct answers; () if the text contains none.
     """
 
     id: str
@@ -38,8 +38,9 @@ class Example(NamedTuple):
 
     Attributes:
       texts: the text, or the two texts of a pair, or the words of a sentence.
-      labels: one label, or one for each word; of a set of kind ``classes`` any number, of kind ``number`` the number as text.
-      question: what is known of a question, whose texts are the question and the text that it is about.
+      labels: one label, or one for each word; any number of labels in a set of kind ``classes``; the number, as text, in a set of
+        kind ``number``.
+      question: facts about the question; ``texts`` are then the question and the text that it is about.
     """
 
     texts: tuple[str, ...]
@@ -52,12 +53,12 @@ class Asked:
     """What a reader of a labelled set is asked for.
 
     Attributes:
-      language: of the set.
-      split: train | validation; only functions look at it.
-      labels: that the set may have; () if the config lists none.
-      kind: of label: class | classes | number.
-      most_bytes: limit on one line or text.
-      skipped: {reason: lines left out}, which readers add to.
+      language: language of the set.
+      split: train | validation; only functions use it.
+      labels: labels that the set may have; () if the config lists none.
+      kind: kind of label: class | classes | number.
+      most_bytes: most bytes of a line or a text.
+      skipped: {reason: number of lines left out}, added to.
     """
 
     language: str

@@ -1,4 +1,4 @@
-"""``function``: ``"module:function"`` that yields (text, label), (text, text, label) or ((text, text), label)."""
+"""``function``: a ``"module:function"`` that yields (text, label), (text, text, label) or ((text, text), label)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.libraries.function import called
 from mlm_jax.data.text.reading import BLANK, brief, checked_text
 
-WANTED = {  # {kind of label: (what it is, what to do)}
+WANTED = {  # {kind of label: (what a label must be, remedy)}
     "class": ("a text", "yield labels that are texts, such as '1'"),
     "classes": ("a tuple of texts", "yield a tuple of labels, () for none"),
     "number": ("a number", "yield numbers, such as 4.5"),
@@ -20,7 +20,7 @@ WANTED = {  # {kind of label: (what it is, what to do)}
 
 
 def read(source: str, asked: Asked) -> Iterator[tuple[None, Example]]:
-    """Yield (None, example): there are no lines.
+    """Yield (None, example), since there are no line numbers.
 
     Raises:
       UserError: an example is neither (text, label) nor (text, text, label), or its label is not of the set's kind.
@@ -47,7 +47,7 @@ def read(source: str, asked: Asked) -> Iterator[tuple[None, Example]]:
 
 
 def _labels(label: Any, kind: str) -> list[str] | None:
-    """Return the labels of an example as texts; None if they are not what the kind of set has."""
+    """Return the labels of an example as texts; None if they are not of the set's kind."""
     if kind == "classes":
         several = isinstance(label, (tuple, list)) and all(isinstance(name, str) and name for name in label)
         return [*label] if several else None

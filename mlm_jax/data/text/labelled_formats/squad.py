@@ -1,4 +1,4 @@
-"""``squad``: questions about a text, whose answers stand in it: JSON of SQuAD 1.1 and 2.0, XQuAD, MLQA and TyDi QA's GoldP."""
+"""``squad``: questions whose answers are spans of a text: JSON of SQuAD 1.1 and 2.0, XQuAD, MLQA and TyDi QA's GoldP."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ REMEDY = 'see SQuAD\'s files: {"data": [{"paragraphs": [{"context", "qas": [{"id
 
 
 def read(file: Path, asked: Asked) -> Iterator[tuple[None, Example]]:
-    """Yield (None, example): question and text, with the answers.
+    """Yield (None, example) of each question, with its text and answers.
 
-    An answer begins where the file says, or else where it stands nearest to that. Answers that stand nowhere in the text are
-    left out, and their question too if it loses all of them; that is counted. A question without answers is unanswerable.
+    If an answer is not at the position that the file gives, its nearest occurrence in the text is used. Answers that do not occur
+    in the text are left out; a question that loses all its answers is left out and counted. A question without answers is
+    unanswerable.
 
     Raises:
       UserError: the file is not of this form; the message names the place.
@@ -31,7 +32,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[None, Example]]:
         for number, entry in enumerate(_list(paragraph, "qas", where, file)):
             place = f"{where}.qas[{number}]"
             if not isinstance(entry, dict):
-                raise UserError(f"{place} is no object", file=file, remedy=REMEDY)
+                raise UserError(f"{place} is not an object", file=file, remedy=REMEDY)
             question = checked_text(entry.get("question"), asked.most_bytes, file, where=f"{place}.question")
             if not (question.strip() and context.strip()):
                 asked.skipped[BLANK] += 1
@@ -46,14 +47,14 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[None, Example]]:
 
 
 def _paragraphs(found: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, paragraph) of a whole file."""
+    """Yield (place, paragraph) of each paragraph of a file."""
     if not isinstance(found, dict):
-        raise UserError("this is no object", file=file, remedy=REMEDY)
+        raise UserError("this is not an object", file=file, remedy=REMEDY)
     for number, article in enumerate(_list(found, "data", "the file", file)):
         for index, paragraph in enumerate(_list(article, "paragraphs", f"data[{number}]", file)):
             where = f"data[{number}].paragraphs[{index}]"
             if not isinstance(paragraph, dict):
-                raise UserError(f"{where} is no object", file=file, remedy=REMEDY)
+                raise UserError(f"{where} is not an object", file=file, remedy=REMEDY)
             yield where, paragraph
 
 
@@ -66,12 +67,12 @@ def _list(parent: Any, key: str, where: str, file: Path) -> list[Any]:
 def _answer(answer: Any, where: str, file: Path) -> Answer:
     text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
     if not isinstance(text, str) or not text.strip() or type(start) is not int:
-        raise UserError(f"{where} holds one without text and answer_start", file=file, remedy=REMEDY)
+        raise UserError(f"{where} contains an answer without text or answer_start", file=file, remedy=REMEDY)
     return Answer(text, start)
 
 
 def _placed(answer: Answer, context: str) -> Answer | None:
-    """Return the answer where it stands in the text; None if it does not."""
+    """Return the answer at the position at which it occurs in the text; None if it does not occur."""
     text, start = answer
     if context[start : start + len(text)] == text and start >= 0:
         return answer

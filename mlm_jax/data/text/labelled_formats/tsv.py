@@ -1,4 +1,4 @@
-"""``tsv``: a line is ``text<TAB>label``, or ``text<TAB>text<TAB>label`` for a pair; several classes stand between commas."""
+"""``tsv``: a line is ``text<TAB>label``, or ``text<TAB>text<TAB>label`` for a pair; commas separate several classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
     """Yield (number of the line, example).
 
     Raises:
-      UserError: a line has not two or three columns, or one of them is empty; only the column of several classes may be.
+      UserError: a line does not have two or three columns, or one of them is empty; only the label column of a set of kind
+        ``classes`` may be empty.
     """
     several = asked.kind == "classes"
     for number, line in enumerate(lines(file, asked.most_bytes), 1):

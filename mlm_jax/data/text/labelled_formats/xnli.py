@@ -1,4 +1,4 @@
-"""``xnli``: XNLI's TSV, also of MultiNLI, SNLI and STS-B: a header that names the columns."""
+"""``xnli``: TSV with a header that names the columns, as of XNLI, MultiNLI, SNLI and STS-B."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.data.text.labelled_formats.example import Asked, Example
 from mlm_jax.data.text.reading import BLANK, lines
 
-CONTRADICTION = {"contradictory": "contradiction"}  # XNLI's training file spells it otherwise than its other files
+CONTRADICTION = {"contradictory": "contradiction"}  # XNLI's training file: {its spelling: that of XNLI's other files}
 NO_CONSENSUS = "-"  # gold label of SNLI and MultiNLI if the annotators did not agree
 UNDECIDED = "no gold label (-): the annotators did not agree"
 COLUMNS = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold_label", "label", "score"))
@@ -18,18 +18,18 @@ COLUMNS = (("sentence1", "premise"), ("sentence2", "hypo", "hypothesis"), ("gold
 def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
     """Yield (number of the line, pair with its label).
 
-    If there is a column "language" too, as in XNLI's own files of fifteen languages, only that language's lines are read.
+    If there is a column "language", as in XNLI's own files of fifteen languages, only the lines of the set's language are read.
     Blank lines and pairs without a gold label are counted as skipped.
 
     Raises:
-      UserError: a column is missing, or no line is in the language.
+      UserError: a column is missing, or no line is in the set's language.
     """
     numbered = enumerate(lines(file, asked.most_bytes), 1)
     header = next(numbered, (1, ""))[1].split("\t")
     names = [next((name for name in options if name in header), None) for options in COLUMNS]
     if None in names:
         raise UserError(
-            f"the header has no premise, hypothesis and label or score, only {one_line(', '.join(header))}",
+            f"the header does not name premise, hypothesis and label or score, only {one_line(', '.join(header))}",
             file=file,
             line=1,
             remedy="see XNLI's files",
@@ -45,7 +45,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
         columns = line.split("\t")
         if len(columns) <= max(*places, spoken or 0):
             raise UserError(
-                f"{len(columns)} columns where the header has {len(header)}",
+                f"{len(columns)} columns, but the header has {len(header)}",
                 file=file,
                 line=number,
                 remedy="separate columns by one tab, without quotes",

@@ -1,1 +1,1 @@
-"""Sources that are no files: one module each, with ``read(rest, wanted)`` and ``fingerprint(rest, source)``."""
+"""Sources other than files: one module each, with ``read(rest, wanted)`` and ``fingerprint(rest, source)``."""

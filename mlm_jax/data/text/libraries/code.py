@@ -1,4 +1,4 @@
-"""What a user's code looks like: digests of a module and of the modules beside it that it imports."""
+"""Digests of a user's code: of a module, and of modules in the same folder that it imports."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
 def code_digest(module: str) -> list[str]:
     """Return the SHA-256 of a module's file, and of each file that its code imports from the same folder; [] if it has none.
 
-    Imports are followed as they are written, without running them: ``import_module`` is not seen. Of an installed library only
-    its own modules are followed. Our own modules have no digest: a new version reads the same text.
+    Import statements are read, not run, so ``import_module`` is not followed. In an installed library, only imports of its own
+    modules are followed. Modules of this package have no digest, since a new version of it reads the same text.
     """
     if module.partition(".")[0] == "mlm_jax":
         return []
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):  # a package above it is missing, or is no package
+    except (ImportError, ValueError, AttributeError):  # the package of the module is missing, or is not a package
         return []
     if found is None or not found.origin or not Path(found.origin).is_file():
         return []
     file = Path(found.origin)
-    root = file.parents[module.count(".") + (file.name == "__init__.py")]  # from which the module is found
+    root = file.parents[
+        module.count(".") + (file.name == "__init__.py")
+    ]  # the folder from which the module is imported
     files = {file: None}
     waiting = [(module, file)]
     while waiting:
@@ -41,10 +43,10 @@ def code_digest(module: str) -> list[str]:
 
 
 def _imported(module: str, file: Path) -> Iterator[str]:
-    """Yield the full names of what a module's code imports, and of the packages that these are in."""
+    """Yield the full names of the modules that a module's code imports, and of their packages."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # importing it fails as well, and says why
+    except (SyntaxError, ValueError):  # importing the module raises this error too
         return
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -61,6 +63,6 @@ def _imported(module: str, file: Path) -> Iterator[str]:
 
 
 def _file_of(name: str, root: Path) -> Path | None:
-    """Return the file of a module that stands below a folder."""
+    """Return the file of a module below a folder."""
     place = root.joinpath(*name.split("."))
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)

@@ -1,4 +1,4 @@
-"""One example of a function or a data set library, checked: a text, or the two sides of a pair."""
+"""Checks of one example of a function or a data set library: a text, or the two sides of a pair."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mlm_jax.data.text.reading import Wanted, brief, checked_text
 
 
 def from_columns(entry: Mapping[str, Any], number: int, place: str, wanted: Wanted) -> str | tuple[str, str]:
-    """Return the text, or the two sides, of an example that has columns.
+    """Return the text, or the two sides, of an example with columns.
 
     Args:
-      entry: with the column "text", or a column for each side (in "translation", if there is one).
-      number: of the example, counted from 1.
-      place: data set, for messages.
+      entry: example with a column "text", or a column for each side, which may be inside "translation".
+      number: number of the example, from 1.
+      place: name of the data set, for messages.
       wanted: what the reader is asked for.
 
     Raises:
-      UserError: a column is missing or holds no text.
+      UserError: a column is missing or does not contain text.
     """
     if not wanted.sides:
         if "text" not in entry:
@@ -43,7 +43,7 @@ def from_columns(entry: Mapping[str, Any], number: int, place: str, wanted: Want
 
 
 def _text(value: Any, number: int, place: str, wanted: Wanted) -> str:
-    if isinstance(value, bytes):  # as TensorFlow Datasets hands text over
+    if isinstance(value, bytes):  # text of TensorFlow Datasets
         try:
             value = value.decode()
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""``"module:function"``: a function of the user's that yields texts, pairs or labelled texts."""
+"""``"module:function"``: a user's function that yields texts, pairs or labelled texts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mlm_jax.data.text.reading import Wanted, brief, checked_text
 
 
 def read(source: str, wanted: Wanted) -> Iterator[Any]:
-    """Yield what ``function(language or pair, split)`` yields.
+    """Yield the texts or pairs that ``function(language or pair, split)`` yields.
 
     Raises:
-      UserError: there is no such function, it returns nothing that can be iterated over, or an example is no text or pair.
+      UserError: there is no such function, its result cannot be iterated over, or an example is not a text or pair.
     """
     for number, example in called(source, wanted.name, wanted.split):
         where = f"example {number}"
@@ -30,10 +30,10 @@ def read(source: str, wanted: Wanted) -> Iterator[Any]:
 
 
 def called(source: str, name: str, split: str) -> Iterator[tuple[int, Any]]:
-    """Yield what a function yields, numbered from 1.
+    """Yield (number from 1, example) of each example that a function yields.
 
     Raises:
-      UserError: there is no such function, it does not take two arguments, or it returns nothing that can be iterated over.
+      UserError: there is no such function, it does not take two arguments, or its result cannot be iterated over.
     """
     function = corpus_function(source)
     try:
@@ -44,7 +44,7 @@ def called(source: str, name: str, split: str) -> Iterator[tuple[int, Any]]:
             file=source,
             remedy="define function(language, split)",
         ) from error
-    except ValueError:  # a function in C need not have a signature
+    except ValueError:  # a function in C may have no signature
         pass
     found = function(name, split)
     if not isinstance(found, Iterable) or isinstance(found, (str, bytes, dict)):
@@ -68,11 +68,11 @@ def corpus_function(source: str) -> Callable[[str, str], Any]:
         known = [key for key in vars(module) if not key.startswith("_")]
         raise UserError(
             f"module {module_name!r} has no function {function_name!r}{nearest(function_name, known)}",
-            remedy="name a function of a file that Python imports, such as my_text.py for 'my_text:function'",
+            remedy="name a function in a file that Python can import, such as my_text.py for 'my_text:function'",
         )
     return function
 
 
 def fingerprint(rest: str, source: str) -> list[str]:
-    """Return the function's name and the digests of its module's code."""
+    """Return the name of the function and the digests of its module's code."""
     return [source, *code_digest(rest.partition(":")[0])]

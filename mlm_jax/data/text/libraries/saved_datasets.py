@@ -38,6 +38,6 @@ def read(folder: str, wanted: Wanted) -> Iterator[Any]:
 
 
 def fingerprint(rest: str, source: str) -> list:
-    """Return path, size and time of each of the data set's files; the source's name if it is not here."""
+    """Return (path, size, modification time) of each file of the data set; [source] if it is not on this machine."""
     found = sorted(os.path.join(top, name) for top, _, names in os.walk(rest) for name in names)
     return [[name, (status := Path(name).stat()).st_size, status.st_mtime_ns] for name in found] or [source]

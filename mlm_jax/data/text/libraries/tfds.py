@@ -1,4 +1,4 @@
-"""``"tfds:name"``: a text set of TensorFlow Datasets that was prepared on this machine."""
+"""``"tfds:name"``: a data set of TensorFlow Datasets with text, which was prepared on this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mlm_jax.data.text.reading import Wanted
 
 
 def read(name: str, wanted: Wanted) -> Iterator[Any]:
-    """Yield the texts or pairs of a split, whatever file format the set was prepared in.
+    """Yield the texts or pairs of a split, in any file format of the library.
 
     Raises:
-      UserError: the set or the split is not here, or an example has no text.
+      UserError: the set or the split is not on this machine, or an example has no text.
     """
     for number, entry in enumerate(_entries(name, wanted.split), 1):
         yield from_columns(entry, number, f"tfds:{name}", wanted)
@@ -27,14 +27,14 @@ def _entries(name: str, split: str) -> Iterable[dict[str, Any]]:
         builder = tfds.builder(name)
         try:
             return builder.as_data_source(split=split)
-        except NotImplementedError:  # TFRecord, the default of tfds, has no random access
+        except NotImplementedError:  # TFRecord, the library's default, has no random access
             return tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
-    except Exception as error:  # the library raises many kinds, all of them about what the user named
+    except Exception as error:  # the library raises many kinds, all about the name that the user gave
         remedy = "prepare the set with tfds first, and check its splits"
         raise UserError(f"tfds:{name}: {one_line(error)}", remedy=remedy) from error
 
 
 def fingerprint(rest: str, source: str) -> list[str]:
-    """Return the name, which may hold the set's version."""
+    """Return the name, which may contain the set's version."""
     del rest
     return [source]
