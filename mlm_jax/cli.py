@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mlm_jax import __version__
-from mlm_jax.commands.options import check_workdir_path
+from mlm_jax.commands.options import check_output, check_workdir_path
 from mlm_jax.common.errors import UserError, nearest
 
 VERBS = {  # in the order in which --help lists them
@@ -99,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if workdir := getattr(options, "workdir", None):
             check_workdir_path(workdir)
+        for name in ("out", "output"):
+            check_output(getattr(options, name, None) or "")
         code = verb.run(options) or 0
         sys.stdout.flush()
         return code

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.common.addresses import is_local
+from mlm_jax.common.addresses import is_local, refuse_address
 from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,3 +92,13 @@ def check_workdir_path(workdir: str) -> None:
     found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found and not found.is_dir():
         raise UserError("this is a file, where the workdir is to be", file=found, remedy="give another --workdir")
+
+
+def check_output(place: str) -> None:
+    """Refuse an address of an object store as the place of a verb's output, before the work is done.
+
+    Raises:
+      UserError: it is one.
+    """
+    if not is_local(place):
+        refuse_address(place)

@@ -40,6 +40,7 @@ CHECKPOINT = re.compile(
 )  # prefixes of the names of all its files
 UNFINISHED = ".orbax-checkpoint-tmp"
 LOCK = "run.lock"  # the object that names the process which uses the workdir
+ANSWER = 60  # seconds in which a bucket must answer at first; TensorStore itself tries again for many minutes
 AT_ONCE = 256 << 20  # bytes of objects that are transferred at the same time
 Stamp = tuple[int, int]  # time of a file's last change in nanoseconds, and its bytes
 
@@ -95,6 +96,7 @@ class Copy(Workplace):
           UserError: the bucket cannot be read, or an object has a name that no file can have.
         """
         with self._failures("read"):
+            self.keys.read(LOCK).result(timeout=ANSWER)
             found = [name.decode() for span in _without_store() for name in self.keys.list(span).result()]
             names = [name for name in found if name != LOCK]
             whole = {name.removesuffix(WHOLE) for name in names if name.endswith(WHOLE)}
@@ -276,9 +278,8 @@ class Copy(Workplace):
             if isinstance(error, UserError):
                 raise
             remedy = "check the address, the credentials and the network; the same command continues"
-            raise UserError(
-                f"cannot {what} this address: {one_line(error)}", file=self.address, remedy=remedy
-            ) from error
+            why = f"no answer within {ANSWER} s" if isinstance(error, TimeoutError) else one_line(error)
+            raise UserError(f"cannot {what} this address: {why}", file=self.address, remedy=remedy) from error
 
 
 _copies: dict[Path, Copy] = {}  # of this process, by their folders

@@ -121,7 +121,7 @@ def _by_place(key: Key) -> list[tuple[str, list[Key]]]:
 
 def _table(keys: Sequence[Key]) -> str:
     rows = [f"| `{key.name}` | {_default(key)} | {_cell(key.kind.words)} | {_cell(key.doc)} |" for key in keys]
-    return "| key | default | takes | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    return "| key | default | takes | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _default(key: Key) -> str:

@@ -99,18 +99,22 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
         )
         remedy = "mount the bucket as a folder on every machine, as tpu.launch --bucket does, and name that folder"
         raise UserError(problem, file=workdir, remedy=remedy)
-    with quiet_orbax(), StopSignal() as stop, workplace(workdir) as place, disk_errors(place.folder):
-        try:
-            with contextlib.ExitStack() as held:
-                report = original(_train(config, place, stop, held))
-                return Path(report) if is_local(report) else report
-        except Stopped:
-            if jax.process_index() == 0:
-                where = "before the first step" if stop.step is None else f"after step {stop.step}"
-                plain_console().print(
-                    f"stopped by a signal {where}; the same command continues from there", soft_wrap=True
-                )
-            raise SystemExit(UNFINISHED) from None
+    stop = StopSignal()
+    try:
+        with (
+            quiet_orbax(),
+            stop,
+            workplace(workdir) as place,
+            disk_errors(place.folder),
+            contextlib.ExitStack() as held,
+        ):
+            report = original(_train(config, place, stop, held))
+            return Path(report) if is_local(report) else report
+    except Stopped:
+        if jax.process_index() == 0:
+            where = "before the first step" if stop.step is None else f"after step {stop.step}"
+            plain_console().print(f"stopped by a signal {where}; the same command continues from there", soft_wrap=True)
+        raise SystemExit(UNFINISHED) from None
 
 
 def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: contextlib.ExitStack) -> Path:

@@ -27,6 +27,8 @@ from mlm_jax.report.history import METRICS, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 
 LOSS = "train/loss/"  # prefix of the first task's losses
+WORST = 5  # languages in a plain line, if there are more than MOST_IN_LINE losses
+MOST_IN_LINE = 12
 LOSS_LINES = 6  # the largest number of lines with losses on the terminal
 
 
@@ -135,6 +137,25 @@ def shown_loss(key: str) -> str:
     return key.removeprefix("train/").removesuffix("/loss/mean") if key.endswith("/loss/mean") else ""
 
 
+def line_losses(values: Mapping[str, float]) -> list[str]:
+    """Return the losses of a plain log line: all of them, or of many languages the mean and the worst."""
+    losses = {key: value for key, value in values.items() if shown_loss(key)}
+    if len(losses) <= MOST_IN_LINE:
+        return [_loss_text(key, value) for key, value in losses.items()]
+    of_languages = [key for key in losses if key.startswith(LOSS) and key != f"{LOSS}mean"]
+    worst = sorted(of_languages, key=lambda key: (not math.isnan(losses[key]), -losses[key]))[:WORST]
+    others = [_loss_text(key, value) for key, value in losses.items() if key not in of_languages]
+    return [
+        *others,
+        f" worst of {len(of_languages)} languages:",
+        *(_loss_text(key, losses[key]) for key in worst),
+    ]
+
+
+def _loss_text(key: str, value: float) -> str:
+    return f"{shown_loss(key)} {value:.2f}"
+
+
 class TrainingProgress:
     """The terminal's display: step, speed, time left, loss of each language; plain lines if the output is not a terminal.
 
@@ -171,13 +192,13 @@ class TrainingProgress:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a log line."""
-        self.losses = [f"{name} {value:.2f}" for key, value in values.items() if (name := shown_loss(key))]
+        self.losses = [_loss_text(key, value) for key, value in values.items() if shown_loss(key)]
         speed, left = values.get("train/tokens_per_second"), values.get("train/seconds_left")
         shown = [] if speed is None else [f"{speed:,.0f} tokens/s"]  # unknown at the first log line
         self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")
         if not self.is_live:
             shown += [] if left is None else [f"{left / 60:.1f} min left"]
-            self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(self.losses)]))
+            self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(line_losses(values))]))
 
     def say(self, text: str) -> None:
         """Print a line above the live display."""

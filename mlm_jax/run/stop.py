@@ -29,10 +29,12 @@ class StopSignal:
       step: the step of the checkpoint from which the run would continue; None before there is one.
     """
 
-    def __enter__(self) -> StopSignal:
+    def __init__(self) -> None:
         self.received = False
         self.step: int | None = None
         self._at_once = True
+
+    def __enter__(self) -> StopSignal:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT, signal.SIGHUP] + [signal.SIGTERM] * (jax.process_count() == 1)

@@ -223,7 +223,39 @@ def test_what_cannot_be_written_to_a_bucket_makes_no_local_folder_of_its_name(tm
             pass
     assert cli.main(["sweep", "--config", str(ROOT / "configs/sweeps/alpha.py"), "--workdir", "gs://runs/x"]) == 2
     assert "the workdir of a sweep cannot be an address" in capsys.readouterr().err
+    for verb, options in {
+        "grow": ["runs/x", "--language", "sw", "--text", "x.txt", "--out"],
+        "trim": ["runs/x", "--text", "sw=x.txt", "--out"],
+        "export-hf": ["runs/x", "--out"],
+        "embed": ["runs/x", "--output"],
+        "compare": ["runs/x", "runs/y", "--output"],
+    }.items():
+        assert cli.main([verb, *options, "gs://runs/x"]) == 2
+        assert "gs://runs/x: this is an address of an object store; only" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def silent_store(monkeypatch, tmp_path):
+    """An object store that takes connections and never answers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield "gs://runs/silent"
+
+
+def test_a_bucket_that_does_not_answer_is_said_to_be_so(silent_store, monkeypatch):
+    monkeypatch.setattr(bucket, "ANSWER", 0.2)
+    with pytest.raises(UserError, match=r"gs://runs/silent: cannot read this address: no answer within 0.2 s. Remedy"):
+        train(tiny_config("nowhere"), silent_store)
+
+
+def test_a_signal_before_the_bucket_has_answered_ends_the_run_as_others_do(silent_store, capsys):
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(SystemExit) as stopped:
+        train(tiny_config("nowhere"), silent_store)
+    assert stopped.value.code == 75
+    assert "stopped by a signal before the first step; the same command continues" in capsys.readouterr().out
 
 
 def test_a_job_of_several_processes_is_told_to_mount_the_bucket(monkeypatch):

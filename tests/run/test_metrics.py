@@ -198,6 +198,16 @@ def test_where_no_terminal_is_progress_is_plain_lines(capsys):
     assert lines == ["step 10/100  12,346 tokens/s  1.5 min left  de 2.50 mean 3.25 ranking 4.50", "[de] is no markup"]
 
 
+def test_a_plain_line_of_many_languages_has_the_mean_and_the_worst(capsys):
+    losses = {f"train/loss/l{index}": 2.0 + index / 100 for index in range(100)} | {"train/loss/l7": float("nan")}
+    with TrainingProgress(100, 0, shown=True) as progress:
+        progress.update(10, losses | {"train/loss/mean": 2.5, "train/ranking/loss/mean": 4.5})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "step 10/100  mean 2.50 ranking 4.50  worst of 100 languages: l7 nan l99 2.99 l98 2.98 l97 2.97 l96 2.96"
+    )
+
+
 @pytest.mark.parametrize("languages, last", [(6, "l5"), (300, "+")])
 def test_a_terminal_shows_a_bar_and_the_losses_that_fit(capsys, monkeypatch, languages, last):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "90", "LINES": "24"}.items():
