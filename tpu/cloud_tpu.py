@@ -160,7 +160,7 @@ class CloudTpu:
         except CommandFailed as failure:
             raise UserError(
                 f"the checkout {self.job.source} cannot be packed: {failure.reason()}",
-                remedy="give a git checkout as --source; git status says what it lacks",
+                remedy="give a git checkout as --source; git status shows missing files",
             ) from failure
         self.shell.write(scratch / SCRIPT, worker.script(self.job))
         if self.job.secrets:
@@ -387,7 +387,7 @@ class CloudTpu:
         """Return the error that names the worker on which the run failed."""
         if failure.code == SSH_FAILED:
             return UserError(
-                f"the connection to {self.job.name} is lost; what was begun there may go on",
+                f"the connection to {self.job.name} is lost; the run there may still continue",
                 remedy=f"follow it: {shlex.join(self.following())}; delete it: {shlex.join(self.deleting())}",
             )
         found = re.search(r"worker[ :]*(\d+)", failure.output)

@@ -62,7 +62,7 @@ def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
     config.tasks = {
         task: renamed_options(options) if isinstance(options, Mapping) else options
         for task, options in config.tasks.items()
-    }  # (runs of older versions go on)
+    }  # runs of older versions can be continued
     return config
 
 
@@ -117,7 +117,7 @@ def check_store(workdir: str | Path, config: ConfigDict, store: str | Path) -> N
     """Check that the store on which a workdir's checkpoints were trained would not be replaced.
 
     Raises:
-      UserError: the workdir has checkpoints, and the store is not, or no longer, what the config asks for.
+      UserError: the workdir has checkpoints, and the store does not, or no longer, fit the config.
     """
     if has_checkpoints(workdir):
         check_unchanged(config, store)

@@ -330,7 +330,7 @@ class HeldOut:
             yield batch | labels
 
     def _most_rows(self, stream: Stream, everything: bool) -> int | None:
-        """Return how many held-out rows of a stream to take at most; None: all. Scores of a part of a test set mislead."""
+        """Return the largest number of held-out rows of a stream; None: all. Labelled sets are not cut: partial scores mislead."""
         return None if everything or stream.kind in WITH_LABELS else self.config.evaluation.rows
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:

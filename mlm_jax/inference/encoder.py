@@ -154,7 +154,7 @@ class Model:
             self._warn_of_cuts(counted)
 
     def say_counts(self, counts: Counter[str]) -> None:
-        """Print on standard error how many texts were cut and how many lines were empty, if any."""
+        """Print on standard error the numbers of cut texts and of empty lines, if there are any."""
         if counts[CUT]:
             print(self.cut_notice(counts), file=sys.stderr)
         if counts[EMPTY]:

@@ -71,7 +71,7 @@ def base_model(loaded: Loaded, place: str | Path) -> str:
             break
         try:
             config = describe(here).config
-        except UserError:  # what is left of that run says nothing
+        except UserError:  # the other run cannot be read any more
             break
     return ""
 

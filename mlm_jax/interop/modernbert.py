@@ -150,7 +150,7 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
             "sliding_attention": {"rope_type": "default", "rope_theta": float(model.local_rope_theta)},
         },
         "local_attention": model.window,
-        # Older releases of transformers and other readers of the format know these spellings.
+        # Older releases of transformers and other readers of the format use these spellings.
         "global_attn_every_n_layers": model.global_every,
         "global_rope_theta": float(model.rope_theta),
         "local_rope_theta": float(model.local_rope_theta),

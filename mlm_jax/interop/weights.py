@@ -149,7 +149,7 @@ class Published:
         says_tied = self.config.get("tie_word_embeddings", family.tied)
         if family.output not in names:
             tied = says_tied or not head or family.tied_if_missing
-        else:  # as in transformers, weights that differ are not tied, whatever the configuration has
+        else:  # as in transformers, weights that differ are not tied, even if the configuration says so
             tied = says_tied and np.array_equal(self.read(family.output), self.read(embedding))
         return Contents(head, any(name.startswith("decoder.") for name in names), bool(tied))
 

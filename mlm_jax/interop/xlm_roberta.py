@@ -107,7 +107,7 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
 
 
 def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
-    """Return the settings: positions begin after that of padding, and the head's activation is GELU, whatever the layers' is."""
+    """Return the settings: positions begin after that of padding, and the activation of the head is always GELU."""
     if contents.head:
         require(config, {"hidden_act": "gelu"})
     pad = token_ids(config, pad=1).get("pad")

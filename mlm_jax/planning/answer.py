@@ -1,4 +1,4 @@
-"""The answer of a plan: whether the step fits, speed, hours, epochs of each language, and what to change."""
+"""The answer of a plan: whether the step fits, speed, hours, tokens and epochs of each language, and what to change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORTH = 0.1  # how much faster another layout must be, by formula, to be named
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What a run reads of a language: so many tokens, which is its training text so many times."""
+    """The tokens of a language that a run reads, and its passes through the language's training text."""
 
     tokens: int
     epochs: float
@@ -48,7 +48,7 @@ class Answer:
         fit.
       steps, tokens: numbers of the whole run, including padding.
       hours, chip_hours: expected time of the steps alone.
-      reads: {language: what the run reads of its training text}; {} without a token store.
+      reads: {language: tokens and passes of its training text}; {} without a token store.
       reads_unknown: the reason, if ``reads`` is empty.
       checkpoint: bytes of one checkpoint.
       checkpoint_seconds: seconds to write a checkpoint at :data:`WRITE_RATE` for each host, while training continues.
@@ -155,7 +155,7 @@ def _changes(estimator: Estimator, layout: Plan | Estimate, fitting: bool) -> li
 
 
 def reads_of(config: ConfigDict) -> tuple[dict[str, Read], str]:
-    """Return ({language: what the run reads of its training text}, ""), or ({}, the reason why that is not known)."""
+    """Return ({language: tokens and passes of its training text}, ""), or ({}, the reason why they are not known)."""
     folder = config.data.store
     if not folder or (is_local(folder) and not Path(folder).exists()):
         where = f"there is nothing at data.store={folder}" if folder else "data.store names no token store"

@@ -85,7 +85,7 @@ def show(made: Plan, topology: Topology, console: Console) -> None:
     console.print(line(made))
     if made.simulated and topology.chip.platform == "gpu":
         console.print(
-            f"compiled for simulated CPU devices, which says that shards and mesh work; memory and bounds of a "
+            f"compiled for simulated CPU devices, which shows that shards and mesh work; memory and bounds of a "
             f"{topology.chip.name} are by formula"
         )
     memory = Table("HBM on each device", _number("GB"))

@@ -20,22 +20,22 @@ from mlm_jax.report.comparison import (
 from mlm_jax.report.history import AVERAGES, curves_by_language, read_history, retrieval_curves, thin
 from mlm_jax.report.table import COLUMNS, SHARES, format_cell
 
-MOST_METRICS = 4  # of the table
+MOST_METRICS = 4  # the largest number of metrics in the table
 
 
 def beside(workdir: Path, other: Path, languages: Sequence[str]) -> dict[str, Any]:
-    """Return what a report draws of a second run.
+    """Return the data of a second run that a report draws.
 
     Args:
-      workdir: of the report's run.
-      other: of the second run.
-      languages: codes of the report's run.
+      workdir: the workdir of the report's run.
+      other: the workdir of the second run.
+      languages: language codes of the report's run.
 
     Returns:
       {"title", "curves": {metric: {language: series}} of held-out text, "table": HTML, "settings": HTML}.
 
     Raises:
-      UserError: one is not the workdir of a run.
+      UserError: a folder is not the workdir of a run.
     """
     runs = compare_workdirs([other, workdir])
     history = read_history(other)
@@ -72,13 +72,13 @@ def differences_html(baseline: Run, run: Run) -> str:
 
 
 def heading(metric: str) -> str:
-    """Return a metric's name as tables show it, behind its task's if it is not the first one."""
+    """Return a metric's name in the format of the tables, after the task's name if the task is not the first one."""
     *task, name = metric.removeprefix("eval/").split("/")
     return " ".join([*task, *(COLUMNS.get(name) or SHARES.get(name) or name).split()])
 
 
 def difference_cell(name: str, difference: float | None, found: Interval | None, less_is_better: bool) -> str:
-    """Return a cell with a difference and its interval; it is coloured if the interval does not hold zero."""
+    """Return a cell with a difference and its interval; the cell is coloured if the interval does not contain zero."""
     if difference is None:
         return "<td></td>"
     text, kind = signed(name, difference), ""
@@ -112,9 +112,9 @@ def section_html(second: Mapping[str, Any]) -> str:
       second: as :func:`beside` returns it.
     """
     about = (
-        "Values are of this run’s evaluation that counts: the best by evaluation.select, else the last. Differences are to "
-        "the other run’s. Brackets hold the 95 % interval, paired if both measured the same rows; a difference whose "
-        "interval does not hold zero is coloured. The other run’s curves are dashed."
+        "Values are those of this run’s best evaluation by evaluation.select, else of the last. Differences are to "
+        "the other run. Brackets show the 95 % interval, paired if both runs measured the same rows; a difference is "
+        "coloured if its interval does not contain zero. The other run’s curves are dashed."
     )
     title = html.escape(second["title"])
     return (

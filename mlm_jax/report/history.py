@@ -90,7 +90,7 @@ def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> Iterator[tupl
 
 def is_patience_over(scores: Iterable[float], patience: int) -> bool:
     """Return whether none of the last ``patience`` evaluations is better than the best one before; False if ``patience`` is 0."""
-    best, since = -math.inf, -1  # how many evaluations came after the best
+    best, since = -math.inf, -1  # number of evaluations after the best one
     for value in scores:
         since = 0 if value > best else since + 1
         best = max(best, value)
@@ -117,18 +117,18 @@ def is_number(value: Any) -> TypeGuard[float]:
 class _Curve:
     """A series with a limit on its points: if there are too many, neighbours are merged.
 
-    In a held-out metric, the smallest and the largest of some neighbours are kept, so that the best value stays. In other
-    metrics, neighbours become their mean, which is what a report draws.
+    For a held-out metric, the smallest and the largest of merged neighbours are kept, so that the best value stays. For other
+    metrics, neighbours are replaced by their mean, because a report draws means.
     """
 
     __slots__ = ("group", "last", "points", "stride", "waiting")
 
     def __init__(self, key: str):
         self.points: Series = []
-        self.waiting: Series = []  # fewer than become a point
+        self.waiting: Series = []  # points that have not been merged yet
         self.last: Series = []
-        self.group = 2 if key.startswith("eval/") else 1  # points that neighbours become
-        self.stride = 1  # neighbours for each of these points
+        self.group = 2 if key.startswith("eval/") else 1  # number of points that replace merged neighbours
+        self.stride = 1  # number of neighbours for each of these points
 
     def add(self, step: int, value: float) -> None:
         self.last = [(step, value)]
@@ -141,7 +141,7 @@ class _Curve:
             self.waiting = []
 
     def shrink(self, most: int) -> None:
-        """Merge neighbours until there are at most so many points."""
+        """Merge neighbours until there are at most ``most`` points."""
         while len(self.points) > most:
             points, size = self._in_order(self.points), 2 * self.group
             self.points = [

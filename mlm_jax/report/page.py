@@ -163,7 +163,7 @@ def of_language(found: Mapping[str, Interval], language: str) -> dict[str, Inter
 
 
 def families(languages: Sequence[str], config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return {family: languages}: those of the config, else what is known of the languages' codes."""
+    """Return {family: languages}: the families of the config, else those of the table for the languages' codes."""
     grouped: dict[str, list[str]] = {}
     for code in languages:
         grouped.setdefault(family_of(code), []).append(code)

@@ -415,7 +415,7 @@ class CompiledPhases:
         """Begin to compile the step after ``step`` steps in a thread, so that evaluation can compile its programs meanwhile."""
         run = self._function(step)[0]
         batch = shapes_of(to_devices(self.loader.batch(step), self.program.mesh))
-        # jax.jit keeps what is compiled here, and finds it when it is called with such arrays.
+        # jax.jit keeps the program that is compiled here, and uses it when it is called with arrays of the same shapes.
         self.under_way = self.compiler.submit(lambda: run.lower(self.program.state, batch).compile())  # type: ignore[attr-defined]
 
     def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""Searches that learn from the trials before: a sweep whose trials Optuna proposes, round by round."""
+"""Searches that use the results of earlier trials: a sweep whose trials Optuna proposes, round by round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROPOSALS = "proposals.json"  # in the workdir of a sweep: settings of the trial
 
 @dataclasses.dataclass(frozen=True)
 class OptunaSearch:
-    """What ``optuna_search`` returns: a search by the tree-structured Parzen estimator.
+    """A search by the tree-structured Parzen estimator, made by ``optuna_search``.
 
     Source: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"; Akiba et al. 2019, "Optuna".
 
@@ -40,7 +40,7 @@ class OptunaSearch:
         """Return the settings of further trials, the same ones after the same trials.
 
         Args:
-          before: settings of the trials so far, and what they scored (more is better); None for a trial that failed.
+          before: (settings, score) of the trials so far; a higher score is better, and None is that of a failed trial.
           count: number of trials to propose.
         """
         import optuna
@@ -92,7 +92,7 @@ def optuna_search(axes: Mapping[str, Sequence[Any] | Range], trials: int, seed: 
 
 
 def distribution(axis: Sequence[Any] | Range) -> Any:
-    """Return Optuna's distribution of an axis; values to choose from are told by their index."""
+    """Return Optuna's distribution of an axis; values to choose from are represented by their index."""
     from optuna import distributions
 
     if not isinstance(axis, Range):
@@ -103,12 +103,12 @@ def distribution(axis: Sequence[Any] | Range) -> Any:
 
 
 def from_choice(axis: Sequence[Any] | Range, value: Any) -> Any:
-    """Return the config value of what Optuna chose."""
+    """Return the config value for Optuna's choice."""
     return axis.rounded(value) if isinstance(axis, Range) else axis[value]
 
 
 def as_choice(axis: Sequence[Any] | Range, value: Any) -> Any:
-    """Return what Optuna would have chosen for a config value."""
+    """Return Optuna's choice that corresponds to a config value."""
     if isinstance(axis, Range):
         return min(max(value, axis.low), axis.high)  # rounding may have passed an end
     return [json.dumps(one, default=str) for one in axis].index(json.dumps(value, default=str))
@@ -147,7 +147,7 @@ def in_rounds(
       the exit code of the last round.
     """
     known = read_proposals(workdir, search)
-    waiting = list(known)  # a sweep that was interrupted goes on with what is not finished
+    waiting = list(known)  # an interrupted sweep continues with its unfinished trials
     results: list[tuple[float | None, str]] = []
     code = 0
     while True:

@@ -347,7 +347,7 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
     except UserError as error:
         raise UserError(error.problem, file=file, remedy=remedy) from error
     if not isinstance(entries, list) or not all(map(_is_result, entries)):
-        raise UserError("these are no results of trials", file=file, remedy=remedy)
+        raise UserError("these are not results of trials", file=file, remedy=remedy)
     return entries
 
 

@@ -166,7 +166,7 @@ def build_program(
 
 
 def key_data(seed: int) -> np.ndarray:
-    """Return the words of a seed's key: an argument of programs, so that runs with other seeds share what is compiled."""
+    """Return the data of a seed's key. It is an argument of programs, so that runs with other seeds share compiled programs."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
@@ -217,7 +217,7 @@ def make_train_step(
             extras=extras,
             window=jax.tree.map(jnp.add, state.window, metrics),
         )
-        # A step whose gradient is not finite changes nothing but the counters below; the loop then stops or goes on.
+        # A step whose gradient is not finite changes nothing but the counters below; the loop then stops or continues.
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, state)
         return kept._replace(
             step=state.step + 1,

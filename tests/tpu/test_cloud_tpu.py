@@ -130,7 +130,7 @@ def test_a_connection_that_breaks_is_made_anew(gcloud):
 def test_a_lost_connection_is_no_failed_run(gcloud):
     gcloud.fail("tail -n +1", 255, "Connection closed by remote host", times=99)
     with pytest.raises(
-        UserError, match="the connection to mmbert-base is lost; what was begun there may go on. Remedy: follow it"
+        UserError, match="the connection to mmbert-base is lost; the run there may still continue. Remedy: follow it"
     ):
         cloud(gcloud, "tpu_vm")
     assert "delete" not in gcloud.verbs()

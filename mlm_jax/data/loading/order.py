@@ -21,7 +21,7 @@ from mlm_jax.data.loading.apportionment import Apportionment, mix, permute
 
 BLOCKS = 256  # the largest number of blocks into which an epoch of packed text is cut
 BLOCK_TOKENS = 1 << 16  # tokens of the smallest block: the edges of blocks cut documents
-SAMPLED_TOKENS, PLACES = 1 << 13, 16  # the same, where a share of a stream is read; from how many places at least
+SAMPLED_TOKENS, PLACES = 1 << 13, 16  # if only a share of a stream is read: smallest block; smallest number of blocks
 
 
 class RowPlan(NamedTuple):

@@ -178,7 +178,8 @@ def _check(task: Task) -> None:
 def _size(split: Split, packed: bool, most_tokens: int | None) -> int:
     """Return the number of units of a split: tokens if rows are packed, else documents.
 
-    If the config limits the tokens of a source, so many tokens count, or as many documents as have so many on average.
+    If the config limits the tokens of a source, this number of tokens counts, or the number of documents with as many tokens on
+    average.
     """
     stored = split.values("inputs") if packed else split.documents
     if most_tokens is None or split.tokens <= most_tokens:

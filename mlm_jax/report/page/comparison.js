@@ -143,7 +143,7 @@ function fresh(root) { const host = el("div", { class: "chart" }); $(".chart", r
 function curves(shown) {
   const root = $("#curves"), host = fresh(root), found = PAGE.curves[metrics[view.metric].name][view.language];
   $(".about", root).textContent = found ? `${metricLabel(metrics[view.metric].name)}, ${languageName(view.language)}, over optimizer steps. The best run is black.`
-    : "With so many runs and languages this page holds the curves of averages only; each run’s report has those of its languages.";
+    : "With this many runs and languages, this page has only the curves of averages; each run’s report has those of its languages.";
   if (!found) return;
   const champion = best(shown);
   const lines = shown.filter((run) => found[run].length).map((run) => ({ label: short(run), language: runs[run].name, points: found[run], kind: shown.length > 16 ? "many" : undefined }));

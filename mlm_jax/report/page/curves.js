@@ -63,7 +63,7 @@ function curves() {
     if (held.mean) lines.push({ label: "mean", kind: "average", points: held.mean });
     const moved = (points) => points.map(([step, ...values]) => [axis.at(step), ...values]);
     lines = lines.map((line) => ({ ...line, points: moved(line.points), area: line.area && moved(line.area) }));
-    $(".about", root).textContent = (groupOf ? `${about.replace(" (lines with dots) and of training text (thin lines)", "")} Lines are means of groups, shades hold eight of ten languages.` : about)
+    $(".about", root).textContent = (groupOf ? `${about.replace(" (lines with dots) and of training text (thin lines)", "")} Lines are means of groups, shades show the middle 80 % of the languages.` : about)
       + (PAGE.beside ? ` Dashed: ${PAGE.beside.title}.` : "");
     const host = el("div", { class: "chart" });
     $(".chart", root).replaceWith(host);
