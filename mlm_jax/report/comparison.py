@@ -78,12 +78,12 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
     """
     config = run_config(workdir)
     evaluation, select = config.get("evaluation", {}), config.get("evaluation", {}).get("select", "")
-    best: tuple[float, Mapping[str, Any]] | None = None
+    best: tuple[tuple[bool, float], Mapping[str, Any]] | None = None
     last: Mapping[str, Any] | None = None
     for event in read_events(workdir):
         if any(key.startswith("eval/") for key in event):
-            last, here = event, score(select, numbers(event)) if select else 0.0
-            best = (here, event) if best is None or here > best[0] else best
+            last, here = event, (event["step"] > 0, score(select, numbers(event)) if select else 0.0)
+            best = (here, event) if best is None or here >= best[0] else best  # as history.best_of_scores
     counted = best[1] if best and select else last
     scores = (value for _, value in scores_of(read_events(workdir), select))
     ended = is_patience_over(scores, evaluation.get("patience", 0))

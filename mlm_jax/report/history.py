@@ -88,6 +88,17 @@ def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> Iterator[tupl
         yield last
 
 
+def best_of_scores(scores: Iterable[tuple[int, float]]) -> tuple[int, float] | None:
+    """Return (step, score) of a run's best evaluation; None without evaluations.
+
+    It is the one whose checkpoint other verbs take: before the first step nothing is saved, and of equals the last one counts.
+
+    Args:
+      scores: as :func:`scores_of` yields them.
+    """
+    return max(scores, key=lambda one: (one[0] > 0, one[1], one[0]), default=None)
+
+
 def is_patience_over(scores: Iterable[float], patience: int) -> bool:
     """Return whether none of the last ``patience`` evaluations is better than the best one before; False if ``patience`` is 0."""
     best, since = -math.inf, -1  # number of evaluations after the best one

@@ -23,12 +23,14 @@ from mlm_jax.report.beside import beside, section_html
 from mlm_jax.report.families import family_of
 from mlm_jax.report.history import (
     Series,
+    best_of_scores,
     curves_by_language,
     elapsed,
     is_number,
     read_events,
     read_history,
     retrieval_curves,
+    scores_of,
     smooth,
     thin,
 )
@@ -141,7 +143,7 @@ def page_data(
         else [],  # a single phase is not shaded
         "goodput": {},
         "starts": [],
-        "best": best_checkpoint(sections.get("config", {}), history),
+        "best": None,
         "families": families(languages, sections.get("config", {})),
         "table": [
             row | derived(row, history) | {"intervals": of_language(found or {}, row["language"])}
@@ -170,13 +172,13 @@ def families(languages: Sequence[str], config: Mapping[str, Any]) -> dict[str, l
     return dict(config.get("families") or grouped)
 
 
-def best_checkpoint(config: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, Any] | None:
+def best_checkpoint(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return {"metric", "step", "value"} of the checkpoint that the config selects; None if it selects the last one."""
     select = config.get("evaluation", {}).get("select", "")
-    if not history.get(select):
+    best = best_of_scores(scores_of(read_events(workdir), select)) if select else None
+    if best is None:
         return None
-    step, value = max(history[select], key=lambda point: score(select, {select: point[1]}))
-    return {"metric": select.removeprefix("eval/"), "step": step, "value": value}
+    return {"metric": select.removeprefix("eval/"), "step": best[0], "value": best[1] * score(select, {select: 1.0})}
 
 
 def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, float | None]:

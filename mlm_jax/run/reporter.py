@@ -31,7 +31,7 @@ from mlm_jax.report import (
     save_sections,
     task_tables,
 )
-from mlm_jax.report.history import read_events, scores_of
+from mlm_jax.report.history import best_of_scores, read_events, scores_of
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.cost import phase_flops
@@ -241,11 +241,11 @@ def best_checkpoint(workdir: Path, select: str) -> str:
       select: the metric that the config selects checkpoints by; "" if it selects the last one.
     """
     key = select or MEAN_LOSS
-    scores = dict(scores_of(read_events(workdir), key))
-    if not scores:
+    scores = [*scores_of(read_events(workdir), key)]
+    if (found := best_of_scores(scores)) is None:
         return f"no evaluation has {key}"
-    best, last = max(scores, key=lambda step: (scores[step], step)), max(scores)
-    value = scores[best] * score(key, {key: 1.0})  # a score is the metric, or minus it if less is better
+    best, last = found[0], scores[-1][0]
+    value = found[1] * score(key, {key: 1.0})  # a score is the metric, or minus it if less is better
     reason = "" if select else ", the last one (evaluation.select chooses by a metric)"
     taken = best if select else last
     return (

@@ -13,7 +13,7 @@ from mlm_jax.config import default_config
 from mlm_jax.evaluation.bootstrap import Observed, save_rows, unit_numbers
 from mlm_jax.report import save_sections, write_report
 from mlm_jax.report.families import BRANCHES, FAMILY_OF
-from mlm_jax.report.page import changed_keys, families, page_data, render, table_html
+from mlm_jax.report.page import best_checkpoint, changed_keys, families, page_data, render, table_html
 from tests.report.helpers import ARTICLE, drawn_by_a_browser, needs_chromium, write_run
 
 
@@ -150,14 +150,14 @@ def test_a_row_tells_perplexity_and_the_gap_to_training(tmp_path):
 
 
 def test_the_best_checkpoint_is_the_one_that_the_config_selects(tmp_path):
-    history = {
-        "eval/loss/mean": [(0, 3.0), (5, 1.0), (10, 2.0)],
-        "eval/genre/accuracy/mean": [(0, 0.1), (5, 0.2), (10, 0.9)],
-    }
-    for select, step in (("eval/loss/mean", 5), ("eval/genre/accuracy/mean", 10)):
-        best = page_data({"languages": ["de"], "config": {"evaluation": {"select": select}}}, history, "x")["best"]
-        assert (best["metric"], best["step"]) == (select.removeprefix("eval/"), step)
-    assert page_data({"languages": ["de"]}, history, "x")["best"] is None
+    values = {0: (9.5, 1.0), 10: (3.0, 0.2), 20: (2.0, 0.5), 30: (2.5, 0.5)}  # the last ones tie in accuracy
+    lines = ({"step": step, "eval/loss/de": a, "eval/accuracy/mean": b} for step, (a, b) in values.items())
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for select, found in (("eval/loss/de", (20, 2.0)), ("eval/accuracy/mean", (30, 0.5))):  # none is saved at step 0
+        best = best_checkpoint(tmp_path, {"evaluation": {"select": select}})
+        assert (best["metric"], best["step"], best["value"]) == (select.removeprefix("eval/"), *found)
+    assert best_checkpoint(tmp_path, {}) is None
+    assert best_checkpoint(tmp_path, {"evaluation": {"select": "eval/f1/de"}}) is None
 
 
 def test_phases_are_shaded_if_there_are_several():
