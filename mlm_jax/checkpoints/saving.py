@@ -18,7 +18,7 @@ from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.contents import ANOTHER_RUN, Damaged, damage, everyone, load_facts, pack, read_arrays
 from mlm_jax.checkpoints.metrics import METRICS, read_metrics, score, with_checksum
 from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
-from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, disk_problem
+from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.files import remove_abandoned, whole_folder
 from mlm_jax.common.quiet import quiet_orbax
@@ -27,6 +27,8 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
+TOO_SLOW = "saving took longer than Orbax waits: the storage is too slow, or the clock has jumped"
+YEAR = 365 * 24 * 3600  # seconds; Orbax measures how long a save takes by a clock that may jump
 
 
 class Checkpoints:
@@ -76,6 +78,7 @@ class Checkpoints:
             preservation_policy=policy.AnyPreservationPolicy(policies),
             best_fn=self._score if self.select else None,
             enable_async_checkpointing=in_flight is None,
+            async_options=ocp.AsyncOptions(timeout_secs=YEAR),
             cleanup_tmp_directories=True,
             create=True,
         )
@@ -272,14 +275,17 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            if not (problem := disk_problem(error)):
+            problem = disk_problem(error)
+            if any(isinstance(reason, TimeoutError) for reason in causes(error)):
+                problem = TOO_SLOW
+            if not problem:
                 raise
             if jax.process_index() == 0:
                 self._remove_unfinished()
             raise UserError(
                 f"{problem}; earlier checkpoints are complete",
                 file=self.folder,
-                remedy=f"{REMEDIES[problem]} and run the same command again",
+                remedy=f"{REMEDIES.get(problem, 'set the clock')} and run the same command again",
             ) from error
 
     def _remove_unfinished(self) -> None:

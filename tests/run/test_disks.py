@@ -1,5 +1,6 @@
 """Disks that are full, read-only or gone, and clocks that jump: a run ends with a one-line error, or continues."""
 
+import itertools
 import json
 import resource
 import shutil
@@ -86,6 +87,19 @@ def test_a_clock_that_jumps_changes_no_number(config, tmp_path, whole, monkeypat
     assert values(tmp_path) == whole and not left(tmp_path)
     speeds = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(event.get("train/seconds_left", 0) >= 0 for event in speeds)
+
+
+def test_a_clock_that_jumps_at_each_look_ends_the_run_in_a_line_and_the_same_command_goes_on(
+    config, tmp_path, whole, monkeypatch
+):
+    clock, offset = time.time, itertools.count(0, 3600)
+    monkeypatch.setattr(time, "time", lambda: clock() + next(offset))  # by which Orbax measures how long it waits
+    with pytest.raises(UserError, match="or the clock has jumped; earlier checkpoints are complete") as raised:
+        train(config, tmp_path)
+    monkeypatch.undo()
+    assert "\n" not in str(raised.value) and not left(tmp_path)
+    train(config, tmp_path)
+    assert values(tmp_path) == whole
 
 
 READ_ONLY = """

@@ -55,9 +55,10 @@ class _Small(io.BufferedReader):
         Raises:
           BadZipFile: they are more than those of any list of a few files.
         """
-        if size is None or not 0 <= size <= MOST_AT_ONCE:
+        found = super().read(min(size if size is not None and size >= 0 else MOST_AT_ONCE + 1, MOST_AT_ONCE + 1))
+        if len(found) > MOST_AT_ONCE:
             raise zipfile.BadZipFile(f"it has a list of contents of more than {MOST_AT_ONCE:,} bytes")
-        return super().read(size)
+        return found
 
 
 def _members(file: Path, archive: zipfile.ZipFile, sides: tuple[str, ...]) -> tuple[str, str]:
