@@ -80,8 +80,8 @@ def test_lines_of_conll_that_are_no_words(tmp_path):
     )
     assert labelled_file(tmp_path, "uner.iob2", text) == [(("von", "dem", "Ulm"), ("O", "O", "B-LOC"))]
     ud = "1-2\tvom\t_\t_\t_\t_\t_\t_\t_\t_\n1\tvon\tvon\tADP\tAPPR\t_\t3\tcase\t_\t_\n"
-    with pytest.raises(UserError, match=r"ud.conll:2: ten columns of CoNLL-U.*cut -f2,4"):
-        labelled_file(tmp_path, "ud.conll", ud)
+    with pytest.raises(UserError, match=r"ud.conllu:2: ten columns of CoNLL-U.*cut -f2,4"):
+        labelled_file(tmp_path, "ud.conllu", ud)
     assert labelled_file(tmp_path, "dates.conll", "2-3 O\n1990-2000 B-DATE\n") == [
         (("2-3", "1990-2000"), ("O", "B-DATE"))
     ]

@@ -87,6 +87,19 @@ def test_tokens_are_capped(store):
     assert np.histogram(places, 10, (0, 300))[0].min() >= 3
 
 
+def test_phases_may_name_all_text_of_a_language_or_a_pair(store):
+    tasks = {name: {"objective": kind, "rows": 8, "length": 10} for name, kind in (("mlm", "mlm"), ("rank", "ranking"))}
+    phases = ({"steps": 200, "sources": ("wiki", "en", "de-en")}, {"steps": 200, "sources": ("de", "de-en:ted")})
+    data = loader(store, {}, tasks, curriculum=phases, mixing={"alpha": 1.0})
+    assert data.planned_shares("mlm", 0) == pytest.approx({"de": 60 / 260, "en": 200 / 260})
+    assert shares(data, 0, "rank") == {"de-en:opus": 0.75, "de-en:ted": 0.25}
+    assert data.planned_shares("mlm", 200) == {"de": 1.0, "en": 0.0}
+    assert shares(data, 200, "mlm") == pytest.approx(
+        {"de:web": 300 / 380, "de:wiki": 60 / 380, "de:books": 20 / 380}, abs=1e-4
+    )
+    assert shares(data, 200, "rank") == {"de-en:opus": 0.0, "de-en:ted": 1.0}
+
+
 def test_phases_name_the_sources_that_they_read(store):
     phases = (
         {"steps": 200},

@@ -53,6 +53,12 @@ def test_of_two_segments_in_one_language_the_first_that_is_not_empty_is_taken_an
     assert skipped == {DOUBLED: 1}
 
 
+def test_an_empty_segment_gives_way_to_one_of_another_region(tmp_path):
+    units = [("de", "eins"), ("en", ""), ("en-US", "one")], [("de-AT", "zwei"), ("de", ""), ("en-GB", "two")]
+    (tmp_path / "a.tmx").write_text(tmx(*units, [("de", "drei"), ("en", "")]))
+    assert pairs(tmp_path / "a.tmx") == [("eins", "one"), ("zwei", "two"), ("drei", "")]
+
+
 def test_translation_memory_in_other_encodings(tmp_path):
     text = tmx([("de", "schön"), ("en", "fine")])
     for encoding in ("utf-16", "iso-8859-1"):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.keys import KEY
-from mlm_jax.config.sources import named_sources
+from mlm_jax.config.sources import SEPARATOR, named_sources
 from mlm_jax.config.together import check_curriculum, phase_strategy
 from mlm_jax.config.values import is_several, several
 from mlm_jax.data.text.rates import rates as share_rates
@@ -66,7 +66,8 @@ class Phase:
           source: its name among the sources of its language or pair; "" if it is the only one.
           languages: the languages of the stream, one or two.
         """
-        chosen = not self.sources or stream in self.sources or source in self.sources
+        of = stream.partition(SEPARATOR)[0]  # its language or pair
+        chosen = not self.sources or not self.sources.keys().isdisjoint((stream, source, of))
         return chosen and {*languages} <= {*self.languages}
 
     def source_rate(self, stream: str, source: str) -> float | None:
@@ -241,8 +242,9 @@ def _sources(config: ConfigDict, where: str, named: Any) -> dict[str, float | No
     if isinstance(named, Mapping):
         rates |= {name: float(rate) for name, rate in named.items()}
     data = config.data
-    found = [source for entries in (data.corpora, data.parallel) for source in named_sources(entries) if source.name]
-    known = dict.fromkeys(name for source in found for name in (source.name, source.stream))
+    found = [source for entries in (data.corpora, data.parallel) for source in named_sources(entries)]
+    named_by = (name for source in found for name in (source.name, source.stream, source.of) if name)
+    known = dict.fromkeys([*named_by, *data.labelled])  # a language, a pair and a labelled set stand for all their text
     for name in rates:
         if name not in known and (data.corpora or data.parallel):  # a config without data takes a store as it is
             raise UserError(

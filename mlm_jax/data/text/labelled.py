@@ -39,7 +39,7 @@ class Format(NamedTuple):
 FORMATS = {
     "tsv": Format(tsv.read, (".tsv", ".txt")),
     "xnli": Format(xnli.read, (".tsv", ".txt")),
-    "conll": Format(conll.read, (".conll", ".iob2", ".txt", ".tsv"), per_word=True),
+    "conll": Format(conll.read, (".conll", ".conllu", ".iob2", ".txt", ".tsv"), per_word=True),
     "squad": Format(squad.read, (".json",), questions=True),
     "function": Format(function.read, ()),
 }

@@ -31,10 +31,11 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     whole = 0
     for texts in _units(file, wanted):
         found |= dict.fromkeys(texts)
+        texts = {code: text for code, text in texts.items() if text}  # an empty en gives way to en-US
         first, second = (code_of(language, texts) for language in languages)
         second = "" if second == first else second  # a single English segment is not both en-US and en-GB
-        pair = texts.get(first, "") if first else "", texts.get(second, "") if second else ""
-        whole += bool(first and second and all(pair))
+        pair = texts[first] if first else "", texts[second] if second else ""
+        whole += all(pair)
         yield pair
     if found and not whole:
         codes = one_line(", ".join(map(repr, found)))
