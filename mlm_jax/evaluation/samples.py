@@ -47,15 +47,32 @@ def wordless(pieces: Sequence[str]) -> np.ndarray:
     return np.array([not any(sign.isalnum() for sign in piece) for piece in pieces])
 
 
-def choose_blanks(document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
-    """Choose the tokens of a document to mask: words of one piece if there are two of them, else any pieces with letters."""
+def choose_blanks(
+    document: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator, common: np.ndarray | None = None
+) -> np.ndarray:
+    """Choose the tokens of a document to mask: words of one piece, content words if possible, else any pieces with letters.
+
+    Args:
+      document: token ids.
+      vocabulary: the vocabulary of the document.
+      rng: draws the tokens.
+      common: pieces that many texts of the language have, from :func:`common_pieces`.
+    """
     text = [vocabulary.decode([int(token)]).strip() for token in document]
     readable = np.array([any(c.isalpha() for c in piece) and "\ufffd" not in piece for piece in text])
     readable &= ~vocabulary.is_special[document]
     starts = vocabulary.word_starts[document]
     whole = readable & starts & np.append(starts[1:], True)  # the next token begins another word
-    candidates = np.flatnonzero(whole if whole.sum() >= 2 else readable)
+    content = whole & ~np.isin(document, [] if common is None else common)
+    chosen = next((words for words in (content, whole) if words.sum() >= 2), readable)
+    candidates = np.flatnonzero(chosen)
     return np.sort(rng.permutation(candidates)[: max(1, len(candidates) // SHARE)])
+
+
+def common_pieces(documents: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the pieces that more than a quarter of a language's documents have, and at least two: function words, mostly."""
+    pieces, counts = np.unique(np.concatenate([np.unique(document) for document in documents]), return_counts=True)
+    return pieces[counts > max(len(documents) // 4, 1)]
 
 
 def masked_samples(
@@ -83,11 +100,12 @@ def masked_samples(
       {language: [sample]}; a sample is a list of text and blanks, {"truth": text, "guesses": [[text, probability], …]}.
     """
     rng = np.random.default_rng(0)  # the same blanks at every evaluation
+    common = {language: common_pieces(mine) for language, mine in documents.items() if len(mine)}
     chosen = [
         (language, document, blanks)
         for language, mine in documents.items()
         for document in mine
-        if len(document) <= longest and len(blanks := choose_blanks(document, vocabulary, rng))
+        if len(document) <= longest and len(blanks := choose_blanks(document, vocabulary, rng, common[language]))
     ]
     if not chosen:
         return {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.evaluation.samples import knowledge, masked_samples, wordless
+from mlm_jax.evaluation.samples import choose_blanks, common_pieces, knowledge, masked_samples, wordless
 
 
 def blank(truth, *guesses):
@@ -43,3 +43,21 @@ def test_the_texts_are_kept_that_the_model_fills_best():
 def test_pieces_that_are_no_word():
     pieces = ["▁", ",", "▁,", "。", "—", "▁and", "5", "क", "和", "<0x41>"]
     assert wordless(pieces).tolist() == [True] * 5 + [False] * 5
+
+
+def test_content_words_are_masked_where_there_are_some():
+    vocabulary = Vocabulary.bytes(("de",), 0)  # every byte is a piece: here, letters play words
+
+    class Words:
+        is_special, decode = vocabulary.is_special, vocabulary.decode
+        word_starts = np.ones_like(vocabulary.word_starts)
+
+    letters = {letter: vocabulary.encode(letter)[0] for letter in "xyabcdefgh"}
+    documents = [np.array([letters[c] for c in "xy" + own + "x"]) for own in ("ab", "cd", "ef", "gh")]
+    common = common_pieces(documents)
+    assert set(common) == {letters["x"], letters["y"]}
+    for seed in range(20):
+        (blank,) = choose_blanks(documents[0], Words, np.random.default_rng(seed), common)
+        assert documents[0][blank] in (letters["a"], letters["b"])
+        (blank,) = choose_blanks(documents[0][:2], Words, np.random.default_rng(seed), common)
+        assert documents[0][blank] in common  # there is nothing else
