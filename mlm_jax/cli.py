@@ -42,7 +42,7 @@ VERBS = {  # in the order in which --help lists them
     "config": "config",
 }
 
-ELSEWHERE = {  # {what others call a verb: the verb here}
+ELSEWHERE = {  # {name in other frameworks: the verb here}
     "evaluate": "eval",
     "test": "eval",
     "validate": "eval",
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = verb_module(options.verb)
     if rest and not (hasattr(verb, "take_rest") and verb.take_rest(options, rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}{getattr(verb, 'HINT', '')}")
-    if arguments is None:  # this process is ours, and not a test's or a notebook's
+    if arguments is None:  # a process of its own, not a test or a notebook
         _write_utf8()
         _log_warnings_as_plain_lines()
         _end_when_asked_to()
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mlm-jax: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         _drop_output()
         return 0
     except OSError as error:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_when_asked_to() -> None:
-    """End on SIGTERM and SIGHUP as on an error, so that what is half-written is removed.
+    """End on SIGTERM and SIGHUP as on an error, so that half-written files are removed.
 
     ``train`` and ``sweep`` handle the signals themselves.
     """
@@ -146,8 +146,8 @@ def _end_when_asked_to() -> None:
 def verb_module(verb: str) -> ModuleType:
     """Return the module of a verb: ``ABOUT``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options)``.
 
-    It may also have ``arrange(arguments)``, which rewrites what argparse would misread, ``take_rest(options, rest)``,
-    which accepts arguments that argparse left over, and ``HINT``, which ends the error about those.
+    It may also have ``arrange(arguments)``, which rewrites arguments that argparse would misread, ``take_rest(options, rest)``,
+    which accepts arguments that argparse left over, and ``HINT``, which is added to the error about those.
     """
     return importlib.import_module(f"mlm_jax.commands.{VERBS[verb]}")
 
@@ -175,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _write_utf8() -> None:
-    """Write UTF-8 in every locale, as all files are; what is no text, such as a file name's stray bytes, is escaped."""
+    """Write UTF-8 in every locale, as in all files; stray bytes, such as those of a file name, are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -190,7 +190,7 @@ def _log_warnings_as_plain_lines() -> None:
 
 
 def _drop_output() -> None:
-    """Send what standard output still holds to /dev/null, so that Python does not try to write it at exit."""
+    """Redirect standard output to /dev/null, so that Python does not try to write buffered output at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Adapters alone: a few megabytes that turn the model that they were trained on into the adapted one, and back on to it."""
+"""Save the adapters of a model alone, in a few megabytes, and add them to the model that they were trained on."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mlm_jax.interop.weights import flat_shapes
 from mlm_jax.training.paths import by_path
 
 FACTS, KIND = "adapters.json", "mlm_jax adapters"
-HEADS = ("classifiers/", "classifier_transforms/", "uncertainty/", "head/", "output")  # not of the encoder's function
+HEADS = ("classifiers/", "classifier_transforms/", "uncertainty/", "head/", "output")  # do not affect the encoder
 STACKS = ("encoder", "decoder")
 
 
 def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -> Path:
-    """Write the adapters of a checkpoint, all of them or one language's, as ``model.safetensors`` with ``adapters.json``.
+    """Write the adapters of a checkpoint as ``model.safetensors`` with ``adapters.json``.
 
     Args:
       checkpoint: a workdir, or one of its checkpoints.
       out: the folder to make; must not exist yet.
-      language: whose adapters; "" is all.
+      language: language whose adapters are written; "" is all.
 
     Raises:
-      UserError: the model has no adapters, or none of this language; or the disk is full.
+      UserError: the model has no adapters, or none for this language; or the disk is full.
     """
     loaded = load_parameters(checkpoint, device=host())
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
@@ -64,15 +64,15 @@ def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -
 
 
 def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path:
-    """Write a workdir of a base model with adapters that were saved alone.
+    """Write a workdir with a base model and adapters that were saved alone.
 
     Args:
-      base: the workdir, or a checkpoint, of the model that they were trained on; it may have adapters of its own.
-      folder: of :func:`save_adapters`.
+      base: the workdir, or a checkpoint, of the model that the adapters were trained on; it may have other adapters.
+      folder: folder that :func:`save_adapters` wrote.
       out: the workdir to make; must not exist yet.
 
     Raises:
-      UserError: the adapters were trained on other weights or languages, or do not fit; nothing is written then.
+      UserError: the adapters were trained on other weights or languages, or do not fit; nothing is written.
     """
     loaded = load_parameters(base, device=host())
     facts = read_json(Path(folder) / FACTS) if (Path(folder) / FACTS).is_file() else {}
@@ -160,7 +160,7 @@ def _by_source_language(entry: Mapping[str, Any]) -> bool:
 
 
 def digest(flat: Mapping[str, np.ndarray]) -> str:
-    """Return SHA-256 of all that adapters stand on: every parameter but adapters and heads."""
+    """Return the SHA-256 of the base model's parameters: all but adapters and heads."""
     found = hashlib.sha256()
     for path in sorted(flat):
         if not is_adapter(path) and not path.startswith(HEADS):

@@ -1,4 +1,4 @@
-"""A config that goes on with a trained model: its architecture and vocabulary, and the rates of continued training."""
+"""A config to continue the training of a model: its architecture and vocabulary, with rates for continued training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mlm_jax.interop.published_tokenizer import UNUSED_ROWS
 from mlm_jax.interop.task_heads import options_for, published_head, without_token_head
 from mlm_jax.interop.weights import choose_family
 
-MACHINE = ("attention", "remat", "scan_layers", "cross_entropy_chunk", "dtype")  # keys that belong to where a run ran
+MACHINE = ("attention", "remat", "scan_layers", "cross_entropy_chunk", "dtype")  # keys that depend on the machine
 
 
 def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDict:
-    """Return the default config with the model of a checkpoint, which its weights fit.
+    """Return the default config with the model, the vocabulary and the weights of a checkpoint.
 
-    It takes over ``config.model``, ``data.prefix``, the vocabulary and the weights. The caller names the data, and tasks if they
-    are not masked language modelling.
+    It has the checkpoint's ``config.model`` and ``data.prefix``. The caller sets the data, and the tasks unless they are masked
+    language modelling.
 
     Args:
       place: a workdir or one of its checkpoints.
       vocabulary: a folder that ``mlm-jax grow`` wrote; "" is the checkpoint's own vocabulary.
 
     Raises:
-      UserError: there is no checkpoint; or the folder of its vocabulary, or of the grown one, is not there.
+      UserError: there is no checkpoint, or the folder of its vocabulary or of the grown one does not exist.
     """
     place = Path(place).resolve()
     described = describe(place)
@@ -44,7 +44,9 @@ def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDi
     config.families, config.data.prefix = described.config.families, described.config.data.prefix
     folder = Path(vocabulary).resolve() if vocabulary else vocabulary_folder(place, described)
     size = load_vocabulary(folder).size
-    if -size % config.model.vocabulary_multiple > UNUSED_ROWS:  # an imported table need not be rounded up evenly
+    if (
+        -size % config.model.vocabulary_multiple > UNUSED_ROWS
+    ):  # the rows of an imported table may not be such a multiple
         config.model.vocabulary_multiple = 1
     config.vocabulary.update(path=str(folder), size=size)
     starts = {"starts": str(folder / FILE)} if vocabulary and (folder / FILE).is_file() else {}
@@ -58,14 +60,14 @@ def continued_config(place: str | Path, vocabulary: str | Path = "") -> ConfigDi
 def head_options(place: str | Path, objective: str) -> dict[str, str]:
     """Return the options of a fine-tuning task whose head ``export-hf`` can write: "transform" and "pooling".
 
-    Each family of transformers has one form of head, and a task trained in another form could not be exported.
+    Each family in transformers has one form of head. A task that was trained with another form could not be exported.
 
     Args:
       place: a workdir or one of its checkpoints, to fine-tune from.
-      objective: of the task, such as classification or token_classification.
+      objective: objective of the task, such as classification or token_classification.
 
     Raises:
-      UserError: no family can express the model, or the one that can has no head for this objective.
+      UserError: no family can express the model, or the family that can has no head for this objective.
     """
     described = describe(place)
     ids = special_ids(described.vocabulary, described.vocabulary.pad_id)
@@ -75,14 +77,14 @@ def head_options(place: str | Path, objective: str) -> dict[str, str]:
 
 
 def vocabulary_folder(place: Path, described: Described) -> Path:
-    """Return the folder in which a checkpoint's vocabulary lies as files.
+    """Return a folder with the files of a checkpoint's vocabulary.
 
     Args:
       place: the checkpoint, or its workdir.
-      described: what it is of.
+      described: facts of the checkpoint.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such folder.
     """
     config = described.config
     folders = [parent / name for parent in (place, *place.parents[:2]) for name in ("vocabulary", "store/vocabulary")]
@@ -91,7 +93,7 @@ def vocabulary_folder(place: Path, described: Described) -> Path:
         if (folder / FACTS).is_file() and load_vocabulary(folder).fingerprint == described.vocabulary.fingerprint:
             return folder.resolve()
     raise UserError(
-        "the vocabulary of this checkpoint is in none of the folders where its run would have it",
+        "none of the folders of the checkpoint's run contains its vocabulary",
         file=place,
         remedy="give the folder of its vocabulary, such as STORE/vocabulary",
     )

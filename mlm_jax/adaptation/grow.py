@@ -1,4 +1,4 @@
-"""``mlm-jax grow``: a language added to a vocabulary, whose old pieces keep their ids."""
+"""``mlm-jax grow``: add a language to a vocabulary, whose old pieces keep their ids."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from mlm_jax.data.vocabulary.proto import model_proto
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.model.sharing import indexes
 
-MOST_DOCUMENTS = 200_000  # that new pieces are learned from
+MOST_DOCUMENTS = 200_000  # most documents from which new pieces are learned
 BATCH = 1000  # documents that are encoded at a time
 
 
 def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[str], pieces: int) -> Vocabulary:
     """Add a language's token and up to ``pieces`` pieces of its text, learned as the old ones were (unigram or BPE).
 
-    A published vocabulary has no language tokens and gets pieces only (:mod:`mlm_jax.adaptation.grow_published`). In one of
-    ours, if the text has letters that no old piece has, every added piece holds such a character: other text is cut as
-    before, and what used to fall back to bytes is not any more. If its script is known, the new pieces are longer ones of
-    the old characters. Old text is then cut as before, except where a new piece covers it.
+    A published vocabulary has no language tokens, so only pieces are added (:mod:`mlm_jax.adaptation.grow_published`). For a
+    vocabulary of this package, there are two cases. If the text has characters that no old piece contains, each new piece contains
+    such a character. These were spelled as bytes before, and the tokens of all other text do not change. If all characters are
+    known, new pieces consist of known characters, and the tokens of old text change only where it contains a new piece.
 
     Args:
-      vocabulary: of any kind; ids of its pieces stay.
+      vocabulary: vocabulary of any kind; its pieces keep their ids.
       language: code of the new language.
-      sentences: its text.
-      pieces: at most.
+      sentences: text of the new language.
+      pieces: most pieces to add.
 
     Raises:
       UserError: the vocabulary has the language already; ``pieces`` is below 0, or the text
         does not do to train them.
     """
     if pieces < 0:
-        raise UserError(f"there cannot be {pieces} new pieces", remedy="give a number from 0")
+        raise UserError(f"the number of new pieces must be at least 0, not {pieces}", remedy="give a number from 0")
     if isinstance(vocabulary, PublishedVocabulary):
         return grow_published(vocabulary, sentences, pieces)
     if vocabulary.is_bytes and pieces:
@@ -67,16 +67,17 @@ def grow_vocabulary(vocabulary: Vocabulary, language: str, sentences: Iterable[s
 def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) -> list[tuple[str, float]]:
     """Train pieces on the text and return ``count`` with their scores (log-probabilities; of BPE, ranks).
 
-    Of a new script they are the single characters that the vocabulary lacks, and then the likeliest pieces that hold one of
-    them (of BPE, the first merges). Of a known one they are the likeliest pieces that the vocabulary lacks (of BPE, the
-    merges that come after its own).
+    For a new script, these are the missing single characters, and then the likeliest pieces that contain one of them (for BPE, the
+    first merges). For a known script, they are the likeliest missing pieces (for BPE, the merges after the vocabulary's own).
     """
     assert vocabulary.model is not None
     serialised = vocabulary.model
     old = model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
-    normalise = normalise_like(serialised).normalize  # new pieces are of the text as the vocabulary reads it
+    normalise = normalise_like(
+        serialised
+    ).normalize  # new pieces are learned from text in the vocabulary's normalised form
     parts = [normalise(text[start : start + SENTENCE]) for text in sentences for start in range(0, len(text), SENTENCE)]
     alphabet = set().union(*parts)
     is_new_script = any(character.isalpha() for character in alphabet - characters)
@@ -92,13 +93,13 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
 
 
 class Recut(NamedTuple):
-    """How much of a text a grown vocabulary cuts otherwise than the old one.
+    """How much the tokens of a text change when a vocabulary grows.
 
     Attributes:
-      texts: in all.
-      changed: texts whose ids differ.
+      texts: number of texts.
+      changed: number of texts whose ids change.
       before: tokens of all texts in the old vocabulary.
-      after: in the grown one.
+      after: tokens of all texts in the grown vocabulary.
     """
 
     texts: int
@@ -111,9 +112,9 @@ def recut(old: Vocabulary, grown: Vocabulary, texts: Iterable[str]) -> Recut:
     """Count the texts whose ids change when a vocabulary grows.
 
     Args:
-      old: the vocabulary as it was.
-      grown: the same with new pieces.
-      texts: of languages that the model knows.
+      old: the old vocabulary.
+      grown: the vocabulary with new pieces.
+      texts: texts of languages that the model knows.
     """
     total = Recut(0, 0, 0, 0)
     for window in windows(texts, BATCH):
@@ -124,14 +125,14 @@ def recut(old: Vocabulary, grown: Vocabulary, texts: Iterable[str]) -> Recut:
 
 
 def old_rows(old: Vocabulary, grown: Vocabulary) -> tuple[tuple[int, int], ...]:
-    """Return the ranges (first, behind the last) of ids that mean the same in both vocabularies."""
+    """Return the ranges (first, one past the last) of ids that mean the same in both vocabularies."""
     same = [a == b for a, b in zip(old.pieces(range(old.size)), grown.pieces(range(grown.size)))]
     bounds = [index for index, (a, b) in enumerate(zip([False, *same], [*same, False])) if a != b]
     return tuple(zip(bounds[::2], bounds[1::2]))
 
 
 def language_specific(model: ConfigDict) -> list[str]:
-    """Return regexes of the parameters of which each language has its own."""
+    """Return regexes of the language-specific parameters."""
     patterns = ["language_embedding"] if model.language_embedding else []
     for stack in ("encoder", "decoder"):
         for number, entry in enumerate(model[stack]):

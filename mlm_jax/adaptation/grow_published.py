@@ -1,4 +1,4 @@
-"""New pieces for a published vocabulary, in the algorithm that it has; its old pieces keep their ids."""
+"""Add pieces to a published vocabulary, by its own algorithm; its old pieces keep their ids."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mlm_jax.data.vocabulary.published import RESERVED, PublishedVocabulary
 def grow_published(vocabulary: PublishedVocabulary, texts: Iterable[str], count: int) -> PublishedVocabulary:
     """Add up to ``count`` pieces that are learned from a text.
 
-    BPE goes on merging the pieces that the vocabulary cuts the text into; so does WordPiece, whose longest match then finds the
-    new pieces. Unigram pieces are trained on the text as the tokenizer normalises it. New pieces take the places that are kept
-    for later (``[unused7]``), and then follow the last id. Old text is cut as before, except where a new piece covers it.
+    For BPE, more merges of the text's tokens are learned. The same is done for WordPiece, whose longest match then finds the new
+    pieces. Unigram pieces are trained on the text in the tokenizer's normalised form. New pieces take the reserved places
+    (``[unused7]``) first, and then new ids. The tokens of old text change only where it contains a new piece.
 
     Args:
-      vocabulary: of a published model.
-      texts: of the new language.
-      count: of new pieces, at most.
+      vocabulary: vocabulary of a published model.
+      texts: texts of the new language.
+      count: most pieces to add.
 
     Raises:
       UserError: the vocabulary is of another kind, or the text does not suffice to train pieces.
@@ -56,12 +56,12 @@ def _grow_merges(vocabulary: PublishedVocabulary, described: dict[str, Any], tex
 
 
 def _free(described: dict[str, Any]) -> list[int]:
-    """Return the ids of places that are kept for later."""
+    """Return the ids of reserved places."""
     return sorted(index for piece, index in described["model"]["vocab"].items() if RESERVED.fullmatch(piece))
 
 
 def _vacate(described: dict[str, Any], index: int) -> None:
-    """Take the piece out that keeps a place for later."""
+    """Remove the piece at a reserved place."""
     for piece in [piece for piece, there in described["model"]["vocab"].items() if there == index]:
         del described["model"]["vocab"][piece]
     described["added_tokens"] = [token for token in described.get("added_tokens") or () if token["id"] != index]
@@ -71,7 +71,7 @@ def _grow_unigram(vocabulary: PublishedVocabulary, described: dict[str, Any], te
     tokenizer, vocab = Tokenizer.from_str(vocabulary.tokenizer_json), described["model"]["vocab"]
     normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     lines = [line for text in texts for line in normalise(text).splitlines() if line.strip()]
-    # Ids of a unigram model are places in its list, so that added tokens behind it have to be in it as well.
+    # The ids of a unigram model are indices into its list, so added tokens after it must be in the list as well.
     names = vocabulary.pieces(range(vocabulary.size))
     vocab.extend([name, 0.0] for name in names[len(vocab) :])
     vocab.extend([piece, score] for piece, score in trained_pieces(lines, set(names), count)[:count])

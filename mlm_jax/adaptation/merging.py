@@ -1,4 +1,4 @@
-"""Byte-pair encoding that goes on where a vocabulary stopped."""
+"""Byte-pair encoding: learn the merges that follow those of a vocabulary."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BATCH = 1000  # texts that are encoded at a time
 
 
 def count_words(vocabulary: Vocabulary, texts: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """Count the words of a text, as the pieces that the vocabulary cuts them into.
+    """Count the words of a text, each as a tuple of its pieces.
 
-    A word ends where the tokenizer splits text before it cuts it, before a piece that begins a word, and at bytes and unknown
-    pieces. Where nothing else does, it ends between letters, digits and other signs, as in SentencePiece's training.
+    A word ends where the tokenizer splits text, before a piece that begins a word, and at bytes and unknown pieces. If the
+    tokenizer does not split text, it also ends between letters, digits and other characters, as in SentencePiece's training.
     """
     words: Counter[tuple[str, ...]] = Counter()
     starts, special = vocabulary.word_starts, vocabulary.is_special
@@ -43,7 +43,7 @@ def _text(piece: str) -> str:
 
 
 def _sign(character: str) -> str:
-    """Return whether a character is a letter (or mark of one, or the sign of a space), a digit, or something else."""
+    """Return the class of a character: letter (also a mark, or the sign of a space), digit, or other."""
     kind = unicodedata.category(character)[0] if character and character != WORD else "L"
     return {"L": "letter", "M": "letter", "N": "digit"}.get(kind, "other")
 
@@ -51,13 +51,13 @@ def _sign(character: str) -> str:
 def further_merges(
     words: Mapping[tuple[str, ...], int], count: int, known: Collection[str], inside: str = ""
 ) -> list[tuple[str, str]]:
-    """Return the merges that BPE would go on with: of the commonest pair of neighbours, again and again (Sennrich et al. 2016).
+    """Return further merges of BPE: the most frequent pair of neighbouring pieces, repeatedly (Sennrich et al. 2016).
 
     Args:
-      words: {pieces of a word: how often it occurs}.
-      count: of new pieces, at most; a pair that occurs once only makes none.
-      known: pieces that there are already, which merges may make as well.
-      inside: what pieces inside a word begin with (WordPiece's ``##``).
+      words: {pieces of a word: its number of occurrences}.
+      count: most new pieces; a pair that occurs only once is not merged.
+      known: existing pieces, which merges may also produce.
+      inside: prefix of pieces inside a word (``##`` of WordPiece).
 
     Returns:
       (left, right) pieces, in order.
@@ -65,7 +65,7 @@ def further_merges(
     cut = [list(word) for word in words]
     often = [words[word] for word in words]
     pairs: Counter[tuple[str, str]] = Counter()
-    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that had it
+    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that contain it, or did
     for number, word in enumerate(cut):
         for pair in zip(word, word[1:]):
             pairs[pair] += often[number]

@@ -1,4 +1,4 @@
-"""What the embeddings of new pieces begin as; docs/adapt.md compares the ways."""
+"""Initial embeddings of new pieces; docs/adapt.md compares them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import scipy.sparse
 from mlm_jax.checkpoints.starts import Mixtures
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
-TRANSLATIONS = 5  # old pieces whose mean a new piece begins as
+TRANSLATIONS = 5  # old pieces whose weighted mean is the initial embedding of a new piece
 Pairs = Sequence[tuple[str, str]]  # (text of the new language, text of a language that the model knows)
 
 
 def new_pieces(old: Vocabulary, new: Vocabulary) -> list[int]:
-    """Return the ids of the ordinary pieces that the old vocabulary lacks."""
+    """Return the ids of the ordinary pieces that are not in the old vocabulary."""
     known, names = {*old.pieces(range(old.size))}, new.pieces(range(new.size))
     return [index for index in range(new.size) if not new.is_special[index] and names[index] not in known]
 
 
 def spelling(old: Vocabulary, new: Vocabulary, pairs: Pairs) -> Mixtures:
-    """Return nothing: a new piece begins as the mean of the old pieces that spell it, see :func:`.transplant.row_sources`."""
+    """Return {}: the initial embedding is the mean of the old pieces that spell it, see :func:`.transplant.row_sources`."""
     return {}
 
 
 def lexicon(old: Vocabulary, new: Vocabulary, pairs: Pairs) -> Mixtures:
-    """Return for each new piece the old pieces that occur in the translations of its texts.
+    """Return, for each new piece, old pieces that occur in translations of texts with the new piece.
 
-    The weight of an old piece b for a new piece a is the square of c(a, b)² / (c(a) c(b)), where c counts pairs of texts. Pairs
-    may be sentences or the entries of a dictionary. After WECHSEL (Minixhofer et al. 2022), which has a dictionary of words.
+    The weight of an old piece b for a new piece a is the square of c(a, b)² / (c(a) c(b)); c is the number of pairs of texts that
+    contain the pieces. Pairs are sentences or entries of a dictionary. After WECHSEL (Minixhofer et al. 2022), which uses a
+    dictionary of words.
 
     Args:
       old: the vocabulary of the trained model.
@@ -42,7 +43,7 @@ def lexicon(old: Vocabulary, new: Vocabulary, pairs: Pairs) -> Mixtures:
     ours, theirs = (
         _occurrences(vocabulary, [pair[side] for pair in pairs]) for side, vocabulary in enumerate((new, old))
     )
-    together = (ours.T @ theirs).tocsr()  # [new vocabulary, old vocabulary]: pairs that have both pieces
+    together = (ours.T @ theirs).tocsr()  # [new vocabulary, old vocabulary]: number of pairs with both pieces
     of_ours, of_theirs = (np.asarray(found.sum(axis=0)).ravel() for found in (ours, theirs))
     mixtures: Mixtures = {}
     for index in new_pieces(old, new):

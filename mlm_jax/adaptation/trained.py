@@ -1,4 +1,4 @@
-"""Pieces that SentencePiece learns from a text, to add to a vocabulary that lacks them."""
+"""Train pieces on a text with SentencePiece, to add them to a vocabulary."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlm_jax.data.vocabulary.proto import model_proto
 def trained_pieces(
     lines: Sequence[str], known: Collection[str], wanted: int, model_type: str = "unigram"
 ) -> list[tuple[str, float]]:
-    """Return (piece, score) of what is trained on a text and not known, single characters first, then by score.
+    """Return (piece, score) of trained pieces that are not known yet: single characters first, then by score.
 
     Args:
       lines: normalised text; every character of it becomes a piece.
       known: pieces to leave out.
-      wanted: pieces that the caller will take; more are trained, since many of them are known.
+      wanted: number of pieces that the caller will use; more are trained, since many of them are known.
       model_type: unigram | bpe.
 
     Raises:

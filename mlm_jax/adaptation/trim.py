@@ -1,14 +1,14 @@
-"""``mlm-jax trim``: a vocabulary of only the pieces that a user's text needs, and the model with their rows.
+"""``mlm-jax trim``: remove the pieces that a user's text does not need from a vocabulary, and their rows from the model.
 
-Text that the pieces were taken from is cut as before, so that the encoder's outputs for it stay the same bit for bit:
+The tokens of this text do not change, so the encoder's outputs for it stay the same bit for bit:
 
-- Unigram: the best cut needs only pieces that are kept, and fewer rivals cannot beat it. The worst piece is kept as well, since
-  the score of unknown characters follows from it.
-- BPE: a piece is kept with those that it is merged from; merges that the text never made were not missed.
-- WordPiece: the longest match is still there, and nothing longer has come.
+- Unigram: the best segmentation uses only pieces that are kept, and remains the best among fewer segmentations. The piece with the
+  lowest score is kept as well, since the score of unknown characters depends on it.
+- BPE: a piece is kept with the pieces that it is merged from. Other merges never occur in the text.
+- WordPiece: the longest match is kept, and no longer piece is added.
 
-Special pieces, bytes, added tokens, and pieces of one character that occurs in the text are always kept, so that other text of the
-same languages can still be spelt.
+Special pieces, bytes, added tokens, and single characters of the text are always kept, so that other text of the same languages can
+still be spelled.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Trimmed(NamedTuple):
 
     Attributes:
       vocabulary: the new one.
-      kept: ``[new pieces]`` int64, the old id of each.
-      tokens: of the text, which are as many with either vocabulary.
-      words: of the text, between white space.
+      kept: ``[new pieces]`` int64, the old id of each piece.
+      tokens: number of tokens of the text, the same in both vocabularies.
+      words: number of words of the text, which white space separates.
     """
 
     vocabulary: Vocabulary
@@ -46,14 +46,14 @@ class Trimmed(NamedTuple):
 
 
 def trim_vocabulary(vocabulary: Vocabulary, texts: Iterable[str]) -> Trimmed:
-    """Keep the pieces that a text needs, in their order, and check that it is cut as before.
+    """Keep the pieces that a text needs, in their order, and check that its tokens do not change.
 
     Args:
-      vocabulary: of any kind but bytes.
-      texts: documents of all languages that the model is to keep.
+      vocabulary: vocabulary of any kind but bytes.
+      texts: documents of all languages for which the model will be used.
 
     Raises:
-      UserError: the vocabulary is of bytes or of a kind that is not known, or there is no text.
+      UserError: the vocabulary is of bytes or of an unknown kind, or there is no text.
     """
     if vocabulary.is_bytes:
         raise UserError("a vocabulary of bytes has no pieces to spare", remedy="use the model as it is")
@@ -140,7 +140,7 @@ def _pair(merge: str | list[str]) -> list[str]:
 
 
 def _keep_unigram(model: Mapping[str, Any], used: np.ndarray) -> np.ndarray:
-    """Return the ids to keep as well: the piece with the lowest score, and the unknown one."""
+    """Return other ids to keep: the piece with the lowest score, and the unknown piece."""
     keep = np.zeros(len(used), bool)
     keep[int(np.argmin([score for _, score in model["vocab"]]))] = True
     if model.get("unk_id") is not None:
@@ -149,7 +149,7 @@ def _keep_unigram(model: Mapping[str, Any], used: np.ndarray) -> np.ndarray:
 
 
 def _keep_bpe(model: Mapping[str, Any], used: np.ndarray) -> np.ndarray:
-    """Return the ids to keep as well: what the used pieces are merged from, and the unknown piece."""
+    """Return other ids to keep: the pieces that used pieces are merged from, and the unknown piece."""
     ranks = {tuple(_pair(merge)): rank for rank, merge in enumerate(model["merges"])}
     keep = np.zeros(len(used), bool)
     for piece, index in model["vocab"].items():
@@ -169,11 +169,11 @@ def _keep_wordpiece(model: Mapping[str, Any], used: np.ndarray) -> np.ndarray:
 
 
 def merged_from(piece: str, rank: Any) -> set[str]:
-    """Return the pieces that appear while BPE makes a piece out of its characters.
+    """Return the pieces that occur while BPE merges the characters of a piece.
 
     Args:
-      piece: that the merges make.
-      rank: (left, right) → the rank of their merge, the lowest first, or None.
+      piece: the piece.
+      rank: function of (left, right) that returns the rank of their merge, lowest first, or None.
     """
     parts, seen = list(piece), set(piece)
     while len(parts) > 1:

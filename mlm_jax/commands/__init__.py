@@ -1,1 +1,1 @@
-"""The verbs of the command line, a file each: parser, help, and what it prints."""
+"""The verbs of the command line, one file each: its parser, its help and its output."""

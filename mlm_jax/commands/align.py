@@ -26,10 +26,10 @@ DRAWN = 8  # sentence pairs in a drawing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=f"{CHECKPOINT}, with cross-lingual attention")
-    parser.add_argument("source", help="text file, a sentence a line")
+    parser.add_argument("source", help="text file with one sentence per line")
     parser.add_argument("target", help="its translation, line by line")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
-    parser.add_argument("--gold", default="", help="file of lines such as 0-0 1p2 to print the alignment error rate by")
+    parser.add_argument("--gold", default="", help="file of gold links, such as 0-0 1p2, for the alignment error rate")
     parser.add_argument("--draw", default="", metavar="FILE.svg", help="picture of the first sentences' attention")
 
 
@@ -96,7 +96,7 @@ def align_command(
 
 
 def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield what stands at the same line of several (file, lines), some lines at a time."""
+    """Yield batches of tuples of the same line of several (file, lines)."""
     together = enumerate(itertools.zip_longest(*(lines for _, lines in sides)), start=1)
     for window in windows(together, size):
         for number, entries in window:
@@ -111,7 +111,7 @@ def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> It
 
 
 def _check_links(gold: str, first: int, lines: Sequence[tuple[Any, ...]], aligned: Sequence[Alignment]) -> None:
-    """Refuse gold links of words that are not there, however words are counted; ``first`` is the number of the first line."""
+    """Check that gold links are of words that exist, however words are counted; ``first`` is the number of the first line."""
     for number, ((*texts, (_, possible)), alignment) in enumerate(zip(lines, aligned), start=first):
         # A text that was cut has fewer words to the model, and one without spaces between words has more.
         sizes = [max(len(text.split()), len(words)) for text, words in zip(texts, alignment[:2])]

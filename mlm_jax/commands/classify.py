@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         default="-",
-        help="text file, a text a line, or two (question and text) with a tab between; - is standard input",
+        help="text file with one text per line, or two (question and text) with a tab between; - is standard input",
     )
     parser.add_argument(
         "--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         const=0.0,
         metavar="MARGIN",
-        help="questions may have no answer: leave it empty if that scores higher than the best answer by more than this (0)",
+        help="margin by which 'no answer' must score above the best answer for an empty answer (0)",
     )
 
 

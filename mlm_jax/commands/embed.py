@@ -25,7 +25,7 @@ HINT = STREAMS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
+    parser.add_argument("--input", default="-", help="text file with one sentence per line; - is standard input")
     parser.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
     parser.add_argument("--language", help=LANGUAGE)
 
@@ -38,11 +38,11 @@ def run(options: argparse.Namespace) -> None:
 def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
     """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
 
-    What was cut is counted on standard error, and empty lines, which have the embedding of a text without words.
+    Texts that were cut are counted on standard error, as are empty lines, which get the embedding of an empty text.
 
     Args:
       place: a workdir or one of its checkpoints.
-      input: a text file in UTF-8, a text a line; "-" is standard input.
+      input: a text file in UTF-8 with one text per line; "-" is standard input.
       output: FILE.npy, FILE.jsonl, or "-". A file appears when it is whole.
       language: of the text.
 
@@ -72,7 +72,7 @@ def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO
 
 
 def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:
-    """Write an array whose length is known at the end only: NumPy leaves room in the header for it to grow."""
+    """Write an array whose length is known only at the end: NumPy's header has room for a larger number."""
     import numpy as np
 
     header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}

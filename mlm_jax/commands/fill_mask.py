@@ -14,17 +14,19 @@ from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines
 
 ABOUT = "fill in the <mask> of each line of text"
 EXAMPLE = 'runs/mine "Habari za <mask>" --language sw'
-HINT = "; text that begins with a dash goes behind --"
+HINT = "; write -- before text that begins with a dash"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument(
-        "text", nargs="*", help="text with <mask>, behind -- if it begins with a dash; standard input if none"
+        "text",
+        nargs="*",
+        help="text with <mask> (write -- before text that begins with a dash); by default standard input",
     )
     parser.add_argument("--behind", action="append", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("--top", type=int, default=5, help="candidates a mask")
+    parser.add_argument("--top", type=int, default=5, help="number of candidates for each mask")
     parser.add_argument("--language", help=LANGUAGE)
 
 

@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LANGUAGE=GLOB",
-        help="text of a language that the model knows, to count how much of it is cut otherwise; repeatable",
+        help="text of a language that the model knows, to count how many of its tokens change; repeatable",
     )
     parser.add_argument(
         "--start",
         choices=("spelling", "lexicon"),
         default="spelling",
-        help="what the embeddings of new pieces begin as: the old pieces that spell them, or those that occur in translations",
+        help="initial embeddings of new pieces: from the old pieces that spell them, or from those that occur in translations",
     )
     parser.add_argument(
         "--pairs",

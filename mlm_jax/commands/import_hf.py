@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-ABOUT = "turn a model of Hugging Face transformers into a checkpoint to go on with"
+ABOUT = "turn a model of Hugging Face transformers into a checkpoint, to use it or to continue its training"
 EXAMPLE = "FacebookAI/xlm-roberta-base --out runs/xlmr --languages de,en"
 
 

@@ -23,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument(
-        "source", help="text file, a sentence a line, or IDENTIFIER<tab>SENTENCE as in BUCC; - is standard input"
+        "source", help="text file, one SENTENCE or IDENTIFIER<tab>SENTENCE (as in BUCC) per line; - is standard input"
     )
     parser.add_argument("target", help="text file in the other language")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
-    parser.add_argument("--gold", default="", help="file of ID<tab>ID lines to print precision, recall and F1 by")
-    parser.add_argument("--threshold", type=float, help="least ratio margin of a pair; the best for --gold, or 1")
+    parser.add_argument("--gold", default="", help="file of ID<tab>ID lines, for precision, recall and F1")
+    parser.add_argument(
+        "--threshold", type=float, help="lowest ratio margin of a pair; by default the best for --gold, or 1"
+    )
     parser.add_argument(
         "--output", default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output"
     )

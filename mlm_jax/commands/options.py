@@ -63,7 +63,7 @@ def by_language(values: Sequence[str], option: str) -> dict[str, tuple[str, ...]
 
 
 def store_folder(config: ConfigDict, workdir: str | None) -> str:
-    """Return the folder of the token store, which may have to be made.
+    """Return the folder of the token store, which need not exist yet.
 
     Raises:
       UserError: neither the config nor a workdir says where the store is, or a new store would replace the one that
@@ -91,7 +91,7 @@ def check_workdir_path(workdir: str) -> None:
     folder = Path(workdir)
     found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found and not found.is_dir():
-        raise UserError("this is a file, where the workdir is to be", file=found, remedy="give another --workdir")
+        raise UserError("this is a file, so it cannot be a workdir", file=found, remedy="give another --workdir")
 
 
 def check_output(place: str) -> None:

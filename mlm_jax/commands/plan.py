@@ -7,7 +7,7 @@ import os
 
 from mlm_jax.commands.options import add_config, config_of
 
-ABOUT = "compile the training step for a topology that is not there: memory, FLOPs, collectives, bounds"
+ABOUT = "compile the training step for another machine's topology: memory, FLOPs, collectives, bounds"
 EXAMPLE = "--config configs/mmbert_base.py --topology v5e:4x4"
 
 

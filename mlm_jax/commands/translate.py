@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each"
     )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", help=LANGUAGE)
-    parser.add_argument("--input", default="-", help="text file, a sentence a line; - is standard input")
+    parser.add_argument("--input", default="-", help="text file with one sentence per line; - is standard input")
     parser.add_argument("--output", default="-", help="text file; standard output if not given")
     parser.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
     parser.add_argument(
-        "--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT a line"
+        "--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT for each line"
     )
     parser.add_argument("--length-penalty", type=float, default=1.0, help="α of the score Σ log P / lengthᵅ")
     parser.add_argument(
@@ -52,13 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="piece of the vocabulary that also ends a translation, and stays in it; repeatable",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling")
     parser.add_argument(
         "--synthetic",
         choices=("back", "forward"),
         help="write a parallel corpus: back puts the translation first and tags it",
     )
-    parser.add_argument("--margin", type=float, default=1.0, help="least ratio margin of a synthetic pair; 0 keeps all")
+    parser.add_argument(
+        "--margin", type=float, default=1.0, help="lowest ratio margin of a synthetic pair; 0 keeps all"
+    )
     parser.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
     parser.add_argument("--tag", default="<BT>", help="put before back-translations")
 
@@ -168,7 +170,7 @@ def translate_command(
 def synthesise_command(
     place: str | Path, recipe: Recipe, *, input: str = "-", output: str, encoder: str | None = None
 ) -> None:
-    """Write a synthetic corpus as TSV pairs, and beside it (FILE.tsv.json) how it came about.
+    """Write a synthetic corpus as TSV pairs, and its provenance beside it (FILE.tsv.json).
 
     Args:
       place: the translator's workdir or one of its checkpoints.

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="LANGUAGE=GLOB",
-        help="text to be cut as before, or module:function, as in config.data.corpora; repeatable",
+        help="text whose tokens must not change, or module:function, as in config.data.corpora; repeatable",
     )
     parser.add_argument("--out", required=True, help="workdir to make")
 

@@ -41,7 +41,7 @@ def test_the_model_and_vocabulary_of_a_checkpoint(kind, tmp_path):
     with pytest.raises(UserError, match="there is no vocabulary here"):
         continued_config(workdir, vocabulary=tmp_path)
     (workdir / "vocabulary" / "vocabulary.json").unlink()
-    with pytest.raises(UserError, match="is in none of the folders"):
+    with pytest.raises(UserError, match="none of the folders of the checkpoint.s run contains its vocabulary"):
         continued_config(workdir / "checkpoints" / "0")
 
 

@@ -140,7 +140,7 @@ def test_more_characters_than_pieces_and_documents_of_any_length(kind):
 
 def test_text_without_new_pieces_is_a_one_line_error(monkeypatch):
     old = vocabulary()
-    with pytest.raises(UserError, match="there cannot be -5 new pieces"):
+    with pytest.raises(UserError, match="the number of new pieces must be at least 0, not -5"):
         grow_vocabulary(old, "el", GREEK, pieces=-5)
 
     def fails(**options):

@@ -53,7 +53,7 @@ def test_a_workdir_that_is_a_file_is_one_line(below, tmp_path, capsys):
     for verb in ("train", "prepare", "sweep"):
         assert main([verb, "--config", "configs/demo.py", "--workdir", str(file / below)]) == 2
         assert capsys.readouterr().err == (
-            f"mlm-jax: error: {file}: this is a file, where the workdir is to be. Remedy: give another --workdir\n"
+            f"mlm-jax: error: {file}: this is a file, so it cannot be a workdir. Remedy: give another --workdir\n"
         )
 
 
@@ -111,7 +111,7 @@ def test_texts_that_begin_with_a_dash_stand_behind_two_dashes(arguments, texts, 
     assert found == [texts]
     with pytest.raises(SystemExit):
         main(["fill-mask", "run", "--language", "en", "-a"])
-    assert "unrecognized arguments: -a; text that begins with a dash goes behind --" in capsys.readouterr().err
+    assert "unrecognized arguments: -a; write -- before text that begins with a dash" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
