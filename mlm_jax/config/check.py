@@ -1,6 +1,6 @@
-"""Whether a config's values can work: each key by its declaration, then keys together, before anything is read or written.
+"""Check the values of a config before anything is read or written: each key by its declaration, then keys together.
 
-What needs an objective, the devices or the data is checked where those are.
+Checks that need an objective, the devices or the data are in the modules of those.
 """
 
 from __future__ import annotations
@@ -55,6 +55,6 @@ def _check_each(config: ConfigDict, prefix: str = "") -> None:
 
 
 def renamed_options(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's entry with options that older versions called by other names under the names of this version."""
+    """Return a task's entry in which options have this version's names, not those of older versions."""
     names = dict(TASK.renamed)
     return {names.get(option, option): value for option, value in entry.items()}

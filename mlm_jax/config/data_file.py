@@ -1,6 +1,6 @@
-"""A config as JSON, such as the ``config.json`` of a workdir: data that runs no code.
+"""Configs in JSON, such as the ``config.json`` of a workdir, which run no code.
 
-A Python config file may do anything. A JSON one can be a stranger's: it is refused if it names code to import.
+A Python config may do anything. A config in JSON may be a stranger's, so it is refused if it names code to import.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def tuples(value: Any) -> Any:
 
 
 def _fill(config: ConfigDict, values: Any, name: str, file: Path) -> None:
-    """Set keys; ones that do not exist are set as well, for the check of all keys to name them."""
+    """Set keys, also unknown ones, which the check of all keys reports."""
     if not isinstance(values, dict):
         raise UserError(
             f"{name} is a {type(values).__name__} and not an object of keys",
@@ -103,7 +103,7 @@ def _sources(data: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) of every text that stands by itself in a value: what may be a source."""
+    """Yield (key, text) of every string in a value, which may be a source."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, (dict, ConfigDict)):

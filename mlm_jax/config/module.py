@@ -1,4 +1,4 @@
-"""Import a config file as a module: once, under one name, from wherever it is named.
+"""Import a config file as a module: once, and under one name.
 
 A file in a package (a folder with ``__init__.py``) has the name that the package gives it, such as ``configs.demo``. Any
 other file has its own name. Either way, the same name finds the same module in a source such as ``"configs.small:verses"``
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "configs"  # of a wheel; a checkout has t
 
 
 def config_file(path: str | Path) -> Path:
-    """Return a config file's path; ``configs/…`` that is not there is an example of the installed package, if it has one."""
+    """Return the path of a config file; a missing ``configs/…`` is searched for among the examples of the installed package."""
     file = Path(path)
     example = EXAMPLES.joinpath(*file.parts[1:])
     return example if not file.exists() and file.parts[:1] == ("configs",) and example.is_file() else file
@@ -33,7 +33,7 @@ def import_file(path: str | Path) -> ModuleType:
     """Return the module of a config file; it runs once, and again if the file has changed since.
 
     Raises:
-      UserError: there is no such file, or its package has the name of another one.
+      UserError: there is no such file, or another package has the name of its package.
       Exception: whatever the file raises.
     """
     file = config_file(path)
@@ -47,8 +47,8 @@ def import_file(path: str | Path) -> ModuleType:
     if known and known[0] == version and sys.modules.get(known[1].__name__) is known[1]:
         return known[1]
     name, root = _name_and_root(place)
-    # What a config names ("module:function", its neighbours) is found from the folder of its package, or its own, and
-    # from the working directory.
+    # Modules that a config names ("module:function", imports) are searched for in the folder of its package, or else in its own
+    # folder, and in the working directory.
     search(root, Path.cwd())
     module = _import_from_package(name, root, place, bool(known)) if "." in name else _import_alone(name, place)
     _loaded[place] = version, module

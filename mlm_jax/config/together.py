@@ -1,4 +1,4 @@
-"""Checks of several keys together, which need neither the model's code nor devices nor data: whether values fit each other."""
+"""Checks of several keys together, which need neither the model's code nor devices nor data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.keys.mixing import STRATEGY
 from mlm_jax.config.values import BadValue
 
-CHARACTER_HASHES = 8  # n-gram hashes that a character's embedding is put together from (CANINE)
+CHARACTER_HASHES = 8  # hashes of a character, each of which gives a part of its embedding (CANINE)
 DECIDED_BY = {
     "alpha": "alpha",
     "unimax_epochs": "unimax",
     "rates": "explicit",
-}  # {key of a phase: the strategy it means}
+}  # {key of a phase: the strategy that it implies}
 
 
 def check_together(config: ConfigDict) -> None:
@@ -177,7 +177,7 @@ def _check_rows(config: ConfigDict) -> None:
 
 
 def check_curriculum(config: ConfigDict) -> None:
-    """Check the phases of a run against the rest of the config, but for languages and pairs, which the data names.
+    """Check the phases of a run against the rest of the config, except languages and pairs, which depend on the data.
 
     Raises:
       BadValue: a phase names an unknown task, or a key that its strategy or the model does not use, or the phases do not
@@ -209,7 +209,7 @@ def check_curriculum(config: ConfigDict) -> None:
 
 
 def phase_strategy(key: str, entry: Mapping[str, Any], default: str) -> str:
-    """Return the mixing strategy that a phase names, or that its other keys mean.
+    """Return the mixing strategy that a phase names, or that its other keys imply.
 
     Raises:
       BadValue: another key of the phase belongs to another strategy.
@@ -253,12 +253,12 @@ def check_schedule(optimizer: ConfigDict, steps: int) -> None:
 
 
 def warmup_and_decay(optimizer: ConfigDict, steps: int) -> tuple[int, int]:
-    """Return the steps of the warm-up, and of the decay at the end, which only the schedule wsd has."""
+    """Return (steps of the warm-up, steps of the decay at the end); the decay is 0 unless the schedule is wsd."""
     return steps_of(optimizer.warmup_steps, steps), steps_of(
         optimizer.decay_steps, steps
     ) if optimizer.schedule == "wsd" else 0
 
 
 def steps_of(value: float, steps: int) -> int:
-    """Return a number of steps that may be written as a share, below 1, of the run's steps."""
+    """Return a number of steps; a value below 1 is a share of the run's steps."""
     return round(value * steps) if value < 1 else int(value)

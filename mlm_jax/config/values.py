@@ -22,7 +22,7 @@ REQUIRED = ...  # in place of a default: the key must be given
 
 
 class BadValue(UserError):
-    """A value that cannot work, with its dotted key, so that whoever read the config can find the line that set it."""
+    """A value that cannot work. It has the dotted key, so that the reader of the config can find the line that sets it."""
 
     def __init__(self, key: str, problem: str, remedy: str = ""):
         super().__init__(problem, remedy=remedy)
@@ -83,7 +83,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Line:
-    """A number that holds throughout, or two between which a line leads."""
+    """A constant number, or two numbers: the first and the last of a linear function of the step."""
 
     kind: Number
 
@@ -143,8 +143,8 @@ class Fits:
     """Values that a function accepts.
 
     Attributes:
-      accepts: whether a value is such.
-      words: such values in words.
+      accepts: function that returns whether a value is of this kind.
+      words: the values in words.
     """
 
     accepts: Callable[[Any], bool]
@@ -158,7 +158,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class Entries:
-    """A tuple, of which a function accepts every entry."""
+    """A tuple whose entries a function accepts."""
 
     accepts: Callable[[Any], bool]
     words: str
@@ -209,7 +209,7 @@ class ByName:
 
 @dataclass(frozen=True)
 class OneOrByName:
-    """A value that holds for all, or a dictionary with one for each name."""
+    """One value for all, or a dictionary with a value for each name."""
 
     kind: Kind
     example: str
@@ -226,13 +226,13 @@ class OneOrByName:
 
 @dataclass(frozen=True)
 class Entry:
-    """A dictionary with keys of its own.
+    """A dictionary with declared keys.
 
     Attributes:
-      keys: those that it may have.
-      example: for messages and the reference.
-      open: whether other keys are left to someone else to check.
-      empty: whether {} is a value, which leaves the thing out.
+      keys: keys that it may have.
+      example: an example for messages and the reference.
+      open: whether other keys are allowed, which are checked elsewhere.
+      empty: whether {} is allowed, which means "none".
       renamed: {old name of a key: its name now}.
     """
 
@@ -288,7 +288,7 @@ def some(*names: str) -> Some:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; True and False are none."""
+    """Return whether a value is a number; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -308,7 +308,7 @@ def is_row(value: Any) -> bool:
 
 
 def several(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return what a key names, as a tuple; a single name may stand for a tuple of one."""
+    """Return the names of a key as a tuple; a single name may be given as a string."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 
