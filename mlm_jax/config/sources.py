@@ -41,29 +41,40 @@ def _is_bound(value: Any) -> bool:
 
 SETTINGS = Entry(
     (
-        Key("files", REQUIRED, SOURCE, "Its files, or a function."),
+        Key("files", REQUIRED, SOURCE, "Files of the source, or a function that yields its text."),
         Key(
             "rate",
             None,
             Number(0),
-            "Its weight among the sources of its language or pair. Give all of them a rate, or none: they then share by size.",
+            "Weight of the source among those of its language or pair. Give a rate to all of them or "
+            "to none; without rates they are weighted by size.",
         ),
         Key(
             "epochs",
             None,
             Number(ABOVE_ZERO),
-            "Its text counts as if it stood there so many times, if rates are not given.",
+            "Number of times that the source's text counts in its size, if no rates are given.",
         ),
         Key("field", None, TEXT, 'Field or column that holds the text, by default "text"; "a.b" is b of the object a.'),
         Key(
             "where",
             None,
             ByName(Fits(_is_bound, "a text or a number"), '{"language": "deu_Latn", "language_score": 0.9}'),
-            "Other fields that a document must have: a text that is equal, or a number that is at least so large. Of a list the "
-            "first value counts.",
+            "Other fields that a document must have: a text that is equal, or a number that is at least so large. If a "
+            "field is a list, its first value counts.",
         ),
-        Key("documents", None, whole(1), "Most documents (or pairs) of it: so many are drawn by their hashes."),
-        Key("tokens", None, whole(1), "Most tokens of it that training reads: a fixed sample, spread over its text."),
+        Key(
+            "documents",
+            None,
+            whole(1),
+            "Most documents (or pairs) of the source; if it has more, the hashes of the documents decide which are taken.",
+        ),
+        Key(
+            "tokens",
+            None,
+            whole(1),
+            "Most tokens of the source that training reads: a fixed sample, spread over its text.",
+        ),
     ),
     example='{"files": "text/de/books/*.txt", "epochs": 4}',
 )

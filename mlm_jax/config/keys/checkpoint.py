@@ -32,8 +32,8 @@ INIT = Entry(
             "starts",
             "",
             TEXT,
-            'File {"new piece": {"old piece": weight}} of what pieces begin as that the other run lacks (`mlm-jax grow --start`); '
-            "pieces that it leaves out begin as the mean of the old pieces that spell them.",
+            'JSON file {"new piece": {"old piece": weight}} (`mlm-jax grow --start`): a piece that the other run lacks begins as '
+            "this weighted mean of old ones. Pieces that are not in the file begin as the mean of the old pieces that spell them.",
         ),
     ),
     example='{"from": "runs/mine"}',

@@ -44,14 +44,15 @@ PHASE = Entry(
             "languages",
             None,
             Fits(are_names, 'a tuple of languages: ("de",)'),
-            "Languages that are read, and with them pairs of two of them.",
+            "Languages that are read, and pairs of two of these languages.",
         ),
         Key(
             "sources",
             None,
             Fits(are_names_or_rates, 'names of sources: ("wiki", "de:books"), or their rates: {"wiki": 2, "web": 1}'),
-            "Sources that are read, by their names in `data`: `wiki` is that of every language, `de:wiki` of one. Text whose "
-            "source has no name is not read. Rates share a language's rows among its sources.",
+            "Sources that are read, by their names in `data`: `wiki` is the source of this name of every language, "
+            "`de:wiki` that of German. Text from a source without a name is not read. Rates share a language's rows "
+            "among its sources.",
         ),
         Key(
             "strategy",
@@ -100,7 +101,7 @@ KEYS: tuple[Key, ...] = (
         "curriculum",
         (),
         Each(PHASE),
-        "Phases of the run, in order. A phase leaves the keys that it does not name as they are in the rest of the config. () is "
-        "a single phase.",
+        "Phases of the run, in order. Keys that a phase does not have keep their values from the rest of the config. ()"
+        " is a single phase.",
     ),
 )

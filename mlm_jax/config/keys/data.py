@@ -50,13 +50,13 @@ LABELLED_SET = Entry(
             "window",
             None,
             whole(16),
-            "Of questions: tokens of a row (384 by default); longer texts become several rows.",
+            "For questions: tokens of a row (384 by default). Longer texts become several rows.",
         ),
         Key(
             "overlap",
             None,
             whole(0),
-            "Of questions: tokens that neighbouring windows of a text share (128 by default).",
+            "For questions: tokens that neighbouring windows of a text share (128 by default).",
         ),
     ),
     example='{"format": "tsv", "language": "en", "train": "genre.tsv"}',
@@ -82,15 +82,15 @@ KEYS: tuple[Key, ...] = (
         "data.validation",
         {},
         ByName(SOURCE, '{"en": "text/en/held_out.txt"}'),
-        "Held-out text of a language or pair, from the same kinds of source. The language or pair need not have training text: "
-        "it is then a test set.",
+        "Held-out text of a language or pair, from the same kinds of source. A language or pair without training text "
+        "is only tested.",
     ),
     Key(
         "data.validation_fraction",
         0.01,
         Number(0, 1),
-        "Share of a corpus that is held out if `data.validation` names nothing for it, at least ten texts or "
-        "a tenth of fewer than a hundred; 0 for none. A function yields its own held-out text.",
+        "Share of a corpus that is held out if `data.validation` has no text for it: at least ten texts, or a tenth if "
+        "there are fewer than a hundred; 0 for none. A function yields its own held-out text.",
     ),
     Key(
         "data.filters",
@@ -99,8 +99,7 @@ KEYS: tuple[Key, ...] = (
             _is_filter,
             'names of filters, or dictionaries such as {"filter": "length", "least": 20, "only": ("de", "web")}',
         ),
-        "Steps that training text goes through in order, each of which drops some of it: filters of docs/data.md, or "
-        "`module:function`.",
+        "Filters that are applied to training text in this order: those of docs/data.md, or `module:function`.",
     ),
     Key(
         "data.decontaminate",

@@ -12,8 +12,8 @@ KEYS: tuple[Key, ...] = (
         "evaluation.rows",
         64,
         whole(1),
-        "Most held-out rows of each stream of text or pairs, by task. Labelled sets are always evaluated whole. `mlm-jax "
-        "eval --all` takes all rows.",
+        "Most held-out rows of each stream of text or pairs that a task is evaluated on. Labelled sets are always "
+        "evaluated whole. `mlm-jax eval --all` takes all rows.",
     ),
     Key(
         "evaluation.pairs",

@@ -13,8 +13,8 @@ KEYS: tuple[Key, ...] = (
         "mixing.strategy",
         "alpha",
         STRATEGY,
-        "alpha: by share**alpha. unimax: uniform, with at most `mixing.unimax_epochs` repetitions. explicit: by `mixing.rates`. "
-        "mixture: as the seqio Mixture of `data.mixture` has it.",
+        "alpha: by share**alpha. unimax: uniform, with at most `mixing.unimax_epochs` repetitions. explicit: by "
+        "`mixing.rates`. mixture: by the rates of the seqio Mixture of `data.mixture`.",
     ),
     Key(
         "mixing.alpha", 0.5, Number(0, 1), "Exponent of a language's share of the tokens: 1 is proportional, 0 uniform."

@@ -127,7 +127,7 @@ KEYS: tuple[Key, ...] = (
         "model.position",
         "rope",
         choice("rope", "learned", "relative", "none"),
-        "How positions are told apart; relative is by T5's buckets.",
+        "How the model knows positions; relative is T5's bias by buckets of distances.",
     ),
     Key("model.max_positions", 8192, whole(1), "Longest row that is accepted, and rows of the learned position table."),
     Key("model.position_offset", 0, whole(0), "First row of the learned position table in use (XLM-R: 2)."),
@@ -152,8 +152,8 @@ KEYS: tuple[Key, ...] = (
         "model.type_boundary",
         -1,
         whole(-1),
-        "Token id after which the tokens of a document are of type 1, so that the second text of a pair is (BERT: [SEP]); -1: all "
-        "tokens are of type 0.",
+        "Token id after which the tokens of a document, so the second text of a pair, are of type 1 (BERT: [SEP]); -1: "
+        "all tokens are of type 0.",
     ),
     Key(
         "model.norms",
@@ -214,7 +214,7 @@ KEYS: tuple[Key, ...] = (
         "model.remat",
         "none",
         choice("none", "dots", "full"),
-        "What the backward pass recomputes (gradient checkpointing): none, all but products with shared weights, or everything.",
+        "What the backward pass recomputes (gradient checkpointing): nothing, all but products with shared weights, or everything.",
     ),
     Key(
         "model.scan_layers",

@@ -32,7 +32,7 @@ TASK = Entry(
             "objective",
             REQUIRED,
             Fits(is_text, "the name of an objective, such as mlm"),
-            "What the task learns: an objective, of those listed below.",
+            "The objective that the task is trained with, one of those listed below.",
         ),
         Key("rows", REQUIRED, whole(1), "Rows a step, over all devices (the batch size)."),
         Key("length", REQUIRED, whole(2), "Tokens a row (the sequence length)."),
@@ -53,8 +53,8 @@ TASK = Entry(
             "evaluate_on",
             None,
             NAME_OR_NAMES,
-            "Labelled sets that the task is evaluated on, besides the validation splits of those it reads. By default these are "
-            "all sets that no task reads or names and whose labels it knows.",
+            "Labelled sets that the task is evaluated on, besides the validation splits of those it reads. By default "
+            "these are all sets that no task reads or names, if all their labels are labels of the task.",
         ),
         Key(
             "same_language_rows",
@@ -68,7 +68,7 @@ TASK = Entry(
             "directions",
             "both",
             DIRECTIONS,
-            "Of pairs: both reads each pair either way, forward reads it as it is named.",
+            "For pairs: both reads each pair in both directions, forward only in that of its name.",
         ),
     ),
     example='{"objective": "mlm", "rows": 64, "length": 512}',

@@ -18,8 +18,8 @@ KEYS: tuple[Key, ...] = (
         "training.normalize",
         "per_language",
         choice("per_language", "per_language_mean", "token"),
-        "per_language: Σ_l 1/N_l Σ_i over the N_l predictions of each language l. per_language_mean: that over the number of "
-        "languages. token: the mean over all predictions.",
+        "per_language: Σ_l 1/N_l Σ_i over the N_l predictions of each language l. per_language_mean: the same, divided "
+        "by the number of languages. token: the mean over all predictions.",
     ),
     Key(
         "training.microbatches",
@@ -32,13 +32,13 @@ KEYS: tuple[Key, ...] = (
         "training.ema",
         0.0,
         Number(0, BELOW_ONE),
-        "Decay of an exponential moving average of the weights, which is then what is measured and used; 0 for none.",
+        "Decay of an exponential moving average of the weights, which is then evaluated and used instead of them; 0 for none.",
     ),
     Key(
         "training.nonfinite",
         "stop",
         choice("stop", "skip"),
-        "What a gradient that is not finite does: stop ends the run by the next log line, skip leaves the step out and counts it.",
+        "What happens if a gradient is not finite: stop ends the run by the next log line, skip leaves the step out and counts it.",
     ),
     Key("training.log_every", 10, whole(1), "Steps between two log lines."),
     Key(

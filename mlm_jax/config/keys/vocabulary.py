@@ -18,7 +18,7 @@ KEYS: tuple[Key, ...] = (
         "vocabulary.size",
         32_000,
         whole(1),
-        "Number of pieces at most, special tokens and byte fallback included. Text that has fewer gives fewer.",
+        "Number of pieces at most, including special tokens and byte fallback. A small corpus gives fewer.",
     ),
     Key("vocabulary.alpha", 0.5, Number(0, 1), "Languages are sampled by share**alpha to train the vocabulary."),
     Key(
