@@ -65,7 +65,7 @@ BAD = {
         "the tokenizer has 1500 pieces, but the model's table of embeddings 1200 rows",
     ),
     "no tokenizer": (without("tokenizer.json"), "there is no tokenizer"),
-    "broken tokenizer": (text("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "broken tokenizer": (text("tokenizer.json", "{"), "tokenizer.json: this is not JSON"),
     "nothing ends a text": (template("bos $A", bos=2), "writes <bos> before a text and nothing after it"),
     "two tokens before a text": (
         template("bos mask $A eos", bos=2, mask=4, eos=1),
