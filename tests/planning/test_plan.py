@@ -272,5 +272,5 @@ def test_rows_that_training_would_refuse_are_refused(where):
 def test_labels_must_be_known_without_data():
     config = small()
     config.tasks = {"topic": {"objective": "classification", "rows": 8, "length": 16}}
-    with pytest.raises(UserError, match="how many labels"):
+    with pytest.raises(UserError, match="number of labels"):
         planned_labels(config)
