@@ -52,4 +52,7 @@ def test_ends_and_single_words_are_read_as_seqeval_reads_them(seed, precision, r
     gold = [[tags[i] for i in rng.integers(0, 9, 40)] for _ in range(5)]
     predicted = [[tag if rng.random() < 0.7 else tags[rng.integers(0, 9)] for tag in sentence] for sentence in gold]
     scores = entity_scores(predicted, gold, ["en"] * 5)["en"]
-    assert scores == pytest.approx((precision, recall, f1, count))
+    assert scores[:4] == pytest.approx((precision, recall, f1, count))
+    right = scores.right.sum()  # the counts by sentence add up to the same scores
+    assert (right / scores.predicted.sum(), right / scores.gold.sum()) == pytest.approx((precision, recall))
+    assert scores.gold.sum() == count
