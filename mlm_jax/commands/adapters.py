@@ -6,7 +6,7 @@ import argparse
 
 from mlm_jax.commands.options import CHECKPOINT
 
-ABOUT = "write a model's adapters alone, or put such adapters back on the model that they were trained on"
+ABOUT = "write the adapters of a model alone, or put such adapters back onto the model that they were trained on"
 EXAMPLE = "runs/mine --language sw --out sw_adapters"
 
 

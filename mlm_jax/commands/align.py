@@ -18,7 +18,7 @@ from mlm_jax.common.lines import read_lines, windows
 if TYPE_CHECKING:
     from mlm_jax.evaluation.alignment import Alignment, Link
 
-ABOUT = "find which words of a text and of its translation belong together"
+ABOUT = "align the words of a text with those of its translation"
 EXAMPLE = "runs/mine source.txt target.txt --languages en-de --draw alignment.svg"
 DRAWN = 8  # sentence pairs in a drawing
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("checkpoint", help=f"{CHECKPOINT}, with cross-lingual attention")
     parser.add_argument("source", help="text file with one sentence per line")
-    parser.add_argument("target", help="its translation, line by line")
+    parser.add_argument("target", help="translation of the text, line by line")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
     parser.add_argument("--gold", default="", help="file of gold links, such as 0-0 1p2, for the alignment error rate")
     parser.add_argument("--draw", default="", metavar="FILE.svg", help="picture of the first sentences' attention")
@@ -53,21 +53,21 @@ def align_command(
     Args:
       place: a workdir or one of its checkpoints.
       source: a text file, a sentence a line.
-      target: its translation, line by line.
-      languages: of the two texts, such as "de-en"; None if the model makes no difference.
+      target: the translation of the text, line by line.
+      languages: the languages of the two texts, such as "de-en"; None if the model does not depend on the language.
       gold: a file of lines such as "0-0 1p2" (p: possible only); the alignment error rate goes to standard error.
       draw: FILE.svg for a picture of the first pairs' attention.
 
     Raises:
-      UserError: a file cannot be read or written, the files (gold links too) are not equally long, a gold link is of words that
-        are not there, or as :func:`.load_aligner`.
+      UserError: a file cannot be read or written, the files (also that of gold links) have different numbers of lines, a gold link
+        names a word that does not exist, or as :func:`.load_aligner`.
     """
     from mlm_jax.evaluation.alignment import alignment_error_rate, draw_alignments
     from mlm_jax.inference.aligner import EMPTY, load_aligner
     from mlm_jax.inference.miner import pair_codes
 
     if draw and Path(draw).suffix != ".svg":
-        raise UserError("alignments are drawn as .svg", file=draw, remedy="end --draw in .svg")
+        raise UserError("alignments are drawn as .svg", file=draw, remedy="let the name after --draw end in .svg")
     links = list(_gold(gold)) if gold else []
     model, counts = load_aligner(place), Counter[str]()
     codes = pair_codes(languages, model)
@@ -103,22 +103,22 @@ def _windows(sides: Sequence[tuple[str, Iterable[Any]]], size: int = 1024) -> It
             for (file, _), entry in zip(sides, entries):
                 if entry is None:
                     raise UserError(
-                        f"the file ends before line {number}, which another one has",
+                        f"the file ends before line {number}, which the other one has",
                         file=file,
-                        remedy="give files of as many lines",
+                        remedy="give files with equal numbers of lines",
                     )
         yield [entries for _, entries in window]
 
 
 def _check_links(gold: str, first: int, lines: Sequence[tuple[Any, ...]], aligned: Sequence[Alignment]) -> None:
-    """Check that gold links are of words that exist, however words are counted; ``first`` is the number of the first line."""
+    """Check that the words of gold links exist, by any way of counting words; ``first`` is the number of the first line."""
     for number, ((*texts, (_, possible)), alignment) in enumerate(zip(lines, aligned), start=first):
         # A text that was cut has fewer words to the model, and one without spaces between words has more.
         sizes = [max(len(text.split()), len(words)) for text, words in zip(texts, alignment[:2])]
         for i, j in sorted(possible):
             if i >= sizes[0] or j >= sizes[1]:
                 raise UserError(
-                    f"the link {i}-{j} is of words that are not there: there are {sizes[0]} and {sizes[1]}",
+                    f"the link {i}-{j} names a word that does not exist: the texts have {sizes[0]} and {sizes[1]}",
                     file=gold,
                     line=number,
                     remedy="count words from 0",

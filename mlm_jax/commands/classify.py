@@ -67,21 +67,22 @@ def classify_command(
 ) -> None:
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
 
-    Several classes, and their probabilities, stand between commas. If the task predicts a number, that stands alone before
-    the line; if it answers questions, the answer stands in place of the class.
+    Several classes, and their probabilities, are joined by commas. If the task predicts a number, only the number comes before
+    the line. If it answers questions, the answer takes the place of the class.
 
     An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
 
     Args:
       place: a workdir or one of its checkpoints.
-      task: whose head to use; "" where there is one only.
-      input: a text file in UTF-8, a text a line, or two with a tab between; words of a tagger stand apart. "-" is standard input.
+      task: the task whose head is used; "" if there is only one.
+      input: a text file in UTF-8 with one text per line, or two with a tab between. Words to tag have spaces between them. "-" is
+        standard input.
       output: a text file, or "-".
       language: of the text.
       no_answer: as in :meth:`.Classifier.answers`.
 
     Raises:
-      UserError: the task answers no questions, but ``no_answer`` is given; as :func:`.load_classifier` and
+      UserError: ``no_answer`` is given for a task that does not answer questions; as :func:`.load_classifier` and
         :meth:`.Classifier.classify`; a line is neither a text nor two; or a file cannot be read or written.
     """
     from mlm_jax.inference.classifier import load_classifier
@@ -121,7 +122,7 @@ def _classified(
     first: int,
     no_answer: float | None,
 ) -> Iterator[str]:
-    """Yield the lines of output for lines of a file, of which the first has the number ``first``."""
+    """Yield the lines of output for lines of a file; ``first`` is the number of the first line."""
     texts = [_text(line, file, number) for number, line in enumerate(lines, first) if line.strip()]
     if model.kind == "questions" and not all(isinstance(text, tuple) for text in texts):
         number = next(number for number, line in enumerate(lines, first) if line.strip() and "\t" not in line)
@@ -140,7 +141,7 @@ def _columns(
     counts: Counter[str],
     no_answer: float | None,
 ) -> list[str]:
-    """Return what stands before each line: its class and probability, or its number."""
+    """Return the output before each line: its class and probability, or its number."""
     if model.kind == "scored":
         return [f"{number:.4f}" for number in model._scores(texts, language, counts)]
     if model.kind == "questions":
@@ -161,7 +162,7 @@ def _text(line: str, file: str, number: int) -> str | tuple[str, str]:
     first, *others = line.split("\t")
     if len(others) > 1:
         raise UserError(
-            f"{len(others) + 1} columns where a text has 1 and a pair 2",
+            f"{len(others) + 1} columns; a text has 1 and a pair 2",
             file=file,
             line=number,
             remedy="take out the tabs",

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("workdirs", nargs="+", metavar="RUN", help="workdirs of runs; the first is the baseline")
     parser.add_argument(
-        "--metric", default="", help="metric of the table of languages, such as accuracy (what ranks the runs)"
+        "--metric",
+        default="",
+        help="metric of the table of languages, such as accuracy; by default the one that ranks the runs",
     )
     parser.add_argument("--output", default="", metavar="FILE.html", help="page to write: tables, charts and curves")
 

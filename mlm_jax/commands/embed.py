@@ -38,12 +38,12 @@ def run(options: argparse.Namespace) -> None:
 def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
     """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
 
-    Texts that were cut are counted on standard error, as are empty lines, which get the embedding of an empty text.
+    The numbers of cut texts and of empty lines go to standard error. An empty line gets the embedding of an empty text.
 
     Args:
       place: a workdir or one of its checkpoints.
       input: a text file in UTF-8 with one text per line; "-" is standard input.
-      output: FILE.npy, FILE.jsonl, or "-". A file appears when it is whole.
+      output: FILE.npy, FILE.jsonl, or "-". The file appears when it is complete.
       language: of the text.
 
     Raises:
@@ -53,7 +53,11 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
 
     suffix = Path(output).suffix if output != "-" else ".jsonl"
     if suffix not in (".npy", ".jsonl"):
-        raise UserError("embeddings are written as .npy or .jsonl", file=output, remedy="end --output in one of them")
+        raise UserError(
+            "embeddings are written as .npy or .jsonl",
+            file=output,
+            remedy="let the name after --output end in one of them",
+        )
     model, counts = load(place), Counter[str]()
     lines = arriving(counting_empty(read_lines(input), counts), input)
     embedded = model.embed_stream(lines, language=language, counts=counts)

@@ -54,7 +54,7 @@ def evaluate_command(
       places: workdirs (their last whole checkpoint) or checkpoints.
       task: only this task of their configs.
       everything: whether to use all held-out rows.
-      as_json: print one JSON object a checkpoint instead.
+      as_json: whether to print one JSON object for each checkpoint instead.
 
     Raises:
       UserError: as :func:`mlm_jax.run.measure.measure`.
@@ -89,12 +89,12 @@ def gradients_command(
     Args:
       place: a workdir or one of its checkpoints.
       between: tasks | languages.
-      task: whose languages; the first of the config if not given.
-      parameters: regex of the parameter paths to look at.
-      as_json: print a JSON object instead of a table.
+      task: the task whose languages are compared; by default the first of the config.
+      parameters: regular expression of the paths of the parameters that are compared.
+      as_json: whether to print a JSON object instead of a table.
 
     Raises:
-      UserError: as :func:`mlm_jax.run.measure.open_run`; the task's loss has no part of one language; no parameter matches.
+      UserError: as :func:`mlm_jax.run.measure.open_run`; the loss of the task is not a sum over languages; no parameter matches.
     """
     import jax
     import numpy as np

@@ -15,9 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument(
-        "--family", default="", metavar="MODEL_TYPE", help="such as modernbert; by default the first that fits"
+        "--family",
+        default="",
+        metavar="MODEL_TYPE",
+        help="family of models to write, such as modernbert; by default the first that fits",
     )
-    parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--dtype", default="float32", help="type of the weights: float32 (default), bfloat16 or float16"
+    )
     parser.add_argument("--language", default="", help="language whose token the tokenizer puts before each text")
     parser.add_argument(
         "--task", default="", help="task whose classifier to write, in place of the head that predicts tokens"

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """Hand on texts behind ``--`` as values of an option: argparse finds none behind both an option and ``--``."""
+    """Turn texts after ``--`` into values of an option, because argparse does not find texts after both an option and ``--``."""
     if "--" not in arguments:
         return arguments
     index = arguments.index("--")
@@ -39,7 +39,7 @@ def arrange(arguments: list[str]) -> list[str]:
 
 
 def take_rest(options: argparse.Namespace, rest: list[str]) -> bool:
-    """Take texts that stand after an option, where argparse does not look for them; return whether they are texts."""
+    """Take texts that come after an option, where argparse does not look for them; return whether they are texts."""
     if any(argument.startswith("-") for argument in rest):
         return False
     options.text += rest
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 def fill_mask_command(
     place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
 ) -> None:
-    """Print the likeliest pieces for each blank of each text, or of each line of standard input; an empty line stays empty.
+    """Print the most probable pieces for each mask of each text, or of each line of standard input; an empty line stays empty.
 
     Empty lines are counted on standard error.
 

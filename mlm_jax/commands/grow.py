@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--language", required=True, help="code of the new language")
     parser.add_argument(
-        "--text", required=True, metavar="GLOB", help="its text, or module:function, as in config.data.corpora"
+        "--text",
+        required=True,
+        metavar="GLOB",
+        help="text of the new language, or module:function, as in config.data.corpora",
     )
     parser.add_argument("--pieces", type=int, default=2000, help="most pieces to add")
     parser.add_argument(
@@ -79,11 +82,11 @@ def grow_command(
     Args:
       place: a workdir or one of its checkpoints.
       language: code of the new language.
-      source: its text, as ``config.data.corpora`` takes it: a glob or "module:function".
-      pieces: to add at most.
-      out: folder to make.
-      old_texts: {language that the model knows: sources}, of which the texts whose ids change are counted.
-      start: what the embeddings of new pieces begin as, a key of :data:`.STARTS`.
+      source: text of the new language, as in ``config.data.corpora``: a glob or "module:function".
+      pieces: the most pieces to add.
+      out: the folder to make.
+      old_texts: {language that the model knows: sources} of the texts that are counted if their ids change.
+      start: how the embeddings of new pieces are initialised, a key of :data:`.STARTS`.
       pairs: {pair of languages: sources} of translations, if ``start`` reads them.
 
     Raises:
@@ -151,7 +154,7 @@ def translations_of(pairs: Mapping[str, Sequence[str]], language: str, known: Se
 
     Args:
       pairs: {pair of languages: sources}.
-      language: the new one.
+      language: the new language.
       known: codes of the languages that the model knows.
 
     Raises:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlm_jax.evaluation.bitext import MinedPair, MiningScores
     from mlm_jax.inference.miner import Sentences
 
-ABOUT = "find the sentences of two texts that translate each other"
+ABOUT = "find sentences of two texts that are translations of each other"
 EXAMPLE = "runs/mine english.txt german.txt --languages en-de --output pairs.tsv"
 
 
@@ -59,21 +59,21 @@ def mine_command(
     threshold: float | None = None,
     output: str = "-",
 ) -> None:
-    """Write the pairs of sentences that translate each other as TSV: score, source name, target name, source, target.
+    """Write the pairs of sentences that are translations of each other as TSV: score, source name, target name, source, target.
 
-    Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). Against gold pairs precision, recall and F1 go to
-    standard error, as do the numbers of empty and of repeated lines. Without a threshold, the best one for these gold
+    Pairs are ranked by ratio margin (Artetxe & Schwenk 2019). The numbers of empty and of repeated lines, and with gold pairs
+    precision, recall and F1, go to standard error. Without a threshold, the best one for these gold
     pairs is used and printed.
 
     Args:
       place: a workdir or one of its checkpoints.
-      source: a text file, a sentence a line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
+      source: a text file with one sentence per line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
         "-" is standard input.
-      target: such a file in the other language.
-      languages: of the two texts, such as "de-en"; None if the model makes no difference.
+      target: a file of the same form in the other language.
+      languages: the languages of the two texts, such as "de-en"; None if the model does not depend on the language.
       gold: a file of ``source identifier TAB target identifier`` lines.
-      threshold: least score of a pair; None is the best against ``gold``, or 1.0 (nearer than the neighbourhood).
-      output: FILE.tsv, which appears when it is whole, or "-".
+      threshold: the lowest score of a pair; None is the best one for ``gold``, or 1.0 (nearer than the neighbourhood).
+      output: FILE.tsv, which appears when it is complete, or "-".
 
     Raises:
       UserError: a file cannot be read or written, or is empty, or the model does not know a language.

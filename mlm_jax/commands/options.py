@@ -47,8 +47,8 @@ def by_language(values: Sequence[str], option: str) -> dict[str, tuple[str, ...]
     """Return {language, or pair: sources} of values such as "sw=text/sw/*.txt", in order.
 
     Args:
-      values: of an option that may be given several times.
-      option: its name, for messages.
+      values: the values of an option that may be given several times.
+      option: the name of the option, for messages.
 
     Raises:
       UserError: a value names no language or no source.
@@ -84,7 +84,7 @@ def check_workdir_path(workdir: str) -> None:
     """Refuse a workdir that is a file or lies below one.
 
     Raises:
-      UserError: it is or does.
+      UserError: the workdir is a file or lies below one.
     """
     if not is_local(workdir):
         return
@@ -98,7 +98,7 @@ def check_output(place: str) -> None:
     """Refuse an address of an object store as the place of a verb's output, before the work is done.
 
     Raises:
-      UserError: it is one.
+      UserError: the place is such an address.
     """
     if not is_local(place):
         refuse_address(place)

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.objectives import create_objectives
 
     config = config_of(options)
-    create_objectives(config.tasks)  # a task that cannot work is better known now than after hours of preparing
+    create_objectives(config.tasks)  # an error about a task should come now, not after hours of preparing
     folder = store_folder(config, options.workdir)
     for option, number in (("--join", options.join), ("--beam", options.beam)):
         if number is not None and number < 1:

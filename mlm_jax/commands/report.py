@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-ABOUT = "write report.html again from a workdir's metrics"
+ABOUT = "write report.html again from the metrics of a workdir"
 EXAMPLE = "runs/mine"
 
 

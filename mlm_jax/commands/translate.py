@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin", type=float, default=1.0, help="lowest ratio margin of a synthetic pair; 0 keeps all"
     )
-    parser.add_argument("--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; the model's own")
+    parser.add_argument(
+        "--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; by default the model's own"
+    )
     parser.add_argument("--tag", default="<BT>", help="put before back-translations")
 
 
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     targets = [code.strip() for code in options.to.split(",") if code.strip()]
     if options.synthetic:
         if len(targets) != 1:
-            raise UserError("a synthetic corpus is of one pair of languages", remedy="name one language after --to")
+            raise UserError("a synthetic corpus has one pair of languages", remedy="name one language after --to")
         recipe = Recipe(options.synthetic, options.source, targets[0], search, options.margin, options.tag)
         synthesise_command(
             options.checkpoint, recipe, input=options.input, output=options.output, encoder=options.encoder
@@ -115,17 +117,17 @@ def translate_command(
 ) -> None:
     """Translate each line of a text into a line, in order; an empty line stays empty.
 
-    Several languages are as many columns with tabs between them. With ``search.count`` > 1 each translation is a line
-    ``number TAB score TAB text``, numbers of input lines from 1. Lines that are typed or piped in are answered as they
-    come. What was cut short or left empty is counted on standard error.
+    Several languages become columns with tabs between them. With ``search.count`` > 1 each translation is a line
+    ``number TAB score TAB text``, where input lines are numbered from 1. Lines that are typed or piped in are answered as they
+    come. The numbers of cut and of empty translations go to standard error.
 
     Args:
       place: a workdir or one of its checkpoints.
       target: language to translate into, or several.
-      source: language of the text; None if the encoder makes no difference.
-      input: a text file in UTF-8, a sentence a line; "-" is standard input.
-      output: a text file, which appears when it is whole, or "-".
-      search: how; None is by four beams.
+      source: language of the text; None if the encoder does not depend on the language.
+      input: a text file in UTF-8 with one sentence per line; "-" is standard input.
+      output: a text file, which appears when it is complete, or "-".
+      search: how translations are searched for; None is with four beams.
 
     Raises:
       UserError: the model has no decoder or does not know a language; a file cannot be read or written.
@@ -174,13 +176,13 @@ def synthesise_command(
 
     Args:
       place: the translator's workdir or one of its checkpoints.
-      recipe: what to make.
-      input: monolingual text, a sentence a line; "-" is standard input.
-      output: FILE.tsv, which appears when it is whole.
+      recipe: the corpus to make.
+      input: monolingual text with one sentence per line; "-" is standard input.
+      output: FILE.tsv, which appears when it is complete.
       encoder: workdir or checkpoint of the encoder that judges the pairs; None is the translator's own.
 
     Raises:
-      UserError: as :func:`translate_command`; nothing was kept.
+      UserError: as :func:`translate_command`, or no pair was kept.
     """
     from mlm_jax.inference.encoder import load
     from mlm_jax.inference.synthetic import provenance, provenance_file, synthetic_pairs, write_provenance

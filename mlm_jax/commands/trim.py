@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT, by_language
 
-ABOUT = "keep only the pieces of a vocabulary that some text needs, and make the model smaller by their rows"
+ABOUT = "keep only the pieces of a vocabulary that given text needs; the model loses the rows of the others"
 EXAMPLE = "runs/xlmr --text sw='text/sw/*.txt' --text en='text/en/*.txt' --out runs/xlmr_small"
 VOCABULARY, IMPORTED = "vocabulary", "imported"
 
@@ -35,15 +35,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> None:
-    """Write a checkpoint with a smaller vocabulary as a workdir of its own, and print what became smaller.
+    """Write a checkpoint with a smaller vocabulary as a new workdir, and print the sizes before and after.
 
     Args:
       place: a workdir or one of its checkpoints; or a published model, a folder or a name on the Hub, which is imported first.
-      texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both; a published model that names no languages has these.
+      texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both; if a published model names no languages, it gets these.
       out: workdir to make.
 
     Raises:
-      UserError: as :func:`.trim_vocabulary` and :func:`.import_hf`; a text has no language or is not there; or ``out`` is there
+      UserError: as :func:`.trim_vocabulary` and :func:`.import_hf`; a text has no language or does not exist; or ``out`` exists
         already.
     """
     import numpy as np

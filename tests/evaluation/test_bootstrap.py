@@ -55,9 +55,13 @@ def test_the_interval_of_a_ratio_is_scipys():
     losses = tokens * rng.normal(3.0, 0.5, 300)
     found = interval(resampled("eval/loss/de", observed(losses, of=tokens)))
     theirs = stats.bootstrap(
-        (losses, tokens), lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis), paired=True, n_resamples=4000,
-        method="percentile", rng=1,
-    ).confidence_interval  # fmt: skip
+        (losses, tokens),
+        lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
     np.testing.assert_allclose(found, theirs, atol=0.2 * (theirs[1] - theirs[0]) / 4)
 
 
@@ -125,10 +129,16 @@ def test_rows_are_kept_with_the_steps_that_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["no json", "{}", '{"key": 3, "units": "", "first": "", "second": ""}', "[" * 100_000,
-             '{"key": "eval/loss/de", "units": "AAAAAAAAAAA=", "first": "", "second": ""}',
-             '{"key": "eval/loss/de", "units": "AAA=", "first": "AAAA", "second": "AAAA"}'],
-)  # fmt: skip
+    "line",
+    [
+        "no json",
+        "{}",
+        '{"key": 3, "units": "", "first": "", "second": ""}',
+        "[" * 100_000,
+        '{"key": "eval/loss/de", "units": "AAAAAAAAAAA=", "first": "", "second": ""}',
+        '{"key": "eval/loss/de", "units": "AAA=", "first": "AAAA", "second": "AAAA"}',
+    ],
+)
 def test_damaged_rows_are_named(tmp_path, line):
     file = rows_file(tmp_path, 4)
     file.parent.mkdir()

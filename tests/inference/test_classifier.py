@@ -121,7 +121,7 @@ def test_empty_lines_stay_empty_and_are_counted(loaded, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    "line, message", [("a\tb\tc", "3 columns where a text"), ("a\t ", "a side of the pair is empty")]
+    "line, message", [("a\tb\tc", "3 columns; a text has 1"), ("a\t ", "a side of the pair is empty")]
 )
 def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_path, monkeypatch, line, message):
     monkeypatch.setattr("mlm_jax.inference.classifier.load_parameters", lambda place: loaded)

@@ -244,8 +244,10 @@ def test_a_second_run_stands_beside_the_first(tmp_path):
 
 def test_languages_have_families_without_a_config():
     assert families(["de", "zh-Hant", "xx"], {}) == {
-        "Germanic": ["de"], "Sino-Tibetan": ["zh-Hant"], "unknown family": ["xx"]
-    }  # fmt: skip
+        "Germanic": ["de"],
+        "Sino-Tibetan": ["zh-Hant"],
+        "unknown family": ["xx"],
+    }
     assert families(["de"], {"families": {"mine": ["de"]}}) == {"mine": ["de"]}
     assert len(FAMILY_OF) == sum(len(codes.split()) for codes in BRANCHES.values())  # no code is in two
 
