@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="use all held-out rows, not only those that the run measures (evaluation.rows)",
+        help="use all held-out rows, not only those that the run measures (evaluation.rows and evaluation.examples)",
     )
     parser.add_argument(
         "--gradients",

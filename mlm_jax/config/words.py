@@ -165,7 +165,8 @@ WORDS: dict[str, tuple[str, ...]] = {
         "pretrained",
     ),
     "evaluation.every": ("eval_every", "eval_interval", "eval_steps"),
-    "evaluation.rows": ("eval_batch_size", "max_eval_samples", "per_device_eval_batch_size"),
+    "evaluation.rows": ("eval_batch_size", "per_device_eval_batch_size"),
+    "evaluation.examples": ("max_eval_samples",),
     "evaluation.patience": ("early_stopping", "early_stopping_patience"),
     "evaluation.select": ("best_metric", "load_best_model_at_end", "metric_for_best_model"),
 }

@@ -158,7 +158,7 @@ class HeldOut:
         Args:
           params: the parameters of the model, on the program's mesh.
           everything: whether to use all held-out rows instead of the first ``config.evaluation.rows`` of each stream of text
-            or pairs; labelled sets are always used whole.
+            or pairs, and the first ``config.evaluation.examples`` of each labelled set.
           tasks: names of tasks; (): all of them, retrieval and samples too.
 
         Raises:
@@ -330,8 +330,9 @@ class HeldOut:
             yield batch | labels
 
     def _most_rows(self, stream: Stream, everything: bool) -> int | None:
-        """Return the largest number of held-out rows of a stream; None: all. Labelled sets are not cut: partial scores mislead."""
-        return None if everything or stream.kind in WITH_LABELS else self.config.evaluation.rows
+        """Return how many held-out rows of a stream to take at most; None: all."""
+        limits = self.config.evaluation
+        return None if everything else (limits.examples or None) if stream.kind in WITH_LABELS else limits.rows
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
         objective, entry = self.program.objectives[task], self.config.tasks[task]

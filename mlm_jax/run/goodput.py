@@ -67,7 +67,7 @@ class Goodput:
         self.advised = True
         return (
             f"evaluation takes {shares['evaluation']:.0%} of the time and steps {shares['step']:.0%}: raise evaluation.every, "
-            "or lower evaluation.rows and evaluation.pairs"
+            "or lower evaluation.rows, evaluation.examples and evaluation.pairs"
         )
 
     def write(self) -> None:

@@ -228,6 +228,18 @@ def test_a_limit_looks_at_the_first_rows_of_text_only_and_at_all_labels(run):
     assert not any(same[key] for key in of_both if "bits_per_byte" in key)
 
 
+def test_a_limit_on_examples_takes_the_first_ones(run):
+    held_out, params, first = run
+    held_out.config.evaluation.examples = 3
+    try:
+        found = held_out.evaluate(params, tasks=("entities",)).observed
+    finally:
+        held_out.config.evaluation.examples = 0
+    units = found["eval/entities/f1/en"].units
+    assert len(units) == 3
+    np.testing.assert_array_equal(units, first.observed["eval/entities/f1/en"].units[:3])
+
+
 def test_one_device_measures_what_eight_do(run, store):
     held_out, params, first = run
     config = runs.make_config()

@@ -12,8 +12,14 @@ KEYS: tuple[Key, ...] = (
         "evaluation.rows",
         64,
         whole(1),
-        "Most held-out rows of each stream of text or pairs that a task is evaluated on. Labelled sets are always "
-        "evaluated whole. `mlm-jax eval --all` takes all rows.",
+        "Most held-out rows of each stream of text or pairs that a task is evaluated on. `mlm-jax eval --all` takes all rows.",
+    ),
+    Key(
+        "evaluation.examples",
+        0,
+        whole(0),
+        "Most held-out examples of each labelled set; 0 for all. A limit saves time, but scores of a part of a test set cannot be "
+        "compared with published ones.",
     ),
     Key(
         "evaluation.pairs",
