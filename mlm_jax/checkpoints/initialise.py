@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from mlm_jax.checkpoints.checkpoint import find_checkpoint, host, load_parameters
-from mlm_jax.checkpoints.transplant import Facts, transplant
+from mlm_jax.checkpoints.transplant import ModelSpec, transplant
 from mlm_jax.common.errors import UserError
 from mlm_jax.config.keys.checkpoint import INIT
 from mlm_jax.config.values import several
@@ -32,7 +32,7 @@ def check_init(settings: Mapping[str, Any]) -> None:
         raise UserError("checkpoint.init 'starts' names no file", file=settings["starts"])
 
 
-def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> Any:
+def initialise_from(params: Any, settings: Mapping[str, Any], facts: ModelSpec) -> Any:
     """Return ``params`` with the weights that ``config.checkpoint.init`` takes from another run.
 
     The other run may have another vocabulary, other languages and another sharing plan (:mod:`mlm_jax.checkpoints.transplant`).
@@ -61,7 +61,7 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: Facts) -> A
 
     found = transplant(
         arrays,
-        Facts(loaded.config, loaded.vocabulary, loaded.languages),
+        ModelSpec(loaded.config, loaded.vocabulary, loaded.languages),
         {name: leaves[name] for name in taken},
         facts,
         like=settings.get("like"),

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")  # prefixes of the names of such metrics
 CHECKSUM = "crc32"  # among the metrics of a checkpoint; older versions wrote none
-METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
+ORBAX_METRICS = "metrics"  # Orbax's name of the folder and of the file in it that hold the metric of a checkpoint
 
 
 def score(select: str, metrics: Mapping[str, float]) -> float:
@@ -31,7 +31,7 @@ def score(select: str, metrics: Mapping[str, float]) -> float:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """Return the metrics of a checkpoint's evaluation; {} if it has none that can be read."""
-    file = folder / METRICS / METRICS
+    file = folder / ORBAX_METRICS / ORBAX_METRICS
     if not file.exists():
         if _was_measured(folder):
             log.warning(

@@ -16,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.contents import ANOTHER_RUN, Damaged, damage, everyone, load_facts, pack, read_arrays
-from mlm_jax.checkpoints.metrics import METRICS, read_metrics, score, with_checksum
+from mlm_jax.checkpoints.metrics import ORBAX_METRICS, read_metrics, score, with_checksum
 from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
 from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, causes, disk_problem
 from mlm_jax.common.errors import UserError, nearest
@@ -148,10 +148,10 @@ class Checkpoints:
         selected = self._measured(metrics)
         folder = self.folder / str(step)
         if jax.process_index() == 0:
-            remove_abandoned(folder / METRICS)
+            remove_abandoned(folder / ORBAX_METRICS)
         if jax.process_index() == 0 and self.select not in read_metrics(folder):
-            with whole_folder(folder / METRICS) as whole:
-                (whole / METRICS).write_text(json.dumps(with_checksum(selected)))
+            with whole_folder(folder / ORBAX_METRICS) as whole:
+                (whole / ORBAX_METRICS).write_text(json.dumps(with_checksum(selected)))
         everyone(True)
         self.manager.reload()
         self._take(selected)
@@ -245,7 +245,7 @@ class Checkpoints:
 
     def _remove_damaged_metrics(self) -> None:
         """Remove metrics that cannot be read, because Orbax would fail; their checkpoints count as not evaluated."""
-        for metrics in self.folder.glob(f"*/{METRICS}"):
+        for metrics in self.folder.glob(f"*/{ORBAX_METRICS}"):
             if metrics.parent.name.isdigit() and not read_metrics(metrics.parent):
                 shutil.rmtree(metrics, ignore_errors=True)
 

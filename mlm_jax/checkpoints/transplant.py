@@ -33,8 +33,8 @@ SIZES = (
 )  # keys of config.model
 
 
-class Facts(NamedTuple):
-    """The facts that give parameters their meaning: the run's config, vocabulary, and languages in index order."""
+class ModelSpec(NamedTuple):
+    """What gives parameters their meaning: the config of their run, its vocabulary, and its languages in index order."""
 
     config: ConfigDict
     vocabulary: Vocabulary
@@ -61,9 +61,9 @@ class Transplanted(NamedTuple):
 
 def transplant(
     source: Mapping[str, Any],
-    old: Facts,
+    old: ModelSpec,
     initial: Mapping[str, Any],
-    new: Facts,
+    new: ModelSpec,
     *,
     like: Mapping[str, str] | None = None,
     renamed: Mapping[str, str] | None = None,
@@ -227,7 +227,7 @@ def _alike_but_for(axis: int, there: np.ndarray, here: Any) -> bool:
     return np.delete(there.shape, axis).tolist() == np.delete(np.shape(here), axis).tolist()
 
 
-def _other_shape(name: str, there: np.ndarray, here: Any, old: Facts, new: Facts) -> UserError:
+def _other_shape(name: str, there: np.ndarray, here: Any, old: ModelSpec, new: ModelSpec) -> UserError:
     """Return the error of a parameter that cannot be fitted; it names the keys of ``config.model`` that differ, if any."""
     sizes = [(key, old.config.model[key], new.config.model[key]) for key in SIZES]
     keys = [f"model.{key} is {theirs} there and {ours} here" for key, theirs, ours in sizes if theirs != ours]
@@ -243,7 +243,7 @@ def _whole(array: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def _groups(name: str, facts: Facts) -> tuple[str, ...]:
+def _groups(name: str, facts: ModelSpec) -> tuple[str, ...]:
     """Return the names of the slices of a parameter that has a "groups" axis."""
     stack, _, rest = name.partition("/")
     index = "source_language"
@@ -254,7 +254,7 @@ def _groups(name: str, facts: Facts) -> tuple[str, ...]:
     return names.get(index, facts.languages)
 
 
-def _axes(facts: Facts) -> dict[str, tuple[str, ...]]:
+def _axes(facts: ModelSpec) -> dict[str, tuple[str, ...]]:
     """Return {path: logical axes} of a model."""
     axes = model_room.abstract(facts.config, vocabulary_size=facts.vocabulary.size, languages=facts.languages)[2]
     return axes_by_path(axes)

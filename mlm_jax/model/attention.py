@@ -11,9 +11,8 @@ import jax.numpy as jnp
 
 from mlm_jax.model import kernels
 from mlm_jax.model.choice import choose
-from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
+from mlm_jax.model.masks import BLOCKS_AT_LEAST, NEVER, in_windows, seen
 
-NEVER = -1e30  # score of a masked key; finite, so that the output of a query without any key stays finite
 SMALLEST_BLOCK = 32  # the smallest number of queries in a block of windowed attention
 
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mlm_jax.model.attention import NEVER
 from mlm_jax.model.layers import Dense, unit
-from mlm_jax.model.masks import seen
+from mlm_jax.model.masks import NEVER, seen
 from mlm_jax.model.parameters import parameter
 from mlm_jax.parallel.rules import constrain
 

@@ -17,9 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from mlm_jax.model.layers import pad_length
-from mlm_jax.model.masks import within
+from mlm_jax.model.masks import NEVER, within
 
-NEVER = -1e30  # score of a masked pair
 LOWEST = (
     NEVER / 2
 )  # initial value of the running maximum: exp2(NEVER − LOWEST) is 0, so the output of a query without any key is 0

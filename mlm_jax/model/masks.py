@@ -11,6 +11,7 @@ import numpy as np
 
 from mlm_jax.model.layers import pad_length
 
+NEVER = -1e30  # score of a masked key; finite, so that the output of a query without any key stays finite
 BLOCKS_AT_LEAST = 4  # rows of fewer blocks use one mask for their whole length, also with a window
 
 

@@ -27,7 +27,7 @@ from mlm_jax.report.history import (
 )
 
 # The metrics by which runs are compared, for every task.
-METRICS = ("loss", "bits_per_byte", "accuracy", "f1", "exact_match", "pearson", "spearman", "retrieval_at_1")
+COMPARED = ("loss", "bits_per_byte", "accuracy", "f1", "exact_match", "pearson", "spearman", "retrieval_at_1")
 SEED = "seed"  # the key whose values are averaged over
 FINISHED = "finished"
 RETRIEVAL = "eval/retrieval_at_1/"
@@ -181,7 +181,7 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
 def compared_metrics(keys: Iterable[str]) -> list[str]:
     """Return the compared metrics, such as ``eval/loss`` or ``eval/genre/accuracy``, of keys that end in a language."""
     metrics = dict.fromkeys(key.rpartition("/")[0] for key in keys)
-    return [metric for metric in metrics if metric.rpartition("/")[2] in METRICS]
+    return [metric for metric in metrics if metric.rpartition("/")[2] in COMPARED]
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
@@ -194,7 +194,7 @@ def metrics_of(runs: Sequence[Run]) -> list[str]:
     ranking = next((run.select.rpartition("/")[0] for run in runs if run.select), "")
 
     def order(metric: str) -> tuple[bool, int, int]:
-        return metric != ranking, metric.count("/"), METRICS.index(metric.rpartition("/")[2])
+        return metric != ranking, metric.count("/"), COMPARED.index(metric.rpartition("/")[2])
 
     return sorted(found, key=order)  # stable
 

@@ -17,7 +17,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import MOST_JSON, check_file
 from mlm_jax.data.text.languages import pair_languages
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 LAST_STEP, LARGEST = 1 << 62, sys.float_info.max  # larger steps and values are invalid
 Series = list[tuple[int, float]]
 AVERAGES = ("mean", "micro")
@@ -32,7 +32,7 @@ def read_events(workdir: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: a line is not a JSON object with a step, or too long; or the file cannot be read.
     """
-    file = Path(workdir) / METRICS
+    file = Path(workdir) / METRICS_FILE
     if not file.exists():
         return
     check_file(file)
@@ -185,7 +185,7 @@ def read_history(workdir: str | Path) -> dict[str, Series]:
     Raises:
       UserError: there is no such file, it has no event, or for the reasons of :func:`read_events`.
     """
-    file = Path(workdir) / METRICS
+    file = Path(workdir) / METRICS_FILE
     if not file.is_file():
         raise UserError("there are no metrics here", file=file, remedy="name the --workdir of a training run")
     curves: dict[str, _Curve] = {}

@@ -20,7 +20,7 @@ from mlm_jax.checkpoints.initialise import check_init, initialise_from
 from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.provenance import record
 from mlm_jax.checkpoints.saving import Checkpoints
-from mlm_jax.checkpoints.transplant import Facts
+from mlm_jax.checkpoints.transplant import ModelSpec
 from mlm_jax.checkpoints.workdir import (
     check_store,
     check_workdir,
@@ -313,7 +313,7 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
     if state is None:
         state = program.initialise()
         if config.checkpoint.init:
-            facts = Facts(config, vocabulary, program.languages)
+            facts = ModelSpec(config, vocabulary, program.languages)
             params = initialise_from(state.params, config.checkpoint.init, facts)
             average = jax.tree.map(jnp.copy, params) if config.training.ema else {}
             state = state._replace(params=params, average=average)

@@ -23,7 +23,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import append_to, whole_file
 from mlm_jax.config import default_config
-from mlm_jax.report.history import METRICS, read_events
+from mlm_jax.report.history import METRICS_FILE, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 
 LOSS = "train/loss/"  # prefix of the first task's losses
@@ -65,7 +65,7 @@ class MetricsWriter:
         self.wandb: Any = None
         if not writes:
             return
-        path = Path(workdir) / METRICS
+        path = Path(workdir) / METRICS_FILE
         with whole_file(path) as kept:
             for event in read_events(workdir):
                 if 0 < start_step >= event["step"]:

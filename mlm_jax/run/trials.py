@@ -23,7 +23,7 @@ from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
 from mlm_jax.report.comparison import FINISHED, run_config
-from mlm_jax.report.history import METRICS, is_number, is_patience_over, read_events, scores_of
+from mlm_jax.report.history import METRICS_FILE, is_number, is_patience_over, read_events, scores_of
 from mlm_jax.run.metrics import LOSS
 from mlm_jax.run.stopping import ENDED_EARLY
 
@@ -90,7 +90,7 @@ class Running:
     def has_logged(self) -> bool:
         """Return whether the trial has logged an event since the last call."""
         try:
-            size = (self.trial.folder / METRICS).stat().st_size
+            size = (self.trial.folder / METRICS_FILE).stat().st_size
         except FileNotFoundError:
             size = 0
         before, self.logged = self.logged, size
@@ -234,7 +234,7 @@ def is_finished(workdir: Path, steps: int) -> bool:
 
 def last_event(workdir: Path) -> dict[str, Any] | None:
     """Return the last event of a metrics file that another process appends to; None if there is none."""
-    lines = tail(workdir / METRICS).split(b"\n")[:-1]  # text after the last line end is incomplete
+    lines = tail(workdir / METRICS_FILE).split(b"\n")[:-1]  # text after the last line end is incomplete
     for line in reversed(lines):
         try:
             event = json.loads(line)

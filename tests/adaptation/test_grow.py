@@ -11,7 +11,7 @@ from mlm_jax.adaptation.grow import grow_vocabulary
 from mlm_jax.adaptation.merging import further_merges
 from mlm_jax.checkpoints.initialise import initialise_from
 from mlm_jax.checkpoints.saving import Checkpoints
-from mlm_jax.checkpoints.transplant import Facts, row_sources, spelling, transplant
+from mlm_jax.checkpoints.transplant import ModelSpec, row_sources, spelling, transplant
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data.loading.batch import Rows
@@ -47,7 +47,7 @@ def facts(vocabulary, languages, *encoder, **model):
     config.model.encoder = encoder or ({"layers": 1, "weights": "shared"},)
     config.model.width, config.model.heads, config.model.mlp_width, config.model.global_every = 8, 2, 12, 1
     config.model.update(model)
-    return Facts(config, vocabulary, languages)
+    return ModelSpec(config, vocabulary, languages)
 
 
 def create(facts, seed=0):
@@ -188,7 +188,7 @@ def test_rows_of_another_vocabulary():
 def test_a_new_language_leaves_every_old_logit_bit_for_bit_as_it_is():
     old = facts(vocabulary(), ("en", "de"), {"layers": 1, "weights": "shared", "adapter": 4}, language_embedding=True)
     grown = grow_vocabulary(old.vocabulary, "el", GREEK, pieces=40)
-    new = Facts(old.config, grown, ("el", "en", "de"))  # in another order, too
+    new = ModelSpec(old.config, grown, ("el", "en", "de"))  # in another order, too
     graphdef, params = create(old, seed=1)
     new_graphdef, initial = create(new, seed=2)
     found = transplant(flat(params), old, flat(initial), new)
@@ -272,7 +272,7 @@ def grow_and_train(old, tasks, make_batch, folder, capsys):
     config.optimizer.warmup_steps, config.optimizer.decay_steps, config.optimizer.learning_rate = 0, 1, 0.1
     assert config.languages == ("en", "de", "el")
     program = build_program(config, make_context(grown, config.languages, config), config.languages, one_device(config))
-    new = Facts(config, grown, config.languages)
+    new = ModelSpec(config, grown, config.languages)
     before = initialise_from(program.initialise().params, config.checkpoint.init, new)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.state)._replace(params=before)
     start = jax.device_get(before)

@@ -12,7 +12,7 @@ from mlm_jax.adaptation.starts import lexicon, new_pieces
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.initialise import check_init
 from mlm_jax.checkpoints.starts import read_starts, write_starts
-from mlm_jax.checkpoints.transplant import Facts, transplant
+from mlm_jax.checkpoints.transplant import ModelSpec, transplant
 from mlm_jax.common.errors import UserError
 from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.interop.importing import import_hf
@@ -48,7 +48,7 @@ def test_new_rows_are_the_mean_of_what_their_translations_hold(grown):
     assert mixtures and {*mixtures} <= {*new_pieces(old, new)}
     _, shapes, _ = model_room.abstract(config, vocabulary_size=new.size, languages=("de",))
     fresh = {path: np.zeros(leaf.shape, np.float32) for path, leaf in by_path(shapes).items()}
-    facts = Facts(loaded.config, old, ("de",)), Facts(config, new, ("de",))
+    facts = ModelSpec(loaded.config, old, ("de",)), ModelSpec(config, new, ("de",))
     found = transplant(arrays, facts[0], fresh, facts[1], starts=config.checkpoint.init["starts"])
     for index, (ids, weights) in mixtures.items():
         assert weights.sum() == pytest.approx(1) and len(ids) <= 5

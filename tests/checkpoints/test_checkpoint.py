@@ -313,7 +313,7 @@ def same_shapes(monkeypatch):
 
 
 def facts():
-    return initialise.Facts(make_config(), VOCABULARY, LANGUAGES)
+    return initialise.ModelSpec(make_config(), VOCABULARY, LANGUAGES)
 
 
 def test_weights_are_taken_by_patterns_and_renamed(workdir, same_shapes, caplog):
