@@ -69,6 +69,8 @@ class Side(NamedTuple):
 
 def our_config(shape: dict, rows: int) -> Any:
     """Return the config of our side."""
+    from our_models import xlm_roberta
+
     from mlm_jax.config import default_config
 
     config = default_config()
@@ -84,17 +86,7 @@ def our_config(shape: dict, rows: int) -> Any:
         global_every=GLOBAL_EVERY,
     )
     if shape["family"] == "xlmr":
-        config.model.update(
-            position="learned",
-            norm_position="post",
-            norms=("embedding",),
-            activation="gelu",
-            global_every=1,
-            biases=("norm", "attention", "mlp", "head"),
-            max_positions=shape["length"] + 2,
-            position_offset=2,
-            embedding_types=1,
-        )
+        config.model.update(xlm_roberta(shape["length"]))
     if shape["family"] == "mt5":
         config.model.update(
             decoder=({"layers": shape["layers"], "weights": "shared"},),
@@ -123,10 +115,9 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
     import time
 
     import jax
-    import numpy as np
+    from our_models import random_rows
 
     from mlm_jax import model as model_room
-    from mlm_jax.data.loading.batch import Rows
     from mlm_jax.parallel.batches import to_devices
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context
@@ -138,10 +129,8 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
     context = planned_context(("en",), config)
     program = build_program(config, context, ("en",), mesh)
     step, state = make_train_step(program), program.initialise()
-    tokens = np.random.default_rng(0).integers(120, shape["vocabulary"], (rows, shape["length"])).astype(np.int32)
-    positions = np.tile(np.arange(shape["length"], dtype=np.int32), (rows, 1))
     task = next(iter(config.tasks))
-    batch = {task: {"inputs": Rows(tokens, np.ones_like(tokens), positions, np.zeros(rows, np.int32))}}
+    batch = {task: {"inputs": random_rows(rows, shape["length"], shape["vocabulary"])}}
     axes = model_room.abstract(config, vocabulary_size=context.vocabulary_size, languages=("en",))[2]
     platform = jax.devices()[0].platform
     parts = step_flops(config, context, program.state.params, axes, batch, platform=platform).parts

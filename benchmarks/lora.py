@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.our_models import POST_NORM, random_rows
 from mlm_jax.common.files import write_whole
 from mlm_jax.config import default_config
-from mlm_jax.data.loading.batch import Rows
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.training.context import planned_context
@@ -60,23 +59,15 @@ def side(lora: dict[str, Any], rows: int, vocabulary: int) -> Side:
         heads=6,
         mlp_width=1536,
         encoder=({"layers": 6, "weights": "shared"},),
-        position="learned",
-        norm_position="post",
-        norms=("embedding",),
-        activation="gelu",
-        biases=("norm", "attention", "mlp", "head"),
-        global_every=1,
         window=0,
         lora=lora,
+        **POST_NORM,
     )
     config.tasks = {"mlm": {"objective": "mlm", "rows": rows, "length": 128}}
     config.optimizer.schedule, config.optimizer.warmup_steps = "constant", 0
     mesh = make_mesh(config.mesh)
     program = build_program(config, planned_context(("en",), config), ("en",), mesh)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(120, vocabulary, (rows, 128)).astype(np.int32)
-    positions = np.tile(np.arange(128, dtype=np.int32), (rows, 1))
-    batch = {"mlm": {"inputs": Rows(tokens, np.ones_like(tokens), positions, np.zeros(rows, np.int32))}}
+    batch = {"mlm": {"inputs": random_rows(rows, 128, vocabulary)}}
     step, holder = make_train_step(program), [program.initialise()]
     memory = step.lower(holder[0], to_devices(batch, mesh)).compile().memory_analysis()  # type: ignore[attr-defined]
 

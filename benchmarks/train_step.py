@@ -52,9 +52,9 @@ Side = Callable[[Shape, bool], Callable[[], None]]  # (shape, whether it is XLM-
 def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     """Return a function that does one step of ours: masking, forward, backward, clip and AdamW in one jit."""
     import jax
+    from our_models import random_rows, xlm_roberta
 
     from mlm_jax.config import default_config
-    from mlm_jax.data.loading.batch import Rows
     from mlm_jax.parallel.batches import to_devices
     from mlm_jax.parallel.mesh import make_mesh
     from mlm_jax.training.context import planned_context
@@ -71,17 +71,7 @@ def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
         encoder=({"layers": shape.layers, "weights": "shared"},),
     )
     if xlmr:
-        config.model.update(
-            position="learned",
-            norm_position="post",
-            norms=("embedding",),
-            activation="gelu",
-            biases=("norm", "attention", "mlp", "head"),
-            global_every=1,
-            max_positions=shape.length + 2,
-            position_offset=2,
-            embedding_types=1,
-        )
+        config.model.update(xlm_roberta(shape.length))
     config.tasks = {
         "mlm": {"objective": "mlm", "rows": shape.rows, "length": shape.length, "mask_rate": shape.mask_rate}
     }
@@ -89,10 +79,7 @@ def our_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
     mesh = make_mesh(config.mesh)
     program = build_program(config, planned_context(("en",), config), ("en",), mesh)
     step, state = make_train_step(program), program.initialise()
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(120, shape.vocabulary, (shape.rows, shape.length)).astype(np.int32)
-    positions = np.tile(np.arange(shape.length, dtype=np.int32), (shape.rows, 1))
-    batch = {"mlm": {"inputs": Rows(tokens, np.ones_like(tokens), positions, np.zeros(shape.rows, np.int32))}}
+    batch = {"mlm": {"inputs": random_rows(shape.rows, shape.length, shape.vocabulary)}}
     holder = [state]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
