@@ -25,8 +25,17 @@ def score(select: str, metrics: Mapping[str, float]) -> float:
     value = metrics.get(select, math.nan)
     if math.isnan(value):
         return -math.inf
-    name = select.split("/")[-2:][0]
-    return -value if name.startswith(LESS_IS_BETTER) else value
+    return -value if is_less_better(select) else value
+
+
+def value_of(score: float, select: str) -> float:
+    """Return the value of a metric that has this score, the inverse of :func:`score`."""
+    return -score if is_less_better(select) else score
+
+
+def is_less_better(select: str) -> bool:
+    """Return whether a smaller value of a metric such as ``eval/loss/mean`` is a better one."""
+    return select.split("/")[-2:][0].startswith(LESS_IS_BETTER)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ FILE = "starts.json"  # beside a grown vocabulary
 Mixtures = dict[int, tuple[np.ndarray, np.ndarray]]  # {new id: (old ids, weights that sum to 1)}
 
 
-def write_starts(
-    file: Path, mixtures: Mapping[int, tuple[np.ndarray, np.ndarray]], old: Vocabulary, new: Vocabulary
-) -> None:
+def write_starts(file: Path, mixtures: Mixtures, old: Vocabulary, new: Vocabulary) -> None:
     """Write what new pieces begin as: a JSON object {new piece: {old piece: weight}}.
 
     Args:

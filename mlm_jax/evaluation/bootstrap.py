@@ -49,10 +49,10 @@ class Observed(NamedTuple):
 Interval = tuple[float, float]
 
 
-def unit_numbers(data: str, count: int) -> np.ndarray:
-    """Return ``[count]`` uint64 numbers of the units of a data set, which depend only on the description ``data``."""
+def unit_numbers(data: str, count: int, first: int = 0) -> np.ndarray:
+    """Return ``[count]`` uint64 numbers of the units of a data set from ``first`` on; they depend on the description ``data``."""
     start = int.from_bytes(hashlib.blake2b(data.encode(), digest_size=8).digest(), "little")
-    return np.uint64(start) + np.arange(count, dtype=np.uint64)  # wraps around
+    return np.uint64(start) + np.arange(first, first + count, dtype=np.uint64)  # wraps around
 
 
 def poisson_weights(units: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:

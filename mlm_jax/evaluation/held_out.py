@@ -233,6 +233,10 @@ class HeldOut:
                 for name in (self.languages[index], *([stream.name] if stream.source else [])):
                     units.setdefault((metric, name), []).append(Observed(numbers, numerator[there], denominator[there]))
 
+    def _example_numbers(self, task: str, stream: Stream, examples: np.ndarray) -> np.ndarray:
+        """Return the unit numbers of a labelled set's examples, whose indices are consecutive."""
+        return unit_numbers(self._data(task, stream), len(examples), first=int(examples[0]) if len(examples) else 0)
+
     def _data(self, task: str, stream: Stream) -> str:
         """Return a description of a stream's held-out rows that differs from those of all other rows."""
         split = stream.split("validation")
@@ -263,7 +267,7 @@ class HeldOut:
             ours, right = tag_sentences(found, numbers, names)
             predicted, gold = predicted + ours, gold + right
             languages += [stream.languages[0]] * len(ours)
-            numbers_of.append(unit_numbers(self._data(task, stream), stream.split("validation").documents)[examples])
+            numbers_of.append(self._example_numbers(task, stream, examples))
         scores = entity_scores(predicted, gold, languages)
         for language, found_scores in scores.items():
             mine = np.concatenate(numbers_of)[np.array(languages) == language]
@@ -278,7 +282,7 @@ class HeldOut:
             whole = stream.split("validation")["labels"].documents(examples)
             right = np.concatenate(whole).astype(np.int32).view(np.float32)
             pairs.setdefault(stream.languages[0], []).append(np.stack([numbers[: len(right)], right]))
-            ids = unit_numbers(self._data(task, stream), stream.split("validation").documents)[examples]
+            ids = self._example_numbers(task, stream, examples)
             for name in CORRELATIONS:
                 one = Observed(ids, numbers[: len(right)], right)
                 units.setdefault((name, stream.languages[0]), []).append(one)

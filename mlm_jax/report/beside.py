@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.checkpoints.metrics import is_less_better
 from mlm_jax.evaluation.bootstrap import Interval
 from mlm_jax.report.comparison import (
     Run,
@@ -14,7 +15,6 @@ from mlm_jax.report.comparison import (
     compare_workdirs,
     difference_intervals,
     difference_of,
-    is_less_better,
     metrics_of,
 )
 from mlm_jax.report.history import AVERAGES, curves_by_language, read_history, retrieval_curves, thin

@@ -258,11 +258,6 @@ def best_of(runs: Sequence[Run], key: str) -> Run | None:
     return max(measured, key=lambda run: score(key, run.metrics), default=None)
 
 
-def is_less_better(key: str) -> bool:
-    """Return whether a smaller value of a metric is a better one."""
-    return score(key, {key: 1.0}) < 0
-
-
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Runs that differ only in their seed.

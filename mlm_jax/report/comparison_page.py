@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.checkpoints.metrics import is_less_better
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.bucket import original
 from mlm_jax.common.files import write_whole
@@ -17,7 +18,6 @@ from mlm_jax.report.comparison import (
     Run,
     columns_of,
     difference_intervals,
-    is_less_better,
     measured_languages,
     metrics_of,
     ranking_key,

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.checkpoints.metrics import score
+from mlm_jax.checkpoints.metrics import value_of
 from mlm_jax.checkpoints.provenance import read_provenance
 from mlm_jax.common.bucket import local_path, publish
 from mlm_jax.common.errors import UserError
@@ -178,7 +178,7 @@ def best_checkpoint(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] 
     best = best_of_scores(scores_of(read_events(workdir), select)) if select else None
     if best is None:
         return None
-    return {"metric": select.removeprefix("eval/"), "step": best[0], "value": best[1] * score(select, {select: 1.0})}
+    return {"metric": select.removeprefix("eval/"), "step": best[0], "value": value_of(best[1], select)}
 
 
 def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.metrics import score
+from mlm_jax.checkpoints.metrics import value_of
 from mlm_jax.checkpoints.workdir import config_json, has_checkpoints, saved_steps
 from mlm_jax.common.bucket import original
 from mlm_jax.common.console import table_console
@@ -245,7 +245,7 @@ def best_checkpoint(workdir: Path, select: str) -> str:
     if (found := best_of_scores(scores)) is None:
         return f"no evaluation has {key}"
     best, last = found[0], scores[-1][0]
-    value = found[1] * score(key, {key: 1.0})  # a score is the metric, or minus it if less is better
+    value = value_of(found[1], key)
     reason = "" if select else ", the last one (evaluation.select chooses by a metric)"
     taken = best if select else last
     return (

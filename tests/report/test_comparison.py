@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mlm_jax import cli
+from mlm_jax.checkpoints.metrics import is_less_better
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
@@ -22,7 +23,6 @@ from mlm_jax.report.comparison import (
     compare_workdirs,
     difference_intervals,
     difference_of,
-    is_less_better,
     metric_named,
     metrics_of,
     names_of,
