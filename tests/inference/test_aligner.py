@@ -104,7 +104,10 @@ def test_a_gold_link_of_words_that_are_not_there_is_named_and_empty_sides_are_co
         files[2].write_text(f"0-0 {link}\n\n")
         assert cli.main(arguments) == 2
         out, err = capsys.readouterr()
-        assert not out and f"gold.txt:1: the link {link.replace('p', '-')} is of words that are not there" in err
+        assert (
+            not out
+            and f"gold.txt:1: the link {link.replace('p', '-')} names a word that does not exist: the texts" in err
+        )
 
 
 def test_cuts_are_counted_to_the_end(run, tmp_path, capsys):
