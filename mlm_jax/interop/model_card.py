@@ -13,7 +13,7 @@ from mlm_jax.checkpoints.metrics import read_metrics
 from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import read_json
-from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
+from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language code that the Hub accepts
@@ -85,7 +85,7 @@ def write_source(workdir: Path, source: str, is_folder: bool) -> None:
 def pipeline(loaded: Loaded, task: str) -> str:
     """Return the pipeline of transformers for a model's head."""
     if task:
-        return PIPELINES[FORMS[loaded.config.tasks[task]["objective"]][0]]
+        return PIPELINES[form_of(loaded.config.tasks[task]["objective"], task)[0]]
     return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
 
 

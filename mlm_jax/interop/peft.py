@@ -16,7 +16,7 @@ from mlm_jax.interop.family import Bound, Contents, Facts, bind
 from mlm_jax.interop.folder import new_folder
 from mlm_jax.interop.model_card import base_model
 from mlm_jax.interop.sentence_modules import write_json
-from mlm_jax.interop.task_heads import FORMS, QUESTION, SEQUENCE, TOKEN
+from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
 from mlm_jax.interop.tensors import TensorWriter
 from mlm_jax.model.lora import is_low_rank
 from mlm_jax.training.paths import by_path
@@ -68,7 +68,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
     with new_folder(out) as scratch:
         objective = loaded.config.tasks[task]["objective"] if task else ""
         described = describe(settings, ranks, sorted({name.removeprefix(base).split(".")[0] for name in of_task}))
-        described["task_type"] = TASK_TYPES[FORMS[objective][0]] if task else None
+        described["task_type"] = TASK_TYPES[form_of(objective, task)[0]] if task else None
         described["base_model_name_or_path"] = base_model(loaded, checkpoint) or None
         write_json(scratch / CONFIG, described)
         writer = TensorWriter(scratch, shard_bytes=1 << 62)

@@ -13,15 +13,9 @@ from typing import Any
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.family import Entry, Family, TaskHead
+from mlm_jax.objectives import OBJECTIVES, objective_class
 
 SEQUENCE, TOKEN, QUESTION = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
-FORMS = {  # {objective of ours: (suffix of the class's name, problem_type in config.json)}
-    "classification": (SEQUENCE, "single_label_classification"),
-    "multilabel_classification": (SEQUENCE, "multi_label_classification"),
-    "regression": (SEQUENCE, "regression"),
-    "token_classification": (TOKEN, None),
-    "question_answering": (QUESTION, None),
-}
 OUTPUT, DENSE, NORM = "classifiers/{task}", "classifier_transforms/{task}/dense", "classifier_transforms/{task}/norm"
 
 
@@ -51,15 +45,25 @@ def head_of(family: Family, architectures: Any) -> TaskHead | None:
     raise UserError(f"architectures names {named}, whose head has no counterpart here")
 
 
+def form_of(objective: str, task: str = "task") -> tuple[str, str | None]:
+    """Return what transformers calls the head of an objective: (end of the class's name, "problem_type" of config.json).
+
+    Raises:
+      UserError: transformers has no such head, or there is no such objective.
+    """
+    form = objective_class(objective, task).published_head
+    if form is None:
+        raise UserError(f"the head of an objective {objective!r} has no counterpart in transformers")
+    return form
+
+
 def published_head(family: Family, objective: str) -> TaskHead:
     """Return the head that a family has for an objective of ours.
 
     Raises:
       UserError: the family has no such head.
     """
-    if objective not in FORMS:
-        raise UserError(f"the head of an objective {objective!r} has no counterpart in transformers")
-    suffix = FORMS[objective][0]
+    suffix, _ = form_of(objective)
     head = next((head for head in family.heads if head.suffix == suffix), None)
     if head is None:
         raise UserError(f"{family.model_type!r} has no {suffix} that reads the encoder alone")
@@ -127,10 +131,10 @@ def objective_of(head: TaskHead, config: Mapping[str, Any], outputs: int) -> str
     given = config.get("problem_type") if head.suffix == SEQUENCE else None
     if head.suffix == SEQUENCE and given is None:
         given = "regression" if outputs == 1 else "single_label_classification"
-    found = [name for name, form in FORMS.items() if form == (head.suffix, given)]
+    found = [name for name, kind in OBJECTIVES.items() if kind.published_head == (head.suffix, given)]
     if head.suffix == QUESTION and outputs != 2:
         raise UserError(f"a head that finds answers has 2 outputs, the first and the last token, not {outputs}")
-    if not found or (found[0] == "regression") != (outputs == 1 and head.suffix == SEQUENCE):
+    if not found or (given == "regression") != (outputs == 1 and head.suffix == SEQUENCE):
         raise UserError(f"problem_type is {json.dumps(given)} of {outputs} outputs, which has no counterpart here")
     return found[0]
 
@@ -195,5 +199,5 @@ def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str
         "classifier_dropout": 0.0,  # our classifiers have no dropout
     }
     if head.suffix == SEQUENCE:
-        said |= {"problem_type": FORMS[objective][1], **head.poolings[pooling]}
+        said |= {"problem_type": form_of(objective)[1], **head.poolings[pooling]}
     return said

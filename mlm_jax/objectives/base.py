@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlm_jax.common.errors import nearest
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.option import option, options_of
 from mlm_jax.config.values import BadValue, Number
 from mlm_jax.config.words import here
@@ -87,12 +87,32 @@ class Objective:
     writes: ClassVar[bool] = False  # trains the decoder to write a language
     embeds: ClassVar[bool] = False  # trains sentence embeddings
     mixes_languages: ClassVar[bool] = False  # a row holds several languages
+    # What transformers calls the task's head: (end of the class's name, "problem_type" of config.json); None: it has no such head.
+    published_head: ClassVar[tuple[str, str | None] | None] = None
     # How its losses are summed and evaluated:
     additive: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
     task: str = ""
     same_language_rows: int = option(1, Number(1, whole=True), "consecutive rows that share one language and direction")
+
+    def check_labels(self, name: str, classes: Sequence[str], per_token: bool) -> None:
+        """Check that the objective can learn from a labelled set.
+
+        Args:
+          name: the name of the set.
+          classes: the names of its classes.
+          per_token: whether its labels are those of words, not of whole texts.
+
+        Raises:
+          UserError: it cannot.
+        """
+        if per_token != self.per_token:
+            what, wanted = ("words", "token_classification") if per_token else ("whole texts", "classification")
+            raise UserError(
+                f"task {self.task!r} reads the labelled set {name!r}, which has labels of {what}",
+                remedy=f"use objective {wanted!r} for this task, or name other sets in tasks.{self.task}.data",
+            )
 
     def initial_memory(self, width: int) -> Any:
         """Return the initial memory of the objective, which is passed from step to step; None if it has no memory.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -27,6 +27,15 @@ class OneClass(Labelled):
         {}, ByName(Number(0), '{"B-PER": 2.0}'), "weights of classes in the training loss; 1 for those left out"
     )
 
+    def check_labels(self, name: str, classes: Sequence[str], per_token: bool) -> None:
+        """Check the kind of labels, and that every class with a weight exists.
+
+        Raises:
+          UserError: the labels are of the other kind, or from :meth:`weights_of`.
+        """
+        super().check_labels(name, classes, per_token)
+        self.weights_of(classes)
+
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:
         """Weight each label by the weight of its class, divided by the sum of these weights in the global batch."""
         examples = super().prepare(batch, key, context)
@@ -36,7 +45,7 @@ class OneClass(Labelled):
         weights = of_class[jnp.maximum(examples.labels, 0)] * self.is_real(examples.labels)
         return examples._replace(weights=weights / jnp.maximum(weights.sum(), 1e-9))
 
-    def weights_of(self, names: tuple[str, ...]) -> np.ndarray:
+    def weights_of(self, names: Sequence[str]) -> np.ndarray:
         """Return the weights of classes, ``[classes]`` float32.
 
         Args:
@@ -73,6 +82,7 @@ class OneClass(Labelled):
 class Classification(OneClass):
     """Mean −log P(class | text)."""
 
+    published_head: ClassVar[tuple[str, str | None]] = ("ForSequenceClassification", "single_label_classification")
     pooling: str = option("mean", choice("mean", "first", "late"), POOLING)
 
 
@@ -81,6 +91,7 @@ class TokenClassification(OneClass):
     """Mean −log P(class of a word's first piece | text), for example for named entities."""
 
     per_token: ClassVar[bool] = True
+    published_head: ClassVar[tuple[str, str | None]] = ("ForTokenClassification", None)
 
     def predictions(self, model: Any, rows: Rows) -> jax.Array:
         """Return the likeliest class of each token, ``[rows, length]``."""

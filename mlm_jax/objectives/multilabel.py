@@ -19,6 +19,7 @@ class MultiLabelClassification(Labelled):
     """Mean over texts and classes of −log P(whether the text has the class | text)."""
 
     kind: ClassVar[str] = "multilabelled"
+    published_head: ClassVar[tuple[str, str | None]] = ("ForSequenceClassification", "multi_label_classification")
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
     pooling: str = option("mean", choice("mean", "first", "late"), POOLING)
 

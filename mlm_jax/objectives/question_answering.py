@@ -31,6 +31,7 @@ class QuestionAnswering(Labelled):
 
     kind: ClassVar[str] = "questions"
     per_token: ClassVar[bool] = True
+    published_head: ClassVar[tuple[str, str | None]] = ("ForQuestionAnswering", None)
     answer_rules: str = option("squad", choice("squad", "mlqa"), RULES)
 
     def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> LabelledExamples:

@@ -20,6 +20,7 @@ class Regression(Labelled):
     """Mean (output − number)², for example for semantic similarity (Cer et al. 2017)."""
 
     kind: ClassVar[str] = "scored"
+    published_head: ClassVar[tuple[str, str | None]] = ("ForSequenceClassification", "regression")
     metric_names: ClassVar[tuple[str, ...]] = ("loss",)
     pooling: str = option("mean", choice("mean", "first", "late"), POOLING)
 

@@ -18,12 +18,12 @@ from mlm_jax.common.foreign_files import read_json
 from mlm_jax.evaluation.bootstrap import Interval, Observed, intervals_of, read_rows, resample_all
 from mlm_jax.report.history import (
     AVERAGES,
+    Evaluations,
     Series,
     is_number,
     is_patience_over,
-    read_events,
+    read_evaluations,
     retrieval_curves,
-    scores_of,
 )
 
 # The metrics by which runs are compared, for every task.
@@ -77,28 +77,23 @@ def read_run(workdir: Path, name: str, settings: Mapping[str, Any], state: str =
       UserError: the run's files are damaged.
     """
     config = run_config(workdir)
-    evaluation, select = config.get("evaluation", {}), config.get("evaluation", {}).get("select", "")
-    best: tuple[tuple[bool, float], Mapping[str, Any]] | None = None
-    last: Mapping[str, Any] | None = None
-    for event in read_events(workdir):
-        if any(key.startswith("eval/") for key in event):
-            last, here = event, (event["step"] > 0, score(select, numbers(event)) if select else 0.0)
-            best = (here, event) if best is None or here >= best[0] else best  # as history.best_of_scores
-    counted = best[1] if best and select else last
-    scores = (value for _, value in scores_of(read_events(workdir), select))
-    ended = is_patience_over(scores, evaluation.get("patience", 0))
-    if not state:
-        steps, done = config.get("steps"), last["step"] if last else 0
-        state = (
-            FINISHED
-            if ended or (steps is not None and done == steps)
-            else f"at step {done} of {steps}"
-            if steps
-            else "not begun"
-        )
+    select = config.get("evaluation", {}).get("select", "")
+    found = read_evaluations(workdir, select)
+    counted = found.best[1] if found.best else found.last
     step = None if counted is None else counted["step"]
     observed = {} if step is None else read_rows(workdir, step)
+    state = state or _state(config, found)
     return Run(name, workdir, settings, state, step, numbers(counted or {}), select, observed)
+
+
+def _state(config: Mapping[str, Any], found: Evaluations) -> str:
+    """Return the state of a run: finished, by its last step or by ``evaluation.patience``, or how far it is."""
+    if not config.get("steps"):
+        return "not begun"
+    done, patience = found.last["step"] if found.last else 0, config.get("evaluation", {}).get("patience", 0)
+    if done == config["steps"] or is_patience_over((value for _, value in found.scores), patience):
+        return FINISHED
+    return f"at step {done} of {config['steps']}"
 
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:

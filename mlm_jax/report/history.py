@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -70,33 +71,46 @@ def elapsed(events: Iterable[Mapping[str, Any]], starts: Iterable[int]) -> Serie
     return found.series()
 
 
-def scores_of(events: Iterable[Mapping[str, Any]], select: str) -> Iterator[tuple[int, float]]:
-    """Yield (step, score) of a metric over the evaluations that have it; a higher score is better.
+class Evaluations(NamedTuple):
+    """The evaluations of a run, seen by one metric.
 
-    Args:
-      events: the events of a run, as :func:`read_events` yields them; of several in a row with the same step the last one
-        counts.
-      select: the metric, such as ``eval/loss/mean``.
+    Attributes:
+      steps: the steps of all evaluations.
+      scores: (step, score) of each evaluation that has the metric; a higher score is better.
+      best: (score, event) of the best of them, whose checkpoint other verbs take: before the first step nothing is saved, and
+        of equals the last one counts. None if no evaluation has the metric.
+      last: the event of the last evaluation, whether it has the metric or not; None if there is no evaluation.
     """
-    last: tuple[int, float] | None = None
-    for event in events:
+
+    steps: list[int]
+    scores: list[tuple[int, float]]
+    best: tuple[float, Mapping[str, Any]] | None
+    last: Mapping[str, Any] | None
+
+
+def read_evaluations(workdir: str | Path, select: str) -> Evaluations:
+    """Read the evaluations of a run, with the scores of a metric such as ``eval/loss/mean``.
+
+    Raises:
+      UserError: for the reasons of :func:`read_events`.
+    """
+    found = Evaluations([], [], None, None)
+    for event in _evaluations(read_events(workdir)):
+        found.steps.append(event["step"])
+        found = found._replace(last=event)
         if select in event:
-            if last is not None and last[0] != event["step"]:
-                yield last
-            last = event["step"], score(select, {select: event[select] if is_number(event[select]) else math.nan})
-    if last is not None:
-        yield last
+            here = score(select, {select: event[select] if is_number(event[select]) else math.nan})
+            found.scores.append((event["step"], here))
+            if found.best is None or (event["step"] > 0, here) >= (found.best[1]["step"] > 0, found.best[0]):
+                found = found._replace(best=(here, event))
+    return found
 
 
-def best_of_scores(scores: Iterable[tuple[int, float]]) -> tuple[int, float] | None:
-    """Return (step, score) of a run's best evaluation; None without evaluations.
-
-    It is the one whose checkpoint other verbs take: before the first step nothing is saved, and of equals the last one counts.
-
-    Args:
-      scores: as :func:`scores_of` yields them.
-    """
-    return max(scores, key=lambda one: (one[0] > 0, one[1], one[0]), default=None)
+def _evaluations(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the events with held-out metrics; of several in a row with the same step, only the last one."""
+    evaluations = (event for event in events if any(key.startswith("eval/") for key in event))
+    for _, repeated in itertools.groupby(evaluations, key=lambda event: event["step"]):
+        yield collections.deque(repeated, maxlen=1)[0]
 
 
 def is_patience_over(scores: Iterable[float], patience: int) -> bool:

@@ -23,14 +23,13 @@ from mlm_jax.report.beside import beside, section_html
 from mlm_jax.report.families import family_of
 from mlm_jax.report.history import (
     Series,
-    best_of_scores,
     curves_by_language,
     elapsed,
     is_number,
+    read_evaluations,
     read_events,
     read_history,
     retrieval_curves,
-    scores_of,
     smooth,
     thin,
 )
@@ -175,10 +174,11 @@ def families(languages: Sequence[str], config: Mapping[str, Any]) -> dict[str, l
 def best_checkpoint(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return {"metric", "step", "value"} of the checkpoint that the config selects; None if it selects the last one."""
     select = config.get("evaluation", {}).get("select", "")
-    best = best_of_scores(scores_of(read_events(workdir), select)) if select else None
-    if best is None:
+    found = read_evaluations(workdir, select).best if select else None
+    if found is None:
         return None
-    return {"metric": select.removeprefix("eval/"), "step": best[0], "value": value_of(best[1], select)}
+    best, event = found
+    return {"metric": select.removeprefix("eval/"), "step": event["step"], "value": value_of(best, select)}
 
 
 def derived(row: Mapping[str, Any], history: Mapping[str, Series]) -> dict[str, float | None]:

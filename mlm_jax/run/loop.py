@@ -41,18 +41,18 @@ from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
+from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.writer import remove_leftovers
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
-from mlm_jax.objectives.classification import OneClass
-from mlm_jax.parallel.batches import check_rows, row_group, shapes_of, to_devices
+from mlm_jax.parallel.batches import check_rows, row_group, to_devices
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
-from mlm_jax.report.history import is_number, is_patience_over, read_events, scores_of
+from mlm_jax.report.history import is_number, is_patience_over, read_evaluations, read_events
 from mlm_jax.report.sections import FILE as REPORT_DATA
 from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.goodput import Goodput
@@ -65,7 +65,7 @@ from mlm_jax.run.reporter import Reporter, check_finite
 from mlm_jax.run.stop import Stopped, StopSignal
 from mlm_jax.training.check import check_config, check_language_names
 from mlm_jax.training.context import make_context
-from mlm_jax.training.cost import in_phase
+from mlm_jax.training.cost import batch_shapes, in_phase
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
@@ -284,21 +284,15 @@ def _prepare(config: dict[str, Any], folder: str) -> None:
 
 
 def check_labels(loader: Loader, config: ConfigDict) -> None:
-    """Check that the labels of each task are of the right kind (texts or words), and that every class with a weight exists.
+    """Check that the objective of each task can learn from the labels that the task reads.
 
     Raises:
-      UserError: a task reads labels of the other kind, or a weight names a class that does not exist.
+      UserError: from :meth:`Objective.check_labels`.
     """
     for task, objective in create_objectives(config.tasks).items():
-        stream = loader.streams(task)[0]
-        if isinstance(objective, OneClass):
-            objective.weights_of(stream.labels)
-        if objective.kind == "labelled" and per_token(stream) != objective.per_token:
-            what, wanted = ("words", "token_classification") if per_token(stream) else ("whole texts", "classification")
-            raise UserError(
-                f"task {task!r} reads the labelled set {stream.name!r}, which has labels of {what}",
-                remedy=f"use objective {wanted!r} for this task, or name other sets in tasks.{task}.data",
-            )
+        if objective.kind in WITH_LABELS:
+            stream = loader.streams(task)[0]
+            objective.check_labels(stream.name, stream.labels, per_token(stream))
 
 
 def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabulary) -> TrainState:
@@ -338,7 +332,7 @@ def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]
         return []
     found: list[float] = []
     if jax.process_index() == 0:
-        scores = scores_of(read_events(workdir), config.evaluation.select)
+        scores = read_evaluations(workdir, config.evaluation.select).scores
         found = [value for step, value in scores if step < start]
     return same_everywhere({"scores": found})["scores"]
 
@@ -414,7 +408,7 @@ class CompiledPhases:
     def begin(self, step: int) -> None:
         """Begin to compile the step after ``step`` steps in a thread, so that evaluation can compile its programs meanwhile."""
         run = self._function(step)[0]
-        batch = shapes_of(to_devices(self.loader.batch(step), self.program.mesh))
+        batch = batch_shapes(self.program, curriculum.at(self.loader.phases, step))
         # jax.jit keeps the program that is compiled here, and uses it when it is called with arrays of the same shapes.
         self.under_way = self.compiler.submit(lambda: run.lower(self.program.state, batch).compile())  # type: ignore[attr-defined]
 

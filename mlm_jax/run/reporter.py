@@ -31,7 +31,7 @@ from mlm_jax.report import (
     save_sections,
     task_tables,
 )
-from mlm_jax.report.history import best_of_scores, read_events, scores_of
+from mlm_jax.report.history import read_evaluations
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.cost import phase_flops
@@ -241,13 +241,12 @@ def best_checkpoint(workdir: Path, select: str) -> str:
       select: the metric that the config selects checkpoints by; "" if it selects the last one.
     """
     key = select or MEAN_LOSS
-    scores = [*scores_of(read_events(workdir), key)]
-    if (found := best_of_scores(scores)) is None:
+    found = read_evaluations(workdir, key)
+    if found.best is None:
         return f"no evaluation has {key}"
-    best, last = found[0], scores[-1][0]
-    value = value_of(found[1], key)
+    best, value = found.best[1]["step"], value_of(found.best[0], key)
     reason = "" if select else ", the last one (evaluation.select chooses by a metric)"
-    taken = best if select else last
+    taken = best if select else found.scores[-1][0]
     return (
         f"best evaluation by {key}: step {best:,} ({value:.4g}); eval, export-hf and load take step {taken:,}{reason}"
     )

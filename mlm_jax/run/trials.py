@@ -23,7 +23,7 @@ from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
 from mlm_jax.report.comparison import FINISHED, run_config
-from mlm_jax.report.history import METRICS_FILE, is_number, is_patience_over, read_events, scores_of
+from mlm_jax.report.history import METRICS_FILE, is_number, is_patience_over, read_evaluations
 from mlm_jax.run.metrics import LOSS
 from mlm_jax.run.stopping import ENDED_EARLY
 
@@ -226,10 +226,9 @@ def count(states: Mapping[str, str], trials: Sequence[Trial]) -> str:
 def is_finished(workdir: Path, steps: int) -> bool:
     """Return whether a trial's last step has been evaluated, or its run has ended early (``evaluation.patience``)."""
     evaluation = run_config(workdir).get("evaluation", {})
-    scores = (value for _, value in scores_of(read_events(workdir), evaluation.get("select", "")))
-    return is_patience_over(scores, evaluation.get("patience", 0)) or any(
-        event["step"] == steps and any(key.startswith("eval/") for key in event) for event in read_events(workdir)
-    )
+    found = read_evaluations(workdir, evaluation.get("select", ""))
+    scores = [value for _, value in found.scores]
+    return steps in found.steps or is_patience_over(scores, evaluation.get("patience", 0))
 
 
 def last_event(workdir: Path) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ def step_flops(
         add("output", 2 * seen.predicted * rows * config.model.width)
         measured = seen.measured * (head + 2 * rows * config.model.width)
         parts |= {"measured": parts.get("measured", 0.0) + measured} if measured else {}  # forward only
-        add("ranking", 2 * seen.compared * config.model.width)
+        add("compared", 2 * seen.compared * config.model.width)
         of_task = (("classifiers", task, "kernel"), ("classifier_transforms", task, "dense", "kernel"))
         add("classifiers", 2 * seen.classified * sum(kernels.get(path, 0) for path in of_task))
         # Full recomputation repeats the layers' forward pass. "dots" keeps the products except those of attention, which

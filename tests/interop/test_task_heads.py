@@ -17,6 +17,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.importing import import_hf
+from mlm_jax.interop.task_heads import form_of
 from tests.interop import parity
 from tests.interop.published import our_vocabulary, published, sentences
 from tests.interop.test_verbs import OURS
@@ -119,6 +120,16 @@ def logits_of(outputs):
 
 def their_class(folder):
     return getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
+
+
+def test_a_users_own_objective_has_the_head_of_its_base(tmp_path, monkeypatch):
+    (tmp_path / "own_topics.py").write_text(
+        "from mlm_jax.objectives.classification import Classification\nclass Topics(Classification): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert form_of("own_topics:Topics") == form_of("classification") == ("ForSequenceClassification", PROBLEMS["topic"])
+    with pytest.raises(UserError, match="the head of an objective 'mlm' has no counterpart in transformers"):
+        form_of("mlm")
 
 
 CASES = [(family, task, options) for family in FAMILIES for task, options in forms(family)]
