@@ -42,6 +42,12 @@ def inside(folder: str | Path, name: object) -> Path:
     return Path(folder, str(name))
 
 
+def sizes_and_times(folder: str | Path) -> list[list]:
+    """Return [path, bytes, modification time in ns] of each file below a folder, sorted; [] if there is no such folder."""
+    found = sorted(os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
+    return [[name, (status := os.stat(name)).st_size, status.st_mtime_ns] for name in found]
+
+
 def write_whole(file: str | Path, text: str) -> None:
     """Write a text file in UTF-8 atomically.
 

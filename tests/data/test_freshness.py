@@ -9,7 +9,7 @@ import pytest
 from mlm_jax.cli import main
 from mlm_jax.common.seal import unsealed
 from mlm_jax.config import load_config
-from mlm_jax.data.store.freshness import is_fresh, why_stale
+from mlm_jax.data.store.freshness import is_fresh, request, why_stale
 from mlm_jax.data.store.prepare import prepare
 
 CONFIG = """from mlm_jax.config import default_config
@@ -110,6 +110,8 @@ def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
     assert is_fresh(config, store)  # a store of a version that did not record code
     (store / "manifest.json").write_text(json.dumps(manifest))
 
+    (tmp_path / f"{module}.py").rename(tmp_path / "elsewhere")
+    assert is_fresh(config, store)  # on a machine that lacks the module
     (tmp_path / f"{module}.py").write_text(code.format("another text"))
     assert not is_fresh(config, store) and f"the code of {module}:text has changed" in why_stale(config, store)
     (tmp_path / "run" / "checkpoints" / "12").mkdir(parents=True)
@@ -118,6 +120,37 @@ def test_a_store_of_changed_code_is_stale(tmp_path, monkeypatch, capsys):
         f"the code that yields this run's text has changed: {module}:text. Remedy: restore it"
         in capsys.readouterr().err
     )
+
+
+def test_a_store_of_a_changed_data_set_is_stale(run, tmp_path, monkeypatch):
+    """Not on a machine that lacks the data set, nor if an older version recorded its name only."""
+    config, workdir = run
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    config.write_text(
+        config.read_text().replace("def get_config", "def before")
+        + """
+def get_config():
+    config = before()
+    config.data.corpora = {"en": "tfds:lines"}
+    return config
+"""
+    )
+    asked, file = load_config(config), workdir / "store" / "manifest.json"
+    manifest = unsealed(json.loads(file.read_text()))
+
+    def prepared(request):
+        file.write_text(json.dumps(manifest | {"facts": manifest["facts"] | {"request": request}}))
+
+    prepared(request(asked))
+    data = tmp_path / "tfds" / "lines" / "1.0.0" / "train"
+    data.parent.mkdir(parents=True)
+    data.write_text("a")
+    assert is_fresh(asked, workdir / "store")  # its name only is known
+    prepared(request(asked))
+    data.write_text("ab")
+    assert why_stale(asked, workdir / "store") == f"{data} has changed"
+    data.unlink()
+    assert is_fresh(asked, workdir / "store")
 
 
 def test_a_store_from_before_a_key_goes_on_and_says_what_it_lacks(run, capsys):

@@ -75,12 +75,16 @@ def test_a_change_of_a_functions_code_changes_its_fingerprint(module, tmp_path):
     assert fingerprint("nonexist:function") == ["nonexist:function"]
 
 
-def test_a_saved_data_set_changes_with_its_files(tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "data.arrow").write_bytes(b"a")
-    before = fingerprint(f"datasets:{tmp_path / 'set'}")
-    (tmp_path / "set" / "data.arrow").write_bytes(b"ab")
-    assert before != fingerprint(f"datasets:{tmp_path / 'set'}") and before[0][1] == 1
+def test_a_data_set_changes_with_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for source, name in ((f"datasets:{tmp_path / 'set'}", []), ("tfds:lines/de:1.0.0", ["tfds:lines/de:1.0.0"])):
+        assert fingerprint(source) == name  # it is not on this machine
+        file = tmp_path / "set" / "data.arrow" if not name else tmp_path / "lines" / "de" / "1.0.0" / "train.tfrecord"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"a")
+        before = fingerprint(source)
+        file.write_bytes(b"ab")
+        assert before[:-1] == name and before[-1][:2] == [str(file), 1] and fingerprint(source)[-1][1] == 2
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])

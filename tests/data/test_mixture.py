@@ -135,7 +135,7 @@ def rows_of(store, feature="inputs", split="train"):
 
 
 def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
-    """Whether it is declared and missing, or empty in every example: the task is text."""
+    """Whether it is declared and missing, or empty in every example, or only an end: the task is text."""
 
     def register(features, *preprocessors):
         config = mixture(features=("inputs", "targets"))
@@ -144,7 +144,7 @@ def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
         seqio.TaskRegistry.add(
             "of_user",
             source=seqio.FunctionDataSource(sources, splits=("train", "validation")),
-            preprocessors=[*preprocessors, seqio.preprocessors.tokenize],
+            preprocessors=[*preprocessors, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
             output_features=features,
         )
         seqio.MixtureRegistry.add("mixture_of_user", [("of_user", 2.0)])
@@ -152,6 +152,7 @@ def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
         return config
 
     feature, optional = (seqio.Feature(VOCABULARY, add_eos=False, required=required) for required in (True, False))
+    with_end = seqio.Feature(VOCABULARY, add_eos=True)
 
     def only(name):
         return lambda ds: ds.map(lambda x: {name: x[name]})
@@ -167,6 +168,10 @@ def test_a_feature_that_no_example_has_is_no_side_of_a_pair(tmp_path):
             (
                 {"inputs": feature, "targets": feature},
                 seqio.map_over_dataset(lambda x: {"inputs": x["targets"], "targets": ""}),
+            ),
+            (
+                {"inputs": with_end, "targets": with_end},
+                lambda ds: seqio.preprocessors.rekey(ds, {"inputs": None, "targets": "targets"}),
             ),
         )
     ):

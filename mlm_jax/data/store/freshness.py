@@ -182,9 +182,13 @@ def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[s
 
 
 def _as_then(then: Any, now: list) -> list:
-    """Return a name and digests of code, but only as many digests as an older version recorded."""
-    only_texts = all(isinstance(part, str) for part in now)
-    return then if then and only_texts and then == now[: len(then)] else now
+    """Return what is known now of a source or a module, but only as much as was known when the store was made.
+
+    An older version recorded less of the code of a function, and only the name of a data set. If the function or the data set
+    is not on this machine, only its name is known now, and the store was prepared elsewhere.
+    """
+    named = bool(then) and isinstance(then[0], str)
+    return then if named and (then == now[: len(then)] or now == then[:1]) else now
 
 
 def _changed_code(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -194,7 +198,8 @@ def _changed_code(made_of: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 def _digests(asked: dict[str, Any]) -> dict[str, Any]:
-    functions = {found[0]: found[1:] for found in asked.get("sources", ()) if found and isinstance(found[0], str)}
+    named = [found for found in asked.get("sources", ()) if found and isinstance(found[0], str)]
+    functions = {name: [part for part in known if isinstance(part, str)] for name, *known in named}
     return functions | asked.get("code", {})
 
 

@@ -482,13 +482,13 @@ def _columns(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _read_of_user(one: Any, split: str, most: int) -> Iterator[dict[str, Any]]:
-    from mlm_jax.data.store.tasks import PROBED, user_examples
+    from mlm_jax.data.store.tasks import PROBED, has_text, user_examples
 
     for found in user_examples(one.task, split, most).ragged_batch(WRITE).as_numpy_iterator():
         batch: dict[str, Any] = found
         if one.kind == "text":
             (other,) = {*TOKENS} - {one.feature}
-            if any(len(row) for row in batch.get(other, ())):
+            if any(has_text(one.task, other, row) for row in batch.get(other, ())):
                 raise UserError(
                     f"seqio task {one.name!r} has {other}, which its first {PROBED} examples do not have",
                     remedy=f"leave {other} out of the task, or let each example have it",

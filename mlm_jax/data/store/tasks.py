@@ -382,7 +382,8 @@ def user_examples(task: seqio.Task, split: str, most_tokens: int) -> tf.data.Dat
 def _filled_features(task: seqio.Task, splits: tuple[str, ...], most_tokens: int) -> tuple[str, ...]:
     """Return the features, among inputs and targets, that a user's task fills; ("inputs",) if it has no examples.
 
-    A declared feature may be missing (``required=False``), or be empty in every example (``rekey`` from None).
+    A declared feature may be missing (``required=False``), or have no text in any example: ``rekey`` from None leaves it empty,
+    and then ``append_eos`` gives it an end.
     """
     for split in splits:
         data = user_examples(task, split, most_tokens)
@@ -391,10 +392,16 @@ def _filled_features(task: seqio.Task, splits: tuple[str, ...], most_tokens: int
             return (*there,) or ("inputs",)
         found = {name: False for name in there}
         for example in data.take(PROBED).as_numpy_iterator():
-            found |= {name: found[name] or bool(len(example[name])) for name in there}
+            found |= {name: found[name] or has_text(task, name, example[name]) for name in there}
         if any(found.values()):
             return tuple(name for name in there if found[name])
     return ("inputs",)
+
+
+def has_text(task: seqio.Task, feature: str, ids: np.ndarray) -> bool:
+    """Return whether a feature of an example of a user's task has more than the token that ends it and padding."""
+    vocabulary = task.output_features[feature].vocabulary
+    return not np.isin(ids, [vocabulary.eos_id, vocabulary.pad_id]).all()
 
 
 def mixture_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabulary:

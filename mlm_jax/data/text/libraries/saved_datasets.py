@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.extras import install_command
+from mlm_jax.common.files import sizes_and_times
 from mlm_jax.data.text.libraries.example import from_columns
 from mlm_jax.data.text.reading import Wanted
 
@@ -38,6 +37,6 @@ def read(folder: str, wanted: Wanted) -> Iterator[Any]:
 
 
 def fingerprint(rest: str, source: str) -> list:
-    """Return (path, size, modification time) of each file of the data set; [source] if it is not on this machine."""
-    found = sorted(os.path.join(top, name) for top, _, names in os.walk(rest) for name in names)
-    return [[name, (status := Path(name).stat()).st_size, status.st_mtime_ns] for name in found] or [source]
+    """Return (path, size, modification time) of each file of the data set; [] if it is not on this machine."""
+    del source
+    return sizes_and_times(rest)

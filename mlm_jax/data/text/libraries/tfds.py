@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.files import sizes_and_times
 from mlm_jax.data.text.libraries.example import from_columns
 from mlm_jax.data.text.reading import Wanted
 
@@ -34,7 +38,10 @@ def _entries(name: str, split: str) -> Iterable[dict[str, Any]]:
         raise UserError(f"tfds:{name}: {one_line(error)}", remedy=remedy) from error
 
 
-def fingerprint(rest: str, source: str) -> list[str]:
-    """Return the name, which may contain the set's version."""
-    del rest
-    return [source]
+def fingerprint(rest: str, source: str) -> list:
+    """Return the name, and (path, size, modification time) of each file of all versions of the set that are on this machine.
+
+    The folder is found without the library, which imports TensorFlow: a machine that only trains may lack it.
+    """
+    top = os.environ.get("TFDS_DATA_DIR", os.path.join("~", "tensorflow_datasets"))  # as the library has it
+    return [source, *sizes_and_times(Path(top).expanduser() / re.split("[/:]", rest)[0])]
