@@ -278,13 +278,12 @@ def _judge(data: ConfigDict, piece: Source, prefix: str) -> np.ndarray:
         drawn = stack.enter_context(open(f"{prefix}.{DRAWN}", "wb")) if piece.most_documents else None
         for batch in piece.batches("train"):
             verdicts = np.zeros(len(batch), np.uint8)
-            text = [
-                example if isinstance(example, str) else min(example, key=lambda side: len(side.strip()))
-                for example in batch
-            ]
-            alive = np.flatnonzero([bool(shortest.strip()) for shortest in text])  # blank texts are counted elsewhere
+            shortest = (
+                batch if piece.kind == "text" else [min(pair, key=lambda side: len(side.strip())) for pair in batch]
+            )
+            alive = np.flatnonzero([bool(text.strip()) for text in shortest])  # blank text is counted elsewhere
             for step in mine:
-                examples = [batch[index] for index in alive.tolist()]
+                examples = [batch[index] for index in alive.tolist()] if len(alive) < len(batch) else [*batch]
                 if not examples:
                     break
                 if isinstance(step.filter, CopyFilter):
@@ -324,7 +323,9 @@ def _read(name: str) -> np.ndarray:
 
 
 def _kept(batch: Sequence[Any], verdicts: np.ndarray) -> list[Any]:
-    return [example for example, verdict in zip(batch, verdicts.tolist()) if not verdict]
+    return (
+        [example for example, verdict in zip(batch, verdicts.tolist()) if not verdict] if verdicts.any() else [*batch]
+    )
 
 
 def _texts(example: Any) -> Sequence[str]:

@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.lines import windows
 from mlm_jax.data.store.cleaning import Cleaned, Tally, clean
 from mlm_jax.data.store.same_text import Fingerprints, fingerprints, sentences, whole_fingerprints
-from mlm_jax.data.store.streams import BATCH, SPLITS, Source, sources, texts_of
+from mlm_jax.data.store.streams import BATCH, BATCH_CHARACTERS, SPLITS, Source, sources, texts_of
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.labelled import Example
 
@@ -293,18 +293,28 @@ class _Growing:
     def __init__(self, before: HeldOut):
         self._before = before
         self._chosen, self._named = array("Q"), array("Q")
+        self._waiting: list[str] = []  # a batch has few chosen texts; many together are hashed faster
+        self._characters = 0
 
     def add(self, texts: Sequence[str], which: np.ndarray) -> None:
         """Add the texts at which ``which``, ``[texts]`` bool, is True."""
-        if which.any():
-            prints = fingerprints([texts[index] for index in np.flatnonzero(which).tolist()], LONG)
-            self._chosen.frombytes(prints.hashes[prints.whole].tobytes())
-            self._named.frombytes(np.delete(prints.hashes, prints.whole).tobytes())
+        added = [texts[index] for index in np.flatnonzero(which).tolist()]
+        self._waiting += added
+        self._characters += sum(map(len, added))
+        if len(self._waiting) >= BATCH or self._characters >= BATCH_CHARACTERS:
+            self._hash()
 
     def held_out(self) -> HeldOut:
         """Return the text held out before together with the text that was added."""
+        self._hash()
         before = self._before
         return replace(before, chosen=_sorted(self._chosen, before.chosen), named=_sorted(self._named, before.named))
+
+    def _hash(self) -> None:
+        prints = fingerprints(self._waiting, LONG)
+        self._chosen.frombytes(prints.hashes[prints.whole].tobytes())
+        self._named.frombytes(np.delete(prints.hashes, prints.whole).tobytes())
+        self._waiting, self._characters = [], 0
 
 
 def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:

@@ -55,5 +55,5 @@ class CopyFilter(Filter):
 
 
 def joined(examples: Sequence[Any]) -> list[str]:
-    """Return each example as one text; the sides of a pair are joined by a line break."""
-    return [example if isinstance(example, str) else "\n".join(example) for example in examples]
+    """Return each of one or more examples as one text; the sides of a pair are joined by a line break."""
+    return [*examples] if isinstance(examples[0], str) else ["\n".join(pair) for pair in examples]
