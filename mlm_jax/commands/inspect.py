@@ -60,7 +60,7 @@ def inspect_data(options: argparse.Namespace) -> None:
     from mlm_jax.data.loading.loader import Loader
     from mlm_jax.data.store.prepare import prepare
     from mlm_jax.data.store.store import Store
-    from mlm_jax.objectives import kinds
+    from mlm_jax.objectives import create_objectives
     from mlm_jax.report.store_tables import (
         changes_table,
         counts_table,
@@ -71,9 +71,11 @@ def inspect_data(options: argparse.Namespace) -> None:
         plan_table,
         samples_table,
     )
+    from mlm_jax.training.check import check_data
 
     config, console = config_of(options), table_console()
-    reads = kinds(config.tasks)
+    objectives = create_objectives(config.tasks)
+    check_data(config, objectives)  # before hours of preparing
     store = Store.open(prepare(config, store_folder(config, options.workdir)))
     tables = (counts_table(store), filters_table(store), overlap_table(store), mix_table(store), samples_table(store))
     for table in tables:
@@ -84,7 +86,7 @@ def inspect_data(options: argparse.Namespace) -> None:
     for name, reasons in store.manifest["facts"].get("skipped", {}).items():
         for reason, count in reasons.items():
             console.print(f"{name}: {count:,} examples: {reason}")
-    loader = Loader(store, config, reads)
+    loader = Loader(store, config, {task: objective.kind for task, objective in objectives.items()})
     console.print(plan_table(loader))
     if config.curriculum:
         console.print(changes_table(loader))

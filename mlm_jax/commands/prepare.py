@@ -38,9 +38,10 @@ def run(options: argparse.Namespace) -> None:
     """Prepare the store, one of its shards, or join shards."""
     from mlm_jax.data.store.prepare import join, prepare, prepare_shard
     from mlm_jax.objectives import create_objectives
+    from mlm_jax.training.check import check_data
 
     config = config_of(options)
-    create_objectives(config.tasks)  # an error about a task should come now, not after hours of preparing
+    check_data(config, create_objectives(config.tasks))  # an error should come now, not after hours of preparing
     folder = store_folder(config, options.workdir)
     for option, number in (("--join", options.join), ("--beam", options.beam)):
         if number is not None and number < 1:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from mlm_jax.config.values import is_number, is_several
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS
 from mlm_jax.data.store.manifest import TOKENS
@@ -128,7 +129,9 @@ def _brief(value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_brief(entry)}" for key, entry in value.items())
-    if isinstance(value, (tuple, list)):
+    if is_several(value) and len(value) == 2 and all(map(is_number, value)):  # a line of mask rates
+        return f"from {value[0]:g} to {value[1]:g}"
+    if is_several(value):
         return " ".join(map(str, value)) if len(value) <= MOST_NAMES else f"{len(value):,}"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 

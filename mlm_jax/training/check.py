@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -14,10 +16,13 @@ from mlm_jax.config.together import longest_row
 from mlm_jax.config.values import BadValue, several
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.store.manifest import WITH_LABELS
-from mlm_jax.data.text.languages import run_languages
+from mlm_jax.data.text import labelled
+from mlm_jax.data.text.languages import languages_of, run_languages
 from mlm_jax.objectives import Objective, check_parts, create_objectives
 from mlm_jax.objectives.multitask import UNCERTAINTY
 from mlm_jax.training import optimizer, schedule
+
+log = logging.getLogger(__name__)
 
 AVERAGES = ("mean", "micro")  # over languages, in the names of metrics
 MANY_PIECES = 1 << 24  # more than any vocabulary has; the size of this one may be unknown without data
@@ -44,22 +49,37 @@ def check_config(config: ConfigDict) -> None:
                 schedule.piecewise_linear(entry.get("weight", 1.0))
             except UserError as error:
                 raise BadValue(f"tasks.{task}.weight", f"tasks.{task}.weight: {error.problem}", error.remedy) from error
-    data = config.data
-    names_data = any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
-    languages = run_languages(config) if names_data else tuple(config.languages)
+    languages = run_languages(config) if _names_data(config) else tuple(config.languages)
     check_language_names(languages)
     if not languages:
         return
-    if names_data:  # otherwise the run uses an existing store, whose streams are known when it is opened
-        _check_names(config)
-        pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
-        try:
-            curriculum.resolve(config, languages, pairs)
-        except UserError as error:
-            raise BadValue("curriculum", error.problem, error.remedy) from error
+    check_data(config, objectives)
     labels = {task: 2 for task, objective in objectives.items() if objective.kind in WITH_LABELS}  # the fewest
     _, shapes, axes = model_room.abstract(config, vocabulary_size=MANY_PIECES, languages=languages, labels=labels)
     optimizer.create(config.optimizer, config.steps, shapes, axes, config.curriculum)
+
+
+def check_data(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
+    """Check that the data that the config names has what each task reads, in each phase of the curriculum.
+
+    If the config names no data, the run uses an existing store, whose streams are known when it is opened.
+
+    Raises:
+      UserError: a task or a phase names data that there is not, or a task has nothing to read.
+    """
+    if not _names_data(config):
+        return
+    data = config.data
+    _check_names(config)
+    pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
+    try:
+        phases = curriculum.resolve(config, run_languages(config), pairs)
+        if not data.mixture:  # the kinds of a user's tasks are known when their first examples are read
+            _check_phases(config, objectives, phases)
+    except UserError as error:
+        if isinstance(error, BadValue):
+            raise
+        raise BadValue("curriculum", error.problem, error.remedy) from error
 
 
 def check_language_names(languages: Sequence[str]) -> None:
@@ -123,6 +143,67 @@ def _check_mask_rates(config: ConfigDict, objectives: Mapping[str, Objective]) -
             if task not in masking:
                 key = f"curriculum[{index}].mask_rate"
                 raise BadValue(key, f"{key} names task {task!r}, which masks no tokens", "leave it out")
+
+
+class _Named(NamedTuple):
+    """Training text that the config names: a stream, its language or pair, its name among several sources, and so on."""
+
+    stream: str
+    of: str
+    source: str
+    kind: str
+    languages: tuple[str, ...]
+    rate: float | None
+
+
+def _named(config: ConfigDict) -> list[_Named]:
+    data, found = config.data, []
+    for key, kind in (("corpora", "text"), ("parallel", "pairs")):
+        for one in named_sources(data[key]):
+            languages = languages_of(config, one.of)
+            found.append(_Named(one.stream, one.of, one.name, kind, languages, one.settings.get("rate")))
+    for name, entry in data.labelled.items():
+        if "train" in entry:
+            found.append(_Named(name, name, "", labelled.kind_of(entry), (entry["language"],), None))
+    return found
+
+
+def _check_phases(config: ConfigDict, objectives: Mapping[str, Objective], phases: Sequence[curriculum.Phase]) -> None:
+    """Check that each task has text to read in each phase, and name the languages and pairs whose text a phase leaves out."""
+    named = _named(config)
+    for task, objective in objectives.items():
+        asked = several(config.tasks[task].get("data", ()))
+        read = [one for one in named if not asked or {one.stream, one.of} & {*asked}]
+        fitting = [one for one in read if one.kind == objective.kind]
+        if not fitting or (asked and len(fitting) < len(read)):
+            other = next((one for one in read if one.kind != objective.kind), None)
+            what = (
+                f", but {other.stream!r} is of kind {other.kind}" if asked and other else ", but config.data has none"
+            )
+            raise BadValue(
+                f"tasks.{task}", f"task {task!r} reads {objective.kind}{what}", "give it data, or leave the task out"
+            )
+        for phase in phases:
+            chosen = [
+                one for one in fitting if phase.reads(one.stream, one.source, one.languages) and _rate(phase, one)
+            ]
+            if not chosen:
+                raise phase.nothing_to_read(task)
+            of_phase = {one.of: None for one in fitting if {*one.languages} <= {*phase.languages}}
+            left_out = [of for of in of_phase if of not in {one.of for one in chosen}]
+            if phase.sources and left_out:
+                log.warning("%s.sources leaves out all data of %s for task %s", phase.name, ", ".join(left_out), task)
+
+
+def _rate(phase: curriculum.Phase, one: _Named) -> float:
+    """Return the rate of a source among those of its language or pair; 1 if it has none."""
+    of_phase = phase.source_rate(one.stream, one.source)
+    return next((rate for rate in (of_phase, one.rate) if rate is not None), 1.0)
+
+
+def _names_data(config: ConfigDict) -> bool:
+    data = config.data
+    return any((data.corpora, data.parallel, data.labelled, data.mixture_languages))
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -149,7 +149,7 @@ def test_what_each_phase_sets_is_listed(store):
     cells = {column.header: [*column.cells] for column in table.columns}
     assert cells == {
         "phase": ["0: steps 0 to 300", "1: steps 300 to 400"],
-        "mask_rate": ["0.3 0.15", ""],
+        "mask_rate": ["from 0.3 to 0.15", ""],
         "sources": ["", "books 2"],
         "length": ["", "20"],
         "languages": ["", "de"],

@@ -248,3 +248,37 @@ def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, 
     monkeypatch.setattr(loop, "prepared", lambda *_: (_ for _ in ()).throw(LookupError))
     with pytest.raises(LookupError):
         loop.train(config, tmp_path / "run")
+
+
+def test_each_phase_has_data_for_each_task_before_any_is_read(caplog):
+    config = make_config()
+    config.steps, config.data.corpora = 10, {"de": {"web": "a", "wiki": "b"}, "en": "c"}
+    config.data.parallel, config.data.labelled = {"de-en": "d"}, {}
+    rows = {"rows": 8, "length": 16}
+    config.tasks = {"mlm": {"objective": "mlm", **rows}, "rank": {"objective": "ranking", **rows}}
+
+    def check(**phase):
+        config.curriculum = ({"steps": 10, **phase},)
+        check_config(config)
+
+    check(sources=("wiki", "en", "de-en"))
+    assert not caplog.records  # some text of each language is read
+    check(sources=("wiki", "de-en"))
+    assert "curriculum[0].sources leaves out all data of en for task mlm" in caplog.text
+    for phase, problem in (
+        ({"sources": "wiki"}, r"task 'rank' has no data in .* of the sources wiki. Remedy: .*or one of its sources"),
+        ({"sources": {"web": 0, "wiki": 1}}, "task 'rank' has no data"),
+        ({"sources": ("en", "de-en"), "languages": ("de",)}, r"task 'mlm' has no data in \('de',\) of the sources"),
+        ({"languages": ("de",)}, r"curriculum\[0\]: task 'rank' has no data in \('de',\)"),
+    ):
+        with pytest.raises(BadValue, match=problem) as raised:
+            check(**phase)
+        assert raised.value.key == "curriculum"
+    for task, problem in (
+        ({"objective": "ranking", "data": ("de-en", "de:web"), **rows}, "reads pairs, but 'de:web' is of kind text"),
+        ({"objective": "classification", **rows}, "reads labelled, but config.data has none"),
+    ):
+        config.tasks = {"one": task}
+        with pytest.raises(BadValue, match=f"task 'one' {problem}") as raised:
+            check()
+        assert raised.value.key == "tasks.one"

@@ -70,6 +70,14 @@ class Phase:
         chosen = not self.sources or not self.sources.keys().isdisjoint((stream, source, of))
         return chosen and {*languages} <= {*self.languages}
 
+    def nothing_to_read(self, task: str) -> UserError:
+        """Return the error for a task that has no text in this phase."""
+        named = f" of the sources {', '.join(self.sources)}" if self.sources else ""
+        return UserError(
+            f"{self.name}: task {task!r} has no data in {self.languages}{named}",
+            remedy="add one of its languages to the phase" + ", or one of its sources" * bool(self.sources),
+        )
+
     def source_rate(self, stream: str, source: str) -> float | None:
         """Return the rate that this phase gives a source among the sources of its language or pair, or None."""
         return self.sources.get(stream, self.sources.get(source))

@@ -211,11 +211,7 @@ def _weights(task: Task, phase: Phase, units_a_step: int, settings: Mapping[str,
         for stream, rate in zip(task.streams, rates)
     ]
     if not any(chosen):
-        of = f" of the sources {', '.join(phase.sources)}" if phase.sources else ""
-        raise UserError(
-            f"{phase.name}: task {task.name!r} has no data in {phase.languages}{of}",
-            remedy="add one of its languages to the phase" + ", or one of its sources" * bool(phase.sources),
-        )
+        raise phase.nothing_to_read(task.name)
     if phase.strategy == "mixture":
         of_mixture = [stream.rate for stream in task.streams]
         if None in of_mixture:
