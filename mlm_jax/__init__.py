@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from mlm_jax.common.log_lines import plain_warnings
 
 if TYPE_CHECKING:
     from mlm_jax.inference.classifier import load_classifier
@@ -18,6 +21,10 @@ _HOMES = {
     "load_classifier": "mlm_jax.inference.classifier",
     "load_translator": "mlm_jax.inference.translator",
 }
+
+
+if "ipykernel" in sys.modules:  # a notebook, which would show warnings in red, with the names of modules
+    plain_warnings(sys.stdout)
 
 
 def __getattr__(name: str) -> Any:

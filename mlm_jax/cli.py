@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import logging
 import os
 import signal
 import sys
@@ -16,8 +15,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mlm_jax import __version__
-from mlm_jax.commands.options import check_output, check_workdir_path
+from mlm_jax.commands.options import check_input, check_output, check_workdir_path
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.log_lines import plain_warnings
 
 VERBS = {  # in the order in which --help lists them
     "train": "train",
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}{getattr(verb, 'HINT', '')}")
     if arguments is None:  # a process of its own, not a test or a notebook
         _write_utf8()
-        _log_warnings_as_plain_lines()
+        plain_warnings()
         _end_when_asked_to()
         if getattr(verb, "HUGE_PAGES", False):
             from mlm_jax.parallel.huge_pages import restart_with_huge_pages
@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_workdir_path(workdir)
         for name in ("out", "output"):
             check_output(getattr(options, name, None) or "")
+        for name in ("input", "source", "target", "gold"):
+            check_input(getattr(options, name, None) or "")
         code = verb.run(options) or 0
         sys.stdout.flush()
         return code
@@ -179,14 +181,6 @@ def _write_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-
-
-def _log_warnings_as_plain_lines() -> None:
-    """Print warnings of our modules as plain lines, whatever libraries do to the root logger."""
-    handler, ours = logging.StreamHandler(), logging.getLogger("mlm_jax")
-    handler.setFormatter(logging.Formatter("mlm-jax: %(message)s"))
-    ours.addHandler(handler)
-    ours.propagate = False
 
 
 def _drop_output() -> None:

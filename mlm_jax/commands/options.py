@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.common.addresses import is_local, refuse_address
+from mlm_jax.common.addresses import is_local, refuse_address, refuse_to_read
 from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +92,16 @@ def check_workdir_path(workdir: str) -> None:
     found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found and not found.is_dir():
         raise UserError("this is a file, so it cannot be a workdir", file=found, remedy="give another --workdir")
+
+
+def check_input(place: str) -> None:
+    """Refuse an address of an object store as the place of a verb's text, before a model is loaded.
+
+    Raises:
+      UserError: the place is such an address.
+    """
+    if not is_local(place):
+        refuse_to_read(place)
 
 
 def check_output(place: str) -> None:

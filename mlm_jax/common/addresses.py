@@ -15,17 +15,39 @@ def is_local(place: str | Path) -> bool:
     return "://" not in str(place)
 
 
+def is_address(place: str | Path) -> bool:
+    """Return whether a path is an address such as ``gs://…``, also if a Path has dropped one of its slashes."""
+    return not is_local(place) or bool(STORES.match(str(place)))
+
+
 def refuse_address(place: str | Path) -> None:
     """Refuse an address of an object store as the path of a file or folder that is written to this machine.
 
     Raises:
       UserError: ``place`` is an address of an object store.
     """
-    if not is_local(place) or STORES.match(str(place)):
+    if is_address(place):
         problem = (
             "this is an address of an object store; only a run's workdir and a token store (data.store) can be one"
         )
         remedy = (
             "name a folder, and copy it: gcloud storage cp -r FOLDER gs://…, or aws s3 cp --recursive FOLDER s3://…"
+        )
+        raise UserError(problem, file=place, remedy=remedy)
+
+
+def refuse_to_read(place: str | Path) -> None:
+    """Refuse an address as the path of a file or folder that is read from this machine.
+
+    Raises:
+      UserError: ``place`` is an address.
+    """
+    if is_address(place):
+        problem = (
+            "this is an address; only a run's workdir, its checkpoints and a token store (data.store) are read from "
+            "object stores"
+        )
+        remedy = (
+            "copy it to this machine, or mount the bucket; text can be piped: gcloud storage cat gs://… | mlm-jax …"
         )
         raise UserError(problem, file=place, remedy=remedy)

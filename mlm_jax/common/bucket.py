@@ -33,6 +33,7 @@ from mlm_jax.common.objects import FAILURES, open_keys
 
 log = logging.getLogger(__name__)
 
+WRITABLE = re.compile(r"(gs|s3|file)://")  # addresses at which TensorStore writes objects
 CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
 ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # prefixes of the names of a checkpoint's arrays
 CHECKPOINT = re.compile(
@@ -72,11 +73,14 @@ class Copy(Workplace):
       works: whether a run works in the copy; otherwise the copy is only read, and fetched again at the next call.
 
     Raises:
-      UserError: the address has an unknown scheme.
+      UserError: it is an address of another kind.
     """
 
     def __init__(self, folder: Path, address: str, *, works: bool = False):
         super().__init__(folder, address)
+        if not WRITABLE.match(address):
+            remedy = "name gs://… or s3://…, or mount the store as a folder and name the folder"
+            raise UserError("a workdir cannot be at an address of this kind", file=address, remedy=remedy)
         self.works = works
         self.keys = open_keys(address)
         self.files: dict[str, Stamp] = {}  # files that are the same in copy and bucket, without checkpoints

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from mlm_jax.common.addresses import refuse_to_read
 from mlm_jax.common.errors import UserError
 
 MOST_BYTES = 1 << 24  # of one line, or of one document
@@ -29,8 +30,9 @@ def read_lines(place: str) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
 
     Raises:
-      UserError: the file cannot be read, or for the reasons of :func:`decoded_lines`.
+      UserError: the file cannot be read, is an address, or for the reasons of :func:`decoded_lines`.
     """
+    refuse_to_read(place)
     name = place_of(place)
     try:
         with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from mlm_jax.common.addresses import refuse_to_read
 from mlm_jax.common.errors import UserError
 
 Version = tuple[int, int]  # of a file: time of its last change, and size
@@ -23,7 +24,12 @@ EXAMPLES = Path(__file__).parents[1] / "configs"  # of a wheel; a checkout has t
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the path of a config file; a missing ``configs/…`` is searched for among the examples of the installed package."""
+    """Return the path of a config file; a missing ``configs/…`` is searched for among the examples of the installed package.
+
+    Raises:
+      UserError: the path is an address.
+    """
+    refuse_to_read(path)
     file = Path(path)
     example = EXAMPLES.joinpath(*file.parts[1:])
     return example if not file.exists() and file.parts[:1] == ("configs",) and example.is_file() else file

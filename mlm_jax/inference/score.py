@@ -10,6 +10,7 @@ from rich.progress import track
 from mlm_jax.common.console import plain_console
 from mlm_jax.data.store.store import Stream
 from mlm_jax.evaluation.bootstrap import Interval
+from mlm_jax.evaluation.extras import metric_library
 from mlm_jax.evaluation.translation import translation_scores
 from mlm_jax.inference.translator import Search, Translator
 
@@ -35,6 +36,7 @@ def translation_metrics(
     Raises:
       UserError: sacrebleu is missing, or the store is corrupt.
     """
+    metric_library("sacrebleu")  # a missing library is an error now, not after the translations
     sources: dict[str, list[tuple[str, str]]] = {}  # {target: [(language, text)]}
     references: dict[str, list[str]] = {}
     for stream in streams:

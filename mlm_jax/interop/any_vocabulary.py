@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlm_jax.checkpoints.checkpoint import describe
+from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.data.vocabulary.folder import load_vocabulary
@@ -19,12 +20,15 @@ def any_vocabulary(place: str | Path) -> Vocabulary:
     """Open a vocabulary. For a name on the Hub, only the tokenizer's files are downloaded.
 
     Args:
-      place: the folder of a vocabulary of ours, a SentencePiece ``.model`` file, a workdir or one of its checkpoints, a folder
+      place: the folder of a vocabulary of ours, a SentencePiece ``.model`` file, a workdir or one of its checkpoints (also
+        their addresses in an object store), a folder
         saved by transformers, or the name of a model on the Hugging Face Hub.
 
     Raises:
       UserError: ``place`` is none of these, or is damaged.
     """
+    if not is_local(place):
+        return describe(place).vocabulary
     path = Path(place)
     if path.is_file():
         return Vocabulary.from_model(path, (), 0)

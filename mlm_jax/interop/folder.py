@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mlm_jax.common.addresses import refuse_to_read
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import whole_folder
@@ -41,6 +42,7 @@ def local_folder(source: str | Path, patterns: Sequence[str] = HUB_FILES) -> Pat
     Raises:
       UserError: there is neither such a folder nor such a model, or the Hub cannot be reached.
     """
+    refuse_to_read(source)
     if Path(source).is_dir():
         return Path(source)
     name = str(source)

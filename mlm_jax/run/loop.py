@@ -63,6 +63,7 @@ from mlm_jax.run.opening import opening_lines
 from mlm_jax.run.profiler import Profiler
 from mlm_jax.run.reporter import Reporter, check_finite
 from mlm_jax.run.stop import Stopped, StopSignal
+from mlm_jax.run.weights_and_biases import check_wandb
 from mlm_jax.training.check import check_config, check_language_names
 from mlm_jax.training.context import make_context
 from mlm_jax.training.cost import batch_shapes, in_phase
@@ -124,6 +125,8 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     # 0. Checks that need no data come first, before anything is read or written.
     check_config(config)
     check_workdir(workdir, config)
+    if first and config.training.wandb:
+        check_wandb()
     if config.checkpoint.init and not has_checkpoints(workdir):
         check_init(config.checkpoint.init)
     mesh = make_mesh(config.mesh)

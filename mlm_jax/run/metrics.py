@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,14 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from mlm_jax.checkpoints.workdir import config_json, differing_keys
-from mlm_jax.common.bucket import original
 from mlm_jax.common.console import plain_console
-from mlm_jax.common.errors import UserError
-from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import append_to, whole_file
 from mlm_jax.config import default_config
 from mlm_jax.report.history import METRICS_FILE, read_events
 from mlm_jax.run.tensorboard import TensorBoard
+from mlm_jax.run.weights_and_biases import wandb_run
 
 LOSS = "train/loss/"  # prefix of the first task's losses
 WORST = 5  # languages in a plain line, if there are more than MOST_IN_LINE losses
@@ -47,7 +44,7 @@ class MetricsWriter:
       push: called after every event, to send the written files if the workdir is in an object store.
 
     Raises:
-      UserError: the file is damaged, or Weights & Biases is wanted but not installed.
+      UserError: the file is damaged, or as :func:`wandb_run`.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class MetricsWriter:
         }
         self.tensorboard = TensorBoard(workdir, read_events(workdir), config, settings)
         if wandb_project:
-            self.wandb = _wandb_run(Path(workdir).resolve(), wandb_project, config)
+            self.wandb = wandb_run(Path(workdir).resolve(), wandb_project, config)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -110,24 +107,6 @@ class MetricsWriter:
             self.push()
         if self.wandb is not None:
             self.wandb.log(dict(values), step=step)
-
-
-def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
-    """Return the Weights & Biases run of a workdir, the same one at each start.
-
-    Its config has the keys of the run's config. Its tags are the objectives of the tasks, unless WANDB_TAGS names others. A sweep
-    sets group and tags of its trials by WANDB_RUN_GROUP and WANDB_TAGS, which W&B reads itself.
-    """
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("Weights & Biases is not installed", remedy=install_command("wandb")) from error
-    identity = hashlib.sha256(original(workdir).encode()).hexdigest()[:12]
-    objectives = sorted({task["objective"] for task in config.get("tasks", {}).values()})
-    tags = {} if os.environ.get("WANDB_TAGS") else {"tags": objectives}
-    return wandb.init(
-        project=project, name=workdir.name, id=identity, resume="allow", dir=str(workdir), config=dict(config), **tags
-    )
 
 
 def shown_loss(key: str) -> str:

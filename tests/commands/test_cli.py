@@ -146,6 +146,13 @@ sys.argv = ["mlm-jax", "report", "run"]
 sys.exit(cli.main())"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "mlm-jax: cuts 3 texts\n")
+    notebook = """import logging, sys, types
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+logging.basicConfig()
+import mlm_jax
+logging.getLogger("mlm_jax.data.loading.task").warning("cuts 3 texts")"""
+    done = subprocess.run([sys.executable, "-c", notebook], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("mlm-jax: cuts 3 texts\n", "")
 
 
 @pytest.mark.parametrize("name", ["a[1]", "betas=[0.9,0.98]", "what?", "x*"])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.common.addresses import is_local, refuse_address
+from mlm_jax.common.addresses import is_local, refuse_address, refuse_to_read
 from mlm_jax.common.errors import UserError
 
 
@@ -16,6 +16,13 @@ def test_an_address_is_refused_where_a_file_is_written(place):
         refuse_address(place)
 
 
+@pytest.mark.parametrize("place", ["gs://bucket/a.txt", Path("s3://bucket/a.txt"), "https://example.org/a.txt"])
+def test_an_address_is_refused_where_a_file_is_read(place):
+    with pytest.raises(UserError, match="this is an address.* Remedy: copy it to this machine"):
+        refuse_to_read(place)
+
+
 def test_a_folder_is_not_refused(tmp_path):
-    refuse_address(tmp_path)
-    refuse_address("gs/run")
+    for refuse in (refuse_address, refuse_to_read):
+        refuse(tmp_path)
+        refuse("gs/run")

@@ -235,6 +235,28 @@ def test_what_cannot_be_written_to_a_bucket_makes_no_local_folder_of_its_name(tm
     assert not list(tmp_path.iterdir())
 
 
+def test_files_at_addresses_are_refused_and_leave_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = "gs://runs/x.txt"
+    for verb, *options in (
+        ("embed", "run", "--input", given),
+        ("classify", "run", "--input", given),
+        ("translate", "run", "--to", "de", "--input", given),
+        ("align", "run", given, "b.txt"),
+        ("mine", "run", "a.txt", given),
+        ("mine", "run", "a.txt", "b.txt", "--gold", given),
+        ("import-hf", given, "--out", "published"),
+        ("train", "--workdir", "run", "--config", given),
+        ("train", "--workdir", "run", "--config", "gs://runs/config.json"),
+    ):
+        assert cli.main([verb, *options]) == 2
+        assert ": this is an address; only a run's workdir" in capsys.readouterr().err, verb
+    demo = ["train", "--config", str(ROOT / "configs/demo.py")]
+    assert cli.main([*demo, "--workdir", "https://runs/x"]) == 2
+    assert "https://runs/x: a workdir cannot be at an address of this kind" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def silent_store(monkeypatch, tmp_path):
     """An object store that takes connections and never answers."""

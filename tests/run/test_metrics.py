@@ -18,7 +18,9 @@ from mlm_jax.config import default_config
 from mlm_jax.report.history import read_events
 from mlm_jax.run import goodput as goodput_room
 from mlm_jax.run.goodput import Goodput
+from mlm_jax.run.loop import train
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.run.weights_and_biases import check_wandb
 
 
 def write(workdir, start, steps, value=lambda step: step / 3, **options):
@@ -159,7 +161,8 @@ def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeyp
     run = types.SimpleNamespace(
         log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append("end")
     )
-    wandb = types.SimpleNamespace(init=lambda **options: runs.append(options) or run)
+    errors = types.SimpleNamespace(Error=ConnectionError)
+    wandb = types.SimpleNamespace(init=lambda **options: runs.append(options) or run, errors=errors)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for folder in ("a/run", "a/run", "b/run"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -173,9 +176,28 @@ def test_weights_and_biases_gets_the_same_in_one_run_a_workdir(tmp_path, monkeyp
     monkeypatch.setenv("WANDB_TAGS", "mine")  # W&B reads it unless tags are given
     write(tmp_path / "b/run", 0, [1], wandb_project="mine", config=config)
     assert "tags" not in runs[-1]
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="Weights & Biases is not installed"):
-        write(tmp_path, 0, [1], wandb_project="mine")
+
+
+def test_a_run_without_weights_and_biases_or_its_key_ends_before_it_writes_anything(tmp_path, monkeypatch, config):
+    class NoKey(Exception):
+        pass
+
+    def login():
+        raise NoKey("No API key configured.")
+
+    config.training.wandb = "mine"
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb = types.SimpleNamespace(login=login, errors=types.SimpleNamespace(Error=NoKey))
+    for library, message in (
+        (None, "Biases is not installed"),
+        (wandb, "No API key configured. Remedy: run wandb login"),
+    ):
+        monkeypatch.setitem(sys.modules, "wandb", library)
+        with pytest.raises(UserError, match=message):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_wandb()
 
 
 LINE = {

@@ -180,9 +180,11 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
 
 def _vocabulary_and_held_out(config: ConfigDict, console: Console) -> tuple[Vocabulary, HeldOut]:
     """Return the vocabulary and the held-out text; the vocabulary is not trained on held-out text."""
+    languages = run_languages(config)
+    given = given_vocabulary(config, languages)  # first: it may be missing, and the text may take hours
     console.print(f"{'filtering text, and ' if config.data.filters else ''}looking for held-out text")
     held_out = collect(config, console.print)
-    return make_vocabulary(config, run_languages(config), console, held_out), held_out
+    return train_vocabulary(config, languages, console, held_out) if given is None else given, held_out
 
 
 def _in_processes(
@@ -285,11 +287,11 @@ def _say_what_lacks(config: ConfigDict, folder: str | Path, console: Console) ->
             )
 
 
-def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut) -> Vocabulary:
-    """Return the vocabulary that the config names, or train one on text sampled by ``vocabulary.alpha``.
+def given_vocabulary(config: ConfigDict, languages: tuple[str, ...]) -> Vocabulary | None:
+    """Return the vocabulary that the config names, or that of ``data.mixture``; None if one will be trained.
 
     Raises:
-      UserError: as :class:`mlm_jax.data.vocabulary.pieces.Vocabulary`, or ``data.mixture`` tokenises with another vocabulary.
+      UserError: there is no such vocabulary, it is damaged, or ``data.mixture`` tokenises with another vocabulary.
     """
     from mlm_jax.data.store import tasks
 
@@ -303,8 +305,16 @@ def make_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Con
         if config.data.mixture:
             tasks.check_mixture_vocabulary(config, given)
         return given
-    if config.data.mixture:
-        return tasks.mixture_vocabulary(config, languages)
+    return tasks.mixture_vocabulary(config, languages) if config.data.mixture else None
+
+
+def train_vocabulary(config: ConfigDict, languages: tuple[str, ...], console: Console, held_out: HeldOut) -> Vocabulary:
+    """Train a vocabulary on text sampled by ``vocabulary.alpha``.
+
+    Raises:
+      UserError: as :class:`mlm_jax.data.vocabulary.pieces.Vocabulary`.
+    """
+    settings = config.vocabulary
     console.print(f"training a vocabulary of at most {settings.size:,} pieces ({settings.kind})")
     trained = Vocabulary.train(vocabulary_sentences(config, languages, held_out), settings, languages)
     if trained.size < settings.size:

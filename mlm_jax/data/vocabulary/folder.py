@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlm_jax.common.addresses import refuse_to_read
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file
 from mlm_jax.data.vocabulary.pieces import FACTS, Read, Vocabulary
@@ -73,4 +74,5 @@ def open_vocabulary(path: str | Path, languages: Sequence[str], sentinels: int) 
     Raises:
       UserError: there is no vocabulary, or it is damaged.
     """
+    refuse_to_read(path)
     return load_vocabulary(path) if Path(path).is_dir() else Vocabulary.from_model(path, languages, sentinels)

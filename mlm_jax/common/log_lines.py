@@ -1,0 +1,18 @@
+"""Warnings of our modules as plain lines, whatever libraries do to the root logger."""
+
+from __future__ import annotations
+
+import logging
+from typing import TextIO
+
+
+def plain_warnings(stream: TextIO | None = None) -> None:
+    """Print warnings of our modules as lines ``mlm-jax: …``.
+
+    Args:
+      stream: where they go; None means standard error.
+    """
+    handler, ours = logging.StreamHandler(stream), logging.getLogger("mlm_jax")
+    handler.setFormatter(logging.Formatter("mlm-jax: %(message)s"))
+    ours.addHandler(handler)
+    ours.propagate = False
