@@ -10,9 +10,10 @@ import sys
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from mlm_jax.common.console import plain_console, table_console
+from mlm_jax.common.tables import Table
 from mlm_jax.parallel.devices import is_simulated, why_simulated
 from mlm_jax.parallel.topology import Topology, check_mesh, parse
 from mlm_jax.planning.answer import Answer, answer

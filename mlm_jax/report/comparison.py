@@ -237,14 +237,24 @@ def difference_intervals(runs: Sequence[Run], baseline: Run) -> list[dict[str, I
       runs: the runs to compare.
       baseline: one of these runs.
     """
+    return intervals_to(runs.index(baseline), resamples_of(runs))
+
+
+def resamples_of(runs: Sequence[Run]) -> list[dict[str, np.ndarray]]:
+    """Return {metric key: value in each resample} for each run."""
     languages = measured_languages(key for run in runs for key in run.metrics)
-    resamples = resample_all([run.observed for run in runs], languages)
-    reference = resamples[runs.index(baseline)]
+    return resample_all([run.observed for run in runs], languages)
 
-    def of_run(values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-        return intervals_of({key: values[key] - reference[key] for key in values if key in reference})
 
-    return [{} if values is reference else of_run(values) for values in resamples]
+def intervals_to(baseline: int, resamples: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Interval]]:
+    """Return the result of :func:`difference_intervals` for the number of the baseline and the result of :func:`resamples_of`."""
+    reference = resamples[baseline]
+    return [{} if values is reference else intervals_between(values, reference) for values in resamples]
+
+
+def intervals_between(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Return {metric key: interval of the difference} of two runs of :func:`resamples_of`."""
+    return intervals_of({key: values[key] - reference[key] for key in values if key in reference})
 
 
 def best_of(runs: Sequence[Run], key: str) -> Run | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlm_jax.checkpoints.metrics import is_less_better
 from mlm_jax.common.addresses import is_local
@@ -17,10 +19,12 @@ from mlm_jax.report.comparison import (
     RETRIEVAL,
     Run,
     columns_of,
-    difference_intervals,
+    intervals_between,
+    intervals_to,
     measured_languages,
     metrics_of,
     ranking_key,
+    resamples_of,
 )
 from mlm_jax.report.history import AVERAGES, read_history, retrieval_curves, thin
 from mlm_jax.report.page import fill, now
@@ -28,6 +32,7 @@ from mlm_jax.report.page import fill, now
 MOST_CURVES = (
     600  # the largest number of runs × languages with curves; with more, a page has only the curves of averages
 )
+MOST_INTERVALS = 10_000  # of differences between any two runs; with more, a page has only those of averages
 
 
 def write_comparison(file: Path, runs: Sequence[Run], *, title: str, baseline: Run | None = None) -> Path:
@@ -57,7 +62,8 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
     parameters = list(dict.fromkeys(key for run in runs for key in run.settings))
     languages = list(dict.fromkeys(name for metric in metrics for name in columns_of(runs, metric)))
     baseline = baseline or runs[0]
-    of_runs = difference_intervals(runs, baseline)
+    resamples = resamples_of(runs)
+    of_runs = intervals_to(runs.index(baseline), resamples)
     with_curves = (
         languages if len(languages) * len(runs) <= MOST_CURVES else [name for name in languages if name in AVERAGES]
     )
@@ -99,6 +105,7 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
             }
             for metric in metrics
         },
+        "between": between(runs, metrics, resamples),
         "curves": {
             metric.removeprefix("eval/"): {
                 name: [of_run[f"{metric}/{name}"] for of_run in curves]
@@ -107,6 +114,36 @@ def page_of(runs: Sequence[Run], title: str, folder: Path, baseline: Run | None 
             }
             for metric in metrics
         },
+    }
+
+
+def between(
+    runs: Sequence[Run], metrics: Sequence[str], resamples: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, list[list[Any]]]]:
+    """Return the intervals with which the page's reader can choose any run as the baseline.
+
+    Args:
+      runs: the runs to compare.
+      metrics: the metrics that are compared.
+      resamples: of the runs, as :func:`resamples_of` returns them.
+
+    Returns:
+      {metric: {language or average: for each run, the intervals of its differences to the runs before it}}.
+    """
+    names = {metric: columns_of(runs, metric) for metric in metrics}
+    if len(runs) * (len(runs) - 1) // 2 * sum(map(len, names.values())) > MOST_INTERVALS:
+        names = {metric: [name for name in found if name in AVERAGES] for metric, found in names.items()}
+    keys = {f"{metric}/{name}" for metric in metrics for name in names[metric]}
+    wanted = [{key: one for key, one in values.items() if key in keys} for values in resamples]
+    found = [[intervals_between(values, other) for other in wanted[:i]] for i, values in enumerate(wanted)]
+    measured = {key for of_run in found for one in of_run for key in one}
+    return {
+        metric.removeprefix("eval/"): {
+            name: [[rounded_interval(one.get(f"{metric}/{name}")) for one in of_run] for of_run in found]
+            for name in names[metric]
+            if f"{metric}/{name}" in measured
+        }
+        for metric in metrics
     }
 
 

@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from mlm_jax.checkpoints.metrics import score
+from mlm_jax.common.tables import Table
 from mlm_jax.evaluation.bootstrap import Interval
 from mlm_jax.report.comparison import (
     Group,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from mlm_jax.common.tables import Table
 from mlm_jax.config.values import is_number, is_several
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS

@@ -12,8 +12,7 @@ import numpy as np
 from mlm_jax.report.history import AVERAGES, curves_by_language, retrieval_curves
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from mlm_jax.common.tables import Table
     from mlm_jax.evaluation.classification import TransferMatrix
     from mlm_jax.training.gradient_cosine import GradientCosines
 
@@ -252,6 +251,7 @@ def _retrieval(metrics: Mapping[str, float], languages: Sequence[str]) -> dict[s
 
 def _table(title: str) -> Table:
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+
+    from mlm_jax.common.tables import Table
 
     return Table(title=title or None, header_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.table import Table
-
+from mlm_jax.common.tables import Table
 from mlm_jax.data.vocabulary.fertility import fertility, parity
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 

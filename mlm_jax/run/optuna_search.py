@@ -144,12 +144,11 @@ def in_rounds(
       run: (all trials so far, those of them to run) → exit code, and (metric, its key) of each trial so far.
 
     Returns:
-      the exit code of the last round.
+      the exit code: that of a round which a signal stopped; 1 if a trial failed; else 0.
     """
     known = read_proposals(workdir, search)
     waiting = list(known)  # an interrupted sweep continues with its unfinished trials
     results: list[tuple[float | None, str]] = []
-    code = 0
     while True:
         if not waiting:
             before = [
@@ -158,11 +157,18 @@ def in_rounds(
             ]
             waiting = search.propose(before, min(at_a_time, search.trials - len(known)))
             if not waiting:
-                return code  # there are no other combinations
+                return _code_of(results)  # there are no other combinations
             known += waiting
             workdir.mkdir(parents=True, exist_ok=True)
             write_whole(workdir / PROPOSALS, json.dumps(known, indent=1))
         code, results = run(known, waiting)
         waiting = []
-        if code not in (0, 1) or len(known) >= search.trials:
-            return code
+        if code not in (0, 1):
+            return code  # a signal has stopped the sweep
+        if len(known) >= search.trials:
+            return _code_of(results)
+
+
+def _code_of(results: Sequence[tuple[float | None, str]]) -> int:
+    """Return the exit code of a search: 1 if a trial of any round failed, else 0."""
+    return int(any(value is None for value, _ in results))

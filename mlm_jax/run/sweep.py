@@ -195,7 +195,7 @@ def run_sweep(
         return sweep(read_proposals(folder, found) or found.propose([], min(parallel, found.trials)), dry_run=True)
 
     def run_round(known: list[Settings], waiting: list[Settings]) -> tuple[int, list[tuple[float | None, str]]]:
-        code = sweep(known, only=[trial_name(trial) for trial in waiting])
+        code = sweep(known, only=[trial_name(trial) for trial in waiting], in_all=found.trials)
         results = {entry["name"]: entry for entry in read_results(folder)}
         return code, [result_of(results.get(trial_name(trial), {})) for trial in known]
 
@@ -218,11 +218,13 @@ def _run_listed(
     overrides: Sequence[str],
     stop: str,
     only: Sequence[str] | None = None,
+    in_all: int | None = None,
     dry_run: bool = False,
 ) -> int:
     """Run listed trials; arguments, result and errors are those of :func:`run_sweep`.
 
-    ``only`` names the trials that may run; the others are compared with them. None means all.
+    ``only`` names the trials that may run; the others are compared with them. None means all. ``in_all`` is the number of trials
+    of a search, which lists them round by round.
     """
     console, slots = table_console(), devices(parallel)
     say = functools.partial(console.print, soft_wrap=True)
@@ -244,7 +246,9 @@ def _run_listed(
     ]
     waiting = [name for name in unfinished if only is None or name in only]
     before = f", {len(early)} {ENDED_EARLY}" if early else ""
-    say(f"{len(listed)} trials, {len(listed) - len(unfinished) - len(early)} finished before{before}")
+    say(
+        f"{len(listed)}{f' of {in_all}' if in_all else ''} trials, {len(listed) - len(unfinished) - len(early)} finished before{before}"
+    )
     commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():

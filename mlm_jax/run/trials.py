@@ -17,11 +17,11 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from mlm_jax.common.errors import UNFINISHED
 from mlm_jax.common.files import append_to
 from mlm_jax.common.processes import end_with_parent
+from mlm_jax.common.tables import Table
 from mlm_jax.report.comparison import FINISHED, run_config
 from mlm_jax.report.history import METRICS_FILE, is_number, is_patience_over, read_evaluations
 from mlm_jax.run.metrics import LOSS
@@ -173,7 +173,7 @@ def run_trials(
 
 def progress_table(running: Sequence[Running], waiting: int) -> Table:
     """Return a table of the running trials: device (if each has its own), name and progress."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = Table("device", "trial", "progress", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for one in running:
         table.add_row(one.place, one.trial.name, one.progress())
     table.add_row("", f"{waiting} waiting", style="dim")

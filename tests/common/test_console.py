@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from rich.progress import Progress, TextColumn
-from rich.table import Table
 
 import mlm_jax
 from mlm_jax.common.console import plain_console, table_console
+from mlm_jax.common.tables import Table
 from mlm_jax.report.table import language_rows, language_table
 
 LONG = 123_456_789
@@ -36,6 +36,19 @@ def test_a_width_that_the_user_gives_is_kept(monkeypatch):
     assert max(map(len, printed().splitlines())) <= 60
 
 
+def test_nothing_is_cut_in_a_narrow_terminal(monkeypatch):
+    """The names of trials differ in their last characters."""
+    monkeypatch.setenv("COLUMNS", "40")
+    table, file = Table("run", *(f"metric_{number}" for number in range(4))), io.StringIO()
+    for rate in ("0.0005", "0.0007"):
+        table.add_row(f"learning_rate={rate},alpha=0.3", *["12.345"] * 4)
+    table_console(file=file).print(table)
+    columns = zip(*(re.split("[│┃]", line) for line in file.getvalue().splitlines() if line[0] in "│┃"))
+    text = "|".join("".join(cell.strip() for cell in column) for column in columns)
+    assert "runlearning_rate=0.0005,alpha=0.3learning_rate=0.0007,alpha=0.3" in text and "metric_312.34512.345" in text
+    assert "…" not in file.getvalue()
+
+
 @pytest.mark.parametrize("text", ["[/bold]", "[red]x[/]", "[link=x]y", ":smile:", "a [1] b"])
 def test_texts_of_users_are_no_markup(text):
     file = io.StringIO()
@@ -50,3 +63,11 @@ def test_there_is_no_console_that_takes_markup():
     for file in package.rglob("*.py"):
         if file.name != "console.py":
             assert not re.search(r"\bConsole\(|rich\.print|from rich import print", file.read_text()), file
+
+
+def test_every_table_is_one_that_cuts_nothing():
+    package = Path(mlm_jax.__file__).parent
+    for file in package.rglob("*.py"):
+        if file.name != "tables.py" or file.parent.name != "common":
+            found = re.findall(r"from rich\.table import .*\bTable\b", file.read_text())
+            assert not found or file.name == "metrics.py", file  # a grid of losses, as many as fit

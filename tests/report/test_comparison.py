@@ -202,7 +202,7 @@ def with_rows(folder, differences, data="text"):
     return folder
 
 
-def test_differences_have_intervals_that_are_paired_on_the_same_rows(tmp_path):
+def test_differences_have_intervals_that_are_paired_on_the_same_rows(tmp_path, monkeypatch):
     first = with_rows(write_run(tmp_path / "a", (8.0, 9.0)), (0.0, 0.0))
     same = with_rows(write_run(tmp_path / "b", (7.9, 9.0), mixing__alpha=0.7), (-0.1, 0.0))
     elsewhere = with_rows(write_run(tmp_path / "c", (7.9, 9.0), mixing__alpha=0.8), (-0.1, 0.0), "other text")
@@ -220,3 +220,10 @@ def test_differences_have_intervals_that_are_paired_on_the_same_rows(tmp_path):
     page = page_of(runs, "x", tmp_path)
     assert page["intervals"]["loss"]["de"][1] == pytest.approx([low, high], rel=1e-4)
     assert page["intervals"]["loss"]["de"][3] is None and "genre/accuracy" in page["intervals"]
+    # Any other run may be chosen as the baseline; the interval of the opposite difference has the opposite ends.
+    assert page["between"]["loss"]["de"][1] == [pytest.approx([low, high], rel=1e-4)]
+    low, high = difference_intervals(runs, runs[2])[1]["eval/loss/sw"]
+    assert page["between"]["loss"]["sw"][2][1] == pytest.approx([-high, -low], rel=1e-4)
+    assert page["between"]["loss"]["sw"][3] == [None] * 3
+    monkeypatch.setattr("mlm_jax.report.comparison_page.MOST_INTERVALS", 10)
+    assert list(page_of(runs, "x", tmp_path)["between"]["loss"]) == ["mean"]

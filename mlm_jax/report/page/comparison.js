@@ -16,8 +16,15 @@ const places = metrics.map(({ name }) => { const top = Math.max(...Object.values
 const fixed = (value, metric) => value.toFixed(places[metric]);
 const signed = (value) => (value < 0 ? "−" : "+") + fixed(Math.abs(value), view.metric);
 
-// The interval of a run's difference to the baseline; the page has those to the baseline that it was written with.
-const intervalOf = (run, metric = view.metric, language = view.language) => (runs[view.baseline].name === PAGE.baseline ? PAGE.intervals[metrics[metric].name]?.[language]?.[run] ?? null : null);
+// The interval of a run's difference to the baseline. A page of many runs and languages has those of languages for the baseline that it was
+// written with, and those of averages for any.
+const intervalOf = (run, metric = view.metric, language = view.language) => {
+  const other = view.baseline, name = metrics[metric].name;
+  if (runs[other].name === PAGE.baseline) return PAGE.intervals[name]?.[language]?.[run] ?? null;
+  const found = PAGE.between[name]?.[language]?.[Math.max(run, other)]?.[Math.min(run, other)] ?? null;
+  return found && run < other ? [-found[1], -found[0]] : found;
+};
+const hasIntervals = () => runs[view.baseline].name === PAGE.baseline || view.language in (PAGE.between[metrics[view.metric].name] ?? {});
 const isSure = (found) => found !== null && (found[0] > 0 || found[1] < 0);
 const bracket = (found) => (found ? el("small", {}, ` [${found.map((end) => signed(end)).join(", ")}]`) : "");
 const isBetter = (a, b, metric = view.metric) => (metrics[metric].less ? a < b : a > b);
@@ -87,7 +94,7 @@ function runsTable(shown) {
   const body = rows.map((members) => el("tr", { "data-language": runs[members[0]].name, class: members.every((run) => runs[run].finished) ? "" : "unfinished" },
     columns.map((column, i) => (i ? el("td", { class: column.number ? "" : "left" }, column.cell(members)) : el("th", { scope: "row" }, column.cell(members))))));
   $(".scroll", root).replaceChildren(el("table", {}, [el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)]));
-  $(".about", root).textContent = `Values are of held-out text, ${languageName(view.language)}; ranked by ${metricLabel(metrics[view.metric].name)}. Brackets hold the 95 % interval of a difference${runs[view.baseline].name === PAGE.baseline ? "" : ", which this page has for the baseline " + PAGE.baseline + " only"}. ` +
+  $(".about", root).textContent = `Values are of held-out text, ${languageName(view.language)}; ranked by ${metricLabel(metrics[view.metric].name)}. Brackets hold the 95 % interval of a difference${hasIntervals() ? "" : ", which this page has for the baseline " + PAGE.baseline + " only"}. ` +
     "The first column links to the reports of the runs. Click a column to sort by it.";
   $(".download", root).onclick = () => download("runs.csv", [columns.map((column) => column.head), ...rows.map((members) => columns.map((column) => column.value(members)))]);
   if (!$(".choices", root).children.length)
