@@ -19,10 +19,12 @@ from mlm_jax.checkpoints.workdir import config_json, differing_keys
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.files import append_to, whole_file
 from mlm_jax.config import default_config
+from mlm_jax.report.comparison import value_of
 from mlm_jax.report.history import METRICS_FILE, read_events
 from mlm_jax.run.tensorboard import TensorBoard
 from mlm_jax.run.weights_and_biases import wandb_run
 
+OFTEN_VARIED = ("optimizer.learning_rate", "mixing.alpha", "seed", "steps")
 LOSS = "train/loss/"  # prefix of the first task's losses
 WORST = 5  # languages in a plain line, if there are more than MOST_IN_LINE losses
 MOST_IN_LINE = 12
@@ -69,11 +71,7 @@ class MetricsWriter:
                     kept.write(json.dumps(event) + "\n")
         self.file = append_to(path)
         config = config or {}
-        changed = differing_keys(config_json(default_config()), config) if config else {}
-        settings = {
-            key: value for key, (_, value) in changed.items() if value is not None and not key.startswith("data.")
-        }
-        self.tensorboard = TensorBoard(workdir, read_events(workdir), config, settings)
+        self.tensorboard = TensorBoard(workdir, read_events(workdir), config, settings_of(config) if config else {})
         if wandb_project:
             self.wandb = wandb_run(Path(workdir).resolve(), wandb_project, config)
 
@@ -107,6 +105,14 @@ class MetricsWriter:
             self.push()
         if self.wandb is not None:
             self.wandb.log(dict(values), step=step)
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {key: value} of the keys that tell runs apart: the often varied ones, and those that are not at their defaults."""
+    changed = differing_keys(config_json(default_config()), config)
+    varied = {key: value for key in OFTEN_VARIED if (value := value_of(config, key)) is not None}
+    others = {key: value for key, (_, value) in changed.items() if value is not None and not key.startswith("data.")}
+    return varied | others
 
 
 def shown_loss(key: str) -> str:

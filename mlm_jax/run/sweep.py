@@ -246,9 +246,8 @@ def _run_listed(
     ]
     waiting = [name for name in unfinished if only is None or name in only]
     before = f", {len(early)} {ENDED_EARLY}" if early else ""
-    say(
-        f"{len(listed)}{f' of {in_all}' if in_all else ''} trials, {len(listed) - len(unfinished) - len(early)} finished before{before}"
-    )
+    trials_now = f"{len(listed)}{f' of {in_all}' if in_all else ''} trials"
+    say(f"{trials_now}, {len(listed) - len(unfinished) - len(early)} finished before{before}")
     commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():

@@ -36,7 +36,7 @@ class TensorBoard:
       workdir: the workdir of the run.
       events: the events of earlier starts, as in ``metrics.jsonl``.
       config: the config of the run, as JSON values: TensorBoard's text "config".
-      settings: {key: value} of the keys that differ from their defaults: TensorBoard's HPARAMS.
+      settings: {key: value} of the keys that tell runs apart: the columns of TensorBoard's HPARAMS, which shows the first few.
     """
 
     def __init__(

@@ -120,7 +120,7 @@ def test_tensorboard_has_each_value_of_the_metrics_once_whatever_ended_earlier_s
     assert [file.name for file in tmp_path.glob(".*")] == []
 
 
-def test_tensorboard_shows_the_keys_that_differ_from_their_defaults_as_hyperparameters(tmp_path):
+def test_tensorboard_shows_often_varied_keys_and_those_not_at_their_defaults_as_hyperparameters(tmp_path):
     config = config_json(default_config())
     config["seed"], config["optimizer"]["learning_rate"], config["tasks"] = 3, 0.5, {"mlm": {"rows": 8}}
     write(tmp_path, 0, [0], config=config)
@@ -130,7 +130,11 @@ def test_tensorboard_shows_the_keys_that_differ_from_their_defaults_as_hyperpara
     content = next(value.metadata.plugin_data.content for value in summaries if "session_start" in value.tag)
     found = HParamsPluginData.FromString(content).session_start_info.hparams
     assert (found["seed"].number_value, found["optimizer.learning_rate"].number_value) == (3, 0.5)
-    assert set(found) == {"seed", "optimizer.learning_rate", *(key for key in found if key.startswith("tasks"))}
+    often = {"seed", "optimizer.learning_rate", "mixing.alpha", "steps"}  # also at their defaults
+    assert set(found) == {*often, *(key for key in found if key.startswith("tasks"))}
+    content = next(value.metadata.plugin_data.content for value in summaries if "experiment" in value.tag)
+    first = [info.name for info in HParamsPluginData.FromString(content).experiment.hparam_infos[:4]]
+    assert set(first) == often  # TensorBoard shows the first few
     assert any(key.startswith("tasks") and "8" in str(value) for key, value in found.items())
 
 
