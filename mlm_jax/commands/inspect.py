@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 from mlm_jax.commands.options import add_config, by_language, config_of, store_folder
 from mlm_jax.common.errors import UserError
@@ -100,37 +102,47 @@ def inspect_vocabularies(options: argparse.Namespace) -> None:
       UserError: there is no such vocabulary, or no text.
     """
     from mlm_jax.common.console import table_console
-    from mlm_jax.data.text.corpora import documents, sentence_pairs
     from mlm_jax.interop.any_vocabulary import any_vocabulary
     from mlm_jax.report.vocabulary_table import vocabularies_table
+
+    texts, pairs = texts_and_pairs(options)
+    if not texts and not pairs:
+        raise UserError("there is no text to compare on", remedy="give --text sw='text/sw/*.txt', --pairs or --config")
+    vocabularies = {place: any_vocabulary(place) for place in options.vocabulary}
+    found = {language: [*itertools.islice(documents, MOST)] for language, documents in texts.items()}
+    translated: dict[str, list[tuple[str, str]]] = {}
+    for name, sides in pairs.items():
+        turned = name.startswith(tuple(f"{code}-" for code in ENGLISH))
+        of_pair = ((b, a) if turned else (a, b) for a, b in itertools.islice(sides, MOST))
+        translated.setdefault(other_than_english(name), []).extend(of_pair)
+    for language, texts_of in (*found.items(), *translated.items()):
+        if not texts_of:
+            raise UserError(f"there is no text of {language!r}", remedy="check its files")
+    table_console().print(vocabularies_table(vocabularies, found, translated))
+
+
+def texts_and_pairs(options: argparse.Namespace) -> tuple[dict[str, Iterator[str]], dict[str, Iterator[Any]]]:
+    """Return {language: its documents} and {pair with English: its pairs} of the options or, without them, of the config."""
+    from mlm_jax.data.store.streams import sources
+    from mlm_jax.data.text.corpora import documents, sentence_pairs
 
     texts, pairs = by_language(options.text, "--text"), by_language(options.pairs, "--pairs")
     for name in pairs:
         if not other_than_english(name):
             raise UserError(f"--pairs {name} has no English side", remedy="write --pairs sw-en='text/sw-en.tsv'")
-    if options.config:
-        config = config_of(options)
-        texts = texts or {language: (source,) for language, source in config.data.corpora.items()}
-        pairs = pairs or {name: (source,) for name, source in config.data.parallel.items() if other_than_english(name)}
-    if not texts and not pairs:
-        raise UserError("there is no text to compare on", remedy="give --text sw='text/sw/*.txt', --pairs or --config")
-    vocabularies = {place: any_vocabulary(place) for place in options.vocabulary}
-    found = {
-        language: [*itertools.islice(_all(documents(s, language, "train") for s in sources), MOST)]
-        for language, sources in texts.items()
-    }
-    translated: dict[str, list[tuple[str, str]]] = {}
-    for name, sources in pairs.items():
-        language = other_than_english(name)
-        sides = itertools.islice(
-            _all(sentence_pairs(s, name, "train", (language, *texts, *ENGLISH)) for s in sources), MOST
-        )
-        turned = name.startswith(tuple(f"{code}-" for code in ENGLISH))
-        translated.setdefault(language, []).extend((b, a) if turned else (a, b) for a, b in sides)
-    for language, texts_of in (*found.items(), *translated.items()):
-        if not texts_of:
-            raise UserError(f"there is no text of {language!r}", remedy="check its files")
-    table_console().print(vocabularies_table(vocabularies, found, translated))
+    read: dict[str, dict[str, Iterator[Any]]] = {"text": {}, "pairs": {}}
+    for language, globs in texts.items():
+        read["text"][language] = _all([documents(glob, language, "train") for glob in globs])
+    for name, globs in pairs.items():
+        known = (other_than_english(name), *texts, *ENGLISH)
+        read["pairs"][name] = _all([sentence_pairs(glob, name, "train", known) for glob in globs])
+    given = {kind for kind, found in read.items() if found}
+    for source in sources(config_of(options)) if options.config else ():
+        wanted = source.kind == "text" or other_than_english(source.of)
+        if source.train is not None and source.kind not in given and wanted:
+            of_source = _all(source.batches("train"))
+            read[source.kind][source.of] = itertools.chain(read[source.kind].get(source.of, ()), of_source)
+    return read["text"], read["pairs"]
 
 
 ENGLISH = ("en", "eng", "eng_Latn")

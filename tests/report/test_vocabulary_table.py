@@ -99,7 +99,14 @@ def test_vocabularies_that_cannot_be_shown_are_refused(arguments, message, folde
 
 
 def test_text_of_a_config(folder, capsys, tmp_path):
+    """With one source of a language or with several by name, of which one has its text in another field."""
+    lines = (folder / "ko.txt").read_text().splitlines()
+    (tmp_path / "ko.jsonl").write_text("".join(json.dumps({"raw": line}) + "\n" for line in lines))
+    several = {"a": f"{folder}/ko.txt", "b": {"files": f"{tmp_path}/ko.jsonl", "field": "raw"}}
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"data": {"corpora": {"ko": f"{folder}/ko.txt"}}}))
-    assert cli.main(["inspect", "--config", str(file), "--vocabulary", str(folder / "theirs")]) == 0
-    assert "│ ko " in capsys.readouterr().out
+    rows = []
+    for corpus, pair in ((f"{folder}/ko.txt", f"{folder}/en-ko.tsv"), (several, {"opus": f"{folder}/en-ko.tsv"})):
+        file.write_text(json.dumps({"data": {"corpora": {"ko": corpus}, "parallel": {"en-ko": pair}}}))
+        assert cli.main(["inspect", "--config", str(file), "--vocabulary", str(folder / "theirs")]) == 0
+        rows += [line for line in capsys.readouterr().out.splitlines() if "│ ko " in line]
+    assert len(rows) == 2 and rows[0] == rows[1]  # every text twice gives the same ratios
