@@ -13,7 +13,7 @@ from tests.interop.published import published
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 FEWER = {  # the same, in seconds
-    r"config\.steps = \d+": "config.steps, config.evaluation.examples = 6, 8",
+    r"config\.steps = \d+": "config.evaluation.update(rows=4, examples=8, pairs=32); config.steps = 6",
     r"log_every, config\.evaluation\.every = .*": "log_every, config.evaluation.every = 6, 6",
     r"log_every = config\.evaluation\.every = \d+": "log_every = config.evaluation.every = 6",
     r"'rows': (32|64)": "'rows': 8",
