@@ -30,7 +30,7 @@ def save_sections(workdir: str | Path, sections: Mapping[str, Any]) -> Path:
     Args:
       workdir: the workdir of the run.
       sections: ``title`` str; ``languages`` [code]; ``facts`` [short phrase]; ``config`` nested dict; ``phases``
-        [(first step, step after the last, name)]; ``table`` [:class:`LanguageRow`]; ``retrieval`` from
+        [(first step, step after the last, "name: settings")]; ``table`` [:class:`LanguageRow`]; ``retrieval`` from
         :func:`retrieval_section`; ``map`` from :func:`map_section`; ``samples`` {code: [sample]} from
         :func:`mlm_jax.evaluation.samples.masked_samples`.
 
@@ -143,7 +143,7 @@ SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # {section: (whether a
     "languages": (_are_texts, "a list of codes"),
     "facts": (_are_texts, "a list of phrases"),
     "config": (_is_object, "an object"),
-    "phases": (_are_phases, "a list of (first step, last step, name)"),
+    "phases": (_are_phases, "a list of (first step, last step, title)"),
     "table": (_is_table, "a list of rows of numbers"),
     "retrieval": (_is_retrieval, "square matrices of numbers"),
     "map": (_is_map, "points of texts"),

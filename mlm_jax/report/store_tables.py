@@ -10,6 +10,7 @@ import numpy as np
 
 from mlm_jax.common.tables import Table
 from mlm_jax.config.values import is_number, is_several
+from mlm_jax.data.loading.curriculum import Phase
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.held_out import REASONS
 from mlm_jax.data.store.manifest import TOKENS
@@ -122,6 +123,11 @@ def changes_table(loader: Loader) -> Table:
             *(_brief(entry.get(key)) for key in keys),
         )
     return table
+
+
+def phase_title(phase: Phase, entry: Mapping[str, Any]) -> str:
+    """Return the name of a phase and its settings, such as "curriculum[1]: rows 512, mask_rate from 0.3 to 0.15"."""
+    return f"{phase.name}: {', '.join(f'{key} {_brief(value)}' for key, value in entry.items() if key != 'steps')}"
 
 
 def _brief(value: Any) -> str:

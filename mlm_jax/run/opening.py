@@ -29,7 +29,9 @@ def opening_lines(program: Program, loader: Loader) -> list[str]:
         "attention": _attention(program),
         "parameters": _parameters(program),
         "step": _step(program, loader),
-        "learning rate": schedule_line(config.optimizer, config.steps).removeprefix("learning rate: "),
+        "learning rate": schedule_line(config.optimizer, config.steps, config.curriculum).removeprefix(
+            "learning rate: "
+        ),
     }
     width = max(map(len, facts))
     return [f"{name:{width}}  {fact}" for name, fact in facts.items()]

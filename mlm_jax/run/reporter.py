@@ -32,6 +32,7 @@ from mlm_jax.report import (
     task_tables,
 )
 from mlm_jax.report.history import read_evaluations
+from mlm_jax.report.store_tables import phase_title
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.training.cost import phase_flops
@@ -220,7 +221,10 @@ class Reporter:
                 f"{jax.device_count()} × {device.device_kind}",
             ],
             "config": config_json(self.program.config),
-            "phases": [(phase.start_step, phase.stop_step, phase.name) for phase in self.loader.phases],
+            "phases": [
+                (phase.start_step, phase.stop_step, phase_title(phase, entry))
+                for phase, entry in zip(self.loader.phases, self.program.config.curriculum)
+            ],
             "table": self.rows,
             "samples": samples,
         }

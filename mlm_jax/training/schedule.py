@@ -57,11 +57,9 @@ def _of_phase(config: ConfigDict, index: int, entry: Mapping[str, Any]) -> Sched
     """Return a phase's own schedule, from the phase's first step on; None if it has none."""
     if "optimizer" not in entry:
         return None
-    own = ConfigDict(config)
-    own.update({"warmup_steps": 0.0, **entry["optimizer"]})
     key = f"curriculum[{index}].optimizer"
     try:
-        return _of_schedule(own, entry["steps"])
+        return _of_schedule(_own(config, entry), entry["steps"])
     except UserError as error:
         raise BadValue(key, f"{key}: {error.problem}", error.remedy) from error
 
@@ -86,8 +84,30 @@ def _of_schedule(config: ConfigDict, steps: int, peak: Any = None) -> Schedule:
     return rate
 
 
-def schedule_line(config: ConfigDict, steps: int) -> str:
-    """Return a line for the log that describes the schedule of ``config.optimizer`` over ``steps`` steps."""
+def schedule_line(config: ConfigDict, steps: int, curriculum: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return a line for the log that describes the schedule of ``config.optimizer``, and those of phases that change it.
+
+    Args:
+      config: ``config.optimizer``.
+      steps: the number of steps of the whole run.
+      curriculum: ``config.curriculum``.
+    """
+    lines = [_described(config, steps)]
+    for index, entry in enumerate(curriculum):
+        changes = [f"times {entry['rate_factor']:g}"] if "rate_factor" in entry else []
+        changes += [_described(_own(config, entry), entry["steps"])] if "optimizer" in entry else []
+        lines += [f"curriculum[{index}]: {', '.join(changes)}"] if changes else []
+    return f"learning rate: {'; '.join(lines)}"
+
+
+def _own(config: ConfigDict, entry: Mapping[str, Any]) -> ConfigDict:
+    """Return ``config.optimizer`` with the changes of a phase that has a schedule of its own."""
+    own = ConfigDict(config)
+    own.update({"warmup_steps": 0.0, **entry["optimizer"]})
+    return own
+
+
+def _described(config: ConfigDict, steps: int) -> str:
     warmup, decay = warmup_and_decay(config, steps)
     shares = [
         f" ({value:g} of {steps:,})" if 0 < value < 1 else "" for value in (config.warmup_steps, config.decay_steps)
@@ -95,7 +115,7 @@ def schedule_line(config: ConfigDict, steps: int) -> str:
     parts = [f"warm-up over {warmup:,} steps{shares[0]}"] + (
         [f"decay over the last {decay:,}{shares[1]}"] if decay else []
     )
-    return f"learning rate: {config.schedule}, at most {config.learning_rate:g}, {', '.join(parts)}"
+    return f"{config.schedule}, at most {config.learning_rate:g}, {', '.join(parts)}"
 
 
 def _wsd(step: Any, warmup: int, steps: int, decay: int, floor: float) -> jax.Array:

@@ -10,7 +10,7 @@ from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.store import Store
-from mlm_jax.report.store_tables import changes_table, phases_table, plan_table
+from mlm_jax.report.store_tables import changes_table, phase_title, phases_table, plan_table
 from tests.data.stores import config, documents, write
 from tests.data.test_shards import contents
 
@@ -145,7 +145,11 @@ def test_what_each_phase_sets_is_listed(store):
         {"steps": 300, "mask_rate": (0.3, 0.15)},
         {"steps": 100, "sources": {"books": 2}, "length": 20, "languages": ("de",)},
     )
-    table = changes_table(loader(store, {}, curriculum=phases))
+    data = loader(store, {}, curriculum=phases)
+    titles = [phase_title(phase, entry) for phase, entry in zip(data.phases, phases)]
+    assert titles[0] == "curriculum[0]: mask_rate from 0.3 to 0.15"
+    assert titles[1] == "curriculum[1]: sources books 2, length 20, languages de"
+    table = changes_table(data)
     cells = {column.header: [*column.cells] for column in table.columns}
     assert cells == {
         "phase": ["0: steps 0 to 300", "1: steps 300 to 400"],

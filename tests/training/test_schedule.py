@@ -71,6 +71,11 @@ def test_warmup_and_decay_may_be_shares_of_the_run_and_are_by_default():
     )
     steps.update(schedule="cosine", warmup_steps=4)
     assert schedule_line(steps, 30) == "learning rate: cosine, at most 0.0005, warm-up over 4 steps"
+    own = {"schedule": "wsd", "learning_rate": 0.001, "decay_steps": 5}
+    phases = ({"steps": 10}, {"steps": 10, "rate_factor": 0.5}, {"steps": 10, "optimizer": own})
+    assert schedule_line(steps, 30, phases).endswith(
+        "4 steps; curriculum[1]: times 0.5; curriculum[2]: wsd, at most 0.001, warm-up over 0 steps, decay over the last 5"
+    )
 
 
 @pytest.mark.parametrize(

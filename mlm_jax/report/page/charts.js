@@ -138,8 +138,8 @@ function responsive(host, draw) {
 let charts = 0; // drawn so far: makes names of clip paths unique
 
 // Draws lines {label, points: [[step, value]], language?, kind?: "train" | "raw" | "plan" | "beside" | "average"} over steps.
-// ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, name] of phases, ``mark`` is [step, name] of a
-// vertical line. The first ``settled`` of the steps, where all curves fall, do not count for the extent.
+// ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, "name: settings"] of phases, of which the
+// settings are shown under the pointer, ``mark`` is [step, name] of a vertical line. The first ``settled`` of the steps, where all curves fall, do not count for the extent.
 const WITHOUT_LABEL = ["train", "raw", "plan", "beside"];
 function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true, xLabel = "steps", yLabel = "", bands = [], settled = 0, whole = true, mark = null }) {
   lines = lines.filter((line) => line.points.length);
@@ -166,7 +166,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
       const [start, end] = [Math.max(from, firstStep), Math.min(to, lastStep)];
       if (start >= end) return;
       root.append(svg("rect", { class: i % 2 ? "band odd" : "band", x: x(start), y: margin.top, width: x(end) - x(start), height: height - margin.top - margin.bottom }, svg("title", {}, name)),
-        svg("text", { class: "band", x: x(start) + 5, y: margin.top + 13 }, name));
+        svg("text", { class: "band", x: x(start) + 5, y: margin.top + 13 }, name.split(": ")[0]));
     });
     if (xLabel) root.append(svg("text", { class: "label", x: (margin.left + width - margin.right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
     if (yLabel) root.append(svg("text", { class: "label", x: 0, y: 12 }, yLabel));
