@@ -37,14 +37,54 @@ def store(request, tmp_path_factory):
         yield f"{scheme}://runs"
 
 
-def run(store_folder, workdir, **settings):
+def command(store_folder, workdir, **settings):
     script = str(Path(__file__).parent / "train_process.py")
-    arguments = json.dumps({"store": str(store_folder), "workdir": str(workdir), **settings})
-    return subprocess.run([sys.executable, script, arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return [sys.executable, script, json.dumps({"store": str(store_folder), "workdir": str(workdir), **settings})]
+
+
+def run(store_folder, workdir, **settings):
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(command(store_folder, workdir, **settings), **options)
+
+
+def run_together(commands, caches):
+    """Run commands at the same time, each with a cache of its own, as on several machines; returns their outputs."""
+    environments = [{**os.environ, "XDG_CACHE_HOME": str(caches / str(number))} for number in range(len(commands))]
+    pipes = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen(one, env=env, **pipes) for one, env in zip(commands, environments)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
 
 
 def numbers(lines):
     return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+@pytest.mark.slow
+def test_two_machines_that_train_at_one_address_leave_a_whole_run(store, store_folder, tmp_path):
+    """The second one is warned, and both come to the same numbers."""
+    address = f"{store}/two"
+    outputs = run_together([command(store_folder, address, steps=8)] * 2, tmp_path)
+    assert all("step 8/8" in output for output in outputs)
+    assert load(address).step == 8 and "checkpoints/8.whole" in names(address)
+    steps = [line["step"] for line in numbers(read(address, "metrics.jsonl").decode().splitlines())]
+    assert sorted(set(steps)) == list(range(9)) and steps == sorted(steps)
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_reads_its_token_store_from_a_bucket(store, store_folder, tmp_path):
+    keys = open_keys(f"{store}/text")
+    for file in (file for file in Path(store_folder).rglob("*") if file.is_file()):
+        keys.write(file.relative_to(store_folder).as_posix(), file.read_bytes()).result()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    job = {"coordinator": f"127.0.0.1:{port}", "processes": 2, "set": {"mesh.data": 2}}
+    run_together([command(f"{store}/text", tmp_path / "job", process=number, **job) for number in (0, 1)], tmp_path)
+    assert run(store_folder, tmp_path / "alone").returncode == 0
+    ours, alone = (load(tmp_path / name) for name in ("job", "alone"))
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(alone.params)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
