@@ -9,9 +9,8 @@ continued training with English replayed, fine-tuning of a classifier (the genre
 rule), export with heads. In the end transformers' pipelines must give the same results as our verbs.
 
 Run it in the folder that contains ``configs``. Everything is written under ``runs/adapt``; existing results are reused, so remove
-that
-folder to time the whole path. The tables, with the minutes of each verb and of the whole call, are printed and written to
-``benchmarks/results/adapt.json``.
+that folder to time the whole path. The tables, with the minutes of each verb and of the whole call, are printed and written
+to ``benchmarks/results/adapt.json``.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.data import bible
 
 RUNS, RESULTS = Path("runs/adapt"), Path("benchmarks/results/adapt.json")
-TIMES = f"times-{Path(sys.argv[0]).stem}.jsonl"  # of every command of this script
+TIMES = f"times-{Path(sys.argv[0]).stem}.jsonl"  # times of all commands of this script
 FAMILIES = ("xlm-roberta", "modernbert")
 NEW, OLD = "tl", "en"
 PRETRAINING, CONTINUED, FINE_TUNING = 600, 400, 250  # steps
-PIECES = 1500  # new ones
+PIECES = 1500  # new pieces
 MASKING = {"mlm": {"objective": "mlm", "rows": 16, "length": 128, "mask_rate": 0.3}}
 GENRES, VERSES = tuple(bible.GENRES), 150  # verses of each genre
-SENTENCES = {"train": 2000, "test": 400}  # with names
+SENTENCES = {"train": 2000, "test": 400}  # sentences with names
 COMPARED = 100  # number of texts on which pipelines and verbs are compared
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -82,7 +81,7 @@ def cpu_seconds() -> float:
 
 
 def minutes(family: str) -> dict[str, Any]:
-    """Return the minutes of all commands of a family, those of earlier calls too."""
+    """Return the minutes of all commands of a family, including earlier calls."""
     lines = [json.loads(line) for line in (RUNS / TIMES).read_text().splitlines()]
     own = [line for line in lines if line["family"] == family]
     by_verb: dict[str, float] = {}
@@ -181,7 +180,7 @@ def published(family: str) -> Path:
 
 
 def shortened(family: str) -> Path:
-    """Import a published model, trim it and grow it, unless that was done; return the folder of all."""
+    """Import a published model, trim it and grow it, unless this was done before; return the folder of the results."""
     source, folder = published(family), RUNS / f"{family}-{NEW}"
     if not (folder / "labels").is_dir():
         write_data(folder)
@@ -204,7 +203,7 @@ def shortened(family: str) -> Path:
 
 
 def adapt(family: str) -> dict[str, Any]:
-    """Walk the path with a published model, and return what was measured."""
+    """Do all steps with a published model, and return the measurements."""
     folder = shortened(family)
     model, small, continued = (folder / name for name in ("model", "small", "continued"))
     few = {"optimizer.learning_rate": 1e-3, "tasks": MASKING, "evaluation.rows": 10_000}
@@ -274,7 +273,8 @@ def agreement(folder: Path) -> dict[str, str]:
     ner = pipeline("ner", str(folder / "entities-out"), device="cpu", ignore_labels=[])
     count = 0
     for words, ours_of in zip(sentences, tagged):
-        found = {piece["start"]: piece for piece in reversed(ner(" ".join(words)))}  # of two at one place, the first
+        # The first of two pieces at one position.
+        found = {piece["start"]: piece for piece in reversed(ner(" ".join(words)))}
         at = 0
         for word, one in zip(words, ours_of):
             piece = found.get(at - 1) or found[at]  # a word's first piece may begin with the space before it

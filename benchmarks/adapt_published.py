@@ -98,9 +98,8 @@ def _gemma_tokenizer(folder: Path, text: Sequence[str]) -> int:
         vocab_size=PIECES, special_tokens=[*special, *alphabet], limit_alphabet=300, show_progress=False
     )
     tokenizer.train_from_iterator(text, trainer)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        " ", "merged_with_previous"
-    )  # as Gemma has it: there are no spaces left
+    # As Gemma has it: there are no spaces left.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", pair="<bos> $A <eos> $B:1 <eos>:1", special_tokens=[("<bos>", 2), ("<eos>", 1)]

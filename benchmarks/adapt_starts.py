@@ -50,11 +50,8 @@ from mlm_jax.training.paths import by_path
 
 STEPS = (0, 100, 400)
 RELATED = {"tl": "es", "ko": "en"}
-WINDOW, WIDTH, SHARPNESS = (
-    5,
-    128,
-    10.0,
-)  # neighbours on either side; width of static vectors; factor on cosines in sparsemax
+# Neighbours on either side; width of static vectors; factor on cosines in sparsemax.
+WINDOW, WIDTH, SHARPNESS = 5, 128, 10.0
 OFTEN = 5  # the smallest number of weighted neighbours for which a piece has a static vector
 
 

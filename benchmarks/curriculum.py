@@ -88,7 +88,7 @@ def main() -> None:
             read = [key.rpartition("/")[2] for key in last if key.startswith("train/loss/")]
             print(f"  loss {last['train/loss/mean']:.3f} of {', '.join(code for code in read if code != 'mean')}")
             if {*read} - {"mean"} != {*phase["languages"]}:
-                sys.exit(f"phase {index} was to read {', '.join(phase['languages'])}")
+                sys.exit(f"phase {index} should read {', '.join(phase['languages'])}")
         finish(start(killed, changes))
         one, other = values(whole), values(killed)
         if one != other:

@@ -76,7 +76,7 @@ def read_store(run: Path) -> Any:
 
 
 def read_model(run: Path) -> Any:
-    """Return what ``load`` gives of the last checkpoint; one before it counts as noticed."""
+    """Return what ``load`` gives of the last checkpoint; an earlier one shows that the damage was noticed."""
     loaded = load_parameters(run)
     if loaded.step != 4:
         raise Noticed
@@ -164,7 +164,8 @@ def main() -> int:
         for file in (run / "compiled").iterdir():
             os.utime(file, (0, 0))
         CompiledPrograms(run, True).record()
-        jax.config.update("jax_compilation_cache_dir", None)  # what is compiled from here on is not the run's
+        # Programs that are compiled from here on are not the run's.
+        jax.config.update("jax_compilation_cache_dir", None)
         loaded = load_parameters(run)
         readers: dict[str, list[Reader]] = {
             "store": [read_store],

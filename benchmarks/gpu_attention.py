@@ -84,7 +84,8 @@ def main() -> int:
     on_gpu = jax.default_backend() == "gpu"
     if not (on_gpu or options.tiny):
         print(
-            "gpu_attention: error: JAX sees no GPU. Remedy: install a CUDA build, or look with --tiny", file=sys.stderr
+            "gpu_attention: error: JAX sees no GPU. Remedy: install a CUDA build, or try the script with --tiny",
+            file=sys.stderr,
         )
         return 2
     device = jax.devices()[0].device_kind

@@ -39,7 +39,7 @@ SHAPES = {
         "heads": 6,
         "mlp": 1024,
         "vocabulary": 250_112,
-        "length": 568,  # span corruption makes 512 tokens for the encoder and 114 for the decoder of it
+        "length": 568,  # span corruption turns such a row into 512 encoder tokens and 114 decoder tokens
         "rows": (32, 64),
     },
     "tiny": MODERNBERT
@@ -51,7 +51,7 @@ STAGES = ("embedding", "memory_attention", "attention", "feed_forward", "head", 
 
 
 class Side(NamedTuple):
-    """A step that is compiled.
+    """A compiled step.
 
     Attributes:
       run: starts a step.
@@ -111,7 +111,7 @@ def our_config(shape: dict, rows: int) -> Any:
 
 
 def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
-    """Return our step; its outcome has peak memory and the FLOPs of a step, or if ``profiled`` where its time goes."""
+    """Return our step; its outcome has peak memory and FLOPs or, if ``profiled``, the time of each stage and kernel."""
     import time
 
     import jax
@@ -138,7 +138,7 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
         parts |= {"attention": attention_flops(shape, rows)}
     placed = to_devices(batch, mesh)
     begun = time.perf_counter()
-    compiled = step.lower(state, placed).compile()  # jax.jit keeps it for the calls of `step`
+    compiled = step.lower(state, placed).compile()  # jax.jit uses it for the calls of `step`
     compilation = time.perf_counter() - begun
     holder = [state]
 
@@ -163,7 +163,7 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
 
 
 def attention_flops(shape: dict, rows: int) -> float:
-    """Return FLOPs of attention in a step, forward and twice backward; a query of a windowed layer has its window's keys."""
+    """Return FLOPs of attention in a step, forward and twice backward (a query sees the keys of its window)."""
     length, layers = shape["length"], shape["layers"]
     whole = -(-layers // GLOBAL_EVERY) if shape["family"] == "modernbert" else layers
     keys = whole * length + (layers - whole) * min(WINDOW + 1, length)
@@ -196,7 +196,7 @@ def profile(run: Callable[[], object], wait: Callable[[], object], program: str)
             on_gpu = plane.name.startswith("/device:GPU")
             for line in plane.lines:
                 if on_gpu and not line.name.startswith("Stream"):
-                    continue  # XLA's own lines repeat what the streams say
+                    continue  # XLA's own lines repeat the events of the streams
                 for event in line.events:
                     operation = dict(event.stats).get("hlo_op")
                     if operation or on_gpu:
@@ -231,13 +231,14 @@ def torch_side(attention: str) -> Callable[[dict, int], Side]:
         tokens = torch.randint(120, shape["vocabulary"], (rows, shape["length"]), device=device)
 
         def masked() -> dict:
-            hidden = int(shape["length"] * shape["mask_rate"])  # as many in each row, as ours; so shapes stay the same
+            # The same number in each row, as on our side, so that shapes stay the same.
+            hidden = int(shape["length"] * shape["mask_rate"])
             chosen = torch.zeros(tokens.shape, dtype=torch.bool, device=device)
             chosen.scatter_(1, torch.rand(tokens.shape, device=device).topk(hidden, dim=1).indices, True)
             inputs = torch.where(chosen & (torch.rand(tokens.shape, device=device) < 0.8), 4, tokens)
             return {"input_ids": inputs, "labels": torch.where(chosen, tokens, -100)}
 
-        def corrupted() -> dict:  # as many tokens on either side as ours
+        def corrupted() -> dict:  # the same numbers of encoder and decoder tokens as on our side
             from mlm_jax.objectives.denoising import Denoising
 
             _, _, encoder, decoder = Denoising("denoising").lengths(shape["length"])

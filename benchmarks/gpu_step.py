@@ -48,13 +48,13 @@ def timed(side: Side, steps: int) -> list[float]:
 
 
 def in_process(side: str, rows: int, options: argparse.Namespace, seconds: float) -> dict:
-    """Run one side in a process of its own; returns its result, or {"failed": why}."""
+    """Run one side in a process of its own; returns its result, or {"failed": reason}."""
     command = [sys.executable, __file__, "--side", side, "--at", str(rows)]
     command += ["--steps", str(options.steps), "--shape", options.shape]
     environment = dict(os.environ)
     if options.tiny:
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    elif side == "kernels":  # as one graph they are one event to the profiler
+    elif side == "kernels":  # the profiler sees the kernels of a graph as one event
         environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
@@ -68,12 +68,12 @@ def in_process(side: str, rows: int, options: argparse.Namespace, seconds: float
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict]:
-    """Return {"side at rows": result} of all sides, the most important ones first, within the time that there is."""
+    """Return {"side at rows": result} of all sides, the most important ones first, within the time limit."""
     end = time.monotonic() + 60 * options.minutes
     first, *more = SHAPES[options.shape]["rows"]
     peers = ["sdpa"] if all(map(importlib.util.find_spec, ("torch", "transformers"))) else []
     if peers and not options.tiny and SHAPES[options.shape]["family"] != "mt5":
-        peers.append("flex")  # has no backward pass on a CPU, and mT5's bias goes another way
+        peers.append("flex")  # it has no backward pass on a CPU, and cannot add mT5's bias in this way
     found: dict[str, dict] = {}
     longest: dict[str, float] = {}  # {side: seconds of a measurement}
 
@@ -152,7 +152,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="mmbert-base")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=7.5, help="no measurement begins that would not end by then")
+    parser.add_argument(
+        "--minutes", type=float, default=7.5, help="start no measurement that would end later than this"
+    )
     parser.add_argument("--tiny", action="store_true", help="a smoke run on a CPU")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -168,7 +170,10 @@ def main() -> int:
     if options.tiny:
         options.shape = "tiny"
     elif not has_gpu():
-        print("gpu_step: error: JAX sees no GPU. Remedy: install a CUDA build, or look with --tiny", file=sys.stderr)
+        print(
+            "gpu_step: error: JAX sees no GPU. Remedy: install a CUDA build, or try the script with --tiny",
+            file=sys.stderr,
+        )
         return 2
     shape, found = SHAPES[options.shape], measure(options)
     first = shape["rows"][0]
@@ -201,7 +206,7 @@ def main() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured."""
+    """Return the versions of the measured libraries."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

@@ -5,7 +5,7 @@
 
 ``embed`` runs against sentence-transformers (mean of the tokens), ``translate`` against transformers' ``generate``, greedy
 and with four beams. Weights are random, so that texts end late and both sides write as many tokens; tokenizers are trained
-on verses in twelve languages. Everybody computes in bfloat16 on a GPU and in float32 on a CPU. Each side has a process of
+on verses in twelve languages. Both sides compute in bfloat16 on a GPU and in float32 on a CPU. Each side has a process of
 its own and runs all texts once before it is measured, which compiles. Needs the extras [hf] and [demo] and
 sentence-transformers; neither TensorFlow nor seqio is imported.
 """
@@ -94,7 +94,7 @@ def our_embed(folder: Path, size: str) -> tuple[Callable[[], object], int]:
 
 
 def their_embed(folder: Path, size: str) -> tuple[Callable[[], object], int]:
-    """Return the same of sentence-transformers."""
+    """Return the same for sentence-transformers."""
     import torch
     from sentence_transformers import SentenceTransformer, models
 
@@ -107,7 +107,7 @@ def their_embed(folder: Path, size: str) -> tuple[Callable[[], object], int]:
 
 
 def our_translate(beams: int) -> Callable[[Path, str], tuple[Callable[[], object], int]]:
-    """Return a side that translates all texts with so many beams; it counts tokens."""
+    """Return a side that translates all texts with a number of beams; it counts tokens."""
 
     def side(folder: Path, size: str) -> tuple[Callable[[], object], int]:
         from mlm_jax.inference.translator import Search, load_translator
@@ -120,7 +120,7 @@ def our_translate(beams: int) -> Callable[[Path, str], tuple[Callable[[], object
 
 
 def their_translate(beams: int) -> Callable[[Path, str], tuple[Callable[[], object], int]]:
-    """Return the same of transformers' generate, in batches of texts sorted by length."""
+    """Return the same for transformers' generate, in batches of texts sorted by length."""
 
     def side(folder: Path, size: str) -> tuple[Callable[[], object], int]:
         import torch

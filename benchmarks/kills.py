@@ -52,8 +52,8 @@ SETTINGS = {
 DEVICES = {"plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
 KILLS_A_RUN, PLACES_A_RUN = 7, 4
 ALONE = 20  # seconds that a process may outlive its parent: Python's start, on a busy machine
-TRIES = 3  # of a place that a run may pass by: a run that is continued does less than a whole one
-PHASES = (  # of a run, and the places of file operations in them
+TRIES = 3  # attempts to kill at an operation: a continued run may not reach it, because it has less to do
+PHASES = (  # phases of a run: (name, pattern of the file operations in it)
     ("prepare", "helper|store"),
     ("compile", "compiled"),
     ("start", r"config\.json|provenance|\.metrics\.jsonl|\.tensorboard"),
@@ -84,8 +84,8 @@ class Runs:
 
         Args:
           workdir: the workdir of the run.
-          devices: that it has.
-          kill_at: before which operation it kills itself, as sitecustomize.py says.
+          devices: the number of its devices.
+          kill_at: the operation before which it kills itself, in the format of sitecustomize.py.
           compiles: whether its compiled programs are its own; otherwise those of earlier runs are used.
         """
         process = os.fork()
@@ -124,7 +124,7 @@ class Runs:
         return found
 
     def said(self) -> str:
-        """Return the end of what the last starts printed."""
+        """Return the end of the output of the last starts."""
         return self.output.read_text(errors="replace")[-1500:]
 
 
@@ -166,7 +166,7 @@ def differences(found: Any, wanted: Any, tolerance: float, where: str = "") -> I
 
 
 def without_hits(content: Any) -> Any:
-    """Return nested values, of which those that count hits say only whether they are there."""
+    """Return nested values, in which a value that counts hits is replaced by whether it exists."""
     if isinstance(content, dict):
         return {key: value is not None if HITS.search(key) else without_hits(value) for key, value in content.items()}
     return [without_hits(value) for value in content] if isinstance(content, list) else content
@@ -176,9 +176,9 @@ def problems(workdir: Path, reference: Path, tolerance: float) -> Iterator[str]:
     """Yield what is wrong with a run that was killed and is done."""
     found, wanted = values(workdir), values(reference)
     if len(found) != len(dict(found)):
-        yield "a value stands twice in metrics.jsonl"
+        yield "a value occurs twice in metrics.jsonl"
     if sorted(shown(workdir)) != sorted(key for key, _ in found):
-        yield "TensorBoard does not hold what metrics.jsonl holds"
+        yield "TensorBoard's values are not those of metrics.jsonl"
     numbers = [
         {f"step {step} {key}": value for (step, key), value in some if key not in SPEED} for some in (found, wanted)
     ]
@@ -186,16 +186,16 @@ def problems(workdir: Path, reference: Path, tolerance: float) -> Iterator[str]:
     for page in pages:
         page.pop("title")
         page["facts"] = [fact for fact in page["facts"] if "×" not in fact]  # the devices
-        page.pop("map", None)  # its axes' signs hang on the last bits
+        page.pop("map", None)  # the signs of its axes depend on the last bits
     if tolerance:
         numbers, pages = without_hits(numbers), without_hits(pages)
     if missing := sorted(numbers[0].keys() ^ numbers[1].keys()):
-        yield f"in one of the two only: {', '.join(missing)}"
+        yield f"in only one of the two runs: {', '.join(missing)}"
     else:
         yield from differences(*numbers, tolerance)
     yield from (f"report.json{told}" for told in differences(*pages, 10 * tolerance))
     if "</html>" not in (workdir / "report.html").read_text():
-        yield "report.html is not whole"
+        yield "report.html is incomplete"
     left = [file for file in workdir.rglob("*") if file.name.endswith(ENDINGS) or "tmp" in file.name]
     yield from (f"left: {file.relative_to(workdir)}" for file in left)
 
@@ -213,7 +213,7 @@ def ended(process: int, seconds: float = math.inf) -> int | None:
 
 
 def is_alive(session: int) -> bool:
-    """Return whether a process of a start is left; one that had only just begun needs seconds to see that it is alone."""
+    """Return whether a process of a start still runs; a new process needs seconds to notice that its parent is gone."""
     for _ in range(ALONE * 10):
         try:
             os.killpg(session, 0)
@@ -227,16 +227,16 @@ class Killer:
     """Kills runs of one variant, each several times, and looks at what they leave.
 
     Args:
-      runs: of the variant.
-      draw: chooses times.
-      least: how many kills are wanted.
-      note: called with kills that were judged.
+      runs: the runs of the variant.
+      draw: random numbers that choose times.
+      least: the smallest number of kills.
+      note: called with kills that have been judged.
     """
 
     def __init__(self, runs: Runs, draw: random.Random, least: int, note: Callable[[list[dict[str, Any]]], None]):
         self.runs, self.draw, self.least, self.note = runs, draw, least, note
         self.devices = DEVICES[runs.variant]
-        self.store = runs.folder / "store"  # that most runs begin with
+        self.store = runs.folder / "store"  # most runs begin with a copy of it
         self.kills: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()  # how often an unkilled run does each operation
         self.duration = 0.0
@@ -247,15 +247,15 @@ class Killer:
         for workdir in (self.runs.folder / f"run-{self.runs.variant}-first", self.runs.reference):
             begun = time.monotonic()
             if ended(self.runs.start(workdir, self.devices[0])):
-                raise SystemExit(f"a run that nobody kills fails:\n{self.runs.said()}")
+                raise SystemExit(f"a run that is not killed fails:\n{self.runs.said()}")
             self.duration = time.monotonic() - begun
             self.counts |= Counter(self.runs.operations())
             if not self.store.exists():
                 shutil.copytree(workdir / "store", self.store)
 
     def kill_all(self, places: Iterable[str]) -> None:
-        """Kill until there are enough kills, and something was killed at each of these places, if it can be."""
-        order = {place: index for index, place in enumerate(self.counts)}  # in which a run does them
+        """Kill until there are enough kills, with one at each of these operations that a run reaches."""
+        order = {place: index for index, place in enumerate(self.counts)}  # of the operations of a run
         tries = Counter({place: 0 for place in places if place in order})
         while True:
             killed = {kill.get("before") for kill in self.kills}
@@ -271,8 +271,8 @@ class Killer:
         """Kill one run until it is done, and judge it.
 
         Args:
-          places: of the kills, besides those at a random time.
-          rare: whether it is killed at its first operation there; otherwise at any.
+          places: operations at which to kill it; other kills come at a random time.
+          rare: whether to kill it at the first of equal operations; otherwise at any of them.
         """
         workdir = self.runs.folder / f"run-{self.runs.variant}-{self.number}"
         compiles = any(place.startswith("run") and "compiled" in place for place in places)
@@ -322,12 +322,13 @@ class Killer:
             return 1, {"left": "a process"}
         if killed and code == -signal.SIGKILL:
             return code, {"seconds": round(after, 2), "after": done[-1] if done else "nothing"}
-        helper = code == 2 and at.partition(" ")[2].startswith("helper")  # killed: the run ends with a line
+        # If the process that prepares the data is killed, the run ends with a one-line error.
+        helper = code == 2 and at.partition(" ")[2].startswith("helper")
         return code, {"before": at.partition(" ")[2]} if at and (code == -signal.SIGKILL or helper) else None
 
 
 def import_everything() -> None:
-    """Import what runs import, once: they are forks of this process. It starts itself again with their environment."""
+    """Import the modules of a run, once: runs are forks of this process, which first restarts itself in their environment."""
     if os.environ.get("PYTHONPATH") != SETTINGS["PYTHONPATH"]:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
     from mlm_jax.run import loop  # noqa: F401
@@ -339,7 +340,7 @@ def phase_of(place: str) -> str:
 
 
 def table_of(kills: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return {phase: {operation, or "any moment": kills}}; those at a random time are in the phase of the last operation."""
+    """Return {phase: {operation, or "any moment": kills}}; a random time is in the phase of the operation before it."""
     table: dict[str, Counter[str]] = {phase: Counter() for phase, _ in PHASES}
     for kill in kills:
         if "left" not in kill:
@@ -380,7 +381,7 @@ def main() -> int:
             killer.measure()
             seen |= dict.fromkeys(killer.counts)
             left = [place for place in seen if place not in {kill.get("before") for kill in kills}]
-            share = left[:: len(options.variants) - index]  # the other variants come by most of them as well
+            share = left[:: len(options.variants) - index]  # the other variants do most of these operations too
             killer.kill_all([] if options.some else share)
     survived = sum(kill["survived"] for kill in kills)
     places = {kill["before"] for kill in kills if "before" in kill}

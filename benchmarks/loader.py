@@ -7,7 +7,7 @@ to load from each store.
 
     python benchmarks/loader.py --against ../checkout    # which loader is faster: this one, or that of another commit
 
-Each of the two writes its stores with its own writer and loads from them, in turns; medians of the CPU time count.
+Each of the two writes its stores with its own writer and loads from them, in turns; medians of the CPU time are compared.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "loader_against.json"
 
 
 class Ids:
-    """What a store asks of a vocabulary."""
+    """The part of a vocabulary that a store uses."""
 
     pad_id, eos_id, fingerprint = 0, 1, "zipf"
 
@@ -107,7 +107,7 @@ def ours(folder: Path, rows: int, length: int) -> Iterator[int]:
 
 
 def memory_map(folder: Path, rows: int, length: int) -> Iterator[int]:
-    """Copy random rows of an uncompressed file: no documents, no languages, no order; what the disk cache can give."""
+    """Copy random rows of an uncompressed file: no documents, no languages, no order. It shows what the disk cache can deliver."""
     loader = make_loader(folder, rows, length)
     file = folder / "flat.npy"
     np.save(file, loader.streams("mlm")[0].split("train")["inputs"].read())
@@ -132,7 +132,7 @@ def seqio_packing(options: argparse.Namespace) -> Iterator[int]:
 
 
 def peak_memory(folder: Path, rows: int, length: int) -> int:
-    """Return the MiB that another process needed at most to load 40 M tokens."""
+    """Return the peak memory, in MiB, of another process that loads 40 M tokens."""
     command = [sys.executable, __file__, "--memory-of", str(folder), "--rows", str(rows), "--length", str(length)]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 

@@ -33,7 +33,7 @@ from mlm_jax.training.context import planned_context
 from mlm_jax.training.optimizer import frozen_parameters
 from mlm_jax.training.step import build_program, make_train_step
 
-STEPS = 2  # of a turn
+STEPS = 2  # steps of a turn
 SIDES: dict[str, dict[str, Any]] = {
     "full": {},
     "LoRA, rank 8, query and value": {"rank": 8},

@@ -3,10 +3,10 @@
     python benchmarks/prepare.py            # needs the extras [demo], [datasets] and [hf]
 
 Both read the same lines of the demo's Bible in four languages from one text file each, tokenise with the same
-SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. Then
-the cost of keeping held-out text and exact copies out of training, if one text in a hundred is held out: shares of the
-processor's time, and the bytes of memory for a held-out text. Then the peak memory of training the vocabulary, of prepare with both
-and of the loader on 1× and 10× of the text, each in its own process.
+SentencePiece model and write a store that training can read, on one core; runs alternate and medians are printed. The second
+table is the cost of keeping held-out text and exact copies out of training, if one text in a hundred is held out: shares of the
+processor's time, and bytes of memory for each held-out text. The third is the peak memory of training the vocabulary, of prepare
+with both and of the loader, on 1× and 10× of the text, each in its own process.
 
     python benchmarks/prepare.py --rounds 5 --only held-out    # needs [demo] alone; benchmarks/results/held_out.json
 """
@@ -147,7 +147,7 @@ def peak_memory(part: str, folder: Path, model: Path, copies: int) -> int:
 
 
 def do_part(part: str, folder: Path, model: Path) -> None:
-    """Do, in this process, what the memory of is asked for, and print the peak."""
+    """Do one part in this process, and print its peak memory."""
     config, store = config_for(folder, model), folder / "memory_store"
     if part == "vocabulary":
         from mlm_jax.data.store.prepare import vocabulary_sentences

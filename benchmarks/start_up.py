@@ -1,4 +1,4 @@
-"""Seconds from the command to the end of the first step, on a prepared store: programs compiled before, or not; and of --help.
+"""Seconds from the command to the end of the first step, on a prepared store, with and without compiled programs; and of --help.
 
     mlm-jax train --config configs/demo.py --workdir runs/demo   # makes the store, once
     python benchmarks/start_up.py --config configs/demo.py --store runs/demo/store

@@ -23,7 +23,7 @@ import numpy as np
 
 from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
-STEPS = 3  # of a turn that are measured, after one that is not
+STEPS = 3  # measured steps of a turn, after one step that is not measured
 
 
 class Shape(NamedTuple):
@@ -128,11 +128,11 @@ def torch_step(shape: Shape, xlmr: bool) -> Callable[[], None]:
 
 
 def steps(connection: Connection, side: Side, shape: Shape, xlmr: bool) -> None:
-    """Serve one side in a process of its own: send its parameters, then the mean seconds of as many steps as are asked for."""
+    """Serve one side in a process of its own: send its parameters; then receive numbers of steps and send their mean seconds."""
     run = side(shape, xlmr)
     connection.send(run.parameters)  # type: ignore[attr-defined]
     while count := connection.recv():
-        run()  # compiles; and where memory was given back while the other side had its turn, takes it again
+        run()  # compiles; later, allocates memory that was freed during the other side's turn
         begun = time.perf_counter()
         for _ in range(count):
             run()

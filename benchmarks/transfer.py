@@ -4,9 +4,9 @@
     python benchmarks/transfer.py attention       # cross-lingual attention: source plugged in, unplugged; word alignments
     python benchmarks/transfer.py sentences       # what aligns sentences: ranking, its options, tlm; retrieval and mining
     python benchmarks/transfer.py translation     # which weights languages share, in translation
-    python benchmarks/transfer.py representation  # subwords, bytes, characters; what tells the language
+    python benchmarks/transfer.py representation  # subwords, bytes, characters; ways to tell the model the language
     python benchmarks/transfer.py synthetic       # back-translation: real pairs against real and synthetic ones
-    python benchmarks/transfer.py translate_train # German labels by translation of English text that has some
+    python benchmarks/transfer.py translate_train # German labels from translations of labelled English text
     python benchmarks/transfer.py model_transfer  # German after English against German from scratch
     python benchmarks/transfer.py new_language    # Korean added to five languages: its own adapters, or a new vocabulary
     python benchmarks/transfer.py adapters        # the genre head with adapters in a frozen encoder
@@ -64,7 +64,7 @@ def mlm_jax(*arguments: str) -> str:
 def train(config: str, workdir: Path, seed: int, after: Path | None = None, **settings: object) -> Path:
     """Train one run to its end, from the weights of ``after``, and return its workdir.
 
-    The report, which a run writes last, tells that it is there already.
+    A run that has a report, which is written last, is not repeated.
     """
     if not (workdir / "report.html").is_file():
         keys = {"seed": seed} | ({"checkpoint.init.from": after} if after else {}) | settings
@@ -74,13 +74,13 @@ def train(config: str, workdir: Path, seed: int, after: Path | None = None, **se
 
 
 def last_metrics(workdir: Path, prefix: str) -> Values:
-    """Return {what follows the prefix: value} of a run's last evaluation."""
+    """Return {rest of the key after the prefix: value} of a run's last evaluation."""
     history = read_history(workdir)
     return {key.removeprefix(prefix): series[-1][1] for key, series in history.items() if key.startswith(prefix)}
 
 
 def evaluated(workdir: Path, prefix: str) -> Values:
-    """Return {what follows the prefix: value} of what ``mlm-jax eval`` measures; measured once and kept in the workdir."""
+    """Return {rest of the key after the prefix: value} of ``mlm-jax eval``, which runs once; the workdir keeps its output."""
     kept = workdir / "eval.json"
     if not kept.is_file():
         write_whole(kept, mlm_jax("eval", str(workdir), "--all", "--json"))
@@ -94,7 +94,7 @@ def evaluated(workdir: Path, prefix: str) -> Values:
 def genre(seed: int, options: argparse.Namespace) -> dict[str, Values]:
     """Accuracy of genre in % with a head trained on English labels only; "zero-shot" is the mean of the other languages."""
     found = {origin: zero_shot(fine_tuned("genre", origin, seed)) for origin in ("aligned", "mlm", "scratch")}
-    for origin in ("aligned", "mlm"):  # what pretraining came to: a translation sought among the held-out sentences
+    for origin in ("aligned", "mlm"):  # how well pretraining went: retrieval of held-out translations
         retrieval = last_metrics(RUNS / "transfer" / f"{origin}-{seed}", "eval/retrieval_at_1/")["mean"]
         found[origin]["retrieval"] = 100 * retrieval
     return found
@@ -161,7 +161,7 @@ def sentences(seed: int, options: argparse.Namespace) -> dict[str, Values]:
         variant: train(f"transfer_demo.py:{variant}", folder / f"{variant}-{seed}", seed)
         for variant in ("aligned", "hard", "queue", "tlm", "mlm")
     }
-    for variant in ("aligned", "queue"):  # embeddings of earlier batches are of use once they change slowly
+    for variant in ("aligned", "queue"):  # embeddings of earlier batches help once the model changes slowly
         place = folder / f"{variant}-after-{seed}"
         runs[f"{variant}, after aligned"] = train(f"transfer_demo.py:{variant}", place, seed, runs["aligned"])
     return {
@@ -174,7 +174,7 @@ def sentences(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 
 def mining(workdir: Path) -> float:
-    """Return F1 of mined pairs: of three held-out verses one is there in both languages, one in German, one in English."""
+    """Return F1 of mined pairs: a third of the held-out verses is in both languages, a third in German, a third in English."""
     from mlm_jax.data import bible
     from mlm_jax.evaluation.bitext import best_threshold, mine, mining_scores
     from mlm_jax.inference.encoder import load
@@ -222,7 +222,7 @@ def bytes_a_token(store: Path) -> float:
 
 
 def write_synthetic(written: Path, translator: Path, texts: Sequence[str], *recipe: str) -> None:
-    """Let a translator write a synthetic corpus, greedily, unless it is there already; ``recipe`` is what mlm-jax is told."""
+    """Write a synthetic corpus with a translator, greedily, unless it exists; ``recipe`` has further arguments of the verb."""
     if written.is_file():
         return
     source = written.with_suffix(".txt")
@@ -231,7 +231,7 @@ def write_synthetic(written: Path, translator: Path, texts: Sequence[str], *reci
 
 
 def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """chrF++ of English into German from 4,000 real pairs, and with back-translations of other German verses besides."""
+    """chrF++ of English into German from 4,000 real pairs, and with back-translations of other German verses added."""
     back_translation = import_config("configs/back_translation.py")
     folder = RUNS / "back"
     reverse = train("back_translation.py:reverse", folder / f"reverse-{seed}", seed)
@@ -247,7 +247,7 @@ def synthetic(seed: int, options: argparse.Namespace) -> dict[str, Values]:
 
 
 def translate_train(seed: int, options: argparse.Namespace) -> dict[str, Values]:
-    """Accuracy of genre in %, from scratch: English labels alone, and with their translations into German besides."""
+    """Accuracy of genre in %, from scratch: English labels alone, and with their translations into German added."""
     config = import_config("configs/translate_train.py")
     folder = RUNS / "translate_train"
     translator = train("translate_train.py:translator", folder / f"translator-{seed}", seed)
@@ -407,10 +407,12 @@ def main() -> int:
     """Run a comparison and print it after every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", choices=COMPARISONS)
-    parser.add_argument("--seeds", type=int, nargs="+", help="3 for genre: 0 1 2; else 0")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 for genre, else 0")
     parser.add_argument("--data", help="entities: folder of IOB2 files")
-    parser.add_argument("--plans", nargs="*", default=(), help="translation: besides, of layers families adapters")
-    parser.add_argument("--sentences", type=int, default=4_000, help="synthetic: to translate back")
+    parser.add_argument(
+        "--plans", nargs="*", default=(), help="translation: further plans, of layers, families and adapters"
+    )
+    parser.add_argument("--sentences", type=int, default=4_000, help="synthetic: number of sentences to translate back")
     options = parser.parse_args()
     compare = COMPARISONS[options.comparison]
     seeds = options.seeds or ([0, 1, 2] if compare is genre else [0])

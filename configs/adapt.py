@@ -1,4 +1,4 @@
-r"""From a published encoder to one of your own: docs/adapt.md tells the whole path.
+r"""From a published encoder to one of your own: docs/adapt.md describes all steps.
 
     mlm-jax trim FacebookAI/xlm-roberta-base --text tl='adapt/text/tl/*.txt' --text en='adapt/text/en/*.txt' --out adapt/small
     mlm-jax grow adapt/small --language tl --text 'adapt/text/tl/*.txt' --old-text en='adapt/text/en/*.txt' --out adapt/vocabulary

@@ -36,8 +36,7 @@ def get_config(argument=""):
     tagging = {"objective": "token_classification", "rows": 32, "length": 64}
     config.tasks = {"entities": tagging | {"data": ("entities-en",)}}
     config.optimizer.learning_rate = 1e-3
-    if (
-        variant == "aligned"
-    ):  # it has another vocabulary: common pieces are copied, new ones are composed of their parts
+    # It has another vocabulary: common pieces are copied, new ones are composed of their parts.
+    if variant == "aligned":
         config.checkpoint.init = {"from": "runs/transfer/aligned", "exclude": ("classifiers/.*",)}
     return run_for(config, 300)

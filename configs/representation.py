@@ -22,12 +22,8 @@ def get_config(argument=""):
         config.vocabulary.kind = "bytes"
         config.vocabulary.sentinels = 0
         config.model.max_positions = 1024
-        task |= {
-            "rows": 16,
-            "length": 512,
-            "unit": "span",
-            "mean_span": 8.0,
-        }  # single bytes are easy to guess
+        # Single bytes are easy to guess.
+        task |= {"rows": 16, "length": 512, "unit": "span", "mean_span": 8.0}
     if variant == "characters":
         config.model.character_downsampling = 4
     if variant in ("embedding", "none"):

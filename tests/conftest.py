@@ -18,9 +18,8 @@ if jaxlib.version.__version_info__ < (0, 11):
 for flag, value in flags.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # PyTorch's threads wait for each other by spinning, on cores that others need
+# PyTorch's threads wait for each other by spinning, on cores that others need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Triton, which PyPI's torch brings on Linux, and TensorFlow both hold LLVM: Python crashes where TensorFlow's comes first.
@@ -28,7 +27,7 @@ if importlib.util.find_spec("triton"):
     import triton  # noqa: F401
 
 
-# A machine that others use as well takes its time over an example that is fast elsewhere.
+# On a busy machine, an example may take much longer than elsewhere.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 

@@ -56,9 +56,8 @@ def test_the_first_cell_installs_from_what_is_there(path, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match="set SOURCE"):
         run_first_cell(path, tmp_path, monkeypatch)
     wheel = "mlm_jax-1.0-py3-none-any.whl"
-    assert run_first_cell(path, tmp_path, monkeypatch, uploads=[wheel]) == [
-        [f"{wheel}[demo]", "matplotlib"]
-    ]  # as on Colab
+    # As on Colab.
+    assert run_first_cell(path, tmp_path, monkeypatch, uploads=[wheel]) == [[f"{wheel}[demo]", "matplotlib"]]
     assert run_first_cell(path, tmp_path, monkeypatch, driver="570") == [
         [f"{wheel}[demo]", "matplotlib", "jax[cuda12]"]
     ]

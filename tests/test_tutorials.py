@@ -83,7 +83,7 @@ def test_files_and_commands_of_a_page_are_right(page, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_a_page_says_is_printed_is_printed(tmp_path, monkeypatch, capfd):
-    page = PAGES[-1]  # which goes on with what the others have made
+    page = PAGES[-1]  # it continues with the results of the others
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(DOCS.parent), str(tmp_path)]))
@@ -91,6 +91,6 @@ def test_what_a_page_says_is_printed_is_printed(tmp_path, monkeypatch, capfd):
     write_files(page, tmp_path)
     for command, shown in commands(page):
         printed = names(run(command, capfd))
-        if "fill-mask" not in command:  # whose guesses are others
+        if "fill-mask" not in command:  # its guesses differ
             missing = names(shown) - printed
             assert len(missing) <= 0.1 * len(names(shown)), (command, missing)

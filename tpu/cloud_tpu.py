@@ -251,10 +251,10 @@ class CloudTpu:
 
     def queue_state(self) -> str:
         """Return the state of the queued resource; "" in a dry run."""
-        said = self.shell.run(
+        output = self.shell.run(
             (*TPUS, "queued-resources", "describe", self.job.name, *self.place, "--format", "value(state.state)")
         )
-        return said.strip().splitlines()[-1] if said.strip() else ""
+        return output.strip().splitlines()[-1] if output.strip() else ""
 
     def install(self, scratch: Path) -> None:
         """Copy the checkout and the script to all workers, install there, and mount the bucket."""
@@ -263,9 +263,8 @@ class CloudTpu:
         self.copy(scratch / CHECKOUT, f"{job.name}.tar.gz")
         self.copy(scratch / SCRIPT, f"{job.name}.sh")
         if job.secrets:
-            self.on(
-                "all", f"install -m 600 /dev/null {job.name}.env"
-            )  # scp keeps the permissions of a file that exists
+            # scp keeps the permissions of a file that exists.
+            self.on("all", f"install -m 600 /dev/null {job.name}.env")
             self.copy(scratch / SECRETS, f"{job.name}.env")
         self.on("all", f"rm -rf mlm_jax && mkdir mlm_jax && tar -C mlm_jax -xzf {job.name}.tar.gz")
         self.on("all", install_command(f"'./mlm_jax[{job.packages}]'"))

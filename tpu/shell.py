@@ -31,8 +31,8 @@ class CommandFailed(Exception):
     def reason(self) -> str:
         """Return the line of the output with the reason: the first line that is marked as an error, else the last line."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()] or [str(self)]
-        said = next((line for line in lines if re.match(r"(\w+: )?error\b", line, re.IGNORECASE)), lines[-1])
-        return said.removesuffix(".")
+        message = next((line for line in lines if re.match(r"(\w+: )?error\b", line, re.IGNORECASE)), lines[-1])
+        return message.removesuffix(".")
 
 
 class Shell:

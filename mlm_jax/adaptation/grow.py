@@ -75,9 +75,8 @@ def _new_pieces(vocabulary: Vocabulary, sentences: Iterable[str], count: int) ->
     old = model_proto(serialised)
     is_bpe = old.trainer_spec.model_type == old.trainer_spec.BPE
     characters = {character for entry in old.pieces if entry.type == entry.NORMAL for character in entry.piece}
-    normalise = normalise_like(
-        serialised
-    ).normalize  # new pieces are learned from text in the vocabulary's normalised form
+    # New pieces are learned from text in the vocabulary's normalised form.
+    normalise = normalise_like(serialised).normalize
     parts = [normalise(text[start : start + SENTENCE]) for text in sentences for start in range(0, len(text), SENTENCE)]
     alphabet = set().union(*parts)
     is_new_script = any(character.isalpha() for character in alphabet - characters)

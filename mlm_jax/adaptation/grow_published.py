@@ -18,7 +18,7 @@ def grow_published(vocabulary: PublishedVocabulary, texts: Iterable[str], count:
     """Add up to ``count`` pieces that are learned from a text.
 
     For BPE, more merges of the text's tokens are learned. The same is done for WordPiece, whose longest match then finds the new
-    pieces. Unigram pieces are trained on the text in the tokenizer's normalised form. New pieces take the reserved places
+    pieces. Unigram pieces are trained on the text in the tokenizer's normalised form. New pieces take the reserved ids
     (``[unused7]``) first, and then new ids. The tokens of old text change only where it contains a new piece.
 
     Args:
@@ -56,12 +56,12 @@ def _grow_merges(vocabulary: PublishedVocabulary, described: dict[str, Any], tex
 
 
 def _free(described: dict[str, Any]) -> list[int]:
-    """Return the ids of reserved places."""
+    """Return the reserved ids."""
     return sorted(index for piece, index in described["model"]["vocab"].items() if RESERVED.fullmatch(piece))
 
 
 def _vacate(described: dict[str, Any], index: int) -> None:
-    """Remove the piece at a reserved place."""
+    """Remove the piece with a reserved id."""
     for piece in [piece for piece, there in described["model"]["vocab"].items() if there == index]:
         del described["model"]["vocab"][piece]
     described["added_tokens"] = [token for token in described.get("added_tokens") or () if token["id"] != index]

@@ -65,18 +65,18 @@ def further_merges(
     cut = [list(word) for word in words]
     often = [words[word] for word in words]
     pairs: Counter[tuple[str, str]] = Counter()
-    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that contain it, or did
+    words_with: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # pair → words that contain it, or did
     for number, word in enumerate(cut):
         for pair in zip(word, word[1:]):
             pairs[pair] += often[number]
-            places[pair].add(number)
+            words_with[pair].add(number)
     found: list[tuple[str, str]] = []
     new: set[str] = set()
     while len(new) < count and pairs:
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         if pairs[best] < 2:
             break
-        for number in places.pop(best):
+        for number in words_with.pop(best):
             word = cut[number]
             for pair in zip(word, word[1:]):
                 pairs[pair] -= often[number]
@@ -89,7 +89,7 @@ def further_merges(
             cut[number] = merged
             for pair in zip(merged, merged[1:]):
                 pairs[pair] += often[number]
-                places[pair].add(number)
+                words_with[pair].add(number)
         pairs = +pairs  # without those that are gone
         found.append(best)
         if (piece := best[0] + best[1].removeprefix(inside)) not in known:

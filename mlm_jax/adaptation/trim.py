@@ -181,9 +181,9 @@ def merged_from(piece: str, rank: Any) -> set[str]:
         known = [value for value in ranks if value is not None]
         if not known:
             break
-        place = ranks.index(min(known))
-        parts[place : place + 2] = ["".join(parts[place : place + 2])]
-        seen.add(parts[place])
+        index = ranks.index(min(known))
+        parts[index : index + 2] = ["".join(parts[index : index + 2])]
+        seen.add(parts[index])
     return seen
 
 

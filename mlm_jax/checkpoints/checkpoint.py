@@ -59,54 +59,54 @@ class Loaded(NamedTuple):
     params: Any
 
 
-def find_checkpoint(place: str | Path) -> Path:
-    """Return the folder of a checkpoint: ``place`` itself; or, for a workdir, the best checkpoint if its run selects one, else
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """Return the folder of a checkpoint: ``checkpoint`` itself; or, for a workdir, the best checkpoint if its run selects one, else
     the last.
 
     Raises:
       UserError: there is no checkpoint.
     """
-    return _candidates(place)[0]
+    return _candidates(checkpoint)[0]
 
 
 @quiet_orbax()
-def load_parameters(place: str | Path, *, device: jax.Device | None = None) -> Loaded:
+def load_parameters(checkpoint: str | Path, *, device: jax.Device | None = None) -> Loaded:
     """Load a model for inference: its parameters (the average if the run kept one), config, vocabulary and languages.
 
     Args:
-      place: a workdir (damaged checkpoints are skipped), or one of its checkpoints.
+      checkpoint: a workdir (damaged checkpoints are skipped), or one of its checkpoints.
       device: the device of the parameters; by default this process's first one.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    return _first_whole(place, lambda folder: _load(folder, device or jax.local_devices()[0]))
+    return _first_whole(checkpoint, lambda folder: _load(folder, device or jax.local_devices()[0]))
 
 
-def describe(place: str | Path) -> Described:
+def describe(checkpoint: str | Path) -> Described:
     """Return a checkpoint's facts, without its parameters.
 
     Args:
-      place: as in :func:`load_parameters`.
+      checkpoint: as in :func:`load_parameters`.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    return _first_whole(place, lambda folder: _describe(folder, load_facts(folder)))
+    return _first_whole(checkpoint, lambda folder: _describe(folder, load_facts(folder)))
 
 
-def _first_whole(place: str | Path, read: Callable[[Path], Found]) -> Found:
-    """Return the result of ``read`` for the likeliest checkpoint that is whole.
+def _first_whole(checkpoint: str | Path, read: Callable[[Path], Found]) -> Found:
+    """Return the result of ``read`` for the likeliest checkpoint that is complete.
 
     A run that is under way removes old checkpoints. If it has removed one meanwhile, the search begins again.
     """
-    candidates = _candidates(place)
+    candidates = _candidates(checkpoint)
     for folder in candidates:
         try:
             return read(folder)
         except Damaged as error:
             if not folder.is_dir():
-                return _first_whole(place, read)
+                return _first_whole(checkpoint, read)
             if folder == candidates[-1]:
                 raise UserError(
                     f"the checkpoint is damaged: {error}", file=folder, remedy="use another checkpoint of the run"
@@ -123,9 +123,9 @@ def host() -> jax.Device:
         return jax.local_devices()[0]
 
 
-def _candidates(place: str | Path) -> list[Path]:
-    """Return the checkpoints that ``place`` may mean, the likeliest first."""
-    here = local_path(place).resolve()
+def _candidates(checkpoint: str | Path) -> list[Path]:
+    """Return the checkpoints that ``checkpoint`` may mean, the likeliest first."""
+    here = local_path(checkpoint).resolve()
     for folder in (here, here / "checkpoints"):
         if (folder / "state").is_dir():
             return [folder]
@@ -158,9 +158,8 @@ def _describe(folder: Path, facts: Mapping[str, Any]) -> Described:
         raise Damaged(error.problem) from error
     labels = {task: tuple(names) for task, names in facts["labels"].items()}
     step = int(folder.name) if folder.name.isdigit() else 0
-    config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(
-        config, step
-    )  # the bases with which these weights were trained
+    # The bases of the rotary positions with which these weights were trained.
+    config.model.rope_theta, config.model.local_rope_theta = curriculum.rope_bases(config, step)
     return Described(step, config, vocabulary, tuple(facts["languages"]), labels)
 
 

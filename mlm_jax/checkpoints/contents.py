@@ -137,17 +137,17 @@ def pack(vocabulary: Vocabulary) -> dict[str, str]:
     return {name: base64.b64encode(content).decode() for name, content in sorted(vocabulary.files().items())}
 
 
-def unpack(files: Mapping[str, str], place: Path) -> Vocabulary:
+def unpack(files: Mapping[str, str], path: Path) -> Vocabulary:
     """Return the vocabulary that :func:`pack` packed.
 
     Args:
       files: {name: content in base64}.
-      place: the path in messages.
+      path: the path in messages.
 
     Raises:
       UserError: the files are damaged.
     """
-    return read_vocabulary(lambda name: base64.b64decode(files[name], validate=True), place)
+    return read_vocabulary(lambda name: base64.b64decode(files[name], validate=True), path)
 
 
 def brief(error: BaseException) -> str:

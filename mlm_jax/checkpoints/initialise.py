@@ -48,16 +48,18 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: ModelSpec) 
       UserError: nothing is taken, a pattern matches nothing, or a shape does not fit; the message names it.
     """
     check_init(settings)
-    place = settings["from"]
+    checkpoint = settings["from"]
     leaves = by_path(params)
     include = _matching(settings.get("include", (".*",)), list(leaves), "checkpoint.init 'include'")
     exclude = _matching(settings.get("exclude", ()), list(leaves), "checkpoint.init 'exclude'")
-    loaded = load_parameters(place, device=host())
+    loaded = load_parameters(checkpoint, device=host())
     arrays = by_path(loaded.params)
     renamed = _renamed(list(arrays), settings.get("rename", ()))
     taken = [name for name in leaves if name in renamed and name in include and name not in exclude]
     if not taken:
-        raise UserError("checkpoint.init takes no parameter", file=place, remedy="check include, exclude and rename")
+        raise UserError(
+            "checkpoint.init takes no parameter", file=checkpoint, remedy="check include, exclude and rename"
+        )
 
     found = transplant(
         arrays,
@@ -69,10 +71,10 @@ def initialise_from(params: Any, settings: Mapping[str, Any], facts: ModelSpec) 
         starts=settings.get("starts", ""),
     )
     fresh = [name for name in leaves if name not in taken]
-    log.warning("took %d parameters from %s; fresh: %s", len(taken), place, ", ".join(fresh) or "none")
+    log.warning("took %d parameters from %s; fresh: %s", len(taken), checkpoint, ", ".join(fresh) or "none")
     unused = [name for name in renamed if name not in taken]
     if unused:
-        log.warning("parameters of %s that are not used: %s", place, ", ".join(unused))
+        log.warning("parameters of %s that are not used: %s", checkpoint, ", ".join(unused))
     if found.composed or found.fresh or found.new_groups:
         log.warning(
             "pieces of the vocabulary: %d copied, %d made of parts, %d fresh; new weights of: %s",

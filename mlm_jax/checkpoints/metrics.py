@@ -42,9 +42,9 @@ def read_metrics(folder: Path) -> dict[str, float]:
     """Return the metrics of a checkpoint's evaluation; {} if it has none that can be read."""
     file = folder / ORBAX_METRICS / ORBAX_METRICS
     if not file.exists():
-        if _was_measured(folder):
+        if _was_evaluated(folder):
             log.warning(
-                "the metric of checkpoint %s is missing: it is damaged, and counts as not measured", folder.name
+                "the metric of checkpoint %s is missing: it is damaged, and counts as not evaluated", folder.name
             )
         return {}
     try:
@@ -64,7 +64,7 @@ def with_checksum(metrics: Mapping[str, float]) -> dict[str, float]:
     return {**metrics, CHECKSUM: float(zlib.crc32(json.dumps(sorted(metrics.items())).encode()))}
 
 
-def _was_measured(folder: Path) -> bool:
+def _was_evaluated(folder: Path) -> bool:
     """Return whether a checkpoint was saved with metrics; False if its facts cannot be read (others warn of that)."""
     try:
         return read_json(folder / "facts" / "metadata", most=MOST_FACTS).get("is_measured") is True

@@ -113,10 +113,10 @@ class Checkpoints:
             return
         if not self.folder.is_dir():  # Orbax would create it again, without the other files of the run
             raise UserError(GONE, file=self.folder.parent, remedy=BRING_BACK)
-        measured = self.select and metrics is not None
-        facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": bool(measured)})
+        is_evaluated = bool(self.select) and metrics is not None
+        facts = sealed(self.facts | {"checksums": checksums(state), "is_measured": is_evaluated})
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts))
-        selected = self._measured(metrics) if metrics is not None and measured else None
+        selected = self._selected(metrics) if metrics is not None and is_evaluated else None
         kept = None if selected is None else with_checksum(selected)
         self._guarded(lambda: self.manager.save(step, args=arguments, metrics=kept, force=True))
         self._take(selected)
@@ -129,7 +129,7 @@ class Checkpoints:
         """
         if not self.select:
             return False
-        here = self._score(self._measured(metrics))
+        here = self._score(self._selected(metrics))
         return self.best is None or here > self.best
 
     @quiet_orbax()
@@ -145,7 +145,7 @@ class Checkpoints:
         """
         if not self.select:
             return
-        selected = self._measured(metrics)
+        selected = self._selected(metrics)
         folder = self.folder / str(step)
         if jax.process_index() == 0:
             remove_abandoned(folder / ORBAX_METRICS)
@@ -260,7 +260,7 @@ class Checkpoints:
             here = self._score(metrics)
             self.best = here if self.best is None else max(self.best, here)
 
-    def _measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _selected(self, metrics: Mapping[str, float]) -> dict[str, float]:
         if self.select not in metrics:
             raise UserError(
                 f"evaluation.select names {self.select!r}, which no evaluation gives{nearest(self.select, metrics)}",

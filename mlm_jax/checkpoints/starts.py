@@ -1,4 +1,4 @@
-"""The file that says what new pieces of a vocabulary begin as: ``mlm-jax grow --start`` writes it, ``checkpoint.init`` names it."""
+"""Initial values of a vocabulary's new pieces, in a file that ``mlm-jax grow --start`` writes and ``checkpoint.init`` names."""
 
 from __future__ import annotations
 

@@ -21,16 +21,8 @@ from mlm_jax.model.sharing import indexes
 from mlm_jax.training.optimizer import axes_by_path
 
 LONGEST_PIECE = 64  # characters; SentencePiece's own are at most 16
-SIZES = (
-    "width",
-    "heads",
-    "kv_heads",
-    "head_width",
-    "mlp_width",
-    "max_positions",
-    "encoder",
-    "decoder",
-)  # keys of config.model
+# Keys of config.model.
+SIZES = "width", "heads", "kv_heads", "head_width", "mlp_width", "max_positions", "encoder", "decoder"
 
 
 class ModelSpec(NamedTuple):
@@ -78,7 +70,7 @@ def transplant(
       new: facts of the new model.
       like: {new language: old language}; the new language begins with the weights of the old one instead of initial values.
       renamed: {path in the new model: path in the old one}; the same if not given.
-      starts: file that says what new pieces begin as (:mod:`.starts`); "": as the old pieces that spell them.
+      starts: file with the initial values of new pieces (:mod:`.starts`); "": as the old pieces that spell them.
 
     Raises:
       UserError: a shape differs for another reason than vocabulary, languages, families or tasks; ``like`` names a
@@ -196,7 +188,7 @@ def spelling(piece: str, known: Mapping[str, int]) -> list[int]:
 def _take_rows(
     value: np.ndarray, rows: list[list[int]], fresh: np.ndarray, axis: int, mixtures: Mixtures
 ) -> np.ndarray:
-    """Return ``fresh`` with the means of old rows in the places of pieces that have a source, weighted if there is a mixture."""
+    """Return ``fresh`` with the means of old rows in the rows of pieces that have a source, weighted if there is a mixture."""
     value, out = np.moveaxis(value, axis, 0), np.moveaxis(fresh.copy(), axis, 0)
     single = np.array([parts[0] if len(parts) == 1 else -1 for parts in rows])
     out[: len(rows)][single >= 0] = value[single[single >= 0]]  # copied, not averaged: bit for bit

@@ -100,9 +100,11 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
         different = changed_keys(theirs, mine)
         if different:
             few = len(different) <= FEW_KEYS
-            said = (f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items())
+            listed = (
+                f"{key} ({_brief(a)} there, {_brief(b)} here)" if few else key for key, (a, b) in different.items()
+            )
             raise UserError(
-                f"this workdir belongs to another config; these keys differ: {', '.join(said)}",
+                f"this workdir belongs to another config; these keys differ: {', '.join(listed)}",
                 file=file,
                 remedy="set them back, or use a new workdir, with checkpoint.init to start from these weights",
             )

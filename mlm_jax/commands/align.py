@@ -46,12 +46,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def align_command(
-    place: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "", draw: str = ""
+    checkpoint: str | Path, source: str, target: str, *, languages: str | None = None, gold: str = "", draw: str = ""
 ) -> None:
     """Print the links of each line's words, "0-0 1-2" for source-target (Pharaoh's format), and AER against gold links.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       source: a text file, a sentence a line.
       target: the translation of the text, line by line.
       languages: the languages of the two texts, such as "de-en"; None if the model does not depend on the language.
@@ -69,7 +69,7 @@ def align_command(
     if draw and Path(draw).suffix != ".svg":
         raise UserError("alignments are drawn as .svg", file=draw, remedy="let the name after --draw end in .svg")
     links = list(_gold(gold)) if gold else []
-    model, counts = load_aligner(place), Counter[str]()
+    model, counts = load_aligner(checkpoint), Counter[str]()
     codes = pair_codes(languages, model)
     found: list[list[Link]] = []
     drawn: list[Alignment] = []
@@ -87,7 +87,7 @@ def align_command(
     if draw:
         with writing(draw) as file:
             file.write(draw_alignments(drawn))
-    model.say_counts(counts)
+    model.warn_of_counts(counts)
     if counts[EMPTY]:
         print(f"{counts[EMPTY]:,} {EMPTY}", file=sys.stderr)
     if gold:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
-from mlm_jax.common.lines import arriving, counting_empty, place_of, read_lines, windows
+from mlm_jax.common.lines import arriving, counting_empty, input_name, read_lines, windows
 
 if TYPE_CHECKING:
     from mlm_jax.inference.classifier import Classifier
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def classify_command(
-    place: str | Path,
+    checkpoint: str | Path,
     task: str = "",
     input: str = "-",
     output: str = "-",
@@ -68,12 +68,12 @@ def classify_command(
     """Write the class of each line, its probability and the line as TSV, or of each word of it (CoNLL: a word a line).
 
     Several classes, and their probabilities, are joined by commas. If the task predicts a number, only the number comes before
-    the line. If it answers questions, the answer takes the place of the class.
+    the line. If it answers questions, the answer is printed instead of the class.
 
     An empty line stays empty. Empty lines and texts that were cut are counted on standard error.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       task: the task whose head is used; "" if there is only one.
       input: a text file in UTF-8 with one text per line, or two with a tab between. Words to tag have spaces between them. "-" is
         standard input.
@@ -88,7 +88,7 @@ def classify_command(
     from mlm_jax.inference.classifier import load_classifier
     from mlm_jax.inference.encoder import WINDOW
 
-    model, counts, read = load_classifier(place, task), Counter[str](), 0
+    model, counts, read = load_classifier(checkpoint, task), Counter[str](), 0
     if no_answer is not None and model.kind != "questions":
         raise UserError(f"--no-answer is for questions, which task {model.task!r} does not answer")
     with writing(output) as file:
@@ -96,17 +96,16 @@ def classify_command(
             file.writelines(
                 _tagged(model, lines, language, counts)
                 if model.by_word and model.kind == "labelled"
-                else _classified(model, lines, language, counts, place_of(input), read + 1, no_answer)
+                else _classified(model, lines, language, counts, input_name(input), read + 1, no_answer)
             )
             file.flush()
             read += len(lines)
-    model.say_counts(counts)
+    model.warn_of_counts(counts)
 
 
 def _tagged(model: Classifier, lines: list[str], language: str | None, counts: Counter[str]) -> Iterator[str]:
-    sentences = [
-        line.replace("\t", " ").split(" ") for line in lines
-    ]  # any other white space is part of a word, as in CoNLL
+    # Any other white space is part of a word, as in CoNLL.
+    sentences = [line.replace("\t", " ").split(" ") for line in lines]
     sentences = [[word for word in words if word] for words in sentences]
     for words, found in zip(sentences, model._tag(sentences, language, counts)):
         yield from (f"{word}\t{one.label or 'O'}\n" for word, one in zip(words, found))

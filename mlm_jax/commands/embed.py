@@ -35,13 +35,13 @@ def run(options: argparse.Namespace) -> None:
     embed_command(options.checkpoint, options.input, options.output, language=options.language)
 
 
-def embed_command(place: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
+def embed_command(checkpoint: str | Path, input: str = "-", output: str = "-", *, language: str | None = None) -> None:
     """Embed each line of a text file, as an array ``[lines, width]`` or as JSON lines.
 
     The numbers of cut texts and of empty lines go to standard error. An empty line gets the embedding of an empty text.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       input: a text file in UTF-8 with one text per line; "-" is standard input.
       output: FILE.npy, FILE.jsonl, or "-". The file appears when it is complete.
       language: of the text.
@@ -58,13 +58,13 @@ def embed_command(place: str | Path, input: str = "-", output: str = "-", *, lan
             file=output,
             remedy="let the name after --output end in one of them",
         )
-    model, counts = load(place), Counter[str]()
+    model, counts = load(checkpoint), Counter[str]()
     lines = arriving(counting_empty(read_lines(input), counts), input)
     embedded = model.embed_stream(lines, language=language, counts=counts)
     write = _write_npy if suffix == ".npy" else _write_json_lines
     with writing(output) as file:
         write(embedded, file.buffer, model.width)
-    model.say_counts(counts)
+    model.warn_of_counts(counts)
 
 
 def _write_json_lines(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes], width: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mlm_jax.commands.options import CHECKPOINT
 
-ABOUT = "measure a checkpoint on held-out data, per language, with intervals"
+ABOUT = "evaluate a checkpoint on held-out data, per language, with intervals"
 EXAMPLE = "runs/mine"
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="use all held-out rows, not only those that the run measures (evaluation.rows and evaluation.examples)",
+        help="use all held-out rows, not only those that the run uses (evaluation.rows and evaluation.examples)",
     )
     parser.add_argument(
         "--gradients",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure checkpoints, or compare gradients."""
+    """Evaluate checkpoints, or compare gradients."""
     if options.gradients:
         for checkpoint in options.checkpoint:
             gradients_command(
@@ -46,55 +46,55 @@ def run(options: argparse.Namespace) -> None:
 
 
 def evaluate_command(
-    places: Sequence[str], *, task: str | None = None, everything: bool = False, as_json: bool = False
+    checkpoints: Sequence[str], *, task: str | None = None, everything: bool = False, as_json: bool = False
 ) -> None:
-    """Measure checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
+    """Evaluate checkpoints and print a table of each, and the matrix of zero-shot transfer if they have labelled tasks.
 
     Args:
-      places: workdirs (their last whole checkpoint) or checkpoints.
+      checkpoints: workdirs (their last complete checkpoint) or checkpoints.
       task: only this task of their configs.
       everything: whether to use all held-out rows.
       as_json: whether to print one JSON object for each checkpoint instead.
 
     Raises:
-      UserError: as :func:`mlm_jax.run.measure.measure`.
+      UserError: as :func:`mlm_jax.run.evaluate.evaluate`.
     """
     from mlm_jax.common.console import table_console
     from mlm_jax.report.table import metrics_table, transfer_table
-    from mlm_jax.run.measure import measure, transfer_between
+    from mlm_jax.run.evaluate import evaluate, transfer_between
 
-    measured = []
+    evaluated = []
     console = table_console()
-    for place in places:
-        found = measure(place, task, everything=everything)
-        measured.append(found)
+    for checkpoint in checkpoints:
+        found = evaluate(checkpoint, task, everything=everything)
+        evaluated.append(found)
         if as_json:
-            values = {"checkpoint": str(place), "step": found.step, **found.metrics, "intervals": found.intervals}
+            values = {"checkpoint": str(checkpoint), "step": found.step, **found.metrics, "intervals": found.intervals}
             print(json.dumps(values, ensure_ascii=False), flush=True)
         else:
-            rows = "all held-out rows" if everything else "the rows that the run measures"
-            title = f"{place}, step {found.step:,}, {rows}; ±: half of the 95 % interval"
+            rows = "all held-out rows" if everything else "the rows that the run uses"
+            title = f"{checkpoint}, step {found.step:,}, {rows}; ±: half of the 95 % interval"
             console.print(metrics_table(found.metrics, found.languages, title, found.intervals))
-    for name in dict.fromkeys(name for found in measured for name in found.sources):
-        matrix = transfer_between(measured, name)
+    for name in dict.fromkeys(name for found in evaluated for name in found.sources):
+        matrix = transfer_between(evaluated, name)
         if matrix is not None and not as_json:
             console.print(transfer_table(matrix, name))
 
 
 def gradients_command(
-    place: str, between: str, *, task: str | None = None, parameters: str = ".*", as_json: bool = False
+    checkpoint: str, between: str, *, task: str | None = None, parameters: str = ".*", as_json: bool = False
 ) -> None:
     """Print the cosines between the gradients of tasks, or of a task's languages, on the next training batch.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       between: tasks | languages.
       task: the task whose languages are compared; by default the first of the config.
       parameters: regular expression of the paths of the parameters that are compared.
       as_json: whether to print a JSON object instead of a table.
 
     Raises:
-      UserError: as :func:`mlm_jax.run.measure.open_run`; the loss of the task is not a sum over languages; no parameter matches.
+      UserError: as :func:`mlm_jax.run.evaluate.open_run`; the loss of the task is not a sum over languages; no parameter matches.
     """
     import jax
     import numpy as np
@@ -102,10 +102,10 @@ def gradients_command(
     from mlm_jax.common.console import table_console
     from mlm_jax.parallel.batches import to_devices
     from mlm_jax.report.table import cosine_table
-    from mlm_jax.run.measure import open_run
+    from mlm_jax.run.evaluate import open_run
     from mlm_jax.training.gradient_cosine import between_languages, between_tasks
 
-    run = open_run(place, task)
+    run = open_run(checkpoint, task)
     batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
     with jax.set_mesh(run.program.mesh):
         if between == "tasks":
@@ -117,5 +117,5 @@ def gradients_command(
         cosines = [[None if np.isnan(value) else float(value) for value in row] for row in found.cosines]
         print(json.dumps({"names": found.names, "cosines": cosines, "norms": found.norms.tolist()}, ensure_ascii=False))
     else:
-        title = f"cosines between gradients, {place}, step {run.loaded.step:,}"
+        title = f"cosines between gradients, {checkpoint}, step {run.loaded.step:,}"
         table_console().print(cosine_table(found, title))

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def fill_mask_command(
-    place: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
+    checkpoint: str | Path, texts: Sequence[str] = (), *, top_k: int = 5, language: str | None = None
 ) -> None:
     """Print the most probable pieces for each mask of each text, or of each line of standard input; an empty line stays empty.
 
@@ -73,7 +73,7 @@ def fill_mask_command(
             raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
         if not text.strip():
             raise UserError(f"text {number} is empty", remedy=f"write {MASK} where a word is missing")
-    model = load(place)
+    model = load(checkpoint)
     read: deque[str] = deque()  # lines that a thread may have read ahead, in order
 
     def noted(lines: Iterable[str]) -> Iterator[str]:
@@ -92,4 +92,4 @@ def fill_mask_command(
                 print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
         sys.stdout.flush()  # whoever typed the line, or writes the next one, waits for the answer
     if counts[EMPTY]:
-        model.say_counts(counts)
+        model.warn_of_counts(counts)

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def grow_command(
-    place: str | Path,
+    checkpoint: str | Path,
     language: str,
     source: str,
     pieces: int,
@@ -77,10 +77,10 @@ def grow_command(
     start: str = "spelling",
     pairs: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """Write a checkpoint's vocabulary with a language added, and say how a config goes on with it.
+    """Write a checkpoint's vocabulary with a language added, and print the config that continues with it.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       language: code of the new language.
       source: text of the new language, as in ``config.data.corpora``: a glob or "module:function".
       pieces: the most pieces to add.
@@ -108,7 +108,7 @@ def grow_command(
         raise UserError(problem, remedy="give --start lexicon --pairs tl-en=tl-en.tsv, or neither")
     if Path(out).exists():
         raise UserError("this folder already exists", file=out, remedy="name another folder")
-    loaded = load_parameters(place)
+    loaded = load_parameters(checkpoint)
     old = loaded.vocabulary
     search(Path.cwd())  # where a file with "module:function" stands that no config names
     found = (document for document in documents(source, language, "train") if document.strip())
@@ -143,7 +143,7 @@ def grow_command(
     print(
         f"wrote {out}. A config that trains the new language and leaves the others alone:\n"
         "    from mlm_jax.adaptation.continuing import continued_config\n"
-        f'    config = continued_config("{place}", vocabulary="{out}")\n'
+        f'    config = continued_config("{checkpoint}", vocabulary="{out}")\n'
         f"    config.languages = {tuple(dict.fromkeys((*loaded.languages, language)))}\n"
         f'    config.optimizer.freeze_table = (("(embedding|output|output_bias)", {frozen}), {"".join(own)}(".*", True))'
     )

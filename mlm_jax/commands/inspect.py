@@ -108,7 +108,7 @@ def inspect_vocabularies(options: argparse.Namespace) -> None:
     texts, pairs = texts_and_pairs(options)
     if not texts and not pairs:
         raise UserError("there is no text to compare on", remedy="give --text sw='text/sw/*.txt', --pairs or --config")
-    vocabularies = {place: any_vocabulary(place) for place in options.vocabulary}
+    vocabularies = {name: any_vocabulary(name) for name in options.vocabulary}
     found = {language: [*itertools.islice(documents, MOST)] for language, documents in texts.items()}
     translated: dict[str, list[tuple[str, str]]] = {}
     for name, sides in pairs.items():

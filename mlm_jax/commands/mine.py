@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def mine_command(
-    place: str | Path,
+    checkpoint: str | Path,
     source: str,
     target: str,
     *,
@@ -66,7 +66,7 @@ def mine_command(
     pairs is used and printed.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       source: a text file with one sentence per line, or ``identifier TAB sentence`` as in BUCC; repeated sentences count once;
         "-" is standard input.
       target: a file of the same form in the other language.
@@ -88,7 +88,7 @@ def mine_command(
             left_out = f"{side.empty:,} lines without one, {side.repeated:,} repeat an earlier one"
             print(f"{name}: {len(side.texts):,} sentences; {left_out}", file=sys.stderr)
     pairs = read_gold(gold, *sides) if gold else None
-    model = load(place)
+    model = load(checkpoint)
     codes = pair_codes(languages, model)
     left, right = (model.embed(side.texts, language=code) for side, code in zip(sides, codes))
     mined = mine(left, right)

@@ -94,21 +94,21 @@ def check_workdir_path(workdir: str) -> None:
         raise UserError("this is a file, so it cannot be a workdir", file=found, remedy="give another --workdir")
 
 
-def check_input(place: str) -> None:
-    """Refuse an address of an object store as the place of a verb's text, before a model is loaded.
+def check_input(path: str) -> None:
+    """Refuse an address of an object store as the path of a verb's text, before a model is loaded.
 
     Raises:
-      UserError: the place is such an address.
+      UserError: the path is such an address.
     """
-    if not is_local(place):
-        refuse_to_read(place)
+    if not is_local(path):
+        refuse_to_read(path)
 
 
-def check_output(place: str) -> None:
-    """Refuse an address of an object store as the place of a verb's output, before the work is done.
+def check_output(path: str) -> None:
+    """Refuse an address of an object store as the path of a verb's output, before the work is done.
 
     Raises:
-      UserError: the place is such an address.
+      UserError: the path is such an address.
     """
-    if not is_local(place):
-        refuse_address(place)
+    if not is_local(path):
+        refuse_address(path)

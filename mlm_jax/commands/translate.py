@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def translate_command(
-    place: str | Path,
+    checkpoint: str | Path,
     *,
     target: str | Sequence[str],
     source: str | None = None,
@@ -122,7 +122,7 @@ def translate_command(
     come. The numbers of cut and of empty translations go to standard error.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       target: language to translate into, or several.
       source: language of the text; None if the encoder does not depend on the language.
       input: a text file in UTF-8 with one sentence per line; "-" is standard input.
@@ -143,7 +143,7 @@ def translate_command(
         raise UserError(
             "--n-best is for translations into one language", remedy="name one language, or leave out --n-best"
         )
-    translator = load_translator(place)
+    translator = load_translator(checkpoint)
     counts, row = Counter(lines=0), list[str]()
     with writing(output) as file, _counting("translating", read_lines(input)) as lines:
         found = translator.stream(
@@ -170,12 +170,12 @@ def translate_command(
 
 
 def synthesise_command(
-    place: str | Path, recipe: Recipe, *, input: str = "-", output: str, encoder: str | None = None
+    checkpoint: str | Path, recipe: Recipe, *, input: str = "-", output: str, encoder: str | None = None
 ) -> None:
     """Write a synthetic corpus as TSV pairs, and its provenance beside it (FILE.tsv.json).
 
     Args:
-      place: the translator's workdir or one of its checkpoints.
+      checkpoint: the translator's workdir or one of its checkpoints.
       recipe: the corpus to make.
       input: monolingual text with one sentence per line; "-" is standard input.
       output: FILE.tsv, which appears when it is complete.
@@ -190,7 +190,7 @@ def synthesise_command(
 
     if output == "-" or not output.endswith(".tsv"):
         raise UserError("a synthetic corpus is a .tsv file", remedy="give --output FILE.tsv")
-    translator = load_translator(place)
+    translator = load_translator(checkpoint)
     judge = translator if encoder is None else load(encoder)
     counts = Counter(texts=0)
     with writing(output) as file, _counting("translating", read_lines(input)) as lines:
@@ -202,7 +202,7 @@ def synthesise_command(
                 remedy="lower --margin, raise --length, or train the model longer",
             )
     facts = provenance(
-        translator, judge, recipe, counts, checkpoint=str(place), judge=str(encoder or place), text=input
+        translator, judge, recipe, counts, checkpoint=str(checkpoint), judge=str(encoder or checkpoint), text=input
     )
     write_provenance(output, facts)  # after the corpus itself: provenance must describe a file that exists
     _report(counts)

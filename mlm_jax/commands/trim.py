@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> None:
     trim_command(options.checkpoint, options.text, options.out)
 
 
-def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> None:
+def trim_command(checkpoint: str | Path, texts: Sequence[str], out: str | Path) -> None:
     """Write a checkpoint with a smaller vocabulary as a new workdir, and print the sizes before and after.
 
     Args:
-      place: a workdir or one of its checkpoints; or a published model, a folder or a name on the Hub, which is imported first.
+      checkpoint: a workdir or one of its checkpoints; or a published model, a folder or a name on the Hub, which is imported first.
       texts: "LANGUAGE=GLOB", as ``config.data.corpora`` takes both; if a published model names no languages, it gets these.
       out: workdir to make.
 
@@ -63,7 +63,7 @@ def trim_command(place: str | Path, texts: Sequence[str], out: str | Path) -> No
     }
     out = Path(out).resolve()
     with new_folder(out) as scratch:
-        workdir = import_hf(place, scratch / IMPORTED) if is_published(place) else place
+        workdir = import_hf(checkpoint, scratch / IMPORTED) if is_published(checkpoint) else checkpoint
         loaded = load_parameters(workdir)
         base = base_model(loaded, workdir)
         trimmed = trim_vocabulary(loaded.vocabulary, [text for found in found_texts.values() for text in found])

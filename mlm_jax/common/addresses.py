@@ -10,39 +10,39 @@ from mlm_jax.common.errors import UserError
 STORES = re.compile(r"(gs|s3):/+")  # the beginning of an address in a Path, which drops one slash
 
 
-def is_local(place: str | Path) -> bool:
+def is_local(path: str | Path) -> bool:
     """Return whether a path is one of this machine, and not an address of an object store."""
-    return "://" not in str(place)
+    return "://" not in str(path)
 
 
-def is_address(place: str | Path) -> bool:
+def is_address(path: str | Path) -> bool:
     """Return whether a path is an address such as ``gs://…``, also if a Path has dropped one of its slashes."""
-    return not is_local(place) or bool(STORES.match(str(place)))
+    return not is_local(path) or bool(STORES.match(str(path)))
 
 
-def refuse_address(place: str | Path) -> None:
+def refuse_address(path: str | Path) -> None:
     """Refuse an address of an object store as the path of a file or folder that is written to this machine.
 
     Raises:
-      UserError: ``place`` is an address of an object store.
+      UserError: ``path`` is an address of an object store.
     """
-    if is_address(place):
+    if is_address(path):
         problem = (
             "this is an address of an object store; only a run's workdir and a token store (data.store) can be one"
         )
         remedy = (
             "name a folder, and copy it: gcloud storage cp -r FOLDER gs://…, or aws s3 cp --recursive FOLDER s3://…"
         )
-        raise UserError(problem, file=place, remedy=remedy)
+        raise UserError(problem, file=path, remedy=remedy)
 
 
-def refuse_to_read(place: str | Path) -> None:
+def refuse_to_read(path: str | Path) -> None:
     """Refuse an address as the path of a file or folder that is read from this machine.
 
     Raises:
-      UserError: ``place`` is an address.
+      UserError: ``path`` is an address.
     """
-    if is_address(place):
+    if is_address(path):
         problem = (
             "this is an address; only a run's workdir, its checkpoints and a token store (data.store) are read from "
             "object stores"
@@ -50,4 +50,4 @@ def refuse_to_read(place: str | Path) -> None:
         remedy = (
             "copy it to this machine, or mount the bucket; text can be piped: gcloud storage cat gs://… | mlm-jax …"
         )
-        raise UserError(problem, file=place, remedy=remedy)
+        raise UserError(problem, file=path, remedy=remedy)

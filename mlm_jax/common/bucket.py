@@ -36,9 +36,8 @@ log = logging.getLogger(__name__)
 WRITABLE = re.compile(r"(gs|s3|file)://")  # addresses at which TensorStore writes objects
 CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
 ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # prefixes of the names of a checkpoint's arrays
-CHECKPOINT = re.compile(
-    r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)"
-)  # prefixes of the names of all its files
+# Prefixes of the names of all files of a checkpoint.
+CHECKPOINT = re.compile(r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)")
 UNFINISHED = ".orbax-checkpoint-tmp"
 LOCK = "run.lock"  # the object that names the process which uses the workdir
 ANSWER = 60  # seconds in which a bucket must answer at first; TensorStore itself tries again for many minutes
@@ -46,7 +45,7 @@ AT_ONCE = 256 << 20  # bytes of objects that are transferred at the same time
 Stamp = tuple[int, int]  # time of a file's last change in nanoseconds, and its bytes
 
 
-class Workplace:
+class LocalWorkdir:
     """The folder in which a run works. In this base class it is the workdir itself, so nothing is sent.
 
     Attributes:
@@ -64,7 +63,7 @@ class Workplace:
         """Wait for checkpoints that are on their way."""
 
 
-class Copy(Workplace):
+class Copy(LocalWorkdir):
     """A local copy of a workdir, or of a checkpoint, at an address.
 
     Args:
@@ -104,10 +103,10 @@ class Copy(Workplace):
             found = [name.decode() for span in _without_store() for name in self.keys.list(span).result()]
             names = [name for name in found if name != LOCK]
             whole = {name.removesuffix(WHOLE) for name in names if name.endswith(WHOLE)}
-            broken = {place for name in names if (place := _checkpoint(name)) and place not in whole}
+            broken = {checkpoint for name in names if (checkpoint := _checkpoint(name)) and checkpoint not in whole}
             names = [name for name in names if not name.endswith(WHOLE) and _checkpoint(name) not in broken]
-            for place in broken if tidy else ():
-                self._remove_below(place)
+            for checkpoint in broken if tidy else ():
+                self._remove_below(checkpoint)
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             self.files, self.checkpoints, self.left = {}, {}, {name for name in names if ARRAYS.match(name)}
@@ -194,48 +193,56 @@ class Copy(Workplace):
 
     def _send_checkpoints(self) -> None:
         """Begin to send new and changed checkpoints; afterwards remove those from the bucket that are gone from the copy."""
-        places = [f"{CHECKPOINTS}/{folder.name}" for folder in sorted((self.folder / CHECKPOINTS).glob("*"))]
-        places = [place for place in places if UNFINISHED not in place and (self.folder / place).is_dir()]
-        found = {place: self._stamps_below(place) for place in places}
-        gone = [place for place in self.checkpoints if place not in found]
-        changed = {place: files for place, files in found.items() if self.checkpoints.get(place) != files}
-        changed = {place: files for place, files in changed.items() if self._link(place, files)}
+        checkpoints = [f"{CHECKPOINTS}/{folder.name}" for folder in sorted((self.folder / CHECKPOINTS).glob("*"))]
+        checkpoints = [
+            checkpoint
+            for checkpoint in checkpoints
+            if UNFINISHED not in checkpoint and (self.folder / checkpoint).is_dir()
+        ]
+        found = {checkpoint: self._stamps_below(checkpoint) for checkpoint in checkpoints}
+        gone = [checkpoint for checkpoint in self.checkpoints if checkpoint not in found]
+        changed = {
+            checkpoint: files for checkpoint, files in found.items() if self.checkpoints.get(checkpoint) != files
+        }
+        changed = {checkpoint: files for checkpoint, files in changed.items() if self._link(checkpoint, files)}
         if changed or gone:
-            self.checkpoints = {place: files for place, files in self.checkpoints.items() if place in found} | changed
+            self.checkpoints = {
+                checkpoint: files for checkpoint, files in self.checkpoints.items() if checkpoint in found
+            } | changed
             self.sending = self.sender.submit(self._send_whole, changed, gone)
 
-    def _link(self, place: str, files: dict[str, Stamp]) -> bool:
+    def _link(self, checkpoint: str, files: dict[str, Stamp]) -> bool:
         """Make hard links to the files of a checkpoint; return False if the run is removing the checkpoint."""
-        shutil.rmtree(self.links / place, ignore_errors=True)
+        shutil.rmtree(self.links / checkpoint, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             for name in files:
                 (self.links / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.folder / name, self.links / name)
-        return self._stamps_below(place) == files
+        return self._stamps_below(checkpoint) == files
 
-    def _stamps_below(self, place: str) -> dict[str, Stamp]:
-        walk = os.walk(self.folder / place)
+    def _stamps_below(self, checkpoint: str) -> dict[str, Stamp]:
+        walk = os.walk(self.folder / checkpoint)
         return _stamps(self.folder, (Path(below, name) for below, _, names in walk for name in names))
 
     def _send_whole(self, changed: dict[str, dict[str, Stamp]], gone: Iterable[str]) -> None:
-        for place, files in changed.items():
+        for checkpoint, files in changed.items():
             self._send(files, self.links)
-            self.keys.write(f"{place}{WHOLE}", b"").result()
+            self.keys.write(f"{checkpoint}{WHOLE}", b"").result()
         shutil.rmtree(self.links, ignore_errors=True)
-        for place in gone:  # only now: until then the bucket would have no checkpoint if this process were killed
-            self._remove_below(place)
+        for checkpoint in gone:  # only now: until then the bucket would have no checkpoint if this process were killed
+            self._remove_below(checkpoint)
 
-    def _remove_below(self, place: str) -> None:
-        self.keys.write(f"{place}{WHOLE}", None).result()
-        self.keys.delete_range(ts.KvStore.KeyRange(f"{place}/", f"{place}0")).result()  # "0" follows "/"
-        self.left = {name for name in self.left if not name.startswith(f"{place}/")}
+    def _remove_below(self, checkpoint: str) -> None:
+        self.keys.write(f"{checkpoint}{WHOLE}", None).result()
+        self.keys.delete_range(ts.KvStore.KeyRange(f"{checkpoint}/", f"{checkpoint}0")).result()  # "0" follows "/"
+        self.left = {name for name in self.left if not name.startswith(f"{checkpoint}/")}
 
     def _walk(self) -> Iterator[Path]:
         """Yield the files of the copy, except checkpoints, locks and temporary files."""
-        for place, folders, files in os.walk(self.folder):
-            top = Path(place) == self.folder
+        for below, folders, files in os.walk(self.folder):
+            top = Path(below) == self.folder
             folders[:] = [name for name in folders if not name.endswith(SCRATCH) and not (top and name == CHECKPOINTS)]
-            yield from (Path(place, name) for name in files if not name.endswith((SCRATCH, ".lock")))
+            yield from (Path(below, name) for name in files if not name.endswith((SCRATCH, ".lock")))
 
     def _send(self, names: Iterable[str], folder: Path) -> None:
         """Write files of a folder as objects, several at a time."""
@@ -264,8 +271,8 @@ class Copy(Workplace):
                 file = self._path(name)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(found.value)
-                place = _checkpoint(name)
-                files = self.checkpoints.setdefault(place, {}) if place else self.files
+                checkpoint = _checkpoint(name)
+                files = self.checkpoints.setdefault(checkpoint, {}) if checkpoint else self.files
                 files |= _stamps(self.folder, [file])
 
     def _path(self, name: str) -> Path:
@@ -290,16 +297,16 @@ _copies: dict[Path, Copy] = {}  # of this process, by their folders
 
 
 @contextlib.contextmanager
-def workplace(place: str | Path) -> Iterator[Workplace]:
+def local_workdir(workdir: str | Path) -> Iterator[LocalWorkdir]:
     """Yield the folder of a run: the workdir itself, or a local copy of an address, which is sent at the end and then removed.
 
     Raises:
       UserError: the bucket cannot be read or written to, or another process of this machine works on the same address.
     """
-    if is_local(place):
-        yield Workplace(Path(place), str(place))
+    if is_local(workdir):
+        yield LocalWorkdir(Path(workdir), str(workdir))
         return
-    address = str(place).rstrip("/")
+    address = str(workdir).rstrip("/")
     home = _cache() / "work" / hashlib.sha256(address.encode()).hexdigest()[:16]
     with only_writer(home):
         copy = Copy(home / address.rpartition("/")[2], address, works=True)
@@ -317,15 +324,15 @@ def workplace(place: str | Path) -> Iterator[Workplace]:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def local_path(place: str | Path) -> Path:
+def local_path(path: str | Path) -> Path:
     """Return the folder of a workdir or checkpoint; for an address, a local copy without arrays, removed when the process ends.
 
     Raises:
       UserError: the address cannot be read.
     """
-    if is_local(place):
-        return Path(place)
-    address = str(place).rstrip("/")
+    if is_local(path):
+        return Path(path)
+    address = str(path).rstrip("/")
     copy = next((copy for copy in _copies.values() if copy.address == address), None)
     if copy is None:
         (_cache() / "read").mkdir(parents=True, exist_ok=True)

@@ -46,18 +46,18 @@ def is_of_files(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there: bool = False) -> Iterator[None]:
+def disk_errors(path: str | Path, *, left: str = "", remedy: str = "", is_there: bool = False) -> Iterator[None]:
     """Turn errors of the disk inside the block into a UserError.
 
     Args:
-      place: the file or folder that is written.
+      path: the file or folder that is written.
       left: a note for the message about what is on the disk now, such as "nothing half-written was left".
       remedy: replaces the remedy for a full or read-only disk.
-      is_there: whether ``place`` is a folder that exists before the block. If it is missing after an error of
+      is_there: whether ``path`` is a folder that exists before the block. If it is missing after an error of
         files, the message says that it is gone.
 
     Raises:
-      UserError: the disk is full or read-only, ``place`` may not be written, or its folder is gone.
+      UserError: the disk is full or read-only, ``path`` may not be written, or its folder is gone.
     """
     try:
         yield
@@ -65,11 +65,11 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
         raise
     except Exception as error:  # TensorStore raises ValueError, safetensors an exception of its own
         problem = disk_problem(error)
-        if is_there and not Path(place).is_dir() and is_of_files(error):
-            raise UserError(GONE, file=place, remedy=BRING_BACK) from error
+        if is_there and not Path(path).is_dir() and is_of_files(error):
+            raise UserError(GONE, file=path, remedy=BRING_BACK) from error
         if not problem and not isinstance(error, OSError):
             raise
-        if not problem and isinstance(error, FileNotFoundError) and not Path(place).parent.is_dir():
+        if not problem and isinstance(error, FileNotFoundError) and not Path(path).parent.is_dir():
             problem = "its folder does not exist"
         if not problem and isinstance(
             error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError
@@ -78,4 +78,4 @@ def disk_errors(place: str | Path, *, left: str = "", remedy: str = "", is_there
         if not problem:
             raise
         more = f"; {left}" if left else ""
-        raise UserError(f"{problem}{more}", file=place, remedy=remedy or REMEDIES.get(problem, "")) from error
+        raise UserError(f"{problem}{more}", file=path, remedy=remedy or REMEDIES.get(problem, "")) from error

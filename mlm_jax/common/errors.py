@@ -12,7 +12,7 @@ UNFINISHED = (
 
 
 class UserError(Exception):
-    """An error that the user can fix: the problem, its place, and the remedy.
+    """An error that the user can fix: the problem, where it is, and the remedy.
 
     Args:
       problem: what is wrong, in one sentence without a full stop.
@@ -23,9 +23,9 @@ class UserError(Exception):
 
     def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None, remedy: str = ""):
         self.problem, self.file, self.line, self.remedy = problem, file, line, remedy
-        place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
+        where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(
-            f"{place}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else "")
+            f"{where}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else "")
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that a worker process can raise it in its parent

@@ -74,7 +74,7 @@ def writing(output: str) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def whole_file(place: str | Path) -> Iterator[TextIO]:
+def whole_file(path: str | Path) -> Iterator[TextIO]:
     """Open a text file in UTF-8 for writing; readers see the old text or the new one, also after a crash.
 
     A pipe or a device cannot be replaced, and is written to directly.
@@ -82,48 +82,46 @@ def whole_file(place: str | Path) -> Iterator[TextIO]:
     Raises:
       UserError: the path is a symbolic link, or an address of an object store.
     """
-    refuse_address(place)
-    place = Path(os.path.abspath(place))
-    if _is_system(place) or (place.exists() and not place.is_symlink() and not (place.is_file() or place.is_dir())):
-        with place.open("a", encoding="utf-8") as file:
+    refuse_address(path)
+    path = Path(os.path.abspath(path))
+    if _is_system(path) or (path.exists() and not path.is_symlink() and not (path.is_file() or path.is_dir())):
+        with path.open("a", encoding="utf-8") as file:
             yield file
         return
-    _refuse_link(place)
-    with _scratch(place, _create_file) as (scratch, descriptor):
+    _refuse_link(path)
+    with _scratch(path, _create_file) as (scratch, descriptor):
         with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
             yield file
             file.flush()
             os.fsync(descriptor)
-        scratch.replace(place)
+        scratch.replace(path)
 
 
 @contextlib.contextmanager
-def whole_folder(place: str | Path) -> Iterator[Path]:
+def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a scratch folder that replaces the folder of this name, if there is one, when the block succeeds.
 
     Raises:
       UserError: the path is a symbolic link, or an address of an object store.
     """
-    refuse_address(place)
-    place = Path(os.path.abspath(place))
-    _refuse_link(place)
-    with _scratch(place, _create_folder) as (scratch, _):
+    refuse_address(path)
+    path = Path(os.path.abspath(path))
+    _refuse_link(path)
+    with _scratch(path, _create_folder) as (scratch, _):
         yield scratch
-        if place.exists():
-            with _scratch(place, _create_folder) as (
-                old,
-                _,
-            ):  # renamed, not emptied: readers see a complete folder or none
-                place.rename(old / "old")
-                scratch.rename(place)
+        if path.exists():
+            # Renamed, not emptied: readers see a complete folder or none.
+            with _scratch(path, _create_folder) as (old, _):
+                path.rename(old / "old")
+                scratch.rename(path)
         else:
-            scratch.rename(place)
+            scratch.rename(path)
 
 
 @contextlib.contextmanager
-def scratch_folder(place: str | Path) -> Iterator[Path]:
+def scratch_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder next to a path; it is removed after the block, or when the path is next written."""
-    with _scratch(Path(os.path.abspath(place)), _create_folder) as (scratch, _):
+    with _scratch(Path(os.path.abspath(path)), _create_folder) as (scratch, _):
         yield scratch
 
 
@@ -139,9 +137,9 @@ def append_to(file: str | Path) -> TextIO:
     return open(descriptor, "a", encoding="utf-8")
 
 
-def remove_abandoned(place: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Remove scratch files that killed writers of a path have left."""
-    for scratch in place.parent.glob(f"{glob.escape(_stem(place))}.????????{SCRATCH}"):
+    for scratch in path.parent.glob(f"{glob.escape(_stem(path))}.????????{SCRATCH}"):
         try:
             descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:  # a link, or another writer has just removed it
@@ -156,24 +154,24 @@ def remove_abandoned(place: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- details
 
 
-def _is_system(place: Path) -> bool:
+def _is_system(path: Path) -> bool:
     """Return whether a path belongs to the system, such as /dev/stdout or the /dev/fd/63 of a shell's >(…)."""
-    folder = os.path.realpath(place.parent)
+    folder = os.path.realpath(path.parent)
     return any(folder == root or folder.startswith(f"{root}/") for root in SYSTEM) and not folder.startswith("/dev/shm")
 
 
-def _refuse_link(place: Path) -> None:
-    if place.is_symlink():
-        remedy = f"name {os.path.realpath(place)} itself, or remove the link"
-        raise UserError("this is a symbolic link; files are not written through links", file=place, remedy=remedy)
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        remedy = f"name {os.path.realpath(path)} itself, or remove the link"
+        raise UserError("this is a symbolic link; files are not written through links", file=path, remedy=remedy)
 
 
 @contextlib.contextmanager
-def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
-    """Yield a new scratch path next to ``place``, and a descriptor that holds its lock; the path is removed afterwards."""
-    remove_abandoned(place)
+def _scratch(path: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """Yield a new scratch path next to ``path``, and a descriptor that holds its lock; the path is removed afterwards."""
+    remove_abandoned(path)
     while True:
-        scratch = place.with_name(f"{_stem(place)}.{secrets.token_hex(4)}{SCRATCH}")
+        scratch = path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}{SCRATCH}")
         try:
             descriptor = create(scratch)
         except FileExistsError:
@@ -188,10 +186,10 @@ def _scratch(place: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path,
         os.close(descriptor)
 
 
-def _stem(place: Path) -> str:
+def _stem(path: Path) -> str:
     """Return the prefix of the names of the scratch files of a path."""
-    fits = len(place.name.encode()) <= LONGEST - 30
-    return f".{place.name if fits else hashlib.sha256(place.name.encode()).hexdigest()}"
+    fits = len(path.name.encode()) <= LONGEST - 30
+    return f".{path.name if fits else hashlib.sha256(path.name.encode()).hexdigest()}"
 
 
 def _create_file(scratch: Path) -> int:

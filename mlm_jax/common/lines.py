@@ -26,16 +26,16 @@ Item = TypeVar("Item")
 PATIENCE = 0.1  # seconds that a text waits for further texts to share its batch
 
 
-def read_lines(place: str) -> Iterator[str]:
+def read_lines(path: str) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8 without their ends and a byte order mark; "-" is standard input.
 
     Raises:
       UserError: the file cannot be read, is an address, or for the reasons of :func:`decoded_lines`.
     """
-    refuse_to_read(place)
-    name = place_of(place)
+    refuse_to_read(path)
+    name = input_name(path)
     try:
-        with open(0 if place == "-" else place, "rb", closefd=place != "-") as file:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             yield from decoded_lines(file, name, MOST_BYTES, "split the line")
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", file=name) from error
@@ -118,7 +118,7 @@ def _decoded(line: bytes, file: str | Path, number: int, most_bytes: int, remedy
     return text
 
 
-def place_of(input: str) -> str:
+def input_name(input: str) -> str:
     """Return the name of a text file, or of standard input ("-"), in messages."""
     return "standard input" if input == "-" else input
 
@@ -172,9 +172,9 @@ class Arriving:
             raise last
 
 
-def arriving(lines: Iterator[str], place: str) -> Iterable[str]:
-    """Return lines as :class:`Arriving` if ``place`` is standard input that is not a file; else unchanged."""
-    return Arriving(lines) if place == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
+def arriving(lines: Iterator[str], path: str) -> Iterable[str]:
+    """Return lines as :class:`Arriving` if ``path`` is standard input that is not a file; else unchanged."""
+    return Arriving(lines) if path == "-" and not stat.S_ISREG(os.fstat(0).st_mode) else lines
 
 
 def bounded_windows(items: Iterable[Item], size: int, weight: Callable[[Item], int], most: int) -> Iterator[list[Item]]:

@@ -16,7 +16,7 @@ S3 = re.compile(r"s3://([^/]+)/?(.*)")
 S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # variables of AWS's own tools, for S3-compatible stores
 
 
-def open_keys(place: str | Path) -> ts.KvStore:
+def open_keys(path: str | Path) -> ts.KvStore:
     """Open a folder or an address as keys and values, without reading a key.
 
     ``AWS_ENDPOINT_URL`` names an S3-compatible store other than Amazon's (MinIO, Ceph, R2); TensorStore alone ignores this
@@ -25,12 +25,12 @@ def open_keys(place: str | Path) -> ts.KvStore:
     Raises:
       UserError: the address has an unknown scheme.
     """
-    address = Path(place).absolute().as_uri() if is_local(place) else str(place)
+    address = Path(path).absolute().as_uri() if is_local(path) else str(path)
     address = address.rstrip("/") + "/"
     try:
         return ts.KvStore.open(_s3(address) or address).result()
     except FAILURES as error:
-        raise UserError(f"cannot open this address: {one_line(error)}", file=place) from error
+        raise UserError(f"cannot open this address: {one_line(error)}", file=path) from error
 
 
 def _s3(address: str) -> dict[str, str]:

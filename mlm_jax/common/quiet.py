@@ -30,7 +30,7 @@ class _Quiet:
                 self.levels = {name: logging.getLogger(name).level for name in CHATTY}
                 for name in CHATTY:
                     logging.getLogger(name).setLevel(logging.CRITICAL)
-                self.hook, sys.unraisablehook = sys.unraisablehook, self.say_unraisable
+                self.hook, sys.unraisablehook = sys.unraisablehook, self.show_unraisable
 
     def end(self) -> None:
         with self.lock:
@@ -40,7 +40,7 @@ class _Quiet:
                     logging.getLogger(name).setLevel(level)
                 sys.unraisablehook = self.hook
 
-    def say_unraisable(self, found: Any) -> None:
+    def show_unraisable(self, found: Any) -> None:
         """Ignore reads and writes of arrays that end after another one failed and closed Orbax's event loop."""
         closed = isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)
         code = getattr(found.object, "cr_code", None)  # of a coroutine

@@ -1,4 +1,4 @@
-"""Load a config file: run it, apply overrides, and check what it says; errors name file, line and nearest key."""
+"""Load a config file: run it, apply overrides, and check the values; errors name file, line and nearest key."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def _run(file: Path, argument: str) -> ConfigDict:
     try:
         inspect.signature(module.get_config).bind(*arguments)
     except TypeError as error:
-        says, remedy = (
+        problem, remedy = (
             ("takes no argument", f"write {file}") if argument else ("wants an argument", f"write {file}:ARGUMENT")
         )
-        raise UserError(f"get_config() {says}", file=file, remedy=remedy) from error
+        raise UserError(f"get_config() {problem}", file=file, remedy=remedy) from error
     try:
         config = module.get_config(*arguments)
     except UserError:
@@ -91,12 +91,12 @@ def file_and_argument(path: str | Path) -> tuple[Path, str]:
 
 
 def located(error: UserError, path: str | Path, overrides: Sequence[str] = ()) -> UserError:
-    """Return an error that names a config key but no file with the config file, and the line where that can be told.
+    """Return an error that names a config key, with the config file and, if it can be found, the line.
 
     Args:
       error: of :class:`BadValue`, whose key is known, or one whose message has a key such as ``optimizer.decay_steps``.
       path: of the config, as given to :func:`load_config`.
-      overrides: as given there; what they set is not the file's fault.
+      overrides: as given there; a key that they set has no line in the file.
     """
     known = default_config()
     named = [
@@ -190,15 +190,14 @@ def import_config(path: str | Path) -> ModuleType:
     except Exception as error:
         neighbour = file.parent / f"{getattr(error, 'name', None)}.py"
         remedy = ""
-        if (
-            isinstance(error, ModuleNotFoundError) and neighbour.is_file()
-        ):  # of a package: its modules have one name each
+        # In a package, each module has one name.
+        if isinstance(error, ModuleNotFoundError) and neighbour.is_file():
             remedy = f"write from {file.resolve().parent.name}.{neighbour.stem} import …"
         raise UserError(_problem(error), file=file, line=_line_in(error, file), remedy=remedy) from error
 
 
 def _line_that_names(key: str, file: Path) -> int | None:
-    """Return the only line of a config file that names a key, or its last part; None where there is none, or several."""
+    """Return the only line of a config file that names a key, or its last part; None if there is none, or if there are several."""
     code = [line.partition("#")[0] for line in file.read_text(encoding="utf-8").splitlines()]
     for name in (key, key.rpartition(".")[2].partition("[")[0]):
         lines = [number for number, line in enumerate(code, 1) if re.search(rf"\b{re.escape(name)}\b", line)]
@@ -216,7 +215,7 @@ def _line_in(error: BaseException, file: Path) -> int | None:
 
 
 def _problem(error: BaseException) -> str:
-    """Return what an exception says in one line; of an unknown key, which one is meant."""
+    """Return an exception's message in one line; for an unknown key, also the key that is meant."""
     set_there = re.search(r'Key "(\w+)" does not exist', str(error))
     read_there = re.match(r"""\W*(\w+)\W*(\\nDid you mean|$)""", str(error))
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename if error.__traceback__ else ""

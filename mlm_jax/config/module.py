@@ -47,17 +47,17 @@ def import_file(path: str | Path) -> ModuleType:
         raise UserError("there is no such config file", file=file, remedy="see the folder configs/ for examples")
     if file.suffix != ".py":
         raise UserError("a config file is Python, and ends in .py", file=file, remedy="see configs/demo.py")
-    place, status = file.resolve(), file.stat()
+    path, status = file.resolve(), file.stat()
     version = status.st_mtime_ns, status.st_size
-    known = _loaded.get(place)
+    known = _loaded.get(path)
     if known and known[0] == version and sys.modules.get(known[1].__name__) is known[1]:
         return known[1]
-    name, root = _name_and_root(place)
+    name, root = _name_and_root(path)
     # Modules that a config names ("module:function", imports) are searched for in the folder of its package, or else in its own
     # folder, and in the working directory.
     search(root, Path.cwd())
-    module = _import_from_package(name, root, place, bool(known)) if "." in name else _import_alone(name, place)
-    _loaded[place] = version, module
+    module = _import_from_package(name, root, path, bool(known)) if "." in name else _import_alone(name, path)
+    _loaded[path] = version, module
     return module
 
 
@@ -94,7 +94,7 @@ def _import_alone(name: str, file: Path) -> ModuleType:
     there = sys.modules.get(name)
     ours = there is None or any(module is there for _, module in _loaded.values())
     same = getattr(there, "__file__", None) and Path(there.__file__).resolve() == file  # type: ignore[union-attr, arg-type]
-    if same and not any(place == file for place in _loaded):  # a neighbour has imported it
+    if same and not any(path == file for path in _loaded):  # a neighbour has imported it
         assert there is not None
         return there
     spec_there = importlib.util.find_spec(name) if there is None and name.isidentifier() else None

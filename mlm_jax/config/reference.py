@@ -33,8 +33,8 @@ def all_keys(options: Options) -> list[Key]:
     for key in KEYS:
         found.append(key)
         found += [
-            Key(f"{place}.{inner.name}", inner.default, inner.kind, inner.doc)
-            for place, inner in _inner(key.name, key.kind)
+            Key(f"{prefix}.{inner.name}", inner.default, inner.kind, inner.doc)
+            for prefix, inner in _inner(key.name, key.kind)
         ]
     for objective, its_options in options.items():
         found += [
@@ -73,8 +73,8 @@ def markdown(options: Options) -> str:
         keys = [key for key in KEYS if key.name.rpartition(".")[0] == group]
         parts.append(f"## {f'`{group}`' if group else 'The run'}\n\n{about}\n\n{_table(keys)}")
         for key in keys:
-            for place, inner in _by_place(key):
-                parts.append(f"### `{place}`\n\n{_table(inner)}")
+            for prefix, inner in _dictionaries_of(key):
+                parts.append(f"### `{prefix}`\n\n{_table(inner)}")
                 if key.name == "tasks":
                     parts += [
                         f"#### Options of `{objective}`\n\n{_table(found)}"
@@ -96,8 +96,8 @@ def _has(key: Key, word: str) -> bool:
 
 
 def _inner(name: str, kind: Kind) -> Iterator[tuple[str, Key]]:
-    """Yield (place, key) of the dictionaries that a key's values are, or hold."""
-    place = {
+    """Yield (prefix, key) of the dictionaries that a key's values are, or hold."""
+    prefix = {
         "curriculum": "curriculum[i]",
         "model.encoder": "model.encoder[i]",
         "model.decoder": "model.decoder[i]",
@@ -107,14 +107,14 @@ def _inner(name: str, kind: Kind) -> Iterator[tuple[str, Key]]:
         "data.parallel": "data.parallel.PAIR",
     }.get(name, name)
     entry = _entry(kind)
-    yield from ((place, key) for key in (entry.keys if entry else ()))
+    yield from ((prefix, key) for key in (entry.keys if entry else ()))
 
 
 def _entry(kind: Any) -> Entry | None:
     return kind if isinstance(kind, Entry) else _entry(kind.kind) if hasattr(kind, "kind") else None
 
 
-def _by_place(key: Key) -> list[tuple[str, list[Key]]]:
+def _dictionaries_of(key: Key) -> list[tuple[str, list[Key]]]:
     found = [*_inner(key.name, key.kind)]
     return [(found[0][0], [inner for _, inner in found])] if found else []
 

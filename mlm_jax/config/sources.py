@@ -27,12 +27,8 @@ from mlm_jax.config.values import (
 )
 
 SEPARATOR = ":"  # between a language or pair and a source of it; no code of a language has one
-PREPARED = (
-    "files",
-    "field",
-    "where",
-    "documents",
-)  # settings that decide what prepare stores; the loader applies the others
+# Settings that decide what prepare stores; the loader applies the others.
+PREPARED = "files", "field", "where", "documents"
 
 
 def _is_bound(value: Any) -> bool:

@@ -12,11 +12,8 @@ from mlm_jax.config.keys.mixing import STRATEGY
 from mlm_jax.config.values import BadValue
 
 CHARACTER_HASHES = 8  # hashes of a character, each of which gives a part of its embedding (CANINE)
-DECIDED_BY = {
-    "alpha": "alpha",
-    "unimax_epochs": "unimax",
-    "rates": "explicit",
-}  # {key of a phase: the strategy that it implies}
+# {key of a phase: the strategy that it implies}
+DECIDED_BY = {"alpha": "alpha", "unimax_epochs": "unimax", "rates": "explicit"}
 
 
 def check_together(config: ConfigDict) -> None:

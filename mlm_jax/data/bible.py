@@ -85,9 +85,9 @@ def genre(language: str, split: str) -> Iterator[tuple[str, str]]:
       split: train | validation (other held-out books than those of :func:`text`).
     """
     label_of = {book: label for label, books in GENRES.items() for book in books}
-    for place, verse in _verses(language):
-        if _in_split(place[0], split, GENRE_HELD_OUT):
-            yield verse, label_of[place[0]]
+    for reference, verse in _verses(language):
+        if _in_split(reference[0], split, GENRE_HELD_OUT):
+            yield verse, label_of[reference[0]]
 
 
 def _chapters(language: str, split: str, without: frozenset[int]) -> Iterator[str]:
@@ -100,9 +100,9 @@ def _chapters(language: str, split: str, without: frozenset[int]) -> Iterator[st
 
 def _aligned(pair: str, split: str, without: frozenset[int]) -> Iterator[tuple[str, str]]:
     first, second = (dict(_verses(language)) for language in pair.split("-"))
-    for place, verse in first.items():
-        if place in second and place[0] not in without and _in_split(place[0], split, HELD_OUT):
-            yield verse, second[place]
+    for reference, verse in first.items():
+        if reference in second and reference[0] not in without and _in_split(reference[0], split, HELD_OUT):
+            yield verse, second[reference]
 
 
 def _in_split(book: int, split: str, held_out: frozenset[int]) -> bool:
@@ -121,7 +121,7 @@ def _verses(language: str) -> list[tuple[tuple[int, int, int], str]]:
     with sqlite3.connect(f"file:{_database()}?mode=ro", uri=True) as database:
         rows = database.execute(query, (VERSIONS[language],)).fetchall()
     cleaned = (((book, chapter, verse), clean(found)) for book, chapter, verse, found in rows)
-    return [(place, verse) for place, verse in cleaned if verse]
+    return [(reference, verse) for reference, verse in cleaned if verse]
 
 
 def clean(verse: str) -> str:

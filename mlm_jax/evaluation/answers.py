@@ -49,8 +49,8 @@ def best_span(logits: np.ndarray, first: int, stop: int) -> Span:
     sums = start[:, None] + end[None]  # [tokens, tokens]
     distance = np.arange(len(end))[None] - np.arange(len(start))[:, None]
     sums = np.where((distance >= 0) & (distance < LONGEST), sums, -np.inf)
-    place = int(sums.argmax())
-    return Span(first + place // len(end), first + place % len(end), float(sums.flat[place]))
+    best = int(sums.argmax())
+    return Span(first + best // len(end), first + best % len(end), float(sums.flat[best]))
 
 
 class Question(NamedTuple):
@@ -77,13 +77,13 @@ def join_windows(found: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]])
     """
     questions: dict[str, Question] = {}
     for facts, labels, logits in found:
-        places = np.flatnonzero(labels[1:] >= 0) + 1  # the first token stands for "no answer in this window"
-        places = places[places < len(logits)]
-        if not len(places):  # the row was cut before its text begins
+        positions = np.flatnonzero(labels[1:] >= 0) + 1  # the first token stands for "no answer in this window"
+        positions = positions[positions < len(logits)]
+        if not len(positions):  # the row was cut before its text begins
             continue
-        span = best_span(logits, int(places[0]), int(places[-1]) + 1)
+        span = best_span(logits, int(positions[0]), int(positions[-1]) + 1)
         spans = facts["spans"]
-        text = facts["text"][spans[span.start - places[0]][0] : spans[span.end - places[0]][1]].strip()
+        text = facts["text"][spans[span.start - positions[0]][0] : spans[span.end - positions[0]][1]].strip()
         none = float(logits[0].sum())
         before = questions.get(facts["id"])
         if before is not None:
@@ -118,10 +118,12 @@ def scores_by_question(
     answered = np.array([bool(question.answers) for question in questions])
     exact, f1 = [], []
     for question in questions:
-        said = words_of("" if not answered.all() and question.none > question.score else question.text, rules, language)
+        predicted = words_of(
+            "" if not answered.all() and question.none > question.score else question.text, rules, language
+        )
         right = [words_of(answer, rules, language) for answer in question.answers or ("",)]
-        exact.append(max(float(said == answer) for answer in right))
-        f1.append(max(token_f1(said, answer) for answer in right))
+        exact.append(max(float(predicted == answer) for answer in right))
+        f1.append(max(token_f1(predicted, answer) for answer in right))
     scores = {"exact_match": np.array(exact), "f1": np.array(f1)}
     if not answered.all():
         split = {"has_answer_f1": answered, "no_answer_f1": ~answered}
@@ -148,9 +150,9 @@ def words_of(text: str, rules: str = "squad", language: str = "en") -> list[str]
     return (IDEOGRAPH.sub(r" \1 ", text) if code == "zh" else text).split()
 
 
-def token_f1(said: Sequence[str], right: Sequence[str]) -> float:
+def token_f1(predicted: Sequence[str], right: Sequence[str]) -> float:
     """Return F1 of the words that two answers share; if one answer is empty, 1 if both are, else 0."""
-    if not said or not right:
-        return float(said == right)
-    common = sum((Counter(said) & Counter(right)).values())
-    return 2 * common / (len(said) + len(right))
+    if not predicted or not right:
+        return float(predicted == right)
+    common = sum((Counter(predicted) & Counter(right)).values())
+    return 2 * common / (len(predicted) + len(right))

@@ -17,7 +17,7 @@ class TransferMatrix(NamedTuple):
       metric: name of the scores, such as ``accuracy`` or ``f1``.
       sources: languages on which a model was fine-tuned.
       targets: languages on which it was tested.
-      scores: ``[sources, targets]``; NaN for pairs that were not measured.
+      scores: ``[sources, targets]``; NaN for pairs without a value.
       selected_by: metric that chose each source's checkpoint, such as ``eval/accuracy/en``; "" is the last checkpoint.
         Choosing on a target's labels is no longer zero-shot.
     """

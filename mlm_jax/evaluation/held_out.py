@@ -131,8 +131,8 @@ class HeldOut:
     def _compile(self, program: Program) -> None:
         self.program = program
         whole = NamedSharding(self.mesh, P())
-        self._measures = {
-            task: perplexity.make_measure(program.model, objective, program.context, self.mesh)
+        self._batch_metrics = {
+            task: perplexity.make_batch_metrics(program.model, objective, program.context, self.mesh)
             for task, objective in program.objectives.items()
         }
         by_sentence = task_that("embeds", self.config.tasks)
@@ -185,7 +185,7 @@ class HeldOut:
     def task_metrics(
         self, task: str, params: Any, everything: bool = False
     ) -> tuple[dict[str, dict[str, float]], dict[tuple[str, str], Observed]]:
-        """Measure a task.
+        """Evaluate a task.
 
         Returns:
           {metric: {language or average: value}} of loss, accuracy, bits per byte, F1, correlation; and
@@ -198,7 +198,7 @@ class HeldOut:
             of_stream: perplexity.Sums = {}
             for reverse in self._directions(task):
                 batches = (to_devices(batch, self.mesh) for batch in self._batches(task, stream, everything, reverse))
-                found = perplexity.evaluate_rows(self._measures[task], params, batches)
+                found = perplexity.evaluate_rows(self._batch_metrics[task], params, batches)
                 of_stream = perplexity.add_sums(of_stream, perplexity.totals(found, len(self.languages)))
                 self._observe(units, task, stream, found)
             sums = perplexity.add_sums(sums, of_stream)

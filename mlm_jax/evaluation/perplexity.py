@@ -45,7 +45,7 @@ class Columns(NamedTuple):
 RowSums = dict[str, list[Columns]]  # {metric: of each batch}
 
 
-def make_measure(
+def make_batch_metrics(
     model_of: Callable[[Any], Any], objective: Objective, context: Context, mesh: Mesh | None = None
 ) -> Callable[[Any, TaskBatch, int], Metrics]:
     """Return a function (parameters, batch, index of the batch) → metrics of each row, compiled once for each shape of batch.
@@ -65,14 +65,14 @@ def make_measure(
         examples = jax.vmap(lambda one, key: objective.prepare(one, key, context))(alone, keys)
         return jax.tree.map(lambda leaf: leaf[:, 0], examples)
 
-    def measure(params: Any, batch: TaskBatch, number: jax.Array) -> Metrics:
+    def batch_metrics(params: Any, batch: TaskBatch, number: jax.Array) -> Metrics:
         # prepare() weights each row as a separate batch. Only the metrics are used, which have no such weights.
         examples = prepare(batch, number)
         return objective.loss(model_of(params), examples, context, None)[1]
 
     if mesh is None:
-        return jax.jit(measure)
-    jitted = jax.jit(measure, out_shardings=NamedSharding(mesh, P()))
+        return jax.jit(batch_metrics)
+    jitted = jax.jit(batch_metrics, out_shardings=NamedSharding(mesh, P()))
 
     def on_mesh(params: Any, batch: TaskBatch, number: int) -> Metrics:
         with jax.set_mesh(mesh):
@@ -82,12 +82,12 @@ def make_measure(
 
 
 def evaluate_rows(
-    measure: Callable[[Any, TaskBatch, int], Metrics], params: Any, batches: Iterable[TaskBatch]
+    batch_metrics: Callable[[Any, TaskBatch, int], Metrics], params: Any, batches: Iterable[TaskBatch]
 ) -> RowSums:
     """Return an objective's metrics as sums over the positions of each held-out row.
 
     Args:
-      measure: from :func:`make_measure`.
+      batch_metrics: from :func:`make_batch_metrics`.
       params: the model's parameters.
       batches: global batches; batches of equal shapes are compiled once.
     """
@@ -101,7 +101,7 @@ def evaluate_rows(
             found.setdefault(name, []).append(Columns.of(numerator, denominator))
 
     for number, batch in enumerate(batches):
-        waiting.append(measure(params, batch, number))
+        waiting.append(batch_metrics(params, batch, number))
         if len(waiting) > AHEAD:
             take()
     while waiting:
@@ -193,12 +193,12 @@ def bits_per_byte_by_language(losses: Mapping[str, float], sizes: Mapping[str, t
       losses: {language: nats a masked token}; averages among them are ignored.
       sizes: {language: (ordinary tokens, UTF-8 bytes) of the held-out text}.
     """
-    measured = {code: loss for code, loss in losses.items() if code in sizes and sizes[code][1] > 0}
-    if not measured:
+    sized = {code: loss for code, loss in losses.items() if code in sizes and sizes[code][1] > 0}
+    if not sized:
         return {}
-    values = {code: bits_per_byte(loss, *sizes[code]) for code, loss in measured.items()}
-    total = sum(sizes[code][1] for code in measured)
-    micro = sum(values[code] * sizes[code][1] for code in measured) / total
+    values = {code: bits_per_byte(loss, *sizes[code]) for code, loss in sized.items()}
+    total = sum(sizes[code][1] for code in sized)
+    micro = sum(values[code] * sizes[code][1] for code in sized) / total
     return {**values, MACRO: sum(values.values()) / len(values), MICRO: micro}
 
 

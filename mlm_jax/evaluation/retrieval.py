@@ -158,11 +158,11 @@ def ratio_margin(cosine: np.ndarray, neighbourhood: np.ndarray) -> np.ndarray:
 
 
 def mean_accuracy(matrix: Sequence[Sequence[float]] | np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Return the mean of an accuracy matrix, or of one source or target, without the diagonal and unmeasured pairs."""
+    """Return the mean of an accuracy matrix, or of one source or target, without the diagonal and pairs without a value."""
     matrix = np.asarray(matrix, np.float64)
-    measured = np.isfinite(matrix)
-    total = np.where(measured, matrix, 0.0).sum(axis=axis)
-    return np.divide(total, measured.sum(axis=axis), out=np.full_like(total, np.nan), where=measured.sum(axis=axis) > 0)
+    known = np.isfinite(matrix)
+    total = np.where(known, matrix, 0.0).sum(axis=axis)
+    return np.divide(total, known.sum(axis=axis), out=np.full_like(total, np.nan), where=known.sum(axis=axis) > 0)
 
 
 def _best_penalised(

@@ -24,13 +24,13 @@ from mlm_jax.objectives import objective_class
 EMPTY = "pairs have a side without words, and no links"
 
 
-def load_aligner(place: str | Path) -> Aligner:
+def load_aligner(checkpoint: str | Path) -> Aligner:
     """Load a model for word alignment from a workdir or one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, or its model has no cross-lingual attention.
     """
-    return Aligner(load_parameters(place), place)
+    return Aligner(load_parameters(checkpoint), checkpoint)
 
 
 class Aligner(Model):
@@ -38,18 +38,18 @@ class Aligner(Model):
 
     Args:
       loaded: a checkpoint.
-      place: the path of the checkpoint, for messages.
+      checkpoint: the path of the checkpoint, for messages.
 
     Raises:
       UserError: the model has no cross-lingual attention.
     """
 
-    def __init__(self, loaded: Loaded, place: str | Path | None = None):
+    def __init__(self, loaded: Loaded, checkpoint: str | Path | None = None):
         super().__init__(loaded)
         if not self.config.model.cross_lingual:
             raise UserError(
                 "this model has no cross-lingual attention to align words by",
-                file=place,
+                file=checkpoint,
                 remedy="train one with model.cross_lingual and a task of objective cross_attention_mlm",
             )
         tasks = {task: objective_class(entry["objective"], task) for task, entry in self.config.tasks.items()}

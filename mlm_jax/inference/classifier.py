@@ -93,17 +93,17 @@ def best_answer(
     return none[1] if no_answer is not None and none[0] > best[0] + no_answer else best[1]
 
 
-def load_classifier(place: str | Path, task: str = "") -> Classifier:
+def load_classifier(checkpoint: str | Path, task: str = "") -> Classifier:
     """Load a classifier from a workdir or one of its checkpoints.
 
     Args:
-      place: the path of the workdir or checkpoint.
+      checkpoint: the path of the workdir or checkpoint.
       task: the task whose head is used; "" if only one task has a head.
 
     Raises:
       UserError: there is no checkpoint, no such task, or no task that classifies.
     """
-    return Classifier(load_parameters(place), task, place)
+    return Classifier(load_parameters(checkpoint), task, checkpoint)
 
 
 class Classifier(Model):
@@ -112,7 +112,7 @@ class Classifier(Model):
     Args:
       loaded: a checkpoint.
       task: the task whose head is used; "" if only one task has a head.
-      place: the path of the checkpoint, for messages.
+      checkpoint: the path of the checkpoint, for messages.
 
     Attributes:
       task: the task whose head is used.
@@ -124,18 +124,18 @@ class Classifier(Model):
       UserError: there is no such task, or no task that classifies.
     """
 
-    def __init__(self, loaded: Loaded, task: str = "", place: str | Path | None = None):
+    def __init__(self, loaded: Loaded, task: str = "", checkpoint: str | Path | None = None):
         super().__init__(loaded)
         known = tuple(loaded.labels)
         if not known:
             raise UserError(
                 "this model has no classifier",
-                file=place,
+                file=checkpoint,
                 remedy="train a task of an objective that learns from labels, such as classification",
             )
         if (task and task not in known) or (not task and len(known) > 1):
             problem = f"has no classifier {task!r}{nearest(task, known)}" if task else "has several classifiers"
-            raise UserError(f"this model {problem}", file=place, remedy=f"give --task: one of {', '.join(known)}")
+            raise UserError(f"this model {problem}", file=checkpoint, remedy=f"give --task: one of {', '.join(known)}")
         self.task = task or known[0]
         self.labels = loaded.labels[self.task]
         objective = objective_class(self.config.tasks[self.task]["objective"], self.task)
@@ -253,8 +253,10 @@ class Classifier(Model):
     ) -> list[tuple[Prediction, ...]]:
         self._check("classes")
         return [
-            tuple(Prediction(label, float(one)) for label, is_of, one in zip(self.labels, said, probability) if is_of)
-            for said, probability in self._predictions(self._encoded(texts, counts), language)
+            tuple(
+                Prediction(label, float(one)) for label, is_of, one in zip(self.labels, predicted, probability) if is_of
+            )
+            for predicted, probability in self._predictions(self._encoded(texts, counts), language)
         ]
 
     def _scores(

@@ -52,13 +52,13 @@ class Candidate(NamedTuple):
     id: int
 
 
-def load(place: str | Path) -> Model:
+def load(checkpoint: str | Path) -> Model:
     """Load a model from a workdir (its last complete checkpoint) or from one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
-    return Model(load_parameters(place))
+    return Model(load_parameters(checkpoint))
 
 
 class Model:
@@ -142,7 +142,7 @@ class Model:
         Args:
           texts: any number, of any length; lines from a terminal or pipe are processed as they arrive, without a full window.
           language: the language of all texts; None if the model has no language-specific parts.
-          counts: the number of texts that were cut is added under ``CUT``; without it, a warning at the end tells.
+          counts: the number of texts that were cut is added under ``CUT``; without it, a warning is logged at the end.
 
         Raises:
           UserError: for the reasons of :meth:`embed`.
@@ -153,7 +153,7 @@ class Model:
         if counts is None:
             self._warn_of_cuts(counted)
 
-    def say_counts(self, counts: Counter[str]) -> None:
+    def warn_of_counts(self, counts: Counter[str]) -> None:
         """Print on standard error the numbers of cut texts and of empty lines, if there are any."""
         if counts[CUT]:
             print(self.cut_notice(counts), file=sys.stderr)
@@ -265,8 +265,8 @@ class Model:
             raise UserError(f"{len(codes)} languages were given for {len(encoded)} texts")
         index = {code: self._language_index(code, option) for code in dict.fromkeys(codes)}
         prefixes = {
-            code: self.vocabulary.document_prefix(self.config.data.prefix, self.languages[place])
-            for code, place in index.items()
+            code: self.vocabulary.document_prefix(self.config.data.prefix, self.languages[number])
+            for code, number in index.items()
         }
         documents = [
             np.array([*prefixes[code], *ids, self.vocabulary.eos_id], np.int32) for code, ids in zip(codes, encoded)

@@ -17,14 +17,14 @@ class Sentences(NamedTuple):
     Attributes:
       names: the name of each sentence at its first occurrence.
       texts: the sentences.
-      place: {name: index of its sentence}, also for the names of repeated sentences.
+      index_of: {name: index of its sentence}, also for the names of repeated sentences.
       empty: number of lines without a sentence.
       repeated: number of lines with a sentence that occurred before.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...]
-    place: Mapping[str, int]
+    index_of: Mapping[str, int]
     empty: int
     repeated: int
 
@@ -92,8 +92,8 @@ def read_sentences(file: str) -> Sentences:
         empty += not text
     if not found:
         raise UserError("the file has no sentence", file=file, remedy="write one sentence on each line")
-    place = {text: index for index, text in enumerate(found)}
-    names = {name: place[text] for name, text in text_of.items()}
+    index_of = {text: index for index, text in enumerate(found)}
+    names = {name: index_of[text] for name, text in text_of.items()}
     return Sentences(tuple(found.values()), tuple(found), names, empty, len(text_of) - len(found))
 
 
@@ -114,14 +114,14 @@ def read_gold(file: str, source: Sentences, target: Sentences) -> set[tuple[int,
                 remedy="write the source's identifier, a tab, and the target's",
             )
         for name, side, what in zip(names, (source, target), ("source", "target")):
-            if name not in side.place:  # to skip the pair would make recall look higher
+            if name not in side.index_of:  # to skip the pair would make recall look higher
                 raise UserError(
                     f"the {what} has no sentence {name!r}",
                     file=file,
                     line=number,
                     remedy="check that identifiers are the texts' own",
                 )
-        pairs.add((source.place[names[0]], target.place[names[1]]))
+        pairs.add((source.index_of[names[0]], target.index_of[names[1]]))
     if not pairs:
         raise UserError("the file has no pair", file=file, remedy="write one pair of identifiers on each line")
     return pairs

@@ -153,8 +153,8 @@ def provenance(
       text: the path of the texts.
     """
 
-    def made_by(place: str, model: Model) -> dict[str, Any]:
-        return {"checkpoint": place, "step": model.step, "vocabulary": model.vocabulary.fingerprint}
+    def made_by(checkpoint: str, model: Model) -> dict[str, Any]:
+        return {"checkpoint": checkpoint, "step": model.step, "vocabulary": model.vocabulary.fingerprint}
 
     return {
         "synthetic": recipe.kind,

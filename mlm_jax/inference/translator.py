@@ -140,13 +140,13 @@ def written_languages(config: ConfigDict, languages: tuple[str, ...]) -> dict[st
     return {code: [*tasks] for code, tasks in written.items() if tasks}
 
 
-def load_translator(place: str | Path) -> Translator:
+def load_translator(checkpoint: str | Path) -> Translator:
     """Load a translator from a workdir (its last complete checkpoint) or from one of its checkpoints.
 
     Raises:
       UserError: there is no checkpoint, it is damaged, or the model has no decoder.
     """
-    return Translator(load_parameters(place), place)
+    return Translator(load_parameters(checkpoint), checkpoint)
 
 
 class Translator(Model):
@@ -154,7 +154,7 @@ class Translator(Model):
 
     Args:
       loaded: a checkpoint.
-      place: the path of the checkpoint, for messages.
+      checkpoint: the path of the checkpoint, for messages.
       task: the task whose weights are used, if weights are indexed by the task; "" means, for each language, the first task that
         trains the decoder to write it.
 
@@ -162,12 +162,12 @@ class Translator(Model):
       UserError: the model has no decoder.
     """
 
-    def __init__(self, loaded: Loaded, place: str | Path | None = None, task: str = ""):
+    def __init__(self, loaded: Loaded, checkpoint: str | Path | None = None, task: str = ""):
         super().__init__(loaded)
         if not self.config.model.decoder:
             raise UserError(
                 "this model has no decoder, and cannot translate",
-                file=place,
+                file=checkpoint,
                 remedy="train one with layers in model.decoder and a task of objective translation",
             )
         self._context = make_context(self.vocabulary, self.languages, self.config)
@@ -229,7 +229,7 @@ class Translator(Model):
           target_language: the target language; if several are given, each text is translated into each of them, in their order.
           source_language: the source language of all texts; None if the encoder has no language-specific parts.
           search: settings of the search.
-          counts: the number of texts that were cut is added under ``CUT``; without it, a warning at the end tells.
+          counts: the number of texts that were cut is added under ``CUT``; without it, a warning is logged at the end.
 
         Raises:
           UserError: for the reasons of :meth:`translate`.
@@ -282,10 +282,12 @@ class Translator(Model):
                 target[: len(numbers)] = [target_index[targets[number]] for number in numbers]
                 rows = document_rows(documents, index, batch, self.vocabulary.pad_id)
                 # Numbered within the stream, so that the samples of a text do not depend on the other texts of its batch.
-                places = np.zeros(batch.rows, np.int32)
-                places[: len(numbers)] = first + numbers
+                text_numbers = np.zeros(batch.rows, np.int32)
+                text_numbers[: len(numbers)] = first + numbers
                 length = min(search.length or 2 * batch.length + 16, self.longest)
-                found = self._run(self.params, rows, target, places, length=length, search=search, stop=stop, task=task)
+                found = self._run(
+                    self.params, rows, target, text_numbers, length=length, search=search, stop=stop, task=task
+                )
                 found = jax.device_get(found)
                 for row, number in enumerate(numbers):
                     translations[number] = self._texts(found, row, stop)
@@ -346,11 +348,11 @@ class Translator(Model):
         """Turn a row's hypotheses into text, the best first."""
         order = np.argsort(-found.scores[row], kind="stable")
         hypotheses = []
-        for place in order:
-            tokens = found.tokens[row, place, : found.lengths[row, place]].tolist()
+        for index in order:
+            tokens = found.tokens[row, index, : found.lengths[row, index]].tolist()
             if tokens:  # with a very small length there may be fewer than ``count`` different translations
                 ended = tokens[-1] in stop
-                score = float(found.scores[row, place])
+                score = float(found.scores[row, index])
                 hypotheses.append(Hypothesis(self.vocabulary.decode(tokens), score, ended, tuple(tokens)))
         return Translation(tuple(hypotheses))
 
@@ -359,7 +361,7 @@ class Translator(Model):
         params: Any,
         rows: Rows,
         target: jax.Array,
-        places: jax.Array,
+        text_numbers: jax.Array,
         *,
         length: int,
         search: Search,
@@ -368,10 +370,8 @@ class Translator(Model):
     ) -> Hypotheses:
         """Encode the rows, and write one or several translations of each; scores are Σ log P / lengthᵅ."""
         model = model_room.merge(self.graphdef, params)
-        which: dict[str, Any] = {
-            "task": task,
-            "same_language_rows": 0 if self._indexed else 1,
-        }  # all rows of a batch, see _groups
+        # Indexed weights: all rows of a batch have the same languages (see _groups).
+        which: dict[str, Any] = {"task": task, "same_language_rows": 0 if self._indexed else 1}
         memory = model.encode(rows, target_language=target, **which)  # [rows, source length, width]
         start = model.start_decoding(
             memory, rows.segment_ids, language=target, capacity=length, source_language=rows.language, **which
@@ -405,7 +405,9 @@ class Translator(Model):
         starts, options["active"] = jnp.repeat(starts, search.rows), jnp.repeat(active, search.rows)
         if search.temperature:
             seed = jax.random.key(search.seed)
-            keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(seed, place), search.count))(places)
+            keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(seed, number), search.count))(
+                text_numbers
+            )
             found = sample(
                 step,
                 start.written,

@@ -16,20 +16,20 @@ from mlm_jax.interop.published_tokenizer import read_vocabulary
 PUBLISHED = ("tokenizer.json", "tokenizer_config.json", "config.json")  # one of them is in every published folder
 
 
-def any_vocabulary(place: str | Path) -> Vocabulary:
+def any_vocabulary(source: str | Path) -> Vocabulary:
     """Open a vocabulary. For a name on the Hub, only the tokenizer's files are downloaded.
 
     Args:
-      place: the folder of a vocabulary of ours, a SentencePiece ``.model`` file, a workdir or one of its checkpoints (also
+      source: the folder of a vocabulary of ours, a SentencePiece ``.model`` file, a workdir or one of its checkpoints (also
         their addresses in an object store), a folder
         saved by transformers, or the name of a model on the Hugging Face Hub.
 
     Raises:
-      UserError: ``place`` is none of these, or is damaged.
+      UserError: ``source`` is none of these, or is damaged.
     """
-    if not is_local(place):
-        return describe(place).vocabulary
-    path = Path(place)
+    if not is_local(source):
+        return describe(source).vocabulary
+    path = Path(source)
     if path.is_file():
         return Vocabulary.from_model(path, (), 0)
     if (path / FACTS).is_file():
@@ -38,7 +38,7 @@ def any_vocabulary(place: str | Path) -> Vocabulary:
         return describe(path).vocabulary
     if (path / "checkpoints").is_dir():  # a workdir, which has a config.json of its own
         return describe(path).vocabulary
-    folder = local_folder(place, TOKENIZER_FILES)
+    folder = local_folder(source, TOKENIZER_FILES)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if not isinstance(config, dict):
         raise UserError("this is not the configuration of a model", file=folder / "config.json")

@@ -14,9 +14,8 @@ HEAD = (
     Entry("cls.predictions.decoder.weight", ("output",)),
     Entry("cls.predictions.bias", ("output_bias",), unless="output"),
     Entry("cls.predictions.decoder.bias", ("output_bias",), only="output"),
-    Entry(
-        "cls.predictions.bias", ("output_bias",), only="output", copy=True
-    ),  # in the file, but unused by an untied head
+    # It is in the file, but an untied head does not use it.
+    Entry("cls.predictions.bias", ("output_bias",), only="output", copy=True),
 )
 
 

@@ -80,11 +80,8 @@ def export_hf(
     if shift := model.position_offset - loaded.config.model.position_offset:
         flat["position_embedding"] = move_positions(flat["position_embedding"], shift)
     with new_folder(out) as scratch:
-        config = {
-            **described,
-            "dtype": dtype,
-            "torch_dtype": dtype,
-        }  # releases before transformers 5 call it torch_dtype
+        # Releases before transformers 5 call it torch_dtype.
+        config = {**described, "dtype": dtype, "torch_dtype": dtype}
         if chosen.model_type == "xmod":
             config["default_language"] = language or None
         write_json(scratch / "config.json", config)

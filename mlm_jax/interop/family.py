@@ -224,8 +224,8 @@ def bind(
     bound: dict[str, Bound] = {}
     for entry in family.table:
         stack = next((name for name in ("encoder", "decoder") if entry.ours[0].startswith(f"{name}/{{layer}}")), "")
-        places = _layers(model, stack) if stack else [("", 0)]
-        for layer, (group, offset) in enumerate(places):
+        layers = _layers(model, stack) if stack else [("", 0)]
+        for layer, (group, offset) in enumerate(layers):
             for number, language in enumerate(languages) if "{language}" in entry.theirs else [(-1, "")]:
                 index = ((offset,) if stack else ()) + ((number,) if number >= 0 else ())
                 paths = [path.replace("{layer}", group) for path in entry.ours]
@@ -368,7 +368,7 @@ class ForeignConfig(dict):
         if default is not None:
             kind, belongs = KINDS[type(default)]
             if not belongs(value):
-                raise UserError(f"{key} is {json.dumps(value)}, where {kind} belongs")
+                raise UserError(f"{key} is {json.dumps(value)}; it must be {kind}")
         return value
 
 
@@ -449,7 +449,7 @@ def token_ids(config: Mapping[str, Any], **defaults: int | None) -> dict[str, in
             value = value[0] if value else None
         if value is not None:
             if type(value) is not int or value < 0:
-                raise UserError(f"{key} is {json.dumps(value)}, where a token's number belongs")
+                raise UserError(f"{key} is {json.dumps(value)}; it must be the number of a token")
             found[name] = value
     return found
 

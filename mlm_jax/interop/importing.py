@@ -85,12 +85,12 @@ def import_hf(
     return out
 
 
-def is_published(place: str | Path) -> bool:
-    """Return whether a place is a model as :func:`import_hf` takes it, and not a workdir or a checkpoint of ours."""
-    path = Path(place)
+def is_published(source: str | Path) -> bool:
+    """Return whether ``source`` is a model as :func:`import_hf` takes it, and not a workdir or a checkpoint of ours."""
+    path = Path(source)
     if path.is_dir():
         return any(path.glob("*.safetensors")) and not (path / "checkpoints").is_dir()
-    return bool(HUB_NAME.fullmatch(str(place)))
+    return bool(HUB_NAME.fullmatch(str(source)))
 
 
 def save_weights(

@@ -18,27 +18,24 @@ from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language code that the Hub accepts
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PIPELINES = {
-    SEQUENCE: "text-classification",
-    TOKEN: "token-classification",
-    QUESTION: "question-answering",
-}  # {form of a head: pipeline}
+# {form of a head: pipeline}
+PIPELINES = {SEQUENCE: "text-classification", TOKEN: "token-classification", QUESTION: "question-answering"}
 UNKNOWN = "und"
 
 
-def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: str, task: str = "") -> None:
+def write_card(folder: Path, loaded: Loaded, checkpoint: str | Path, architecture: str, task: str = "") -> None:
     """Write README.md and the run's config into a published folder.
 
     Args:
       folder: the folder of the model.
       loaded: the exported checkpoint.
-      place: path of the checkpoint.
+      checkpoint: path of the checkpoint.
       architecture: class of transformers that loads the folder.
       task: the task whose head is exported; "": none.
     """
     config = without_folders(config_json(loaded.config))
     (folder / RUN_CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    base = base_model(loaded, place)
+    base = base_model(loaded, checkpoint)
     metadata = {
         "language": [code for code in loaded.languages if TAG.fullmatch(code) and code != UNKNOWN],
         "base_model": base if HUB_NAME.fullmatch(base) else None,
@@ -47,17 +44,17 @@ def write_card(folder: Path, loaded: Loaded, place: str | Path, architecture: st
         "tags": ["mlm_jax"],
     }
     text = _yaml(metadata) + _body(
-        loaded, base, architecture, task, _table(loaded.languages, metrics(place, loaded.step))
+        loaded, base, architecture, task, _table(loaded.languages, metrics(checkpoint, loaded.step))
     )
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def base_model(loaded: Loaded, place: str | Path) -> str:
+def base_model(loaded: Loaded, checkpoint: str | Path) -> str:
     """Return the published model from which a run, or a run that it was initialised from, began; "" if there is none.
 
     It is a Hub name, or the name of a folder.
     """
-    config, here = loaded.config, Path(place).resolve()
+    config, here = loaded.config, Path(checkpoint).resolve()
     visited: set[Path] = set()
     while here not in visited:
         visited.add(here)
@@ -89,9 +86,9 @@ def pipeline(loaded: Loaded, task: str) -> str:
     return "text2text-generation" if loaded.config.model.decoder else "fill-mask"
 
 
-def metrics(place: str | Path, step: int) -> dict[str, float]:
+def metrics(checkpoint: str | Path, step: int) -> dict[str, float]:
     """Return the evaluation of the checkpoint of a step; {} if it was not evaluated."""
-    folder = find_checkpoint(place)
+    folder = find_checkpoint(checkpoint)
     return read_metrics(folder.with_name(str(step)) if folder.name.isdigit() else folder)
 
 
@@ -108,10 +105,8 @@ def _yaml(metadata: Mapping[str, Any]) -> str:
     lines = ["---", "# license: fill in, such as apache-2.0; mind those of the data and of the base model"]
     for key, value in metadata.items():
         if isinstance(value, list) and value:
-            lines += [
-                f"{key}:",
-                *(f"- {json.dumps(item)}" for item in value),
-            ]  # quoted, since YAML reads the language code no as false
+            # Quoted, since YAML reads the language code no as false.
+            lines += [f"{key}:", *(f"- {json.dumps(item)}" for item in value)]
         elif value:
             lines.append(f"{key}: {value}")
     return "\n".join([*lines, "---", ""])

@@ -79,13 +79,15 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
     return out
 
 
-def _check(loaded: Loaded, place: str | Path) -> None:
+def _check(loaded: Loaded, checkpoint: str | Path) -> None:
     if not loaded.config.model.lora:
-        raise UserError("this model has no LoRA", file=place, remedy="train with model.lora, or export the whole model")
+        raise UserError(
+            "this model has no LoRA", file=checkpoint, remedy="train with model.lora, or export the whole model"
+        )
     if tuple(map(tuple, loaded.config.optimizer.freeze_table)) != KEY["optimizer.freeze_table"].default:
         raise UserError(
             "more than LoRA may have been trained, since the run has an optimizer.freeze_table of its own",
-            file=place,
+            file=checkpoint,
             remedy="export the whole model",
         )
 

@@ -116,5 +116,5 @@ def _settings(file: Path) -> dict[str, Any]:
         )
     for name in [name for names in ROLES.values() for name in names if found.get(name)]:
         if not content(found[name]):
-            raise UserError(f"{name} is {json.dumps(found[name])[:60]}, where a piece belongs", file=file)
+            raise UserError(f"{name} is {json.dumps(found[name])[:60]}; it must be a piece", file=file)
     return found

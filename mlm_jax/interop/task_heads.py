@@ -177,10 +177,10 @@ def label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """
     named = config.get("id2label") or {}
     if not isinstance(named, dict):
-        raise UserError(f"id2label is {json.dumps(named)[:60]}, where an object belongs")
+        raise UserError(f"id2label is {json.dumps(named)[:60]}; it must be an object")
     names = tuple(named.get(str(index), f"LABEL_{index}") for index in range(count))
     if not all(isinstance(name, str) for name in names) or len({*names}) < count:
-        raise UserError(f"id2label names {json.dumps(names)[:200]}, where a text of its own belongs for each class")
+        raise UserError(f"id2label names {json.dumps(names)[:200]}; each class must have a text of its own")
     return names
 
 
@@ -193,11 +193,11 @@ def describe(head: TaskHead, objective: str, labels: Sequence[str], pooling: str
       labels: names of its classes.
       pooling: option of the task.
     """
-    said: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
         "classifier_dropout": 0.0,  # our classifiers have no dropout
     }
     if head.suffix == SEQUENCE:
-        said |= {"problem_type": form_of(objective)[1], **head.poolings[pooling]}
-    return said
+        keys |= {"problem_type": form_of(objective)[1], **head.poolings[pooling]}
+    return keys

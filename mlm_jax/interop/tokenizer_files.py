@@ -53,7 +53,7 @@ class Source(NamedTuple):
         """
         value = self.settings.get(key, default)
         if value is not None and not isinstance(value, bool):
-            raise UserError(f"{key} is {json.dumps(value)}, where true or false belongs")
+            raise UserError(f"{key} is {json.dumps(value)}; it must be true or false")
         return value
 
 
@@ -161,7 +161,7 @@ def _id(index: Any) -> int:
 
 def _token(token: Any, name: str) -> AddedToken:
     if not content(token):
-        raise UserError(f"{name} is {json.dumps(token)[:60]}, where a piece belongs")
+        raise UserError(f"{name} is {json.dumps(token)[:60]}; it must be a piece")
     flags = (
         {flag: bool(token.get(flag, default)) for flag, default in FLAGS.items()} if isinstance(token, Mapping) else {}
     )
@@ -266,7 +266,7 @@ def _t5(file: Path, source: Source) -> Tokenizer:
     extra = source.settings.get("extra_ids", 100 if source.model_type == "t5" else 0)
     if type(extra) is not int or not 0 <= extra <= source.rows:
         raise UserError(
-            f"extra_ids is {json.dumps(extra)[:40]}, where a number from 0 to the table's {source.rows} rows belongs"
+            f"extra_ids is {json.dumps(extra)[:40]}; it must be a number from 0 to {source.rows}, the rows of the table"
         )
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
     tokenizer.add_tokens(

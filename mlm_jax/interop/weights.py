@@ -142,9 +142,8 @@ class Published:
         embedding = family.embedding.replace("{base}", self.base)
         self._adopt_twin(embedding)
         if embedding not in names:
-            others = [
-                name for name in names if name != family.output
-            ]  # the output layer is not the table of embeddings
+            # The output layer is not the table of embeddings.
+            others = [name for name in names if name != family.output]
             raise UserError(f"tensor {embedding!r} is missing{nearest(embedding, others)}", file=self.folder)
         says_tied = self.config.get("tie_word_embeddings", family.tied)
         if family.output not in names:

@@ -141,10 +141,10 @@ class Convolution(nnx.Module):
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         size = kernel.shape[0]
         total = jnp.broadcast_to(bias, (*x.shape[:2], kernel.shape[2]))
-        for place in range(size):
-            ahead = place - (size - 1) // 2
+        for tap in range(size):
+            ahead = tap - (size - 1) // 2
             same = shift(segment_ids, ahead) == segment_ids
-            total = total + jnp.where(same[..., None], shift(x, ahead), 0) @ kernel[place]
+            total = total + jnp.where(same[..., None], shift(x, ahead), 0) @ kernel[tap]
         return total
 
 

@@ -19,9 +19,8 @@ from jax.experimental.pallas import triton
 from mlm_jax.model.layers import pad_length
 from mlm_jax.model.masks import NEVER, within
 
-LOWEST = (
-    NEVER / 2
-)  # initial value of the running maximum: exp2(NEVER − LOWEST) is 0, so the output of a query without any key is 0
+# Initial value of the running maximum: exp2(NEVER − LOWEST) is 0, so the output of a query without any key is 0.
+LOWEST = NEVER / 2
 
 
 class Tile(NamedTuple):

@@ -42,16 +42,8 @@ PARTS = {  # {part of a model that an objective needs: (its name, how to add it)
     "cross_lingual": ("cross-lingual attention", 'set model.cross_lingual={"score": "scaled_dot", "fuse": "residual"}'),
 }
 FIRST_CHOICE = {"masks": "text", "writes": "pairs", "embeds": "pairs"}  # the preferred kind of stream
-TASK_KEYS = (
-    "objective",
-    "rows",
-    "length",
-    "weight",
-    "data",
-    "evaluate_on",
-    "packed",
-    "directions",
-)  # the rest are options
+# Keys that every task has; the others are options of its objective.
+TASK_KEYS = "objective", "rows", "length", "weight", "data", "evaluate_on", "packed", "directions"
 
 __all__ = [
     "OBJECTIVES",

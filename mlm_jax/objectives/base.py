@@ -230,8 +230,8 @@ def sum_by_language(values: jax.Array, language: jax.Array, context: Context) ->
     if not context.by_row:
         return jax.ops.segment_sum(values.ravel(), language.ravel(), context.languages)
     rows = values.shape[0]
-    place = jnp.arange(rows)[:, None] * context.languages + language.reshape(rows, -1)  # [rows, positions]
-    sums = jax.ops.segment_sum(values.ravel(), place.ravel(), rows * context.languages)
+    slot = jnp.arange(rows)[:, None] * context.languages + language.reshape(rows, -1)  # [rows, positions]
+    sums = jax.ops.segment_sum(values.ravel(), slot.ravel(), rows * context.languages)
     return sums.reshape(rows, context.languages)
 
 

@@ -35,9 +35,8 @@ class Denoising(Objective):
     def lengths(self, length: int) -> tuple[int, int, int, int]:
         """Return (noise tokens, noise spans, encoder length, decoder length) for rows of ``length`` tokens."""
         noise = min(max(round(length * self.noise_density), 1), length - 1)
-        spans = min(
-            max(round(noise / self.mean_span), 1), noise, length - noise
-        )  # there is as much kept text between the spans
+        # There is as much kept text between the spans.
+        spans = min(max(round(noise / self.mean_span), 1), noise, length - noise)
         return noise, spans, length - noise + spans + 1, noise + spans + 1
 
     def longest_row(self, length: int) -> int:

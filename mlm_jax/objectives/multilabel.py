@@ -33,9 +33,9 @@ class MultiLabelClassification(Labelled):
         rows, labels = examples.rows, examples.labels  # [rows, classes]
         logits, real = self.outputs(model, rows, key), self.is_real(labels)
         losses = jax.nn.softplus(jnp.where(labels == 1, -logits, logits))
-        said, true = (logits > 0) & real, labels == 1
-        metrics = by_language({"loss": losses, "accuracy": said == true}, real, rows, context)
-        hits, decided = ((2 * (said & true)).sum(axis=1), (said.astype(int) + true).sum(axis=1))  # [rows]
+        predicted, true = (logits > 0) & real, labels == 1
+        metrics = by_language({"loss": losses, "accuracy": predicted == true}, real, rows, context)
+        hits, decided = ((2 * (predicted & true)).sum(axis=1), (predicted.astype(int) + true).sum(axis=1))  # [rows]
         metrics["f1"] = (
             sum_by_language(hits, rows.language, context),
             sum_by_language(decided, rows.language, context),

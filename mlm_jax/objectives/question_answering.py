@@ -39,8 +39,8 @@ class QuestionAnswering(Labelled):
         labels = jnp.asarray(batch["labels"])  # [rows, length]
         flags = jnp.stack([(labels > 0) & (labels & flag > 0) for flag in (START, END)], axis=1)  # [rows, 2, length]
         found = flags.any(axis=2).all(axis=1)  # a row that is cut may have lost its answer
-        places = jnp.where(found[:, None], flags.argmax(axis=2), -1)  # [rows, 2]
-        return LabelledExamples(batch["inputs"], places, found * mean_weights(found.sum(), found))
+        positions = jnp.where(found[:, None], flags.argmax(axis=2), -1)  # [rows, 2]
+        return LabelledExamples(batch["inputs"], positions, found * mean_weights(found.sum(), found))
 
     def loss(
         self, model: Any, examples: LabelledExamples, context: Context, key: jax.Array | None
@@ -49,8 +49,8 @@ class QuestionAnswering(Labelled):
         rows = examples.rows
         logits = jnp.where((rows.segment_ids > 0)[..., None], self.outputs(model, rows, key), -1e9)
         logits = jnp.swapaxes(logits, 1, 2)  # [rows, 2, length]
-        places = jnp.maximum(examples.labels, 0)[..., None]
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), places, axis=2).mean(axis=(1, 2))  # [rows]
-        hits = (logits.argmax(axis=2) == places[..., 0]).all(axis=1)
+        positions = jnp.maximum(examples.labels, 0)[..., None]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), positions, axis=2).mean(axis=(1, 2))  # [rows]
+        hits = (logits.argmax(axis=2) == positions[..., 0]).all(axis=1)
         metrics = by_language({"loss": losses, "accuracy": hits}, examples.labels[:, 0] >= 0, rows, context)
         return (losses * examples.weights).sum(), metrics

@@ -86,12 +86,12 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
     """
     _, groups = row_group(mesh)
 
-    def place(leaf: np.ndarray) -> jax.Array:
+    def send(leaf: np.ndarray) -> jax.Array:
         leaf = np.asarray(leaf)
         shape = (leaf.shape[0] * groups, *leaf.shape[1:])
         return jax.make_array_from_process_local_data(batch_sharding(shape, mesh), leaf, shape)
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(send, batch)
 
 
 def shapes_of(batch: Any) -> Any:

@@ -21,26 +21,26 @@ _kept: list[Any] = []  # functions that C++ may call must not be freed
 
 
 @contextlib.contextmanager
-def telling_its_end(tell: Callable[[], None]) -> Iterator[None]:
-    """Within the block, create clients that call ``tell`` in a thread of their own when the service ends.
+def watching_its_end(on_end: Callable[[], None]) -> Iterator[None]:
+    """Within the block, create clients that call ``on_end`` in a thread of their own when the service ends.
 
     Args:
-      tell: must end the process; if it returned, JAX would abort.
+      on_end: must end the process; if it returned, JAX would abort.
     """
     if sys.platform != "linux":
         yield
         return
     module = distributed._jax
     make = module.get_distributed_runtime_client
-    _call_before_abort(tell)
-    module.get_distributed_runtime_client = partial(make, missed_heartbeat_callback=lambda status: tell())
+    _call_before_abort(on_end)
+    module.get_distributed_runtime_client = partial(make, missed_heartbeat_callback=lambda status: on_end())
     try:
         yield
     finally:
         module.get_distributed_runtime_client = make
 
 
-def _call_before_abort(tell: Callable[[], None]) -> None:
+def _call_before_abort(on_end: Callable[[], None]) -> None:
     """Make C++ call a function before it aborts because an argument of a callback could not be converted."""
     runtime = ctypes.CDLL("libstdc++.so.6")
     current_type, set_terminate = runtime.__cxa_current_exception_type, runtime._ZSt13set_terminatePFvvE
@@ -48,7 +48,7 @@ def _call_before_abort(tell: Callable[[], None]) -> None:
 
     def terminate() -> None:
         if _name(current_type()) in NOT_CONVERTED:
-            tell()
+            on_end()
         ctypes.CFUNCTYPE(None)(before)()
 
     handler = ctypes.CFUNCTYPE(None)(terminate)

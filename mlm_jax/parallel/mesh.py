@@ -28,9 +28,8 @@ def make_mesh(config_mesh: Mapping[str, int], devices: Sequence[jax.Device] | No
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(config_mesh, len(devices))
     slices, found = int(config_mesh.get("slices", 1)), {getattr(device, "slice_index", None) for device in devices}
-    if (
-        found != {None} and len(found) != slices and (slices > 1 or devices[0].platform == "tpu")
-    ):  # on GPUs, slice_index is the node
+    # On GPUs, slice_index is the node.
+    if found != {None} and len(found) != slices and (slices > 1 or devices[0].platform == "tpu"):
         raise UserError(
             f"mesh.slices={slices}, but the devices are of {len(found)} slices", remedy=f"set mesh.slices={len(found)}"
         )

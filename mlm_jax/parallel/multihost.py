@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.extras import install_command
-from mlm_jax.parallel.coordinator import telling_its_end
+from mlm_jax.parallel.coordinator import watching_its_end
 from mlm_jax.parallel.peers import Peers
 
 HEARTBEAT_SECONDS = 90  # JAX's own heartbeat: it ends a process that can no longer end itself
@@ -184,7 +184,7 @@ def _join(arguments: Mapping[str, Any]) -> None:
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        with telling_its_end(_lose_service):
+        with watching_its_end(_lose_service):
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **arguments)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(

@@ -108,9 +108,8 @@ class Peers:
         """End this process if the service, which process 0 keeps, does not answer for too long."""
         pulse, waited = 0, 0
         while not self._leaving.wait(PULSE_SECONDS):
-            waited = (
-                waited + 1 if pulse == self._pulse else 0
-            )  # rounds of this thread, which a suspended job does not count
+            # Counted in rounds of this thread, which stand still while the job is suspended.
+            waited = waited + 1 if pulse == self._pulse else 0
             pulse = self._pulse
             if waited * PULSE_SECONDS >= SILENCE_SECONDS:
                 self._end(f"process 0 of {self.count} died: not heard of for {SILENCE_SECONDS:.0f} s", 1)

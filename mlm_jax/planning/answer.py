@@ -78,22 +78,22 @@ class Answer:
             if self.capacity
             else f"{self.peak / 1e9:,.3f} GB"
         )
-        said = [f"{'fits' if self.fits else 'does NOT fit'}: {room} on each device, by the {self.by}"]
+        lines = [f"{'fits' if self.fits else 'does NOT fit'}: {room} on each device, by the {self.by}"]
         if self.expected is not None and self.hours is not None:
-            said.append(f"speed: {self.expected:,.0f} tokens/s expected, {self.most:,.0f} at most")
-            said.append(
+            lines.append(f"speed: {self.expected:,.0f} tokens/s expected, {self.most:,.0f} at most")
+            lines.append(
                 f"{self.steps:,} steps, {_large(self.tokens)} tokens: {_time(self.hours * 3600)} and "
                 f"{_short(self.chip_hours or 0)} chip-hours expected, without evaluation and compilation"
             )
         else:
-            said.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens")
-        said.append(f"tokens (epochs) read: {_reads(self.reads) or self.reads_unknown}")
-        said.append(
+            lines.append(f"{self.steps:,} steps, {_large(self.tokens)} tokens")
+        lines.append(f"tokens (epochs) read: {_reads(self.reads) or self.reads_unknown}")
+        lines.append(
             f"checkpoint: {_size(self.checkpoint)}, written in {_time(self.checkpoint_seconds)} at "
             f"{WRITE_RATE / 1e9:g} GB/s a host, while training goes on"
         )
-        said += [f"change: {change}" for change in self.changes] or ["change: nothing"]
-        return said
+        lines += [f"change: {change}" for change in self.changes] or ["change: nothing"]
+        return lines
 
 
 def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
@@ -113,9 +113,8 @@ def answer(estimator: Estimator, layout: Plan | Estimate) -> Answer:
     counts = [phase.stop_step - phase.start_step for phase in phases]
     sizes = [tokens_of(batch_shapes(program, phase)) for phase in phases]
     hours = None
-    if (
-        bounds is not None
-    ):  # bounds of the phase with the most FLOPs; the times of other phases are in proportion to their FLOPs
+    # Bounds of the phase with the most FLOPs; the times of other phases are in proportion to their FLOPs.
+    if bounds is not None:
         equal = sum(count * cost / max(costs) for count, cost in zip(counts, costs, strict=True))
         hours = equal * bounds.expected_seconds / 3600
     reads, unknown = reads_of(config)

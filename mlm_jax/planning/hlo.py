@@ -36,11 +36,8 @@ FREE = (
     "recv",
 )
 TRIVIAL = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # operations of a fusion that only copies
-FLOW = (
-    "while",
-    "conditional",
-    "call",
-)  # computations of these instructions run separately; those of other instructions are part of a kernel
+# Computations of these instructions run separately; those of other instructions are part of a kernel.
+FLOW = "while", "conditional", "call"
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ((?:\([^=]*?\)|[a-z]\w*\[[^ ]*)) ([\w\-]+)\((.*)$")
@@ -238,9 +235,9 @@ def _called(instruction: _Instruction) -> Iterator[str]:
 
 def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
     """Return the number of iterations of a loop: the compiler's count, or the bound of a counter that starts at 0 (a scan)."""
-    said = re.search(r"known_trip_count[^0-9}]*\{[^0-9}]*(\d+)", loop.rest)
-    if said:
-        return int(said[1])
+    count = re.search(r"known_trip_count[^0-9}]*\{[^0-9}]*(\d+)", loop.rest)
+    if count:
+        return int(count[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
     inside = {one.name: one for one in computations.get(condition[1], [])} if condition else {}
     for one in inside.values():

@@ -114,9 +114,8 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     config = for_platform(config, topology, simulated=simulated)
     check_mesh(config.mesh, topology)
     mesh = make_mesh(config.mesh, devices.devices(topology))
-    groups = (
-        row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts
-    )  # simulated: one process
+    # Simulated devices belong to one process.
+    groups = row_group(mesh)[1] if not (simulated and chip.platform == "gpu") else topology.hosts
     for tasks in curriculum.tasks_by_phase(config, kinds(config.tasks)):
         check_rows(tasks, mesh, config.training.microbatches, groups)
     planned = prepare(config, topology, mesh)
@@ -173,11 +172,11 @@ def _compile(planned: Planned, topology: Topology) -> tuple[Memory, Work | None]
         # libtpu reports the memory either of the whole program, or of its temporaries alone.
         whole = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
         alone = re.search(r"temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", str(error))
-        said = whole or alone
-        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
+        sizes = whole or alone
+        if "RESOURCE_EXHAUSTED" not in str(error) or sizes is None:
             raise
         unit = {"K": 2**10, "M": 2**20, "G": 2**30}
-        used, available = float(said[1]) * unit[said[2]], float(said[3]) * unit[said[4]]
+        used, available = float(sizes[1]) * unit[sizes[2]], float(sizes[3]) * unit[sizes[4]]
         temporaries = used - arguments if whole else used
         return Memory(arguments, 0.0, temporaries, arguments + temporaries, available), None
     found = compiled.memory_analysis()

@@ -1,87 +1,33 @@
-"""Plans as tables or JSON."""
+"""The tables of ``mlm-jax plan``, and a search as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import sys
 
-import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column
 
-from mlm_jax.common.console import plain_console, table_console
 from mlm_jax.common.tables import Table
-from mlm_jax.parallel.devices import is_simulated, why_simulated
-from mlm_jax.parallel.topology import Topology, check_mesh, parse
-from mlm_jax.planning.answer import Answer, answer
-from mlm_jax.planning.estimate import Estimate, Estimator
+from mlm_jax.parallel.topology import Topology
+from mlm_jax.planning.answer import Answer
+from mlm_jax.planning.estimate import Estimate
 from mlm_jax.planning.hlo import Work
-from mlm_jax.planning.plan import Plan, plan
+from mlm_jax.planning.plan import Plan
 from mlm_jax.planning.roofline import Roofline
-from mlm_jax.planning.search import RULE, Found, search, settings, warning
+from mlm_jax.planning.search import RULE, Found, warning
 
 SHOWN = 10  # estimates that a search's table lists
 BOUNDS = {"matmul": "matrix products", "hbm": "HBM", "links": "links", "network": "network"}
 
 
-def plan_command(
-    config: ConfigDict, topology_name: str, *, chip: str = "", as_json: bool = False, confirm: int | None = None
-) -> int:
-    """Print a plan, or the result of a search; return 1 if the step does not fit.
-
-    Args:
-      config: the config of the run.
-      topology_name: a topology such as ``v5e:4x4``.
-      chip: the value of ``--chip``: numbers of a chip that is not in the table.
-      as_json: whether to print JSON only.
-      confirm: search, and compile until this many plans fit; None plans the config without a search.
-
-    Raises:
-      UserError: for the reasons of :func:`plan` and :func:`search`.
-    """
-    topology = parse(topology_name, chip)
-    if is_simulated(topology) and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", topology.device_count)
-    if confirm is None:
-        check_mesh(config.mesh, topology)  # before anything is said to be compiled
-    console, progress = table_console(soft_wrap=True), plain_console(stderr=True)
-    if confirm != 0:
-        each = "each plan" if confirm else "the step"
-        if reason := why_simulated(topology):
-            progress.print(f"memory and speed are estimated by formula: {reason}")
-        progress.print(f"compiling {each} for {topology}, which takes minutes for a deep model")
-    if confirm is not None:
-        found = search(config, topology, confirm=confirm, report=lambda _, made: progress.print(line(made)))
-        first = found.plans[0] if found.plans else found.estimates[0]
-        said = answer(found.estimator, first)
-        if as_json:
-            json.dump(search_json(found) | {"answer": dataclasses.asdict(said)}, sys.stdout, indent=2)
-        else:
-            show_search(found, console)
-            console.print(f"take {settings(first, topology)}")
-            show_answer(said, console)
-        return 0
-    made = plan(config, topology)
-    said = answer(Estimator(config, topology), made)
-    if as_json:
-        json.dump(made.as_json() | {"answer": dataclasses.asdict(said)}, sys.stdout, indent=2)
-    else:
-        show(made, topology, console)
-        show_answer(said, console)
-    return 0 if made.memory.fits else 1
-
-
-def show_answer(said: Answer, console: Console) -> None:
+def show_answer(planned: Answer, console: Console) -> None:
     """Print the answer of a plan, below its tables."""
     console.print()
-    for one in said.lines():
+    for one in planned.lines():
         console.print(one)
 
 
-def show(made: Plan, topology: Topology, console: Console) -> None:
+def show_plan(made: Plan, topology: Topology, console: Console) -> None:
     """Print a plan as tables."""
     console.print(line(made))
     if made.simulated and topology.chip.platform == "gpu":

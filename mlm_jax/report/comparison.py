@@ -100,13 +100,13 @@ def numbers(event: Mapping[str, Any]) -> dict[str, float]:
     """Return the held-out metrics of an event that are numbers; retrieval is averaged over each language's pairs."""
     found = {key: float(value) for key, value in event.items() if key.startswith("eval/") and is_number(value)}
     series: dict[str, Series] = {key: [(0, value)] for key, value in found.items()}
-    averaged = retrieval_curves(series, measured_languages(found))
+    averaged = retrieval_curves(series, evaluated_languages(found))
     pairs = [key for key in found if key.startswith(RETRIEVAL)]
     rest = {key: value for key, value in found.items() if key not in pairs}
     return rest | {RETRIEVAL + language: points[0][1] for language, points in averaged.items()}
 
 
-def measured_languages(keys: Iterable[str]) -> list[str]:
+def evaluated_languages(keys: Iterable[str]) -> list[str]:
     """Return the languages that have a held-out loss."""
     found = (key.rpartition("/") for key in keys)
     return list(dict.fromkeys(name for task, _, name in found if task.endswith("loss") and name not in AVERAGES))
@@ -213,7 +213,7 @@ def metric_named(runs: Sequence[Run], name: str) -> str:
 
 
 def columns_of(runs: Sequence[Run], metric: str) -> list[str]:
-    """Return the languages or pairs for which a metric was measured, averages last."""
+    """Return the languages or pairs for which the runs have a metric, averages last."""
     found = dict.fromkeys(
         key.rpartition("/")[2] for run in runs for key in run.metrics if key.rpartition("/")[0] == metric
     )
@@ -242,7 +242,7 @@ def difference_intervals(runs: Sequence[Run], baseline: Run) -> list[dict[str, I
 
 def resamples_of(runs: Sequence[Run]) -> list[dict[str, np.ndarray]]:
     """Return {metric key: value in each resample} for each run."""
-    languages = measured_languages(key for run in runs for key in run.metrics)
+    languages = evaluated_languages(key for run in runs for key in run.metrics)
     return resample_all([run.observed for run in runs], languages)
 
 
@@ -259,8 +259,8 @@ def intervals_between(values: Mapping[str, np.ndarray], reference: Mapping[str, 
 
 def best_of(runs: Sequence[Run], key: str) -> Run | None:
     """Return the run that is best by a metric."""
-    measured = [run for run in runs if isinstance(run.metrics.get(key), (int, float))]
-    return max(measured, key=lambda run: score(key, run.metrics), default=None)
+    found = [run for run in runs if isinstance(run.metrics.get(key), (int, float))]
+    return max(found, key=lambda run: score(key, run.metrics), default=None)
 
 
 @dataclasses.dataclass(frozen=True)

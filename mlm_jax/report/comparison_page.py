@@ -19,9 +19,9 @@ from mlm_jax.report.comparison import (
     RETRIEVAL,
     Run,
     columns_of,
+    evaluated_languages,
     intervals_between,
     intervals_to,
-    measured_languages,
     metrics_of,
     ranking_key,
     resamples_of,
@@ -150,7 +150,7 @@ def between(
 def curves_of(run: Run, keys: Sequence[str]) -> dict[str, list[tuple[int, float | None]]]:
     """Return {key: curve} of a run, with the points and digits that can be seen; retrieval is by language."""
     history = read_history(run.workdir) if run.metrics else {}
-    languages = measured_languages(history)
+    languages = evaluated_languages(history)
     history |= {RETRIEVAL + name: series for name, series in retrieval_curves(history, languages).items()}
     return {key: [(step, rounded(value)) for step, value in thin(history.get(key, []), 60)] for key in keys}
 

@@ -55,9 +55,8 @@ def fertility(store: Store, split: Split, documents: int = 200) -> tuple[float, 
     first = np.arange(min(split.documents, documents))
     found = [ids for feature in split.features if feature in TOKENS for ids in split[feature].documents(first)]
     bounds = [np.flatnonzero(np.isin(ids, around)) for ids in found]
-    texts = [
-        part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)
-    ]  # "premise </s> hypothesis" are two texts
+    # "premise </s> hypothesis" are two texts.
+    texts = [part for ids, cuts in zip(found, bounds) for part in np.split(ids, cuts)]
     words = sum(len(store.vocabulary.decode(part.tolist()).split()) for part in texts)
     added = sum(map(len, bounds))
     tokens = split.tokens - added / max(len(first), 1) * split.documents
@@ -188,9 +187,8 @@ def _passes(loader: Loader, step: int) -> dict[str, float]:
 
 def mix_table(store: Store) -> Table:
     """Return a table of the share of rows that each language would get under several values of alpha."""
-    text: Counter[str] = (
-        Counter()
-    )  # the loader mixes languages; streams of one language are mixed in proportion to their tokens
+    # The loader mixes languages; streams of one language are mixed in proportion to their tokens.
+    text: Counter[str] = Counter()
     for stream in store.streams.values():
         if stream.kind == "text" and "train" in stream.splits:
             text[stream.languages[0]] += stream.splits["train"].tokens

@@ -37,8 +37,8 @@ class CompiledPrograms:
         if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
             self.goes = original(workdir.resolve()) != str(workdir.resolve())
-        place: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        self.folder = Path(place) if writes and place and is_local(place) else None
+        folder: str = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        self.folder = Path(folder) if writes and folder and is_local(folder) else None
         self._remove_damaged()
 
     def release(self) -> None:
@@ -79,7 +79,7 @@ def _is_young(entry: Path) -> bool:
 
 
 def _is_as_written(entry: Path, file: Path) -> bool:
-    """Return whether a program has the checksum that its file says, or is complete if it has no such file."""
+    """Return whether a program has the checksum in its file, or is complete if it has no such file."""
     if not entry.is_file() and entry.exists():  # a pipe, which would be read for ever
         return False
     content = entry.read_bytes()

@@ -30,7 +30,7 @@ from mlm_jax.checkpoints.workdir import (
     has_checkpoints,
 )
 from mlm_jax.common.addresses import is_local
-from mlm_jax.common.bucket import Workplace, original, workplace
+from mlm_jax.common.bucket import LocalWorkdir, local_workdir, original
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UNFINISHED, UserError
@@ -105,11 +105,11 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
         with (
             quiet_orbax(),
             stop,
-            workplace(workdir) as place,
-            disk_errors(place.folder),
+            local_workdir(workdir) as local,
+            disk_errors(local.folder),
             contextlib.ExitStack() as held,
         ):
-            report = original(_train(config, place, stop, held))
+            report = original(_train(config, local, stop, held))
             return Path(report) if is_local(report) else report
     except Stopped:
         if jax.process_index() == 0:
@@ -118,9 +118,9 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
         raise SystemExit(UNFINISHED) from None
 
 
-def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: contextlib.ExitStack) -> Path:
+def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: contextlib.ExitStack) -> Path:
     """Train, with the arguments and errors of :func:`train`; raise Stopped after a signal. ``held`` keeps the workdir's lock."""
-    first, workdir = jax.process_index() == 0, place.folder
+    first, workdir = jax.process_index() == 0, local.folder
 
     # 0. Checks that need no data come first, before anything is read or written.
     check_config(config)
@@ -167,50 +167,50 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
     # 4. The steps. Metrics add up on the device; the host reads them after it has started the next step.
     goodput = Goodput(workdir, first)
     with (
-        MetricsWriter(workdir, start, first, config.training.wandb, config_json(config), place.push) as metrics,
+        MetricsWriter(workdir, start, first, config.training.wandb, config_json(config), local.push) as metrics,
         TrainingProgress(config.steps, start, first) as progress,
         Profiler(config.training.profile, workdir) as profiler,
     ):
         stop.begin_steps(start)
         held_out.between = stop.check
         for line in opening_lines(program, loader):
-            progress.say(line)
+            progress.print(line)
         if start == 0 and len(loader.phases) > 1:  # for the report
             metrics.write(0, {f"plan/phase/{phase.index}/start_step": phase.start_step for phase in loader.phases})
-        say_lifts(config, loader, start, metrics, progress)
+        log_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
         compiled = CompiledPhases(program, loader)
         held.callback(compiled.end)
         if start < config.steps:
             compiled.begin(start)
-        progress.say(beginning(start, config.steps))
+        progress.print(beginning(start, config.steps))
         scores = earlier_scores(workdir, config, start)
-        batches = loader.iterate(start, place=lambda batch: to_devices(batch, mesh))  # copied while a step is running
+        batches = loader.iterate(start, send=lambda batch: to_devices(batch, mesh))  # copied while a step is running
         for done in range(start, config.steps + 1):
             # What is due after ``done`` steps: before the first step, after the last one, and in between.
             stopping = stop_agreed(stop, done) and done < config.steps
             evaluating = is_due(done, config.evaluation.every, config.steps) and not stopping
             saving = is_due(done, config.checkpoint.every, config.steps) or stopping
-            measured, is_better, ending = None, False, False
+            evaluated, is_better, ending = None, False, False
             if evaluating or saving:
                 reporter.flush()  # log lines of steps up to a checkpoint must be on disk before the checkpoint
                 with goodput.span("step"):  # waits for the running steps
                     check_finite(config, int(state.first_skipped), workdir)
             if evaluating:
                 try:
-                    measured = evaluate_once(reporter, done, state, resumed=done == start)
+                    evaluated = evaluate_once(reporter, done, state, resumed=done == start)
                 except Stopped:  # the weights are saved without this evaluation; the next start of the run makes it
                     stopping = True
                 else:
-                    is_better = checkpoints.improves(measured)
+                    is_better = checkpoints.improves(evaluated)
                     if advice := goodput.advice():
-                        progress.say(advice)
-                    scores.append(score(config.evaluation.select, measured))
+                        progress.print(advice)
+                    scores.append(score(config.evaluation.select, evaluated))
                     ending = is_patience_over(scores, config.evaluation.patience)
             if done > 0 and (saving or stopping or is_better or ending or done == start):
                 with goodput.span("checkpoint"):
-                    place.settle()  # so that no checkpoint is removed while it is being sent
-                    checkpoints.save(done, state, measured)
+                    local.settle()  # so that no checkpoint is removed while it is being sent
+                    checkpoints.save(done, state, evaluated)
                     goodput.write()
                     programs.record()
             if stopping:
@@ -218,7 +218,7 @@ def _train(config: ConfigDict, place: Workplace, stop: StopSignal, held: context
                 stop.step = done
                 raise Stopped
             if ending and done < config.steps:
-                progress.say(
+                progress.print(
                     f"ended after step {done:,}: {config.evaluation.select} has not improved in "
                     f"{config.evaluation.patience} evaluations"
                 )
@@ -377,7 +377,7 @@ def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
     return same_everywhere(found)
 
 
-def say_lifts(
+def log_lifts(
     config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress
 ) -> None:
     """Log the lift of each language by sampling and loss weights, and warn if both lift the same languages."""
@@ -388,7 +388,7 @@ def say_lifts(
         if start == 0:
             metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
         if line := warning(found):
-            progress.say(f"{task}: {line}")
+            progress.print(f"{task}: {line}")
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:

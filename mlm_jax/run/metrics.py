@@ -183,9 +183,9 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, speed=shown[0] if shown else "")
         if not self.is_live:
             shown += [] if left is None else [f"{left / 60:.1f} min left"]
-            self.say("  ".join([f"step {step}/{self.steps}", *shown, " ".join(line_losses(values))]))
+            self.print("  ".join([f"step {step}/{self.steps}", *shown, " ".join(line_losses(values))]))
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line above the live display."""
         self.console.print(text, soft_wrap=True)
 

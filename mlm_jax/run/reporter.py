@@ -40,7 +40,7 @@ from mlm_jax.training.flops import mfu
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program
 
-MEAN_LOSS = "eval/loss/mean"  # tells the best evaluation if config.evaluation.select is not set
+MEAN_LOSS = "eval/loss/mean"  # decides which evaluation is the best if config.evaluation.select is not set
 MAP_SENTENCES = 24  # number of sentences of each language on the report's map
 
 

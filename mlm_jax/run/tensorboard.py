@@ -18,12 +18,12 @@ from mlm_jax.common.files import whole_folder
 from mlm_jax.report.history import is_number
 
 FOLDER = "tensorboard"
-MEASURED = (
+METRICS_BESIDE_SETTINGS = (
     "eval/loss/mean",
     "eval/accuracy/mean",
     "eval/bits_per_byte/mean",
     "eval/retrieval_at_1/mean",
-)  # beside settings
+)
 
 
 class TensorBoard:
@@ -47,16 +47,16 @@ class TensorBoard:
         settings: Mapping[str, Any],
     ):
         with whole_folder(Path(workdir, FOLDER)) as scratch:
-            self._writer = EventsWriter(
-                str(scratch / "events")
-            )  # keeps writing to this file after the folder is renamed
+            # The writer keeps writing to this file after the folder is renamed.
+            self._writer = EventsWriter(str(scratch / "events"))
             if config:
                 lines = json.dumps(config, indent=1, ensure_ascii=False).splitlines()
-                self._add(
-                    text_summary("config", "\n".join(f"    {line}" for line in lines)), 0, 0.0
-                )  # code in Markdown
+                # Indented lines are code in Markdown.
+                self._add(text_summary("config", "\n".join(f"    {line}" for line in lines)), 0, 0.0)
                 select = config.get("evaluation", {}).get("select")
-                for summary in hparams_summaries(plain(settings), [*([select] if select else ()), *MEASURED]):
+                for summary in hparams_summaries(
+                    plain(settings), [*([select] if select else ()), *METRICS_BESIDE_SETTINGS]
+                ):
                     self._add(summary, 0, 0.0)
             for event in events:
                 own = {key: value for key, value in event.items() if key not in ("step", "time")}

@@ -104,9 +104,8 @@ def _check_lengths(config: ConfigDict, objectives: Mapping[str, Objective]) -> N
         lengths = {f"tasks.{task}.length": config.tasks[task]["length"]}
         for index, entry in enumerate(config.curriculum):
             given = entry.get("length", {})
-            everywhere = (
-                {task: given} if objective.kind == "text" else {}
-            )  # a plain number applies to tasks that read text
+            # A plain number applies to tasks that read text.
+            everywhere = {task: given} if objective.kind == "text" else {}
             found = (given if isinstance(given, Mapping) else everywhere).get(task)
             lengths |= {f"curriculum[{index}].length": found} if isinstance(found, int) else {}
         for key, length in lengths.items():

@@ -93,7 +93,7 @@ def test_a_grown_vocabulary_cuts_old_text_as_before_and_new_text_into_new_pieces
     assert grown.encode_batch(LATIN) == old.encode_batch(LATIN)
     assert grown.pieces(range(old.size)) == old.pieces(range(old.size))
     assert grown.language_ids["el"] == old.size and grown.language_ids["de"] == old.language_ids["de"]
-    assert len(grown.encode(GREEK[0])) < len(old.encode(GREEK[0])) / 2  # which were bytes
+    assert len(grown.encode(GREEK[0])) < len(old.encode(GREEK[0])) / 2  # before, its letters were bytes
     assert grown.decode(grown.encode(GREEK[1])) == GREEK[1]
     again = grow_vocabulary(grown, "fr", LATIN, pieces=0)
     assert again.size == grown.size + 1
@@ -108,14 +108,15 @@ def test_a_language_of_a_known_script_gets_the_pieces_asked_for(kind):
     old, new = vocabulary(kind=kind), texts("thrskdngaeiou", seed=5)
     grown = grow_vocabulary(old, "tl", new, pieces=60)
     added = grown.pieces(range(old.size, grown.size))
-    assert old.size + 45 < grown.size <= old.size + 61 and added[0] == "<2tl>"  # of sixty sentences
+    assert old.size + 45 < grown.size <= old.size + 61 and added[0] == "<2tl>"  # sixty sentences give no more
     assert grown.pieces(range(old.size)) == old.pieces(range(old.size))
     tokens = [sum(map(len, each.encode_batch(new))) for each in (old, grown)]
     assert tokens[1] < 0.8 * tokens[0]
     used = {index for ids in grown.encode_batch(new) for index in ids}
-    assert len(used & set(range(old.size + 1, grown.size))) > 30  # the new pieces are taken
+    assert len(used & set(range(old.size + 1, grown.size))) > 30  # the new pieces are used
     covered = set(added)
-    for text, ids in zip(LATIN, grown.encode_batch(LATIN)):  # old text keeps its ids, but where a new piece covers it
+    # Old text keeps its ids, except where a new piece covers it.
+    for text, ids in zip(LATIN, grown.encode_batch(LATIN)):
         assert ids == old.encode(text) or covered & {*grown.pieces(ids)}
         assert grown.decode(ids) == old.decode(old.encode(text))
 
@@ -198,7 +199,7 @@ def test_a_new_language_leaves_every_old_logit_bit_for_bit_as_it_is():
         before = logits(old, graphdef, params, LATIN[:3], language, old.vocabulary.size)
         after = logits(new, new_graphdef, nested(found.params, initial), LATIN[:3], language, old.vocabulary.size)
         np.testing.assert_array_equal(after, before)
-    # The new language has its own adapter, as it was drawn, or a copy of another's if so wished.
+    # The new language has an adapter with initial weights or, if the config asks for it, a copy of another language's.
     path = next(name for name in found.params if "adapter" in name and name.endswith("down/kernel"))
     assert (found.params[path][:, 0] == flat(initial)[path][:, 0]).all()
     copied = transplant(flat(params), old, flat(initial), new, like={"el": "de"}).params
@@ -264,7 +265,7 @@ def grow_and_train(old, tasks, make_batch, folder, capsys):
     grown = load_vocabulary(folder / "grown")
 
     scope = {}
-    for line in capsys.readouterr().out.splitlines():  # what it says to write into a config is what works
+    for line in capsys.readouterr().out.splitlines():  # the lines that it prints for a config work
         if line.startswith("    "):
             exec(line.strip(), scope)
     config = scope["config"]
@@ -310,7 +311,7 @@ def test_a_language_is_added_to_a_checkpoint_and_trained_while_the_others_stay(t
     assert "el.txt: there is no text in it" in capsys.readouterr().err and not (tmp_path / "again").exists()
 
     (tmp_path / "greek_of_a_user.py").write_text(f"def good(language, split): return {GREEK!r}\n")
-    monkeypatch.chdir(tmp_path)  # where no config says so
+    monkeypatch.chdir(tmp_path)  # unless a config says otherwise
     monkeypatch.setattr(sys, "path", [*sys.path])
     arguments[arguments.index("--text") + 1] = "greek_of_a_user:good"
     assert cli.main([*arguments, "--out", str(tmp_path / "by_function")]) == 0 and (tmp_path / "by_function").is_dir()

@@ -30,12 +30,10 @@ def test_new_pieces_of_the_users_text(kind, tmp_path):
     before, after = old.pieces(range(old.size)), grown.pieces(range(grown.size))
     new = {index for index, piece in enumerate(after) if piece not in set(before)}
     assert len(new) == 150
-    assert all(
-        a == b or index in new for index, (a, b) in enumerate(zip(before, after))
-    )  # reserved places may be taken
+    assert all(a == b or index in new for index, (a, b) in enumerate(zip(before, after)))  # reserved ids may be used
     tokens = [sum(map(len, each.encode_batch(TAGALOG))) for each in (old, grown)]
     assert tokens[1] < 0.9 * tokens[0]
-    for text in sentences(300):  # old text keeps its ids, but where a new piece covers it
+    for text in sentences(300):  # old text keeps its ids, except where a new piece covers it
         ids = grown.encode(text)
         assert ids == old.encode(text) or new & {*ids}
     for role in ("pad", "eos", "unk", "bos", "mask"):

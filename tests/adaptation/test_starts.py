@@ -56,7 +56,7 @@ def test_new_rows_are_the_mean_of_what_their_translations_hold(grown):
     kept = arrays["embedding"][: old.size]
     np.testing.assert_array_equal(found.params["embedding"][: old.size], kept)  # old pieces stay, bit for bit
     whole = [index for index in mixtures if new.pieces([index])[0].strip("▁") in WORDS]
-    assert whole  # pieces that are words begin most of all as pieces of the word that they translate
+    assert whole  # a piece that is a word begins mostly as the pieces of its translation
     for index in whole:
         ids, weights = mixtures[index]
         parts = old.encode(WORDS[new.pieces([index])[0].strip("▁")])

@@ -45,9 +45,9 @@ def test_every_kind_of_vocabulary_cuts_the_text_as_before(tmp_path):
         assert trimmed.kept[new.sentinel_ids].tolist() == old.sentinel_ids.tolist()
         assert {*old.special_ids} == {*trimmed.kept[new.special_ids]}, kind
         assert new.pair_separator and trimmed.kept[list(new.pair_separator)].tolist() == list(old.pair_separator)
-        for text in OTHER:  # other text of the language is still spelt, in as much text as before
+        for text in OTHER:  # other text of the language still decodes to the same text as before
             assert new.decode(new.encode(text)) == old.decode(old.encode(text)), kind
-        assert all(new.encode(text) for text in FOREIGN)  # in bytes, or as unknown
+        assert all(new.encode(text) for text in FOREIGN)  # as bytes, or as unknown pieces
         new.save(tmp_path / f"{kind} saved")
         assert load_vocabulary(tmp_path / f"{kind} saved").encode_batch(GERMAN[:50]) == new.encode_batch(GERMAN[:50])
 

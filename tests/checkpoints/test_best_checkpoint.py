@@ -18,14 +18,14 @@ def test_the_best_checkpoint_is_kept_and_used(tmp_path, metric, best):
     values = {1: 0.5, 2: 0.1, 3: 0.9, 4: float("nan"), 5: 0.4, 6: 0.6}
     config = make_config(evaluation__select=metric, checkpoint__keep_last=1)
     checkpoints = open_run(tmp_path, config)
-    assert checkpoints.improves({metric: float("nan")})  # better than nothing
+    assert checkpoints.improves({metric: float("nan")})  # better than no evaluation
     save(checkpoints, *values, metrics=lambda step: {metric: values[step], "other": 1.0})
     assert kept(tmp_path) == [best, 6]
     again = open_run(tmp_path, config)
     assert not again.improves({metric: 0.2}) and not again.improves({metric: float("nan")})
     assert again.improves({metric: 0.05 if "loss" in metric else 0.95})
     assert find_checkpoint(tmp_path).name == str(best) and load_parameters(tmp_path).step == best
-    assert int(again.restore(shapes(make_state())).step) == 6  # a run goes on from its last one
+    assert int(again.restore(shapes(make_state())).step) == 6  # a run continues from its last checkpoint
     with pytest.raises(UserError, match="which no evaluation gives; did you mean 'eval/.* Remedy: name one of those"):
         again.improves({metric.replace("mean", "de"): 1.0})
 

@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, damage, caplog)
     assert_same(state, make_state(seed=1, step=1))
     assert "checkpoint 2 is damaged and is skipped" in caplog.text
     assert (workdir / "checkpoints" / "2.damaged").is_dir()
-    save(checkpoints, 2)  # the run comes by again
+    save(checkpoints, 2)  # the run reaches this step again
     assert_same(open_run(workdir).restore(shapes(make_state())), make_state(seed=2, step=2))
 
 
@@ -167,7 +167,8 @@ def test_a_checkpoint_of_another_run_is_an_error(workdir, other, message):
 def test_keys_that_may_change_are_changed(workdir):
     config = make_config(mesh__fsdp=4, evaluation__every=7, checkpoint__keep_last=1, training__microbatches=2)
     config.steps = 99
-    config.tasks = {"mlm": {**config.tasks["mlm"], "evaluate_on": ()}}  # what is measured, not what is trained
+    # It changes what is evaluated, not what is trained.
+    config.tasks = {"mlm": {**config.tasks["mlm"], "evaluate_on": ()}}
     assert open_run(workdir, config).restore(shapes(make_state())) is not None
 
 
@@ -190,13 +191,13 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     config.model.width, config.seed = 7, 5
     with pytest.raises(UserError, match=r"differ: model.width \(768 there, 7 here\), seed \(0 there, 5 here\)"):
         check_workdir(tmp_path, config)
-    # A key that this version has added is at its default, and one that it has dropped is let go.
+    # A key that this version has added has its default, and a key that it has dropped is ignored.
     values = json.loads((tmp_path / "config.json").read_text())
     del values["model"]["dropout"]
     values["model"]["forgotten"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values))
     check_workdir(tmp_path, make_config())
-    # A share of the steps and that many steps are the same, of old runs' defaults too.
+    # A share of the steps equals that number of steps, also in the defaults of old runs.
     config = make_config(optimizer__warmup_steps=0.05, optimizer__decay_steps=0.1)
     config.steps = 10_000
     values = config_json(config)
@@ -206,7 +207,7 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     config.steps = 2_000
     with pytest.raises(UserError, match=r"warmup_steps \(500.0 there, 0.05 here\)"):
         check_workdir(tmp_path, config)
-    # Runs of older versions go on, though two options of a task have new names.
+    # Runs of older versions continue, although two options of a task have new names.
     config = make_config()
     config.tasks = {"mlm": {**config.tasks["mlm"], "same_language_rows": 4, "evaluate_on": ("ner",)}}
     values = config_json(config)

@@ -136,7 +136,7 @@ def test_invalid_facts_are_refused(workdir, text):  # noqa: F811
     (workdir / "checkpoints" / "2" / "facts" / "metadata").write_text(text)
     with pytest.raises(UserError):
         load_parameters(workdir / "checkpoints" / "2")
-    assert load_parameters(workdir).step == 1  # the last whole one
+    assert load_parameters(workdir).step == 1  # the last complete checkpoint
 
 
 @pytest.mark.parametrize("name", ["../escaped", "sub/escaped", "ABSOLUTE"])

@@ -143,7 +143,7 @@ def test_errors_of_the_disk_are_one_line_and_others_are_as_they_were(tmp_path):
         (tmp_path / "run").rmdir()
         raise ValueError("NOT_FOUND: whatever a library says")
     (tmp_path / "run").mkdir()
-    with pytest.raises(KeyError), disk_errors(tmp_path / "run", is_there=True):  # a fault of the program
+    with pytest.raises(KeyError), disk_errors(tmp_path / "run", is_there=True):  # a bug of the program
         (tmp_path / "run").rmdir()
         raise KeyError("tasks")
     with pytest.raises(UserError, match="cannot write: Is a directory"), writing(str(tmp_path)):

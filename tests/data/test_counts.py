@@ -39,9 +39,8 @@ def test_text_that_was_cut_off_is_not_counted(tmp_path, form, line):
         )
     (stream,) = store.streams.values()
     split = stream.split("train")
-    assert fertility(store, split)[1] == pytest.approx(
-        1, abs=0.06
-    )  # a space between two texts is counted, a separator is not
+    # A space between two texts is counted, a separator is not.
+    assert fertility(store, split)[1] == pytest.approx(1, abs=0.06)
     assert 17 <= split.characters == split.bytes <= 18 + 9
 
 

@@ -69,7 +69,7 @@ def judged(filter, examples, languages=("de",)):
 )
 def test_filters_of_texts(filter, keeps, drops):
     assert judged(filter, keeps + drops) == [True] * len(keeps) + [False] * len(drops)
-    pairs = [(text, other) for text in keeps + drops for other in (keeps[0], drops[0])]  # both sides must do
+    pairs = [(text, other) for text in keeps + drops for other in (keeps[0], drops[0])]  # both sides must pass
     assert judged(filter, pairs, ("de", "en")) == [True, False] * len(keeps) + [False] * (2 * len(drops))
 
 
@@ -222,10 +222,10 @@ def test_a_source_may_be_capped_at_some_documents_drawn_by_their_hashes(tmp_path
     made.data.corpora["de"]["a"] = {"files": made.data.corpora["de"]["a"], "documents": 50}
     found = kept(made)
     assert len(found["de:a"]) == 50 and found["de:b"] == lines[:10]
-    assert 20 < sum(line in lines[:200] for line in found["de:a"]) < 45  # of both files, as they are large
+    assert 20 < sum(line in lines[:200] for line in found["de:a"]) < 45  # from both files, in proportion to their sizes
     (tmp_path / "a1.txt").write_text("\n".join(lines[250:]))
     (tmp_path / "a2.txt").write_text("\n".join(lines[:250]))
-    assert {*kept(made)["de:a"]} == {*found["de:a"]}  # wherever they stand
+    assert {*kept(made)["de:a"]} == {*found["de:a"]}  # whatever their order in the files
     made.data.corpora["de"]["a"]["documents"] = 300
     assert len(kept(made)["de:a"]) == 300
     made.data.corpora["de"]["a"]["documents"], made.data.validation_fraction = 50, 0.2
@@ -246,7 +246,7 @@ def test_dropped_text_is_neither_held_out_nor_in_the_vocabulary(tmp_path):
         for document in split["inputs"].documents(range(split.documents)):
             assert "Q" not in store.vocabulary.decode(document.tolist())
     made.data.validation = {"de:a": str(tmp_path / "held.txt")}
-    (tmp_path / "held.txt").write_text("Qx\n")  # what is named for validation is measured on as it is
+    (tmp_path / "held.txt").write_text("Qx\n")  # text that is named for validation is not filtered
     prepare(made, tmp_path / "named", progress=False)
     assert Store.open(tmp_path / "named").streams["de:a"].splits["validation"].documents == 1
 

@@ -220,7 +220,7 @@ def test_one_key_turns_it_off(tmp_path, monkeypatch):
         2,
     ]
     config = n_way(tmp_path, numbered(50), STAR)
-    config.data.decontaminate = False  # texts are split alike all the same
+    config.data.decontaminate = False  # texts are still split in the same way
     store = Store.open(prepare(config, tmp_path / "other", progress=False))
     assert not texts_of(store, "train")[0] & texts_of(store, "validation")[0]
 

@@ -14,7 +14,7 @@ from mlm_jax.data.text.languages import run_languages
 @pytest.mark.parametrize("count, held_out", [(4, 0), (5, 1), (44, 4), (300, 10)])
 def test_something_is_held_out_of_a_small_corpus(tmp_path, capsys, count, held_out):
     lines = [f"line {number}" for number in range(count)]
-    (tmp_path / "en.txt").write_text("\n".join(lines * 2))  # copies never stand on both sides
+    (tmp_path / "en.txt").write_text("\n".join(lines * 2))  # copies are never on both sides
     (tmp_path / "pairs.tsv").write_text("\n".join(f"{line}\tzeile {line}" for line in lines))
     config = default_config()
     config.data.corpora = {"en": str(tmp_path / "en.txt")}

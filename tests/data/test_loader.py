@@ -122,7 +122,8 @@ def test_segments_begin_where_documents_do(store):
             tokens, ids = rows.tokens[row], rows.segment_ids[row]
             for column in range(1, 64):
                 if ids[column] == ids[column - 1] + 1:
-                    begun += tokens[column - 1] == EOS  # else a slice ended: the end of the stream or of a block
+                    # Otherwise a slice ended, at the end of the stream or of a block.
+                    begun += tokens[column - 1] == EOS
                     cut += tokens[column - 1] != EOS
                 elif ids[column]:
                     assert tokens[column - 1] != EOS or tokens[column] not in starts
@@ -331,7 +332,7 @@ def test_phases_change_languages_and_length_and_go_on_in_the_text(store):
         got += [segment for language, segment in segments(rows) if language == "de"]
         assert set(rows.language) == ({0} if step < 4 else {0, 1})
     tokens = [token for segment in got for token in segment]
-    assert total > 4 * 6 * 16 and len(tokens) < total  # an epoch that the second phase goes on with
+    assert total > 4 * 6 * 16 and len(tokens) < total  # the second phase continues this epoch
     values, counts = np.unique(np.concatenate(text()["de"]), return_counts=True)
     held = dict(zip(values.tolist(), counts.tolist()))
     assert all(count <= held[value] for value, count in zip(*np.unique(tokens, return_counts=True)))

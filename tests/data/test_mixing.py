@@ -49,7 +49,7 @@ def test_unimax_spends_the_budget_or_all_there_is_and_is_level_below_the_caps(si
     assert (given_out <= caps * (1 + 1e-9)).all()
     assert given_out.sum() == pytest.approx(min(budget, caps.sum()))
     below = given_out < caps * (1 - 1e-9)
-    if below.any():  # what is not capped gets the same, and no less than what is
+    if below.any():  # languages without a cap have equal shares, not smaller than those with one
         assert np.ptp(given_out[below]) <= 1e-6 * budget and given_out.max() <= given_out[below].max() * (1 + 1e-9)
 
 

@@ -84,7 +84,7 @@ def test_preprocessors_are_told_how_long_an_example_may_be(tmp_path):
     (document,), _ = first(config, tmp_path / "store")
     assert len(document) == 4
     config = mixture()
-    config.data.max_document_tokens = 4  # but nothing is cut behind their backs
+    config.data.max_document_tokens = 4  # seqio cuts no document without a message
     (document,), _ = first(config, tmp_path / "whole")
     assert len(document) == len(VOCABULARY.encode(LINES[0])) + 2 > 4
 

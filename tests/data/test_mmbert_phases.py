@@ -15,11 +15,8 @@ from tests.data.stores import documents, write
 from tests.objectives.helpers import make_context
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mmbert.py"
-PUBLISHED = [
-    (0.7, 0.30),
-    (0.5, 0.15),
-    (0.3, 0.05),
-]  # (exponent, mask rate) of each phase; Marone et al. 2025, section 3
+# (exponent, mask rate) of each phase; Marone et al. 2025, section 3.
+PUBLISHED = [(0.7, 0.30), (0.5, 0.15), (0.3, 0.05)]
 
 
 def phases_of(config, languages):

@@ -192,7 +192,7 @@ def test_named_sources_are_streams_of_the_store_and_of_its_shards(tmp_path, name
     join(made, tmp_path / "store", 4, progress=False)
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
     made.data.corpora["de"]["wiki"] = {**made.data.corpora["de"]["wiki"], "epochs": 7, "tokens": 9}
-    assert is_fresh(made, tmp_path / "store")  # what only the loader reads makes no store stale
+    assert is_fresh(made, tmp_path / "store")  # settings that only the loader reads make no store stale
     made.data.corpora = {**made.data.corpora, "de": made.data.corpora["de"] | {"web": str(tmp_path / "web1.txt")}}
     assert not is_fresh(made, tmp_path / "store")
 

@@ -121,11 +121,8 @@ def test_fertility_is_of_the_text_alone(tmp_path):
     config.data.labelled = {"nli": {"format": "tsv", "language": "en", "train": str(tmp_path / "nli.tsv")}}
     config.vocabulary.kind = "bytes"
     store = Store.open(prepare(config, tmp_path / "store", progress=False))
-    for name, expected in {
-        "en": (4.5, 1),
-        "de-en": (4.5, 1),
-        "nli": (4.5, 18 / 19),
-    }.items():  # a pair's text has a space more
+    # The text of a pair has one more space.
+    for name, expected in {"en": (4.5, 1), "de-en": (4.5, 1), "nli": (4.5, 18 / 19)}.items():
         assert fertility(store, store.stream(name).split("train")) == pytest.approx(expected)
 
 

@@ -151,7 +151,7 @@ def test_a_beam_pipeline_is_the_single_run_bit_for_bit(single, tmp_path):
     from mlm_jax.data.store import beam
 
     config, expected = single
-    prepare_shard(config, tmp_path / "store", 1, 3, progress=False)  # a pipeline goes on from what is there
+    prepare_shard(config, tmp_path / "store", 1, 3, progress=False)  # a pipeline continues from existing shards
     beam.run(config, tmp_path / "store", 3, ["--runner=DirectRunner"])
     assert contents(tmp_path / "store") == expected
     broken = config.copy_and_resolve_references()

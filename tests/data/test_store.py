@@ -265,9 +265,8 @@ def test_the_vocabulary_travels_with_the_store(tmp_path):
         UserError, match="manifest.json: the token store is corrupt.*has changed since it was written: its checksum"
     ):
         Store.open(tmp_path / "s")
-    manifest.write_text(
-        json.dumps({key: value for key, value in json.loads(changed).items() if key != SEAL})
-    )  # an older one
+    # A manifest of an older version.
+    manifest.write_text(json.dumps({key: value for key, value in json.loads(changed).items() if key != SEAL}))
     with pytest.raises(UserError, match="not the one that the store was made with"):
         Store.open(tmp_path / "s").vocabulary  # noqa: B018
     facts = tmp_path / "s" / "vocabulary" / "vocabulary.json"

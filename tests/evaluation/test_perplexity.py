@@ -14,7 +14,7 @@ from mlm_jax.evaluation.perplexity import (
     evaluate_rows,
     flatten,
     language_metrics,
-    make_measure,
+    make_batch_metrics,
     totals,
 )
 from mlm_jax.objectives import create_objectives
@@ -50,7 +50,7 @@ def sums_of(measure, params, batches):
 
 def measure_of(mesh=None, **options):
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 0.4, **options}})["mlm"]
-    return make_measure(Unigram, objective, make_context(), mesh)
+    return make_batch_metrics(Unigram, objective, make_context(), mesh)
 
 
 def with_language(rows, language):
@@ -73,7 +73,7 @@ def test_loss_is_the_mean_over_the_hidden_tokens_of_each_language():
     log_p = unigram()
     batches = [with_language(random_rows(seed), seed % 2) for seed in range(4)]  # no batch of language 2
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 1.0}})["mlm"]
-    sums = sums_of(make_measure(Unigram, objective, make_context()), log_p, batches)
+    sums = sums_of(make_batch_metrics(Unigram, objective, make_context()), log_p, batches)
     metrics = language_metrics(sums, LANGUAGES)
     losses = {}
     for number, batch in enumerate(batches):
@@ -103,7 +103,7 @@ def filled_up(rows, missing):
 def test_rows_of_padding_change_nothing():
     rows = random_rows(0, rows=5)
     objective = create_objectives({"mlm": {"objective": "mlm", "mask_rate": 1.0}})["mlm"]
-    measure = make_measure(Unigram, objective, make_context())
+    measure = make_batch_metrics(Unigram, objective, make_context())
     plain = sums_of(measure, unigram(), [{"inputs": rows}])
     padded = sums_of(measure, unigram(), [{"inputs": filled_up(rows, 3)}])
     for name in plain:
@@ -125,7 +125,7 @@ def test_one_shape_is_compiled_once():
         return Unigram(params)
 
     objective = create_objectives({"mlm": {"objective": "mlm"}})["mlm"]
-    measure = make_measure(model_of, objective, make_context())
+    measure = make_batch_metrics(model_of, objective, make_context())
     sums_of(measure, unigram(), [{"inputs": random_rows(seed)} for seed in range(3)])
     sums_of(measure, unigram(1), [{"inputs": random_rows(9)}])
     assert len(traces) == 1

@@ -45,8 +45,8 @@ def test_pieces_that_are_no_word():
     assert wordless(pieces).tolist() == [True] * 5 + [False] * 5
 
 
-def test_content_words_are_masked_where_there_are_some():
-    vocabulary = Vocabulary.bytes(("de",), 0)  # every byte is a piece: here, letters play words
+def test_content_words_are_masked_if_there_are_any():
+    vocabulary = Vocabulary.bytes(("de",), 0)  # every byte is a piece, so that each letter is a word here
 
     class Words:
         is_special, decode = vocabulary.is_special, vocabulary.decode

@@ -20,7 +20,8 @@ def limited(seconds=SECONDS, kilobytes=KILOBYTES):
         raise AssertionError(f"not done within {seconds if number == signal.SIGPROF else HANGS * seconds} s {what}")
 
     old = {number: signal.signal(number, too_long) for number in (signal.SIGALRM, signal.SIGPROF)}
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: that of an earlier test would hide this one's
+    # The peak starts again, because that of an earlier test would hide this one's.
+    Path("/proc/self/clear_refs").write_text("5")
     before = peak_kilobytes()
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.alarm(HANGS * seconds)

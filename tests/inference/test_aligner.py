@@ -39,7 +39,8 @@ def test_weights_are_the_layers_summed_by_word(run):
     for alignment, source, target in zip(found, sources, targets):
         assert alignment.source == tuple(source.split()) and alignment.target == tuple(target.split())
         assert alignment.weights.shape == (len(target.split()), len(source.split()))
-        assert (alignment.weights.sum(axis=1) <= 1 + 1e-5).all()  # the rest went to the language token and the end
+        # The remaining weight is on the language token and the end.
+        assert (alignment.weights.sum(axis=1) <= 1 + 1e-5).all()
     documents = [
         model._documents([model.vocabulary.encode(text)], code)[0][0]
         for text, code in ((targets[0], "ru"), (sources[0], "en"))

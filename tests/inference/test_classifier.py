@@ -34,7 +34,7 @@ def loaded(tmp_path_factory):
 
 
 def probabilities(classifier, ids, language="en"):
-    """Of one text's tokens, prefix and end included: ``[classes]``, or ``[tokens, classes]``."""
+    """The probabilities of one text, ``[classes]``, or of its tokens with prefix and end, ``[tokens, classes]``."""
     tokens = np.array([[classifier.vocabulary.language_ids[language], *ids, classifier.vocabulary.eos_id]], np.int32)
     rows = Rows(
         tokens,

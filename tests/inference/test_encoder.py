@@ -18,7 +18,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.inference.encoder import Model, encode_masked
 from tests.evaluation import runs
 
-LONG = " ".join(runs.words("en")) + " end"  # than the model takes
+LONG = " ".join(runs.words("en")) + " end"  # longer than the model takes
 
 
 def save_run(folder, prefix="language", weights="shared"):
@@ -47,7 +47,7 @@ def model(run):
 
 @pytest.fixture(scope="module")
 def free_model(tmp_path_factory):
-    """A model that reads all languages alike."""
+    """A model without language-specific parts."""
     folder = tmp_path_factory.mktemp("use") / "free"
     save_run(folder, prefix="none")
     return mlm_jax.load(folder)

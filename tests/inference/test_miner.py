@@ -9,7 +9,7 @@ from mlm_jax.inference import miner as mine
 
 
 class Words:
-    """A model that embeds a sentence of numbers as the bag of its numbers, whatever the digits are called."""
+    """A model that embeds a sentence of numbers as the bag of its numbers, in any spelling of the digits."""
 
     languages, needs_language = ("en", "hi"), True
 
@@ -25,7 +25,7 @@ class Words:
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """Forty sentences on either side, fifteen of which translate each other."""
+    """Forty sentences on either side, fifteen of which are translations of each other."""
     monkeypatch.setattr("mlm_jax.inference.encoder.load", Words)
     rng = np.random.default_rng(1)
     common = ["".join(map(str, rng.integers(0, 10, 7))) for _ in range(15)]

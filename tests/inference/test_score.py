@@ -8,7 +8,7 @@ from tests.evaluation.runs import make_store, sentence
 
 
 class Dictionary:
-    """Knows every held-out sentence into Russian and Hindi, and nothing into English."""
+    """A translator that translates every held-out sentence correctly into Russian and Hindi, and none into English."""
 
     def __init__(self, store):
         self.vocabulary, self.asked = store.vocabulary, []

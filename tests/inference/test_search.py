@@ -93,7 +93,7 @@ def test_padding_follows_the_stop_token_and_nothing_is_written_past_the_end():
     toy = Toy(3, vocabulary=6)
     found = toy.run("greedy", toy.begin, np.zeros(8, int), length=20, stop=(1, 2), pad_id=5)
     lengths = np.asarray(found.lengths[:, 0])
-    assert lengths.min() < lengths.max()  # the rows end at different places
+    assert lengths.min() < lengths.max()  # the rows have different lengths
     for tokens, size in zip(np.asarray(found.tokens[:, 0]), lengths):
         assert (tokens[size:] == 5).all()
         assert tokens[size - 1] in (1, 2) or size == 20

@@ -10,7 +10,7 @@ from mlm_jax.inference.translator import Hypothesis, Search, Translation
 
 
 class Reader:
-    """A translator that reads its translations off a list, and an encoder that knows which word means what."""
+    """A translator with a list of translations, and an encoder that gives words of equal meaning equal embeddings."""
 
     def __init__(self, translations):
         self.translations = translations
@@ -35,7 +35,7 @@ TRANSLATIONS = {
     "C d": ("c\td ", True),
     "D e": ("d e", True),
     "E f": ("e f", True),
-    "F g": ("a c", True),  # means something else
+    "F g": ("a c", True),  # a wrong translation
     "G h": ("g h g h", False),
     "H a": ("H a", True),
     "A c": (" ", True),

@@ -92,13 +92,13 @@ def test_a_stream_gives_what_each_text_gives_alone(vocabulary, search):
     streamed = list(ours.stream(iter(TEXTS), target_language="ru", source_language="en", search=search))
     assert [text for text, _ in streamed] == TEXTS
     for number, (text, translation) in enumerate(streamed):
-        padded = [""] * number + [text]  # the same place in the stream, since draws depend on it
+        padded = [""] * number + [text]  # at the same position of the stream, on which draws depend
         alone = ours.translate(padded, target_language="ru", source_language="en", search=search)[-1]
         assert [h.ids for h in alone.hypotheses] == [h.ids for h in translation.hypotheses]
         assert len(translation.hypotheses) == (search.count if text else 0)
     if search.temperature:
         drawn = [{h.ids for h in translation.hypotheses} for _, translation in streamed]
-        assert max(map(len, drawn)) == 2  # two draws, not one twice
+        assert max(map(len, drawn)) == 2  # two different draws
 
 
 def test_several_languages_and_pieces_that_end_a_text(vocabulary):
@@ -111,7 +111,7 @@ def test_several_languages_and_pieces_that_end_a_text(vocabulary):
         alone = ours.translate(TEXTS[:3], target_language=language, **options)
         assert [found for _, found in streamed[place::2]] == alone
     (whole,) = streamed[0][1].hypotheses
-    assert not whole.ended  # so that it is the piece that ends it
+    assert not whole.ended  # so that the piece ends it below
     stop = vocabulary.pieces(whole.ids[2:3])[0].removeprefix("▁")
     (stopped,) = ours.translate(
         TEXTS[:1], target_language="ru", source_language="en", search=Search(beams=1, length=6, stop=(stop,))
@@ -120,7 +120,7 @@ def test_several_languages_and_pieces_that_end_a_text(vocabulary):
 
 
 def test_a_model_to_which_languages_make_no_difference_writes_one_column(vocabulary):
-    """As an imported T5, whose texts begin with no language's token."""
+    """A translator whose texts begin without a language token, like an imported T5."""
     ours = translator(vocabulary, encoder=(SHARED,), decoder=(SHARED,), language_embedding=False)
     options = dict(source_language="en", search=Search(beams=1, length=3))
     assert ours.tells_targets_apart and len(list(ours.stream(TEXTS[:1], target_language=("ru", "hi"), **options))) == 2
@@ -153,7 +153,7 @@ def test_cuts_of_a_stream_are_counted_to_its_end(vocabulary, monkeypatch):
 
 
 def test_each_language_is_written_by_the_weights_of_a_task_that_learned_to(vocabulary):
-    """Of a decoder each for two tasks of translation and one of denoising."""
+    """A translator with a decoder for each of two translation tasks and a denoising task."""
     write = {"objective": "translation", "directions": "forward", "rows": 8, "length": 24}
     ours = translator(vocabulary, decoder=(OWN | {"weights": "task"},))
     tasks = {

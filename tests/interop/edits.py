@@ -16,7 +16,7 @@ def text(name, content):
 
 
 def shards(index):
-    """An edit that leaves an index of shards, and no whole file."""
+    """An edit that leaves an index of shards, and no single file."""
 
     def edit(folder):
         (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
@@ -47,7 +47,7 @@ def edit_json(name, **values):
 
 
 def template(single, **pieces):
-    """An edit after which the tokenizer puts other pieces around a text, whatever special pieces it has names for."""
+    """An edit after which the tokenizer adds other pieces to a text than the special pieces that it names."""
 
     def edit(folder):
         file = str(folder / "tokenizer.json")

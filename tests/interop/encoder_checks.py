@@ -39,10 +39,10 @@ class EncoderChecks:
         assert error < max(1e-4, their_error)
         assert parity.adamw_difference(model, ours, inputs, rows, labels, tmp_path / "step") < 1e-2
         assert parity.leak(ours, rows) == 0.0
-        assert parity.leak(ours, rows, as_one=True) > 1e-3  # the probe sees a leak where there is one
+        assert parity.leak(ours, rows, as_one=True) > 1e-3  # the probe finds a leak that exists
 
     def test_round_trip(self, pair, tmp_path):
-        """import → export gives the same bytes, and transformers loads them to the same logits."""
+        """Import and export give the same bytes, with which transformers computes the same logits."""
         model, ours = pair
         folder = parity.export(ours, tmp_path / "ours", family=self.family, shard_bytes=20_000)
         assert len(list(folder.glob("*.safetensors"))) > 1
@@ -52,7 +52,7 @@ class EncoderChecks:
         assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
     def test_base_model_alone(self, pair, tmp_path):
-        """A bare base model is read, and written as one."""
+        """A base model without a head is read, and written as a base model."""
         model, ours = pair
         base = model.base_model
         base.save_pretrained(tmp_path / "base")

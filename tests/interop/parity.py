@@ -1,4 +1,4 @@
-"""What every family is held to: the same numbers as transformers, in both directions."""
+"""Comparisons for every family: the same numbers as transformers, in both directions."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ from mlm_jax.training import optimizer as optimizer_room
 from mlm_jax.training.paths import by_path
 
 LENGTH, ROWS = 20, 3
-DOCUMENTS = ((7, 9), (20,), (5, 4, 8))  # lengths of the documents of each row; what is left is padding
-FIRST_TOKEN = 5  # below are special tokens
+DOCUMENTS = ((7, 9), (20,), (5, 4, 8))  # lengths of the documents of each row; the rest is padding
+FIRST_TOKEN = 5  # ids below this one are special tokens
 
 
 def random_model(kind, config, seed=0, untied=False):
     """A transformers model in float32 in which no weight is zero or one and attention is far from uniform.
 
-    ``untied`` gives a T5 its own output layer, as published ones have, which transformers never makes.
+    ``untied`` gives a T5 its own output layer; published T5s have one, but transformers never makes one.
     """
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
@@ -71,7 +71,7 @@ class Imported:
         return model_room.merge(self.graphdef, params)
 
     def run(self, params, batch):
-        """(logits, hidden states) of rows, or of (source, target) rows where there is a decoder."""
+        """(logits, hidden states) of rows, or of (source, target) rows if there is a decoder."""
         model = self.merged(params)
         if self.config.model.decoder:
             source, target = batch
@@ -86,7 +86,7 @@ class Imported:
         return (logits if bias is None else logits + bias), hidden
 
     def _probe(self, params, batch, labels, first):
-        """The loss of the labels, plus a function of the hidden states where ``first`` is."""
+        """The loss of the labels, plus a function of the hidden states at the positions ``first``."""
         logits, hidden = self.run(params, batch)
         return (
             mean_cross_entropy(logits, labels)
@@ -125,7 +125,7 @@ def random_rows(vocabulary, seed=1, languages=1, documents=DOCUMENTS, pad=0, len
 
 
 def unpacked(rows):
-    """The same rows with one document in each: the whole row."""
+    """The same rows, each as one document."""
     real = rows.segment_ids > 0
     positions = np.where(real, np.arange(rows.tokens.shape[1]), 0).astype(np.int32)
     return rows._replace(segment_ids=real.astype(np.int32), positions=positions)
@@ -158,7 +158,7 @@ def their_inputs(rows, *, packed, offset=0, window=None, window_kinds=False, xmo
 
 
 def difference(ours, theirs, rows):
-    """Largest difference at real positions; theirs must not be all alike."""
+    """Largest difference at real positions; theirs must not all be equal."""
     real = rows.segment_ids > 0
     theirs = theirs.detach().float().numpy() if isinstance(theirs, torch.Tensor) else theirs
     assert theirs[real].std() > 0.1
@@ -179,7 +179,7 @@ def mean_cross_entropy(logits, labels):
 
 
 def their_logits(model, inputs):
-    """``inputs`` are keyword arguments, or a function of the model where one call does not do."""
+    """``inputs`` are keyword arguments, or a function of the model if one call is not enough."""
     return inputs(model) if callable(inputs) else model(**inputs).logits
 
 
@@ -191,7 +191,7 @@ def their_loss(model, inputs, labels):
 def in_our_layout(imported, values, folder):
     """Their values (one per parameter: gradients, or updated weights) read through the table into our tree.
 
-    What we have and do not use gets a NaN.
+    Parameters of ours that are not used are NaN.
     """
     folder.mkdir()
     writer = TensorWriter(folder)
@@ -218,9 +218,9 @@ def largest(tree):
 
 
 def gradient_difference(model, imported, inputs, batch, labels, folder):
-    """(ours, theirs): how far float32 gradients of a masked loss are from theirs in float64, over the largest gradient.
+    """(ours, theirs): distance of float32 gradients of a masked loss from theirs in float64, over the largest gradient.
 
-    Where weights are badly conditioned, float32 is no closer than that, whoever computes it.
+    For badly conditioned weights, no implementation in float32 is closer.
     """
 
     def their_gradient(name):
@@ -281,7 +281,7 @@ def adamw_difference(model, imported, inputs, batch, labels, folder):
 def leak(imported, batch, as_one=False):
     """Largest gradient of the second documents' hidden states with respect to embeddings of tokens outside them.
 
-    Where there is a decoder, the batch is (source, target) and a document is a pair of them. ``as_one`` takes each row
+    With a decoder, the batch is (source, target) and a document is a pair of them. ``as_one`` takes each row
     for one document, which must leak.
     """
 
@@ -300,7 +300,7 @@ def leak(imported, batch, as_one=False):
 
 
 def export(imported, folder, *, family="", dtype="float32", shard_bytes=10**9, ids=None):
-    """Write ours as a transformers folder, with what a vocabulary would say in ``ids``."""
+    """Write our model as a folder of transformers; ``ids`` are the special ids that a vocabulary would have."""
     folder.mkdir()
     facts = Facts(
         imported.foreign.facts.rows,

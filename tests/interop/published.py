@@ -1,4 +1,4 @@
-"""Small folders such as the Hub has: random weights, and tokenizers trained on real text in many scripts."""
+"""Small folders like those on the Hub: random weights, and tokenizers trained on real text in many scripts."""
 
 import functools
 import io
@@ -67,7 +67,7 @@ def xlm_roberta_tokenizer(folder):
 
 @functools.cache
 def gemma_pieces():
-    """The tokenizer.json of byte-fallback BPE over whole sentences, without what stands around a text."""
+    """The tokenizer.json of byte-fallback BPE over whole sentences, without the special pieces around a text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -129,7 +129,7 @@ def t5_tokenizer(folder):
     return sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size() + 20
 
 
-# How Llama 3, from which EuroBERT has its tokenizer, splits text before it cuts it.
+# The pre-tokenizer of Llama 3, whose tokenizer EuroBERT uses.
 LLAMA = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -194,9 +194,8 @@ def published(folder, kind, **changes):
         model = parity.random_model(transformers.BertForMaskedLM, config)
     else:
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-        config = transformers.T5Config(
-            vocab_size=-(-rows // 128) * 128, **{**sizes, **changes}
-        )  # rounded up, as published
+        # Rounded up, as in the published model.
+        config = transformers.T5Config(vocab_size=-(-rows // 128) * 128, **{**sizes, **changes})
         model = parity.random_model(transformers.T5ForConditionalGeneration, config)
     model.save_pretrained(folder)
     torch.manual_seed(0)

@@ -65,10 +65,10 @@ class EncoderDecoderChecks:
         assert error < max(1e-4, their_error)
         assert parity.adamw_difference(model, ours, inputs, batch, labels, tmp_path / "step") < 1e-2
         assert parity.leak(ours, batch) == 0.0
-        assert parity.leak(ours, batch, as_one=True) > 1e-3  # the probe sees a leak where there is one
+        assert parity.leak(ours, batch, as_one=True) > 1e-3  # the probe finds a leak that exists
 
     def test_round_trip(self, pair, tmp_path):
-        """import → export gives the same bytes, and transformers loads them to the same logits."""
+        """Import and export give the same bytes, with which transformers computes the same logits."""
         model, ours = pair
         folder = parity.export(ours, tmp_path / "ours", family=self.family, shard_bytes=20_000)
         assert parity.tensors_of(folder) == parity.tensors_of(ours.foreign.folder)
@@ -93,7 +93,7 @@ class EncoderDecoderChecks:
 
     @pytest.mark.parametrize("beams", [1, 4])
     def test_generation(self, pair, beams):
-        """Greedy and beam search write transformers' text, token for token, on 200 inputs, but for ties of float32."""
+        """Greedy and beam search write transformers' text, token for token, on 200 inputs, except for ties in float32."""
         ours, theirs = both_generate(*pair, beams)
         ended = (theirs == pair[0].config.eos_token_id).any(axis=1)
         assert len(theirs) == INPUTS and 0.02 < ended.mean() < 0.98 and len({tuple(row) for row in theirs}) > 20
@@ -105,9 +105,9 @@ class EncoderDecoderChecks:
 
 
 def likelihood_gap(model, row, ours, theirs, beams):
-    """How far apart, in nats of transformers in float64, two texts of an input are in what the search goes by.
+    """The difference of the scores of two texts for an input, in nats, computed by transformers in float64.
 
-    Greedy search goes by the first token that differs, beam search by the mean over a text.
+    Greedy search compares the first tokens that differ, beam search the means over the texts.
     """
     source, exact = sources(model), copy.deepcopy(model).double()
 
@@ -147,12 +147,12 @@ def both_generate(model, imported, beams):
         early_stopping="never" if beams > 1 else None,
     )[:, 1:].numpy()
     ends = theirs == model.config.eos_token_id
-    theirs = np.where(ends.cumsum(axis=1) - ends > 0, 0, theirs)  # its beam search fills up with ends, not padding
+    theirs = np.where(ends.cumsum(axis=1) - ends > 0, 0, theirs)  # its beam search pads with ends
     return np.asarray(generate(imported, source, beams))[:, : theirs.shape[1]], theirs
 
 
 def ends_more_often(model, factor=2.5):
-    """Make the end a likelier token than others are, so that texts of random weights end at all."""
+    """Make the end token likelier, so that texts of random weights end."""
     with torch.no_grad():
         model.lm_head.weight[model.config.eos_token_id] *= factor
 

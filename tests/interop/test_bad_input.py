@@ -73,19 +73,25 @@ BAD = {
     ),
     "a null that is counted with": (
         edit_json("config.json", local_attention=None),
-        "config.json: local_attention is null, where a whole number from 1 to 2³¹ belongs",
+        "config.json: local_attention is null; it must be a whole number from 1 to 2³¹",
     ),
     "a number in quotes": (
         edit_json("config.json", num_attention_heads="2"),
-        'num_attention_heads is "2", where a whole',
+        'num_attention_heads is "2"; it must be a whole',
     ),
     "a yes in quotes": (
         edit_json("config.json", attention_bias="false"),
-        'attention_bias is "false", where true or false',
+        'attention_bias is "false"; it must be true or false',
     ),
     "no heads": (edit_json("config.json", num_attention_heads=0), "num_attention_heads is 0, where"),
-    "a list of frequencies": (edit_json("config.json", rope_parameters=[1]), "rope_parameters is .1., where an object"),
-    "a token that is no number": (edit_json("config.json", pad_token_id="0"), 'pad_token_id is "0", where a token'),
+    "a list of frequencies": (
+        edit_json("config.json", rope_parameters=[1]),
+        "rope_parameters is .1.; it must be an object",
+    ),
+    "a token that is no number": (
+        edit_json("config.json", pad_token_id="0"),
+        'pad_token_id is "0"; it must be the number of a token',
+    ),
     "a tokenizer's settings that are a list": (
         text("tokenizer_config.json", "[1]"),
         "tokenizer_config.json: this is not a JSON obj",
@@ -133,7 +139,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(fault, good, tmp_path, cap
 )
 def test_damaged_values_are_named(kind, key, value):
     config = ForeignConfig({key: value})
-    with pytest.raises(UserError, match=f"{key} is {json.dumps(value)}, "):
+    with pytest.raises(UserError, match=f"{key} is {json.dumps(value)}; "):
         FAMILIES[kind].facts(config)
         FAMILIES[kind].settings(config, Contents())
 

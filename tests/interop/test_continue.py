@@ -1,4 +1,4 @@
-"""A published model goes on training here: from transformers' loss, through a restart, and back out."""
+"""Continued training of a published model: it begins at transformers' loss, survives a restart, and can be exported."""
 
 import json
 import zlib
@@ -38,7 +38,7 @@ def write_store(folder, vocabulary):
 
 
 def their_losses(model, config, context, loader):
-    """transformers' mean −log P of what our first step hides, by language."""
+    """transformers' mean −log P of the tokens that our first step masks, by language."""
     (objective,) = create_objectives(config.tasks).values()
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
     examples = objective.prepare(loader.batch(0)["mlm"], jax.random.fold_in(key, zlib.crc32(b"mlm")), context)

@@ -1,4 +1,4 @@
-"""Files of tokenizers that say less, more or something else than the usual: the ids are AutoTokenizer's, or it is an error."""
+"""Unusual tokenizer files: the ids are AutoTokenizer's, or the import is an error."""
 
 import io
 import json
@@ -228,7 +228,7 @@ def test_symbols_that_bpe_takes_whole_are_refused():
 
 
 def test_an_unpadded_tokenizer_json_is_kept(tmp_path):
-    """A generic class has all in its file: nothing of it is changed."""
+    """The file of a generic class has all settings, and none of them is changed."""
     rows = TOKENIZERS["modernbert"](tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "modernbert"}')
     same_ids(tmp_path, "modernbert", rows, [*sentences(1000), *EDGES])

@@ -1,4 +1,4 @@
-"""Files of weights that say the same under other names, settings that are read or refused by name, and what is lost."""
+"""Weights under other names, settings that are read or refused by name, and tensors that are lost."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_the_whole_file_is_read_beside_older_shards(tmp_path):
 
 @pytest.mark.parametrize("names", [("decoder.embed_tokens.weight", "lm_head.weight"), ("encoder.embed_tokens.weight",)])
 def test_t5_without_a_shared_table(names, tmp_path):
-    """madlad400 has the decoder's name for it, and a table of its own for the output, which must not be taken."""
+    """madlad400 has the table under the decoder's name, and an output table of its own, which must not be used instead."""
     config = transformers.T5Config(**SMALL_T5)
     model = parity.random_model(transformers.T5ForConditionalGeneration, config, untied=len(names) > 1)
     parity.save(model, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""The card beside an export, and the way to the Hub, against a server of our own that keeps what it is sent."""
+"""The model card of an export, and uploads to the Hub, for which a local server stands in."""
 
 import base64
 import http.server
@@ -18,7 +18,7 @@ TOKEN = "hf_secretsecretsecret"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Makes repositories and takes commits; ``server.files`` is what it was sent, ``server.refuse`` an HTTP status."""
+    """Creates repositories and accepts commits; ``server.files`` are the files received, ``server.refuse`` an HTTP status."""
 
     def do_POST(self):
         size = int(self.headers.get("Content-Length") or 0)
@@ -106,7 +106,8 @@ def test_the_card_names_the_base_model_and_no_folder_of_this_machine(tmp_path):
     ours = import_hf(tmp_path / "their-model", tmp_path / "ours", languages=("de", "no"))
     assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "out")]) == 0
     metadata, text = card(tmp_path / "out")
-    assert "base model: their-model" in text and "base_model" not in metadata  # a folder is no name on the Hub
+    # The path of a folder is not a name on the Hub.
+    assert "base model: their-model" in text and "base_model" not in metadata
     assert metadata["language"] == ["de", "no"] and metadata["pipeline_tag"] == "fill-mask"
     for name in ("README.md", "mlm_jax_config.json"):
         assert str(tmp_path) not in (tmp_path / "out" / name).read_text()

@@ -1,4 +1,4 @@
-"""LoRA out: as a folder that peft loads onto the base model, and merged; both compute what ours does."""
+"""Exports of LoRA: as a folder that peft loads onto the base model, and merged; both compute the same as our model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Classifiers in and out: transformers' logits are ours, with padding and without, and its pipelines say what our verbs say."""
+"""Classifiers imported and exported: transformers' logits are ours, with padding and without, and so are its pipelines' results."""
 
 import json
 
@@ -282,7 +282,7 @@ def test_a_published_classifier_is_used_as_ours(kind, suffix, tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", HEADED)
 def test_a_published_head_of_questions_answers_as_transformers_does(kind, tmp_path):
-    """BERT's reads the text with another token type than the question, and so do we."""
+    """BERT reads the text with another token type than the question, and so does our model."""
     plain = published(tmp_path / "theirs", kind)
     model = parity.random_model(getattr(transformers, f"{HEADED[kind][0]}ForQuestionAnswering"), plain.config)
     model.save_pretrained(tmp_path / "theirs")

@@ -116,7 +116,7 @@ def test_facts_of_a_published_vocabulary(tmp_path):
 
 @pytest.mark.parametrize("unknown", [None, "<unk>"])
 def test_what_stands_around_a_text_of_another_script(unknown):
-    """Where nothing stands for "a", a piece of the vocabulary tells it."""
+    """If the vocabulary has no "a", the pieces around a text are found with one of its own pieces."""
     tokenizer = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "<unk>": 2, "ქ": 3, "ა": 4}, [], unk_token=unknown))
     tokenizer.add_special_tokens(["<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -153,11 +153,12 @@ def test_words_are_cut_as_their_sentence_and_begin_where_they_stand(kind, tmp_pa
     vocabulary = read_vocabulary(tmp_path, kind, TOKENIZERS[kind](tmp_path), {})
     for text in sentences(400):
         words = text.split()
-        ids, starts = vocabulary.encode_words([words[0], "", *words[1:]])  # WikiANN has words of nothing
+        ids, starts = vocabulary.encode_words([words[0], "", *words[1:]])  # WikiANN has empty words
         assert ids == vocabulary.encode(" ".join(words)) and starts.pop(1) == -1
         own = [start for start in starts if start >= 0]
         assert own == sorted({*own}) and starts[0] == 0
-        for number, start in enumerate(starts):  # what stands before a word's first piece are the words before it
+        # The pieces before a word's first piece are those of the words before it.
+        for number, start in enumerate(starts):
             before = vocabulary.encode(" ".join(words[:number]))
-            if start >= 0 and kind != "modernbert":  # whose pieces reach over spaces here
+            if start >= 0 and kind != "modernbert":  # its pieces may contain spaces here
                 assert ids[:start] == before

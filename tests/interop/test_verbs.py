@@ -52,7 +52,7 @@ def test_an_imported_model_is_used_as_any_other(imported):
 
 
 def test_documents_begin_as_the_tokenizer_begins_a_text(good, tmp_path):
-    """That it has a name for <bos> does not say that it writes one."""
+    """A tokenizer may have a name for <bos> and still not write one."""
     shutil.copytree(good, tmp_path / "theirs")
     template("$A eos", eos=1)(tmp_path / "theirs")
     ours = mlm_jax.load(import_hf(tmp_path / "theirs", tmp_path / "ours"))
@@ -204,7 +204,7 @@ def test_our_own_model_loads_everywhere(family, tmp_path):
 
 
 def test_adapters_by_language_are_written_as_xmod(tmp_path):
-    """Our adapters under our languages; transformers takes the one that --language names unless told otherwise."""
+    """Our adapters under our languages; transformers uses that of --language by default."""
     adapters = {
         "layers": 4,
         "weights": "shared",
@@ -256,7 +256,7 @@ def test_what_no_family_expresses_is_refused_by_its_name(reason, tmp_path, capsy
 
 
 def test_neither_verb_needs_torch(good, tmp_path, monkeypatch):
-    """With torch and transformers out of reach, both verbs do their work."""
+    """Both verbs work without torch and transformers."""
     code = (
         "import sys; sys.modules.update(torch=None, transformers=None, tensorflow=None)\n"
         "from mlm_jax.cli import main\n"

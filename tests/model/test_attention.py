@@ -51,7 +51,7 @@ def test_against_torch(rng, packed, scale, kv_heads, window, causal):
     key, value = make(rng, kv_heads), make(rng, kv_heads)
     ours = attention(query, key, value, segment_ids=segments, window=window, causal=causal, scale=scale)
     theirs = in_torch(query, key, value, seen(segments, segments, window=window, causal=causal), scale)
-    real = np.asarray(segments) > 0  # padding sees nothing, and its output means nothing
+    real = np.asarray(segments) > 0  # padding attends to nothing, and its output is not used
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=2e-6)
 
 

@@ -71,9 +71,8 @@ def test_documents_that_begin_with_a_slot_are_encoded_as_alone(model):
 
 
 def test_no_document_sees_another_one_in_the_same_slot(model):
-    rows = packed(
-        document(10, 0), document(9, 1), length=24
-    )  # the third slot holds the end of one, the start of the other
+    # The third slot holds the end of one document and the start of the other.
+    rows = packed(document(10, 0), document(9, 1), length=24)
     encode = jax.jit(model.encode)
     hidden = np.asarray(encode(rows)[0])
     for place, others in ((3, slice(10, 19)), (9, slice(10, 19)), (10, slice(0, 10)), (18, slice(0, 10))):
@@ -82,9 +81,8 @@ def test_no_document_sees_another_one_in_the_same_slot(model):
         changed = np.asarray(encode(rows._replace(tokens=tokens))[0])
         np.testing.assert_array_equal(changed[others], hidden[others])
         own = slice(0, 10) if place < 10 else slice(10, 19)
-        assert (
-            np.abs(changed[own] - hidden[own]).max(axis=1) > 1e-6
-        ).all()  # but all of its own does, through the slots
+        # All characters of its own document change it, through the slots.
+        assert (np.abs(changed[own] - hidden[own]).max(axis=1) > 1e-6).all()
 
 
 def test_convolutions_are_those_of_jax():

@@ -11,7 +11,7 @@ from mlm_jax.config.keys.model import FUSIONS, SCORES
 from mlm_jax.model.cross_lingual import COSINE_SCALE, CrossLingualAttention
 
 WIDTH, HEADS = 8, 2
-SEGMENTS = np.array([[1, 1, 1, 2, 2, 0]])  # of the target: two documents and padding
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 0]])  # segments of the target: two documents and padding
 SOURCE_SEGMENTS = np.array([[1, 1, 2, 2, 2, 0, 0]])
 
 

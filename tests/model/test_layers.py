@@ -51,7 +51,7 @@ def test_query_key_and_value_by_one_product_are_those_by_three(on_gpu, bias, run
         on_gpu(gpu)
 
         def fresh(weights, x):
-            return total(weights, x)  # JAX would take what it traced before
+            return total(weights, x)  # a new function, so that JAX does not use an earlier trace
 
         return products(fresh, weights, x), jax.value_and_grad(fresh, (0, 1))(weights, x)
 

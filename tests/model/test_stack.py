@@ -33,7 +33,7 @@ def test_groups_one_after_the_other_are_one_group():
     wanted = encode(graphdef, params)
     np.testing.assert_allclose(encode(parted, params | {"encoder": encoder}), wanted, atol=1e-5)
     config_all = config(5)
-    config_all.model.global_every = 1  # which layers see everything matters here
+    config_all.model.global_every = 1  # the result depends on the layers without a window
     assert np.abs(encode(model_room.create(config_all, **FACTS)[0], params) - wanted).max() > 1e-3
 
 

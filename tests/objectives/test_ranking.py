@@ -31,9 +31,8 @@ def table(seed=0):
 def batch(seed=0, rows=ROWS, duplicates=True):
     inputs = random_rows(2 * seed, rows=rows, documents=1, length=10)
     targets = random_rows(2 * seed + 1, rows=rows, documents=1, length=10)
-    if (
-        duplicates
-    ):  # 1 and 4 have the same translation, 2 and 7 the same text, 9's text is 6's translation: no negatives
+    # 1 and 4 have the same translation, 2 and 7 the same text, 9's text is 6's translation: no negatives.
+    if duplicates:
         inputs, targets = (jax.tree.map(np.copy, side) for side in (inputs, targets))
         for side, one, other_side, other in ((targets, 1, targets, 4), (inputs, 2, inputs, 7), (targets, 6, inputs, 9)):
             other_side.tokens[other], other_side.segment_ids[other] = side.tokens[one], side.segment_ids[one]

@@ -39,7 +39,7 @@ def test_f1_equals_counting_spans(seed):
 
 
 @pytest.mark.parametrize(
-    "seed, precision, recall, f1, count",  # of seqeval 1.2.2, whose own installation fails beside some versions of setuptools-scm
+    "seed, precision, recall, f1, count",  # results of seqeval 1.2.2; it cannot be installed with some versions of setuptools-scm
     [
         (0, 0.6848484848484848, 0.6848484848484848, 0.6848484848484848, 165),
         (1, 0.7452229299363057, 0.7647058823529411, 0.7548387096774193, 153),

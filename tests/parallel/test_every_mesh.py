@@ -20,14 +20,8 @@ from tests.objectives.helpers import random_rows
 
 LANGUAGES = ("en", "de", "ar", "sw", "hi", "ko", "fi", "tr")
 MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
-QUICK = {
-    (2, 2, 2, 1),
-    (1, 2, 2, 2),
-    (2, 1, 2, 2),
-    (1, 8, 1, 1),
-    (1, 1, 8, 1),
-    (1, 1, 1, 8),
-}  # the others are marked slow
+# The others are marked slow.
+QUICK = {(2, 2, 2, 1), (1, 2, 2, 2), (2, 1, 2, 2), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)}
 
 
 def config_of(**mesh):

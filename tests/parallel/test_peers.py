@@ -139,7 +139,7 @@ def test_one_thread_alone_says_why_a_process_ends(quick, capfd):
     with pytest.raises(SystemExit):
         peer.lose_service()
     peer._leaving.clear()
-    peer.start()  # what it meets is no news
+    peer.start()  # it finds nothing new
     peer._thread.join(0.5)
     assert quick == [1]
     assert capfd.readouterr().err.count("mlm-jax: error: process 0 of 2 died, or its connection broke. Remedy") == 1

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not devices.cuda_installed(), reason=f"no CUDA plugin: {devices.INSTALL_CUDA}"),
 ]
 
-# Of jax 0.10.2, the plugin for CUDA 13 of the same version. Whoever makes them smaller may write the new number here.
+# Values of jax 0.10.2 and its plugin for CUDA 13; if a change lowers them, write the new ones here.
 GOLDEN = {  # {topology: (bytes of temporaries, copies, dynamic-update-slices, collectives, bytes that they send)}
     "H100:1": (133_190_184, 10, 0, 0, 0),
     "H100:8": (58_428_056, 24, 0, 7, 8_987_062),

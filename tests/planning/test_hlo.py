@@ -48,9 +48,8 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   ROOT %d = f32[8,4]{1,0} copy-done(%c)
 }
 """
-    assert hlo.work(text).written == 8 * 4 * 4 + 2 * (
-        2 * 4 * 4
-    )  # nothing for the slice that goes to a core's own memory
+    # Nothing for the slice that goes to a core's own memory.
+    assert hlo.work(text).written == 8 * 4 * 4 + 2 * (2 * 4 * 4)
 
 
 def test_what_passes_through_a_fusion_is_not_written_by_it_and_cycles_are_of_every_round():

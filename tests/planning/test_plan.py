@@ -39,7 +39,7 @@ def made():
     return plan.plan(small(), topology.parse("v5e:4x4"))
 
 
-# Of jax 0.10.2 and libtpu 0.0.42.1. Whoever makes them smaller may write the new number here.
+# Values of jax 0.10.2 and libtpu 0.0.42.1; if a change lowers them, write the new ones here.
 GOLDEN_PEAK, GOLDEN_FLOPS, GOLDEN_COLLECTIVES = 23_931_904, 53_993_275_392, 100
 
 
@@ -257,7 +257,7 @@ def test_slices_of_mesh_and_topology_must_agree():
         plan.plan(config, topology.parse("v5e:4x4"))
 
 
-TWO_MACHINES = topology.parse("MI300X:2x4")  # which nothing here compiles for
+TWO_MACHINES = topology.parse("MI300X:2x4")  # no compiler here supports it
 
 
 @pytest.mark.parametrize("where", [pytest.param(topology.parse("v5e:4x4"), marks=needs_libtpu), TWO_MACHINES], ids=str)

@@ -87,11 +87,8 @@ def test_the_keys_in_which_runs_differ(runs):
         {"mixing.alpha": 0.7, "seed": 1, "steps": 4},
     ]
     assert [run.state for run in runs] == ["finished"] * 3 + ["at step 4 of 9"]
-    assert metrics_of(runs) == [
-        "eval/loss",
-        "eval/retrieval_at_1",
-        "eval/genre/accuracy",
-    ]  # the first task's come first
+    # The metrics of the first task come first.
+    assert metrics_of(runs) == ["eval/loss", "eval/retrieval_at_1", "eval/genre/accuracy"]
     assert columns_of(runs, "eval/retrieval_at_1") == ["de", "sw", "mean"]  # each language's pairs, not the pairs
     assert runs[0].metrics["eval/retrieval_at_1/de"] == 0.5
 
@@ -213,7 +210,8 @@ def test_differences_have_intervals_that_are_paired_on_the_same_rows(tmp_path, m
     low, high = paired["eval/loss/de"]
     assert -0.11 < low < -0.1 < high < -0.09 and paired["eval/loss/sw"][0] < 0 < paired["eval/loss/sw"][1]
     assert -0.06 < paired["eval/loss/mean"][0] < paired["eval/loss/mean"][1] < -0.04
-    assert apart["eval/loss/de"][0] < -0.2 and apart["eval/loss/de"][1] > 0  # of other rows, far less is known
+    # If the rows differ, the interval is far wider.
+    assert apart["eval/loss/de"][0] < -0.2 and apart["eval/loss/de"][1] > 0
     text = printed(language_comparison(runs, "eval/loss", runs[0]))
     assert f"-0.100 [{low:+.3f}, {high:+.3f}]" in text and "95 % interval" in text
     assert f"[{paired['eval/loss/mean'][0]:+.3f}, " in printed(summary_table(runs))

@@ -143,9 +143,8 @@ def test_a_row_tells_perplexity_and_the_gap_to_training(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     save_sections(tmp_path, {"languages": ["de", "sw"], "table": [{"language": "de", "loss": 3.0}, {"language": "sw"}]})
     de, sw = data(write_report(tmp_path).read_text())["table"]
-    assert (
-        abs(de["perplexity"] - 20.0855) < 1e-3 and abs(de["gap"] - (3.0 - (2.395))) < 1e-9
-    )  # of the last two of forty lines
+    # The training loss is the mean of the last two of forty lines.
+    assert abs(de["perplexity"] - 20.0855) < 1e-3 and abs(de["gap"] - (3.0 - (2.395))) < 1e-9
     assert sw["perplexity"] is None and sw["gap"] is None
 
 

@@ -141,7 +141,7 @@ def test_checkpoints_that_are_removed_here_are_removed_there(trained):
 
 def test_a_checkpoint_that_is_removed_here_while_it_is_sent_arrives_whole(store):
     address, parts = f"{store}/overtaken", {"checkpoints/1/metrics", "checkpoints/1/state/d/array"}
-    with bucket.workplace(address) as copy:
+    with bucket.local_workdir(address) as copy:
         for name in parts:
             (copy.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (copy.folder / name).write_text(name)
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_is_removed_here_while_it_is_sent_arrives_whole(store)
 
 def test_a_checkpoint_that_the_run_is_removing_is_not_sent(store, monkeypatch):
     address = f"{store}/half"
-    with bucket.workplace(address) as copy:
+    with bucket.local_workdir(address) as copy:
         for name in ("metrics", "array"):
             (copy.folder / "checkpoints/1").mkdir(parents=True, exist_ok=True)
             (copy.folder / "checkpoints/1" / name).write_text(name)
@@ -208,7 +208,7 @@ def test_the_local_copies_are_gone_after_a_run(trained):
 
 
 def test_two_runs_of_one_machine_at_an_address_are_refused(trained):
-    with bucket.workplace(f"{trained}/other"), pytest.raises(UserError, match="is writing here"):
+    with bucket.local_workdir(f"{trained}/other"), pytest.raises(UserError, match="is writing here"):
         train(tiny_config("nowhere"), f"{trained}/other")
 
 

@@ -67,10 +67,8 @@ def test_five_tasks_train_in_one_run_and_each_is_measured_by_language(together):
         assert np.isfinite(found[key]), key
     for task in TASKS:
         assert any(key.startswith("train/loss/" if task == "mlm" else f"train/{task}/loss/") for key in found), task
-    assert (found["train/weight/translation"], found["train/weight/denoising"]) == (
-        1.0,
-        0.5,
-    )  # the first has risen to its last point
+    # The weight of the first task has reached its last point.
+    assert (found["train/weight/translation"], found["train/weight/denoising"]) == (1.0, 0.5)
 
 
 def test_with_lora_its_products_and_the_head_are_all_that_moves(store, together, tmp_path):
@@ -94,7 +92,7 @@ def test_one_head_or_decoder_is_trained_with_the_rest_frozen(store, together, tm
     config = make_config(store, {task: TASKS[task] | {"weight": 1.0}})
     config.checkpoint.init = {"from": str(together)}
     config.optimizer.freeze_table = ((trained, False), (".*", True))
-    config.optimizer.weight_decay = 0.1  # nor does it touch what is frozen
+    config.optimizer.weight_decay = 0.1  # and frozen parameters do not change
     train(config, tmp_path)
     before, after = parameters(together), parameters(tmp_path)
     moved = {path for path in after if not np.array_equal(before[path], after[path])}

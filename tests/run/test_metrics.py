@@ -219,7 +219,7 @@ LINE = {
 def test_where_no_terminal_is_progress_is_plain_lines(capsys):
     with TrainingProgress(100, 0, shown=True) as progress:
         progress.update(10, LINE)
-        progress.say("[de] is no markup")
+        progress.print("[de] is no markup")
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["step 10/100  12,346 tokens/s  1.5 min left  de 2.50 mean 3.25 ranking 4.50", "[de] is no markup"]
 
@@ -247,7 +247,7 @@ def test_a_terminal_shows_a_bar_and_the_losses_that_fit(capsys, monkeypatch, lan
         assert shown in text
     assert len(text.splitlines()) <= 7
     with progress:
-        progress.say("a line above")
+        progress.print("a line above")
     out = capsys.readouterr().out
     assert "a line above" in out and "1,000/10,000" in out
 
@@ -255,7 +255,7 @@ def test_a_terminal_shows_a_bar_and_the_losses_that_fit(capsys, monkeypatch, lan
 def test_other_processes_show_nothing(capsys):
     with TrainingProgress(100, 0, shown=False) as progress:
         progress.update(10, LINE)
-        progress.say("hello")
+        progress.print("hello")
     assert capsys.readouterr().out == ""
 
 
@@ -290,7 +290,7 @@ def test_goodput_adds_up_over_restarts(tmp_path, monkeypatch):
     assert second.summary() == (
         "goodput: step 80.0%, compile 5.0%, data 2.5%, checkpoint 2.0%, evaluation 8.0%, other 2.5%"
     )
-    with pytest.raises(ValueError), second.span("evaluation"):  # what fails has taken its time too
+    with pytest.raises(ValueError), second.span("evaluation"):  # a failed span counts its time too
         clock.now += 50
         raise ValueError
     assert second.totals()["evaluation"] == 66

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.run.optuna_search import PROPOSALS, in_rounds, optuna_search, read_proposals
-from mlm_jax.run.sweep import Range, read_sweep, read_trials, result_of, trial_name
+from mlm_jax.run.sweep import Range, read_trials, trial_name
+from mlm_jax.run.sweep.optuna_search import PROPOSALS, in_rounds, optuna_search, read_proposals
+from mlm_jax.run.sweep.runner import read_sweep, result_of
 
 optuna = pytest.importorskip("optuna")
 
@@ -54,7 +55,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path):
 
     assert in_rounds(search, tmp_path / "parts", 2, interrupted) == 75
     assert in_rounds(search, tmp_path / "parts", 2, runner(parts)) == 0
-    assert parts[2] == sum(whole[:2], [])  # what was there runs again: the sweep skips what is finished
+    assert parts[2] == sum(whole[:2], [])  # earlier trials are listed again; the sweep skips finished ones
     assert parts[:2] + parts[3:] == whole
     assert read_proposals(tmp_path / "parts", search) == read_proposals(tmp_path / "whole", search)
 

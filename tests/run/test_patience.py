@@ -11,7 +11,7 @@ from mlm_jax.config.check import check_values
 from mlm_jax.report.comparison import read_run
 from mlm_jax.report.history import is_patience_over
 from mlm_jax.run import loop
-from mlm_jax.run.trials import is_finished
+from mlm_jax.run.sweep.trials import is_finished
 from mlm_jax.training.paths import by_path
 
 SELECT = "eval/loss/de"
@@ -67,9 +67,9 @@ def test_a_run_ends_early_keeps_its_best_and_a_kill_changes_nothing(patient, tmp
 
 def test_what_counts_as_better():
     assert not is_patience_over([1.0, 2.0, 1.0], 2)
-    assert is_patience_over([1.0, 2.0, 1.0, 2.0], 2)  # the same is no better
+    assert is_patience_over([1.0, 2.0, 1.0, 2.0], 2)  # an equal value is not better
     assert not is_patience_over([1.0, 1.0, 1.0], 0)
-    assert is_patience_over([-np.inf, -np.inf], 1)  # no number is never better
+    assert is_patience_over([-np.inf, -np.inf], 1)  # a value that is not a number is never better
 
 
 def test_patience_with_no_metric_is_refused(config):

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(**settings):
-    # Wherever a run stops, it is to be measured.
+    # A run may stop at any step, and is evaluated there.
     settings["set"] = {"evaluation.every": 1, "evaluation.select": "eval/loss/mean"} | settings.get("set", {})
-    # Where a run before it has compiled the same programs, it reads them.
+    # If an earlier run has compiled the same programs, they are read.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": f"{settings['store']}.compiled",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -141,7 +141,7 @@ def run_job(processes, **settings):
 def test_a_killed_process_ends_the_job_and_half_as_many_continue_it(store_folder, tmp_path, uninterrupted):
     common = {"store": str(store_folder), "workdir": str(tmp_path)}
     dies = {"kill_at": 5, "kill_after": str(tmp_path / "checkpoints" / "4")}
-    # The heartbeat of JAX is out of the way: what ends the job is ours.
+    # JAX's heartbeat is so slow here that only our own check can end the job.
     codes, outputs = run_job(4, **common, silence=12, one_dies=dies)
     assert codes == [1, 1, 1, -signal.SIGKILL], outputs
     for output in outputs[:3]:
@@ -152,10 +152,9 @@ def test_a_killed_process_ends_the_job_and_half_as_many_continue_it(store_folder
 
     codes, outputs = run_job(2, **common, devices=2)
     assert codes == [0, 0], outputs
-    assert "step 5/6" in outputs[0] and "step 4/6" not in outputs[0], outputs[
-        0
-    ]  # from the checkpoint, not from the start
-    assert "step" not in outputs[1]  # process 0 alone speaks
+    # From the checkpoint, not from the start.
+    assert "step 5/6" in outputs[0] and "step 4/6" not in outputs[0], outputs[0]
+    assert "step" not in outputs[1]  # only process 0 prints
     found = losses(tmp_path)
     assert found.keys() == uninterrupted.keys()
     for key, value in uninterrupted.items():

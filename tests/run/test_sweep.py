@@ -16,22 +16,10 @@ from mlm_jax import cli
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
-from mlm_jax.run.stopping import curve_of, median_rule, successive_halving
-from mlm_jax.run.sweep import (
-    Range,
-    chain,
-    devices,
-    environment,
-    product,
-    read_trials,
-    run_sweep,
-    search,
-    shared_store,
-    trial_name,
-    write_results,
-    zipped,
-)
-from mlm_jax.run.trials import Trial, is_finished, last_event, run_trials, signals, state_after
+from mlm_jax.run.sweep import Range, chain, product, read_trials, run_sweep, search, trial_name, zipped
+from mlm_jax.run.sweep.pruning import curve_of, median_rule, successive_halving
+from mlm_jax.run.sweep.runner import devices, environment, shared_store, write_results
+from mlm_jax.run.sweep.trials import Trial, is_finished, last_event, run_trials, signals, state_after
 from tests.tiny import write_store
 
 CONFIG = """
@@ -144,9 +132,9 @@ def test_a_signal_ends_the_trials_and_begins_no_further_one(tmp_path, request, n
     file = sweep_file(tmp_path, request)
     program = f"""
 import sys
-from mlm_jax.run import sweep
-sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {WAIT!r}]
-sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
+from mlm_jax.run.sweep import runner
+runner.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {WAIT!r}]
+sys.exit(runner.run_sweep({file!r}, {str(tmp_path / "out")!r}))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -183,9 +171,9 @@ def test_trials_end_with_a_sweep_that_is_killed(tmp_path, request):
     wait = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {WAIT}"
     program = f"""
 import sys
-from mlm_jax.run import sweep
-sweep.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {wait!r}]
-sys.exit(sweep.run_sweep({file!r}, {str(tmp_path / "out")!r}))
+from mlm_jax.run.sweep import runner
+runner.command = lambda verb, file, workdir, settings: [sys.executable, "-c", {wait!r}]
+sys.exit(runner.run_sweep({file!r}, {str(tmp_path / "out")!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     log = tmp_path / "out" / "alpha=0.3" / "log.txt"
@@ -221,7 +209,7 @@ def is_running(pid):
 )
 def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, capsys, monkeypatch, fail, said):
     file = sweep_file(tmp_path, request)
-    monkeypatch.setattr("mlm_jax.run.sweep.command", lambda *_: [sys.executable, "-c", fail])
+    monkeypatch.setattr("mlm_jax.run.sweep.runner.command", lambda *_: [sys.executable, "-c", fail])
     assert run_sweep(file, tmp_path / "out") == 1
     printed = capsys.readouterr().out.splitlines()
     assert f"alpha=1.0: begins (0 of 2 finished, 1 failed), see {tmp_path}/out/alpha=1.0/log.txt" in printed
@@ -231,21 +219,21 @@ def test_each_trial_says_where_its_log_is_and_why_it_failed(tmp_path, request, c
 
 
 def test_running_trials_log_their_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlm_jax.run.trials.SAY_SECONDS", 0.0)
-    monkeypatch.setattr("mlm_jax.run.trials.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("mlm_jax.run.sweep.trials.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("mlm_jax.run.sweep.trials.LOOK_SECONDS", 0.05)
     event = {"step": 3, "time": 0, "train/loss/mean": 2.5, "train/seconds_left": 90.0}
     code = f"import json, time; open('metrics.jsonl', 'w').write('[]\\n' + json.dumps({event}) + '\\n' + '{{\"st'); time.sleep(0.5)"
     folder = tmp_path / "one"
     trial = Trial("one", [sys.executable, "-c", f"import os; os.chdir({str(folder)!r}); {code}"], folder, 10, {})
     said = []
-    monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_: True)
+    monkeypatch.setattr("mlm_jax.run.sweep.trials.is_finished", lambda *_: True)
     assert run_trials([trial], [{}], said.append) == ({"one": "finished"}, 0)
     assert "one: step 3 of 10, loss 2.500, 1.5 min left" in said and said[-1] == "one: finished (1 of 1 finished)"
     assert last_event(tmp_path / "one") == event and last_event(tmp_path) is None
 
 
 def test_on_a_terminal_a_table_shows_where_the_trials_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_: True)
+    monkeypatch.setattr("mlm_jax.run.sweep.trials.is_finished", lambda *_: True)
     console = Console(force_terminal=True, width=90, file=io.StringIO())
     wait = [sys.executable, "-c", "import time; time.sleep(1)"]
     trials = [Trial(name, wait, tmp_path / name, 10, {}) for name in ("one", "two")]
@@ -299,7 +287,7 @@ def test_successive_halving_lets_the_best_third_pass_each_rung():
     passed = {name for name in curves if not successive_halving(name, curves)}
     assert passed == {"6", "7", "8"}
     assert successive_halving("0", curves) == "at step 1: not among the best 3 of 9"
-    assert not successive_halving("0", {"0": [(1, 0.0)], "1": [(1, 9.0)]})  # too few to tell
+    assert not successive_halving("0", {"0": [(1, 0.0)], "1": [(1, 9.0)]})  # too few trials
     assert not successive_halving("0", {**curves, "0": [(1, 0.0), (2, 0.0)]})  # between two rungs
     second = {str(value): [(1, 9.0), (2, 9.0), (3, float(value))] for value in range(3)}
     assert [bool(successive_halving(name, second)) for name in "012"] == [True, True, False]
@@ -340,9 +328,8 @@ def test_a_random_search_is_the_same_each_time_and_fewer_trials_are_the_first_of
         1e-4 <= trial["optimizer.learning_rate"] <= 1e-2 and trial["mixing.alpha"] in (0.3, 1) for trial in trials
     )
     assert all(isinstance(trial["seed"], int) and 1 <= trial["seed"] <= 9 for trial in trials)
-    assert sum(trial["optimizer.learning_rate"] < 1e-3 for trial in trials) in range(
-        3, 10
-    )  # half of them, on that scale
+    # About half of them, on a logarithmic scale.
+    assert sum(trial["optimizer.learning_rate"] < 1e-3 for trial in trials) in range(3, 10)
     with pytest.raises(UserError, match="fewer than 5 different combinations"):
         search({"seed": (1, 2)}, 5)
 
@@ -427,7 +414,7 @@ def test_a_trial_that_a_signal_reaches_after_its_end_is_finished(tmp_path, monke
     (tmp_path / "log.txt").write_text("the last line\n")
     states = {}
     for done in (True, False):
-        monkeypatch.setattr("mlm_jax.run.trials.is_finished", lambda *_, done=done: done)
+        monkeypatch.setattr("mlm_jax.run.sweep.trials.is_finished", lambda *_, done=done: done)
         states[done] = [state_after(trial, code) for code in (0, 75, -signal.SIGTERM, -signal.SIGKILL, 1)]
     assert states[True][:3] == ["finished"] * 3 and "exit code -9" in states[True][3] and "code 1" in states[True][4]
     killed, told = "failed: killed by signal 9 (SIGKILL)", "failed: the last line"

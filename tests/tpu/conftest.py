@@ -8,9 +8,9 @@ import pytest
 
 from tests.tpu.launches import ROOT, SECRET
 
-PYTHON = f"#!{sys.executable} -IS"  # a stand-in starts in a fraction of the time where no packages are looked for
+PYTHON = f"#!{sys.executable} -IS"  # a stand-in starts much faster if Python searches for no packages
 
-# A gcloud that writes down its arguments, answers as the real one does, and fails where FAIL says: {words: [exit code,
+# A gcloud that records its arguments, answers like the real one, and fails at the commands that FAIL names: {words: [exit code,
 # what it prints, how many times]}.
 GCLOUD = """
 import json, os, sys

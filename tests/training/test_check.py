@@ -243,7 +243,7 @@ def test_weights_to_begin_with_are_looked_for_before_data_is_prepared(tmp_path, 
         loop.train(config, tmp_path / "run")
     if "from" not in init:
         return
-    # A run that goes on needs them no more.
+    # A continued run does not need them.
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     monkeypatch.setattr(loop, "prepared", lambda *_: (_ for _ in ()).throw(LookupError))
     with pytest.raises(LookupError):

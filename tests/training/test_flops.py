@@ -99,7 +99,7 @@ def test_cross_attention_counts_the_layer_between_the_sides(score, fuse, unplugg
     assert found.parts["cross_lingual"] == 3 * (fusion + scores + pairs * 64)
     output = 2 * masked * 512 * 64
     assert found.parts["output"] == 3 * output * (2 if unplugged else 1)
-    # The encoder without the layer is measured at any rate, forward only.
+    # The encoder without the layer is always evaluated, forward only.
     assert found.parts.get("measured", 0.0) == (0 if unplugged else output + 2 * masked * 64 * 64)
 
 
@@ -140,9 +140,8 @@ def test_a_window_costs_its_band():
     # Each block of 64 queries meets three blocks of keys, and those at the ends meet two.
     assert keys_per_query(1024, 1024, window=128, causal=False, implementation="flash") == (14 * 3 + 2 * 2) * 64 / 16
     assert keys_per_query(1000, 1000, window=0, causal=False, implementation="flash") == 1024 * 1024 / 1000
-    assert (
-        keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000
-    )  # too short for blocks of 384
+    # The row is too short for blocks of 384.
+    assert keys_per_query(1000, 1000, window=300, causal=False, implementation="cudnn") == 1000
     assert keys_per_query(1600, 1600, window=300, causal=False, implementation="cudnn") == 2 * 384 * (5 * 384) / 1600
 
 

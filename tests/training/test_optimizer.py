@@ -157,7 +157,7 @@ def test_frozen_parameters_have_no_state_and_do_not_move(name):
 
 
 def test_clipping_is_by_one_norm_of_all_that_is_trained():
-    freeze = (("embedding", True), (".*", False))  # what is frozen has no part in the norm
+    freeze = (("embedding", True), (".*", False))  # frozen parameters do not count in the norm
     trained = {key: value for key, value in draw(1).items() if key != "embedding"}
     factor = 2.0 / float(optax.global_norm(trained))
     assert factor < 1

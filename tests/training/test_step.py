@@ -25,7 +25,7 @@ def make_program(config):
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     config = small()
     config.training.ema, config.training.nonfinite = 0.9, "skip"
-    config.tasks["ranking"] |= {"queue": 8}  # something that is remembered
+    config.tasks["ranking"] |= {"queue": 8}  # a queue, so that the objective has a memory
     program = make_program(config)
     step, data = make_train_step(program), to_devices(batch(), program.mesh)
     whole = step(program.initialise(), data)
@@ -136,7 +136,7 @@ def test_runs_that_differ_in_seed_and_learning_rate_share_their_programs():
 
     one, other = program_of(0, 1e-3), program_of(2**40 + 1, 3e-3)
     assert text(one) == text(other) != text(program_of(0, 1e-3, clip=0.123))
-    # They start from other weights, and move them as their own rate says.
+    # They start from other weights, and change them at their own rate.
     data = to_devices(batch(), one.mesh)
 
     def moved(program):

@@ -127,7 +127,7 @@ KEYS: tuple[Key, ...] = (
         "model.position",
         "rope",
         choice("rope", "learned", "relative", "none"),
-        "How the model knows positions; relative is T5's bias by buckets of distances.",
+        "How positions enter the model; relative is T5's bias by buckets of distances.",
     ),
     Key("model.max_positions", 8192, whole(1), "Longest row that is accepted, and rows of the learned position table."),
     Key("model.position_offset", 0, whole(0), "First row of the learned position table in use (XLM-R: 2)."),

@@ -191,7 +191,7 @@ def tasks_by_phase(config: ConfigDict, kinds: Mapping[str, str]) -> list[dict[st
 
 
 def rope_bases(config: ConfigDict, steps: int) -> tuple[float, float]:
-    """Return the bases of the rotary positions that the weights after so many steps were last trained with.
+    """Return the bases of the rotary positions with which the weights after ``steps`` steps were last trained.
 
     Returns:
       ``rope_theta`` and ``local_rope_theta``.

@@ -109,7 +109,7 @@ class Loader:
         start_step: int,
         stop_step: int | None = None,
         prefetch: int = 2,
-        place: Callable[[Batch], Any] = lambda batch: batch,
+        send: Callable[[Batch], Any] = lambda batch: batch,
     ) -> Iterator[tuple[int, Any]]:
         """Yield (step, batch) from ``start_step`` to the end of the run, read ahead by a thread.
 
@@ -117,7 +117,7 @@ class Loader:
           start_step: first step.
           stop_step: one past the last; None: ``config.steps``.
           prefetch: the most batches that are read ahead.
-          place: called on each batch by the thread, for example to send it to the devices.
+          send: called on each batch by the thread, for example to send it to the devices.
 
         Raises:
           Exception: the reading thread's exception, at the step at which it occurred.
@@ -136,7 +136,7 @@ class Loader:
         def read() -> None:
             try:
                 for step in steps:
-                    put((step, place(self.batch(step))))
+                    put((step, send(self.batch(step))))
                     if ended.is_set():
                         return
             except BaseException as error:  # the consumer raises it
@@ -181,13 +181,13 @@ class Loader:
         total = total if limit is None else min(total, limit)
         for first in range(0, total, rows):
             start_row, stop_row = (first + row for row in self._block(rows))
-            place = np.arange(start_row, max(start_row, min(stop_row, total))) * units
-            nothing = np.zeros_like(place)  # stream 0, epoch 0, column 0
+            begins = np.arange(start_row, max(start_row, min(stop_row, total))) * units
+            nothing = np.zeros_like(begins)  # stream 0, epoch 0, column 0
             if shape.packed:
-                slices = Slices(np.arange(len(place)), nothing, nothing, place, np.minimum(place + units, size))
+                slices = Slices(np.arange(len(begins)), nothing, nothing, begins, np.minimum(begins + units, size))
                 batch = self._packed(held_out, nothing, slices, shape.length)
             else:
-                batch = self._documents(held_out, nothing, place, np.full(len(place), reverse), shape.length)
+                batch = self._documents(held_out, nothing, begins, np.full(len(begins), reverse), shape.length)
             yield _fill_up(batch, stop_row - start_row, self._pad_id)
 
     # -------------------------------------------------------------------------------------------- what was planned

@@ -188,12 +188,12 @@ class Order:
         row, column, remaining = np.arange(len(size)), np.zeros_like(size), plan.units
         parts = []
         while len(row):
-            place = (plan.start[row] + column + rotation[row]) % size[row]  # in the layout of blocks
-            number = place // block[row]
+            position = (plan.start[row] + column + rotation[row]) % size[row]  # in the layout of blocks
+            number = position // block[row]
             moved = number < blocks[row]
             target = permute(np.where(moved, number, 0), np.maximum(blocks[row], 1), seed[row])
-            start = np.where(moved, target, number) * (block[row] + gap[row]) + place % block[row]
-            room = np.where(moved, (number + 1) * block[row], size[row]) - place
+            start = np.where(moved, target, number) * (block[row] + gap[row]) + position % block[row]
+            room = np.where(moved, (number + 1) * block[row], size[row]) - position
             taken = np.minimum(room, remaining)
             parts.append(Slices(row, column, plan.stream[row], start, start + taken))
             more = remaining > taken

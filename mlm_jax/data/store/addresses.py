@@ -1,4 +1,4 @@
-"""Places of stores: folders of this machine, and addresses such as ``gs://…`` that TensorStore knows."""
+"""Paths of stores: folders of this machine, and addresses such as ``gs://…``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlm_jax.common.objects import open_keys
 
 
 def remove(folder: str | Path) -> None:
-    """Remove everything at a place, if there is anything."""
+    """Remove everything at a path, if there is anything."""
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     else:

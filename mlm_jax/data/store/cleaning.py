@@ -80,7 +80,7 @@ class Cleaned:
           UserError: as :meth:`batches`.
         """
         name = ""
-        if not any(_key(source, place) in self.hashes for place, _ in source.pieces()):
+        if not any(_key(source, name) in self.hashes for name, _ in source.pieces()):
             for batch in self.batches(source, Counter()):
                 texts = batch if source.kind == "text" else [side for pair in batch for side in pair]
                 yield batch, whole_fingerprints(texts)
@@ -96,8 +96,8 @@ class Cleaned:
 
     def _judged(self, source: Source, skipped: Counter[str]) -> Iterator[tuple[str, int, list[Any], np.ndarray]]:
         """Yield (stream and file, number of the first example, examples, their verdicts) of all training text of a source."""
-        for place, piece in source.pieces():
-            key = _key(source, place)
+        for name, piece in source.pieces():
+            key = _key(source, name)
             verdicts = np.frombuffer(zlib.decompress(self.verdicts[key]), np.uint8)
             done = 0
             for batch in piece.batches("train", skipped):
@@ -109,7 +109,7 @@ class Cleaned:
             if done != len(verdicts):
                 raise UserError(
                     f"it had {len(verdicts):,} examples when it was filtered, and has another number now",
-                    file=place,
+                    file=name,
                     remedy="do not change the text while it is prepared; a function must yield the same text each time",
                 )
 
@@ -117,7 +117,7 @@ class Cleaned:
         """Return the verdicts as bytes; b"" if nothing is dropped."""
         if not self.labels:
             return b""
-        head = {"labels": self.labels, "places": [[place, len(packed)] for place, packed in self.verdicts.items()]}
+        head = {"labels": self.labels, "places": [[name, len(packed)] for name, packed in self.verdicts.items()]}
         written = json.dumps(head).encode()
         return b"".join([len(written).to_bytes(8, "little"), written, *self.verdicts.values()])
 
@@ -128,8 +128,8 @@ class Cleaned:
             return cls()
         end = 8 + int.from_bytes(packed[:8], "little")
         head, verdicts = json.loads(packed[8:end]), {}
-        for place, size in head["places"]:
-            verdicts[place], end = packed[end : end + size], end + size
+        for name, size in head["places"]:
+            verdicts[name], end = packed[end : end + size], end + size
         return cls(tuple(head["labels"]), verdicts)
 
 
@@ -207,13 +207,13 @@ def _number(label: str) -> float:
     return float("inf") if label == DRAWN else int(label.partition(" ")[0])
 
 
-def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], object], folder: str) -> Cleaned:
+def clean(config: ConfigDict, found: Sequence[Source], warn: Callable[[str], object], folder: str) -> Cleaned:
     """Judge all training text of a run, in ``data.workers`` processes.
 
     Args:
       config: the run's config.
       found: its sources.
-      say: called with a line about text that a filter cannot judge.
+      warn: called with a line about text that a filter cannot judge.
       folder: folder for keys of copies and for hashes; it must exist for as long as :meth:`Cleaned.fingerprinted` is called.
 
     Raises:
@@ -227,8 +227,8 @@ def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], obje
         for step in _of(chain, source):
             for language in source.languages:
                 if reason := step.filter.cannot_judge(language):
-                    say(f"data.filters, {step.label}: {reason}, so its text stays")
-    pieces = [(source, place, piece) for source in trained for place, piece in source.pieces()]
+                    warn(f"data.filters, {step.label}: {reason}, so its text stays")
+    pieces = [(source, name, piece) for source in trained for name, piece in source.pieces()]
     labels = (*(step.label for step in chain), DRAWN)
     jobs = [(config.data, piece, os.path.join(folder, str(number))) for number, (*_, piece) in enumerate(pieces)]
     verdicts = _judged(jobs, config.data.workers or os.cpu_count() or 1)
@@ -242,12 +242,12 @@ def clean(config: ConfigDict, found: Sequence[Source], say: Callable[[str], obje
         if source.most_documents:
             mine = [number for number, (of, *_) in enumerate(pieces) if of is source]
             _draw([(verdicts[n], f"{folder}/{n}.{DRAWN}") for n in mine], source.most_documents, len(labels))
-    keys = [_key(source, place) for source, place, _ in pieces]
+    keys = [_key(source, name) for source, name, _ in pieces]
     hashes = {}
-    for number, (source, place, _) in enumerate(pieces):
+    for number, (source, name, _) in enumerate(pieces):
         exact = [step for step in _of(chain, source) if isinstance(step.filter, ExactDuplicates)]
         if exact and source.kind == "text":  # the keys of pairs are of both sides together
-            hashes[_key(source, place)] = f"{folder}/{number}.{chain.index(exact[0]) + 1}"
+            hashes[_key(source, name)] = f"{folder}/{number}.{chain.index(exact[0]) + 1}"
     return Cleaned(labels, {key: zlib.compress(verdict.tobytes(), 1) for key, verdict in zip(keys, verdicts)}, hashes)
 
 
@@ -332,8 +332,8 @@ def _texts(example: Any) -> Sequence[str]:
     return (example,) if isinstance(example, str) else example
 
 
-def _key(source: Source, place: str) -> str:
-    return f"{source.name}\n{place}"
+def _key(source: Source, name: str) -> str:
+    return f"{source.name}\n{name}"
 
 
 # ------------------------------------------------------------------------------------------------ all files
@@ -351,19 +351,19 @@ def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
     bounds = [(2**64 * part // parts) for part in range(parts + 1)]
     starts = np.cumsum([0, *(len(verdicts) for verdicts, _ in files)])  # [files + 1] first example of each file
     for low, high in zip(bounds, bounds[1:]):
-        keys, places = [], []
+        keys, positions = [], []
         for (verdicts, _), found, start in zip(files, rows, starts.tolist()):
             within = (found[:, 1] >= np.uint64(low)) & (found[:, 1] <= np.uint64(high - 1))
             numbers = found[within, 0].astype(np.int64)
             alive = (verdicts[numbers] == 0) | (verdicts[numbers] > step)
             keys.append(found[within, 1][alive])
-            places.append(start + numbers[alive])
-        key, place = np.concatenate(keys), np.concatenate(places)
+            positions.append(start + numbers[alive])
+        key, position = np.concatenate(keys), np.concatenate(positions)
         order = np.argsort(key, kind="stable")  # among equal keys the first example comes first
-        key, place = key[order], place[order]
+        key, position = key[order], position[order]
         begins = np.flatnonzero(np.append(True, key[1:] != key[:-1])) if len(key) else np.zeros(0, np.int64)
-        first = np.repeat(place[begins], np.diff(np.append(begins, len(key))))
-        copies = np.unique(place[place != first])
+        first = np.repeat(position[begins], np.diff(np.append(begins, len(key))))
+        copies = np.unique(position[position != first])
         for (verdicts, _), start, stop in zip(files, starts, starts[1:]):
             verdicts[copies[(copies >= start) & (copies < stop)] - start] = step
 

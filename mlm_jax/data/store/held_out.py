@@ -218,21 +218,21 @@ class HeldOut:
         return "" if self._held(whole_fingerprints([rest]).hashes)[0] else rest
 
 
-def collect(config: ConfigDict, say: Callable[[str], object] = log.warning) -> HeldOut:
+def collect(config: ConfigDict, warn: Callable[[str], object] = log.warning) -> HeldOut:
     """Clean the text of a run and find its held-out text, in one pass over validation text and text that is split by a share.
 
     Memory grows with the held-out text: 8 bytes for each of its texts and long sentences, briefly twice as many.
 
     Args:
       config: the run's config.
-      say: called with a line about each source that is so small that more than the share is held out.
+      warn: called with a line about each source that is so small that more than the share is held out.
     """
     found = sources(config)
     with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
-        held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, say, folder))
+        held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, warn, folder))
         held_out = held_out.with_named(_named_texts(config, found))
         for source, side in _in_order(found) if config.data.validation_fraction else ():
-            held_out = _choose(source, config.data.validation_fraction, side, held_out, say)
+            held_out = _choose(source, config.data.validation_fraction, side, held_out, warn)
     return replace(held_out, cleaned=replace(held_out.cleaned, hashes={}))
 
 
@@ -246,7 +246,9 @@ def _named_texts(config: ConfigDict, found: Sequence[Source]) -> Iterator[str]:
             yield from texts_of(entry, example)
 
 
-def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, say: Callable[[str], object]) -> HeldOut:
+def _choose(
+    source: Source, fraction: float, hub: int | None, before: HeldOut, warn: Callable[[str], object]
+) -> HeldOut:
     """Return the held-out text including a share of one more source.
 
     Args:
@@ -254,7 +256,7 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, s
       fraction: the share.
       hub: index of the side of its pairs whose hash decides; None: text held out before decides, if it is enough.
       before: text held out of earlier sources.
-      say: as in :func:`collect`.
+      warn: as in :func:`collect`.
     """
     bound = np.uint64(min(int((1 - fraction) * 2.0**64), 2**64 - 1))
     drawn, taken_over = _Growing(before), _Growing(before)
@@ -281,7 +283,7 @@ def _choose(source: Source, fraction: float, hub: int | None, before: HeldOut, s
     wanted = min(FEW, max(different // 10, 1)) if different >= 5 else 0
     if wanted > sum(value >= int(bound) for value in last):
         share = f"data.validation_fraction={fraction:g}"
-        say(f"{source.name}: {wanted} of {examples:,} texts are held out; the share {share} would be fewer")
+        warn(f"{source.name}: {wanted} of {examples:,} texts are held out; the share {share} would be fewer")
         for texts in [*last.values()][-wanted:]:
             drawn.add(texts, np.ones(sides, bool))
     return drawn.held_out()

@@ -60,7 +60,7 @@ class Coder(NamedTuple):
             row = [*self.prefix, *ids, self.vocabulary.eos_id]
             yield {"inputs": row, "labels": labels, "characters": len(text), "bytes": len(text.encode())}
 
-    def _windows(self, example: Example, question: Question, is_measured: bool) -> Iterator[dict[str, Any]]:
+    def _windows(self, example: Example, question: Question, is_held_out: bool) -> Iterator[dict[str, Any]]:
         """Yield a question with each window of its text; the label of the first token means "no answer in this window"."""
         asked, context = example.texts
         room = min(self.window - len(self.prefix) - 1, self.content)
@@ -74,7 +74,7 @@ class Coder(NamedTuple):
             yield {
                 "inputs": [*self.prefix, *window.ids, self.vocabulary.eos_id],
                 "labels": labels,
-                "answers": packed(window, question, context) if is_measured else [0],
+                "answers": packed(window, question, context) if is_held_out else [0],
                 "characters": len(text),
                 "bytes": len(text.encode()),
             }

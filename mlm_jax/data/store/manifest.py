@@ -64,19 +64,19 @@ def _check_stream(stream: Mapping[str, Any], where: str, languages: Sequence[str
     fits = rate is None or (type(rate) in (int, float) and 0 <= rate <= MOST and math.isfinite(rate))
     _require(fits, f"{where}.rate", "a number or null")
     for split in _object(stream, "splits", f"{where}.splits"):
-        place = f"{where}.splits.{split}"
-        _require(split in SPLITS, place, f"one of {', '.join(SPLITS)}")
-        facts = _object(stream["splits"], split, place)
+        path = f"{where}.splits.{split}"
+        _require(split in SPLITS, path, f"one of {', '.join(SPLITS)}")
+        facts = _object(stream["splits"], split, path)
         for name in COUNTS:
-            _count(facts, name, f"{place}.{name}")
-        features = _object(facts, "features", f"{place}.features")
-        _require({*features} == {*FEATURES[kind]}, f"{place}.features", ", ".join(FEATURES[kind]))
+            _count(facts, name, f"{path}.{name}")
+        features = _object(facts, "features", f"{path}.features")
+        _require({*features} == {*FEATURES[kind]}, f"{path}.features", ", ".join(FEATURES[kind]))
         for name in features:
-            feature = _object(features, name, f"{place}.features.{name}")
+            feature = _object(features, name, f"{path}.features.{name}")
             for count in ("values", "longest"):
-                _count(feature, count, f"{place}.features.{name}.{count}")
+                _count(feature, count, f"{path}.features.{name}.{count}")
             for flag in ("per_token", "complemented"):
-                _require(isinstance(feature.get(flag), bool), f"{place}.features.{name}.{flag}", "true or false")
+                _require(isinstance(feature.get(flag), bool), f"{path}.features.{name}.{flag}", "true or false")
 
 
 def _object(parent: Any, key: str, where: str = "") -> Mapping[str, Any]:

@@ -134,18 +134,18 @@ def prepare_shard(
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
-    console, place = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
-    remove_leftovers(place)
-    if is_fresh(config, place, or_older=False):
-        console.print(f"shard {place} is up to date")
-        return place
+    console, shard = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    remove_leftovers(shard)
+    if is_fresh(config, shard, or_older=False):
+        console.print(f"shard {shard} is up to date")
+        return shard
     from mlm_jax.data.store import tasks
 
-    with disk_errors(place, left=NOTHING_LEFT):
+    with disk_errors(shard, left=NOTHING_LEFT):
         enforced, done = config.data.decontaminate, None if begun else done_shard(config, folder, count)
         if begun:
             vocabulary, held_out = (
-                read_vocabulary(begun[0].__getitem__, place),
+                read_vocabulary(begun[0].__getitem__, shard),
                 HeldOut.unpack(begun[1], enforced, begun[2]),
             )
         elif done:
@@ -157,8 +157,8 @@ def prepare_shard(
             registered = registered[len(registered) * index // count : len(registered) * (index + 1) // count]
         else:
             registered = tasks.register(share(config, index, count), vocabulary, held_out)
-        _write_store(config, place, vocabulary, held_out, registered, console, whole=False)
-    return place
+        _write_store(config, shard, vocabulary, held_out, registered, console, whole=False)
+    return shard
 
 
 def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool = True) -> str:
@@ -386,8 +386,8 @@ def _only_tested(config: ConfigDict, language: str) -> bool:
     )
     if language in config.data.corpora or any(language in split_pair(pair, known) for pair in config.data.parallel):
         return False
-    measured = bool(sets) or any(language in languages_of(config, name) for name in only_held_out(config))
-    return measured and not any("train" in entry for entry in sets)
+    evaluated = bool(sets) or any(language in languages_of(config, name) for name in only_held_out(config))
+    return evaluated and not any("train" in entry for entry in sets)
 
 
 def _training_sentences(config: ConfigDict, language: str, held_out: HeldOut) -> Iterator[str]:

@@ -131,13 +131,13 @@ class Ragged:
         return [self.decode(document) for document in stored]
 
 
-def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, checksum: str = "") -> Flat:
+def open_flat(keys: ts.KvStore, size: int, path: str, context: ts.Context, checksum: str = "") -> Flat:
     """Open an array.
 
     Args:
       keys: where the array is stored.
       size: number of values that it must hold.
-      place: path, for messages.
+      path: path, for messages.
       context: TensorStore's context, with the cache.
       checksum: checksum of its description, from :func:`description_checksum`; "" for a store of an older version.
 
@@ -156,16 +156,16 @@ def open_flat(keys: ts.KvStore, size: int, place: str, context: ts.Context, chec
             raise ValueError(f"{DESCRIPTION} has changed since it was written: its checksum differs")
         array = ts.open(spec, open=True, read=True, context=context).result()
     except FAILURES as error:
-        raise corrupt(error, place) from error
+        raise corrupt(error, path) from error
     if array.rank == 2 and not _has_small_parts(array):
-        raise corrupt(ValueError("its blocks are far larger than those of any store"), place)
+        raise corrupt(ValueError("its blocks are far larger than those of any store"), path)
     if array.rank != 2 or array.shape[0] != -(-size // array.shape[1]):
-        raise corrupt(ValueError(f"shape {array.shape} cannot hold the {size} values of the manifest"), place)
-    return Flat(array, size, place)
+        raise corrupt(ValueError(f"shape {array.shape} cannot hold the {size} values of the manifest"), path)
+    return Flat(array, size, path)
 
 
 def _has_small_parts(array: ts.TensorStore) -> bool:
-    """Return whether what is read at once, and a file, fit into memory: they are allocated by what the description says."""
+    """Return whether a block and a file of an array fit into memory; their sizes are those of the array's description."""
     block, layout = array.shape[1], array.chunk_layout
     in_file = math.prod(size or 1 for size in layout.write_chunk.shape or ())
     return 1 <= block <= FILE_VALUES and in_file <= MOST_IN_FILE and layout.read_chunk.shape == (1, block)
@@ -257,13 +257,13 @@ def create(keys: ts.KvStore, dtype: np.dtype, block: int, context: ts.Context) -
     return Growing(ts.open(spec, create=True, context=context).result(), block)
 
 
-def corrupt(error: Exception, place: str) -> UserError:
-    """Return the error for values at ``place`` that cannot be read."""
-    return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=place, remedy=MAKE_ANEW)
+def corrupt(error: Exception, path: str) -> UserError:
+    """Return the error for values at ``path`` that cannot be read."""
+    return UserError(f"the token store is corrupt or incomplete: {one_line(error)}", file=path, remedy=MAKE_ANEW)
 
 
-def unwritten(error: Exception, place: str) -> UserError:
-    """Return the error for a failed write at ``place``."""
+def unwritten(error: Exception, path: str) -> UserError:
+    """Return the error for a failed write at ``path``."""
     problem = disk_problem(error)
     remedy = "free some space, or name another folder in data.store; nothing half-written was left" if problem else ""
-    return UserError(problem or f"cannot write the token store: {one_line(error)}", file=place, remedy=remedy)
+    return UserError(problem or f"cannot write the token store: {one_line(error)}", file=path, remedy=remedy)

@@ -26,7 +26,7 @@ MARK = SENTENCE_END.encode()
 INVISIBLE = dict.fromkeys("\u0085\u1680\u2028\u2029\x1e", " ") | dict.fromkeys("\u180e\u200b\ufeff\u00ad", "")
 ASCII_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d"
 LOOKED_FOR, JOINS, CHANGES, BEYOND = 1, 2, 4, 8  # classes of characters, see _table
-DENSE = 30  # if more than one of so many characters may change, texts are normalised as a whole
+DENSE = 30  # if more than one character in 30 may change, texts are normalised as a whole
 
 
 class Fingerprints(NamedTuple):
@@ -132,12 +132,12 @@ def _normalised(joined: str, kinds: np.ndarray) -> str:
     joins = kinds >= JOINS
     asks = kinds >= CHANGES
     asks[1:] |= joins[1:] & joins[:-1]  # two marks, whose order may change
-    places = np.flatnonzero(asks)
-    if (kinds == BEYOND).any() or len(places) > len(kinds) // DENSE:
+    positions = np.flatnonzero(asks)
+    if (kinds == BEYOND).any() or len(positions) > len(kinds) // DENSE:
         # One text at a time: most short texts are normalised already, which is detected quickly.
         return TEXT_END.join([unicodedata.normalize("NFKC", text) for text in joined.split(TEXT_END)])
     edges = np.concatenate([[0], np.flatnonzero(~joins), [len(joins)]])
-    segments = np.unique(np.searchsorted(edges, places, "right"))
+    segments = np.unique(np.searchsorted(edges, positions, "right"))
     parts, done = [], 0
     for start, stop in zip(edges[segments - 1].tolist(), edges[segments].tolist()):
         before = joined[start:stop]
@@ -190,7 +190,7 @@ def _mark_sentences(text: np.ndarray) -> None:
     spaces = [after]
     for closing in CLOSING:
         encoded = closing.encode()
-        follows = np.logical_and.reduce([padded[after + place] == byte for place, byte in enumerate(encoded)])
+        follows = np.logical_and.reduce([padded[after + offset] == byte for offset, byte in enumerate(encoded)])
         spaces.append(after[follows] + len(encoded))
     found = np.concatenate(spaces)
     text[found[padded[found] == ord(" ")]] = ord(SENTENCE_END)

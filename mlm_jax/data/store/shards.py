@@ -141,11 +141,11 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | 
 def remove_shards(folder: str | Path, count: int) -> None:
     """Remove the shards of a store that exist, and what killed processes left of others."""
     for index in range(count):
-        place = shard_folder(folder, index, count)
-        remove(place)
-        if is_local(place):
-            remove_abandoned(Path(place))
-            Path(f"{place}.lock").unlink(missing_ok=True)
+        path = shard_folder(folder, index, count)
+        remove(path)
+        if is_local(path):
+            remove_abandoned(Path(path))
+            Path(f"{path}.lock").unlink(missing_ok=True)
     parent = Path(shard_folder(folder, 0, count)).parent
     if parent.is_dir() and not any(parent.iterdir()):
         parent.rmdir()
@@ -193,10 +193,10 @@ def _pieces(config: ConfigDict) -> list[tuple[str, str, Any, int | None]]:
 
 
 def _open(config: ConfigDict, folder: str | Path, index: int, count: int) -> Store:
-    place, remedy = shard_folder(folder, index, count), f"run mlm-jax prepare --shard {index}/{count}"
-    if is_local(place) and not Path(place, MANIFEST).exists():
-        raise UserError(f"shard {index}/{count} is missing", file=place, remedy=remedy)
-    shard = Store.open(place)
-    if not is_fresh(config, place, or_older=False):
-        raise UserError(f"shard {index}/{count} was made of other text or by another config", file=place, remedy=remedy)
+    path, remedy = shard_folder(folder, index, count), f"run mlm-jax prepare --shard {index}/{count}"
+    if is_local(path) and not Path(path, MANIFEST).exists():
+        raise UserError(f"shard {index}/{count} is missing", file=path, remedy=remedy)
+    shard = Store.open(path)
+    if not is_fresh(config, path, or_older=False):
+        raise UserError(f"shard {index}/{count} was made of other text or by another config", file=path, remedy=remedy)
     return shard

@@ -139,28 +139,28 @@ class Store:
         Raises:
           UserError: there is no store, or its manifest is corrupt or of another format.
         """
-        place = f"{folder}/{MANIFEST}"
+        file = f"{folder}/{MANIFEST}"
         keys = open_keys(folder)
         try:
             found = _read(keys, folder, MANIFEST)
         except FAILURES as error:
-            raise UserError(f"cannot read the token store: {one_line(error)}", file=place) from error
+            raise UserError(f"cannot read the token store: {one_line(error)}", file=file) from error
         if found.state != "value":
             raise UserError(
                 "there is no token store here", file=folder, remedy="run mlm-jax prepare with --config and --workdir"
             )
         try:
-            manifest = unsealed(_parsed(found.value, place))
+            manifest = unsealed(_parsed(found.value, file))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"the token store is of format {manifest['format']}, this version reads {FORMAT}",
-                    file=place,
+                    file=file,
                     remedy=MAKE_ANEW,
                 )
             check_manifest(manifest)
             return cls(str(folder), keys, manifest, cache_bytes)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise corrupt(error, place) from error
+            raise corrupt(error, file) from error
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -169,15 +169,15 @@ class Store:
         Raises:
           UserError: it is missing or damaged, or its fingerprint is not that of the manifest.
         """
-        place = f"{self.folder}/vocabulary"
+        folder = f"{self.folder}/vocabulary"
         try:
-            vocabulary = read_vocabulary(self._vocabulary_file, place)
+            vocabulary = read_vocabulary(self._vocabulary_file, folder)
         except UserError as error:
-            raise UserError(error.problem, file=place, remedy=MAKE_ANEW) from error
+            raise UserError(error.problem, file=folder, remedy=MAKE_ANEW) from error
         if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
             raise UserError(
                 "the vocabulary is not the one that the store was made with",
-                file=place,
+                file=folder,
                 remedy=MAKE_ANEW,
             )
         return vocabulary
@@ -241,18 +241,18 @@ class Store:
     def _array(self, path: str, size: int) -> Flat:
         arrays = self.manifest.get("arrays", {})  # missing in stores of older versions
         checksum = arrays.get(path, "") if isinstance(arrays, Mapping) else ""
-        if is_local(self.folder) and (place := Path(self.folder, path)).is_dir():
-            check_folder(place)
-            if (place / DESCRIPTION).exists():
-                check_file(place / DESCRIPTION, MOST_JSON)
+        if is_local(self.folder) and (folder := Path(self.folder, path)).is_dir():
+            check_folder(folder)
+            if (folder / DESCRIPTION).exists():
+                check_file(folder / DESCRIPTION, MOST_JSON)
         return open_flat(self._keys / f"{path}/", size, f"{self.folder}/{path}", self._context, checksum)
 
 
-def _parsed(content: bytes, place: str) -> dict[str, Any]:
+def _parsed(content: bytes, file: str) -> dict[str, Any]:
     try:
-        return parse_json(content, Path(place))
+        return parse_json(content, Path(file))
     except UserError as error:
-        raise corrupt(ValueError(error.problem), place) from error
+        raise corrupt(ValueError(error.problem), file) from error
 
 
 def _read(keys: ts.KvStore, folder: str | Path, name: str, most: float = MOST_BYTES) -> Any:

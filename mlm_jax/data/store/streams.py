@@ -53,7 +53,7 @@ class Source:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Its splits, among train and validation."""
+        """The splits that it has: train and validation, or validation alone."""
         return SPLITS if self.train is not None else SPLITS[1:]
 
     def pieces(self) -> list[tuple[str, Source]]:

@@ -374,7 +374,7 @@ def _mixture(config: ConfigDict) -> _OfUser:
 
 
 def user_examples(task: seqio.Task, split: str, most_tokens: int) -> tf.data.Dataset:
-    """Return the examples of a user's task. Its preprocessors are told ``most_tokens``; seqio cuts nothing."""
+    """Return the examples of a user's task. Its preprocessors get ``most_tokens``; seqio cuts nothing."""
     lengths = dict.fromkeys(task.output_features, most_tokens)
     return task.get_dataset(sequence_length=lengths, split=split, shuffle=False, trim_output_features=False)
 

@@ -40,12 +40,12 @@ def remove_leftovers(folder: str | Path) -> None:
     """Remove files that killed writers of a local store left beside it; files that a running process holds stay."""
     if is_local(folder):
         remove_abandoned(Path(folder))
-        for place in (folder, f"{folder}.shards"):
-            remove_abandoned_lock(place)
+        for path in (folder, f"{folder}.shards"):
+            remove_abandoned_lock(path)
 
 
 class StoreWriter:
-    """Writes a store. It is a context manager: the folder appears when the store is whole, or not at all.
+    """Writes a store. It is a context manager: the folder appears when the store is complete, or not at all.
 
     A local store has one writer at a time, which writes a folder beside it and renames it at the end. In a bucket, the manifest is
     written last. Memory grows with the number of streams only: for each array, the values of one file (1 Mi) wait, and one file is
@@ -97,8 +97,8 @@ class StoreWriter:
                 self._clear()
         except FAILURES as error:
             problem = disk_problem(error)
-            told = problem or f"cannot write a token store: {one_line(error)}"
-            raise UserError(told, file=self.folder, remedy=REMEDIES.get(problem, "")) from error
+            message = problem or f"cannot write a token store: {one_line(error)}"
+            raise UserError(message, file=self.folder, remedy=REMEDIES.get(problem, "")) from error
         return self
 
     def _clear(self) -> None:

@@ -12,7 +12,7 @@ from mlm_jax.data.text.reading import Wanted, brief
 UNFIT = "its fields do not meet the source's `where`"  # why a document is left out
 
 
-def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = None) -> Any:
+def value_of(entry: Any, name: str, file: Path, where: str, line: int | None = None) -> Any:
     """Return the value of a field such as "text", or "metadata.language" for a nested object.
 
     Raises:
@@ -27,7 +27,7 @@ def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = N
                 else brief(entry)
             )
             raise UserError(
-                f"{place}no field {name!r}, only {one_line(found)}",
+                f"{where}no field {name!r}, only {one_line(found)}",
                 file=file,
                 line=line,
                 remedy='name the field in the source: {"files": …, "field": "content"}',
@@ -36,7 +36,7 @@ def value_of(entry: Any, name: str, file: Path, place: str, line: int | None = N
     return value
 
 
-def fits(entry: Any, wanted: Wanted, file: Path, place: str = "", line: int | None = None) -> bool:
+def fits(entry: Any, wanted: Wanted, file: Path, where: str = "", line: int | None = None) -> bool:
     """Return whether the fields of a document meet ``wanted.where``; a document that does not is counted.
 
     A text must be equal, and a number at least as large. In a list of values, the first one, which is the best, must fit.
@@ -45,11 +45,11 @@ def fits(entry: Any, wanted: Wanted, file: Path, place: str = "", line: int | No
       UserError: there is no such field, or it is not a number but ``where`` has a number.
     """
     for name, asked in wanted.where.items():
-        value = value_of(entry, name, file, place, line)
+        value = value_of(entry, name, file, where, line)
         value = (value[0] if value else None) if isinstance(value, list) else value
         if value is not None and not isinstance(asked, str) and not isinstance(value, (int, float)):
             raise UserError(
-                f"{place}{name} is {brief(value)}, not a number",
+                f"{where}{name} is {brief(value)}, not a number",
                 file=file,
                 line=line,
                 remedy="write a text in the source's `where`",

@@ -46,10 +46,8 @@ FORMATS = {
 
 
 STORED = {"class": "labelled", "classes": "multilabelled", "number": "scored"}  # {kind of label: kind of stream}
-OUTPUTS = {
-    "scored": ("score",),
-    "questions": ("start", "end"),
-}  # {kind of stream without classes: names of what a model predicts}
+# {kind of stream without classes: names of what a model predicts}
+OUTPUTS = {"scored": ("score",), "questions": ("start", "end")}
 
 
 def check_formats(entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -111,12 +109,12 @@ def examples(
     form, known = FORMATS[entry["format"]], tuple(entry.get("labels", ()))
     kind, counted = entry.get("kind", "class"), Counter() if skipped is None else skipped
     asked = Asked(entry["language"], split, known, kind, most_bytes, counted)
-    for place in files(entry[split], form.endings) if form.endings else (entry[split],):
-        for number, example in form.read(place, asked):
+    for source in files(entry[split], form.endings) if form.endings else (entry[split],):
+        for number, example in form.read(source, asked):
             if kind == "number":
-                _check_number(example.labels, place, number)
+                _check_number(example.labels, source, number)
             else:
-                _check(known, example.labels, place, number)
+                _check(known, example.labels, source, number)
             yield example
 
 

@@ -112,7 +112,7 @@ def checked_text(text: Any, most_bytes: int, file: Any, line: int | None = None,
       most_bytes: most bytes of the text.
       file: file, folder or function that it came from.
       line: line of the file.
-      where: place for messages, such as "row 3".
+      where: where the text is, for messages, such as "row 3".
 
     Raises:
       UserError: it is not a text, is too large, or contains NUL or half of a surrogate pair.

@@ -35,13 +35,13 @@ def _content(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
+def read_vocabulary(read: Read, folder: str | Path) -> Vocabulary:
     """Make a vocabulary from its files.
 
     Args:
       read: function that returns the content of a file, given its name in ``files()`` of a vocabulary; it raises
         FileNotFoundError if there is no such file.
-      place: folder, for messages.
+      folder: folder, for messages.
 
     Raises:
       UserError: there is no vocabulary, or it is damaged.
@@ -55,11 +55,11 @@ def read_vocabulary(read: Read, place: str | Path) -> Vocabulary:
         return KINDS[facts["kind"]].from_files(facts, read)
     except FileNotFoundError as error:
         raise UserError(
-            "there is no vocabulary here", file=place, remedy="mlm-jax prepare, grow or import-hf writes one"
+            "there is no vocabulary here", file=folder, remedy="mlm-jax prepare, grow or import-hf writes one"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(
-            f"the vocabulary is damaged: {one_line(error)}", file=place, remedy="make or copy it again"
+            f"the vocabulary is damaged: {one_line(error)}", file=folder, remedy="make or copy it again"
         ) from error
 
 

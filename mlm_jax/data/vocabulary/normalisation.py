@@ -72,10 +72,10 @@ def _without(character: bytes, compiled: bytes) -> bytes:
     trie = memoryview(changed)[4 : 4 + size]
     position = 0
     for byte in b"\0" + character:  # the root is the child for byte 0
-        place = position ^ byte
-        (unit,) = struct.unpack_from("<I", trie, 4 * place)
+        node = position ^ byte
+        (unit,) = struct.unpack_from("<I", trie, 4 * node)
         if byte and unit & 0x800000FF != byte:
             raise AssertionError(f"{BASE} has no rule for {character!r}")
-        position = place ^ ((unit >> 10) << ((unit & 0x200) >> 6))
-    struct.pack_into("<I", trie, 4 * place, 0x80000000)
+        position = node ^ ((unit >> 10) << ((unit & 0x200) >> 6))
+    struct.pack_into("<I", trie, 4 * node, 0x80000000)
     return bytes(changed)

@@ -211,9 +211,9 @@ class Vocabulary:
         if self.model is None:
             spans = [(n, n + 1) for n, character in enumerate(text) for _ in character.encode()]
             return self.encode(text), spans
-        places = np.cumsum([0, *(len(character.encode()) for character in text)])  # first byte of each character
+        starts = np.cumsum([0, *(len(character.encode()) for character in text)])  # first byte of each character
         found = byte_spans(self.processor.encode(text, out_type="serialized_proto"))
-        bounds = np.searchsorted(places, [span for _, *span in found]).reshape(-1, 2).tolist()
+        bounds = np.searchsorted(starts, [span for _, *span in found]).reshape(-1, 2).tolist()
         return [index for index, *_ in found], [(start, end) for start, end in bounds]
 
     @property

@@ -58,12 +58,12 @@ class NearDuplicates(CopyFilter):
             "".join(text.ljust(size, "\0") for text in plain).encode("utf-32-le", "surrogatepass"), "<u4"
         )
         lengths = np.array([max(len(text), size) for text in plain])
-        places = len(codes) - size + 1
-        hashes = np.zeros(places, np.uint64)
+        count = len(codes) - size + 1
+        hashes = np.zeros(count, np.uint64)
         for offset in range(size):
-            hashes = hashes * FACTOR + codes[offset : offset + places]
-        ends = np.repeat(np.cumsum(lengths), lengths)[:places]
-        left = ends - np.arange(places)  # characters of the text from here to its end
+            hashes = hashes * FACTOR + codes[offset : offset + count]
+        ends = np.repeat(np.cumsum(lengths), lengths)[:count]
+        left = ends - np.arange(count)  # characters of the text from here to its end
         return _mixed(hashes[left >= size]), np.concatenate([[0], np.cumsum(lengths - size + 1)]).astype(np.uint64)
 
     @staticmethod

@@ -37,17 +37,13 @@ def read(file: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
                     for stream, name in ((left, first), (right, second))
                 ]
                 yield from in_step(lines[0], lines[1], Path(file, first), Path(file, second))
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-        *DAMAGED,
-    ) as error:  # RuntimeError: the file has a password
+    # RuntimeError: the file has a password.
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGED) as error:
         raise unreadable(error, file) from error
 
 
 class _Small(io.BufferedReader):
-    """A file of which only little can be read at once: a ZIP file says how long the list of its contents is."""
+    """A file from which only little can be read at once, because a ZIP file itself states the length of its list of contents."""
 
     def read(self, size: int | None = -1) -> bytes:
         """Read bytes.

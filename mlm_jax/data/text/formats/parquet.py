@@ -42,10 +42,10 @@ def read(file: Path, wanted: Wanted) -> Generator[str, None, None]:
             for batch in table.iter_batches(batch_size=ROWS, columns=fields):
                 for entry in batch.to_pylist():
                     row += 1
-                    place = f"row {row}"
-                    if not wanted.where or fits(entry, wanted, file, f"{place}: "):
-                        text = value_of(entry, wanted.field, file, f"{place}: ")
-                        yield checked_text(text, wanted.most_bytes, file, where=place)
+                    where = f"row {row}"
+                    if not wanted.where or fits(entry, wanted, file, f"{where}: "):
+                        text = value_of(entry, wanted.field, file, f"{where}: ")
+                        yield checked_text(text, wanted.most_bytes, file, where=where)
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f"this is not a whole Parquet file: {one_line(error)}", file=file, remedy="fetch or write the file again"

@@ -13,16 +13,8 @@ from typing import Any, BinaryIO
 MOST_HEADER = 1 << 20  # bytes; a header may contain the smallest and the largest value of the page
 DEEPEST = 8  # nested structs of a header
 TYPE, UNPACKED, PACKED = 1, 2, 3  # fields of PageHeader
-BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (
-    (1, 2),
-    3,
-    (4, 5, 6),
-    7,
-    8,
-    (9, 10),
-    11,
-    12,
-)  # compact types
+# Types of Thrift's compact protocol.
+BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, MAP, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 11, 12
 
 
 def page_sizes(file: BinaryIO, column: Any) -> Iterator[int]:
@@ -36,23 +28,23 @@ def page_sizes(file: BinaryIO, column: Any) -> Iterator[int]:
       ValueError: a header is damaged.
     """
     starts = [column.data_page_offset, *([column.dictionary_page_offset] if column.has_dictionary_page else [])]
-    place = min(starts)
-    end = place + column.total_compressed_size
-    while place < end:
-        file.seek(place)
+    position = min(starts)
+    end = position + column.total_compressed_size
+    while position < end:
+        file.seek(position)
         header = _Header(file.read(MOST_HEADER))
         fields = header.integers()
         if fields.get(UNPACKED, -1) < 0 or fields.get(PACKED, -1) < 0:
             raise ValueError("a page without a size")
         yield fields[UNPACKED]
-        place += header.place + fields[PACKED]
+        position += header.position + fields[PACKED]
 
 
 class _Header:
     """Reads one struct in Thrift's compact protocol."""
 
     def __init__(self, content: bytes):
-        self.content, self.place = content, 0
+        self.content, self.position = content, 0
 
     def integers(self) -> dict[int, int]:
         """Read the struct, and return {field: value} of its integers, without those of nested structs."""
@@ -82,14 +74,14 @@ class _Header:
         if kind in BOOLEANS:
             return
         if kind == BYTE:
-            self.place += 1
+            self.position += 1
         elif kind in INTEGERS:
             self._varint()
         elif kind == DOUBLE:
-            self.place += 8
+            self.position += 8
         elif kind == BINARY:
             size = self._varint()
-            self.place += size
+            self.position += size
         elif kind == STRUCT:
             for _, inner in self._fields():
                 self._skip(inner, depth - 1)
@@ -102,10 +94,10 @@ class _Header:
             raise ValueError(f"a page header with a field of type {kind}")
 
     def _byte(self) -> int:
-        if self.place >= len(self.content):
+        if self.position >= len(self.content):
             raise ValueError("a page header that is cut short")
-        self.place += 1
-        return self.content[self.place - 1]
+        self.position += 1
+        return self.content[self.position - 1]
 
     def _varint(self) -> int:
         value = shift = 0

@@ -24,30 +24,30 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[None, Example]]:
     unanswerable.
 
     Raises:
-      UserError: the file is not of this form; the message names the place.
+      UserError: the file is not of this form; the message has the path inside the file.
     """
     check_file(file, MOST_BYTES)
     for where, paragraph in _paragraphs(parse_json(file.read_bytes(), file), file):
         context = checked_text(paragraph.get("context"), asked.most_bytes, file, where=f"{where}.context")
         for number, entry in enumerate(_list(paragraph, "qas", where, file)):
-            place = f"{where}.qas[{number}]"
+            path = f"{where}.qas[{number}]"
             if not isinstance(entry, dict):
-                raise UserError(f"{place} is not an object", file=file, remedy=REMEDY)
-            question = checked_text(entry.get("question"), asked.most_bytes, file, where=f"{place}.question")
+                raise UserError(f"{path} is not an object", file=file, remedy=REMEDY)
+            question = checked_text(entry.get("question"), asked.most_bytes, file, where=f"{path}.question")
             if not (question.strip() and context.strip()):
                 asked.skipped[BLANK] += 1
                 continue
-            given = [] if entry.get("is_impossible") is True else _list(entry, "answers", place, file)
-            answers = [_answer(answer, f"{place}.answers", file) for answer in given]
+            given = [] if entry.get("is_impossible") is True else _list(entry, "answers", path, file)
+            answers = [_answer(answer, f"{path}.answers", file) for answer in given]
             placed = tuple(found for answer in answers if (found := _placed(answer, context)))
             asked.skipped[ELSEWHERE] += len(placed) < len(answers)
             if placed or not answers:
-                name = str(entry.get("id", place))
+                name = str(entry.get("id", path))
                 yield None, Example((question, context), (), Question(name, placed))
 
 
 def _paragraphs(found: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, paragraph) of each paragraph of a file."""
+    """Yield (path, paragraph) of each paragraph of a file."""
     if not isinstance(found, dict):
         raise UserError("this is not an object", file=file, remedy=REMEDY)
     for number, article in enumerate(_list(found, "data", "the file", file)):
@@ -77,5 +77,5 @@ def _placed(answer: Answer, context: str) -> Answer | None:
     if context[start : start + len(text)] == text and start >= 0:
         return answer
     near = max(start, 0)
-    places = [place for place in (context.find(text, near), context.rfind(text, 0, near + len(text))) if place >= 0]
-    return Answer(text, min(places, key=lambda place: abs(place - start))) if places else None
+    starts = [at for at in (context.find(text, near), context.rfind(text, 0, near + len(text))) if at >= 0]
+    return Answer(text, min(starts, key=lambda at: abs(at - start))) if starts else None

@@ -34,7 +34,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             line=1,
             remedy="see XNLI's files",
         )
-    places = [header.index(name) for name in names if name]
+    indices = [header.index(name) for name in names if name]
     spoken = header.index("language") if "language" in header else None
     others: dict[str, None] = {}
     found = 0
@@ -43,7 +43,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             asked.skipped[BLANK] += 1
             continue
         columns = line.split("\t")
-        if len(columns) <= max(*places, spoken or 0):
+        if len(columns) <= max(*indices, spoken or 0):
             raise UserError(
                 f"{len(columns)} columns, but the header has {len(header)}",
                 file=file,
@@ -54,7 +54,7 @@ def read(file: Path, asked: Asked) -> Iterator[tuple[int, Example]]:
             others[columns[spoken]] = None
             continue
         found += 1
-        first, second, label = (columns[place] for place in places)
+        first, second, label = (columns[index] for index in indices)
         if label.strip() == NO_CONSENSUS and NO_CONSENSUS not in asked.labels:
             asked.skipped[UNDECIDED] += 1
             continue

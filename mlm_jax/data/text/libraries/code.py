@@ -26,9 +26,8 @@ def code_digest(module: str) -> list[str]:
     if found is None or not found.origin or not Path(found.origin).is_file():
         return []
     file = Path(found.origin)
-    root = file.parents[
-        module.count(".") + (file.name == "__init__.py")
-    ]  # the folder from which the module is imported
+    # The folder from which the module is imported.
+    root = file.parents[module.count(".") + (file.name == "__init__.py")]
     files = {file: None}
     waiting = [(module, file)]
     while waiting:
@@ -64,5 +63,5 @@ def _imported(module: str, file: Path) -> Iterator[str]:
 
 def _file_of(name: str, root: Path) -> Path | None:
     """Return the file of a module below a folder."""
-    place = root.joinpath(*name.split("."))
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    path = root.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

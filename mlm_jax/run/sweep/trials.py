@@ -25,13 +25,13 @@ from mlm_jax.common.tables import Table
 from mlm_jax.report.comparison import FINISHED, run_config
 from mlm_jax.report.history import METRICS_FILE, is_number, is_patience_over, read_evaluations
 from mlm_jax.run.metrics import LOSS
-from mlm_jax.run.stopping import ENDED_EARLY
+from mlm_jax.run.sweep.pruning import ENDED_EARLY
 
 LOG = "log.txt"
 INTERRUPTED = 130  # exit code after Ctrl-C
 ENDED = 128  # exit code of a verb that a signal ended, minus the signal's number
 STOPPED = "stopped"  # state of a trial that was ended by a signal; the same command continues it
-LOOK_SECONDS, SAY_SECONDS = 0.2, 60.0  # between two checks of the processes, and two lines about running trials
+LOOK_SECONDS, PROGRESS_SECONDS = 0.2, 60.0  # between two checks of the processes, and two lines about running trials
 TAIL_BYTES = 200_000  # bytes at the end of a file in which its last line is searched
 
 
@@ -76,7 +76,7 @@ class Running:
         )
 
     @property
-    def place(self) -> str:
+    def device_name(self) -> str:
         """The device that the trial has to itself, such as "device 2"; "" if trials run one at a time."""
         device = self.device.get("CUDA_VISIBLE_DEVICES")
         return "" if device is None else f"device {device}"
@@ -112,7 +112,7 @@ class Running:
 def run_trials(
     trials: Sequence[Trial],
     devices: Sequence[Mapping[str, str]],
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     ended: Callable[[Mapping[str, str]], Any] | None = None,
     judge: Callable[[str], str] | None = None,
     console: Console | None = None,
@@ -125,7 +125,7 @@ def run_trials(
     Args:
       trials: in the order in which they begin.
       devices: environment variables that give a process its device, one entry for each trial that runs at a time.
-      say: prints a line.
+      print_line: prints a line.
       ended: called with the states so far when a trial has ended.
       console: a terminal, on which a table shows the progress of the trials. Otherwise a line shows it once a minute.
       judge: returns the reason to end a trial early, given its name; "" if it continues. Called after each event of a trial.
@@ -136,7 +136,7 @@ def run_trials(
     waiting, free = list(trials), list(devices)
     running: list[Running] = []
     states: dict[str, str] = {}
-    said = time.monotonic()
+    last_lines = time.monotonic()
     live = console is not None and console.is_terminal
     picture = Live(get_renderable=lambda: progress_table(running, len(waiting)), console=console, refresh_per_second=1)
     with signals() as received, picture if live else contextlib.nullcontext():
@@ -145,7 +145,7 @@ def run_trials(
             while waiting and free and not received:
                 trial = waiting.pop(0)
                 running.append(Running(trial, free.pop(0)))
-                say(f"{trial.name}: begins ({count(states, trials)}), see {trial.folder / LOG}")
+                print_line(f"{trial.name}: begins ({count(states, trials)}), see {trial.folder / LOG}")
             if len(received) > forwarded:
                 forwarded += 1
                 for one in running:
@@ -156,17 +156,17 @@ def run_trials(
                 states[one.trial.name] = state = one.end()
                 if state == STOPPED and not received:
                     received.append(signal.SIGTERM)  # a signal to a trial is taken as one to the sweep
-                say(f"{one.trial.name}: {state} ({count(states, trials)})")
+                print_line(f"{one.trial.name}: {state} ({count(states, trials)})")
                 if ended is not None:
                     ended(states)
             for one in running:
                 if judge is not None and not one.ended_early and one.has_logged() and (reason := judge(one.trial.name)):
                     one.ended_early = reason
                     one.process.send_signal(signal.SIGTERM)
-            if running and not live and time.monotonic() - said > SAY_SECONDS:
-                said = time.monotonic()
+            if running and not live and time.monotonic() - last_lines > PROGRESS_SECONDS:
+                last_lines = time.monotonic()
                 for one in running:
-                    say(f"{one.place} {one.trial.name}: {one.progress()}".lstrip())
+                    print_line(f"{one.device_name} {one.trial.name}: {one.progress()}".lstrip())
             time.sleep(LOOK_SECONDS if running else 0)
     return states, received[0] if received else 0
 
@@ -175,7 +175,7 @@ def progress_table(running: Sequence[Running], waiting: int) -> Table:
     """Return a table of the running trials: device (if each has its own), name and progress."""
     table = Table("device", "trial", "progress", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for one in running:
-        table.add_row(one.place, one.trial.name, one.progress())
+        table.add_row(one.device_name, one.trial.name, one.progress())
     table.add_row("", f"{waiting} waiting", style="dim")
     return table
 

@@ -77,5 +77,5 @@ def curve_of(workdir: Path, key: str) -> Curve:
     Raises:
       UserError: the trial's metrics file is damaged.
     """
-    measured = (event for event in read_events(workdir) if event["step"] and event.get(key) is not None)
-    return sorted({event["step"]: score(key, event) for event in measured}.items())
+    evaluations = (event for event in read_events(workdir) if event["step"] and event.get(key) is not None)
+    return sorted({event["step"]: score(key, event) for event in evaluations}.items())

@@ -15,7 +15,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.common.extras import install_command
 from mlm_jax.common.files import write_whole
 from mlm_jax.common.foreign_files import read_json
-from mlm_jax.run.sweep_axes import Range, Settings
+from mlm_jax.run.sweep.axes import Range, Settings
 
 PROPOSALS = "proposals.json"  # in the workdir of a sweep: settings of the trials so far
 

@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 TRANSFERRED = ("f1", "pearson", "accuracy")  # the metric of a matrix of transfer: the first of these that a task has
 
 
-class Measured(NamedTuple):
+class Evaluated(NamedTuple):
     """The held-out metrics of a checkpoint.
 
     Attributes:
-      place: the workdir or checkpoint as the user named it.
+      checkpoint: the workdir or checkpoint as the user named it.
       step: the step of the checkpoint.
       config: the config of its run.
       languages: language codes in index order.
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
       sources: {task with labels: languages that it was trained on}.
     """
 
-    place: str
+    checkpoint: str
     step: int
     config: ConfigDict
     languages: tuple[str, ...]
@@ -65,18 +65,18 @@ class Run(NamedTuple):
     params: Any
 
 
-def open_run(place: str | Path, task: str | None = None) -> Run:
+def open_run(checkpoint: str | Path, task: str | None = None) -> Run:
     """Load a checkpoint and open its run's token store.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       task: a task of its config; None means all tasks.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
     """
-    folder = find_checkpoint(place)
-    loaded = load_parameters(place, device=host())
+    folder = find_checkpoint(checkpoint)
+    loaded = load_parameters(checkpoint, device=host())
     config = loaded.config
     if task is not None and task not in config.tasks:
         raise UserError(
@@ -105,18 +105,18 @@ def open_run(place: str | Path, task: str | None = None) -> Run:
     return Run(loaded, store, loader, program, params)
 
 
-def measure(place: str | Path, task: str | None = None, *, everything: bool = False) -> Measured:
-    """Measure a checkpoint on the held-out rows that its run measures, on all devices of this machine.
+def evaluate(checkpoint: str | Path, task: str | None = None, *, everything: bool = False) -> Evaluated:
+    """Evaluate a checkpoint on the held-out rows that its run uses, on all devices of this machine.
 
     Args:
-      place: a workdir or one of its checkpoints.
+      checkpoint: a workdir or one of its checkpoints.
       task: only this task of its config; None means all tasks, and retrieval.
       everything: whether to use all held-out rows of the run's token store instead.
 
     Raises:
       UserError: there is no checkpoint, no such task, no token store, or one of another vocabulary.
     """
-    run = open_run(place, task)
+    run = open_run(checkpoint, task)
     loaded, config, loader = run.loaded, run.loaded.config, run.loader
     held_out = HeldOut(run.program, loader, run.store)
     found = held_out.after(loaded.step).evaluate(run.params, everything=everything, tasks=(task,) if task else ())
@@ -127,7 +127,7 @@ def measure(place: str | Path, task: str | None = None, *, everything: bool = Fa
         if task in (None, name)
     }
     metrics, found_intervals = found.metrics | scores, intervals(found.observed, loaded.languages) | of_scores
-    return Measured(str(place), loaded.step, config, loaded.languages, metrics, found_intervals, sources)
+    return Evaluated(str(checkpoint), loaded.step, config, loaded.languages, metrics, found_intervals, sources)
 
 
 def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> tuple[dict[str, float], dict[str, Interval]]:
@@ -150,25 +150,25 @@ def _translation(loaded: Loaded, held_out: HeldOut, task: str | None) -> tuple[d
     return metrics, found
 
 
-def transfer_between(measured: Sequence[Measured], task: str) -> TransferMatrix | None:
+def transfer_between(evaluated: Sequence[Evaluated], task: str) -> TransferMatrix | None:
     """Return the source × target matrix of a labelled task; None if no checkpoint was trained on a single language.
 
     The score is the first of F1, Pearson's correlation and accuracy that the task has. Checkpoints of the same source language
     (seeds) are averaged. A checkpoint that was trained on several languages has no row; the log names it.
 
     Args:
-      measured: metrics of the checkpoints.
+      evaluated: metrics of the checkpoints.
       task: the task's name, the same in all checkpoints.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     chosen: dict[str, str] = {}
     metric = "accuracy"
-    for found in measured:
+    for found in evaluated:
         sources = found.sources.get(task, ())
         if len(sources) > 1:
             log.warning(
                 "%s was trained on %s in %s, so it has no row in the matrix of transfer from one language",
-                found.place,
+                found.checkpoint,
                 task,
                 ", ".join(sources),
             )

@@ -7,13 +7,13 @@ from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.commands.eval import evaluate_command, gradients_command
 from mlm_jax.common.errors import UserError
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.run.measure import Measured, measure, transfer_between
+from mlm_jax.run.evaluate import Evaluated, evaluate, transfer_between
 from tests.evaluation import runs
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("measure") / "run"
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
     store = runs.make_store(folder / "store")
     config = runs.make_config()
     loader, program = runs.make_program(store, config)
@@ -26,20 +26,20 @@ def run(tmp_path_factory):
     return folder, expected, everything
 
 
-def test_a_checkpoint_measures_what_its_run_does_or_all_of_the_held_out_data(run):
+def test_a_checkpoint_is_evaluated_on_the_rows_of_its_run_or_all_of_the_held_out_data(run):
     folder, *expected = run
     assert expected[0]["eval/loss/en"] != expected[1]["eval/loss/en"]
     for everything, wanted in zip((False, True), expected):
-        measured = measure(folder, everything=everything)
-        assert measured.step == 7
-        assert measured.sources == {"entities": ("en",)}
-        assert measured.metrics.keys() == wanted.keys()
+        evaluated = evaluate(folder, everything=everything)
+        assert evaluated.step == 7
+        assert evaluated.sources == {"entities": ("en",)}
+        assert evaluated.metrics.keys() == wanted.keys()
         for key, value in wanted.items():
-            assert measured.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+            assert evaluated.metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
         for key in ("eval/loss/en", "eval/loss/mean", "eval/entities/f1/ru", "eval/retrieval_at_1/mean"):
-            low, high = measured.intervals[key]
-            assert low <= measured.metrics[key] <= high and low < high or high == 0, key
-        assert "eval/retrieval_at_1/hi" in measured.intervals  # of a language's pairs
+            low, high = evaluated.intervals[key]
+            assert low <= evaluated.metrics[key] <= high and low < high or high == 0, key
+        assert "eval/retrieval_at_1/hi" in evaluated.intervals  # of a language's pairs
 
 
 def test_one_task_alone_is_printed_with_its_transfer(run, capsys):
@@ -65,7 +65,7 @@ def test_json_has_every_number_and_nothing_else(run, capsys):
 
 def test_a_task_that_does_not_exist_is_named(run):
     with pytest.raises(UserError, match="no task 'entity'; did you mean 'entities'"):
-        measure(run[0], "entity")
+        evaluate(run[0], "entity")
 
 
 def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(caplog):
@@ -74,7 +74,7 @@ def test_checkpoints_of_several_sources_make_a_matrix_and_seeds_are_averaged(cap
 
     def trained_on(source, scores):
         metrics = {f"eval/entities/accuracy/{code}": value for code, value in scores.items()}
-        return Measured("run", 1, config, languages, metrics, {}, {"entities": source})
+        return Evaluated("run", 1, config, languages, metrics, {}, {"entities": source})
 
     matrix = transfer_between(
         [

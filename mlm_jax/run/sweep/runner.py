@@ -1,15 +1,4 @@
-"""Sweeps: a config file's ``sweep()`` lists trials. Each is a separate run, is resumed or skipped, and is compared at the end.
-
-In the same file as ``get_config``::
-
-    from mlm_jax.run.sweep import product
-
-    def sweep():
-        return product({"mixing.alpha": (0.3, 0.5, 0.7), "seed": (0, 1)})
-
-or, at random, ``search({"optimizer.learning_rate": Range(1e-4, 1e-2, log=True), "mixing.alpha": (0.3, 0.5)}, trials=20)``;
-``optuna_search`` takes the same arguments, and proposes each trial by the results of those before.
-"""
+"""``mlm-jax sweep``: each trial is a separate run, is resumed or skipped, and is compared with the others at the end."""
 
 from __future__ import annotations
 
@@ -41,12 +30,11 @@ from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run
 from mlm_jax.report.comparison_page import write_comparison
 from mlm_jax.report.comparison_tables import seeds_table, summary_table
-from mlm_jax.run.optuna_search import OptunaSearch, in_rounds, optuna_search, read_proposals
-from mlm_jax.run.stopping import ENDED_EARLY, RULES, curve_of
-from mlm_jax.run.sweep_axes import Range, Settings, chain, product, search, trial_name, zipped
-from mlm_jax.run.trials import INTERRUPTED, Trial, is_finished, run_trials
+from mlm_jax.run.sweep.axes import Settings, trial_name
+from mlm_jax.run.sweep.optuna_search import OptunaSearch, in_rounds, read_proposals
+from mlm_jax.run.sweep.pruning import ENDED_EARLY, RULES, curve_of
+from mlm_jax.run.sweep.trials import INTERRUPTED, Trial, is_finished, run_trials
 
-__all__ = ["Range", "chain", "optuna_search", "product", "run_sweep", "search", "trial_name", "zipped"]  # for sweep()
 KEPT = ("failed", ENDED_EARLY)  # states of the last comparison that stay valid until the trial is run again
 MEAN_LOSS = "eval/loss/mean"  # ranks trials if config.evaluation.select is not set
 COMPARISON, PLOT = "comparison.json", "comparison.html"
@@ -171,7 +159,7 @@ def run_sweep(
       parallel: trials at a time.
       overrides: ``key=value`` settings of all trials.
       dry_run: print each trial's command instead of running it.
-      stop: name of the rule of :data:`mlm_jax.run.stopping.RULES` that ends weak trials early; "" means no rule, and then
+      stop: name of the rule of :data:`mlm_jax.run.sweep.pruning.RULES` that ends weak trials early; "" means no rule, and then
         trials that a rule has ended before are continued.
 
     Returns:
@@ -227,7 +215,7 @@ def _run_listed(
     of a search, which lists them round by round.
     """
     console, slots = table_console(), devices(parallel)
-    say = functools.partial(console.print, soft_wrap=True)
+    print_line = functools.partial(console.print, soft_wrap=True)
     listed = {trial_name(trial): trial for trial in trials}
     settings = {name: trial_settings(trial, overrides) for name, trial in listed.items()}
     configs = {name: load_config(file, given) for name, given in settings.items()}
@@ -247,15 +235,15 @@ def _run_listed(
     waiting = [name for name in unfinished if only is None or name in only]
     before = f", {len(early)} {ENDED_EARLY}" if early else ""
     trials_now = f"{len(listed)}{f' of {in_all}' if in_all else ''} trials"
-    say(f"{trials_now}, {len(listed) - len(unfinished) - len(early)} finished before{before}")
+    print_line(f"{trials_now}, {len(listed) - len(unfinished) - len(early)} finished before{before}")
     commands = {name: command("train", file, workdir / name, settings[name]) for name in waiting}
     if dry_run:
         for train in commands.values():
-            say(shlex.join(train))
+            print_line(shlex.join(train))
         return 0
     shared = {configs[name].data.store: name for name in reversed(waiting)}
     for store, name in shared.items() if parallel > 1 else ():
-        say(f"preparing {store}")
+        print_line(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # the child process has printed its error
     processes = [
@@ -263,15 +251,20 @@ def _run_listed(
     ]
     judge = functools.partial(judged, stop, workdir, configs) if stop else None
     states, stopped_by = run_trials(
-        processes, slots, say, lambda states: write_results(workdir, listed, early | dict(states)), judge, console
+        processes,
+        slots,
+        print_line,
+        lambda states: write_results(workdir, listed, early | dict(states)),
+        judge,
+        console,
     )
     runs = write_results(workdir, listed, early | states)
     if stopped_by:
-        say("interrupted; the same command continues")
+        print_line("interrupted; the same command continues")
         return INTERRUPTED if stopped_by == signal.SIGINT else UNFINISHED
     if any(run.metrics for run in runs):
         show(runs, console)
-        say(f"language by language, and curves: {workdir / PLOT}")
+        print_line(f"language by language, and curves: {workdir / PLOT}")
     return int(any(state.startswith("failed") for state in states.values()))
 
 
