@@ -70,6 +70,7 @@ def check_data(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
     if not _names_data(config):
         return
     data = config.data
+    labelled.check_formats(data.labelled)
     _check_names(config)
     pairs = [*data.parallel, *(name for name in data.mixture_languages.values() if "-" in name)]
     try:

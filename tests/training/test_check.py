@@ -274,6 +274,10 @@ def test_each_phase_has_data_for_each_task_before_any_is_read(caplog):
         with pytest.raises(BadValue, match=problem) as raised:
             check(**phase)
         assert raised.value.key == "curriculum"
+    config.data.labelled = {"set": {"format": "tsvv", "language": "en", "train": "e"}}
+    with pytest.raises(BadValue, match="data.labelled.set.format is 'tsvv'; did you mean 'tsv'"):
+        check()
+    config.data.labelled = {}
     for task, problem in (
         ({"objective": "ranking", "data": ("de-en", "de:web"), **rows}, "reads pairs, but 'de:web' is of kind text"),
         ({"objective": "classification", **rows}, "reads labelled, but config.data has none"),
