@@ -236,7 +236,7 @@ def write_tokenizer(
     else:
         from mlm_jax.interop.tokenizer import to_tokenizers
 
-        to_tokenizers(vocabulary, prefix, [vocabulary.eos_id]).save(str(folder / TOKENIZER))
+        to_tokenizers(vocabulary, prefix, [vocabulary.eos_id], types=types).save(str(folder / TOKENIZER))
 
     def piece(index: int) -> str | None:
         return vocabulary.pieces([index])[0] if index >= 0 else None

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 UNDETERMINED = ("und",)  # ISO 639's code for undetermined, if the languages of a model are unknown
 VOCABULARY, RECIPE = "vocabulary", "config.py"
+TOKENS_PER_SENTINEL = 20  # of a row for denoising: 15 % of the tokens are in spans of 3
 IN_FLIGHT = 200_000_000  # bytes that are copied at once while the checkpoint is written; at least the largest array
 
 
@@ -134,7 +135,10 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     config.tasks = {task: {**entry, "length": min(entry["length"], room)} for task, entry in config.tasks.items()}
     if config.model.decoder:
         check_decoder_start(published, vocabulary, before)
-        config.tasks = {"denoising": {"objective": "denoising", "rows": 64, "length": 568, "weight": 1.0}}
+        length = min(568, TOKENS_PER_SENTINEL * vocabulary.sentinels)
+        denoising = {"objective": "denoising", "rows": 64, "length": length, "weight": 1.0}
+        translation = {"objective": "translation", "rows": 32, "length": 128, "weight": 1.0}  # needs no sentinels
+        config.tasks = {"denoising": denoising} if vocabulary.sentinels else {"translation": translation}
     elif vocabulary.mask_id < 0:  # without a mask piece: the task is to find translations of sentences
         config.tasks = {"ranking": {"objective": "ranking", "rows": 64, "length": min(128, room), "weight": 1.0}}
     if published.task:

@@ -138,6 +138,7 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
         "classifier_activation": PLAIN.get(model.activation, "gelu"),
         "max_position_embeddings": model.max_positions,
         "initializer_range": model.initializer_stddev,
+        "initializer_cutoff_factor": 2.0,  # text-embeddings-inference requires this key
         "norm_eps": model.norm_epsilon,
         "norm_bias": "norm" in model.biases,
         "attention_bias": "attention" in model.biases,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlm_jax.common.foreign_files import read_json
 
 log = logging.getLogger(__name__)
 
-MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+MODULES, SETTINGS, USE = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 POOLING = {"mean": "mean", "cls": "first"}  # {their mode: config.model.pooling}
 OLD_MODES = {  # {key of releases before 5: mode}
     "pooling_mode_cls_token": "cls",
@@ -52,7 +53,8 @@ def read_pooling(folder: Path, longest: int) -> str:
             )
         elif kind != "Transformer":
             log.warning("left out: %s of %s: embed gives the vectors before this module", kind, MODULES)
-    _warn_of_length(folder / SETTINGS, longest)
+    for warning in _differences(folder, longest):
+        log.warning("%s", warning)
     return pooling
 
 
@@ -62,10 +64,16 @@ def _inside(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def _pooling(file: Path) -> str:
-    settings = read_json(file)
+def _object(file: Path) -> dict[str, Any]:
+    """Return the contents of a file of settings; {} if there is none."""
+    settings = read_json(file) if file.is_file() else {}
     if not isinstance(settings, dict):
         raise UserError("this is not a JSON object", file=file)
+    return settings
+
+
+def _pooling(file: Path) -> str:
+    settings = _object(file)
     modes = settings.get("pooling_mode", [mode for key, mode in OLD_MODES.items() if settings.get(key)])
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLING:
@@ -77,10 +85,20 @@ def _pooling(file: Path) -> str:
     return POOLING[modes[0]]
 
 
-def _warn_of_length(file: Path, longest: int) -> None:
-    most = (read_json(file) if file.is_file() else {}).get("max_seq_length")
+def _differences(folder: Path, longest: int) -> Iterator[str]:
+    """Yield the settings by which ``encode`` of sentence-transformers would give other vectors than our ``embed``."""
+    texts, use = _object(folder / SETTINGS), _object(folder / USE)
+    most = texts.get("max_seq_length", _object(folder / "tokenizer_config.json").get("model_max_length"))
     if isinstance(most, int) and most < longest:
-        log.warning("%s cuts texts at %d tokens; embed reads up to %d", file.name, most, longest)
+        yield f"sentence-transformers cuts texts at {most} tokens; embed reads up to {longest}"
+    if texts.get("do_lower_case"):
+        yield f"do_lower_case of {SETTINGS} is left out: lower the letters of texts before embed"
+    prompts, name = use.get("prompts"), use.get("default_prompt_name")
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if prompt:
+        yield f"the prompt {name!r} of {USE} is left out: write {prompt!r} before each text for embed"
+    if use.get("truncate_dim"):
+        yield f"truncate_dim of {USE} is left out: embed gives all dimensions, not the first {use['truncate_dim']}"
 
 
 def write_sentence_transformer(folder: Path, width: int, longest: int | None, pooling: str) -> None:
@@ -102,7 +120,7 @@ def write_sentence_transformer(folder: Path, width: int, longest: int | None, po
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     write_json(folder / MODULES, modules)
     write_json(folder / SETTINGS, {"max_seq_length": longest, "do_lower_case": False})
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    write_json(folder / USE, {"similarity_fn_name": "cosine"})
 
 
 def write_json(file: Path, values: Any) -> None:

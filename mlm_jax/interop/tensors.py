@@ -7,6 +7,7 @@ is the model plus about one shard.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from safetensors.numpy import save_file
 
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.foreign_files import MOST_JSON, parse_json, read_json, without_repeats
+
+log = logging.getLogger(__name__)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -176,18 +179,21 @@ class TensorWriter:
         self.shards: list[list[str]] = []
 
     def add(self, name: str, value: np.ndarray) -> None:
-        """Add one tensor; a full shard is written.
+        """Add one tensor; a full shard is written. NaN and infinite values are written with a warning.
 
         Raises:
           UserError: a value is too large for the type.
         """
         with np.errstate(over="ignore"):
             written = np.ascontiguousarray(value, self.dtype)
-        if written.dtype != value.dtype and (np.isfinite(value) & ~np.isfinite(written)).any():
+        finite = np.isfinite(value)
+        if (finite & ~np.isfinite(written)).any():
             raise UserError(
-                f"tensor {name!r} holds {np.abs(value[np.isfinite(value)]).max():g}, which is too large for {written.dtype}",
+                f"tensor {name!r} holds {np.abs(value[finite]).max():g}, which is too large for {written.dtype}",
                 remedy="write it as bfloat16 or float32",
             )
+        if not finite.all():
+            log.warning("tensor %r holds NaN or infinite numbers, which are written as they are", name)
         value = written
         if self.pending and self.pending_bytes + value.nbytes > self.shard_bytes:
             self._flush()

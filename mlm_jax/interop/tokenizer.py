@@ -17,13 +17,14 @@ from mlm_jax.data.vocabulary.pieces import BYTES, WORD, Vocabulary
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
 
 
-def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) -> Tokenizer:
+def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int], *, types: bool = False) -> Tokenizer:
     """Return a tokenizer with the ids of a vocabulary.
 
     Args:
       vocabulary: a vocabulary of SentencePiece or of bytes.
       prefix: ids put before every text.
       suffix: ids put after every text.
+      types: whether the second text of a pair has type 1.
 
     Raises:
       UserError: the SentencePiece model has a type without counterpart.
@@ -37,16 +38,22 @@ def to_tokenizers(vocabulary: Vocabulary, prefix: list[int], suffix: list[int]) 
             if vocabulary.is_special[index]
         ]
     )
-    tokenizer.post_processor = template(tokenizer, prefix, suffix)
+    tokenizer.post_processor = template(tokenizer, prefix, suffix, types=types)
     return tokenizer
 
 
-def template(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> processors.PostProcessor:
-    """Return the post-processor that puts ids before and after each text, and around both texts of a pair."""
+def template(
+    tokenizer: Tokenizer, prefix: list[int], suffix: list[int], *, types: bool = False
+) -> processors.PostProcessor:
+    """Return the post-processor that puts ids before and after each text, and around both texts of a pair.
+
+    Type 1 would be outside the table of types of most models, so ``types`` says whether the second text has it.
+    """
+    second = ":1" if types else ""
     pieces = {index: tokenizer.id_to_token(index) for index in {*prefix, *suffix}}
     around = [pieces[index] for index in prefix], [pieces[index] for index in suffix]
     one = [*around[0], "$A", *around[1]]
-    two = [*one, "$B:1", *(f"{piece}:1" for piece in around[1])]
+    two = [*one, f"$B{second}", *(f"{piece}{second}" for piece in around[1])]
     return processors.TemplateProcessing(
         single=one, pair=two, special_tokens=[(piece, index) for index, piece in pieces.items()]
     )

@@ -56,7 +56,8 @@ class Denoising(Objective):
             raise UserError(
                 f"task {self.task!r}: rows of {length} tokens need {spans} sentinels, "
                 f"the vocabulary has {len(context.sentinels)}",
-                remedy="shorten the task's length, or give a vocabulary of your own more sentinels (vocabulary.sentinels)",
+                remedy=("shorten the task's length, " if len(context.sentinels) else "use the objective translation, ")
+                + "or train a vocabulary with more sentinels (vocabulary.sentinels)",
             )
         is_noise = jax.vmap(lambda k: noise_mask(k, length, noise, spans))(jax.random.split(key, count))
         real = jnp.asarray(rows.segment_ids) > 0

@@ -161,7 +161,7 @@ def test_other_families_are_not_taken_for_misspelt(kind, tmp_path):
     assert "did you mean" not in str(caught.value)
 
 
-def test_weights_that_the_type_cannot_hold_are_refused(tmp_path):
+def test_weights_that_the_type_cannot_hold_are_refused(tmp_path, caplog):
     published(tmp_path / "theirs", "xlm-roberta")
     name = "roberta.embeddings.LayerNorm.weight"
     rewritten(tmp_path / "theirs", lambda tensors: tensors[name].__setitem__(0, 7e4))
@@ -172,6 +172,10 @@ def test_weights_that_the_type_cannot_hold_are_refused(tmp_path):
         export_hf(ours, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
     export_hf(ours, tmp_path / "out", dtype="bfloat16")
+    rewritten(tmp_path / "theirs", lambda tensors: tensors[name].__setitem__(0, float("nan")))
+    ours = import_hf(tmp_path / "theirs", tmp_path / "nan", allow_nonfinite=True)
+    export_hf(ours, tmp_path / "out_nan")
+    assert f"tensor '{name}' holds NaN or infinite numbers" in caplog.text
 
 
 def test_a_model_without_a_head_is_imported_with_a_warning(tmp_path, caplog):

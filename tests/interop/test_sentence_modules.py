@@ -11,6 +11,7 @@ import mlm_jax
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.importing import import_hf
+from tests.interop.edits import edit_json
 from tests.interop.published import published, sentences
 
 TEXTS = [text[:50] for text in sentences(3000)[:7]]
@@ -60,8 +61,23 @@ def test_other_pooling_is_refused(mode, tmp_path):
 
 def test_what_is_left_out_is_said(tmp_path, caplog):
     written(tmp_path, "bert", Dense(32, 16), Normalize())
-    file = tmp_path / "theirs" / "sentence_bert_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "max_seq_length": 20}))
+    edit_json("sentence_bert_config.json", do_lower_case=True)(tmp_path / "theirs")
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    edit_json("config_sentence_transformers.json", **prompts, truncate_dim=8)(tmp_path / "theirs")
+    edit_json("tokenizer_config.json", model_max_length=20)(tmp_path / "theirs")
     import_hf(tmp_path / "theirs", tmp_path / "ours")
-    for part in ("left out: Dense", "left out: Normalize", "cuts texts at 20 tokens; embed reads up to 64"):
+    for part in (
+        "left out: Dense",
+        "left out: Normalize",
+        "cuts texts at 20 tokens; embed reads up to 64",
+        "do_lower_case of sentence_bert_config.json is left out",
+        "write 'query: ' before each text",
+        "not the first 8",
+    ):
         assert part in caplog.text
+    edit_json("sentence_bert_config.json", max_seq_length=30)(tmp_path / "theirs")
+    import_hf(tmp_path / "theirs", tmp_path / "again")
+    assert "cuts texts at 30 tokens" in caplog.text
+    (tmp_path / "theirs" / "sentence_bert_config.json").write_text("[]")
+    with pytest.raises(UserError, match="sentence_bert_config.json: this is not a JSON object"):
+        import_hf(tmp_path / "theirs", tmp_path / "other")

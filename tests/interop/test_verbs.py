@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import mlm_jax
@@ -21,6 +22,7 @@ from mlm_jax.config import default_config, load_config
 from mlm_jax.data.vocabulary.folder import open_vocabulary
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.interop.importing import import_hf
+from mlm_jax.objectives.denoising import Denoising
 from tests.interop import parity
 from tests.interop.edits import edit_json, template
 from tests.interop.published import LANGUAGES, our_vocabulary, published, sentences
@@ -115,6 +117,7 @@ def test_an_encoder_decoder(tmp_path):
     ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
     config = load_config(ours / "config.py")
     assert config.data.prefix == "none" and set(config.tasks) == {"denoising"}
+    assert Denoising().lengths(config.tasks["denoising"]["length"])[1] <= 20  # sentinels of this tokenizer
     assert config.vocabulary.size < model.config.vocab_size and config.model.vocabulary_multiple == 128
     out = export_hf(ours, tmp_path / "again")
     assert parity.tensors_of(out) == parity.tensors_of(tmp_path / "theirs")
@@ -126,6 +129,8 @@ def test_an_encoder_decoder(tmp_path):
     assert not (out / "modules.json").exists()
     with pytest.raises(UserError, match="has no mask to fill in"):
         mlm_jax.load(ours).fill_mask("Im <mask>")
+    edit_json("tokenizer_config.json", extra_ids=0)(tmp_path / "theirs")
+    assert set(load_config(import_hf(tmp_path / "theirs", tmp_path / "none") / "config.py").tasks) == {"translation"}
     edit_json("config.json", decoder_start_token_id=5)(tmp_path / "theirs")
     with pytest.raises(
         UserError, match="config.json: decoder_start_token_id is 5, but .* begin with 0, which is padding"
@@ -201,6 +206,38 @@ def test_our_own_model_loads_everywhere(family, tmp_path):
     assert logits.shape[-1] == 2000
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-4)
+    can_be_served(tmp_path / "out")
+
+
+# Keys of config.json without which text-embeddings-inference 1.9.3 does not start.
+SERVED = {
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+}
+SERVED |= {"initializer_range", "pad_token_id"}
+SERVED_BERT = {"hidden_act", "hidden_dropout_prob", "type_vocab_size", "layer_norm_eps"}
+SERVED_MODERNBERT = {"hidden_activation", "initializer_cutoff_factor", "norm_eps", "norm_bias", "classifier_activation"}
+SERVED_MODERNBERT |= {f"{name}_token_id" for name in ("eos", "bos", "cls", "sep")} | {"global_attn_every_n_layers"}
+SERVED_MODERNBERT |= {"attention_bias", "attention_dropout", "global_rope_theta", "local_rope_theta", "local_attention"}
+
+
+def can_be_served(folder):
+    """Check what text-embeddings-inference reads besides the weights; it takes types of tokens from tokenizer.json alone."""
+    config = json.loads((folder / "config.json").read_text())
+    own = {"modernbert": SERVED_MODERNBERT, "xlm-roberta": SERVED_BERT, "bert": SERVED_BERT}
+    if config["model_type"] in own:
+        assert all(config[key] is not None for key in SERVED | own[config["model_type"]])
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] is True and pooling["pooling_mode_cls_token"] is False
+    rows = config["max_position_embeddings"]
+    used = rows - config["pad_token_id"] - 1 if config["model_type"] == "xlm-roberta" else rows
+    assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == used
+    pair = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a", "b")
+    assert max(pair.type_ids) < config.get("type_vocab_size", 2)
 
 
 def test_adapters_by_language_are_written_as_xmod(tmp_path):
