@@ -26,7 +26,7 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
     """Return devices to compile for: those of the topology if its compiler is installed, otherwise simulated CPU devices.
 
     Raises:
-      UserError: libtpu is missing or does not know the topology, or too few devices are simulated.
+      UserError: libtpu is missing or does not know the topology, the CUDA plugin does not load, or too few devices are simulated.
     """
     if topology.chip.platform == "tpu":
         return _tpu_devices(topology)
@@ -79,10 +79,17 @@ def _gpu_devices(topology: Topology) -> Sequence[jax.Device]:
     joined = max(1, topology.linked // each)  # hosts in one NVLink network
     partitions = -(-topology.hosts // joined)
     shape = f"{partitions}x{topology.hosts // partitions}x{each}"
-    with quiet_stderr():
-        return topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=target_config(topology.chip), topology=shape
-        ).devices
+    try:
+        with quiet_stderr():
+            return topologies.get_topology_desc(
+                platform="cuda", topology_name="", target_config=target_config(topology.chip), topology=shape
+            ).devices
+    except NotImplementedError as error:  # JAX's answer if a plugin is installed, but did not load
+        raise UserError(
+            f"JAX's CUDA plugin is installed but does not load, so nothing can be compiled for {topology}",
+            remedy="python -c 'import jax; jax.devices()' prints which library is missing; "
+            f"{INSTALL_CUDA} installs all of them",
+        ) from error
 
 
 def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:

@@ -54,6 +54,19 @@ def test_every_chip_cites_its_source():
     assert all(chip.source.startswith("https://") for chip in chips.CHIPS.values() if chip.peak_flops)
 
 
+def test_a_cuda_plugin_that_does_not_load_is_a_line(monkeypatch):
+    monkeypatch.setattr(devices, "cuda_installed", lambda: True)
+
+    def no_plugin(**options):  # what JAX 0.10 raises
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(devices.topologies, "get_topology_desc", no_plugin)
+    with pytest.raises(
+        UserError, match="does not load, so nothing can be compiled for H100:8.*which library is missing"
+    ):
+        devices.devices(parse("H100:8"))
+
+
 def test_devices_and_hosts_are_counted():
     assert parse("v5p:8x8x8").device_count == 512 and parse("tpu7x:2x2x1").device_count == 8
     assert str(parse("2xv5e:4x4")) == "2xv5e:4x4" and parse("2xv5e:4x4").device_count == 32
