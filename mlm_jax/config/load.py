@@ -47,7 +47,10 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
         key, equals, value = override.partition("=")
         if not (key and equals):
             raise UserError(f"--set {override!r} is not KEY=VALUE", remedy="write --set key.path=value")
-        set_key(config, key, value)
+        try:
+            set_key(config, key, value)
+        except UserError as error:  # with its place, so that it is not taken for an error of the file
+            raise UserError(error.problem, file=f"--set {override}", remedy=error.remedy) from error
     try:
         check_values(config)
     except BadValue as error:
