@@ -17,6 +17,8 @@ from mlm_jax.config.values import is_several, several
 from mlm_jax.data.text.rates import rates as share_rates
 from mlm_jax.data.text.rates import unimax
 
+MOST_NAMES = 8  # languages that a message lists
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -74,7 +76,7 @@ class Phase:
         """Return the error for a task that has no text in this phase."""
         named = f" of the sources {', '.join(self.sources)}" if self.sources else ""
         return UserError(
-            f"{self.name}: task {task!r} has no data in {self.languages}{named}",
+            f"{self.name}: task {task!r} has no data in {_listed(self.languages)}{named}",
             remedy="add one of its languages to the phase" + ", or one of its sources" * bool(self.sources),
         )
 
@@ -260,6 +262,10 @@ def _sources(config: ConfigDict, where: str, named: Any) -> dict[str, float | No
                 remedy='give sources names in config.data.corpora: {"de": {"wiki": "text/de/wiki/*.txt"}}',
             )
     return rates
+
+
+def _listed(languages: Sequence[str]) -> str:
+    return ", ".join(languages) if len(languages) <= MOST_NAMES else f"the {len(languages):,} languages of the phase"
 
 
 def _of_task(values: Mapping[str, int], task: str, kind: str, default: int) -> int:
