@@ -112,9 +112,9 @@ def xlm_roberta_settings(config: Mapping[str, Any], contents: Contents) -> dict[
         require(config, {"hidden_act": "gelu"})
     pad = token_ids(config, pad=1).get("pad")
     if pad is None:
-        raise UserError("pad_token_id is null, but positions are counted from it")
+        raise UserError("pad_token_id is null; positions are counted from it")
     if pad + 1 >= config.get("max_position_embeddings", 512):
-        raise UserError(f"pad_token_id is {pad}, but positions are counted from it, and there are not as many")
+        raise UserError(f"pad_token_id is {pad}; positions are counted from it, and the model has fewer")
     return settings(config, contents) | {"position_offset": pad + 1}
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mlm_jax.interop.family import Contents, Entry, Facts, Family, require, token_ids
-from mlm_jax.interop.xlm_roberta import (
-    EMBEDDINGS,
-    HEAD,
-    HEADS,
-    IGNORED,
-    LAYER,
-    first_position,
-    xlm_roberta_describe,
-    xlm_roberta_settings,
-)
+from mlm_jax.interop.family import Contents, Entry, Facts, require, token_ids
+from mlm_jax.interop.xlm_roberta import EMBEDDINGS, HEAD, LAYER, xlm_roberta_describe, xlm_roberta_settings
+from mlm_jax.interop.xlm_roberta import FAMILY as XLM_ROBERTA
 
 ADAPTER = "{base}encoder.layer.{layer}.output.adapter_modules.{language}"
 ADAPTERS = (
@@ -56,9 +49,10 @@ def describe(model: Any, facts: Facts) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = dataclasses.replace(  # like XLM-RoBERTa, except for the adapters
+    XLM_ROBERTA,
     model_type="xmod",
-    base="roberta.",
+    name="Xmod",
     table=EMBEDDINGS + LAYER + ADAPTERS + HEAD,
     settings=settings,
     describe=describe,
@@ -68,15 +62,4 @@ FAMILY = Family(
         languages=tuple(config.get("languages", ("en_XX",))),
         ids=token_ids(config, pad=1, bos=0, eos=2),
     ),
-    embedding="{base}embeddings.word_embeddings.weight",
-    output="lm_head.decoder.weight",
-    head=r"^lm_head\.",
-    name="Xmod",
-    heads=HEADS,
-    first_position=first_position,
-    ignored=IGNORED,
-    copies={
-        "lm_head.decoder.weight": "{base}embeddings.word_embeddings.weight",
-        "lm_head.decoder.bias": "lm_head.bias",
-    },
 )

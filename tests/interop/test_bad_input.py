@@ -83,7 +83,7 @@ BAD = {
         edit_json("config.json", attention_bias="false"),
         'attention_bias is "false"; it must be true or false',
     ),
-    "no heads": (edit_json("config.json", num_attention_heads=0), "num_attention_heads is 0, where"),
+    "no heads": (edit_json("config.json", num_attention_heads=0), "num_attention_heads is 0; it must be a whole"),
     "a list of frequencies": (
         edit_json("config.json", rope_parameters=[1]),
         "rope_parameters is .1.; it must be an object",
