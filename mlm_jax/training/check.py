@@ -15,6 +15,7 @@ from mlm_jax.config.sources import named_sources
 from mlm_jax.config.together import longest_row
 from mlm_jax.config.values import BadValue, several
 from mlm_jax.data.loading import curriculum
+from mlm_jax.data.loading.curriculum import listed
 from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.data.text import labelled
 from mlm_jax.data.text.languages import languages_of, run_languages
@@ -160,7 +161,7 @@ def _named(config: ConfigDict) -> list[_Named]:
     data, found = config.data, []
     for key, kind in (("corpora", "text"), ("parallel", "pairs")):
         for one in named_sources(data[key]):
-            languages = languages_of(config, one.of)
+            languages = languages_of(config, one.of) if kind == "pairs" else (one.of,)
             found.append(_Named(one.stream, one.of, one.name, kind, languages, one.settings.get("rate")))
     for name, entry in data.labelled.items():
         if "train" in entry:
@@ -189,10 +190,11 @@ def _check_phases(config: ConfigDict, objectives: Mapping[str, Objective], phase
             ]
             if not chosen:
                 raise phase.nothing_to_read(task)
-            of_phase = {one.of: None for one in fitting if {*one.languages} <= {*phase.languages}}
-            left_out = [of for of in of_phase if of not in {one.of for one in chosen}]
+            of_phase = {one.of: None for one in fitting if phase.all_languages.issuperset(one.languages)}
+            left_out = [*of_phase.keys() - {one.of for one in chosen}]
             if phase.sources and left_out:
-                log.warning("%s.sources leaves out all data of %s for task %s", phase.name, ", ".join(left_out), task)
+                names = listed(sorted(left_out))
+                log.warning("%s.sources leaves out all data of %s for task %s", phase.name, names, task)
 
 
 def _rate(phase: curriculum.Phase, one: _Named) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ class Phase:
     rope_theta: float
     local_rope_theta: float
 
+    @cached_property
+    def all_languages(self) -> frozenset[str]:
+        """Its languages as a set: a run may have thousands."""
+        return frozenset(self.languages)
+
     @property
     def rope_bases(self) -> tuple[float, float]:
         """Both bases of the rotary positions."""
@@ -70,13 +76,13 @@ class Phase:
         """
         of = stream.partition(SEPARATOR)[0]  # its language or pair
         chosen = not self.sources or not self.sources.keys().isdisjoint((stream, source, of))
-        return chosen and {*languages} <= {*self.languages}
+        return chosen and self.all_languages.issuperset(languages)
 
     def nothing_to_read(self, task: str) -> UserError:
         """Return the error for a task that has no text in this phase."""
         named = f" of the sources {', '.join(self.sources)}" if self.sources else ""
         return UserError(
-            f"{self.name}: task {task!r} has no data in {_listed(self.languages)}{named}",
+            f"{self.name}: task {task!r} has no data in {listed(self.languages)}{named}",
             remedy="add one of its languages to the phase" + ", or one of its sources" * bool(self.sources),
         )
 
@@ -264,8 +270,9 @@ def _sources(config: ConfigDict, where: str, named: Any) -> dict[str, float | No
     return rates
 
 
-def _listed(languages: Sequence[str]) -> str:
-    return ", ".join(languages) if len(languages) <= MOST_NAMES else f"the {len(languages):,} languages of the phase"
+def listed(names: Sequence[str]) -> str:
+    """Return languages or pairs for a message: their names, or their number if they are many."""
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names):,} languages"
 
 
 def _of_task(values: Mapping[str, int], task: str, kind: str, default: int) -> int:
