@@ -81,7 +81,8 @@ def check_data(config: ConfigDict, objectives: Mapping[str, Objective]) -> None:
     except UserError as error:
         if isinstance(error, BadValue):
             raise
-        raise BadValue("curriculum", error.problem, error.remedy) from error
+        key = "curriculum" if config.curriculum else "mixing.rates" if config.mixing.rates else "mixing.strategy"
+        raise BadValue(key, error.problem, error.remedy) from error
 
 
 def check_language_names(languages: Sequence[str]) -> None:
@@ -190,6 +191,13 @@ def _check_phases(config: ConfigDict, objectives: Mapping[str, Objective], phase
             ]
             if not chosen:
                 raise phase.nothing_to_read(task)
+            if phase.strategy == "explicit":
+                phase.shares({"-".join(one.languages): 1.0 for one in chosen}, 1.0, {})  # raises an error about a rate
+            elif phase.strategy == "mixture":
+                raise UserError(
+                    f"{phase.name} mixes by the rates of a mixture, but data.mixture is not set",
+                    remedy="choose another strategy, or set data.mixture",
+                )
             of_phase = {one.of: None for one in fitting if phase.all_languages.issuperset(one.languages)}
             left_out = [*of_phase.keys() - {one.of for one in chosen}]
             if phase.sources and left_out:

@@ -270,10 +270,18 @@ def test_each_phase_has_data_for_each_task_before_any_is_read(caplog):
         ({"sources": {"web": 0, "wiki": 1}}, "task 'rank' has no data"),
         ({"sources": ("en", "de-en"), "languages": ("de",)}, "task 'mlm' has no data in de of the sources"),
         ({"languages": ("de",)}, r"curriculum\[0\]: task 'rank' has no data in de\. "),
+        ({"rates": {"de": 0, "en": 0, "de-en": 1}}, "the rates of de, en are all 0"),
+        ({"rates": {"de": 1, "en": 1}}, "the explicit rates have no rate for 'de-en'"),
+        ({"strategy": "mixture"}, "mixes by the rates of a mixture, but data.mixture is not set"),
     ):
         with pytest.raises(BadValue, match=problem) as raised:
             check(**phase)
         assert raised.value.key == "curriculum"
+    config.curriculum, config.mixing.strategy, config.mixing.rates = (), "explicit", {"de": 1, "en": 1}
+    with pytest.raises(BadValue, match="the run: the explicit rates have no rate for 'de-en'") as raised:
+        check_config(config)
+    assert raised.value.key == "mixing.rates"
+    config.mixing.strategy, config.mixing.rates = "alpha", {}
     config.data.labelled = {"set": {"format": "tsvv", "language": "en", "train": "e"}}
     with pytest.raises(BadValue, match="data.labelled.set.format is 'tsvv'; did you mean 'tsv'"):
         check()
