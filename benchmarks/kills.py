@@ -1,6 +1,6 @@
 """Kill runs repeatedly, and compare their results with runs that were not killed.
 
-    python benchmarks/kills.py [--kills 100] [--variants plain decoder indexed] [--output benchmarks/results/kills.json]
+    python benchmarks/kills.py [--kills 100] [--variants prepare plain decoder indexed] [--output benchmarks/results/kills.json]
 
 A run prepares its data, compiles, trains, evaluates, saves and reports. It is killed (SIGKILL), and the same command
 continues, until it is done. Two of three kills come at a file operation: the run, or the process that prepares its data,
@@ -13,16 +13,18 @@ completes, and if afterwards
   retrieval) exist, because the last bit of a score can change them;
 * no process, lock or temporary file is left.
 
-``plain`` runs on one device. ``decoder`` (with language-indexed weights, a curriculum and EMA) and ``indexed`` (with adapters,
-microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only runs that are killed in these phases prepare their data
-and compile; the others begin with a copy of a store and use compiled programs. The script prints the numbers of kills and of
-survived kills, and a table of file operations by phase of the run; the exit code is 1 if a kill was not survived. The results
-are written after each run.
+``plain`` runs on one device. ``prepare`` is the same run, but two processes prepare its data. Most of its kills come at
+random times of the preparation, and hit the run or one of these processes. ``decoder`` (with language-indexed weights, a
+curriculum and EMA) and ``indexed`` (with adapters, microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only
+runs that are killed in these phases prepare their data and compile; the others begin with a copy of a store and use compiled
+programs. The script prints the numbers of kills and of survived kills, and a table of file operations by phase of the run;
+the exit code is 1 if a kill was not survived. The results are written after each run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -49,8 +51,9 @@ SETTINGS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",  # runs do not start themselves again
     "PYTHONPATH": f"{ROOT}:{KILLED}",
 }
-DEVICES = {"plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
+DEVICES = {"prepare": (1,), "plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
 KILLS_A_RUN, PLACES_A_RUN = 7, 4
+KILLS_PREPARING = 5  # of those of a run whose data is prepared by two processes
 ALONE = 20  # seconds that a process may outlive its parent: Python's start, on a busy machine
 TRIES = 3  # attempts to kill at an operation: a continued run may not reach it, because it has less to do
 PHASES = (  # phases of a run: (name, pattern of the file operations in it)
@@ -239,16 +242,17 @@ class Killer:
         self.store = runs.folder / "store"  # most runs begin with a copy of it
         self.kills: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()  # how often an unkilled run does each operation
-        self.duration = 0.0
+        self.duration = self.preparation = 0.0  # seconds of an unkilled run, and of its preparation of data
         self.number = 0
 
     def measure(self) -> None:
         """Run without kills, twice: the first run compiles."""
         for workdir in (self.runs.folder / f"run-{self.runs.variant}-first", self.runs.reference):
-            begun = time.monotonic()
+            begun = time.time()
             if ended(self.runs.start(workdir, self.devices[0])):
                 raise SystemExit(f"a run that is not killed fails:\n{self.runs.said()}")
-            self.duration = time.monotonic() - begun
+            self.duration = time.time() - begun
+            self.preparation = (workdir / "store").stat().st_mtime - begun
             self.counts |= Counter(self.runs.operations())
             if not self.store.exists():
                 shutil.copytree(workdir / "store", self.store)
@@ -276,7 +280,8 @@ class Killer:
         """
         workdir = self.runs.folder / f"run-{self.runs.variant}-{self.number}"
         compiles = any(place.startswith("run") and "compiled" in place for place in places)
-        if not any(place.startswith("helper") for place in places) and self.number:  # the first one prepares its data
+        prepares = self.runs.variant == "prepare" or any(place.startswith("helper") for place in places)
+        if not prepares and self.number:  # the first one prepares its data
             shutil.copytree(self.store, workdir / "store")
         self.number += 1
         here: list[dict[str, Any]] = []
@@ -284,11 +289,12 @@ class Killer:
         while True:
             devices = self.devices[min(len(here), len(self.devices) - 1)]
             enough = len(here) >= KILLS_A_RUN or (not places and len(self.kills) + len(here) >= self.least)
-            place = "" if enough or len(here) % 3 == 2 or not places else places.pop(0)
+            at_random = len(here) < KILLS_PREPARING if self.runs.variant == "prepare" else len(here) % 3 == 2
+            place = "" if enough or at_random or not places else places.pop(0)
             number = 1 if rare or not place else self.draw.randrange(self.counts[place]) + 1
             at = f"{number} {place}" if place else ""
             code, kill = self._start(workdir, devices, at, by_time=not place and not enough, compiles=compiles)
-            if kill is None and (code or not places):
+            if kill is None:  # the run is done, or failed
                 break
             here += [kill | {"devices": devices}] if kill else []
             if code not in (-signal.SIGKILL, 2) and kill:
@@ -310,21 +316,37 @@ class Killer:
         self, workdir: Path, devices: int, at: str, *, by_time: bool, compiles: bool
     ) -> tuple[int, dict[str, Any] | None]:
         """Start once; return the exit code, and how the start was killed, or None if it was not."""
+        prepared = (workdir / "store").exists()
         process = self.runs.start(workdir, devices, at, compiles=compiles)
-        after = self.draw.random() * self.duration
-        code, killed = ended(process, after if by_time else math.inf), False
+        after = self.draw.random() * (self.duration if prepared else self.preparation)
+        code, killed = ended(process, after if by_time else math.inf), ""
         if code is None:
-            os.kill(process, signal.SIGKILL)
-            code, killed = ended(process), True
+            victim = self.draw.choice([process, *helpers(process)])
+            killed = "run" if victim == process else "helper"
+            prepared = (workdir / "store").exists()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            code = ended(process)
         assert code is not None
         done = self.runs.operations()
         if is_alive(process):
             return 1, {"left": "a process"}
-        if killed and code == -signal.SIGKILL:
-            return code, {"seconds": round(after, 2), "after": done[-1] if done else "nothing"}
+        if killed and code == {"run": -signal.SIGKILL, "helper": 2}[killed]:
+            during = {} if prepared else {"phase": "prepare"}
+            return code, {"seconds": round(after, 2), "of": killed, "after": done[-1] if done else "nothing"} | during
         # If the process that prepares the data is killed, the run ends with a one-line error.
         helper = code == 2 and at.partition(" ")[2].startswith("helper")
         return code, {"before": at.partition(" ")[2]} if at and (code == -signal.SIGKILL or helper) else None
+
+
+def helpers(process: int) -> list[int]:
+    """Return the processes that a start has begun, and those that they have begun, without Python's resource trackers."""
+    found = []
+    for child in map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found += [child, *helpers(child)]
+    return found
 
 
 def import_everything() -> None:
@@ -345,18 +367,20 @@ def table_of(kills: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     for kill in kills:
         if "left" not in kill:
             operation = kill["before"].split()[1] if "before" in kill else "any moment"
-            table[phase_of(kill.get("before") or kill["after"])][operation] += 1
+            table[kill.get("phase") or phase_of(kill.get("before") or kill["after"])][operation] += 1
     return {phase: dict(counts) for phase, counts in table.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=100, help="at least")
+    parser.add_argument("--kills", type=int, nargs="+", default=[100], help="at least: together, or of each variant")
     parser.add_argument("--variants", nargs="+", choices=list(DEVICES), default=list(DEVICES))
     parser.add_argument("--some", action="store_true", help="do not kill at every place")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for what was measured")
     options = parser.parse_args()
+    if len(options.kills) not in (1, len(options.variants)):
+        parser.error("--kills takes one number, or one for each variant")
     import_everything()
     draw, begun = random.Random(options.seed), time.monotonic()
     kills: list[dict[str, Any]] = []
@@ -376,7 +400,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         for index, variant in enumerate(options.variants):
-            wanted = (options.kills - len(kills)) // (len(options.variants) - index)
+            together = (options.kills[0] - len(kills)) // (len(options.variants) - index)
+            wanted = together if len(options.kills) == 1 else options.kills[index]
             killer = Killer(Runs(Path(folder), variant), draw, wanted, note)
             killer.measure()
             seen |= dict.fromkeys(killer.counts)

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_input, check_output, check_workdir_path
-from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.log_lines import plain_warnings
 
 VERBS = {  # in the order in which --help lists them
@@ -42,6 +42,7 @@ VERBS = {  # in the order in which --help lists them
     "config": "config",
 }
 
+SMALLER = "use fewer or shorter rows, a smaller model, or a machine with more memory"
 ELSEWHERE = {  # {name in other frameworks: the verb here}
     "evaluate": "eval",
     "test": "eval",
@@ -112,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             error = located(error, config, options.set)
         print(f"mlm-jax: error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # JAX's, on any device
+            raise
+        print(f"mlm-jax: error: {one_line(f'memory is full: {error}')}. Remedy: {SMALLER}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mlm-jax: interrupted", file=sys.stderr)

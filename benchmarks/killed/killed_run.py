@@ -35,11 +35,11 @@ def pairs(pair, split):
 def get_config(variant="plain"):
     """Return the config of a variant."""
     config = tiny_config("", STEPS)
-    config.data.workers = 1
+    config.data.workers = 2 if variant == "prepare" else 1
     config.data.corpora = config.data.validation = {"en": "killed_run:text", "de": "killed_run:text"}
     config.data.parallel = {"de-en": "killed_run:pairs"}
     config.vocabulary.kind = "bytes"
-    config.tasks = {"plain": PLAIN, "decoder": DECODED, "indexed": TWO}[variant]
+    config.tasks = {"prepare": PLAIN, "plain": PLAIN, "decoder": DECODED, "indexed": TWO}[variant]
     config.evaluation.every, config.evaluation.select = 2, "eval/loss/mean"
     config.checkpoint.keep_last = 1  # so that old ones are removed
     if variant == "decoder":

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax import model as model_room
 from mlm_jax.checkpoints.contents import Damaged, array_shapes, brief, damage, load_facts, read_arrays, unpack
 from mlm_jax.checkpoints.metrics import read_metrics, score
 from mlm_jax.checkpoints.workdir import config_from_json
@@ -21,6 +22,7 @@ from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.config.check import check_values
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.training.paths import by_path
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -113,6 +115,31 @@ def _first_whole(checkpoint: str | Path, read: Callable[[Path], Found]) -> Found
                 ) from error
             log.warning("checkpoint %s is damaged and is skipped (%s)", folder.name, error)
     raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def check_arrays(loaded: Loaded, wanted: Any = None) -> None:
+    """Check that a checkpoint's arrays are those of the model that its config describes.
+
+    Args:
+      loaded: the checkpoint.
+      wanted: the parameters of that model, or their shapes; None: they are computed here.
+
+    Raises:
+      UserError: an array is missing, or its config describes it with another shape.
+    """
+    if wanted is None:
+        labels = {task: len(names) for task, names in loaded.labels.items()}
+        sizes = {"vocabulary_size": loaded.vocabulary.size, "languages": loaded.languages, "labels": labels}
+        wanted = model_room.abstract(loaded.config, **sizes)[1]
+    described, there = by_path(wanted), by_path(loaded.params)
+    for name in sorted({*described, *there}):
+        shapes = [tuple(some[name].shape) if name in some else "missing" for some in (described, there)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the checkpoint of step {loaded.step} is damaged: array {name!r} is {shapes[0]} by its config, "
+                f"but {shapes[1]} in its files",
+                remedy="use another checkpoint of the run",
+            )
 
 
 def host() -> jax.Device:

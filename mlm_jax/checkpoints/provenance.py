@@ -89,7 +89,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def git(folder: Path, *arguments: str) -> str | None:
     """Return the output of a git command in a folder; None if it fails."""
     try:
-        command = ("git", "-C", str(folder), *arguments)
+        # Without optional locks, git writes nothing: killed, it would leave a lock in the user's checkout.
+        command = ("git", "--no-optional-locks", "-C", str(folder), *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm_jax import model as model_room
-from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, check_arrays, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.lines import EMPTY, windows
 from mlm_jax.config.together import longest_row
@@ -81,12 +81,13 @@ class Model:
         self.params, self.step = loaded.params, loaded.step
         self.width = int(self.config.model.width)
         self.longest = longest_row(self.config.model)
-        self.graphdef, _, _ = model_room.abstract(
+        self.graphdef, described, _ = model_room.abstract(
             self.config,
             vocabulary_size=self.vocabulary.size,
             languages=self.languages,
             labels={task: len(names) for task, names in loaded.labels.items()},
         )
+        check_arrays(loaded, described)
         special = self.vocabulary.is_special
         by_sentence = task_that("embeds", self.config.tasks)
         by_piece = task_that("masks", self.config.tasks)

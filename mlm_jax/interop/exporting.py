@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, check_arrays, host, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.together import longest_row
 from mlm_jax.data.vocabulary.pieces import Vocabulary
@@ -68,6 +68,7 @@ def export_hf(
     """
     out = Path(out).resolve()
     loaded = load_parameters(checkpoint, device=host())
+    check_arrays(loaded)
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)
     check_types(loaded)
     flat = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, check_arrays, host, load_parameters
 from mlm_jax.common.errors import UserError
 from mlm_jax.config.keys import KEY
 from mlm_jax.interop.exporting import is_written, special_ids, written_as
@@ -45,6 +45,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
         half-written.
     """
     loaded = load_parameters(checkpoint, device=host())
+    check_arrays(loaded)
     settings = loaded.config.model.lora
     _check(loaded, checkpoint)
     loaded.config.model.lora = {}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mlm_jax.checkpoints.checkpoint import Loaded, find_checkpoint, host, load_parameters
+from mlm_jax.checkpoints.checkpoint import Loaded, check_arrays, find_checkpoint, host, load_parameters
 from mlm_jax.common.bucket import original
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.loader import Loader
@@ -101,6 +101,7 @@ def open_run(checkpoint: str | Path, task: str | None = None) -> Run:
         make_mesh(config.mesh),
         labels={name: len(classes) for name, classes in loaded.labels.items()},
     )
+    check_arrays(loaded, program.state.params)
     params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), loaded.params, program.state.params)
     return Run(loaded, store, loader, program, params)
 

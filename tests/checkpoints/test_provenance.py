@@ -1,6 +1,7 @@
 """The record of a run in its workdir: command, code, packages and machine."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,18 @@ def test_the_state_of_a_checkout(tmp_path):
     (folder / "untracked").touch()
     assert git_state(folder)["dirty"] == ["kept"]
     assert git_state(tmp_path / "none") is None
+
+
+def test_looking_at_a_checkout_writes_nothing_into_it(tmp_path):
+    """Git would refresh its index under a lock, which it leaves there if it is killed."""
+    folder = checkout(tmp_path / "a")
+    os.utime(folder / "kept", (1, 1))
+    (folder / ".git" / "index.lock").touch()
+    before = (folder / ".git" / "index").stat()
+    assert git_state(folder)["dirty"] == []
+    (folder / ".git" / "index.lock").unlink()
+    assert git_state(folder)["dirty"] == []
+    assert (folder / ".git" / "index").stat().st_ino == before.st_ino
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):

@@ -210,3 +210,25 @@ def test_fill_mask_answers_a_line_before_the_next_one_is_written(monkeypatch, ca
     os.write(write, b"first <mask>\n")
     fill_mask.fill_mask_command("somewhere")
     assert answered == [1, 1] and capsys.readouterr().out == "first <mask>\nsecond <mask>\n"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 3 TiB"), RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory")], ids=str
+)
+def test_memory_that_is_full_is_a_line(monkeypatch, capsys, error):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr("mlm_jax.commands.config.run", run)
+    assert main(["config"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "memory is full: " in line and "Remedy: use fewer or shorter rows" in line
+
+
+def test_other_errors_of_native_code_are_not_taken_for_full_memory(monkeypatch):
+    def run(options):
+        raise RuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr("mlm_jax.commands.config.run", run)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["config"])

@@ -1,12 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import mlm_jax
 from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.commands.eval import evaluate_command, gradients_command
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.seal import SEAL, sealed
 from mlm_jax.evaluation.held_out import HeldOut
+from mlm_jax.interop.exporting import export_hf
 from mlm_jax.run.evaluate import Evaluated, evaluate, transfer_between
 from tests.evaluation import runs
 
@@ -40,6 +44,21 @@ def test_a_checkpoint_is_evaluated_on_the_rows_of_its_run_or_all_of_the_held_out
             low, high = evaluated.intervals[key]
             assert low <= evaluated.metrics[key] <= high and low < high or high == 0, key
         assert "eval/retrieval_at_1/hi" in evaluated.intervals  # of a language's pairs
+
+
+@pytest.mark.parametrize("changes", [{"width": 10**12}, {"heads": 1}, {"lora": {"rank": 2}}], ids=str)
+def test_a_config_of_another_model_than_the_arrays_is_refused(run, tmp_path, changes):
+    shutil.copytree(run[0], tmp_path / "run")
+    (step,) = (tmp_path / "run" / "checkpoints").glob("*")
+    facts = json.loads((step / "facts" / "metadata").read_text())
+    del facts[SEAL]
+    facts["config"]["model"].update(changes)
+    (step / "facts" / "metadata").write_text(json.dumps(sealed(facts)))
+    readers = (evaluate, mlm_jax.load, lambda place: export_hf(place, tmp_path / "out"))
+    for read in readers:
+        with pytest.raises(UserError, match="damaged: array '.*' is .* by its config, but .* in its files"):
+            read(tmp_path / "run")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_task_alone_is_printed_with_its_transfer(run, capsys):
