@@ -128,9 +128,12 @@ def check_arrays(loaded: Loaded, wanted: Any = None) -> None:
       UserError: an array is missing, or its config describes it with another shape.
     """
     if wanted is None:
-        labels = {task: len(names) for task, names in loaded.labels.items()}
-        sizes = {"vocabulary_size": loaded.vocabulary.size, "languages": loaded.languages, "labels": labels}
-        wanted = model_room.abstract(loaded.config, **sizes)[1]
+        wanted = model_room.abstract(
+            loaded.config,
+            vocabulary_size=loaded.vocabulary.size,
+            languages=loaded.languages,
+            labels={task: len(names) for task, names in loaded.labels.items()},
+        )[1]
     described, there = by_path(wanted), by_path(loaded.params)
     for name in sorted({*described, *there}):
         shapes = [tuple(some[name].shape) if name in some else "missing" for some in (described, there)]
