@@ -235,6 +235,22 @@ def sum_by_language(values: jax.Array, language: jax.Array, context: Context) ->
     return sums.reshape(rows, context.languages)
 
 
+def means_by_language(
+    values: Mapping[str, jax.Array], real: jax.Array, language: jax.Array, context: Context
+) -> Metrics:
+    """Return the mean of each value over the predictions that exist, by language.
+
+    Args:
+      values: {metric: value of each prediction}, ``[rows]`` or ``[rows, positions]``.
+      real: which predictions exist, bool in the same shape.
+      language: ``[rows]`` language of each row, or that of each prediction.
+      context: the context of the run.
+    """
+    language = jnp.broadcast_to(language.reshape(language.shape + (1,) * (real.ndim - language.ndim)), real.shape)
+    count = sum_by_language(real, language, context)
+    return {name: (sum_by_language(value * real, language, context), count) for name, value in values.items()}
+
+
 def concatenate_rows(first: Rows, second: Rows) -> Rows:
     """Stack two sets of rows of the same length: ``[a + b, length]``."""
     return Rows(*(jnp.concatenate(pair) for pair in zip(first, second)))

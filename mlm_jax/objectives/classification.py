@@ -14,8 +14,8 @@ from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config.option import option
 from mlm_jax.config.values import ByName, Number, choice
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Metrics
-from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_language
+from mlm_jax.objectives.base import Context, Metrics, means_by_language
+from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,8 @@ class OneClass(Labelled):
         logits = self.outputs(model, examples.rows, key)
         labels = jnp.maximum(examples.labels, 0)
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        measured = {"loss": losses, "accuracy": logits.argmax(axis=-1) == labels}
-        metrics = by_language(measured, self.is_real(examples.labels), examples.rows, context)
+        values = {"loss": losses, "accuracy": logits.argmax(axis=-1) == labels}
+        metrics = means_by_language(values, self.is_real(examples.labels), examples.rows.language, context)
         return (losses * examples.weights).sum(), metrics
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mlm_jax.config.option import option
 from mlm_jax.config.values import choice
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Metrics, Objective, mean_weights, sum_by_language
+from mlm_jax.objectives.base import Context, Objective, mean_weights
 from mlm_jax.objectives.traffic import Traffic
 
 TRANSFORM = (
@@ -61,17 +61,3 @@ class Labelled(Objective):
     def predictions(self, model: Any, rows: Rows) -> jax.Array:
         """Return the values that are compared with the labels of a held-out set: by default the outputs."""
         return self.outputs(model, rows)
-
-
-def by_language(values: dict[str, jax.Array], real: jax.Array, rows: Rows, context: Context) -> Metrics:
-    """Return the mean of each value over the existing labels, by language.
-
-    Args:
-      values: {metric: value of each label}.
-      real: which labels exist, bool in the same shape; the first axis is rows.
-      rows: the rows of the labels.
-      context: the context of the run.
-    """
-    language = jnp.broadcast_to(rows.language.reshape(-1, *(1,) * (real.ndim - 1)), real.shape)
-    count = sum_by_language(real, language, context)
-    return {name: (sum_by_language(value * real, language, context), count) for name, value in values.items()}

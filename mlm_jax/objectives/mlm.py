@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.data.loading.batch import TaskBatch
-from mlm_jax.objectives.base import Context, Metrics, language_weights, sum_by_language
+from mlm_jax.objectives.base import Context, Metrics, language_weights, means_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 from mlm_jax.objectives.masking import Masked, Masking
 from mlm_jax.objectives.traffic import Traffic
@@ -73,8 +73,4 @@ def predict_masked(
         logits_bytes=context.logits_bytes,
         z_loss=context.z_loss,
     )
-    count = sum_by_language(masked.chosen, language, context)
-    return total, {
-        "loss": (sum_by_language(losses * masked.chosen, language, context), count),
-        "accuracy": (sum_by_language(hits * masked.chosen, language, context), count),
-    }
+    return total, means_by_language({"loss": losses, "accuracy": hits}, masked.chosen, language, context)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from mlm_jax.config.option import option
 from mlm_jax.config.values import choice
-from mlm_jax.objectives.base import Context, Metrics, sum_by_language
-from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_language
+from mlm_jax.objectives.base import Context, Metrics, means_by_language, sum_by_language
+from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MultiLabelClassification(Labelled):
         logits, real = self.outputs(model, rows, key), self.is_real(labels)
         losses = jax.nn.softplus(jnp.where(labels == 1, -logits, logits))
         predicted, true = (logits > 0) & real, labels == 1
-        metrics = by_language({"loss": losses, "accuracy": predicted == true}, real, rows, context)
+        metrics = means_by_language({"loss": losses, "accuracy": predicted == true}, real, rows.language, context)
         hits, decided = ((2 * (predicted & true)).sum(axis=1), (predicted.astype(int) + true).sum(axis=1))  # [rows]
         metrics["f1"] = (
             sum_by_language(hits, rows.language, context),

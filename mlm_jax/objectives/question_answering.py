@@ -12,8 +12,8 @@ from mlm_jax.config.option import option
 from mlm_jax.config.values import choice
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.data.store.question_rows import END, START
-from mlm_jax.objectives.base import Context, Metrics, mean_weights
-from mlm_jax.objectives.labelled import Labelled, LabelledExamples, by_language
+from mlm_jax.objectives.base import Context, Metrics, mean_weights, means_by_language
+from mlm_jax.objectives.labelled import Labelled, LabelledExamples
 
 RULES = (
     "rules by which answers are compared in exact match and F1: those of SQuAD's script, English ones whatever the language is "
@@ -52,5 +52,7 @@ class QuestionAnswering(Labelled):
         positions = jnp.maximum(examples.labels, 0)[..., None]
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), positions, axis=2).mean(axis=(1, 2))  # [rows]
         hits = (logits.argmax(axis=2) == positions[..., 0]).all(axis=1)
-        metrics = by_language({"loss": losses, "accuracy": hits}, examples.labels[:, 0] >= 0, rows, context)
+        metrics = means_by_language(
+            {"loss": losses, "accuracy": hits}, examples.labels[:, 0] >= 0, rows.language, context
+        )
         return (losses * examples.weights).sum(), metrics

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from mlm_jax.config.option import option
 from mlm_jax.config.values import choice
 from mlm_jax.data.loading.batch import Rows
-from mlm_jax.objectives.base import Context, Metrics
-from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples, by_language
+from mlm_jax.objectives.base import Context, Metrics, means_by_language
+from mlm_jax.objectives.labelled import POOLING, Labelled, LabelledExamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Regression(Labelled):
         real = self.is_real(examples.labels)
         wanted = jnp.where(real, jax.lax.bitcast_convert_type(examples.labels, jnp.float32), 0.0)
         losses = jnp.square(self.predictions(model, examples.rows, key) - wanted)
-        return (losses * examples.weights).sum(), by_language({"loss": losses}, real, examples.rows, context)
+        return (losses * examples.weights).sum(), means_by_language(
+            {"loss": losses}, real, examples.rows.language, context
+        )
 
     def is_real(self, labels: jax.Array) -> jax.Array:
         """Return which labels are numbers: the bits of −1 are NaN as a float32."""

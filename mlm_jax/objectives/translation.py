@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mlm_jax.config.option import option
 from mlm_jax.config.values import Number
 from mlm_jax.data.loading.batch import Rows, TaskBatch
-from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, sum_by_language
+from mlm_jax.objectives.base import Context, Metrics, Objective, language_weights, means_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 from mlm_jax.objectives.traffic import Traffic
 
@@ -109,9 +109,4 @@ def predict_sequence(
         smoothing=smoothing,
     )
     real = decoder.segment_ids > 0
-    language = jnp.broadcast_to(decoder.language[:, None], real.shape)
-    count = sum_by_language(real, language, context)
-    return total, {
-        "loss": (sum_by_language(losses * real, language, context), count),
-        "accuracy": (sum_by_language(hits * real, language, context), count),
-    }
+    return total, means_by_language({"loss": losses, "accuracy": hits}, real, decoder.language, context)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mlm_jax.config.option import option
 from mlm_jax.config.values import Number
 from mlm_jax.objectives import Objective
-from mlm_jax.objectives.base import language_weights, sum_by_language
+from mlm_jax.objectives.base import language_weights, means_by_language
 from mlm_jax.objectives.cross_entropy import weighted_cross_entropy
 from mlm_jax.objectives.traffic import Traffic
 
@@ -42,10 +42,7 @@ class Recall(Objective):
             hidden, table, bias, rows.tokens, weights, vocabulary_size=context.vocabulary_size, chunk=0, z_loss=0.0, smoothing=0.0
         )
         real = weights > 0
-        language = jnp.broadcast_to(rows.language[:, None], real.shape)
-        count = sum_by_language(real, language, context)
-        return total, {"loss": (sum_by_language(losses * real, language, context), count),
-                       "accuracy": (sum_by_language(hits * real, language, context), count)}
+        return total, means_by_language({"loss": losses, "accuracy": hits}, real, rows.language, context)
 """
 
 
