@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -53,6 +54,8 @@ def further_merges(
 ) -> list[tuple[str, str]]:
     """Return further merges of BPE: the most frequent pair of neighbouring pieces, repeatedly (Sennrich et al. 2016).
 
+    Of equally frequent pairs, the first in the order of their characters is merged.
+
     Args:
       words: {pieces of a word: its number of occurrences}.
       count: most new pieces; a pair that occurs only once is not merged.
@@ -72,10 +75,17 @@ def further_merges(
             words_with[pair].add(number)
     found: list[tuple[str, str]] = []
     new: set[str] = set()
-    while len(new) < count and pairs:
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+    # A pair whose count falls keeps its old entry, which is corrected when it comes to the top.
+    heap = [(-number, pair) for pair, number in pairs.items()]
+    heapq.heapify(heap)
+    while len(new) < count and heap:
+        entry, best = heapq.heappop(heap)
+        if pairs[best] != -entry:
+            heapq.heappush(heap, (-pairs[best], best))
+            continue
         if pairs[best] < 2:
             break
+        grown: set[tuple[str, str]] = set()
         for number in words_with.pop(best):
             word = cut[number]
             for pair in zip(word, word[1:]):
@@ -90,7 +100,9 @@ def further_merges(
             for pair in zip(merged, merged[1:]):
                 pairs[pair] += often[number]
                 words_with[pair].add(number)
-        pairs = +pairs  # without those that are gone
+                grown.add(pair)
+        for pair in grown:
+            heapq.heappush(heap, (-pairs[pair], pair))
         found.append(best)
         if (piece := best[0] + best[1].removeprefix(inside)) not in known:
             new.add(piece)
