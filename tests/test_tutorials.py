@@ -61,8 +61,8 @@ def run(command, capfd):
 
 
 def names(text):
-    """The words of what is printed, without those that a table cuts, and without warnings, which pytest takes."""
-    lines = [re.sub(r"\S*…", "", line) for line in text.splitlines() if not line.startswith("mlm-jax: ")]
+    """The words of what is printed, without warnings, which pytest takes."""
+    lines = [line for line in text.splitlines() if not line.startswith("mlm-jax: ")]
     return set(re.findall(r"[^\W\d_]{3,}", "\n".join(lines)))
 
 
@@ -90,7 +90,7 @@ def test_what_a_page_says_is_printed_is_printed(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("COLUMNS", "130")
     write_files(page, tmp_path)
     for command, shown in commands(page):
-        printed = names(run(command, capfd))
+        printed = run(command, capfd)
         if "fill-mask" not in command:  # its guesses differ
-            missing = names(shown) - printed
+            missing = {word for word in names(shown) if word not in printed}  # a table may have broken it elsewhere
             assert len(missing) <= 0.1 * len(names(shown)), (command, missing)

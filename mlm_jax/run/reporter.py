@@ -35,6 +35,7 @@ from mlm_jax.report.history import read_evaluations
 from mlm_jax.report.store_tables import phase_title
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
+from mlm_jax.run.opening import in_millions
 from mlm_jax.training.cost import phase_flops
 from mlm_jax.training.flops import mfu
 from mlm_jax.training.state import TrainState
@@ -215,7 +216,7 @@ class Reporter:
             "title": self.workdir.name,
             "languages": list(languages),
             "facts": [
-                f"{parameters / 1e6:,.1f} M parameters",
+                f"{in_millions(parameters)} parameters",
                 f"{step:,} steps",
                 f"{len(languages)} languages",
                 f"{jax.device_count()} × {device.device_kind}",

@@ -139,14 +139,16 @@ let charts = 0; // drawn so far: makes names of clip paths unique
 
 // Draws lines {label, points: [[step, value]], language?, kind?: "train" | "raw" | "plan" | "beside" | "average"} over steps.
 // ``xLabel`` names the horizontal axis, ``yLabel`` the vertical one, ``bands`` are [first, last, "name: settings"] of phases, of which the
-// settings are shown under the pointer, ``mark`` is [step, name] of a vertical line. The first ``settled`` of the steps, where all curves fall, do not count for the extent.
+// settings are shown under the pointer, ``mark`` is [step, name] of a vertical line. The first ``settled`` of the steps, where all curves fall,
+// do not count for the extent, but the last three points of the curves always do.
 const WITHOUT_LABEL = ["train", "raw", "plan", "beside"];
 function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, zero = false, labels = true, xLabel = "steps", yLabel = "", bands = [], settled = 0, whole = true, mark = null }) {
   lines = lines.filter((line) => line.points.length);
   const points = lines.flatMap((line) => line.points);
   if (!points.length) return;
   const [firstStep, lastStep] = [Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0]))];
-  const begun = firstStep + settled * (lastStep - firstStep);
+  const steps = [...new Set(points.map((p) => p[0]))].sort((a, b) => a - b);
+  const begun = Math.min(firstStep + settled * (lastStep - firstStep), steps.at(-3) ?? firstStep);
   const counted = lines.map((line) => ({ ...line, points: [...line.points.map((p) => [p[0], p[1]]),
     ...(line.area || []).flatMap(([step, low, high]) => [[step, low], [step, high]])].filter((p) => p[0] >= begun) }));
   let [low, high] = range(counted, zero);
