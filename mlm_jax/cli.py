@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -92,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # a process of its own, not a test or a notebook
         _write_utf8()
         plain_warnings()
+        # Orbax does not await the rest of a save that failed; the error of the save is shown.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         _end_when_asked_to()
         if getattr(verb, "HUGE_PAGES", False):
             from mlm_jax.parallel.huge_pages import restart_with_huge_pages

@@ -141,6 +141,9 @@ from mlm_jax.commands import report
 def warn(options):
     logging.basicConfig()  # as absl does
     logging.getLogger("mlm_jax.data.loading.task").warning("cuts 3 texts")
+    unfinished()  # as Orbax leaves them after an error
+async def unfinished():
+    pass
 report.run = warn
 sys.argv = ["mlm-jax", "report", "run"]
 sys.exit(cli.main())"""
