@@ -166,7 +166,7 @@ def test_a_head_of_ours_in_transformers_and_back(family, task, options, tmp_path
     assert parity.tensors_of(second) == parity.tensors_of(out)
 
 
-@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert", "bert"])
+@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert", "bert", "eurobert"])
 def test_pipelines_say_what_our_verbs_say(family, tmp_path, capsys):
     (_, sequence), *_, (_, tokens) = forms(family)
     topic = workdir_with(tmp_path / "topic", family, "topic", sequence)
