@@ -79,20 +79,19 @@ def overlap_table(store: Store) -> Table:
 
 
 def filters_table(store: Store) -> Table:
-    """Return a table of the examples, characters and tokens that each filter dropped from each stream, and of those stored."""
+    """Return a table of the examples, characters and tokens that each filter dropped from each stream, and of those it kept."""
     table = Table("stream", "step", title="What the filters dropped and kept")
-    for column in ("examples", "% of them", "characters", "tokens"):
-        table.add_column(column, justify="right")
+    for which in ("dropped", "kept"):
+        for unit in ("examples", "characters", "tokens"):
+            table.add_column(f"{which}: {unit}", justify="right")
     for name, steps in store.manifest["facts"].get("filters", {}).items():
-        total = sum(examples for examples, _, _ in steps.values())
-        stored = steps.get("stored", [0, 0, 0])
-        rows = [(step, counts) for step, counts in steps.items() if step != "stored" and counts[0]]
-        for step, (examples, characters, tokens) in [*rows, ("stored", stored)]:
-            share = f"{100 * examples / max(total, 1):.1f}"
-            table.add_row(
-                name, step, f"{examples:,}", share, f"{characters:,}", f"{tokens:,}", end_section=step == "stored"
-            )
-    table.caption = "stored: validation text of a share included, held-out text left out of training not"
+        kept = np.sum([*steps.values()], axis=0)  # [examples, characters, tokens] before the first step
+        for step, dropped in steps.items():
+            if step != "stored" and dropped[0]:
+                kept = kept - dropped
+                table.add_row(name, step, *(f"{number:,}" for number in (*dropped, *kept.tolist())))
+        table.add_section()
+    table.caption = "without steps that dropped nothing, and without held-out text that is left out of training"
     return table
 
 
