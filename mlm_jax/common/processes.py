@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
@@ -25,18 +26,37 @@ POLL_SECONDS = 1.0  # time between two checks of the parent on other systems
 class _Process(SpawnProcess):
     """A child process that does not import the parent's script, so that the script needs no ``if __name__ == …``.
 
-    It ignores Ctrl-C, which a terminal sends to all processes; the parent ends it.
+    It ignores Ctrl-C and the end of a terminal, which are sent to all processes; the parent ends it.
     """
 
     def start(self) -> None:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing looks here for a file to run
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits the mask
         try:
-            super().start()
+            with _blocked(signal.SIGINT, signal.SIGHUP):
+                super().start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Block signals for this thread, and for processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_resource_tracker() -> None:
+    """Start multiprocessing's resource tracker, so that the end of a terminal does not end it before this process.
+
+    It ignores SIGINT and SIGTERM by itself. Without this call, the first library that makes a semaphore starts it, and SIGHUP to
+    the process group leaves tracebacks.
+    """
+    with _blocked(signal.SIGHUP):
+        resource_tracker.ensure_running()
 
 
 class _Context(SpawnContext):

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -51,6 +52,32 @@ def test_child_processes_end_with_their_parent_in_any_way(number):
     wait_for(lambda: not any(map(is_alive, family)))
     if number == signal.SIGINT:
         assert said.count("Traceback") == 1 and "leaked" not in said, said  # its own KeyboardInterrupt, no helper's
+
+
+ENDS = """
+import multiprocessing, signal, sys, time
+from mlm_jax.common.processes import start_resource_tracker
+
+{start}
+lock = multiprocessing.get_context("spawn").RLock()
+signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(129))
+print("waits", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("start", ["", "start_resource_tracker()"])
+def test_the_end_of_a_terminal_leaves_no_tracebacks(start):
+    command = [sys.executable, "-c", ENDS.format(start=start)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "waits\n"
+    wait_for(lambda: descendants(process.pid))  # the tracker
+    time.sleep(0.2)  # until it runs
+    os.killpg(process.pid, signal.SIGHUP)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 129 and ("died unexpectedly" in said) == (not start), said
 
 
 def die():

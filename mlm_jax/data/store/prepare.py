@@ -25,7 +25,7 @@ from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import scratch_folder
 from mlm_jax.common.lock import only_writer
-from mlm_jax.common.processes import fresh_processes
+from mlm_jax.common.processes import fresh_processes, start_resource_tracker
 from mlm_jax.config.check import check_values
 from mlm_jax.data.store import streams
 from mlm_jax.data.store.filtering import steps
@@ -90,6 +90,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     for source in sources(config):
         if not is_library(source):
             matches(source)  # raises an error about a wrong path before other files are read
+    start_resource_tracker()
     from mlm_jax.data.store import tasks
 
     workers = config.data.workers or os.cpu_count() or 1
