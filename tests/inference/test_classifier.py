@@ -138,8 +138,9 @@ def test_a_line_that_is_no_text_is_named_by_its_number_in_the_file(loaded, tmp_p
 def test_which_classifier(loaded, task, message):
     with pytest.raises(UserError, match=message):
         Classifier(loaded, task)
+    without = {name: part for name, part in loaded.params.items() if name != "classifiers"}
     with pytest.raises(UserError, match="no classifier.*train a task"):
-        Classifier(loaded._replace(labels={}))
+        Classifier(loaded._replace(labels={}, params=without))
     with pytest.raises(UserError, match="use tag"):
         Classifier(loaded, "entities").classify(["a"], language="en")
 

@@ -116,7 +116,7 @@ def test_ranking_compares_all_pairs_both_ways():
     config = small()
     config.tasks = {"ranking": {"objective": "ranking", "rows": 8, "length": 16}}
     found = count(config, {"ranking": {"inputs": shapes(8, 16), "targets": shapes(8, 16)}})
-    assert found.parts["ranking"] == 3 * 2 * (2 * 8 * 8) * 64
+    assert found.parts["compared"] == 3 * 2 * (2 * 8 * 8) * 64
 
 
 def test_recomputation_is_no_part_of_the_model():
