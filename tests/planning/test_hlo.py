@@ -48,7 +48,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   ROOT %d = f32[8,4]{1,0} copy-done(%c)
 }
 """
-    # Nothing for the slice that goes to a core's own memory.
+    # The slice goes to a core's own memory, so its bytes are not counted.
     assert hlo.work(text).written == 8 * 4 * 4 + 2 * (2 * 4 * 4)
 
 
@@ -76,7 +76,8 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 }
 """
     found = hlo.work(text)
-    assert found.written == 8 * 4 * 4 + 6 * 2 * 4  # what is gathered once, and a sum each time; %p is no one's
+    # The gathered array is written once, and a sum in each of six runs of the fusion. %p only passes through.
+    assert found.written == 8 * 4 * 4 + 6 * 2 * 4
     assert found.cycles == 10 + 5 * 30
 
 
