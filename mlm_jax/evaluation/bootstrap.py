@@ -20,7 +20,7 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
-from mlm_jax.common.foreign_files import MOST_JSON, check_file
+from mlm_jax.common.foreign_files import check_file, parse_json
 from mlm_jax.data.text.languages import pair_languages
 from mlm_jax.evaluation.correlation import CORRELATIONS, weighted_correlation
 
@@ -29,6 +29,7 @@ LEVEL = 0.95  # level of the intervals
 BLOCK = 1 << 22  # number of weights in memory at once
 MEAN = "mean"
 FOLDER = "held_out_rows"  # folder in a workdir
+MOST_LINE = 128_000_000  # bytes of a metric's values: six million examples
 TYPES = {"units": "<u8", "first": "<f4", "second": "<f4"}  # types of the arrays in its files
 
 
@@ -206,18 +207,18 @@ def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
     check_file(file)
     found = {}
     with file.open("rb") as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(MOST_JSON), b""), start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE), b""), start=1):
             try:
-                key, one = _read_line(line)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                key, one = _read_line(line, file)
+            except (UserError, ValueError, KeyError, TypeError) as error:
                 remedy = "delete the file; the run's next evaluation writes it again"
                 raise UserError("these are not rows of an evaluation", file=file, line=number, remedy=remedy) from error
             found[key] = one
     return found
 
 
-def _read_line(line: bytes) -> tuple[str, Observed]:
-    values = json.loads(line)
+def _read_line(line: bytes, file: Path) -> tuple[str, Observed]:
+    values = parse_json(line, file)
     key = values["key"]
     arrays = [np.frombuffer(base64.b64decode(values[name], validate=True), TYPES[name]) for name in Observed._fields]
     if not isinstance(key, str) or key.count("/") < 2 or len({len(part) for part in arrays}) > 1:

@@ -165,6 +165,7 @@ METRICS = {
     "NUL": b"\0" * 100 + b"\n",
     "too many metrics": "{" + ", ".join(f'"a{n}": 1' for n in range(300_000)) + ', "step": 1}\n',
 }
+ROWS = "held_out_rows/500.jsonl"  # of the last evaluation
 BESIDE = {  # {name: (file, content)} of small files that a report shows as well
     "seconds nested deep": ("goodput.json", DEEP),
     "seconds that are a list": ("goodput.json", "[1]"),
@@ -177,6 +178,10 @@ BESIDE = {  # {name: (file, content)} of small files that a report shows as well
     "starts that are lists": ("provenance.jsonl", "[1]\n"),
     "starts that are not utf-8": ("provenance.jsonl", b"\xff\n"),
     "starts of 20 MB": ("provenance.jsonl", b"x" * 20_000_000),
+    "rows of 20 MB": (ROWS, b"x" * 20_000_000),
+    "rows of nine million lists": (ROWS, '{"key": [' + "[]," * 9_000_000 + "0]}"),
+    "rows that are lists": (ROWS, "[1]\n"),
+    "rows of another length": (ROWS, '{"key": "eval/loss/de", "units": "AAAAAAAAAAA=", "first": "", "second": ""}\n'),
 }
 REPORTS = {
     "deep": DEEP,
@@ -213,6 +218,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     folder.mkdir()
     write_run(folder, languages=("de", "en"), steps=500)
+    (folder / "config.json").write_text(json.dumps(default_config().to_dict(), default=list))
     return folder
 
 
@@ -220,8 +226,10 @@ def run(tmp_path_factory):
 def test_hostile_metrics_are_refused(run, tmp_path, capfd, name):
     shutil.copytree(run, tmp_path / "run")
     change_json(tmp_path / "run" / "metrics.jsonl", METRICS[name])
-    assert "metrics.jsonl" in refused(capfd, "report", tmp_path / "run")
-    assert not (tmp_path / "run" / "report.html").exists()
+    shutil.copytree(run, tmp_path / "other")
+    for arguments in (["run"], ["other", "--beside", tmp_path / "run"]):
+        assert "metrics.jsonl" in refused(capfd, "report", tmp_path / arguments[0], *arguments[1:])
+    assert not [*tmp_path.glob("*/report.html")]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -236,8 +244,9 @@ def test_a_hostile_report_is_refused(run, tmp_path, capfd, name):
 def test_hostile_files_beside_the_metrics_are_refused(run, tmp_path, capfd, name):
     shutil.copytree(run, tmp_path / "run")
     file, content = BESIDE[name]
+    (tmp_path / "run" / file).parent.mkdir(exist_ok=True)
     change_json(tmp_path / "run" / file, content)
-    assert str(tmp_path / "run") in refused(capfd, "report", tmp_path / "run")
+    assert str(tmp_path / "run" / file) in refused(capfd, "report", tmp_path / "run")
     assert not (tmp_path / "run" / "report.html").exists()
 
 
