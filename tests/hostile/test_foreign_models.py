@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlm_jax import cli
 from mlm_jax.config import load_config
+from mlm_jax.interop.tokenizer_files import MOST_PIECES
 from tests.hostile.limits import limited, refused
 from tests.interop.published import published
 
@@ -35,6 +36,11 @@ def setting(**values):
         file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
     return change
+
+
+def many_pieces(folder):
+    with (folder / "vocab.txt").open("w") as file:
+        file.writelines(f"{number}\n" for number in range(MOST_PIECES + 1))
 
 
 def tokenizer_setting(**values):
@@ -261,6 +267,7 @@ CASES = {
     "vocab.txt that is not UTF-8": ("bert", written("vocab.txt", b"\xff\xfe\xff")),
     "an empty vocab.txt": ("bert", written("vocab.txt", "")),
     "vocab.txt of a gigabyte": ("bert", sparse("vocab.txt", 10**9)),
+    "vocab.txt of more than two million pieces": ("bert", many_pieces),
     "vocab.txt that is a FIFO": ("bert", fifo("vocab.txt")),
     "vocab.txt of other special pieces": ("bert", written("vocab.txt", "a\nb\nc\n")),
     "a SentencePiece model that is none": ("xlm-roberta", written("sentencepiece.bpe.model", b"\x00\x01\x02" * 99)),
