@@ -72,7 +72,7 @@ class Copy(LocalWorkdir):
       works: whether a run works in the copy; otherwise the copy is only read, and fetched again at the next call.
 
     Raises:
-      UserError: it is an address of another kind.
+      UserError: it is an address of another kind, or contains "." or "..".
     """
 
     def __init__(self, folder: Path, address: str, *, works: bool = False):
@@ -80,6 +80,8 @@ class Copy(LocalWorkdir):
         if not WRITABLE.match(address):
             remedy = "name gs://… or s3://…, or mount the store as a folder and name the folder"
             raise UserError("a workdir cannot be at an address of this kind", file=address, remedy=remedy)
+        if {".", ".."} & {*address.split("/")}:  # the copy would be outside its folder
+            raise UserError("an address cannot contain '.' or '..'", file=address, remedy="name the folder itself")
         self.works = works
         self.keys = open_keys(address)
         self.files: dict[str, Stamp] = {}  # files that are the same in copy and bucket, without checkpoints

@@ -292,8 +292,13 @@ def test_files_at_addresses_are_refused_and_leave_nothing(tmp_path, monkeypatch,
         assert cli.main([verb, *options]) == 2
         assert ": this is an address; only a run's workdir" in capsys.readouterr().err, verb
     demo = ["train", "--config", str(ROOT / "configs/demo.py")]
-    assert cli.main([*demo, "--workdir", "https://runs/x"]) == 2
-    assert "https://runs/x: a workdir cannot be at an address of this kind" in capsys.readouterr().err
+    for address, problem in {
+        "https://runs/x": "a workdir cannot be at an address of this kind",
+        "gs://runs/x/..": "an address cannot contain '.' or '..'",
+        "s3://runs/./x": "an address cannot contain '.' or '..'",
+    }.items():
+        assert cli.main([*demo, "--workdir", address]) == 2
+        assert f"{address}: {problem}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
