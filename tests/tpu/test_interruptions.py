@@ -102,7 +102,8 @@ def job_of(machine, topology, **options):
 
 def steps_done(workdir):
     file = workdir / "metrics.jsonl"
-    events = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("\n")]  # the run may be writing the last line
     return [event["step"] for event in events if "step" in event]
 
 
