@@ -267,7 +267,8 @@ def curves_by_language(
     known = {*languages, *AVERAGES}
     curves: dict[str, dict[str, dict[str, Series]]] = {}
     for key, series in history.items():
-        split, *middle, last = key.split("/")
+        parts = key.split("/")
+        split, middle, last = parts[0], parts[1:-1], parts[-1]
         if split in ("train", "eval") and middle and last in known and middle[-1] != "share":
             curves.setdefault("/".join(middle), {}).setdefault(split, {})[last] = series
     return curves

@@ -60,7 +60,14 @@ from mlm_jax.common.processes import start_resource_tracker
 
 {start}
 lock = multiprocessing.get_context("spawn").RLock()
-signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(129))
+
+
+def end(number, frame):
+    time.sleep(0.5)  # in which the tracker would end
+    sys.exit(129)
+
+
+signal.signal(signal.SIGHUP, end)
 print("waits", flush=True)
 time.sleep(60)
 """

@@ -69,6 +69,7 @@ def test_keys_are_grouped_by_what_they_measure():
         "eval/ranking/accuracy/zh-Hans",
         "train/share/de",
         "train/mfu",
+        "loss",
     )
     curves = curves_by_language(dict.fromkeys(keys, series), ["de", "zh-Hans"])
     assert curves == {
