@@ -150,7 +150,7 @@ def do_part(part: str, folder: Path, model: Path) -> None:
     """Do one part in this process, and print its peak memory."""
     config, store = config_for(folder, model), folder / "memory_store"
     if part == "vocabulary":
-        from mlm_jax.data.store.prepare import vocabulary_sentences
+        from mlm_jax.data.store.vocabulary import vocabulary_sentences
         from mlm_jax.data.text.languages import run_languages
         from mlm_jax.data.vocabulary.pieces import Vocabulary
 

@@ -12,7 +12,7 @@ from mlm_jax.adaptation.merging import count_words, further_merges
 from mlm_jax.adaptation.trained import trained_pieces
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.lines import windows
-from mlm_jax.data.store.prepare import SENTENCE
+from mlm_jax.data.store.vocabulary import SENTENCE
 from mlm_jax.data.vocabulary.normalisation import normalise_like
 from mlm_jax.data.vocabulary.pieces import MASK, Vocabulary, language_token
 from mlm_jax.data.vocabulary.proto import model_proto

@@ -16,8 +16,9 @@ from mlm_jax.data.store import cleaning
 from mlm_jax.data.store.filtering import FILTERS, steps
 from mlm_jax.data.store.freshness import is_fresh
 from mlm_jax.data.store.held_out import collect
-from mlm_jax.data.store.prepare import join, prepare, prepare_shard, vocabulary_sentences
+from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.vocabulary import vocabulary_sentences
 from mlm_jax.report.store_tables import filters_table
 from tests.data.test_shards import contents
 

@@ -12,10 +12,11 @@ from mlm_jax.cli import main
 from mlm_jax.config import default_config
 from mlm_jax.data.store import same_text
 from mlm_jax.data.store.held_out import CUT_OUT, SENTENCE_HELD_OUT, TEXT_HELD_OUT, HeldOut, collect
-from mlm_jax.data.store.prepare import join, prepare, prepare_shard, vocabulary_sentences
+from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.same_text import fingerprints, sentences, whole_fingerprints
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.tasks import register
+from mlm_jax.data.store.vocabulary import vocabulary_sentences
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 LANGUAGES = ("de", "en", "fr", "ko")

@@ -6,8 +6,9 @@ import pytest
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data.loading.loader import Loader
-from mlm_jax.data.store.prepare import join, prepare, prepare_shard, vocabulary_sentences
+from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.store import Store
+from mlm_jax.data.store.vocabulary import vocabulary_sentences
 from mlm_jax.data.text.languages import run_languages
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.data.store.freshness import is_fresh
-from mlm_jax.data.store.prepare import drawn, prepare
+from mlm_jax.data.store.prepare import prepare
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.tasks import CUT, register
+from mlm_jax.data.store.vocabulary import drawn
 from mlm_jax.report.store_tables import fertility
 from tests.data.words import WOERTER, WORDS, sentences
 

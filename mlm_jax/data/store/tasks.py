@@ -1,6 +1,6 @@
 """seqio tasks: every corpus, parallel corpus and labelled set of a config is registered as a Task of a Mixture.
 
-Only this module and ``prepare.py`` import TensorFlow and seqio.
+Only this module imports TensorFlow and seqio; other modules import it inside the functions that need it.
 """
 
 from __future__ import annotations
