@@ -6,10 +6,11 @@ r"""From a published encoder to one of your own: docs/adapt.md describes all ste
     mlm-jax train --config configs/adapt.py:entities --workdir adapt/entities
     mlm-jax export-hf adapt/entities --task entities --out adapt/published
 
-To keep the whole vocabulary, run ``import-hf`` (to ``adapt/model``) instead of ``trim``. ``grow`` may be left out. ``continue``
-trains everything on the new language and replays the old ones; ``rows`` trains the new pieces alone. ``topic`` and ``entities``
-then fine-tune the result. Copy this file and change the upper part; ``continue,FOLDER`` reads another folder than ``adapt``,
-which holds
+To keep the whole vocabulary, run ``import-hf`` (to ``adapt/model``) instead of ``trim``. ``grow`` may be left out. Without
+``trim`` and ``import-hf``, ``continue`` itself imports ``MODEL``, trims it and grows its vocabulary. ``continue`` trains
+everything on the new language and replays the old ones; ``rows`` trains the new pieces alone. ``topic`` and ``entities`` then
+fine-tune the result. Copy this file and change the upper part; ``continue,FOLDER`` reads another folder than ``adapt``, which
+contains
 
     text/tl/*.txt, text/en/*.txt          a document a line, a folder for each language
     held_out/tl/*.txt, held_out/en/*.txt  text to evaluate on; without it a hundredth of the text is held out
@@ -20,12 +21,14 @@ which holds
 from pathlib import Path
 
 from mlm_jax.adaptation.continuing import continued_config, head_options
-from mlm_jax.adaptation.grow import old_rows
+from mlm_jax.adaptation.grow_model import freeze_old
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config import default_config
 from mlm_jax.config.together import longest_row
-from mlm_jax.data.vocabulary.folder import load_vocabulary
 
+MODEL = "FacebookAI/xlm-roberta-base"  # a name on the Hub, or a folder; only used if there is neither adapt/small nor adapt/model
 NEW, OLD = "tl", ("en",)  # the language to learn, and those to keep
+PIECES = 2_000  # most pieces to add to MODEL's vocabulary
 REPLAYED = 0.25  # share of the rows that old languages get, so that they are not forgotten
 STEPS, ROWS, LENGTH = 2_000, 32, 256  # of continued training
 LEARNING_RATE = 2e-4  # for a base model; with a few layers, 1e-3
@@ -43,14 +46,8 @@ def get_config(argument="continue"):
 
 def continued(folder, stage):
     """Continue masked language modelling: the learning rate warms up again, stays, and decays in the last fifth."""
-    found = [folder / name for name in ("small", "model") if (folder / name).is_dir()]
-    if not found:
-        problem = f"neither {folder}/small nor {folder}/model is there"
-        raise UserError(problem, remedy="import a model first: mlm-jax import-hf MODEL --out FOLDER/model")
-    model = found[0]
-    grown = folder / "vocabulary" if (folder / "vocabulary").is_dir() else ""
-    config = continued_config(model, vocabulary=grown)
-    config.data.corpora = {code: f"{folder}/text/{code}/*.txt" for code in (NEW, *OLD)}
+    text = {code: f"{folder}/text/{code}/*.txt" for code in (NEW, *OLD)}
+    config = begun(folder, text, only_new=stage == "rows")
     if (folder / "held_out").is_dir():
         config.data.validation = {code: f"{folder}/held_out/{code}/*.txt" for code in (NEW, *OLD)}
     config.mixing.strategy = "explicit"
@@ -59,11 +56,27 @@ def continued(folder, stage):
     length = min(LENGTH, longest_row(config.model))
     config.tasks = {"mlm": {"objective": "mlm", "rows": ROWS, "length": length, "mask_rate": 0.3}}
     config.optimizer.update(learning_rate=LEARNING_RATE, warmup_steps=0.1, decay_steps=0.2)
-    if stage == "rows" and not grown:
+    return config
+
+
+def begun(folder, text, only_new):
+    """Begin with the model that trim or import-hf made, and the vocabulary of grow; without them, with MODEL.
+
+    If only the new pieces are trained, the model and the old pieces stay the same bit for bit.
+    """
+    found = [folder / name for name in ("small", "model") if (folder / name).is_dir()]
+    if not found:  # the run imports, trims and grows it
+        config = default_config()
+        config.data.corpora = text
+        config.adapt.update(model=MODEL, trim=text, grow={"language": NEW, "pieces": PIECES}, only_new=only_new)
+        return config
+    grown = folder / "vocabulary" if (folder / "vocabulary").is_dir() else ""
+    config = continued_config(found[0], vocabulary=grown)
+    if only_new and not grown:
         raise UserError("the vocabulary has no new pieces", remedy="grow the vocabulary first, or train with continue")
-    if stage == "rows":  # the model and the old pieces stay the same bit for bit
-        rows = old_rows(load_vocabulary(model / "vocabulary"), load_vocabulary(grown))
-        config.optimizer.freeze_table = ((r"embedding|output|output_bias", rows), (r".*", True))
+    config.data.corpora = text
+    if only_new:
+        freeze_old(config, found[0], grown)
     return config
 
 

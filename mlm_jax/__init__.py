@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 from mlm_jax.common.log_lines import plain_warnings
 
 if TYPE_CHECKING:
+    from mlm_jax.adaptation.grow_model import grow
+    from mlm_jax.adaptation.trim_model import trim
     from mlm_jax.inference.classifier import load_classifier
     from mlm_jax.inference.encoder import load
     from mlm_jax.inference.translator import load_translator
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "load_classifier", "load_translator"]
+__all__ = ["__version__", "grow", "load", "load_classifier", "load_translator", "trim"]
 
 _HOMES = {
+    "grow": "mlm_jax.adaptation.grow_model",
     "load": "mlm_jax.inference.encoder",
     "load_classifier": "mlm_jax.inference.classifier",
     "load_translator": "mlm_jax.inference.translator",
+    "trim": "mlm_jax.adaptation.trim_model",
 }
 
 

@@ -19,7 +19,6 @@ from mlm_jax.data.vocabulary.proto import model_proto
 from mlm_jax.data.vocabulary.published import PublishedVocabulary
 from mlm_jax.model.sharing import indexes
 
-MOST_DOCUMENTS = 200_000  # most documents from which new pieces are learned
 BATCH = 1000  # documents that are encoded at a time
 
 

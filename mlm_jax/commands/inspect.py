@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from mlm_jax.commands.options import add_config, by_language, config_of, store_folder
+from mlm_jax.commands.options import adapted_config, add_config, by_language, config_of, store_folder
 from mlm_jax.common.errors import UserError
 
 ABOUT = "show what the data holds: counts, fertility, samples, the planned mix and alpha's; or compare vocabularies"
@@ -75,7 +75,7 @@ def inspect_data(options: argparse.Namespace) -> None:
     )
     from mlm_jax.training.check import check_data
 
-    config, console = config_of(options), table_console()
+    config, console = adapted_config(options), table_console()
     objectives = create_objectives(config.tasks)
     check_data(config, objectives)  # before hours of preparing
     store = Store.open(prepare(config, store_folder(config, options.workdir)))

@@ -43,6 +43,20 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
     return load_config(options.config, tuple(options.set))
 
 
+def adapted_config(options: argparse.Namespace) -> ConfigDict:
+    """Load the config, and import, trim and grow the model of its ``adapt``, unless that was done before.
+
+    Raises:
+      UserError: as :func:`config_of` and :func:`mlm_jax.adaptation.adapted.adapted`.
+    """
+    config = config_of(options)
+    if not config.adapt.model:
+        return config
+    from mlm_jax.adaptation.adapted import adapted
+
+    return adapted(config, options.workdir)
+
+
 def by_language(values: Sequence[str], option: str) -> dict[str, tuple[str, ...]]:
     """Return {language, or pair: sources} of values such as "sw=text/sw/*.txt", in order.
 
@@ -60,6 +74,11 @@ def by_language(values: Sequence[str], option: str) -> dict[str, tuple[str, ...]
             raise UserError(f"{option} {value} names no language", remedy=f"write {option} sw='text/sw/*.txt'")
         found[language] = (*found.get(language, ()), source)
     return found
+
+
+def as_source(values: Sequence[str]) -> str | dict[str, str]:
+    """Return the values that an option gave for a language as a source, or as several by name, as ``data.corpora`` takes them."""
+    return values[0] if len(values) == 1 else {f"source{number}": value for number, value in enumerate(values, 1)}
 
 
 def store_folder(config: ConfigDict, workdir: str | None) -> str:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.options import add_config, config_of
+from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -75,6 +76,11 @@ def plan_command(
     from mlm_jax.planning.search import search, settings
     from mlm_jax.planning.tables import line, search_json, show_answer, show_plan, show_search
 
+    if config.adapt.model:
+        raise UserError(
+            "adapt.model is set, so the size of the model is known only when it has been adapted",
+            remedy="run mlm-jax prepare --workdir WORKDIR first, and plan with --config WORKDIR/adapted/config.json",
+        )
     topology = parse(topology_name, chip)
     if is_simulated(topology) and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", topology.device_count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from mlm_jax.commands.options import add_config, config_of, store_folder
+from mlm_jax.commands.options import adapted_config, add_config, store_folder
 from mlm_jax.common.errors import UserError
 
 ABOUT = "turn text into a token store"
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.objectives import create_objectives
     from mlm_jax.training.check import check_data
 
-    config = config_of(options)
+    config = adapted_config(options)
     check_data(config, create_objectives(config.tasks))  # an error should come now, not after hours of preparing
     folder = store_folder(config, options.workdir)
     for option, number in (("--join", options.join), ("--beam", options.beam)):

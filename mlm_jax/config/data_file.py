@@ -33,7 +33,7 @@ def read_config(file: Path) -> ConfigDict:
     config = default_config()
     _fill(config, values, "the config", file)
     try:
-        _check_no_code(config.data)
+        _check_no_code(config.data, config.adapt)
     except BadValue as error:
         raise UserError(error.problem, file=file, remedy=error.remedy) from error
     return config
@@ -66,8 +66,8 @@ def _fill(config: ConfigDict, values: Any, name: str, file: Path) -> None:
             raise UserError(problem, file=file, remedy="mlm-jax config lists every key") from error
 
 
-def _check_no_code(data: ConfigDict) -> None:
-    """Check that no code is imported for a config's data.
+def _check_no_code(data: ConfigDict, adapt: ConfigDict) -> None:
+    """Check that no code is imported for a config's text.
 
     Raises:
       BadValue: a function, a module or a data set library is named.
@@ -81,7 +81,7 @@ def _check_no_code(data: ConfigDict) -> None:
         if isinstance(named, str) and ":" in named and not named.startswith(OURS):
             key = f"data.filters[{index}]"
             raise BadValue(key, f"{key} is {named[:80]!r}: a config in JSON cannot name a function", remedy)
-    for key, source in _sources(data):
+    for key, source in (*_sources(data), *_texts(adapt.trim, "adapt.trim"), *_grow_sources(adapt.grow)):
         scheme, _, rest = source.partition(":")
         if (
             rest
@@ -100,6 +100,11 @@ def _sources(data: ConfigDict) -> Iterator[tuple[str, str]]:
         for split in ("train", "validation"):
             if isinstance(entry, dict) and isinstance(entry.get(split), str):
                 yield f"data.labelled.{name}.{split}", entry[split]
+
+
+def _grow_sources(grow: Any) -> Iterator[tuple[str, str]]:
+    for name in ("text", "pairs") if isinstance(grow, (dict, ConfigDict)) else ():
+        yield from _texts(grow.get(name), f"adapt.grow.{name}")
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

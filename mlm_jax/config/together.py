@@ -29,6 +29,7 @@ def check_together(config: ConfigDict) -> None:
     _check_rates(config)
     _check_sources(config)
     check_schedule(config.optimizer, config.steps)
+    _check_adapt(config)
     if config.evaluation.patience and not config.evaluation.select:
         raise BadValue(
             "evaluation.patience",
@@ -45,6 +46,34 @@ def _check_sources(config: ConfigDict) -> None:
                 f"data.mixture and data.{name} are both set, but a mixture is read instead of the other",
                 f"leave one of them out, or register what data.{name} names as a task of the mixture",
             )
+
+
+def _check_adapt(config: ConfigDict) -> None:
+    adapt, grow = config.adapt, config.adapt.grow
+    if not adapt.model:
+        for name in ("trim", "grow", "only_new", "like"):
+            if adapt[name]:
+                problem = f"adapt.{name} is set, but adapt.model names no model"
+                raise BadValue(f"adapt.{name}", problem, "set adapt.model, or leave it out")
+        return
+    for key, value in (("checkpoint.init", config.checkpoint.init), ("vocabulary.path", config.vocabulary.path)):
+        if value:
+            problem = f"{key} and adapt.model are both set, but adapt.model decides the weights and the vocabulary"
+            raise BadValue(key, problem, "leave one of them out")
+    if adapt.only_new and not grow:
+        problem = "adapt.only_new trains new pieces only, but there is no adapt.grow"
+        raise BadValue(
+            "adapt.only_new", problem, "set adapt.grow, or optimizer.freeze_table for other parts of the model"
+        )
+    if adapt.only_new and config.optimizer.freeze_table != ((".*", False),):
+        problem = "adapt.only_new and optimizer.freeze_table are both set"
+        raise BadValue("optimizer.freeze_table", problem, "leave one of them out")
+    if grow and not grow.get("text") and grow["language"] not in config.data.corpora:
+        problem = f"there is no text of {grow['language']!r} from which adapt.grow could learn pieces"
+        raise BadValue("adapt.grow", problem, f"set data.corpora of {grow['language']!r}, or 'text'")
+    if grow and (grow.get("start") == "lexicon") != bool(grow.get("pairs")):
+        problem = "adapt.grow has only one of 'start': 'lexicon' and 'pairs'"
+        raise BadValue("adapt.grow", problem, "set both, or neither")
 
 
 def longest_row(model: ConfigDict) -> int:

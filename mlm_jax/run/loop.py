@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from mlm_jax.adaptation.adapted import adapted
 from mlm_jax.checkpoints.initialise import check_init, initialise_from
 from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.provenance import record
@@ -37,6 +38,7 @@ from mlm_jax.common.errors import UNFINISHED, UserError
 from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.common.quiet import quiet_orbax
+from mlm_jax.config.check import check_values
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
@@ -122,7 +124,9 @@ def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: cont
     """Train, with the arguments and errors of :func:`train`; raise Stopped after a signal. ``held`` keeps the workdir's lock."""
     first, workdir = jax.process_index() == 0, local.folder
 
-    # 0. Checks that need no data come first, before anything is read or written.
+    # 0. Checks that need no data come first, before anything is read or written, except the model of config.adapt.
+    check_values(config)
+    config = adapted(config, workdir)
     check_config(config)
     check_workdir(workdir, config)
     if first and config.training.wandb:

@@ -419,3 +419,20 @@ def test_a_trial_that_a_signal_reaches_after_its_end_is_finished(tmp_path, monke
     assert states[True][:3] == ["finished"] * 3 and "exit code -9" in states[True][3] and "code 1" in states[True][4]
     killed, told = "failed: killed by signal 9 (SIGKILL)", "failed: the last line"
     assert states[False] == ["stopped"] * 3 + [killed, told]
+
+
+def test_trials_share_an_adapted_model(tmp_path, capsys):
+    """A model that config.adapt names is adapted once, unless the trials adapt it in different ways."""
+    body = (
+        "from mlm_jax.config import default_config\nfrom mlm_jax.run.sweep import product\n"
+        "def get_config():\n    config = default_config()\n    config.data.corpora = {'en': 'en.txt'}\n"
+        "    config.adapt.model = 'runs/model'\n    return config\n"
+        "def sweep(): return product({'seed': (1, 2), 'adapt.trim': ({}, {'en': 'en.txt'})})\n"
+    )
+    (tmp_path / "c.py").write_text(body)
+    command = ["sweep", "--config", str(tmp_path / "c.py"), "--workdir", str(tmp_path / "sweep"), "--dry-run"]
+    assert cli.main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "seed=" in line]
+    for key in ("adapt.folder", "data.store"):
+        found = [re.search(rf"{key}=(\S+)", line)[1] for line in lines]
+        assert len(found) == 4 and found[:2] == found[2:] and found[0] != found[1]

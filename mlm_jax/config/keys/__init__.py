@@ -21,6 +21,7 @@ import copy
 from ml_collections import ConfigDict
 
 from mlm_jax.config.keys import (
+    adapt,
     checkpoint,
     curriculum,
     data,
@@ -46,6 +47,7 @@ GROUPS = {  # {group of keys: what it is about}
     "training": training.ABOUT,
     "mesh": mesh.ABOUT,
     "checkpoint": checkpoint.ABOUT,
+    "adapt": adapt.ABOUT,
     "evaluation": evaluation.ABOUT,
 }
 KEYS: tuple[Key, ...] = (
@@ -60,6 +62,7 @@ KEYS: tuple[Key, ...] = (
     *training.KEYS,
     *mesh.KEYS,
     *checkpoint.KEYS,
+    *adapt.KEYS,
     *evaluation.KEYS,
 )
 KEY = {key.name: key for key in KEYS}

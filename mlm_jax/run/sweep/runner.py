@@ -220,11 +220,16 @@ def _run_listed(
     settings = {name: trial_settings(trial, overrides) for name, trial in listed.items()}
     configs = {name: load_config(file, given) for name, given in settings.items()}
     for name, config in configs.items():
+        if config.adapt.model and not config.adapt.folder:
+            parts = [config.adapt[name] for name in ("model", "trim", "grow")]
+            config.adapt.folder = str(shared_folder(workdir / "adapted", parts, config.data.corpora))
+            settings[name] = (*settings[name], f"adapt.folder={config.adapt.folder}")
         if not config.data.store:
             store = shared_store(workdir, config)
             settings[name] = (*settings[name], f"data.store={store}")
             config.data.store = str(store)
-        check_workdir(workdir / name, config)
+        if not config.adapt.model:  # otherwise the trial checks the config of the adapted model
+            check_workdir(workdir / name, config)
     if stop and (late := [name for name, config in configs.items() if config.evaluation.every >= config.steps]):
         remedy = "lower evaluation.every, or leave --stop out"
         raise UserError(f"trial {late[0]!r} is evaluated at its end only, so no rule can end it early", remedy=remedy)
@@ -283,8 +288,13 @@ def judged(stop: str, workdir: Path, configs: Mapping[str, ConfigDict], trial: s
 def shared_store(workdir: Path, config: ConfigDict) -> Path:
     """Return the folder of the token store that trials with the same text and vocabulary share."""
     asked = request(config)
-    same = json.dumps([asked[key] for key in ("data", "vocabulary", "languages")], sort_keys=True)
-    return workdir / "stores" / hashlib.sha256(same.encode()).hexdigest()[:8]
+    adapt = [config.adapt.folder] if config.adapt.model else []  # which has the vocabulary
+    return shared_folder(workdir / "stores", *(asked[key] for key in ("data", "vocabulary", "languages")), *adapt)
+
+
+def shared_folder(parent: Path, *settings: Any) -> Path:
+    """Return a folder that trials with the same settings share."""
+    return parent / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def environment(workdir: Path, name: str) -> dict[str, str]:
