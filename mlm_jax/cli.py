@@ -18,6 +18,7 @@ from types import ModuleType
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_input, check_output, check_workdir_path
 from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.files import check_folder_place
 from mlm_jax.common.log_lines import plain_warnings
 
 VERBS = {  # in the order in which --help lists them
@@ -101,10 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             restart_with_huge_pages()
     try:
+        _check_paths(given)
         if workdir := getattr(options, "workdir", None):
             check_workdir_path(workdir)
-        for name in ("out", "output"):
-            check_output(getattr(options, name, None) or "")
+        if out := getattr(options, "out", None):
+            check_folder_place(out)
+        check_output(getattr(options, "output", None) or "")
         for name in ("input", "source", "target", "gold"):
             check_input(getattr(options, name, None) or "")
         code = verb.run(options) or 0
@@ -137,6 +140,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         print(f"mlm-jax: error: {problem}. Remedy: {REMEDIES[problem]}", file=sys.stderr)
         return 2
+
+
+def _check_paths(given: Sequence[str]) -> None:
+    """Check that the arguments and the current folder are UTF-8: paths become part of files in UTF-8, such as config.json.
+
+    Raises:
+      UserError: one of them is not, or the current folder is gone.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder is gone", remedy="change to another folder") from error
+    for text in (here, *given):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{text} is not UTF-8", remedy="rename the file or the folder") from error
 
 
 def _end_when_asked_to() -> None:

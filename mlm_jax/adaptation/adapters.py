@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -
         "base": digest(flat),
         **{stack: loaded.config.model.to_dict()[stack] for stack in STACKS},
     }
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
         write_json(scratch / FACTS, facts)
         writer = TensorWriter(scratch)
@@ -107,7 +108,7 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
         wanted = {path: shape for path, shape in shapes.items() if is_adapter(path)}
         if wanted != {path: value.shape for path, value in given.items()}:
             raise UserError(f"these adapters have other shapes than {FACTS} says", file=folder)
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
         claim_workdir(scratch, config)
         save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **given}, loaded.labels)

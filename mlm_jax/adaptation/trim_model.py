@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def trim(model: str | Path, texts: Mapping[str, Any], out: str | Path) -> TrimRe
     for language, documents in found.items():
         if not any(map(str.strip, documents)):
             raise UserError(f"there is no text of {language!r}", remedy="check its files")
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
         workdir = import_hf(model, scratch / IMPORTED) if is_published(model) else model
         loaded = load_parameters(workdir, device=host())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -155,7 +156,7 @@ def host() -> jax.Device:
 
 def _candidates(checkpoint: str | Path) -> list[Path]:
     """Return the checkpoints that ``checkpoint`` may mean, the likeliest first."""
-    here = local_path(checkpoint).resolve()
+    here = Path(os.path.realpath(local_path(checkpoint)))
     for folder in (here, here / "checkpoints"):
         if (folder / "state").is_dir():
             return [folder]

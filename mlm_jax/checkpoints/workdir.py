@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,7 @@ def check_no_wildcards(workdir: str | Path) -> None:
     Raises:
       UserError: the path holds ``[``, ``*`` or ``?``.
     """
-    path = str(Path(workdir).resolve())
+    path = os.path.realpath(workdir)
     if found := sorted(set("[*?") & set(path)):
         raise UserError(
             f"a workdir with {' or '.join(found)} in its path: its checkpoints could not be read",

@@ -79,6 +79,10 @@ def _write_npy(embedded: Iterator[tuple[list[str], np.ndarray]], file: IO[bytes]
     """Write an array whose length is known only at the end: NumPy's header has room for a larger number."""
     import numpy as np
 
+    if not file.seekable():
+        raise UserError(
+            "a pipe cannot take .npy, whose first bytes say how many rows follow", remedy="write .jsonl, or to a file"
+        )
     header = {"descr": "<f4", "fortran_order": False, "shape": (0, width)}
     np.lib.format.write_array_header_1_0(file, header)
     rows = 0

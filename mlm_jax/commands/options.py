@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.common.addresses import is_local, refuse_address, refuse_to_read
+from mlm_jax.common.addresses import is_local, refuse_to_read
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import check_file_place
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -100,15 +102,17 @@ def store_folder(config: ConfigDict, workdir: str | None) -> str:
 
 
 def check_workdir_path(workdir: str) -> None:
-    """Refuse a workdir that is a file or lies below one.
+    """Refuse a workdir that is a file or a broken link, or lies below one.
 
     Raises:
-      UserError: the workdir is a file or lies below one.
+      UserError: the workdir is such a path.
     """
     if not is_local(workdir):
         return
     folder = Path(workdir)
-    found = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    found = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
+    if found and found.is_symlink() and not found.exists():
+        raise UserError("this is a broken link, so it cannot be a workdir", file=found, remedy="remove the link")
     if found and not found.is_dir():
         raise UserError("this is a file, so it cannot be a workdir", file=found, remedy="give another --workdir")
 
@@ -124,10 +128,10 @@ def check_input(path: str) -> None:
 
 
 def check_output(path: str) -> None:
-    """Refuse an address of an object store as the path of a verb's output, before the work is done.
+    """Check that a verb's file of output ("-" is standard output) can be written, before the work is done.
 
     Raises:
-      UserError: the path is such an address.
+      UserError: as :func:`.check_file_place`.
     """
-    if not is_local(path):
-        refuse_address(path)
+    if path not in ("", "-"):
+        check_file_place(path)

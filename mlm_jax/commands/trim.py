@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT, as_source, by_language
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     search(Path.cwd())  # where a file with "module:function" stands that no config names
     texts = {code: as_source(found) for code, found in by_language(options.text, "--text").items()}
     report = trim(options.checkpoint, texts, options.out)
-    out = Path(options.out).resolve()
+    out = Path(os.path.abspath(options.out))
     print(
         *report.lines(),
         f"wrote {out}. A config that goes on with it:",

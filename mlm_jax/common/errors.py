@@ -24,9 +24,8 @@ class UserError(Exception):
     def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None, remedy: str = ""):
         self.problem, self.file, self.line, self.remedy = problem, file, line, remedy
         where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
-        super().__init__(
-            f"{where}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else "")
-        )
+        message = f"{where}{problem}" + (f"{'' if problem.endswith('?') else '.'} Remedy: {remedy}" if remedy else "")
+        super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that a worker process can raise it in its parent
         return _rebuild, (self.problem, self.file, self.line, self.remedy)
@@ -34,6 +33,11 @@ class UserError(Exception):
 
 def _rebuild(problem: str, file: str | Path | None, line: int | None, remedy: str) -> UserError:
     return UserError(problem, file=file, line=line, remedy=remedy)
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with control characters and stray bytes escaped, so that a name cannot control a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def one_line(message: object) -> str:

@@ -73,6 +73,39 @@ def writing(output: str) -> Iterator[TextIO]:
         yield file
 
 
+def check_file_place(path: str | Path) -> None:
+    """Check that a file can be written to a path; verbs do so before the work whose result it will hold.
+
+    Raises:
+      UserError: the path is a folder, a symbolic link or an address of an object store, or its folder does not exist.
+    """
+    refuse_address(path)
+    path = Path(os.path.abspath(path))
+    if _is_written_directly(path):
+        if not path.exists():
+            raise UserError("there is no such file of the system", file=path, remedy="name another file")
+        return
+    _refuse_link(path)
+    if path.is_dir():
+        raise UserError("cannot write: Is a directory", file=path, remedy="name a file")
+    if not path.parent.is_dir():
+        raise UserError("its folder does not exist", file=path, remedy="make the folder, or name another file")
+
+
+def check_folder_place(path: str | Path) -> None:
+    """Check that a folder can be written to a path; verbs do so before the work whose result it will hold.
+
+    Raises:
+      UserError: the path is a symbolic link or an address of an object store, or lies below a file, a broken link or /dev.
+    """
+    refuse_address(path)
+    path = Path(os.path.abspath(path))
+    _refuse_link(path)
+    above = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not above.is_dir() or _is_system(path):
+        raise UserError("cannot write: Not a directory", file=path, remedy="name another folder")
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[TextIO]:
     """Open a text file in UTF-8 for writing; readers see the old text or the new one, also after a crash.
@@ -84,7 +117,7 @@ def whole_file(path: str | Path) -> Iterator[TextIO]:
     """
     refuse_address(path)
     path = Path(os.path.abspath(path))
-    if _is_system(path) or (path.exists() and not path.is_symlink() and not (path.is_file() or path.is_dir())):
+    if _is_written_directly(path):
         with path.open("a", encoding="utf-8") as file:
             yield file
         return
@@ -102,11 +135,10 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a scratch folder that replaces the folder of this name, if there is one, when the block succeeds.
 
     Raises:
-      UserError: the path is a symbolic link, or an address of an object store.
+      UserError: as :func:`check_folder_place`.
     """
-    refuse_address(path)
+    check_folder_place(path)
     path = Path(os.path.abspath(path))
-    _refuse_link(path)
     with _scratch(path, _create_folder) as (scratch, _):
         yield scratch
         if path.exists():
@@ -154,6 +186,11 @@ def remove_abandoned(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- details
 
 
+def _is_written_directly(path: Path) -> bool:
+    """Return whether a path cannot be replaced: a pipe, a device, or a path of the system."""
+    return _is_system(path) or (path.exists() and not path.is_symlink() and not (path.is_file() or path.is_dir()))
+
+
 def _is_system(path: Path) -> bool:
     """Return whether a path belongs to the system, such as /dev/stdout or the /dev/fd/63 of a shell's >(…)."""
     folder = os.path.realpath(path.parent)
@@ -188,8 +225,8 @@ def _scratch(path: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, 
 
 def _stem(path: Path) -> str:
     """Return the prefix of the names of the scratch files of a path."""
-    fits = len(path.name.encode()) <= LONGEST - 30
-    return f".{path.name if fits else hashlib.sha256(path.name.encode()).hexdigest()}"
+    name = os.fsencode(path.name)
+    return f".{path.name if len(name) <= LONGEST - 30 else hashlib.sha256(name).hexdigest()}"
 
 
 def _create_file(scratch: Path) -> int:

@@ -5,6 +5,7 @@ Checks that need an objective, the devices or the data are in the modules of tho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from mlm_jax.config.keys.tasks import TASK
 from mlm_jax.config.together import check_model, check_together
 from mlm_jax.config.values import BadValue
 
+TASK_NAME = re.compile(r"[^\W_][\w-]*")  # part of metrics, of parameters and of keys such as tasks.mlm.rows
+
 
 def check_values(config: ConfigDict) -> None:
     """Check the values of a config whose keys and types are right.
@@ -24,8 +27,9 @@ def check_values(config: ConfigDict) -> None:
       UserError: several keys together cannot work.
     """
     for task in config.tasks:
-        if not isinstance(task, str) or not task or task.startswith("_") or "/" in task:
-            raise BadValue("tasks", f"a task is called {task!r}", "begin its name with a letter, and leave out '/'")
+        if not isinstance(task, str) or not TASK_NAME.fullmatch(task):
+            remedy = "begin its name with a letter, and use only letters, digits, '_' and '-'"
+            raise BadValue("tasks", f"a task is called {task!r}", remedy)
     _check_each(config)
     for name, entries in config.data.labelled.items():
         if "train" not in entries and "validation" not in entries:

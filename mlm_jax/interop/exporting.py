@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def export_hf(
       UserError: no family (or not the one that is asked for) can express the model, and the message names the keys of
         ``config.model`` that prevent it; or the language is unknown, or the disk is full. Nothing is half-written.
     """
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     loaded = load_parameters(checkpoint, device=host())
     check_arrays(loaded)
     prefix, start = document_prefix(loaded, language), decoder_start(loaded, to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pprint
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ def import_hf(
       UserError: a part of ``source`` is missing, damaged, contradictory or has no counterpart; the message names it, and
         nothing is written.
     """
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     published = Published(local_folder(source), finite=not allow_nonfinite)
     facts = published.facts
     if languages and facts.languages:

@@ -11,12 +11,13 @@ from typing import Any
 from mlm_jax.checkpoints.checkpoint import Loaded, describe, find_checkpoint
 from mlm_jax.checkpoints.metrics import read_metrics
 from mlm_jax.checkpoints.workdir import config_json
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.errors import UserError, printable
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language code that the Hub accepts
+MARKUP = re.compile(r"[\\`*_\[\](){}<>|&~#!$]")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # {form of a head: pipeline}
 PIPELINES = {SEQUENCE: "text-classification", TOKEN: "token-classification", QUESTION: "question-answering"}
@@ -101,6 +102,11 @@ def without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def escaped(name: str) -> str:
+    """Return a name that comes from outside as Markdown that shows it in one line, and is neither HTML nor a link."""
+    return MARKUP.sub(r"\\\g<0>", printable(str(name)))
+
+
 def _yaml(metadata: Mapping[str, Any]) -> str:
     lines = ["---", "# license: fill in, such as apache-2.0; mind those of the data and of the base model"]
     for key, value in metadata.items():
@@ -115,16 +121,16 @@ def _yaml(metadata: Mapping[str, Any]) -> str:
 def _body(loaded: Loaded, base: str, architecture: str, task: str, table: str) -> str:
     config = loaded.config
     data = sorted({*config.data.corpora, *config.data.parallel, *config.data.labelled})
-    tasks = [f"`{name}` ({entry['objective']})" for name, entry in config.tasks.items()]
+    tasks = [f"{escaped(name)} ({escaped(entry['objective'])})" for name, entry in config.tasks.items()]
     facts = [
-        f"- class: `{architecture}`" + (f", the classifier of the task `{task}`" if task else ""),
-        *([f"- base model: {base}"] if base else []),
+        f"- class: `{architecture}`" + (f", the classifier of the task {escaped(task)}" if task else ""),
+        *([f"- base model: {escaped(base)}"] if base else []),
         f"- steps: {loaded.step:,}",
         f"- tasks: {', '.join(tasks)}",
-        f"- training data: {', '.join(data) if data else 'fill in'}",
+        f"- training data: {', '.join(map(escaped, data)) if data else 'fill in'}",
         f"- config: [{RUN_CONFIG}]({RUN_CONFIG}); `mlm-jax train` takes such keys",
     ]
-    labels = [f"- labels: {', '.join(loaded.labels[task])}"] if task else []
+    labels = [f"- labels: {', '.join(map(escaped, loaded.labels[task]))}"] if task else []
     loads = f'from transformers import AutoTokenizer, {architecture}\n\nmodel = {architecture}.from_pretrained("…")\n'
     parts = [
         "\n# Model card\n\nTrained with mlm_jax, and written by `mlm-jax export-hf`. Fill in intended and unintended uses.\n",
@@ -142,8 +148,8 @@ def _table(languages: Sequence[str], measured: Mapping[str, float]) -> str:
     rows = [code for code in (*languages, "mean") if any(parts[2] == code for parts in cells.values())]
     if not rows:
         return ""
-    lines = [f"| language | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"| language | {' | '.join(map(escaped, columns))} |", "|---" * (len(columns) + 1) + "|"]
     for code in rows:
         values = [measured.get(f"eval/{column}/{code}") for column in columns]
-        lines.append(f"| {code} | {' | '.join('' if value is None else f'{value:.4g}' for value in values)} |")
+        lines.append(f"| {escaped(code)} | {' | '.join('' if value is None else f'{value:.4g}' for value in values)} |")
     return "\n".join(lines)

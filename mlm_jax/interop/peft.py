@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
             ranks[module.removeprefix(base)] = len(found[0])
     of_task = [name for name, one in bound.items() if one.parts[0][0].startswith(("classifiers/", "classifier_tr"))]
     tensors |= {f"{PREFIX}{name}": bound[name].to_theirs(every) for name in of_task}
-    out = Path(out).resolve()
+    out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
         objective = loaded.config.tasks[task]["objective"] if task else ""
         described = describe(settings, ranks, sorted({name.removeprefix(base).split(".")[0] for name in of_task}))

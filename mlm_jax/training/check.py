@@ -92,7 +92,7 @@ def check_language_names(languages: Sequence[str]) -> None:
       UserError: a name can be confused with them.
     """
     for language in languages:
-        if language in AVERAGES or "/" in language or not language.strip():
+        if language in AVERAGES or "/" in language or not language.strip() or not language.isprintable():
             raise UserError(
                 f"{language!r} cannot be the name of a language: metrics are called task/loss/LANGUAGE, and the "
                 "averages over languages mean and micro",

@@ -57,6 +57,23 @@ def test_a_workdir_that_is_a_file_is_one_line(below, tmp_path, capsys):
         )
 
 
+def test_paths_that_no_file_can_have_are_one_line(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    for path in ("loop", "loop/x", "broken", "bad\udcff", "two\nlines\x1b[31m/x"):
+        place = str(tmp_path / path)
+        for arguments in (
+            ["train", "--config", "configs/demo.py", "--workdir"],
+            ["eval"],
+            ["import-hf", place, "--out"],
+        ):
+            if path != "two\nlines\x1b[31m/x" or arguments == ["eval"]:
+                assert main([*arguments, place]) == 2
+                said = capsys.readouterr().err
+                assert said.startswith("mlm-jax: error: ") and said.count("\n") == 1 and "\x1b" not in said
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_another_runs_weights_are_named_on_the_command_line(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr("mlm_jax.run.loop.train", lambda config, workdir: given.append(config.checkpoint.init))

@@ -9,7 +9,16 @@ import pytest
 
 from mlm_jax.common.disk import disk_errors, disk_problem
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.files import append_to, inside, whole_file, whole_folder, write_whole, writing
+from mlm_jax.common.files import (
+    append_to,
+    check_file_place,
+    check_folder_place,
+    inside,
+    whole_file,
+    whole_folder,
+    write_whole,
+    writing,
+)
 from mlm_jax.common.lock import only_writer
 
 
@@ -27,6 +36,29 @@ def test_a_name_from_a_file_of_others_stays_in_its_folder(tmp_path, name):
     with pytest.raises(UserError, match="is not the name of a file in this folder"):
         inside(tmp_path, name)
     assert inside(tmp_path, "x..y[1]") == tmp_path / "x..y[1]"
+
+
+def test_places_where_nothing_can_be_written_are_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "file/x", tmp_path / "none/x", "/", "/proc/none", tmp_path / "loop"):
+        with pytest.raises(UserError):
+            check_file_place(place)
+    for place in (
+        tmp_path / "file/x",
+        tmp_path / "pipe/x",
+        tmp_path / "loop",
+        tmp_path / "loop/x",
+        tmp_path / "broken",
+    ):
+        with pytest.raises(UserError):
+            check_folder_place(place)
+    for place in (tmp_path / "file", tmp_path / "new", tmp_path / "pipe", "/dev/null", "/dev/stdout"):
+        check_file_place(place)
+    for place in (tmp_path, tmp_path / "new", tmp_path / "new/x"):
+        check_folder_place(place)
 
 
 def test_nothing_is_written_through_a_link(tmp_path):

@@ -82,13 +82,15 @@ def test_a_broken_file_names_its_line(tmp_path, body, message):
         ("tasks.mlm=3", "tasks.mlm is 3"),
         (
             "tasks={'': {'objective': 'mlm'}}",
-            "a task is called ''. Remedy: begin its name with a letter, and leave out '/'",
+            "a task is called ''. Remedy: begin its name with a letter, and use only letters, digits, '_' and '-'",
         ),
         (
             "tasks={'a/b': {'objective': 'mlm'}}",
-            "a task is called 'a/b'. Remedy: begin its name with a letter, and leave out '/'",
+            "a task is called 'a/b'. Remedy: begin its name with a letter, and use only letters, digits, '_' and '-'",
         ),
         ("tasks={3: {'objective': 'mlm'}}", "a task is called 3"),
+        ("tasks={'a b': {'objective': 'mlm'}}", "a task is called 'a b'"),
+        ("tasks={'a.b': {'objective': 'mlm'}}", "a task is called 'a.b'"),
         (
             "data.mixture_languages={'ted': ('de', 'en')}",
             "data.mixture_languages.ted is .* Remedy: write a language or a pair",

@@ -3,10 +3,12 @@
 import base64
 import http.server
 import json
+import runpy
 import threading
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from mlm_jax import cli
 from mlm_jax.interop.importing import import_hf
@@ -112,6 +114,22 @@ def test_the_card_names_the_base_model_and_no_folder_of_this_machine(tmp_path):
     for name in ("README.md", "mlm_jax_config.json"):
         assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
     assert without_folders({"a": ["/x/y.txt", "text/*.txt"], "b": 1}) == {"a": ["y.txt", "text/*.txt"], "b": 1}
+
+
+HOSTILE = 'x"""\nimport os <img src=x onerror=alert(1)> [a](javascript:b) `c` | \x1b[31m'
+
+
+def test_names_in_a_card_are_no_markup(tmp_path):
+    published(tmp_path / HOSTILE, "bert")
+    ours = import_hf(tmp_path / HOSTILE, tmp_path / "ours", languages=("de", "en"))
+    assert runpy.run_path(str(ours / "config.py"))["SOURCE"] == str(tmp_path / HOSTILE)
+    assert cli.main(["export-hf", str(ours), "--out", str(tmp_path / "out")]) == 0
+    shown = MarkdownIt().render(card(tmp_path / "out")[1])
+    assert "<img" not in shown and 'href="javascript' not in shown and "\x1b" not in shown
+    assert (
+        "base model: x&quot;&quot;&quot;\\nimport os &lt;img src=x onerror=alert(1)&gt; [a](javascript:b) `c` | "
+        in shown
+    )
 
 
 def test_upload(hub, tmp_path, capfd):
