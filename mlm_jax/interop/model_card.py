@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoints.checkpoint import Loaded, describe, find_checkpoint
-from mlm_jax.checkpoints.metrics import read_metrics
 from mlm_jax.checkpoints.workdir import config_json
 from mlm_jax.common.errors import UserError, printable
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
+from mlm_jax.report.history import Series, curves_by_language, evaluation_at, retrieval_curves
+
+log = logging.getLogger(__name__)
 
 CARD, RUN_CONFIG, SOURCE = "README.md", "mlm_jax_config.json", "source.json"
 TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # a language code that the Hub accepts
@@ -44,9 +47,8 @@ def write_card(folder: Path, loaded: Loaded, checkpoint: str | Path, architectur
         "pipeline_tag": pipeline(loaded, task),
         "tags": ["mlm_jax"],
     }
-    text = _yaml(metadata) + _body(
-        loaded, base, architecture, task, _table(loaded.languages, metrics(checkpoint, loaded.step))
-    )
+    table = _table(loaded.languages, measured(loaded, task, metrics(checkpoint, loaded.step)))
+    text = _yaml(metadata) + _body(loaded, base, architecture, task, table)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
@@ -88,9 +90,39 @@ def pipeline(loaded: Loaded, task: str) -> str:
 
 
 def metrics(checkpoint: str | Path, step: int) -> dict[str, float]:
-    """Return the evaluation of the checkpoint of a step; {} if it was not evaluated."""
-    folder = find_checkpoint(checkpoint)
-    return read_metrics(folder.with_name(str(step)) if folder.name.isdigit() else folder)
+    """Return the run's evaluation at a step; {} if there was none, or the metrics cannot be read."""
+    folder = find_checkpoint(checkpoint)  # WORKDIR/checkpoints/STEP
+    try:
+        return evaluation_at(folder.parents[1], step)
+    except UserError as error:
+        log.warning("the model card has no results: %s", error)
+        return {}
+
+
+def measured(loaded: Loaded, task: str, found: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return {metric: {language or "mean": value}} of the exported head.
+
+    Args:
+      loaded: the exported checkpoint.
+      task: the task whose head is exported; "": the head that predicts tokens.
+      found: the run's evaluation. Keys of the first task do not contain its name.
+    """
+    first = next(iter(loaded.config.tasks), "")
+    series = {key: [(0, value)] for key, value in found.items()}
+    columns: dict[str, dict[str, float]] = {}
+    for name, curves in curves_by_language(series, loaded.languages).items():
+        named, _, metric = name.rpartition("/")
+        of = named or first
+        if of == task if task else of not in loaded.labels:
+            columns[metric if task or not named else f"{of}: {metric}"] = values_of(curves["eval"])
+    if not task and (retrieval := retrieval_curves(series, loaded.languages)):
+        columns["retrieval_at_1"] = values_of(retrieval)
+    return columns
+
+
+def values_of(curves: Mapping[str, Series]) -> dict[str, float]:
+    """Return the last value of each series."""
+    return {name: points[-1][1] for name, points in curves.items()}
 
 
 def without_folders(value: Any) -> Any:
@@ -141,15 +173,13 @@ def _body(loaded: Loaded, base: str, architecture: str, task: str, table: str) -
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def _table(languages: Sequence[str], measured: Mapping[str, float]) -> str:
+def _table(languages: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of metrics by language, in Markdown; "" if there are none."""
-    cells = {name: name.split("/") for name in measured if name.startswith("eval/") and name.count("/") == 2}
-    columns = list(dict.fromkeys(parts[1] for parts in cells.values()))
-    rows = [code for code in (*languages, "mean") if any(parts[2] == code for parts in cells.values())]
+    rows = [code for code in (*languages, "mean") if any(code in values for values in columns.values())]
     if not rows:
         return ""
     lines = [f"| language | {' | '.join(map(escaped, columns))} |", "|---" * (len(columns) + 1) + "|"]
     for code in rows:
-        values = [measured.get(f"eval/{column}/{code}") for column in columns]
+        values = [values.get(code) for values in columns.values()]
         lines.append(f"| {escaped(code)} | {' | '.join('' if value is None else f'{value:.4g}' for value in values)} |")
     return "\n".join(lines)

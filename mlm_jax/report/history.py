@@ -106,6 +106,19 @@ def read_evaluations(workdir: str | Path, select: str) -> Evaluations:
     return found
 
 
+def evaluation_at(workdir: str | Path, step: int) -> dict[str, float]:
+    """Return the held-out metrics of a run at a step; {} if it was not evaluated there.
+
+    Raises:
+      UserError: for the reasons of :func:`read_events`.
+    """
+    found: Mapping[str, Any] = {}
+    for event in _evaluations(read_events(workdir)):
+        if event["step"] == step:
+            found = event
+    return {key: float(value) for key, value in found.items() if key.startswith("eval/") and is_number(value)}
+
+
 def _evaluations(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Yield the events with held-out metrics; of several in a row with the same step, only the last one."""
     evaluations = (event for event in events if any(key.startswith("eval/") for key in event))

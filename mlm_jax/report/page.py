@@ -35,7 +35,7 @@ from mlm_jax.report.history import (
 )
 from mlm_jax.report.sections import FILE as SECTIONS
 from mlm_jax.report.sections import load_sections, plain
-from mlm_jax.report.table import COLUMNS, format_cell
+from mlm_jax.report.table import COLUMNS, MEASURED, SHARES, format_cell
 
 GOODPUT = "goodput.json"
 SCRIPTS = ("charts.js", "groups.js", "curves.js", "sections.js")
@@ -159,7 +159,7 @@ def page_data(
 
 def of_language(found: Mapping[str, Interval], language: str) -> dict[str, Interval]:
     """Return {column of the table: interval} of a language, or of the mean."""
-    keys = {name: f"eval/{name}/{language}" for name in ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")}
+    keys = {name: f"eval/{name}/{language}" for name in (*MEASURED, "retrieval_at_1")}
     return {name: found[key] for name, key in keys.items() if key in found}
 
 
@@ -243,8 +243,8 @@ def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [f'<th scope="row">{html.escape(code)}</th>']
         for name in columns[1:]:
             value = row.get(name)
-            share = value if name in ("accuracy", "retrieval_at_1") and value is not None else 0.0
-            bar = f' style="--share:{share:.4f}"' if share else ""
+            share = value if name in SHARES and value is not None else 0.0
+            bar = f' style="--share:{share:.4f}"' if share > 0 else ""  # a correlation may be negative
             low, high = row.get("intervals", {}).get(name) or (None, None)
             half = (
                 f" <small>±{format_cell(name, (high - low) / 2)}</small>"
@@ -276,5 +276,5 @@ def _show(value: Any) -> str:
 
 
 def _curve_order(metric: str) -> tuple[int, str]:
-    first = ("loss", "accuracy", "bits_per_byte", "retrieval_at_1")
+    first = (*MEASURED, "retrieval_at_1")
     return (first.index(metric) if metric in first else len(first), metric)

@@ -29,6 +29,10 @@ class LanguageRow:
       loss: held-out loss in nats a predicted token.
       accuracy: held-out accuracy, as a share of predicted tokens.
       bits_per_byte: held-out bits per byte.
+      exact_match: share of questions whose answer is right.
+      f1: F1 of entities, classes or answers.
+      pearson: correlation of predicted and gold numbers.
+      spearman: correlation of their ranks.
       retrieval_at_1: mean accuracy over the language pairs with this language, both directions.
     """
 
@@ -39,7 +43,14 @@ class LanguageRow:
     loss: float | None = None
     accuracy: float | None = None
     bits_per_byte: float | None = None
+    exact_match: float | None = None
+    f1: float | None = None
+    pearson: float | None = None
+    spearman: float | None = None
     retrieval_at_1: float | None = None
+
+
+MEASURED = ("loss", "accuracy", "bits_per_byte", "exact_match", "f1", "pearson", "spearman")  # of the first task
 
 
 def language_rows(
@@ -68,10 +79,8 @@ def language_rows(
             tokens.get(name),
             planned.get(name),
             realised.get(name),
-            metrics.get(f"eval/loss/{name}"),
-            metrics.get(f"eval/accuracy/{name}"),
-            metrics.get(f"eval/bits_per_byte/{name}"),
-            retrieval.get(name),
+            **{metric: metrics.get(f"eval/{metric}/{name}") for metric in MEASURED},
+            retrieval_at_1=retrieval.get(name),
         )
 
     rows = {code: [row(code), *(row(name) for name in sources if name.startswith(f"{code}:"))] for code in languages}
@@ -85,9 +94,7 @@ def mean_row(rows: Sequence[LanguageRow], retrieval: float | None = None) -> Lan
     def values(name: str) -> list[float]:
         return [value for row in rows if (value := getattr(row, name)) is not None]
 
-    means = {
-        name: float(np.mean(values(name))) if values(name) else None for name in ("loss", "accuracy", "bits_per_byte")
-    }
+    means = {name: float(np.mean(values(name))) if values(name) else None for name in MEASURED}
     return LanguageRow("mean", tokens=None, retrieval_at_1=retrieval, **means)
 
 
@@ -196,16 +203,15 @@ COLUMNS = {  # in two lines, so that the table fits a terminal of 80 columns
     "loss": "loss",
     "accuracy": "accuracy\n%",
     "bits_per_byte": "bits per\nbyte",
+    "exact_match": "exact\nmatch %",
+    "f1": "F1\n%",
+    "pearson": "Pearson's\nr %",
+    "spearman": "Spearman's\nρ %",
     "retrieval_at_1": "retrieval\n@1 %",
 }
 
 SHARES = {  # shown in percent
-    "accuracy": "accuracy\n%",
-    "f1": "F1\n%",
-    "exact_match": "exact\nmatch %",
-    "pearson": "Pearson's\nr %",
-    "spearman": "Spearman's\nρ %",
-    "retrieval_at_1": "retrieval\n@1 %",
+    **{name: COLUMNS[name] for name in ("accuracy", "exact_match", "f1", "pearson", "spearman", "retrieval_at_1")},
     "retrieval_at_1_cosine": "by cosine\n%",
     "retrieval_at_1_ratio_margin": "by margin\n%",
 }

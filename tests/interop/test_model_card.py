@@ -11,8 +11,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from mlm_jax import cli
+from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.interop.importing import import_hf
-from mlm_jax.interop.model_card import without_folders
+from mlm_jax.interop.model_card import measured, metrics, without_folders
 from tests.interop.published import published
 from tests.interop.test_task_heads import workdir_with
 
@@ -89,11 +90,14 @@ def card(folder):
 
 def test_the_card_of_a_classifier(tmp_path):
     workdir = workdir_with(tmp_path / "run", "xlm-roberta", "topic", {"pooling": "first", "transform": "tanh"})
+    events = [{"step": step, "eval/accuracy/de": step / 8, "eval/accuracy/mean": step / 8} for step in (3, 7, 9)]
+    (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
     assert (
         cli.main(["export-hf", str(workdir), "--out", str(tmp_path / "out"), "--task", "topic", "--language", "de"])
         == 0
     )
     metadata, text = card(tmp_path / "out")
+    assert "| language | accuracy |\n|---|---|\n| de | 0.875 |\n| mean | 0.875 |\n" in text  # of the exported step
     assert metadata["language"] == ["de", "en"] and metadata["pipeline_tag"] == "text-classification"
     assert "license" not in metadata and "# license: fill in" in (tmp_path / "out" / "README.md").read_text()
     assert (
@@ -101,6 +105,27 @@ def test_the_card_of_a_classifier(tmp_path):
     )
     kept = json.loads((tmp_path / "out" / "mlm_jax_config.json").read_text())
     assert kept["tasks"]["topic"]["transform"] == "tanh"
+
+
+def test_results_are_those_of_the_exported_head(tmp_path, caplog):
+    workdir = workdir_with(tmp_path / "run", "xlm-roberta", "topic", {"pooling": "first", "transform": "tanh"})
+    loaded = load_parameters(workdir)
+    topic = dict(loaded.config.tasks["topic"])
+    loaded.config.tasks = {"mlm": {"objective": "mlm"}, "topic": topic}
+    found = {
+        "eval/loss/de": 2.0,
+        "eval/topic/accuracy/en": 0.5,
+        "eval/retrieval_at_1/de-en": 0.25,
+        "eval/retrieval_at_1/en-de": 0.75,
+    }
+    assert measured(loaded, "topic", found) == {"accuracy": {"en": 0.5}}
+    assert measured(loaded, "", found) == {"loss": {"de": 2.0}, "retrieval_at_1": {"de": 0.5, "en": 0.5}}
+    loaded.config.tasks = {"topic": topic, "mlm": {"objective": "mlm"}}
+    found = {"eval/accuracy/en": 0.5, "eval/mlm/loss/de": 2.0}
+    assert measured(loaded, "topic", found) == {"accuracy": {"en": 0.5}}
+    assert measured(loaded, "", found) == {"mlm: loss": {"de": 2.0}}
+    (workdir / "metrics.jsonl").write_text("[]\n")
+    assert metrics(workdir, 7) == {} and "the model card has no results" in caplog.text
 
 
 def test_the_card_names_the_base_model_and_no_folder_of_this_machine(tmp_path):

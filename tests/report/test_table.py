@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -63,10 +64,21 @@ def test_each_task_but_the_first_has_a_table_of_its_own():
 
 
 def test_every_column_fits_a_terminal():
-    rows = [LanguageRow("zh-Hans", 1_234_567_890, 0.1449, 0.1450, 7.352, 0.094, 3.141, 0.529)]
+    rows = [LanguageRow("zh-Hans", 1_234_567_890, 0.1449, 0.1450, 7.352, 0.094, 3.141, retrieval_at_1=0.529)]
     printed = text(language_table([*rows, mean_row(rows)]))
     assert "1,234.6 M" in printed
     assert "…" not in printed
+
+
+def test_scores_of_a_labelled_task_are_columns():
+    scores = {"loss": 1.5, "accuracy": 0.25, "exact_match": 0.75, "f1": 0.875, "pearson": -0.125, "spearman": 0.5}
+    metrics = {f"eval/{name}/{code}": value for name, value in scores.items() for code in ("de", "hi")}
+    rows = language_rows(["de", "hi"], metrics, {"de": 750, "hi": 1_250_000}, {"de": 1.0}, {"de": 1.0})
+    answers = [dataclasses.replace(row, pearson=None, spearman=None) for row in rows]
+    printed = text(language_table(answers))
+    assert "exact" in printed and "75.0" in printed and "F1" in printed and "87.5" in printed and "…" not in printed
+    assert "Pearson" not in printed
+    assert rows[-1].pearson == -0.125 and "-12.5" in text(language_table(rows[-1:]))
 
 
 def test_a_run_without_evaluation_still_has_a_table():
