@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlm_jax import cli
 
-# Seconds of processor time in user mode: a busy machine needs more by the clock. The timer is not ITIMER_PROF, because
-# libtpu starts that one for itself when it compiles for a topology.
+# Seconds of processor time in user mode: a busy machine needs more by the clock. The signal is not SIGPROF, because libtpu
+# has timers of its own that send it once it has made a topology.
 SECONDS, KILOBYTES = 20, 1_000_000
 HANGS = 6  # times as long by the clock: it waits for something
 
