@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,6 @@ from ml_collections import ConfigDict
 
 from mlm_jax.adaptation.adapted import adapted
 from mlm_jax.checkpoints.initialise import check_init, initialise_from
-from mlm_jax.checkpoints.metrics import score
 from mlm_jax.checkpoints.provenance import record
 from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.checkpoints.transplant import ModelSpec
@@ -40,7 +35,6 @@ from mlm_jax.common.processes import fresh_processes
 from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.config.check import check_values
 from mlm_jax.data.loading import curriculum
-from mlm_jax.data.loading.batch import Batch
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
 from mlm_jax.data.store.manifest import WITH_LABELS
@@ -50,12 +44,9 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
-from mlm_jax.parallel.batches import check_rows, row_group, to_devices
+from mlm_jax.parallel.batches import check_rows, row_group
 from mlm_jax.parallel.mesh import make_mesh
-from mlm_jax.parallel.multihost import same_everywhere
 from mlm_jax.report import write_report
-from mlm_jax.report.history import is_number, is_patience_over, read_evaluations, read_events
-from mlm_jax.report.sections import FILE as REPORT_DATA
 from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.lift import lifts, warning
@@ -63,15 +54,15 @@ from mlm_jax.run.memory import must_fit
 from mlm_jax.run.metrics import MetricsWriter, TrainingProgress
 from mlm_jax.run.opening import opening_lines
 from mlm_jax.run.profiler import Profiler
-from mlm_jax.run.reporter import Reporter, check_finite
+from mlm_jax.run.reporter import Reporter
+from mlm_jax.run.steps import Steps
 from mlm_jax.run.stop import Stopped, StopSignal
 from mlm_jax.run.weights_and_biases import check_wandb
 from mlm_jax.training.check import check_config, check_language_names
 from mlm_jax.training.context import make_context
-from mlm_jax.training.cost import batch_shapes, in_phase
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
-from mlm_jax.training.step import Program, build_program, empty_window, make_train_step
+from mlm_jax.training.step import Program, build_program
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +159,7 @@ def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: cont
         claim_workdir(workdir, config)  # last: an invalid config must not claim the workdir
         record(workdir, start)
 
-    # 4. The steps. Metrics add up on the device; the host reads them after it has started the next step.
+    # 4. The steps.
     goodput = Goodput(workdir, first)
     with (
         MetricsWriter(workdir, start, first, config.training.wandb, config_json(config), local.push) as metrics,
@@ -183,75 +174,9 @@ def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: cont
             metrics.write(0, {f"plan/phase/{phase.index}/start_step": phase.start_step for phase in loader.phases})
         log_lifts(config, loader, start, metrics, progress)
         reporter = Reporter(program, loader, held_out, workdir, metrics, progress, goodput)
-        compiled = CompiledPhases(program, loader)
-        held.callback(compiled.end)
-        if start < config.steps:
-            compiled.begin(start)
-        progress.print(beginning(start, config.steps))
-        scores = earlier_scores(workdir, config, start)
-        batches = loader.iterate(start, send=lambda batch: to_devices(batch, mesh))  # copied while a step is running
-        for done in range(start, config.steps + 1):
-            # What is due after ``done`` steps: before the first step, after the last one, and in between.
-            stopping = stop_agreed(stop, done) and done < config.steps
-            evaluating = is_due(done, config.evaluation.every, config.steps) and not stopping
-            saving = is_due(done, config.checkpoint.every, config.steps) or stopping
-            evaluated, is_better, ending = None, False, False
-            if evaluating or saving:
-                reporter.flush()  # log lines of steps up to a checkpoint must be on disk before the checkpoint
-                with goodput.span("step"):  # waits for the running steps
-                    check_finite(config, int(state.first_skipped), workdir)
-            if evaluating:
-                try:
-                    evaluated = evaluate_once(reporter, done, state, resumed=done == start)
-                except Stopped:  # the weights are saved without this evaluation; the next start of the run makes it
-                    stopping = True
-                else:
-                    is_better = checkpoints.improves(evaluated)
-                    if advice := goodput.advice():
-                        progress.print(advice)
-                    scores.append(score(config.evaluation.select, evaluated))
-                    ending = is_patience_over(scores, config.evaluation.patience)
-            if done > 0 and (saving or stopping or is_better or ending or done == start):
-                with goodput.span("checkpoint"):
-                    local.settle()  # so that no checkpoint is removed while it is being sent
-                    checkpoints.save(done, state, evaluated)
-                    goodput.write()
-                    programs.record()
-            if stopping:
-                checkpoints.wait()
-                stop.step = done
-                raise Stopped
-            if ending and done < config.steps:
-                progress.print(
-                    f"ended after step {done:,}: {config.evaluation.select} has not improved in "
-                    f"{config.evaluation.patience} evaluations"
-                )
-            if ending or done == config.steps:
-                break
-
-            # The next step.
-            begun = time.perf_counter()
-            _, batch = next(batches)
-            # The host runs ahead of the device. As long as the device has a step to do, it does not wait for data.
-            device_waits = state.step.is_ready()  # type: ignore[attr-defined]
-            goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
-            profiler.before(done)
-            run, is_new = compiled.step_of(done)
-            with goodput.span("compile" if is_new else "step"), must_fit(program, label_counts, run, batch):
-                compiled.wait()
-                state = run(state, batch)
-                if is_new:
-                    jax.block_until_ready(state.step)
-            profiler.after(done, state)
-            reporter.flush()  # of an earlier step: the device is already busy with this one
-            if is_due(done + 1, config.training.log_every, config.steps):
-                with goodput.span("step"):  # on the CPU, copies wait for the device
-                    reporter.take(done + 1, state)
-                    state = state._replace(window=empty_window(program))
-        with goodput.span("checkpoint"):
-            checkpoints.wait()
-        goodput.write()
-        programs.record()
+        steps = Steps(reporter, checkpoints, stop, profiler, local=local, programs=programs, labels=label_counts)
+        held.callback(steps.end)
+        steps.run(state)
 
     # 5. The end: the report's page, and tables.
     report = write_report(workdir) if first else workdir / "report.html"
@@ -326,61 +251,6 @@ def first_state(program: Program, checkpoints: Checkpoints, vocabulary: Vocabula
     return state._replace(first_skipped=state.first_skipped * 0 - 1)  # −1: no skipped step since this start
 
 
-def beginning(start: int, steps: int) -> str:
-    """Return the line with which the steps begin."""
-    if start == 0:
-        return "measuring held-out data before the first step"
-    return f"continuing from step {start:,} of {steps:,}" if start < steps else "all steps are done"
-
-
-def earlier_scores(workdir: Path, config: ConfigDict, start: int) -> list[float]:
-    """Return the scores (more is better) of the evaluations before a step; [] if ``evaluation.patience`` is off."""
-    if not config.evaluation.patience:
-        return []
-    found: list[float] = []
-    if jax.process_index() == 0:
-        scores = read_evaluations(workdir, config.evaluation.select).scores
-        found = [value for step, value in scores if step < start]
-    return same_everywhere({"scores": found})["scores"]
-
-
-def is_due(done: int, every: int, steps: int) -> bool:
-    """Return whether work that is done every ``every`` steps is due after ``done`` of ``steps`` steps.
-
-    It is also due before the first step and after the last one.
-    """
-    return done % every == 0 or done == steps
-
-
-def evaluate_once(reporter: Reporter, done: int, state: TrainState, *, resumed: bool) -> dict[str, float]:
-    """Evaluate a state and log the metrics; if an earlier start of the run has logged them, read them instead.
-
-    Args:
-      reporter: the reporter of the run.
-      done: number of steps of the state.
-      state: the state to evaluate.
-      resumed: whether the run has just restored this state.
-
-    Raises:
-      Stopped: a signal arrived during the evaluation.
-    """
-    logged = logged_evaluation(reporter.workdir, done) if resumed else {}
-    if logged and same_everywhere({"report": (reporter.workdir / REPORT_DATA).exists()})["report"]:
-        reporter.recall(done, logged)
-        return logged
-    return reporter.evaluate(done, state, is_logged=bool(logged))
-
-
-def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
-    """Return the metrics that an earlier start of the run logged after evaluating a step; {} if it logged none."""
-    found: dict[str, float] = {}
-    if jax.process_index() == 0:
-        events = (event for event in read_events(workdir) if event["step"] == step)
-        values = {key: value for event in events for key, value in event.items() if key.startswith("eval/")}
-        found = {key: float(value) if is_number(value) else math.nan for key, value in values.items()}
-    return same_everywhere(found)
-
-
 def log_lifts(
     config: ConfigDict, loader: Loader, start: int, metrics: MetricsWriter, progress: TrainingProgress
 ) -> None:
@@ -393,54 +263,3 @@ def log_lifts(
             metrics.write(0, {f"plan/{task}/lift/{language}": a * b for language, (a, b) in found.items()})
         if line := warning(found):
             progress.print(f"{task}: {line}")
-
-
-def stop_agreed(stop: StopSignal, step: int) -> bool:
-    """Return whether the run should stop after ``step``; every process gets the same answer."""
-    if jax.process_count() == 1:
-        return stop.received
-    return multihost_utils.reached_preemption_sync_point(step)
-
-
-class CompiledPhases:
-    """The compiled step of each curriculum phase; a phase's settings are constants of its compiled step."""
-
-    def __init__(self, program: Program, loader: Loader):
-        self.program, self.loader = program, loader
-        self.compiled: dict[Any, Callable[[TrainState, Batch], TrainState]] = {}
-        self.seen: set[Any] = set()
-        self.compiler = ThreadPoolExecutor(1, "compiler")
-        self.under_way: Future[Any] | None = None
-
-    def begin(self, step: int) -> None:
-        """Begin to compile the step after ``step`` steps in a thread, so that evaluation can compile its programs meanwhile."""
-        run = self._function(step)[0]
-        batch = batch_shapes(self.program, curriculum.at(self.loader.phases, step))
-        # jax.jit keeps the program that is compiled here, and uses it when it is called with arrays of the same shapes.
-        self.under_way = self.compiler.submit(lambda: run.lower(self.program.state, batch).compile())  # type: ignore[attr-defined]
-
-    def wait(self) -> None:
-        """Wait for the compilation that :meth:`begin` began, and raise its error, if there is one."""
-        under_way, self.under_way = self.under_way, None
-        if under_way is not None:
-            under_way.result()
-
-    def end(self) -> None:
-        """Wait for the thread: XLA cannot be interrupted, and a process that ends while XLA compiles may crash."""
-        self.compiler.shutdown()
-
-    def step_of(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], bool]:
-        """Return the function of the step after ``step`` steps, and whether it has not run with its shapes before."""
-        run, shapes = self._function(step)
-        is_new = shapes not in self.seen
-        self.seen.add(shapes)
-        return run, is_new
-
-    def _function(self, step: int) -> tuple[Callable[[TrainState, Batch], TrainState], Any]:
-        """Return the function of the step after ``step`` steps, and a key of the shapes with which it is compiled."""
-        phase = curriculum.at(self.loader.phases, step)
-        objectives = {task: in_phase(objective, phase) for task, objective in self.program.objectives.items()}
-        key = (tuple(objectives.items()), phase.rope_bases)
-        if key not in self.compiled:
-            self.compiled[key] = make_train_step(self.program.with_rope_bases(phase.rope_bases), objectives=objectives)
-        return self.compiled[key], (key, tuple(sorted(phase.lengths.items())), tuple(sorted(phase.task_rows.items())))

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from mlm_jax.evaluation.held_out import HeldOut
-from mlm_jax.run import loop
+from mlm_jax.run import loop, phase_steps
 from tests.tiny import tiny_config, write_store
 
 
@@ -45,7 +45,7 @@ def test_the_step_is_compiled_once_and_in_the_thread(store, tmp_path, compiled):
 
 def test_evaluation_does_not_wait_for_it(store, tmp_path, monkeypatch):
     evaluated = threading.Event()
-    make, evaluate = loop.make_train_step, HeldOut.evaluate
+    make, evaluate = phase_steps.make_train_step, HeldOut.evaluate
 
     def slow_to_compile(*args, **kwargs):
         run = make(*args, **kwargs)
@@ -63,7 +63,7 @@ def test_evaluation_does_not_wait_for_it(store, tmp_path, monkeypatch):
         evaluated.set()
         return found
 
-    monkeypatch.setattr(loop, "make_train_step", slow_to_compile)
+    monkeypatch.setattr(phase_steps, "make_train_step", slow_to_compile)
     monkeypatch.setattr(HeldOut, "evaluate", marked)
     loop.train(config_of(store), tmp_path / "run")
 
@@ -79,7 +79,7 @@ def test_an_error_of_the_compilation_is_the_runs(store, tmp_path, monkeypatch):
         run.lower = lower
         return run
 
-    monkeypatch.setattr(loop, "make_train_step", broken)
+    monkeypatch.setattr(phase_steps, "make_train_step", broken)
     with pytest.raises(ValueError, match="too few sentinels"):
         loop.train(config_of(store), tmp_path / "run")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("compiler")]

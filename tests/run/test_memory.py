@@ -13,6 +13,7 @@ from mlm_jax.data.store.store import Store
 from mlm_jax.planning.estimate import Estimator
 from mlm_jax.planning.prepare import Known
 from mlm_jax.run import loop, memory
+from mlm_jax.run.phase_steps import CompiledPhases
 from tests.tiny import tiny_config, write_store
 
 
@@ -37,7 +38,7 @@ def test_settings_that_fit_are_named(store, tmp_path, monkeypatch):
     config = tiny_config(store)
     config.mesh.data = 8
     config.tasks["mlm"]["rows"] = config.tasks["ranking"]["rows"] = 64
-    step_of = loop.CompiledPhases.step_of
+    step_of = CompiledPhases.step_of
     seen = []
 
     def fails(phases, step):
@@ -45,7 +46,7 @@ def test_settings_that_fit_are_named(store, tmp_path, monkeypatch):
         run, is_new = step_of(phases, step)
         return out_of_memory(run), is_new
 
-    monkeypatch.setattr(loop.CompiledPhases, "step_of", fails)
+    monkeypatch.setattr(CompiledPhases, "step_of", fails)
     monkeypatch.setattr(memory, "_memory_of_this_machine", lambda: 8 * 600e3)
     with pytest.raises(UserError) as caught:
         loop.train(config, tmp_path / "run")
@@ -68,7 +69,7 @@ def test_other_errors_of_the_runtime_pass(store, tmp_path, monkeypatch):
 
         return run, True
 
-    monkeypatch.setattr(loop.CompiledPhases, "step_of", fails)
+    monkeypatch.setattr(CompiledPhases, "step_of", fails)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         loop.train(tiny_config(store), tmp_path / "run")
 

@@ -10,7 +10,7 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config.check import check_values
 from mlm_jax.report.comparison import read_run
 from mlm_jax.report.history import is_patience_over
-from mlm_jax.run import loop
+from mlm_jax.run import loop, steps
 from mlm_jax.run.sweep.trials import is_finished
 from mlm_jax.training.paths import by_path
 
@@ -54,10 +54,10 @@ def test_a_run_ends_early_keeps_its_best_and_a_kill_changes_nothing(patient, tmp
             raise Killed
         return is_patience_over(scores, patience)
 
-    monkeypatch.setattr(loop, "is_patience_over", killing)
+    monkeypatch.setattr(steps, "is_patience_over", killing)
     with pytest.raises(Killed):
         loop.train(patient, tmp_path / "killed")
-    monkeypatch.setattr(loop, "is_patience_over", is_patience_over)
+    monkeypatch.setattr(steps, "is_patience_over", is_patience_over)
     assert not is_finished(tmp_path / "killed", 30)
     loop.train(patient, tmp_path / "killed")
     assert losses(tmp_path / "killed") == whole

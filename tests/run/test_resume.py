@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.run.loop import is_due, logged_evaluation
+from mlm_jax.run.steps import is_due, logged_evaluation
 
 SCRIPT = Path(__file__).parent / "train_process.py"
 ROOT = Path(__file__).parents[2]
