@@ -221,7 +221,23 @@ def test_processes_drop_what_one_drops_bit_for_bit(tmp_path):
     assert contents(tmp_path / "store") == contents(tmp_path / "single")
 
 
-def test_a_source_may_be_capped_at_some_documents_drawn_by_their_hashes(tmp_path):
+def test_samples_of_shards_are_checked():
+    line = b'{"stream": "de", "step": "1 length", "text": "x"}\n'
+    assert cleaning.joined_samples({"a": line * 15, "b": line * 15}, ["stored", "1 length"]) == line * cleaning.SAMPLES
+    for wrong in (
+        b"[]",
+        b"{}",
+        b"{",
+        b'{"stream": 1, "step": "1 length"}',
+        b'{"stream": "de", "step": "x"}',
+        b"[" * 10**5,
+    ):
+        with pytest.raises(UserError, match="b"):
+            cleaning.joined_samples({"a": line, "b": wrong}, ["stored", "1 length"])
+
+
+def test_a_source_may_be_capped_at_some_documents_drawn_by_their_hashes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "PART", 7)  # keys are read in several parts
     lines = [f"Zeile {number}" for number in range(300)]
     made = config_of(tmp_path, {"a1": lines[:200], "a2": lines[200:], "b": lines[:10]}, ())
     made.data.corpora["de"]["a"] = {"files": made.data.corpora["de"]["a"], "documents": 50}

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.foreign_files import parse_json
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.data.store.filtering import Step, steps
 from mlm_jax.data.store.filters.base import CopyFilter, joined
@@ -187,24 +190,27 @@ class Tally:
         return sum(map(len, texts)), sum(map(len, self._vocabulary.encode_batch(texts)))
 
 
-def joined_samples(files: Sequence[bytes]) -> bytes:
-    """Merge the samples of shards into those of the whole store: the first of each stream and step."""
-    counts: Counter[tuple[str, str]] = Counter()
+def joined_samples(files: Mapping[str, bytes], labels: Sequence[str]) -> bytes:
+    """Merge the samples of shards into those of the whole store: the first of each stream and step.
+
+    Args:
+      files: {file: lines of :meth:`Tally.lines`}, in the order of the shards.
+      labels: labels of the steps, in order.
+
+    Raises:
+      UserError: a line is not such a sample.
+    """
     kept: dict[str, dict[str, list[bytes]]] = {}
-    for line in (line for file in files for line in file.splitlines(keepends=True)):
-        sample = json.loads(line)
-        counts[sample["stream"], sample["step"]] += 1
-        if counts[sample["stream"], sample["step"]] <= SAMPLES:
-            kept.setdefault(sample["stream"], {}).setdefault(sample["step"], []).append(line)
-    by_step = (
-        of_step for stream in kept.values() for _, of_step in sorted(stream.items(), key=lambda item: _number(item[0]))
-    )
+    for file, content in files.items():
+        for number, line in enumerate(content.splitlines(keepends=True), 1):
+            sample = parse_json(line, Path(file))
+            stream, step = (sample.get(key) if isinstance(sample, dict) else None for key in ("stream", "step"))
+            if not isinstance(stream, str) or not isinstance(step, str) or step not in labels:
+                raise UserError("this is not a sample of a step of data.filters", file=file, line=number)
+            of_step = kept.setdefault(stream, {}).setdefault(step, [])
+            of_step += [line][: SAMPLES - len(of_step)]
+    by_step = (of_step[label] for of_step in kept.values() for label in labels if label in of_step)
     return b"".join(line for lines in by_step for line in lines)
-
-
-def _number(label: str) -> float:
-    """Return the position of a step, given its label; the cap comes last."""
-    return float("inf") if label == DRAWN else int(label.partition(" ")[0])
 
 
 def clean(config: ConfigDict, found: Sequence[Source], warn: Callable[[str], object], folder: str) -> Cleaned:
@@ -322,6 +328,11 @@ def _read(name: str) -> np.ndarray:
     return np.memmap(name, np.uint64, "r").reshape(-1, 2)
 
 
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of :func:`_read`, at most ``PART`` at a time: a mask over a whole file could be too large."""
+    return (rows[first : first + PART] for first in range(0, len(rows), PART))
+
+
 def _kept(batch: Sequence[Any], verdicts: np.ndarray) -> list[Any]:
     return (
         [example for example, verdict in zip(batch, verdicts.tolist()) if not verdict] if verdicts.any() else [*batch]
@@ -353,11 +364,14 @@ def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
     for low, high in zip(bounds, bounds[1:]):
         keys, positions = [], []
         for (verdicts, _), found, start in zip(files, rows, starts.tolist()):
-            within = (found[:, 1] >= np.uint64(low)) & (found[:, 1] <= np.uint64(high - 1))
-            numbers = found[within, 0].astype(np.int64)
-            alive = (verdicts[numbers] == 0) | (verdicts[numbers] > step)
-            keys.append(found[within, 1][alive])
-            positions.append(start + numbers[alive])
+            for block in _blocks(found):
+                within = (block[:, 1] >= np.uint64(low)) & (block[:, 1] <= np.uint64(high - 1))
+                numbers = block[within, 0].astype(np.int64)
+                alive = (verdicts[numbers] == 0) | (verdicts[numbers] > step)
+                keys.append(block[within, 1][alive])
+                positions.append(start + numbers[alive])
+        if not keys:
+            continue
         key, position = np.concatenate(keys), np.concatenate(positions)
         order = np.argsort(key, kind="stable")  # among equal keys the first example comes first
         key, position = key[order], position[order]
@@ -379,22 +393,22 @@ def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None
       step: number of the verdict.
     """
 
-    def left(verdicts: np.ndarray, name: str) -> np.ndarray:
-        rows = _read(name)
-        return rows[verdicts[rows[:, 0].astype(np.int64)] == 0]
+    def left(verdicts: np.ndarray, name: str) -> Iterator[np.ndarray]:
+        return (block[verdicts[block[:, 0].astype(np.int64)] == 0] for block in _blocks(_read(name)))
 
     counts = np.zeros(BINS, np.int64)
     shift = np.uint64(64 - BINS.bit_length() + 1)
-    for verdicts, name in files:
-        counts += np.bincount((left(verdicts, name)[:, 1] >> shift).astype(np.int64), minlength=BINS)
+    for found in itertools.chain.from_iterable(left(*file) for file in files):
+        counts += np.bincount((found[:, 1] >> shift).astype(np.int64), minlength=BINS)
     if counts.sum() <= most:
         return
     whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))  # bins of which all examples stay
-    crossing = [found[(found[:, 1] >> shift) == np.uint64(whole), 1] for found in (left(*file) for file in files)]
+    blocks = itertools.chain.from_iterable(left(*file) for file in files)
+    crossing = [found[(found[:, 1] >> shift) == np.uint64(whole), 1] for found in blocks]
     bound = np.sort(np.concatenate(crossing))[most - int(counts[:whole].sum())]
     for verdicts, name in files:
-        found = left(verdicts, name)
-        verdicts[found[found[:, 1] >= bound, 0].astype(np.int64)] = step
+        for found in left(verdicts, name):  # a verdict changes only the example's own row
+            verdicts[found[found[:, 1] >= bound, 0].astype(np.int64)] = step
 
 
 def _scattered(hashes: np.ndarray) -> np.ndarray:

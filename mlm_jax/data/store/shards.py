@@ -116,8 +116,11 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | 
     filtered: dict[str, dict[str, list[int]]] = {}
     for counts in (shard.manifest["facts"].get("filters", {}) for shard in shards):
         for name, found in counts.items():
-            of_before = filtered.setdefault(name, {step: [0, 0, 0] for step in found})
-            of_before |= {step: [a + b for a, b in zip(of_before[step], numbers)] for step, numbers in found.items()}
+            of_before = filtered.setdefault(name, {})
+            nothing = [0, 0, 0]
+            of_before |= {
+                step: [a + b for a, b in zip(of_before.get(step, nothing), numbers)] for step, numbers in found.items()
+            }
     with StoreWriter(folder if into is None else into, shards[0].vocabulary, shards[0].languages) as writer:
         for name in order:
             for split in ("train", "validation"):
@@ -134,7 +137,9 @@ def join_shards(config: ConfigDict, folder: str | Path, count: int, into: str | 
         writer.held_out = shards[0].held_out
         if filtered:
             writer.facts["filters"] = filtered
-            writer.files[DROPPED] = joined_samples([shard.file(DROPPED) for shard in shards])
+            labels = [*dict.fromkeys(step for counts in filtered.values() for step in counts)]
+            samples = {f"{shard.folder}/{DROPPED}": shard.file(DROPPED) for shard in shards}
+            writer.files[DROPPED] = joined_samples(samples, labels)
     remove_shards(folder, count)
 
 
