@@ -49,6 +49,23 @@ def test_nothing_is_cut_in_a_narrow_terminal(monkeypatch):
     assert "…" not in file.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_table_breaks_no_word_but_continues_below(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    table, names = Table(title="trials"), ("learning_rate=0.0005,alpha=0.3", "learning_rate=0.0007,alpha=0.3")
+    headings = ("trial", "bits_per_byte", "retrieval_at_1", "tokens_per_second", "notes")
+    for heading in headings:
+        table.add_column(heading)
+    for name in names:
+        table.add_row(name, "2.345", "61.7", "1,234,567", "failed: killed by signal 9")
+    file = io.StringIO()
+    table_console(file=file).print(table)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and file.getvalue().count("trials") == 1
+    assert all(word in file.getvalue() for word in (*headings, "2.345", "61.7", "1,234,567", "killed"))
+    assert [sum(name in line for line in lines) for name in names] == [file.getvalue().count("┏" + "━" * 32)] * 2
+
+
 @pytest.mark.parametrize("text", ["[/bold]", "[red]x[/]", "[link=x]y", ":smile:", "a [1] b"])
 def test_texts_of_users_are_no_markup(text):
     file = io.StringIO()
