@@ -19,19 +19,36 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system witho
 def only_writer(folder: str | Path) -> Iterator[None]:
     """Hold the lock ``FOLDER.lock`` while the block runs; the system releases the lock when the process ends in any way.
 
-    On a file system without locks, no lock is held.
+    Folders that are made for the lock are removed at the end if they are empty. On a file system without locks, no lock is held.
 
     Raises:
       UserError: another process holds the lock; the message names that process.
     """
     file = Path(f"{folder}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in file.parents if not parent.exists()]  # the deepest one first
+    try:
+        with _holding(file):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # a folder that contains something stays
+            for parent in made:
+                parent.rmdir()
+
+
+@contextlib.contextmanager
+def _holding(file: Path) -> Iterator[None]:
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # another process, which has ended, has just removed the empty folder
+            continue
         try:
             if not locked(descriptor):
                 holder = one_line(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"
-                raise UserError(f"{holder} is writing here", file=folder, remedy="wait until it has ended")
+                raise UserError(
+                    f"{holder} is writing here", file=file.with_suffix(""), remedy="wait until it has ended"
+                )
             if is_at(descriptor, file):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -137,7 +137,13 @@ def test_one_writer_at_a_time_and_the_other_learns_who(tmp_path):
     store, holder = tmp_path / "store", rf"process {os.getpid()} on .* is writing here"
     with only_writer(store), pytest.raises(UserError, match=holder), only_writer(store):
         pass
+    with only_writer(tmp_path / "a/b/store"):  # as of a run whose config turns out to be invalid
+        pass
     assert not list(tmp_path.iterdir())
+    with only_writer(tmp_path / "a/b/store"):
+        (tmp_path / "a/file").touch()
+    assert [file.name for file in tmp_path.rglob("*")] == ["a", "file"]
+    (tmp_path / "a/file").unlink()
     (tmp_path / "store.lock").symlink_to("elsewhere")
     with pytest.raises(OSError), only_writer(tmp_path / "store"):
         pass

@@ -2,14 +2,16 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.run.sweep import Range, read_trials, trial_name
+from mlm_jax.run.sweep import runner as runner_module
 from mlm_jax.run.sweep.optuna_search import PROPOSALS, in_rounds, optuna_search, read_proposals
-from mlm_jax.run.sweep.runner import read_sweep, result_of
+from mlm_jax.run.sweep.runner import read_sweep, result_of, run_sweep
 
 optuna = pytest.importorskip("optuna")
 
@@ -60,6 +62,20 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path):
     assert read_proposals(tmp_path / "parts", search) == read_proposals(tmp_path / "whole", search)
 
 
+def test_a_search_whose_config_is_invalid_leaves_no_workdir(tmp_path):
+    def refused(known, waiting):
+        raise UserError("unknown config key")
+
+    search, folder = optuna_search(RATES, trials=6), tmp_path / "search"
+    with pytest.raises(UserError, match="unknown config key"):
+        in_rounds(search, folder, 2, refused)
+    assert not folder.exists()
+    in_rounds(search, folder, 2, lambda known, waiting: (75, []))
+    with pytest.raises(UserError):  # trials have begun: they stay
+        in_rounds(search, folder, 2, refused)
+    assert len(read_proposals(folder, search)) == 2
+
+
 def test_failed_trials_end_the_search_with_1_and_teach_it_nothing(tmp_path):
     search = optuna_search(RATES, trials=6)
     first = trial_name(search.propose([], 1)[0])
@@ -107,3 +123,23 @@ def test_a_config_file_may_search(tmp_path):
     file.write_text(text.replace("AXES", "'optimizer.learning_rat': Range(1e-4, 1e-2)"))
     with pytest.raises(UserError, match="learning_rat"):
         read_sweep(str(file))
+
+
+def test_the_rounds_of_a_search_prepare_a_shared_store_once(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "c.py"
+    file.write_text(
+        "from mlm_jax.config import default_config as get_config\n"
+        "from mlm_jax.run.sweep import Range, optuna_search\n"
+        "def sweep(): return optuna_search({'optimizer.learning_rate': Range(1e-4, 1e-2, log=True)}, trials=6)\n"
+    )
+    commands = []
+
+    def prepared(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(runner_module.subprocess, "run", prepared)
+    monkeypatch.setattr(runner_module, "run_trials", lambda trials, *rest: ({one.name: "failed" for one in trials}, 0))
+    assert run_sweep(str(file), tmp_path / "out", parallel=2) == 1
+    assert len(commands) == 1 and "prepare" in commands[0]
+    assert capfd.readouterr().out.count("preparing ") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -147,6 +148,7 @@ def in_rounds(
       the exit code: that of a round which a signal stopped; 1 if a trial failed; else 0.
     """
     known = read_proposals(workdir, search)
+    has_begun = bool(known)
     waiting = list(known)  # an interrupted sweep continues with its unfinished trials
     results: list[tuple[float | None, str]] = []
     while True:
@@ -161,8 +163,15 @@ def in_rounds(
             known += waiting
             workdir.mkdir(parents=True, exist_ok=True)
             write_whole(workdir / PROPOSALS, json.dumps(known, indent=1))
-        code, results = run(known, waiting)
-        waiting = []
+        try:
+            code, results = run(known, waiting)
+        except UserError:
+            if not has_begun:  # a corrected search may use this workdir
+                (workdir / PROPOSALS).unlink()
+                with contextlib.suppress(OSError):  # other files are in it
+                    workdir.rmdir()
+            raise
+        has_begun, waiting = True, []
         if code not in (0, 1):
             return code  # a signal has stopped the sweep
         if len(known) >= search.trials:

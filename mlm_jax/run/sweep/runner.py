@@ -176,7 +176,10 @@ def run_sweep(
         remedy = "name a folder, such as one where the bucket is mounted"
         raise UserError("the workdir of a sweep cannot be an address of an object store", file=workdir, remedy=remedy)
     found, folder = read_sweep(file), Path(workdir)
-    sweep = functools.partial(_run_listed, file, folder, parallel=parallel, overrides=overrides, stop=stop)
+    prepared: set[str] = set()
+    sweep = functools.partial(
+        _run_listed, file, folder, parallel=parallel, overrides=overrides, stop=stop, prepared=prepared
+    )
     if not isinstance(found, OptunaSearch):
         return sweep(found, dry_run=dry_run)
     if dry_run:
@@ -205,6 +208,7 @@ def _run_listed(
     parallel: int,
     overrides: Sequence[str],
     stop: str,
+    prepared: set[str],
     only: Sequence[str] | None = None,
     in_all: int | None = None,
     dry_run: bool = False,
@@ -212,7 +216,7 @@ def _run_listed(
     """Run listed trials; arguments, result and errors are those of :func:`run_sweep`.
 
     ``only`` names the trials that may run; the others are compared with them. None means all. ``in_all`` is the number of trials
-    of a search, which lists them round by round.
+    of a search, which lists them round by round. ``prepared`` are the token stores that earlier rounds have prepared.
     """
     console, slots = table_console(), devices(parallel)
     print_line = functools.partial(console.print, soft_wrap=True)
@@ -247,10 +251,13 @@ def _run_listed(
             print_line(shlex.join(train))
         return 0
     shared = {configs[name].data.store: name for name in reversed(waiting)}
-    for store, name in shared.items() if parallel > 1 else ():
+    for store, name in shared.items():
+        if parallel == 1 or store in prepared:
+            continue
         print_line(f"preparing {store}")
         if subprocess.run(command("prepare", file, workdir / name, settings[name]), check=False).returncode:
             return 1  # the child process has printed its error
+        prepared.add(store)
     processes = [
         Trial(name, commands[name], workdir / name, configs[name].steps, environment(workdir, name)) for name in waiting
     ]
