@@ -98,12 +98,16 @@ class Recut(NamedTuple):
       changed: number of texts whose ids change.
       before: tokens of all texts in the old vocabulary.
       after: tokens of all texts in the grown vocabulary.
+      unknown_before: unknown pieces among the tokens of the old vocabulary.
+      unknown_after: unknown pieces among the tokens of the grown vocabulary.
     """
 
     texts: int
     changed: int
     before: int
     after: int
+    unknown_before: int
+    unknown_after: int
 
 
 def recut(old: Vocabulary, grown: Vocabulary, texts: Iterable[str]) -> Recut:
@@ -114,10 +118,12 @@ def recut(old: Vocabulary, grown: Vocabulary, texts: Iterable[str]) -> Recut:
       grown: the vocabulary with new pieces.
       texts: texts of languages that the model knows.
     """
-    total = Recut(0, 0, 0, 0)
+    total = Recut(0, 0, 0, 0, 0, 0)
     for window in windows(texts, BATCH):
         ids = [vocabulary.encode_batch(window) for vocabulary in (old, grown)]
-        found = (len(window), sum(a != b for a, b in zip(*ids)), *(sum(map(len, side)) for side in ids))
+        tokens = [sum(map(len, side)) for side in ids]
+        unknown = [sum(one.count(each.unk_id) for one in side) for side, each in zip(ids, (old, grown))]
+        found = (len(window), sum(a != b for a, b in zip(*ids)), *tokens, *unknown)
         total = Recut(*(a + b for a, b in zip(total, found)))
     return total
 

@@ -53,9 +53,11 @@ class GrowReport(NamedTuple):
             )
         for code, count in self.changes.items():
             share = 100 * count.after / max(count.before, 1) - 100
+            unknown = f", of which unknown {count.unknown_before:,} → {count.unknown_after:,}"
             found.append(
                 f"{code}: {count.changed:,} of {count.texts:,} texts change their ids; "
                 f"{count.before:,} tokens → {count.after:,} ({share:+.2f} %)"
+                + (unknown if count.unknown_before or count.unknown_after else "")
             )
         return found
 

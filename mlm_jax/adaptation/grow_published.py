@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -17,9 +18,10 @@ from mlm_jax.data.vocabulary.published import RESERVED, PublishedVocabulary
 def grow_published(vocabulary: PublishedVocabulary, texts: Iterable[str], count: int) -> PublishedVocabulary:
     """Add up to ``count`` pieces that are learned from a text.
 
-    For BPE, more merges of the text's tokens are learned. The same is done for WordPiece, whose longest match then finds the new
-    pieces. Unigram pieces are trained on the text in the tokenizer's normalised form. New pieces take the reserved ids
-    (``[unused7]``) first, and then new ids. The tokens of old text change only where it contains a new piece.
+    For BPE, characters that are no pieces are added first, and then more merges of the text's tokens are learned. The same is
+    done for WordPiece, whose longest match then finds the new pieces. Unigram pieces are trained on the text in the tokenizer's
+    normalised form. New pieces take the reserved ids (``[unused7]``) first, and then new ids. The tokens of old text change only
+    where it contains a new piece.
 
     Args:
       vocabulary: vocabulary of a published model.
@@ -44,15 +46,44 @@ def _grow_merges(vocabulary: PublishedVocabulary, described: dict[str, Any], tex
     inside = model.get("continuing_subword_prefix") or ""
     known = set(vocabulary.pieces(range(vocabulary.size)))
     new_ids = iter([*_free(described), *range(vocabulary.size, vocabulary.size + count)])
-    for left, right in further_merges(count_words(vocabulary, texts), count, known, inside):
+
+    def add(piece: str) -> None:
+        known.add(piece)
+        index = next(new_ids)
+        _vacate(described, index)
+        model["vocab"][piece] = index
+
+    characters = [] if vocabulary.is_byte_level else _new_characters(vocabulary, texts, known, inside)[:count]
+    for piece in characters:
+        add(piece)
+    if characters:  # before, they were bytes or unknown pieces, which are not merged
+        text = json.dumps(described, ensure_ascii=False)
+        vocabulary = PublishedVocabulary(text, vocabulary.ids, vocabulary.languages)
+    for left, right in further_merges(count_words(vocabulary, texts), count - len(characters), known, inside):
         piece = left + right.removeprefix(inside)
         if piece not in known:
-            known.add(piece)
-            index = next(new_ids)
-            _vacate(described, index)
-            model["vocab"][piece] = index
+            add(piece)
         if "merges" in model:
             model["merges"].append([left, right])
+
+
+def _new_characters(
+    vocabulary: PublishedVocabulary, texts: Sequence[str], known: Collection[str], inside: str
+) -> list[str]:
+    """Return characters of the text that are no pieces, the most frequent first; they have to occur twice.
+
+    With ``inside``, a character inside a word is another piece than one at its beginning.
+    """
+    tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json)
+    normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    found: Counter[str] = Counter()
+    for text in texts:
+        normal = normalise(text)
+        parts = tokenizer.pre_tokenizer.pre_tokenize_str(normal) if tokenizer.pre_tokenizer else [(normal, None)]
+        for word, _ in parts:
+            found.update(word[:1])
+            found.update(inside + character for character in word[1:])
+    return [piece for piece, times in found.most_common() if times > 1 and piece not in known and not piece.isspace()]
 
 
 def _free(described: dict[str, Any]) -> list[int]:
