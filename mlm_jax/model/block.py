@@ -11,14 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from mlm_jax.model import kernels
 from mlm_jax.model.attention import attention, reference_by_head
-from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, project, split_key
+from mlm_jax.model.choice import choose
+from mlm_jax.model.layers import Dense, FeedForward, Norm, activation_of, dropout, project, project_jointly, split_key
 from mlm_jax.model.lora import add_low_rank
 from mlm_jax.model.masks import seen
 from mlm_jax.model.parameters import parameter
 from mlm_jax.model.positions import Relative, Rotation, rotate
 from mlm_jax.model.sharing import Indexed, each_row
-from mlm_jax.parallel.rules import constrain
+from mlm_jax.parallel.rules import constrain, shards_over
 
 KeysValues = tuple[jax.Array, jax.Array]  # both [rows, length, kv_heads, head_dim], or by head in a cache
 
@@ -98,6 +100,35 @@ class Attention(nnx.Module):
         self.buckets = relative
         self.scale = head_dim**-0.5 if config.attention_scale else 1.0
         self.implementation = config.attention
+
+    def of_itself(
+        self, x: jax.Array, angles: Rotation | None, bias: jax.Array | None, segment_ids: jax.Array, **mask: Any
+    ) -> jax.Array:
+        """Return ``[rows, length, width]`` of self-attention for ``x`` ``[rows, length, width]``.
+
+        Args:
+          x: the input of queries, keys and values.
+          angles: by which queries and keys are turned, or None without RoPE.
+          bias: ``[1 or rows, heads, length, length]``, or None.
+          segment_ids: ``[rows, length]``.
+          mask: window and causality, as in :func:`attention`.
+        """
+        if not self._reads_joint_product(x, biased=bias is not None):
+            query, keys_values = self.queries_keys_values(x, angles)
+            return self.attend(query, keys_values, bias=bias, segment_ids=segment_ids, **mask)
+        joint = project_jointly(x, self.query, self.key, self.value)  # [rows, length, 3 heads, head_dim]
+        joint = joint.reshape(*x.shape[:2], 3, -1, joint.shape[-1])
+        return self.output(kernels.flash_joint(joint, angles, segment_ids, scale=self.scale, **mask))
+
+    def _reads_joint_product(self, x: jax.Array, *, biased: bool) -> bool:
+        """Return whether self-attention is computed by :func:`mlm_jax.model.kernels.flash_joint`."""
+        heads, kv_heads = ((*x.shape[:2], *layer.kernel.shape[-2:]) for layer in (self.query, self.key))
+        query, key = (jax.ShapeDtypeStruct(shape, x.dtype) for shape in (heads, kv_heads))
+        low_rank = any(layer.low_rank is not None for layer in (self.query, self.key, self.value))
+        split = shards_over("tensor") > 1 or shards_over("sequence") > 1
+        if low_rank or split or heads != kv_heads:
+            return False
+        return choose(self.implementation, query, key, biased=biased) == "flash"
 
     def queries_keys_values(self, x: jax.Array, angles: Rotation | None = None) -> tuple[jax.Array, KeysValues]:
         """Return queries, and keys and values, of self-attention for ``[rows, length, width]``, rotated by ``angles``."""
@@ -215,11 +246,8 @@ class Block(nnx.Module):
         angles, window = (scope.whole, 0) if see_all else (scope.windowed, self.window)
         with jax.named_scope("attention"):
             h = self._before(self.attention_norm, x, bare)  # [rows, length, width]
-            query, keys_values = self.attention.queries_keys_values(h, angles)
             bias = self.attention.own_bias(scope.bias, h.shape[0], h.shape[1])
-            mixed = self.attention.attend(
-                query, keys_values, bias=bias, segment_ids=scope.segment_ids, window=window, causal=self.causal
-            )
+            mixed = self.attention.of_itself(h, angles, bias, scope.segment_ids, window=window, causal=self.causal)
             x = self._after(self.attention_norm, x, mixed, keys[0])
         if self.memory_attention is not None:
             assert scope.memory is not None and self.memory_norm is not None

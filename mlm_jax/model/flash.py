@@ -1,42 +1,37 @@
 """Flash attention for GPUs that skips other documents of a packed row, and keys beyond a window.
 
 Scores exist for one block of queries and keys at a time, in registers (Dao et al. 2022; Dao 2023). The mask is computed there
-from segments and positions. Blocks in which every pair is masked are not visited. Written in Pallas, compiled by
-Triton; the backward pass has one kernel for queries and one for keys and values.
+from segments and positions. Blocks in which every pair is masked are not visited. The kernels (:mod:`mlm_jax.model.flash_kernels`)
+are written in Pallas and compiled by Triton; the backward pass has one for queries and one for keys and values.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
+from mlm_jax.model.flash_kernels import (
+    FIRST,
+    Masking,
+    Tile,
+    all_of,
+    angles_of,
+    block_of,
+    forward_kernel,
+    key_kernel,
+    parameters,
+    part_of_head,
+    part_of_row,
+    query_kernel,
+    row_of,
+)
 from mlm_jax.model.layers import pad_length
-from mlm_jax.model.masks import NEVER, within
-
-# Initial value of the running maximum: exp2(NEVER − LOWEST) is 0, so the output of a query without any key is 0.
-LOWEST = NEVER / 2
-
-
-class Tile(NamedTuple):
-    """The block sizes of one kernel.
-
-    Attributes:
-      queries: number of queries in a block; a power of two.
-      keys: number of keys in a block; a power of two.
-      warps: the number of warps of a block's program.
-      stages: number of blocks that are loaded ahead.
-    """
-
-    queries: int
-    keys: int
-    warps: int = 4
-    stages: int = 2
 
 
 class Tiles(NamedTuple):
@@ -57,18 +52,6 @@ WIDE = Tiles(Tile(64, 64), Tile(64, 32), Tile(32, 64))
 def tiles_of(head_dim: int, window: int) -> Tiles:
     """Return the block sizes of the kernels for heads of this width, with a window or without (0)."""
     return WIDE if head_dim > 64 else WINDOWED if window else WHOLE
-
-
-class Masking(NamedTuple):
-    """The keys that a query attends to within its segment; static.
-
-    Attributes:
-      window: only ``window // 2`` keys on either side; 0 means all keys.
-      causal: whether later keys are masked.
-    """
-
-    window: int
-    causal: bool
 
 
 def flash_attention(
@@ -115,7 +98,6 @@ def flash_attention(
 
 
 Options = tuple[Masking, float, Tiles, bool]
-_FIRST = pl.BlockSpec((1,), lambda i, head, row: (0,))  # the position of the first query, for every program
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -140,111 +122,192 @@ def _forward(
     kv_segment_ids: jax.Array,
     first: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    masking, scale, tiles, interpret = options
-    tile = tiles.forward
-    rows, length, heads, head_dim = query.shape
-    group = heads // key.shape[2]
-    begin, end = visited(segment_ids, kv_segment_ids, first, masking, tile.queries, tile.keys)
-    mixed, log_z = pl.pallas_call(
-        functools.partial(_forward_kernel, masking=masking, scale=scale, tile=tile),
-        grid=(length // tile.queries, heads, rows),
-        in_specs=[
-            _block(tile.queries, head_dim),
-            _all(key.shape[1], head_dim, group),
-            _all(key.shape[1], head_dim, group),
-            _part(tile.queries),
-            _row(key.shape[1]),
-            _row(begin.shape[1]),
-            _row(end.shape[1]),
-            _FIRST,
-        ],
-        out_specs=[
-            _block(tile.queries, head_dim),
-            _part_of_head(tile.queries),
-        ],
-        out_shape=[
-            jax.ShapeDtypeStruct(query.shape, query.dtype),
-            jax.ShapeDtypeStruct((rows, heads, length), jnp.float32),
-        ],
-        compiler_params=_parameters(tile),
-        interpret=interpret,
-        name="flash_forward",
-    )(query, key, value, segment_ids, kv_segment_ids, begin, end, first)
-    return mixed, (query, key, value, segment_ids, kv_segment_ids, first, mixed, log_z)
+    where = (segment_ids, kv_segment_ids, first)
+    mixed, log_z = attend(options, (query, key, value), where)
+    return mixed, (query, key, value, *where, mixed, log_z)
 
 
 def _backward(options: Options, kept: Any, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
-    masking, scale, tiles, interpret = options
     query, key, value, segment_ids, kv_segment_ids, first, mixed, log_z = kept
-    rows, length, heads, head_dim = query.shape
-    kv_length, kv_heads = key.shape[1:3]
-    group = heads // kv_heads
-    where = (segment_ids, kv_segment_ids, first)
-    # Σ_k P dP of each query equals the product of its output and the gradient of its output (Dao et al. 2022, appendix B.2).
-    mean = jnp.einsum("rqhd,rqhd->rhq", gradient, mixed, preferred_element_type=jnp.float32)
-
-    tile = tiles.queries
-    begin, end = visited(*where, masking, tile.queries, tile.keys)
-    of_block = _part_of_head(tile.queries)
-    query_gradient = pl.pallas_call(
-        functools.partial(_query_kernel, masking=masking, scale=scale, tile=tile),
-        grid=(length // tile.queries, heads, rows),
-        in_specs=[
-            _block(tile.queries, head_dim),
-            _all(kv_length, head_dim, group),
-            _all(kv_length, head_dim, group),
-            _block(tile.queries, head_dim),
-            of_block,
-            of_block,
-            _part(tile.queries),
-            _row(kv_length),
-            _row(begin.shape[1]),
-            _row(end.shape[1]),
-            _FIRST,
-        ],
-        out_specs=_block(tile.queries, head_dim),
-        out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
-        compiler_params=_parameters(tile),
-        interpret=interpret,
-        name="flash_backward_queries",
-    )(query, key, value, gradient, log_z, mean, segment_ids, kv_segment_ids, begin, end, first)
-
-    tile = tiles.keys
-    begin, end = visited(*where, masking, tile.queries, tile.keys, by_keys=True)
-    of_row = pl.BlockSpec((None, None, length), lambda i, head, row: (row, head, 0))
-    of_head = jax.ShapeDtypeStruct((rows, kv_length, heads, head_dim), key.dtype)
-    key_gradient, value_gradient = pl.pallas_call(
-        functools.partial(_key_kernel, masking=masking, scale=scale, tile=tile),
-        grid=(kv_length // tile.keys, heads, rows),
-        in_specs=[
-            _all(length, head_dim, 1),
-            _block(tile.keys, head_dim, group),
-            _block(tile.keys, head_dim, group),
-            _all(length, head_dim, 1),
-            of_row,
-            of_row,
-            _row(length),
-            _part(tile.keys),
-            _row(begin.shape[1]),
-            _row(end.shape[1]),
-            _FIRST,
-        ],
-        out_specs=[_block(tile.keys, head_dim), _block(tile.keys, head_dim)],
-        out_shape=[of_head, of_head],
-        compiler_params=_parameters(tile),
-        interpret=interpret,
-        name="flash_backward_keys",
-    )(query, key, value, gradient, log_z, mean, segment_ids, kv_segment_ids, begin, end, first)
+    where, arrays = (segment_ids, kv_segment_ids, first), (query, key, value)
+    query_gradient, mean = gradient_of_queries(options, arrays, where, mixed, log_z, gradient)
+    group = query.shape[2] // key.shape[2]
 
     def of_group(x: jax.Array) -> jax.Array:  # heads → kv_heads
         if group == 1:
             return x
-        return x.reshape(rows, kv_length, kv_heads, group, head_dim).sum(axis=3, dtype=jnp.float32).astype(x.dtype)
+        return x.reshape(*key.shape[:3], group, key.shape[3]).sum(axis=3, dtype=jnp.float32).astype(x.dtype)
 
+    key_gradient, value_gradient = gradients_of_keys(options, arrays, where, log_z, mean, gradient)
     return query_gradient, of_group(key_gradient), of_group(value_gradient), None, None, None
 
 
 _flash.defvjp(_forward, _backward)
+
+Arrays = Sequence[jax.Array]  # queries, keys and values; or one array three times: [rows, length, 3, heads, head_dim]
+Where = tuple[jax.Array, jax.Array, jax.Array]  # segments of queries, of keys, and the position of the first query
+Angles = tuple[jax.Array, ...]  # cosine and sine of RoPE, both [rows, length, head_dim / 2]; or nothing
+
+
+def _sizes(arrays: Arrays) -> tuple[int, int, int, int, int]:
+    """Return length, kv_length, heads, the number of query heads of a key head, and head_dim."""
+    query, key, _ = arrays
+    return query.shape[1], key.shape[1], query.shape[-2], query.shape[-2] // key.shape[-2], query.shape[-1]
+
+
+def _parts(arrays: Arrays) -> tuple[int | None, int | None, int | None]:
+    """Return which part of its array the queries, keys and values are; None if each is an array of its own."""
+    return (0, 1, 2) if arrays[0].ndim == 5 else (None, None, None)
+
+
+def attend(options: Options, arrays: Arrays, where: Where) -> tuple[jax.Array, jax.Array]:
+    """Return attention ``[rows, length, heads, head_dim]``, and log₂ of the sums of exponentials ``[rows, heads, length]``."""
+    masking, scale, tiles, interpret = options
+    tile, rows = tiles.forward, len(arrays[0])
+    length, kv_length, heads, group, head_dim = _sizes(arrays)
+    of_query, of_key, of_value = _parts(arrays)
+    begin, end = visited(*where, masking, tile.queries, tile.keys)
+    mixed, log_z = pl.pallas_call(
+        functools.partial(forward_kernel, masking=masking, scale=scale, tile=tile),
+        grid=(length // tile.queries, heads, rows),
+        in_specs=[
+            block_of(tile.queries, head_dim, 1, of_query),
+            all_of(kv_length, head_dim, group, of_key),
+            all_of(kv_length, head_dim, group, of_value),
+            part_of_row(tile.queries),
+            row_of(kv_length),
+            row_of(begin.shape[1]),
+            row_of(end.shape[1]),
+            FIRST,
+        ],
+        out_specs=[block_of(tile.queries, head_dim), part_of_head(tile.queries)],
+        out_shape=[
+            jax.ShapeDtypeStruct((rows, length, heads, head_dim), arrays[0].dtype),
+            jax.ShapeDtypeStruct((rows, heads, length), jnp.float32),
+        ],
+        compiler_params=parameters(tile),
+        interpret=interpret,
+        name="flash_forward",
+    )(*arrays, where[0], where[1], begin, end, where[2])
+    return mixed, log_z
+
+
+def gradient_of_queries(
+    options: Options,
+    arrays: Arrays,
+    where: Where,
+    mixed: jax.Array,
+    log_z: jax.Array,
+    gradient: jax.Array,
+    angles: Angles = (),
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradient of the queries, and the mean slope of each query's scores ``[rows, heads, length]``.
+
+    Args:
+      options: of the kernels.
+      arrays: queries, keys and values. If they are one array, the gradient has its shape, and only the queries' part is written.
+      where: segments and position.
+      mixed: ``[rows, length, heads, head_dim]``, the output of :func:`attend`.
+      log_z: ``[rows, heads, length]``, its other output.
+      gradient: ``[rows, length, heads, head_dim]``, of ``mixed``.
+      angles: if given, the queries were turned by these angles, and the gradient is turned back.
+    """
+    masking, scale, tiles, interpret = options
+    tile, rows = tiles.queries, len(gradient)
+    length, kv_length, heads, group, head_dim = _sizes(arrays)
+    of_query, of_key, of_value = _parts(arrays)
+    begin, end = visited(*where, masking, tile.queries, tile.keys)
+    query_gradient, mean = pl.pallas_call(
+        functools.partial(query_kernel, masking=masking, scale=scale, tile=tile),
+        grid=(length // tile.queries, heads, rows),
+        in_specs=[
+            block_of(tile.queries, head_dim, 1, of_query),
+            all_of(kv_length, head_dim, group, of_key),
+            all_of(kv_length, head_dim, group, of_value),
+            block_of(tile.queries, head_dim),
+            block_of(tile.queries, head_dim),
+            part_of_head(tile.queries),
+            part_of_row(tile.queries),
+            row_of(kv_length),
+            row_of(begin.shape[1]),
+            row_of(end.shape[1]),
+            FIRST,
+            *(angles_of(tile.queries, each) for each in angles),
+        ],
+        out_specs=[block_of(tile.queries, head_dim, 1, of_query), part_of_head(tile.queries)],
+        out_shape=[
+            jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype),
+            jax.ShapeDtypeStruct((rows, heads, length), jnp.float32),
+        ],
+        compiler_params=parameters(tile),
+        interpret=interpret,
+        name="flash_backward_queries",
+    )(*arrays, gradient, mixed, log_z, where[0], where[1], begin, end, where[2], *angles)
+    return query_gradient, mean
+
+
+def gradients_of_keys(
+    options: Options,
+    arrays: Arrays,
+    where: Where,
+    log_z: jax.Array,
+    mean: jax.Array,
+    gradient: jax.Array,
+    angles: Angles = (),
+    joint_gradient: jax.Array | None = None,
+) -> list[jax.Array]:
+    """Return the gradients of keys and values for each query head, both ``[rows, kv_length, heads, head_dim]``.
+
+    Args:
+      options: of the kernels.
+      arrays: queries, keys and values.
+      where: segments and position.
+      log_z: ``[rows, heads, length]``, of :func:`attend`.
+      mean: ``[rows, heads, length]``, of :func:`gradient_of_queries`.
+      gradient: ``[rows, length, heads, head_dim]``, of the output.
+      angles: if given, the keys were turned by these angles, and their gradient is turned back.
+      joint_gradient: if ``arrays`` are one array, the gradient of :func:`gradient_of_queries`. Both gradients are written into it,
+        and it is the only array that is returned.
+    """
+    masking, scale, tiles, interpret = options
+    tile, rows = tiles.keys, len(gradient)
+    length, kv_length, heads, group, head_dim = _sizes(arrays)
+    of_query, of_key, of_value = _parts(arrays)
+    begin, end = visited(*where, masking, tile.queries, tile.keys, by_keys=True)
+    of_row = pl.BlockSpec((None, None, length), lambda i, head, row: (row, head, 0))
+    in_specs = [
+        all_of(length, head_dim, 1, of_query),
+        block_of(tile.keys, head_dim, group, of_key),
+        block_of(tile.keys, head_dim, group, of_value),
+        all_of(length, head_dim, 1),
+        of_row,
+        of_row,
+        row_of(length),
+        part_of_row(tile.keys),
+        row_of(begin.shape[1]),
+        row_of(end.shape[1]),
+        FIRST,
+        *(angles_of(tile.keys, each) for each in angles),
+    ]
+    operands = [*arrays, gradient, log_z, mean, where[0], where[1], begin, end, where[2], *angles]
+    of_head = jax.ShapeDtypeStruct((rows, kv_length, heads, head_dim), arrays[1].dtype)
+    out_specs, out_shape, aliases = [block_of(tile.keys, head_dim)] * 2, [of_head] * 2, {}
+    if joint_gradient is not None:
+        three = pl.BlockSpec((None, tile.keys, 3, None, head_dim), lambda i, head, row: (row, i, 0, head, 0))
+        out_specs, out_shape = [three], [jax.ShapeDtypeStruct(joint_gradient.shape, joint_gradient.dtype)]
+        aliases = {len(operands): 0}
+        in_specs, operands = [*in_specs, three], [*operands, joint_gradient]
+    return pl.pallas_call(
+        functools.partial(key_kernel, masking=masking, scale=scale, tile=tile, turned=bool(angles)),
+        grid=(kv_length // tile.keys, heads, rows),
+        in_specs=in_specs,
+        out_specs=out_specs,
+        out_shape=out_shape,
+        input_output_aliases=aliases,
+        compiler_params=parameters(tile),
+        interpret=interpret,
+        name="flash_backward_keys",
+    )(*operands)
 
 
 def visited(
@@ -297,173 +360,3 @@ def visited(
     begin = jnp.where(some, jnp.argmax(meet, axis=-1), 0)
     end = jnp.where(some, meet.shape[-1] - jnp.argmax(meet[..., ::-1], axis=-1), 0)
     return begin.astype(jnp.int32), end.astype(jnp.int32)
-
-
-def _forward_kernel(
-    query_ref: Any,  # [queries, head_dim]
-    key_ref: Any,  # [kv_length, head_dim]
-    value_ref: Any,  # [kv_length, head_dim]
-    segment_ref: Any,  # [queries]
-    kv_segment_ref: Any,  # [kv_length]
-    begin_ref: Any,  # [blocks of queries]
-    end_ref: Any,  # [blocks of queries]
-    first_ref: Any,  # [1]
-    mixed_ref: Any,  # [queries, head_dim]
-    log_z_ref: Any,  # [queries], log₂ of the sum of exponentials
-    *,
-    masking: Masking,
-    scale: float,
-    tile: Tile,
-) -> None:
-    number = pl.program_id(0)
-    query, segments = query_ref[...], segment_ref[...]
-    start = first_ref[0] + number * tile.queries
-
-    def visit(block: Any, carry: Any) -> Any:
-        mixed, highest, total = carry
-        part = pl.ds(block * tile.keys, tile.keys)
-        scores = _scores(query, key_ref[part, :], scale)  # [queries, keys], to the base 2
-        mask = _mask(segments, kv_segment_ref[part], start, block * tile.keys, masking)
-        scores = jnp.where(mask, scores, NEVER)
-        higher = jnp.maximum(highest, scores.max(axis=1))
-        weights, shrink = jnp.exp2(scores - higher[:, None]), jnp.exp2(highest - higher)
-        value = value_ref[part, :]
-        mixed = mixed * shrink[:, None] + triton.dot(weights.astype(value.dtype), value)
-        return mixed, higher, total * shrink + weights.sum(axis=1)
-
-    nothing = (
-        jnp.zeros(query.shape, jnp.float32),
-        jnp.full((tile.queries,), LOWEST, jnp.float32),
-        jnp.zeros((tile.queries,), jnp.float32),
-    )
-    mixed, highest, total = jax.lax.fori_loop(begin_ref[number], end_ref[number], visit, nothing)
-    total = jnp.where(total == 0, 1.0, total)
-    mixed_ref[...] = (mixed / total[:, None]).astype(mixed_ref.dtype)
-    log_z_ref[...] = highest + jnp.log2(total)
-
-
-def _query_kernel(
-    query_ref: Any,  # [queries, head_dim]
-    key_ref: Any,  # [kv_length, head_dim]
-    value_ref: Any,  # [kv_length, head_dim]
-    gradient_ref: Any,  # [queries, head_dim], of the output
-    log_z_ref: Any,  # [queries]
-    mean_ref: Any,  # [queries]
-    segment_ref: Any,  # [queries]
-    kv_segment_ref: Any,  # [kv_length]
-    begin_ref: Any,  # [blocks of queries]
-    end_ref: Any,  # [blocks of queries]
-    first_ref: Any,  # [1]
-    query_gradient_ref: Any,  # [queries, head_dim]
-    *,
-    masking: Masking,
-    scale: float,
-    tile: Tile,
-) -> None:
-    number = pl.program_id(0)
-    query, gradient, segments = query_ref[...], gradient_ref[...], segment_ref[...]
-    log_z, mean = log_z_ref[...], mean_ref[...]
-    start = first_ref[0] + number * tile.queries
-
-    def visit(block: Any, total: Any) -> Any:
-        part = pl.ds(block * tile.keys, tile.keys)
-        key = key_ref[part, :]
-        mask = _mask(segments, kv_segment_ref[part], start, block * tile.keys, masking)
-        scores = jnp.where(mask, _scores(query, key, scale), NEVER)
-        weights = jnp.exp2(scores - log_z[:, None])
-        slope = weights * (triton.dot(gradient, value_ref[part, :].T) - mean[:, None])
-        return total + triton.dot(slope.astype(key.dtype), key)
-
-    total = jax.lax.fori_loop(begin_ref[number], end_ref[number], visit, jnp.zeros(query.shape, jnp.float32))
-    query_gradient_ref[...] = (total * scale).astype(query_gradient_ref.dtype)
-
-
-def _key_kernel(
-    query_ref: Any,  # [length, head_dim]
-    key_ref: Any,  # [keys, head_dim]
-    value_ref: Any,  # [keys, head_dim]
-    gradient_ref: Any,  # [length, head_dim], of the output
-    log_z_ref: Any,  # [length]
-    mean_ref: Any,  # [length]
-    segment_ref: Any,  # [length]
-    kv_segment_ref: Any,  # [keys]
-    begin_ref: Any,  # [blocks of keys]
-    end_ref: Any,  # [blocks of keys]
-    first_ref: Any,  # [1]
-    key_gradient_ref: Any,  # [keys, head_dim]
-    value_gradient_ref: Any,  # [keys, head_dim]
-    *,
-    masking: Masking,
-    scale: float,
-    tile: Tile,
-) -> None:
-    number = pl.program_id(0)
-    key, value, kv_segments = key_ref[...], value_ref[...], kv_segment_ref[...]
-    kv_start = number * tile.keys
-
-    def visit(block: Any, totals: Any) -> Any:  # all arrays here are transposed, [keys, queries]
-        of_key, of_value = totals
-        part = pl.ds(block * tile.queries, tile.queries)
-        query, gradient = query_ref[part, :], gradient_ref[part, :]
-        start = first_ref[0] + block * tile.queries
-        mask = _mask(segment_ref[part], kv_segments, start, kv_start, masking, by_keys=True)
-        scores = jnp.where(mask, _scores(key, query, scale), NEVER)
-        weights = jnp.exp2(scores - log_z_ref[part][None, :])
-        of_value += triton.dot(weights.astype(gradient.dtype), gradient)
-        slope = weights * (triton.dot(value, gradient.T) - mean_ref[part][None, :])
-        return of_key + triton.dot(slope.astype(query.dtype), query), of_value
-
-    nothing = jnp.zeros(key.shape, jnp.float32)
-    of_key, of_value = jax.lax.fori_loop(begin_ref[number], end_ref[number], visit, (nothing, nothing))
-    key_gradient_ref[...] = (of_key * scale).astype(key_gradient_ref.dtype)
-    value_gradient_ref[...] = of_value.astype(value_gradient_ref.dtype)
-
-
-def _scores(left: jax.Array, right: jax.Array, scale: float) -> jax.Array:
-    """Return scores of all pairs to the base 2, because exp2 is one instruction."""
-    return triton.dot(left, right.T) * (scale * math.log2(math.e))
-
-
-def _mask(
-    segments: jax.Array, kv_segments: jax.Array, start: Any, kv_start: Any, masking: Masking, *, by_keys: bool = False
-) -> jax.Array:
-    """Return which pairs of a block are not masked, ``[queries, keys]``, or ``[keys, queries]`` if ``by_keys``."""
-
-    def spread(of_query: jax.Array, of_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return (of_query[None, :], of_key[:, None]) if by_keys else (of_query[:, None], of_key[None, :])
-
-    segment, kv_segment = spread(segments, kv_segments)
-    mask = (segment == kv_segment) & (kv_segment > 0)
-    if masking.window or masking.causal:
-        own, other = spread(start + jnp.arange(len(segments)), kv_start + jnp.arange(len(kv_segments)))
-        mask &= within(other - own, window=masking.window, causal=masking.causal)
-    return mask
-
-
-def _block(size: int, head_dim: int, group: int = 1) -> pl.BlockSpec:
-    """Return the block specification of a program's own part of ``[rows, length, heads, head_dim]``."""
-    return pl.BlockSpec((None, size, None, head_dim), lambda i, head, row: (row, i, head // group, 0))
-
-
-def _all(length: int, head_dim: int, group: int) -> pl.BlockSpec:
-    """Return the block specification of one row and head of ``[rows, length, heads, head_dim]``, loaded a block at a time."""
-    return pl.BlockSpec((None, length, None, head_dim), lambda i, head, row: (row, 0, head // group, 0))
-
-
-def _part(size: int) -> pl.BlockSpec:
-    """Return the block specification of a program's own part of ``[rows, length]``."""
-    return pl.BlockSpec((None, size), lambda i, head, row: (row, i))
-
-
-def _row(length: int) -> pl.BlockSpec:
-    """Return the block specification of one row of ``[rows, length]``."""
-    return pl.BlockSpec((None, length), lambda i, head, row: (row, 0))
-
-
-def _part_of_head(size: int) -> pl.BlockSpec:
-    """Return the block specification of a program's own part of ``[rows, heads, length]``."""
-    return pl.BlockSpec((None, None, size), lambda i, head, row: (row, head, i))
-
-
-def _parameters(tile: Tile) -> Any:
-    return triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)

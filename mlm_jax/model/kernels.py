@@ -6,6 +6,7 @@ its own part of the queries, but all keys.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,10 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.model.choice import LANES
 from mlm_jax.model.flash import flash_attention
+from mlm_jax.model.flash_joint import flash_joint as flash_joint_attention
 from mlm_jax.model.layers import pad_length
 from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
+from mlm_jax.model.positions import Rotation
 from mlm_jax.parallel.rules import partition_spec, split_by
 
 LARGEST_BLOCK = 512  # of splash attention
@@ -65,6 +68,26 @@ def flash(
         )
 
     return _by_queries(part, query, key, value, segment_ids, kv_segment_ids)
+
+
+def flash_joint(
+    joint: jax.Array,
+    angles: Rotation | None,
+    segment_ids: jax.Array,
+    *,
+    window: int,
+    causal: bool,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """Return self-attention by :mod:`mlm_jax.model.flash_joint`, if no mesh axis splits heads or the length of rows."""
+    options = {"window": window, "causal": causal, "scale": scale, "interpret": interpret}
+    part: Callable[..., jax.Array] = functools.partial(flash_joint_attention, **options)  # type: ignore[arg-type]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return part(joint, angles, segment_ids)
+    rows = partition_spec(("rows",), mesh, joint.shape[:1])
+    return _on_shards(part, mesh, (rows, rows, rows), rows)(joint, angles, segment_ids)
 
 
 def cudnn(

@@ -80,12 +80,28 @@ def project(x: jax.Array, *layers: Dense) -> list[jax.Array]:
     """
     if platform() != "gpu" or shards_over("tensor") > 1:
         return [layer(x) for layer in layers]
-    kernels = [layer.kernel[...].astype(x.dtype) for layer in layers]
     axis = -layers[0].outputs
-    together = with_gradient_in_one_piece(layers[0].product(x, jnp.concatenate(kernels, axis=axis)))
-    ends = np.cumsum([kernel.shape[axis] for kernel in kernels])
-    parts = jnp.split(together, ends[:-1], axis=axis)
+    ends = np.cumsum([layer.kernel.shape[axis] for layer in layers])
+    parts = jnp.split(with_gradient_in_one_piece(_joint_product(x, layers)), ends[:-1], axis=axis)
     return [layer.completed(part, x) for layer, part in zip(layers, parts, strict=True)]
+
+
+def project_jointly(x: jax.Array, *layers: Dense) -> jax.Array:
+    """Return the outputs of layers for the same input as one array, ``[rows, …, layers · first output, …]``.
+
+    Args:
+      x: ``[rows, …, *inputs]``.
+      layers: layers with the same inputs, all with a bias or all without, and without a low-rank addition.
+    """
+    together = _joint_product(x, layers)
+    biases = [layer.bias[...].astype(x.dtype) for layer in layers if layer.bias is not None]
+    outputs = layers[0].outputs
+    return together + per_row(jnp.concatenate(biases, axis=-outputs), outputs, together) if biases else together
+
+
+def _joint_product(x: jax.Array, layers: Sequence[Dense]) -> jax.Array:
+    kernels = [layer.kernel[...].astype(x.dtype) for layer in layers]
+    return layers[0].product(x, jnp.concatenate(kernels, axis=-layers[0].outputs))
 
 
 @jax.custom_vjp

@@ -1,16 +1,24 @@
 """Our flash attention, run by Pallas's interpreter, against the reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.model import kernels
+from mlm_jax.config import default_config
+from mlm_jax.model import block, kernels
 from mlm_jax.model.attention import attention
-from mlm_jax.model.flash import Masking, Tile, Tiles, flash_attention, tiles_of, visited
+from mlm_jax.model.block import Block
+from mlm_jax.model.flash import Tiles, flash_attention, tiles_of, visited
+from mlm_jax.model.flash_joint import flash_joint
+from mlm_jax.model.flash_kernels import Masking, Tile
 from mlm_jax.model.masks import seen
+from mlm_jax.model.positions import rotate, rotation
 from mlm_jax.parallel.mesh import make_mesh
 
 ROWS, LENGTH, HEADS, KV_HEADS, HEAD_DIM = 2, 100, 4, 2, 16
@@ -122,8 +130,8 @@ def test_blocks_that_are_not_visited_hold_no_pair_that_is_seen(segments, window,
     mask = seen(own, kv_segments, window=window, causal=causal, positions=first + np.arange(16)) & (own > 0)[..., None]
     begin, end = visited(own, kv_segments, jnp.array([first]), Masking(window, causal), 8, 4, by_keys=by_keys)
     met = np.asarray(mask[0]).reshape(2, 8, 8, 4).any(axis=(1, 3))  # [blocks of queries, blocks of keys]
-    for block, row in enumerate(met.T if by_keys else met):
-        inside = (np.arange(len(row)) >= int(begin[0, block])) & (np.arange(len(row)) < int(end[0, block]))
+    for number, row in enumerate(met.T if by_keys else met):
+        inside = (np.arange(len(row)) >= int(begin[0, number])) & (np.arange(len(row)) < int(end[0, number]))
         assert not row[~inside].any()
 
 
@@ -138,3 +146,68 @@ def test_blocks_of_other_documents_and_beyond_a_window_are_not_visited():
 def test_wide_heads_have_smaller_blocks():
     for window in (0, 128):
         assert max(tile.queries * tile.keys for tile in tiles_of(128, window)) < 128 * 64
+
+
+@pytest.mark.parametrize("turned, window, causal", [(False, 0, False), (True, 16, False), (True, 0, True)])
+def test_one_array_of_queries_keys_and_values_gives_what_three_do(packed, turned, window, causal):
+    segments = packed[1]
+    joint = jax.random.normal(jax.random.key(0), (ROWS, LENGTH, 3, HEADS, HEAD_DIM))
+    positions = jnp.tile(jnp.arange(LENGTH) % 37, (ROWS, 1))
+    angles = rotation(positions, HEAD_DIM, 100.0) if turned else None
+    options = {"window": window, "causal": causal, "scale": 0.3}
+
+    def one(joint):
+        return flash_joint(joint, angles, segments, **options, tiles=TILES, interpret=True)
+
+    def three(joint):
+        query, key, value = joint[:, :, 0], joint[:, :, 1], joint[:, :, 2]
+        if turned:
+            query, key = rotate(query, angles), rotate(key, angles)
+        return attention(query, key, value, segment_ids=segments, implementation="reference", **options)
+
+    weights = jax.random.normal(jax.random.key(1), (ROWS, LENGTH, HEADS, HEAD_DIM))
+
+    def outcome(attend):
+        def total(joint):
+            outputs = jnp.where((segments > 0)[..., None, None], attend(joint), 0)
+            return (outputs * weights).sum(), outputs
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(joint)
+
+    ((_, found), slope), ((_, wanted), wanted_slope) = outcome(one), outcome(three)
+    assert_same((found, slope), (wanted, wanted_slope))
+
+
+@pytest.mark.parametrize("kv_heads, low_rank, joint", [(2, 0, True), (1, 0, False), (2, 4, False)])
+def test_a_layer_reads_the_joint_product_if_it_can(monkeypatch, kv_heads, low_rank, joint):
+    config = default_config()
+    config.model.update(width=32, heads=2, kv_heads=kv_heads, biases=("attention",))
+    if low_rank:
+        config.model.lora = {"rank": low_rank}
+    layer = Block(config.model, rngs=nnx.Rngs(0)).attention
+    graphdef, weights = nnx.split(layer)
+    weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)
+    x = jax.random.normal(jax.random.key(0), (8, 40, 32))
+    segments = jnp.tile(jnp.repeat(jnp.array([1, 2, 0]), jnp.array([17, 20, 3])), (8, 1))
+    angles = rotation(jnp.tile(jnp.arange(40), (8, 1)), 16, 100.0)
+    taken = []
+
+    def outcome(**mesh):
+        def total(weights, x):
+            mixed = nnx.merge(graphdef, weights).of_itself(x, angles, None, segments, window=16, causal=False)
+            return jnp.where(segments[..., None] > 0, jnp.square(mixed), 0).mean()
+
+        with jax.set_mesh(make_mesh(dict.fromkeys(("slices", "data", "fsdp", "sequence", "tensor"), 1) | mesh)):
+            return jax.jit(jax.value_and_grad(total, (0, 1)))(weights, x)
+
+    interpreted = functools.partial(kernels.flash_joint, interpret=True)
+    wanted = outcome(data=8)
+    monkeypatch.setattr(block, "choose", lambda *_, **__: "flash")
+    monkeypatch.setattr(
+        kernels, "flash_joint", lambda *args, **options: taken.append(1) or interpreted(*args, **options)
+    )
+    assert_same(outcome(data=4, fsdp=2), wanted)
+    assert bool(taken) == joint
+    taken.clear()
+    assert_same(outcome(data=4, sequence=2), wanted)
+    assert not taken
