@@ -20,6 +20,7 @@ from mlm_jax.commands.options import check_input, check_output, check_workdir_pa
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.files import check_folder_place
 from mlm_jax.common.log_lines import plain_warnings
+from mlm_jax.common.signals import Interruptions
 
 VERBS = {  # in the order in which --help lists them
     "train": "train",
@@ -164,9 +165,12 @@ def _end_when_asked_to() -> None:
 
     ``train`` and ``sweep`` handle the signals themselves.
     """
+    interruptions = Interruptions(KeyboardInterrupt, SystemExit)
+    interruptions.begin()
 
     def end(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
+        interruptions.raised_by(number, end)
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):

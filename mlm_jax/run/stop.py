@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from mlm_jax.common.signals import Interruptions
+
 
 class Stopped(Exception):
     """A signal asked the run to end; the current work is not finished."""
@@ -33,9 +35,11 @@ class StopSignal:
         self.received = False
         self.step: int | None = None
         self._at_once = True
+        self._interruptions = Interruptions(Stopped)
 
     def __enter__(self) -> StopSignal:
         self._before: dict[int, Any] = {}
+        self._interruptions.begin()
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT, signal.SIGHUP] + [signal.SIGTERM] * (jax.process_count() == 1)
             if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
@@ -58,12 +62,14 @@ class StopSignal:
             raise Stopped
 
     def __exit__(self, *exception: Any) -> None:
+        self._interruptions.end()
         self._restore()
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = True
         self._restore()
         if self._at_once:
+            self._interruptions.raised_by(number, self._note)
             raise Stopped
 
     def _pass_on(self, number: int, frame: Any) -> None:

@@ -1,5 +1,6 @@
 """Signals to a run: when they come, where it runs, and with which exit code it ends."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -40,6 +41,45 @@ def get_config():
 
 
 SLOW = pytest.mark.slow
+IN_A_CALLBACK = """
+import gc, os, signal, sys, time
+from mlm_jax import cli
+
+def callback(phase, facts):
+    gc.callbacks.remove(callback)
+    os.kill(os.getpid(), signal.NUMBER)
+    for _ in range(1000):  # the handler raises here, and Python ignores the exception
+        pass
+
+def run(options):
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(30)
+
+cli.verb_module("config").run = run
+sys.argv = ["mlm-jax", "config"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_that_comes_inside_a_callback_is_not_lost(name, code):
+    command = [sys.executable, "-c", IN_A_CALLBACK.replace("NUMBER", name)]
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=20)
+    assert ended.returncode == code and b"Traceback" not in ended.stderr
+
+
+def test_a_run_stops_if_a_signal_comes_inside_a_callback():
+    def callback(phase, facts):
+        gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = sys.unraisablehook
+    with pytest.raises(Stopped), StopSignal():
+        gc.callbacks.append(callback)
+        gc.collect()
+        time.sleep(10)
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize(
