@@ -60,9 +60,14 @@ def check_matches(pattern: re.Pattern[str], names: Sequence[str], key: str) -> N
     """Check that a pattern matches a parameter.
 
     Raises:
-      UserError: the pattern matches no parameter; the message names the most similar part of a path.
+      UserError: the pattern matches no parameter; the message names a path of which it matches a part, or the most similar part
+        of a path.
     """
     if not any(pattern.fullmatch(name) for name in names):
         parts = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
         plain = re.sub(r"[\\^$.*+?()|\[\]]", "", pattern.pattern).strip("/")
-        raise UserError(f"{key}: no parameter matches {pattern.pattern!r}{nearest(plain, sorted(parts))}")
+        problem = f"{key}: no parameter matches {pattern.pattern!r}"
+        if part := next(filter(pattern.search, names), ""):
+            remedy = f"a pattern matches a whole path, such as {part!r}: write {f'.*{pattern.pattern}.*'!r}"
+            raise UserError(problem, remedy=remedy)
+        raise UserError(f"{problem}{nearest(plain, sorted(parts))}")
