@@ -82,7 +82,7 @@ def trim(model: str | Path, texts: Mapping[str, Any], out: str | Path) -> TrimRe
         shutil.rmtree(scratch / IMPORTED, ignore_errors=True)
         trimmed.vocabulary.save(scratch / VOCABULARY)
         if base:
-            write_source(scratch, base, False)
+            write_source(scratch, base, False, is_changed=True)
         claim_workdir(scratch, config)
         languages = tuple(found) if loaded.languages == UNDETERMINED else loaded.languages
         save_weights(scratch, config, trimmed.vocabulary, languages, smaller, loaded.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT
 
@@ -38,11 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export the checkpoint."""
-    if options.lora_only:
-        from mlm_jax.interop.peft import export_peft
+    out = lora_only(options) if options.lora_only else whole(options)
+    if options.push_to_hub:
+        from mlm_jax.interop.hub import push
 
-        print(f"wrote {export_peft(options.checkpoint, options.out, family=options.family, task=options.task)}")
-        return
+        print(f"uploaded to {push(out, options.push_to_hub)}")
+
+
+def lora_only(options: argparse.Namespace) -> Path:
+    """Write the low-rank updates alone."""
+    from mlm_jax.common.errors import UserError
+    from mlm_jax.interop.peft import export_peft
+
+    given = {"--language": options.language, "--to": options.to, "--dtype": options.dtype != "float32"}
+    if unused := [name for name, value in given.items() if value]:
+        raise UserError(f"{' and '.join(unused)} cannot be combined with --lora-only", remedy="leave it out")
+    out = export_peft(options.checkpoint, options.out, family=options.family, task=options.task)
+    print(f"wrote {out}; {out / 'README.md'} shows how to load it")
+    return out
+
+
+def whole(options: argparse.Namespace) -> Path:
+    """Write the whole model."""
     from mlm_jax.interop.exporting import export_hf
 
     out = export_hf(
@@ -55,7 +73,4 @@ def run(options: argparse.Namespace) -> None:
         task=options.task,
     )
     print(f"wrote {out}; {out / 'README.md'} is its model card: fill in the licence")
-    if options.push_to_hub:
-        from mlm_jax.interop.hub import push
-
-        print(f"uploaded to {push(out, options.push_to_hub)}")
+    return out

@@ -25,6 +25,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # {form of a head: pipeline}
 PIPELINES = {SEQUENCE: "text-classification", TOKEN: "token-classification", QUESTION: "question-answering"}
 UNKNOWN = "und"
+HEAD_KEYS = ("id2label", "label2id", "problem_type", "classifier_pooling")  # of config.json
 
 
 def write_card(folder: Path, loaded: Loaded, checkpoint: str | Path, architecture: str, task: str = "") -> None:
@@ -76,10 +77,68 @@ def base_model(loaded: Loaded, checkpoint: str | Path) -> str:
     return ""
 
 
-def write_source(workdir: Path, source: str, is_folder: bool) -> None:
-    """Record the source of an imported workdir: a Hub name, or the name of a folder without its path."""
+def write_source(workdir: Path, source: str, is_folder: bool, *, is_changed: bool = False) -> None:
+    """Record the source of an imported workdir: a Hub name, or the name of a folder without its path.
+
+    Args:
+      workdir: the workdir.
+      source: the Hub name or the folder.
+      is_folder: whether ``source`` is a folder.
+      is_changed: whether the workdir's weights differ from those of the source.
+    """
     name = Path(source).resolve().name if is_folder else source
-    (workdir / SOURCE).write_text(json.dumps({"source": name}, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = {"source": name, **({"changed": True} if is_changed else {})}
+    (workdir / SOURCE).write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def unchanged_source(loaded: Loaded) -> str:
+    """Return the published model whose very weights a run began with; "" if they were changed before, or are unknown."""
+    begun = loaded.config.checkpoint.init.get("from")
+    if not begun:
+        return ""
+    here = Path(begun).resolve()
+    file = next((folder / SOURCE for folder in (here, *here.parents[:2]) if (folder / SOURCE).is_file()), None)
+    if file is None:
+        return ""
+    try:
+        facts, vocabulary = read_json(file), describe(here).vocabulary
+    except UserError:  # it cannot be read any more
+        return ""
+    if not isinstance(facts, dict) or facts.get("changed") or vocabulary.fingerprint != loaded.vocabulary.fingerprint:
+        return ""
+    return str(facts.get("source", ""))
+
+
+def write_lora_card(folder: Path, loaded: Loaded, base: str, described: Mapping[str, Any], task: str) -> None:
+    """Write README.md into a folder of the peft library, with the code that loads it.
+
+    Args:
+      folder: the folder.
+      loaded: the exported checkpoint.
+      base: the published model on which the updates were trained; "" if there is none.
+      described: config.json of the whole model.
+      task: the task whose head lies beside the updates; "": none.
+    """
+    hub = base if HUB_NAME.fullmatch(base) else None
+    architecture = described["architectures"][0]
+    given = {key: described[key] for key in HEAD_KEYS if task and described.get(key)}
+    if "id2label" in given:  # from_pretrained takes numbers, unlike a JSON file
+        given["id2label"] = {int(index): name for index, name in given["id2label"].items()}
+    settings = "".join(f", {key}={literal(value)}" for key, value in given.items())
+    lines = [
+        f"{_yaml({'base_model': hub, 'library_name': 'peft', 'tags': ['mlm_jax', 'lora']})}",
+        f"# LoRA\n\nLow-rank updates, trained with mlm_jax for {loaded.step:,} steps. They belong to",
+        f"{escaped(base) if base else 'the model from which the training started, as export-hf writes it'}.\n",
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {architecture}\n",
+        f"base = {architecture}.from_pretrained({literal(base or '…')}{settings})",
+        'model = PeftModel.from_pretrained(base, "…")  # this folder\n```\n',
+    ]
+    (folder / CARD).write_text("\n".join(lines), encoding="utf-8")
+
+
+def literal(value: Any) -> str:
+    """Return a value as Python's source, without the character that could end a block of code in Markdown."""
+    return repr(value).replace("`", r"\x60")
 
 
 def pipeline(loaded: Loaded, task: str) -> str:

@@ -15,7 +15,7 @@ from mlm_jax.config.keys import KEY
 from mlm_jax.interop.exporting import is_written, special_ids, written_as
 from mlm_jax.interop.family import Bound, Contents, Facts, bind
 from mlm_jax.interop.folder import new_folder
-from mlm_jax.interop.model_card import base_model
+from mlm_jax.interop.model_card import unchanged_source, write_lora_card
 from mlm_jax.interop.sentence_modules import write_json
 from mlm_jax.interop.task_heads import QUESTION, SEQUENCE, TOKEN, form_of
 from mlm_jax.interop.tensors import TensorWriter
@@ -53,7 +53,7 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
     every = {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     start = loaded.vocabulary.pad_id  # the first token of a decoder, on which no product depends
     facts = Facts(every["embedding"].shape[0], loaded.languages, special_ids(loaded.vocabulary, start))
-    chosen, model, _, base = written_as(loaded, task, facts, family)
+    chosen, model, theirs, base = written_as(loaded, task, facts, family)
     base = base or (chosen.base if Contents.of_model(model).head or chosen.only_output else "")
     plain = {path: value for path, value in every.items() if not is_low_rank(path) and is_written(path, task)}
     bound = bind(chosen, {path: value.shape for path, value in plain.items()}, model, loaded.languages, base)
@@ -71,8 +71,10 @@ def export_peft(checkpoint: str | Path, out: str | Path, *, family: str = "", ta
         objective = loaded.config.tasks[task]["objective"] if task else ""
         described = describe(settings, ranks, sorted({name.removeprefix(base).split(".")[0] for name in of_task}))
         described["task_type"] = TASK_TYPES[form_of(objective, task)[0]] if task else None
-        described["base_model_name_or_path"] = base_model(loaded, checkpoint) or None
+        source = unchanged_source(loaded)
+        described["base_model_name_or_path"] = source or None
         write_json(scratch / CONFIG, described)
+        write_lora_card(scratch, loaded, source, theirs, task)
         writer = TensorWriter(scratch, shard_bytes=1 << 62)
         for name, value in tensors.items():
             writer.add(name, value)

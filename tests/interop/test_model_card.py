@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from mlm_jax import cli
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.interop.importing import import_hf
-from mlm_jax.interop.model_card import measured, metrics, without_folders
+from mlm_jax.interop.model_card import measured, metrics, unchanged_source, without_folders, write_source
 from tests.interop.published import published
 from tests.interop.test_task_heads import workdir_with
 
@@ -138,6 +138,12 @@ def test_the_card_names_the_base_model_and_no_folder_of_this_machine(tmp_path):
     assert metadata["language"] == ["de", "no"] and metadata["pipeline_tag"] == "fill-mask"
     for name in ("README.md", "mlm_jax_config.json"):
         assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
+    loaded = load_parameters(ours)  # LoRA belongs to the published weights only if nothing else was trained before
+    assert unchanged_source(loaded) == ""
+    loaded.config.checkpoint.init = {"from": str(ours)}
+    assert unchanged_source(loaded) == "their-model"
+    write_source(ours, "their-model", False, is_changed=True)
+    assert unchanged_source(loaded) == ""
     assert without_folders({"a": ["/x/y.txt", "text/*.txt"], "b": 1}) == {"a": ["y.txt", "text/*.txt"], "b": 1}
 
 

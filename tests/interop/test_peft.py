@@ -62,7 +62,11 @@ def test_peft_and_the_merged_folder_compute_what_ours_does(family, tmp_path):
     inputs = AutoTokenizer.from_pretrained(theirs)(TEXTS, padding=True, return_tensors="pt")
     cls = getattr(transformers, json.loads((theirs / "config.json").read_text())["architectures"][0])
     plain = logits_of(cls.from_pretrained(theirs).eval(), inputs)
-    adapted = peft.PeftModel.from_pretrained(cls.from_pretrained(theirs), str(tmp_path / "lora")).eval()
+    card = (tmp_path / "lora" / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    run = {}
+    exec(card.replace("'…'", f"'{theirs}'").replace('"…"', f"'{tmp_path / 'lora'}'"), run)  # as a reader would
+    adapted, head = run["model"].eval(), run["base"].config
+    assert head.problem_type == "single_label_classification" and head.id2label[2] == "letter"
     ours = our_logits(trained, task, inputs["input_ids"].numpy(), inputs["attention_mask"].sum(1).tolist())
     np.testing.assert_allclose(logits_of(adapted, inputs), ours, atol=1e-5)
     assert np.abs(ours - plain).max() > 1e-2
