@@ -18,6 +18,17 @@ MODERNBERT = {
     "length": 1024,
     "mask_rate": 0.3,
 }
+MT5 = {
+    "family": "mt5",
+    "layers": 8,
+    "width": 512,
+    "heads": 6,
+    "mlp": 1024,
+    "vocabulary": 250_112,
+    "length": 568,  # span corruption turns such a row into 512 encoder tokens and 114 decoder tokens
+    "rows": (32, 64),
+}
+LANGUAGES = ("en", "de", "fr", "ru", "hi")
 SHAPES = {
     "mmbert-base": MODERNBERT | {"width": 768, "heads": 12, "rows": (16, 48)},
     "mmbert-small": MODERNBERT | {"width": 384, "heads": 6, "rows": (32, 96)},
@@ -32,18 +43,22 @@ SHAPES = {
         "mask_rate": 0.15,
         "rows": (32, 96),
     },
-    "mt5-small": {
-        "family": "mt5",
-        "layers": 8,
-        "width": 512,
-        "heads": 6,
-        "mlp": 1024,
-        "vocabulary": 250_112,
-        "length": 568,  # span corruption turns such a row into 512 encoder tokens and 114 decoder tokens
-        "rows": (32, 64),
-    },
+    "mt5-small": MT5,
+    # configs/sharing.py:decoders in the size of mT5-small: a decoder for each of four target languages.
+    "sharing": MT5 | {"length": 128, "decoders": 4, "rows": (128,)},
     "tiny": MODERNBERT
     | {"layers": 2, "width": 64, "heads": 2, "mlp": 96, "vocabulary": 512, "length": 64, "rows": (4, 8)},
+    "tiny-sharing": MT5
+    | {
+        "layers": 2,
+        "width": 64,
+        "heads": 2,
+        "mlp": 96,
+        "vocabulary": 512,
+        "length": 32,
+        "decoders": 4,
+        "rows": (8,),
+    },
 }
 WINDOW, GLOBAL_EVERY, HEAD_WIDTH = 128, 3, 64
 PROFILED, KERNELS = 3, 25
@@ -102,6 +117,10 @@ def our_config(shape: dict, rows: int) -> Any:
             head_transform=False,
         )
         config.tasks = {"denoising": {"objective": "denoising", "rows": rows, "length": shape["length"]}}
+        if "decoders" in shape:
+            config.model.decoder = ({"layers": shape["layers"], "weights": "target_language"},)
+            runs = {"same_language_rows": rows // shape["decoders"]}
+            config.tasks = {"translation": {"objective": "translation", "rows": rows, "length": shape["length"]} | runs}
     else:
         config.tasks = {
             "mlm": {"objective": "mlm", "rows": rows, "length": shape["length"], "mask_rate": shape["mask_rate"]}
@@ -115,6 +134,7 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
     import time
 
     import jax
+    import numpy as np
     from our_models import random_rows
 
     from mlm_jax import model as model_room
@@ -124,14 +144,17 @@ def our_side(shape: dict, rows: int, *, profiled: bool = False) -> Side:
     from mlm_jax.training.flops import step_flops
     from mlm_jax.training.step import build_program, make_train_step
 
-    config = our_config(shape, rows)
+    config, languages = our_config(shape, rows), LANGUAGES[: 1 + shape.get("decoders", 0)]
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    context = planned_context(("en",), config)
-    program = build_program(config, context, ("en",), mesh)
+    context = planned_context(languages, config)
+    program = build_program(config, context, languages, mesh)
     step, state = make_train_step(program), program.initialise()
     task = next(iter(config.tasks))
-    batch = {task: {"inputs": random_rows(rows, shape["length"], shape["vocabulary"])}}
-    axes = model_room.abstract(config, vocabulary_size=context.vocabulary_size, languages=("en",))[2]
+    made = random_rows(rows, shape["length"], shape["vocabulary"])
+    batch = {task: {"inputs": made}}
+    if "decoders" in shape:  # runs of rows of one target language
+        batch[task]["targets"] = made._replace(language=1 + np.arange(rows, dtype=np.int32) * shape["decoders"] // rows)
+    axes = model_room.abstract(config, vocabulary_size=context.vocabulary_size, languages=languages)[2]
     platform = jax.devices()[0].platform
     parts = step_flops(config, context, program.state.params, axes, batch, platform=platform).parts
     if shape["family"] != "mt5":
@@ -228,6 +251,7 @@ def torch_side(attention: str) -> Callable[[dict, int], Side]:
             model.parameters(), lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
         )
         compiled = torch.compile(model) if device == "cuda" else model
+        how = {"compiled": device == "cuda"}
         tokens = torch.randint(120, shape["vocabulary"], (rows, shape["length"]), device=device)
 
         def masked() -> dict:
@@ -244,12 +268,27 @@ def torch_side(attention: str) -> Callable[[dict, int], Side]:
             _, _, encoder, decoder = Denoising("denoising").lengths(shape["length"])
             return {"input_ids": tokens[:, :encoder], "labels": tokens[:, :decoder]}
 
-        inputs = corrupted if shape["family"] == "mt5" else masked
+        def pairs() -> dict:
+            return {"input_ids": tokens, "labels": tokens}
+
+        inputs = pairs if "decoders" in shape else corrupted if shape["family"] == "mt5" else masked
+
+        def backward(model: Any) -> None:
+            with torch.autocast(device, torch.bfloat16):
+                loss = model(**inputs()).loss
+            loss.backward()
+
+        try:
+            backward(compiled)
+        except (
+            Exception
+        ) as error:  # of the compiler, whatever its type; what memory cannot hold will not fit without it
+            if device != "cuda" or isinstance(error, torch.OutOfMemoryError):
+                raise
+            compiled, how = model, {"compiled": False, "compiler": str(error).strip()[:300]}
 
         def run() -> None:
-            with torch.autocast(device, torch.bfloat16):
-                loss = compiled(**inputs()).loss
-            loss.backward()
+            backward(compiled)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -258,7 +297,7 @@ def torch_side(attention: str) -> Callable[[dict, int], Side]:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        return Side(run, wait, lambda: {"memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0})
+        return Side(run, wait, lambda: how | {"memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0})
 
     return side
 
@@ -269,7 +308,7 @@ def torch_model(shape: dict, attention: str) -> Any:
     from torch_models import masked_model
 
     if shape["family"] == "mt5":
-        return transformers.MT5ForConditionalGeneration(
+        model = transformers.MT5ForConditionalGeneration(
             transformers.MT5Config(
                 vocab_size=shape["vocabulary"],
                 d_model=shape["width"],
@@ -280,11 +319,43 @@ def torch_model(shape: dict, attention: str) -> Any:
                 dropout_rate=0.0,
             )
         )
+        return several_decoders(model, shape["decoders"]) if "decoders" in shape else model
     return masked_model(
         shape["family"] == "xlmr",
         **{name: shape[name] for name in ("vocabulary", "width", "layers", "heads", "mlp", "length")},
         attn_implementation=attention,
     )
+
+
+def several_decoders(model: Any, count: int) -> Any:
+    """Return an mT5 whose rows are runs of ``count`` target languages, each with a decoder of its own."""
+    import copy
+    import types
+
+    import torch
+
+    class Decoders(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = model  # with the first decoder
+            self.more = torch.nn.ModuleList(copy.deepcopy(model.decoder) for _ in range(count - 1))
+            for decoder in self.more:
+                decoder.embed_tokens = model.shared
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+            memory = self.whole.encoder(input_ids=input_ids).last_hidden_state
+            begun = torch.nn.functional.pad(labels[:, :-1], (1, 0))  # shifted right
+            written = [
+                decoder(input_ids=rows, encoder_hidden_states=seen, use_cache=False).last_hidden_state
+                for decoder, rows, seen in zip(
+                    (self.whole.decoder, *self.more), begun.chunk(count), memory.chunk(count), strict=True
+                )
+            ]
+            logits = self.whole.lm_head(torch.cat(written))
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+            return types.SimpleNamespace(loss=loss)
+
+    return Decoders()
 
 
 # ------------------------------------------------------------------------------------------------------------- ceiling

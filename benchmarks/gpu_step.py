@@ -32,6 +32,7 @@ from pathlib import Path
 from gpu_sides import SHAPES, SIDES, Side
 
 WARM_UP, TURNS = 3, 5
+ONE_BY_ONE = "--xla_gpu_enable_command_buffer="  # the profiler sees the kernels of a graph as one event
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -54,17 +55,25 @@ def in_process(side: str, rows: int, options: argparse.Namespace, seconds: float
     environment = dict(os.environ)
     if options.tiny:
         environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    elif side == "kernels":  # the profiler sees the kernels of a graph as one event
-        environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
+    elif side == "kernels":
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {ONE_BY_ONE}"
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return {"failed": f"stopped after {seconds:.0f} s"}
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    if "RESOURCE_EXHAUSTED" in done.stderr or "out of memory" in done.stderr.lower():
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else failure(done.stderr, done.returncode)
+
+
+def failure(stderr: str, code: int) -> dict:
+    """Return {"failed": reason} of a process that ended without a result."""
+    if "RESOURCE_EXHAUSTED" in stderr or "out of memory" in stderr.lower():
         return {"failed": "out of memory"}
-    return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][-500:]}
+    lines = stderr.strip().splitlines() or [f"exit code {code}"]
+    return {
+        "failed": next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[-1])[
+            -500:
+        ]
+    }
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict]:
@@ -159,12 +168,16 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--at", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--gate", action="store_true", help=argparse.SUPPRESS)  # measure when a line comes from stdin
     options = parser.parse_args()
     if options.side:
         side = SIDES[options.side](SHAPES[options.shape], options.at)
         for _ in range(WARM_UP):
             side.run()
         side.wait()
+        if options.gate:
+            print("ready", flush=True)
+            sys.stdin.readline()
         print(json.dumps({"seconds": timed(side, options.steps)} | side.outcome()))
         return 0
     if options.tiny:

@@ -161,14 +161,20 @@ SIDES = {
 UNITS = {"embed": "texts/s"}
 
 
-def side(folder: Path, size: str, what: str, who: int, runs: int) -> dict:
-    """Return the speed of one side: the best of some runs after one that compiles."""
+def side(folder: Path, size: str, what: str, who: int, runs: int, *, gate: bool) -> dict:
+    """Return the speed of one side: the best of some runs after one that compiles.
+
+    With ``gate``, "ready" is printed after that run, and a line from stdin begins the others.
+    """
     import numpy as np
 
     run, amount = SIDES[what][who](folder, size)
     begun = time.perf_counter()
     first = run()
     compiled = time.perf_counter() - begun
+    if gate:
+        print("ready", flush=True)
+        sys.stdin.readline()
     seconds = []
     for _ in range(runs):
         begun = time.perf_counter()
@@ -199,6 +205,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--gate", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     size = "tiny" if options.tiny else "base"
     if options.make:
@@ -206,7 +213,7 @@ def main() -> None:
         return
     if options.side:
         what, who = options.side
-        print(json.dumps(side(options.folder, size, what, int(who), options.runs)))
+        print(json.dumps(side(options.folder, size, what, int(who), options.runs, gate=options.gate)))
         return
     import numpy as np
 

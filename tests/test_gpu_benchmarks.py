@@ -39,3 +39,12 @@ def test_embedding_and_translating_beside_torchs(tmp_path):
     assert set(found) == {"embed", "translate, greedy", "translate, 4 beams"}
     assert found["embed"]["least_cosine"] > 0.9999
     assert all(side["per_second"] > 0 for what in found.values() for side in (what["ours"], what["torch"]))
+
+
+@pytest.mark.slow
+def test_all_in_one_call_that_keeps_what_it_measured(tmp_path):
+    found = run(tmp_path, "benchmarks/gpu_all.py", "--only", "tiny-sharing,embed", "--together", "2")
+    assert set(found["times_torch"]) == {"tiny-sharing, 8 rows", "embed"} and min(found["times_torch"].values()) > 0
+    found = run(tmp_path, "benchmarks/gpu_all.py", "--only", "tiny", "--minutes", "0.2")
+    missing = [side["failed"] for sides in found["measured"].values() for side in sides.values() if "failed" in side]
+    assert missing and all(why.startswith("no time left") for why in missing)
