@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_input, check_output, check_workdir_path
@@ -161,20 +161,22 @@ def _check_paths(given: Sequence[str]) -> None:
 
 
 def _end_when_asked_to() -> None:
-    """End on SIGTERM and SIGHUP as on an error, so that half-written files are removed.
+    """End on SIGTERM, SIGHUP and SIGINT (Ctrl-C) as on an error, so that half-written files are removed.
 
     ``train`` and ``sweep`` handle the signals themselves.
     """
     interruptions = Interruptions(KeyboardInterrupt, SystemExit)
     interruptions.begin()
 
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        interruptions.raised_by(number, end)
-        sys.exit(128 + number)
+    def end(number: int, frame: FrameType | None) -> None:
+        if interruptions.may_raise(number, frame, end):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.signal(number, signal.SIG_DFL)
+            sys.exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a command in the background of a script
             signal.signal(number, end)
 
 

@@ -66,10 +66,14 @@ class StopSignal:
         self._restore()
 
     def _note(self, number: int, frame: Any) -> None:
+        is_second = self.received and not self._interruptions.is_own
         self.received = True
+        if not is_second and self._at_once and not self._interruptions.may_raise(number, frame, self._note):
+            return
         self._restore()
-        if self._at_once:
-            self._interruptions.raised_by(number, self._note)
+        if is_second:
+            os.kill(os.getpid(), number)
+        elif self._at_once:
             raise Stopped
 
     def _pass_on(self, number: int, frame: Any) -> None:

@@ -9,9 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from mlm_jax.common.errors import UNFINISHED
+from mlm_jax.common.signals import AGAIN, COMPILER
 from mlm_jax.run.stop import Stopped, StopSignal
 from tests.processes import descendants, is_alive, wait_for
 from tests.run.test_resume import run
@@ -67,6 +69,24 @@ def test_a_signal_that_comes_inside_a_callback_is_not_lost(name, code):
     command = [sys.executable, "-c", IN_A_CALLBACK.replace("NUMBER", name)]
     ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=20)
     assert ended.returncode == code and b"Traceback" not in ended.stderr
+
+
+COMPILE = """
+def compile(done):
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(4 * AGAIN)
+    done.append("compiled")
+"""
+
+
+def test_a_signal_while_xla_compiles_waits_for_it():
+    assert jax._src.compiler.__file__.endswith(COMPILER)
+    names, done = {"signal": signal, "time": time, "AGAIN": AGAIN}, []
+    exec(compile(COMPILE, f"/{COMPILER}", "exec"), names)
+    with pytest.raises(Stopped), StopSignal():
+        names["compile"](done)
+        time.sleep(10)
+    assert done == ["compiled"]
 
 
 def test_a_run_stops_if_a_signal_comes_inside_a_callback():
