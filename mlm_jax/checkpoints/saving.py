@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -166,7 +167,7 @@ class Checkpoints:
         self._guarded(self.manager.wait_until_finished)
 
     def end(self) -> None:
-        """End writing, also after an error, and remove incomplete checkpoints.
+        """End writing, also after an error, and remove incomplete checkpoints, and the folder if there is no checkpoint.
 
         In a job of several processes the next start removes them: here, a process would wait for a failed one.
 
@@ -179,6 +180,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._remove_unfinished()
+            with contextlib.suppress(OSError):  # there are checkpoints
+                self.folder.rmdir()
 
     @quiet_orbax()
     def restore(self, abstract: TrainState) -> TrainState | None:

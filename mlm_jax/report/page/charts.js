@@ -115,6 +115,8 @@ function downloadDrawing(name, drawing) {
   [...drawing.querySelectorAll("*")].forEach((node, i) => { const style = getComputedStyle(node); nodes[i].setAttribute("style", DRAWN.map((key) => `${key}:${style.getPropertyValue(key)}`).join(";")); });
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   copy.setAttribute("width", drawing.viewBox.baseVal.width);
+  const paper = getComputedStyle(drawing.closest(".card")).backgroundColor; // text of the dark theme cannot be read on white
+  copy.prepend(svg("rect", { width: "100%", height: "100%", fill: paper }));
   save(name, new XMLSerializer().serializeToString(copy), "image/svg+xml");
 }
 

@@ -87,7 +87,7 @@ function runsTable(shown) {
     return (x < y ? -1 : x > y ? 1 : 0) * (order.down ? -1 : 1);
   });
   const head = columns.map((column, i) => {
-    const cell = el("th", { "aria-sort": i === order.column ? (order.down ? "descending" : "ascending") : null }, column.head);
+    const cell = el("th", { class: i && !column.number ? "left" : null, "aria-sort": i === order.column ? (order.down ? "descending" : "ascending") : null }, column.head);
     cell.addEventListener("click", () => { view.sort = { column: i, down: i === order.column ? !order.down : false }; draw(); });
     return cell;
   });
@@ -149,7 +149,7 @@ function fresh(root) { const host = el("div", { class: "chart" }); $(".chart", r
 
 function curves(shown) {
   const root = $("#curves"), host = fresh(root), found = PAGE.curves[metrics[view.metric].name][view.language];
-  $(".about", root).textContent = found ? `${metricLabel(metrics[view.metric].name)}, ${languageName(view.language)}, over optimizer steps. The best run is black.`
+  $(".about", root).textContent = found ? `${metricLabel(metrics[view.metric].name)}, ${languageName(view.language)}, over optimizer steps. The thick line is the best run.`
     : "With this many runs and languages, this page has only the curves of averages; each run’s report has those of its languages.";
   if (!found) return;
   const champion = best(shown);
@@ -231,7 +231,7 @@ for (const id of ["scatter", "curves", "parallel"]) {
 function draw() {
   const shown = visible(), failed = runs.filter((run) => run.state.startsWith("failed")).length;
   $("#count").textContent = `${shown.length} of ${runs.length} runs`;
-  $("#summary").textContent = `${runs.length} runs, ${runs.filter((run) => run.finished).length} finished` + (failed ? `, ${failed} failed` : "") +
+  $("#summary").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}, ${runs.filter((run) => run.finished).length} finished` + (failed ? `, ${failed} failed` : "") +
     (varied.length ? `; they differ in ${clip(varied.join(", "), 200)}.` : ".");
   runsTable(shown);
   scatter(shown);

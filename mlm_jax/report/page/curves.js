@@ -106,15 +106,18 @@ function scale() {
       drawing.append(svg("text", { x: (margin.left + width) / 2, y: height - 4, "text-anchor": "middle" }, "tokens seen"), svg("text", { x: 0, y: 12 }, label.toLowerCase()));
       for (const row of points.filter((row) => row.intervals?.[metric])) drawing.append(svg("line", { class: "whisker", "data-language": row.language,
         x1: x(row.tokens), x2: x(row.tokens), y1: Math.min(y(row.intervals[metric][0]), height - margin.bottom), y2: Math.max(y(row.intervals[metric][1]), margin.top) }));
-      const taken = [];
-      for (const row of points) {
-        const [px, py] = [x(row.tokens), y(row[metric])];
+      const taken = points.map((row) => [x(row.tokens) - 6, x(row.tokens) + 6, y(row[metric])]); // [left, right, height] of points and labels
+      for (const [i, row] of points.entries()) {
+        const [px, py] = [x(row.tokens), y(row[metric])], long = 8 * row.language.length;
         const point = svg("circle", { class: "point", cx: px, cy: py, r: 5, "data-language": row.language });
         tooltip.on(point, () => [el("b", {}, languageName(row.language)), `${compact(row.tokens)} tokens, ${label.toLowerCase()} ${format(row[metric])}`]);
         drawing.append(point);
-        if (taken.some(([a, b]) => Math.abs(a - px) < 24 && Math.abs(b - py) < 13)) continue; // its label would cover another
-        taken.push([px, py]);
-        drawing.append(svg("text", { class: "end", x: px + 8, y: py + 4, "data-language": row.language }, row.language));
+        const isFree = ([from, to]) => from >= 0 && to <= width && !taken.some(([a, b, at], k) => k !== i && a < to && b > from && Math.abs(at - py) < 12);
+        const place = [[px + 8, px + 8 + long], [px - 8 - long, px - 8]].find(isFree); // to the right of the point, or to its left
+        if (!place) continue;
+        taken.push([...place, py]);
+        const isRight = place[0] > px;
+        drawing.append(svg("text", { class: "end", x: isRight ? px + 8 : px - 8, y: py + 4, "text-anchor": isRight ? "start" : "end", "data-language": row.language }, row.language));
       }
       host.replaceChildren(drawing);
       $(".drawing", root).onclick = () => downloadDrawing(`${PAGE.title}-${metric}-tokens.svg`, drawing);

@@ -81,6 +81,7 @@ const SCORES = { csls: "CSLS", cosine: "Cosine", ratio_margin: "Ratio margin" };
 function retrieval() {
   if (!PAGE.retrieval) return;
   const { languages, scores, candidates, step } = PAGE.retrieval, root = section("retrieval"), dense = languages.length > 14;
+  const every = Math.ceil(languages.length / 40); // of more names, the lines would overlap; hovering tells them
   const mean = (values) => { const known = values.filter((v) => v != null); return known.length ? known.reduce((a, b) => a + b) / known.length : null; };
   choices($(".choices", root), Object.keys(SCORES).filter((score) => scores[score]), (score) => SCORES[score], (score) => {
     const matrix = scores[score], average = mean(matrix.flat());
@@ -96,7 +97,7 @@ function retrieval() {
       return node;
     };
     const grid = el("div", { class: "grid", style: `grid-template-columns: auto repeat(${languages.length + (dense ? 0 : 1)}, minmax(0, 1fr))` });
-    const name = (code, kind = "") => el("div", { class: `name ${kind}`, "data-language": code || null, title: code ? languageName(code) : null }, code || "");
+    const name = (code, kind = "") => el("div", { class: `name ${kind}`, "data-language": code || null, title: code ? languageName(code) : null }, languages.indexOf(code) % every ? "" : code || "");
     grid.append(name(""), ...languages.map((code) => name(code)), ...(dense ? [] : [name("", "")]));
     languages.forEach((from, i) => {
       grid.append(name(from, "row"), ...languages.map((to, j) => cell(matrix[i][j], from, to)));
