@@ -199,8 +199,10 @@ def problems(workdir: Path, reference: Path, tolerance: float) -> Iterator[str]:
     yield from (f"report.json{told}" for told in differences(*pages, 10 * tolerance))
     if "</html>" not in (workdir / "report.html").read_text():
         yield "report.html is incomplete"
+    # Beside the workdir too: locks and half-written folders have the names of what they guard, such as run.lock or .run.*.
+    beside = [file for file in workdir.parent.iterdir() if file.name.strip(".").startswith(f"{workdir.name}.")]
     left = [file for file in workdir.rglob("*") if file.name.endswith(ENDINGS) or "tmp" in file.name]
-    yield from (f"left: {file.relative_to(workdir)}" for file in left)
+    yield from (f"left: {file.relative_to(workdir.parent)}" for file in [*left, *beside])
 
 
 def ended(process: int, seconds: float = math.inf) -> int | None:
