@@ -29,7 +29,8 @@ def verbs_page() -> str:
 
 def _section(verb: str, parser: argparse.ArgumentParser) -> str:
     module = verb_module(verb)
-    rows = "".join(_row(action) for action in parser._actions if not isinstance(action, argparse._HelpAction))
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    rows = "".join(_row(action) for action in shown if not isinstance(action, argparse._HelpAction))
     about = f"{module.ABOUT[0].upper()}{module.ABOUT[1:]}."
     return f"## {verb}\n\n{about}\n\n```\nmlm-jax {verb} {module.EXAMPLE}\n```\n\n| argument | |\n|---|---|\n{rows}"
 
