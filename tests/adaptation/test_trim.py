@@ -83,6 +83,19 @@ def test_outputs_stay_the_same_bit_for_bit(kind, tmp_path, capsys):
     assert load_parameters(tmp_path / "small").params["embedding"].shape[0] == small.vocabulary.size
 
 
+@pytest.mark.parametrize("kind", ["xmod", "eurobert", "t5", "mt5", "umt5"])
+def test_outputs_of_other_families_stay_the_same_bit_for_bit(kind, tmp_path):
+    published(tmp_path / "theirs", kind)
+    texts = [text[:60] for text in GERMAN[:60]]
+    (tmp_path / "de.txt").write_text("\n".join(texts), encoding="utf-8")
+    ours = import_hf(tmp_path / "theirs", tmp_path / "ours")
+    report = mlm_jax.trim(ours, {"de": str(tmp_path / "de.txt")}, tmp_path / "small")
+    assert report.pieces[1] < 0.5 * report.pieces[0] and report.parameters[1] < report.parameters[0]
+    language = {"language": "de_DE"} if kind == "xmod" else {}
+    large, small = (mlm_jax.load(folder).embed(texts, **language) for folder in (ours, tmp_path / "small"))
+    np.testing.assert_array_equal(small, large)
+
+
 def test_pieces_from_which_a_piece_is_merged_are_kept():
     ranks = {("a", "b"): 0, ("ab", "c"): 1, ("b", "c"): 2}
     assert merged_from("abc", lambda a, b: ranks.get((a, b))) == {"a", "b", "c", "ab", "abc"}

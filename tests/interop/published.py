@@ -177,7 +177,7 @@ SMALL = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "nu
 def published(folder, kind, **changes):
     """Write a whole model of this kind into ``folder`` and return transformers' own object."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = TOKENIZERS[kind](folder)
+    rows = TOKENIZERS[{"xmod": "xlm-roberta", "mt5": "t5", "umt5": "t5"}.get(kind, kind)](folder)
     if kind == "xlm-roberta":
         config = transformers.XLMRobertaConfig(
             vocab_size=rows, **{**SMALL, "max_position_embeddings": 66, "type_vocab_size": 1, **changes}
@@ -192,11 +192,26 @@ def published(folder, kind, **changes):
     elif kind == "bert":
         config = transformers.BertConfig(vocab_size=rows, **{**SMALL, "max_position_embeddings": 64, **changes})
         model = parity.random_model(transformers.BertForMaskedLM, config)
+    elif kind == "xmod":
+        languages = {"languages": ("de_DE", "en_XX"), "default_language": "de_DE"}
+        adapters = {"ln_before_adapter": True, "adapter_reuse_layer_norm": True}
+        config = transformers.XmodConfig(
+            vocab_size=rows,
+            **{**SMALL, "max_position_embeddings": 66, "type_vocab_size": 1, **languages, **adapters, **changes},
+        )
+        model = parity.random_model(transformers.XmodForMaskedLM, config)
+    elif kind == "eurobert":
+        ids = {"bos_token_id": 0, "eos_token_id": 1, "mask_token_id": 2, "pad_token_id": 3}
+        config = transformers.EuroBertConfig(
+            vocab_size=rows, **{**SMALL, "max_position_embeddings": 64, "num_key_value_heads": 2, **ids, **changes}
+        )
+        model = parity.random_model(transformers.EuroBertForMaskedLM, config)
     else:
+        name = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}[kind]
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
         # Rounded up, as in the published model.
-        config = transformers.T5Config(vocab_size=-(-rows // 128) * 128, **{**sizes, **changes})
-        model = parity.random_model(transformers.T5ForConditionalGeneration, config)
+        config = getattr(transformers, f"{name}Config")(vocab_size=-(-rows // 128) * 128, **{**sizes, **changes})
+        model = parity.random_model(getattr(transformers, f"{name}ForConditionalGeneration"), config)
     model.save_pretrained(folder)
     torch.manual_seed(0)
     return model
