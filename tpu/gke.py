@@ -9,10 +9,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-import yaml
-
 from mlm_jax.common.errors import UNFINISHED, UserError
 from tpu.job import COORDINATOR_PORT, RENAME_LIMIT, Job
+from tpu.manifest_yaml import as_yaml
 
 TPU_PORT = 8471  # JAX's port on TPU pods
 GROUP = "slice"  # name of the group of pods
@@ -77,7 +76,7 @@ def manifest(job: Job, *, retries: int) -> str:
             "replicatedJobs": [{"name": GROUP, "replicas": job.topology.slices, "template": template}],
         },
     }
-    return yaml.safe_dump(found, sort_keys=False, width=1000)
+    return as_yaml(found)
 
 
 def pod(job: Job) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def command(job: Job) -> str:
     joined = ""
     if job.is_gpu and job.hosts > 1:  # pods of a JobSet have DNS names
         first = f"{job.name}-{GROUP}-0-0.{job.name}"
-        joined = f" --coordinator {first}:{COORDINATOR_PORT} --process-count {job.hosts} --process-index $JOB_COMPLETION_INDEX"
+        joined = f' --coordinator {first}:{COORDINATOR_PORT} --process-count {job.hosts} --process-index "$JOB_COMPLETION_INDEX"'
     return KEEPS_LOG.format(logs=shlex.quote(job.logs), train=job.train() + joined)
 
 
@@ -174,7 +173,7 @@ def secret(job: Job) -> str:
     """
     metadata = {"name": secret_name(job), **({"namespace": job.namespace} if job.namespace else {})}
     found = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": job.secret_values()}
-    return yaml.safe_dump(found, sort_keys=False)
+    return as_yaml(found)
 
 
 def status(job: Job) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from mlm_jax.common.errors import UNFINISHED, UserError
 from tpu.job import COORDINATOR_PORT, Job, install_command
+from tpu.manifest_yaml import as_yaml
 
 # CUDA 13 needs this driver or a newer one; machines with an older driver get CUDA 12.
 CUDA_13_DRIVER = 580
@@ -55,7 +54,7 @@ def task(job: Job) -> str:
         "setup": setup,
         "run": f"export PATH=~/venv/bin:$PATH\n{job.train()}{joined}\n",
     }
-    return yaml.safe_dump(found, sort_keys=False, width=1000)
+    return as_yaml(found)
 
 
 def gpu_setup(job: Job) -> str:
