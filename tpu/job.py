@@ -136,7 +136,8 @@ class Job:
     def _check_places(self) -> None:
         if self.bucket and not re.fullmatch(r"[a-z0-9][-_.a-z0-9]*", self.bucket):
             raise UserError(f"{self.bucket!r} is not the name of a bucket", remedy="give --bucket NAME")
-        if "://" in self.workdir or (self.bucket and self.workdir.startswith("/")):
+        is_outside = self.workdir.startswith("/") or ".." in self.workdir.split("/")
+        if "://" in self.workdir or (self.bucket and is_outside):
             remedy = "give its path below the bucket" if self.bucket else "mount the bucket: --bucket NAME"
             raise UserError(f"--workdir {self.workdir} is not a path below --bucket", remedy=remedy)
         if not self.mount.startswith("/"):

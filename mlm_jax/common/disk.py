@@ -11,14 +11,21 @@ from pathlib import Path
 from mlm_jax.common.errors import UserError
 
 FULL, READ_ONLY = "the disk is full", "the disk is read-only"
+TOO_MANY = (
+    "the file system refuses: too many open files"  # also gcsfuse's answer to a rename of a folder with many files
+)
 GONE, BRING_BACK = "this folder is gone", "bring it back, or begin in another one"
 REMEDIES = {FULL: "free some space", READ_ONLY: "name a folder on another disk"}
-NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY}
+REMEDIES[TOO_MANY] = (
+    "mount a bucket with gcsfuse --rename-dir-limit=200000; on a disk, raise the limit (ulimit -n 65536)"
+)
+NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY, errno.EMFILE: TOO_MANY}
 # The same errors in messages of Rust (safetensors: "os error 28") and of C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error
 # 28: No space left on device]").
 OS_ERROR = re.compile(r"os error (\d+)", re.IGNORECASE)
 MISSING = re.compile(r"NOT_FOUND|No such (file|directory)", re.IGNORECASE)  # in messages of TensorStore and Orbax
 SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, "Read-only file system": READ_ONLY}
+SIGNS["Too many open files"] = TOO_MANY
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -30,7 +37,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def disk_problem(error: BaseException) -> str:
-    """Return "the disk is full" or "the disk is read-only" if this is the cause of an error, else ""."""
+    """Return FULL, READ_ONLY or TOO_MANY if this is the cause of an error, else ""."""
     for reason in causes(error):
         number = OS_ERROR.search(str(reason))
         if problem := NUMBERS.get(getattr(reason, "errno", None) or (int(number[1]) if number else 0)):
@@ -78,4 +85,5 @@ def disk_errors(path: str | Path, *, left: str = "", remedy: str = "", is_there:
         if not problem:
             raise
         more = f"; {left}" if left else ""
-        raise UserError(f"{problem}{more}", file=path, remedy=remedy or REMEDIES.get(problem, "")) from error
+        own = REMEDIES.get(problem, "")
+        raise UserError(f"{problem}{more}", file=path, remedy=own if problem == TOO_MANY else remedy or own) from error

@@ -155,6 +155,7 @@ def test_one_writer_at_a_time_and_the_other_learns_who(tmp_path):
     [
         (OSError(errno.ENOSPC, "x"), "the disk is full"),
         (OSError(errno.EROFS, "x"), "the disk is read-only"),
+        (OSError(errno.EMFILE, "x"), "the file system refuses: too many open files"),
         (
             ValueError("RESOURCE_EXHAUSTED: Error writing [OS error 28: ENOSPC No space left on device]"),
             "the disk is full",

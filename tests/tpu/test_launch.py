@@ -226,6 +226,7 @@ def test_extras_follow_from_the_config(capsys, monkeypatch, options, extras):
         ),
         (["--topology", "v5e:4x4", *CLOUD, "--workdir", "gs://my-runs/w"], "give its path below the bucket"),
         (["--topology", "v5e:4x4", *CLOUD, "--workdir", "/mnt/runs/w"], "give its path below the bucket"),
+        (["--topology", "v5e:4x4", *CLOUD, "--workdir", "../w"], "give its path below the bucket"),
         (["--topology", "v5e:4x4", *CLOUD, "--mount", "runs"], "--mount runs is not an absolute path"),
         (
             ["--topology", "2xv5e:4x4", *CLOUD, "--set", "mesh.slices=2"],
