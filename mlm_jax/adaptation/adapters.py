@@ -88,6 +88,12 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
     given = {path: tensors.read(path) for path in tensors}
     config = loaded.config
     if facts["one_language"]:
+        if not any(map(is_adapter, flat)):
+            raise UserError(
+                "these are one language's adapters, but the model has none for the other languages",
+                file=folder,
+                remedy="first put the adapters of all languages on it, which mlm-jax adapters writes without --language",
+            )
         index = language_index(loaded, facts["languages"][0])
         merged = {path: flat[path].copy() for path in given if path in flat and is_adapter(path)}
         if {*merged} != {*given} or any(merged[path][:, :1].shape != given[path].shape for path in given):

@@ -78,6 +78,9 @@ def test_adapters_that_do_not_fit_the_model_are_refused(tmp_path):
         save_adapters(base, tmp_path / "none")
     with pytest.raises(UserError, match="does not know the language 'fr'"):
         save_adapters(tmp_path / "adapted", tmp_path / "none", "fr")
+    one = save_adapters(tmp_path / "adapted", tmp_path / "one", "en")
+    with pytest.raises(UserError, match="the model has none for the other languages"):
+        load_adapters(base, one, tmp_path / "again")
     with pytest.raises(UserError, match="there is no adapters.json"):
         load_adapters(base, tmp_path, tmp_path / "again")
     assert not (tmp_path / "again").exists() and not (tmp_path / "none").exists()
