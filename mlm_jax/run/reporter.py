@@ -82,19 +82,10 @@ class Reporter:
     def take(self, step: int, state: TrainState) -> None:
         """Keep the sums up to ``step``, which :meth:`flush` reads later."""
         # The step will reuse the state's memory: keep copies of the small values.
-        self.pending = (
-            step,
-            jax.tree.map(
-                lambda leaf: leaf + 0,
-                (
-                    state.window,
-                    state.gradient_norm,
-                    state.skipped,
-                    state.first_skipped,
-                    state.params.get("uncertainty", {}),
-                ),
-            ),
-        )
+        kept = (state.window, state.gradient_norm, state.skipped, state.first_skipped)
+        copies = jax.tree.map(lambda leaf: leaf + 0, kept)
+        # Rates and weights are computed on the device, too. In `flush`, they would wait for the step that runs by then.
+        self.pending = (step, (*copies, self.program.learning_rate(step - 1), self._weights(step, state)))
 
     def flush(self) -> None:
         """Write the log line that is waiting, if any.
@@ -106,12 +97,12 @@ class Reporter:
             return
         (step, values), self.pending = self.pending, None
         with self.goodput.span("step"):  # the host waits here for the device to finish the step
-            window, norm, skipped, first_skipped, uncertainty = jax.device_get(values)
-        line = {"train/learning_rate": float(self.program.learning_rate(step - 1)), "train/gradient_norm": float(norm)}
+            window, norm, skipped, first_skipped, rate, weights = jax.device_get(values)
+        line = {"train/learning_rate": float(rate), "train/gradient_norm": float(norm)}
         line |= window_metrics(window, self.program.languages, self.program.config.tasks)
         line["train/tokens"] = sum(self.loader.tokens_seen(step).values())
         line |= self._speed(step)
-        line |= self._shares(step) | self._weights(step, uncertainty)
+        line |= self._shares(step) | {f"train/weight/{task}": float(weight) for task, weight in weights.items()}
         if skipped:
             line["train/skipped_steps"] = int(skipped)
         self.metrics.write(step, line)
@@ -164,13 +155,13 @@ class Reporter:
         console.print(best_checkpoint(self.workdir, self.program.config.evaluation.select), soft_wrap=True)
         console.print(f"report: {original(report)}", soft_wrap=True)
 
-    def _weights(self, step: int, uncertainty: Mapping[str, Any]) -> dict[str, float]:
+    def _weights(self, step: int, state: TrainState) -> dict[str, Any]:
         """Return the weight of each task's loss in the last step; learned weights are those after this step."""
         if len(self.program.config.tasks) == 1:
             return {}
         given = {task: weight(step - 1) for task, weight in self.program.task_weights.items()}
-        learned = {task: uncertainty_weight(value) for task, value in uncertainty.items()}
-        return {f"train/weight/{task}": float(weight) for task, weight in (given | learned).items()}
+        learned = {task: uncertainty_weight(value) for task, value in state.params.get("uncertainty", {}).items()}
+        return given | learned
 
     def _speed(self, step: int) -> dict[str, float]:
         now = time.perf_counter()

@@ -10,6 +10,7 @@ import pytest
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.objectives import create_objectives
+from mlm_jax.run import reporter as reporter_module
 from mlm_jax.run.goodput import Goodput
 from mlm_jax.run.reporter import Reporter, best_checkpoint, window_metrics
 
@@ -39,6 +40,30 @@ def test_a_run_whose_gradient_is_not_finite_stops_at_the_next_log_line(tmp_path)
     config.training.nonfinite = "skip"
     line(30, 13)
     assert written == [10, 20, 30]
+
+
+def test_log_lines_compute_nothing_on_the_device_while_a_later_step_runs(tmp_path, monkeypatch):
+    config, written, computed = default_config(), {}, []
+    config.tasks = {"mlm": {"weight": "0:1,10:2"}, "ranking": {"weight": "uncertainty"}}
+
+    def on_device(name, function):
+        return lambda value: (computed.append(name), jnp.asarray(function(value), jnp.float32))[1]
+
+    monkeypatch.setattr(reporter_module, "uncertainty_weight", on_device("learned", lambda value: jnp.exp(-value)))
+    weights = {"mlm": on_device("given", lambda step: 1 + step / 10)}
+    rate = on_device("rate", lambda step: step / 100)
+    program = SimpleNamespace(config=config, languages=("de",), learning_rate=rate, task_weights=weights)
+    loader = SimpleNamespace(tokens_seen=lambda step: {}, **dict.fromkeys(SHARES, lambda *_: {}))
+    metrics = SimpleNamespace(write=lambda step, line: written.update(line))
+    progress = SimpleNamespace(update=lambda *_: None)
+    reporter = Reporter(program, loader, None, tmp_path, metrics, progress, Goodput(tmp_path, False))
+    numbers = {"gradient_norm": jnp.ones(()), "skipped": jnp.zeros((), int), "first_skipped": -jnp.ones((), int)}
+    reporter.take(6, SimpleNamespace(window={}, params={"uncertainty": {"ranking": jnp.zeros(())}}, **numbers))
+    before = sorted(computed)
+    reporter.flush()
+    assert before == sorted(computed) == ["given", "learned", "rate"]
+    wanted = {"train/learning_rate": 0.05, "train/weight/mlm": 1.5, "train/weight/ranking": 1.0}
+    assert {key: written[key] for key in wanted} == pytest.approx(wanted)
 
 
 def test_the_first_task_is_the_configs_whatever_order_the_step_returns():
