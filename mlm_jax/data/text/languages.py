@@ -96,7 +96,10 @@ def run_languages(config: ConfigDict) -> tuple[str, ...]:
             raise UserError(f"config.languages names {language!r} twice", remedy="name each language once")
     for language in found:
         if config.languages and language not in config.languages:
-            raise UserError(f"config.languages lacks {language!r}{nearest(language, config.languages)}")
+            problem = (
+                f"config.languages lacks {language!r}, which config.data names{nearest(language, config.languages)}"
+            )
+            raise UserError(problem, remedy="add it at the end, or leave config.languages out")
     languages = tuple(config.languages) or tuple(found)
     for name in only_held_out(config):
         if not (name in languages or pair_languages(name, languages)):
