@@ -13,6 +13,7 @@ from pathlib import Path
 from mlm_jax.common.errors import UserError, one_line
 
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, as on some clusters
+TRIES = 100  # to make a lock's folder and the lock in it
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
     Folders that are made for the lock are removed at the end if they are empty. On a file system without locks, no lock is held.
 
     Raises:
-      UserError: another process holds the lock; the message names that process.
+      UserError: another process holds the lock (the message names that process), or the folder cannot be made.
     """
     file = Path(f"{folder}.lock")
     made = [parent for parent in file.parents if not parent.exists()]  # the deepest one first
@@ -38,11 +39,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _holding(file: Path) -> Iterator[None]:
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # another process, which has ended, has just removed the empty folder
-            continue
+        descriptor = _opened(file)
         try:
             if not locked(descriptor):
                 holder = one_line(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"
@@ -59,6 +56,17 @@ def _holding(file: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def _opened(file: Path) -> int:
+    """Return a descriptor of a lock file; it and its folder are made if they are missing."""
+    for _ in range(TRIES):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError as error:  # another process, which has ended, may have just removed the empty folder
+            failed = error
+    raise UserError(f"cannot write: {failed.strerror}", file=file.parent, remedy="name another folder") from failed
 
 
 def remove_abandoned_lock(folder: str | Path) -> None:

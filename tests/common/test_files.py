@@ -144,6 +144,9 @@ def test_one_writer_at_a_time_and_the_other_learns_who(tmp_path):
         (tmp_path / "a/file").touch()
     assert [file.name for file in tmp_path.rglob("*")] == ["a", "file"]
     (tmp_path / "a/file").unlink()
+    for folder in ("/proc/none", "/proc/1"):  # where no folder and no file can be made
+        with pytest.raises(UserError, match="cannot write: No such file"), only_writer(f"{folder}/store"):
+            pass
     (tmp_path / "store.lock").symlink_to("elsewhere")
     with pytest.raises(OSError), only_writer(tmp_path / "store"):
         pass
