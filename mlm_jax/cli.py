@@ -157,7 +157,10 @@ def _check_paths(given: Sequence[str]) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{text} is not UTF-8", remedy="rename the file or the folder") from error
+            what = "the path of the current folder" if text is here else "an argument"
+            raise UserError(
+                f"{what} is not UTF-8: {text}", remedy="write text in UTF-8; rename files and folders"
+            ) from error
 
 
 def _end_when_asked_to() -> None:

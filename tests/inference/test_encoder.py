@@ -253,7 +253,7 @@ def test_what_cannot_be_read_or_written_leaves_nothing_behind(run, tmp_path, con
 
 def test_an_argument_that_is_not_utf8_is_named(run, capsys):
     assert main(["fill-mask", str(run[0]), "fine <mask>", "a\udcff <mask>", "--language", "en"]) == 2
-    assert "error: text 2 is not UTF-8: 'a\\udcff <mask>'" in capsys.readouterr().err
+    assert "error: an argument is not UTF-8: a\\udcff <mask>. Remedy" in capsys.readouterr().err
 
 
 def test_fill_mask_prints_candidates_of_every_line(run, capsys):
