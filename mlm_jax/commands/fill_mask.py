@@ -61,16 +61,11 @@ def fill_mask_command(
     Empty lines are counted on standard error.
 
     Raises:
-      UserError: as :func:`.load` and :meth:`.Model.fill_mask`; or a text is not UTF-8.
+      UserError: as :func:`.load` and :meth:`.Model.fill_mask`; or a text is empty.
     """
     from mlm_jax.inference.encoder import MASK, load
 
     for number, text in enumerate(texts, start=1):
-        try:
-            text.encode()  # bytes of the command line that are not UTF-8 have become surrogates
-        except UnicodeEncodeError as error:
-            remedy = "convert the text, for example with iconv"
-            raise UserError(f"text {number} is not UTF-8: {text[:60]!r}", remedy=remedy) from error
         if not text.strip():
             raise UserError(f"text {number} is empty", remedy=f"write {MASK} where a word is missing")
     model = load(checkpoint)
