@@ -98,8 +98,9 @@ def test_vocabularies_that_cannot_be_shown_are_refused(arguments, message, folde
     assert message in capsys.readouterr().err
 
 
-def test_text_of_a_config(folder, capsys, tmp_path):
+def test_text_of_a_config(folder, capsys, tmp_path, monkeypatch):
     """With one source of a language or with several by name, of which one has its text in another field."""
+    monkeypatch.setenv("COLUMNS", "300")  # the whole table side by side, however long the paths are
     lines = (folder / "ko.txt").read_text().splitlines()
     (tmp_path / "ko.jsonl").write_text("".join(json.dumps({"raw": line}) + "\n" for line in lines))
     several = {"a": f"{folder}/ko.txt", "b": {"files": f"{tmp_path}/ko.jsonl", "field": "raw"}}
