@@ -156,9 +156,10 @@ def test_runs_of_rows_take_their_weights_once_and_learn_the_same(plan):
     def distance(found):
         return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() / scale, found, expected)))
 
-    for same_language_rows, parts, devices in ((4, 2, 1), (1, 1, 4), (4, 1, 4)):
-        assert distance(slopes(same_language_rows, parts, devices)) < 1e-5
-    assert distance(slopes(8, 1)) > 1e-3  # which these rows are not
+    for parts, devices in ((2, 1), (1, 4)):
+        assert distance(slopes(4, parts, devices)) < 1e-5
+    if plan == next(iter(PLANS)):  # one compilation shows that wrong runs would be noticed
+        assert distance(slopes(8, 1)) > 1e-3
 
 
 @pytest.mark.parametrize("plan", PLANS)
