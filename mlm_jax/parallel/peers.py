@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -19,6 +21,8 @@ PULSE_SECONDS = 3.0
 SILENCE_SECONDS = 45.0
 PULSES, VERDICTS = "mlm_jax/pulse", "mlm_jax/verdict"
 LEFT = "left"  # the pulse of a process that has finished
+# How messages of XLA's runtime begin. JAX raises some of them as ValueError ("UNKNOWN: Gloo AllGather failed").
+STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 
 
 class Peers:
@@ -57,12 +61,12 @@ class Peers:
     def leave(self) -> None:
         """Stop watching, because this process has finished."""
         self._leaving.set()
-        self._thread.join()
-        self.client.key_value_set(f"{PULSES}/{self.index}", LEFT, allow_overwrite=True)
+        self._thread.join(SILENCE_SECONDS)
+        self._tell(f"{PULSES}/{self.index}", LEFT)
 
     def fail(self, error: BaseException) -> NoReturn:
         """End this process because of an error, and the others by a verdict that names it."""
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
             # A dead process may have broken a collective: then the other thread names it and ends this one.
             wait = 2 * SILENCE_SECONDS  # the rounds of process 0 take a little longer than their pauses
             print(
@@ -80,11 +84,20 @@ class Peers:
             sys.stderr.flush()
         self._leaving.set()
         if not self._ending.acquire(blocking=False):
-            self._thread.join()  # the other thread is ending this process
-        self.client.key_value_set(
-            f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}", allow_overwrite=True
-        )
+            self._thread.join(SILENCE_SECONDS)  # another thread is ending this process
+        self._tell(f"{VERDICTS}/{self.index}", f"{code} {self._name} failed: {problem}")
         self._exit(code)
+
+    def _tell(self, key: str, value: str) -> None:
+        """Write a value into the service, but do not wait for longer than ``SILENCE_SECONDS``: process 0 may be stopped."""
+
+        def write() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: there is nobody to tell
+                self.client.key_value_set(key, value, allow_overwrite=True)
+
+        writer = threading.Thread(target=write, name="verdict", daemon=True)
+        writer.start()
+        writer.join(SILENCE_SECONDS)
 
     def _watch(self) -> None:
         while not self._leaving.wait(PULSE_SECONDS):

@@ -88,6 +88,29 @@ def test_a_process_0_that_is_stopped_ends_the_others_with_a_line(quick, capfd):
     )
 
 
+class Unheard(Service):
+    """What the service looks like when process 0 is stopped: nothing can be written."""
+
+    def key_value_set(self, key, value, allow_overwrite):
+        threading.Event().wait(30)
+
+
+def test_a_process_that_fails_or_finishes_while_process_0_is_stopped_ends_nevertheless(quick, capfd):
+    begun = time.monotonic()
+    finished = Peers(Unheard(), 1, 2)
+    finished.start()
+    finished.leave()
+    with pytest.raises(SystemExit):
+        Peers(Unheard(), 1, 2).fail(UserError("the disk is full"))
+    assert quick == [2] and time.monotonic() - begun < 10
+    broken = Peers(Unheard(), 1, 2)
+    broken.start()
+    with pytest.raises(SystemExit):
+        broken.fail(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"))
+    assert quick[1] == 1
+    assert "process 0 of 2 died: not heard of for" in capfd.readouterr().err
+
+
 def test_a_process_that_has_finished_is_not_dead(quick):
     service = Service()
     job = [Peers(service, index, 2) for index in range(2)]
