@@ -12,20 +12,26 @@ from mlm_jax.common.errors import UserError
 
 FULL, READ_ONLY = "the disk is full", "the disk is read-only"
 TOO_MANY = (
-    "the file system refuses: too many open files"  # also gcsfuse's answer to a rename of a folder with many files
+    "the file system refuses: too many open files"  # so gcsfuse answers a rename of a folder with many files, too
 )
 GONE, BRING_BACK = "this folder is gone", "bring it back, or begin in another one"
-REMEDIES = {FULL: "free some space", READ_ONLY: "name a folder on another disk"}
-REMEDIES[TOO_MANY] = (
-    "mount a bucket with gcsfuse --rename-dir-limit=200000; on a disk, raise the limit (ulimit -n 65536)"
-)
+REMEDIES = {
+    FULL: "free some space",
+    READ_ONLY: "name a folder on another disk",
+    TOO_MANY: "mount a bucket with gcsfuse --rename-dir-limit=200000; on a disk, raise the limit (ulimit -n 65536)",
+}
 NUMBERS = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL, errno.EROFS: READ_ONLY, errno.EMFILE: TOO_MANY}
 # The same errors in messages of Rust (safetensors: "os error 28") and of C++ (TensorStore: "RESOURCE_EXHAUSTED: … [OS error
 # 28: No space left on device]").
 OS_ERROR = re.compile(r"os error (\d+)", re.IGNORECASE)
 MISSING = re.compile(r"NOT_FOUND|No such (file|directory)", re.IGNORECASE)  # in messages of TensorStore and Orbax
-SIGNS = {"No space left": FULL, "File too large": FULL, "quota exceeded": FULL, "Read-only file system": READ_ONLY}
-SIGNS["Too many open files"] = TOO_MANY
+SIGNS = {
+    "No space left": FULL,
+    "File too large": FULL,
+    "quota exceeded": FULL,
+    "Read-only file system": READ_ONLY,
+    "Too many open files": TOO_MANY,
+}
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

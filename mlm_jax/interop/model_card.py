@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,13 +150,14 @@ def pipeline(loaded: Loaded, task: str) -> str:
 
 
 def metrics(checkpoint: str | Path, step: int) -> dict[str, float]:
-    """Return the run's evaluation at a step; {} if there was none, or the metrics cannot be read."""
+    """Return the numbers of the run's evaluation at a step; {} if there was none, or the metrics cannot be read."""
     folder = find_checkpoint(checkpoint)  # WORKDIR/checkpoints/STEP
     try:
-        return evaluation_at(folder.parents[1], step)
+        found = evaluation_at(folder.parents[1], step)
     except UserError as error:
         log.warning("the model card has no results: %s", error)
         return {}
+    return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
 def measured(loaded: Loaded, task: str, found: Mapping[str, float]) -> dict[str, dict[str, float]]:

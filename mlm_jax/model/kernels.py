@@ -7,7 +7,6 @@ its own part of the queries, but all keys.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from mlm_jax.model.flash_joint import flash_joint as flash_joint_attention
 from mlm_jax.model.layers import pad_length
 from mlm_jax.model.masks import BLOCKS_AT_LEAST, in_windows, seen
 from mlm_jax.model.positions import Rotation
-from mlm_jax.parallel.rules import partition_spec, split_by
+from mlm_jax.parallel.rules import partition_spec, split_by, splitting_mesh
 
 LARGEST_BLOCK = 512  # of splash attention
 REACH = 64  # the number of keys on either side of a block in cuDNN's windowed attention is a multiple of this
@@ -83,8 +82,8 @@ def flash_joint(
     """Return self-attention by :mod:`mlm_jax.model.flash_joint`, if no mesh axis splits heads or the length of rows."""
     options = {"window": window, "causal": causal, "scale": scale, "interpret": interpret}
     part: Callable[..., jax.Array] = functools.partial(flash_joint_attention, **options)  # type: ignore[arg-type]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    mesh = splitting_mesh()
+    if mesh is None:
         return part(joint, angles, segment_ids)
     rows = partition_spec(("rows",), mesh, joint.shape[:1])
     return _on_shards(part, mesh, (rows, rows, rows), rows)(joint, angles, segment_ids)
@@ -266,8 +265,8 @@ def splash(
 
 def specs(query: jax.Array, key: jax.Array) -> tuple[Any, P, P]:
     """Return (mesh, partition of queries, partition of keys and values); the mesh is None if nothing is split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    mesh = splitting_mesh()
+    if mesh is None:
         return None, P(), P()
     # If the heads of keys cannot be split, those of queries are not split either, so that each stays with its key head.
     absent = (None,) * 4  # a specification leaves out the axes at its end that are not split

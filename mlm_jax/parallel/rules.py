@@ -81,13 +81,19 @@ def parameter_shardings(logical_axes: Any, shapes: Any, mesh: Mesh | AbstractMes
     return jax.tree.map(sharding, logical_axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
+def splitting_mesh() -> AbstractMesh | None:
+    """Return the mesh that is set (``jax.set_mesh``); None if there is none, or if it has one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or math.prod(mesh.shape.values()) == 1 else mesh
+
+
 def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
     """Pin an activation's sharding by its logical axes; the identity if no mesh is set (``jax.set_mesh``).
 
     The compiler chooses the sharding of the axes from ``...`` on.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    mesh = splitting_mesh()
+    if mesh is None:
         return x
     named = [axis for axis in axes if not isinstance(axis, EllipsisType)]
     spec = partition_spec(named, mesh, x.shape[: len(named)])

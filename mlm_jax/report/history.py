@@ -107,7 +107,7 @@ def read_evaluations(workdir: str | Path, select: str) -> Evaluations:
 
 
 def evaluation_at(workdir: str | Path, step: int) -> dict[str, float]:
-    """Return the held-out metrics of a run at a step; {} if it was not evaluated there.
+    """Return the held-out metrics of a run at a step, NaN for a value that is no number; {} if it was not evaluated there.
 
     Raises:
       UserError: for the reasons of :func:`read_events`.
@@ -116,7 +116,8 @@ def evaluation_at(workdir: str | Path, step: int) -> dict[str, float]:
     for event in _evaluations(read_events(workdir)):
         if event["step"] == step:
             found = event
-    return {key: float(value) for key, value in found.items() if key.startswith("eval/") and is_number(value)}
+    evaluated = {key: value for key, value in found.items() if key.startswith("eval/")}
+    return {key: float(value) if is_number(value) else math.nan for key, value in evaluated.items()}
 
 
 def _evaluations(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mlm_jax.common.bucket import LocalWorkdir
 from mlm_jax.data.loading.batch import Batch
 from mlm_jax.parallel.batches import to_devices
 from mlm_jax.parallel.multihost import same_everywhere
-from mlm_jax.report.history import is_number, is_patience_over, read_evaluations, read_events
+from mlm_jax.report.history import evaluation_at, is_patience_over, read_evaluations
 from mlm_jax.report.sections import FILE as REPORT_DATA
 from mlm_jax.run.compiled import CompiledPrograms
 from mlm_jax.run.memory import must_fit
@@ -201,12 +200,7 @@ def evaluate_once(reporter: Reporter, done: int, state: TrainState, *, resumed: 
 
 def logged_evaluation(workdir: Path, step: int) -> dict[str, float]:
     """Return the metrics that an earlier start of the run logged after evaluating a step; {} if it logged none."""
-    found: dict[str, float] = {}
-    if jax.process_index() == 0:
-        events = (event for event in read_events(workdir) if event["step"] == step)
-        values = {key: value for event in events for key, value in event.items() if key.startswith("eval/")}
-        found = {key: float(value) if is_number(value) else math.nan for key, value in values.items()}
-    return same_everywhere(found)
+    return same_everywhere(evaluation_at(workdir, step) if jax.process_index() == 0 else {})
 
 
 def stop_agreed(stop: StopSignal, step: int) -> bool:

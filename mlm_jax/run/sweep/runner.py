@@ -225,8 +225,9 @@ def _run_listed(
     configs = {name: load_config(file, given) for name, given in settings.items()}
     for name, config in configs.items():
         if config.adapt.model and not config.adapt.folder:
-            parts = [config.adapt[name] for name in ("model", "trim", "grow")]
-            config.adapt.folder = str(shared_folder(workdir / "adapted", parts, config.data.corpora))
+            adapt = config.adapt
+            settings_of = [adapt.model, adapt.trim, adapt.grow]
+            adapt.folder = str(shared_folder(workdir / "adapted", settings_of, config.data.corpora))
             settings[name] = (*settings[name], f"adapt.folder={config.adapt.folder}")
         if not config.data.store:
             store = shared_store(workdir, config)
