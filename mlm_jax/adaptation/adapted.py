@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mlm_jax.adaptation.continuing import continued_config
 from mlm_jax.adaptation.grow_model import freeze_old, grow
 from mlm_jax.adaptation.trim_model import trim
+from mlm_jax.checkpoints.checkpoint import describe
 from mlm_jax.checkpoints.workdir import claim_workdir, config_from_json, config_json, differing_keys
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.bucket import original
@@ -57,7 +58,6 @@ def adapted(config: ConfigDict, workdir: str | Path | None) -> ConfigDict:
     folder = _folder(config, workdir)
     check_data(config, create_objectives(config.tasks))
     if jax.process_index() == 0:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):
             if not _is_made(folder, _settings(config)):
                 print_line = plain_console().print
@@ -153,24 +153,37 @@ def _is_made(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _make(values: dict[str, Any], folder_name: str) -> list[str]:
-    """Import, trim and grow the model in a child process; return the lines of the reports."""
+    """Make the results in a child process, and return the lines of the reports; nothing is left if they cannot be made."""
     jax.config.update("jax_platforms", "cpu")  # accelerators, if any, belong to the parent process
-    config, folder, lines = config_from_json(values), Path(folder_name), []
+    config, folder = config_from_json(values), Path(folder_name)
     for part in (MODEL, VOCABULARY):  # of an earlier call that was killed
         shutil.rmtree(folder / part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": _settings(config), "complete": False}
     write_whole(folder / SETTINGS, json.dumps(record, indent=1, ensure_ascii=False))
+    try:
+        lines = _import_trim_grow(config, folder)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)  # so that a corrected config may use the same workdir
+        raise
+    write_whole(folder / SETTINGS, json.dumps({**record, "complete": True}, indent=1, ensure_ascii=False))
+    return lines
+
+
+def _import_trim_grow(config: ConfigDict, folder: Path) -> list[str]:
+    """Import, trim and grow the model, and return the lines of the reports."""
+    lines: list[str] = []
     model: str | Path = config.adapt.model
     if config.adapt.trim:
         lines += trim(model, config.adapt.trim, folder / MODEL).lines()
         model = folder / MODEL
     elif is_published(model):
         model = import_hf(model, folder / MODEL)
+    else:
+        describe(model)  # raises an error if this is no checkpoint
     if config.adapt.grow:
         options = _growth(config.to_dict())
         language, text = options.pop("language"), options.pop("text")
         old = {code: source for code, source in config.data.corpora.items() if code != language}
         lines += grow(model, language, text, folder / VOCABULARY, old_texts=old, **options).lines()
-    write_whole(folder / SETTINGS, json.dumps({**record, "complete": True}, indent=1, ensure_ascii=False))
     return lines

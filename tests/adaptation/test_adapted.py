@@ -120,3 +120,7 @@ def test_settings_that_cannot_work(folder):
         adapted(load_config(str(folder / "config.json")), "gs://bucket/run")
     with pytest.raises(UserError, match="no folder for the adapted model"):
         adapted(load_config(str(folder / "config.json")), None)
+    nowhere = load_config(changed(folder, "wrong.json", adapt={"model": str(folder / "none")}))
+    with pytest.raises(UserError, match="there is no checkpoint here"):
+        adapted(nowhere, folder / "wrong" / "run")
+    assert not (folder / "wrong").exists()  # so that a corrected config may use this workdir

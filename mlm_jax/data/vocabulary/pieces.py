@@ -315,9 +315,8 @@ class Vocabulary:
                 raise UserError("data.prefix='bos', but the vocabulary has no <s>", remedy="use 'language' or 'none'")
             return [self.bos_id]
         if language not in self.language_ids:
-            raise UserError(
-                f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}"
-            )
+            problem = f"the vocabulary has no token for language {language!r}{nearest(language, self.language_ids)}"
+            raise UserError(problem, remedy="add the language (mlm-jax grow), or set data.prefix='none'")
         return [self.language_ids[language]]
 
     @cached_property
