@@ -34,8 +34,11 @@ hypothesis.settings.load_profile("patient")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """Give SIGHUP its default effect: programs that a test starts inherit whether it is ignored.
+    """Give SIGHUP and SIGINT their default effects: programs that a test starts inherit whether they are ignored.
 
-    It is ignored under nohup, and after libtpu has compiled for a topology, as the tests of plans make it do.
+    SIGHUP is ignored under nohup, and after libtpu has compiled for a topology, as the tests of plans make it do. SIGINT is
+    ignored if a script starts the tests in the background.
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
