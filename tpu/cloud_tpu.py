@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +90,10 @@ class CloudTpu:
         Raises:
           UserError: no slice is available, the run failed, its connection is lost, or it was interrupted too often.
         """
-        scratch = Path("/tmp/mlm_jax-XXXXXXXX") if self.shell.dry_run else Path(tempfile.mkdtemp(prefix="mlm_jax-"))
         try:
-            self.pack(scratch)
-            self._launch(scratch, retries, keep, sleep)
+            with self.shell.scratch() as scratch:
+                self.pack(scratch)
+                self._launch(scratch, retries, keep, sleep)
         except KeyboardInterrupt:
             print(
                 f"\nthe job goes on without this terminal\nfollow it: {shlex.join(self.following())}"
@@ -105,8 +103,6 @@ class CloudTpu:
             )
             print(f"delete it: {shlex.join(self.deleting())}", flush=True)
             raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _launch(self, scratch: Path, retries: int, keep: bool, sleep: Callable[[float], None]) -> None:
         has_slice = False

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -288,11 +288,11 @@ def submit(file: str, text: str, command: Sequence[str], shell: Shell) -> None:
 
 def apply_secret(job: Job, shell: Shell) -> None:
     """Make the Kubernetes Secret of a job, with a temporary file that only its owner may read."""
-    with tempfile.TemporaryDirectory(prefix="mlm_jax-") as folder:
-        file = "/tmp/mlm_jax-XXXXXXXX/secret.yaml" if shell.dry_run else f"{folder}/secret.yaml"
+    with shell.scratch() as folder:
+        file = folder / "secret.yaml"
         shell.write(file, gke.secret(job), shown=f"({', '.join(job.secrets)})\n")
         try:
-            shell.run(("kubectl", "apply", "-f", file))
+            shell.run(("kubectl", "apply", "-f", str(file)))
         except CommandFailed as failure:
             raise UserError("kubectl refused the secret", remedy="see its message above") from failure
 
@@ -317,6 +317,12 @@ def look(verb: str, job: Job, shell: Shell, options: argparse.Namespace) -> None
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = parser().parse_args(arguments)
+    if (
+        arguments is None
+    ):  # a process of its own: a closed terminal ends it like Ctrl-C, so that temporary files are removed
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
     try:
         launched, shell = jobs(options), Shell(options.dry_run)
         if options.verb == "run":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.files import write_whole
+from mlm_jax.common.files import temporary_folder, write_whole
 
 REMEMBERED = 5_000  # last lines of a command's output that are kept to find the reason of a failure
 
@@ -68,6 +69,18 @@ class Shell:
         if process.returncode:
             raise CommandFailed(command, process.returncode, "".join(lines))
         return "".join(lines)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a folder for files of commands, which only its owner may read; a dry run yields its name alone.
+
+        It is removed after the block, or by the next launch if this one is killed.
+        """
+        if self.dry_run:
+            yield Path("/tmp/mlm_jax-XXXXXXXX")
+            return
+        with temporary_folder("mlm_jax_launch") as folder:
+            yield folder
 
     def write(self, file: str | Path, text: str, *, shown: str | None = None) -> None:
         """Write a file for a command atomically, and print its path.

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ import tensorstore as ts
 
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.errors import UserError, one_line
-from mlm_jax.common.files import SCRATCH, inside
+from mlm_jax.common.files import SCRATCH, inside, scratch_folder
 from mlm_jax.common.lock import only_writer
 from mlm_jax.common.objects import FAILURES, open_keys
 
@@ -337,9 +336,9 @@ def local_path(path: str | Path) -> Path:
     address = str(path).rstrip("/")
     copy = next((copy for copy in _copies.values() if copy.address == address), None)
     if copy is None:
-        (_cache() / "read").mkdir(parents=True, exist_ok=True)
-        home = Path(tempfile.mkdtemp(dir=_cache() / "read"))
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        held = contextlib.ExitStack()
+        home = held.enter_context(scratch_folder(_cache() / "read" / "copy"))
+        atexit.register(held.close)
         copy = Copy(home / address.rpartition("/")[2], address)
         copy.fetch()
         _copies[copy.folder] = copy

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -155,6 +156,20 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder next to a path; it is removed after the block, or when the path is next written."""
     with _scratch(Path(os.path.abspath(path)), _create_folder) as (scratch, _):
         yield scratch
+
+
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """Yield a folder for temporary files of this user (``TMPDIR``).
+
+    It is removed after the block. If the process is killed, the next call with the same name removes it.
+
+    Args:
+      name: beginning of the folder's name, the same for all folders of one purpose.
+    """
+    with scratch_folder(Path(tempfile.gettempdir(), name)) as folder:
+        folder.chmod(0o700)
+        yield folder
 
 
 def append_to(file: str | Path) -> TextIO:

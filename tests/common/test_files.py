@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from mlm_jax.common.files import (
     check_file_place,
     check_folder_place,
     inside,
+    temporary_folder,
     whole_file,
     whole_folder,
     write_whole,
@@ -122,6 +124,26 @@ def test_the_next_writer_removes_files_of_a_killed_one_but_not_of_a_running_one(
             (scratch / "x").write_text(content)
     assert (folder / "x").read_text() == "second"
     assert sorted(tmp_path.iterdir()) == sorted([file, folder])
+
+
+KILLED_WITH_FILES = """
+import os, signal
+from mlm_jax.common.files import temporary_folder
+with temporary_folder("keys") as folder:
+    (folder / "0").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_start_removes_temporary_files_of_a_killed_one(tmp_path, monkeypatch):
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITH_FILES], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("keys") as one, temporary_folder("keys") as other:
+        assert {*tmp_path.iterdir()} == {one, other} and left not in (one, other)
+        assert one.stat().st_mode & 0o077 == 0
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_is_as_it_was_if_the_new_one_does_not_become_whole(tmp_path):

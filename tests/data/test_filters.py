@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mlm_jax.config.option import options_of
 from mlm_jax.data.store import cleaning
 from mlm_jax.data.store.filtering import FILTERS, steps
 from mlm_jax.data.store.freshness import is_fresh
-from mlm_jax.data.store.held_out import collect
+from mlm_jax.data.store.held_out import _Distinct, collect
 from mlm_jax.data.store.prepare import join, prepare, prepare_shard
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.store.vocabulary import vocabulary_sentences
@@ -147,6 +148,66 @@ def test_of_equal_texts_the_first_stays_over_files_and_sources(files):
         made = config_of(Path(folder), dict(zip(names, files)), ("exact_duplicates",))
         found = [(name[3:], line) for name, lines in kept(made).items() for line in lines]
     assert found == expected
+
+
+def keys_of(folder, files):
+    """Write the keys of files, {name: [examples, keys of each]}; returns (verdicts, file of keys) of each."""
+    found = []
+    for name, keys in files.items():
+        with open(folder / name, "wb") as opened:
+            cleaning._write(opened, np.arange(len(keys)), keys)
+        found.append((np.zeros(len(keys), np.uint8), str(folder / name)))
+    return found
+
+
+@pytest.mark.parametrize("part", [2, 5, 1000])
+def test_copies_do_not_depend_on_how_many_keys_are_sorted_at_a_time(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(cleaning, "PART", part)
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2**64, 60, np.uint64)
+    keys = [rng.choice(values, (count, 2)) for count in (40, 0, 30)]
+    files = keys_of(tmp_path, dict(zip("abc", keys)))
+    files[0][0][:10] = [1, 0, 3, 2, 0, 1, 0, 0, 3, 0]  # an earlier and a later step have dropped some
+    seen, expected = set(), []
+    for example, verdict in zip(np.concatenate(keys), np.concatenate([verdicts for verdicts, _ in files])):
+        is_copy = verdict != 1 and any(key in seen for key in example.tolist())
+        seen |= {*example.tolist()} if verdict != 1 else set()
+        expected.append(2 if is_copy else verdict)
+    assert expected.count(2) > 20
+    cleaning._drop_copies(files, 2)
+    assert [verdict for verdicts, _ in files for verdict in verdicts] == expected
+
+
+def test_a_line_that_is_repeated_very_often_takes_no_more_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "PART", 50_000)
+    same = np.full((500_000, 1), 2**63 + 5, np.uint64)
+    files = keys_of(tmp_path, {"a": same})  # 8 MB
+    for drop, dropped in (
+        (lambda: cleaning._drop_copies(files, 1), len(same) - 1),
+        (lambda: cleaning._draw(files, 400_000, 1), len(same)),
+    ):
+        files[0][0][:] = 0
+        tracemalloc.start()
+        drop()
+        assert tracemalloc.get_traced_memory()[1] < 6_000_000
+        tracemalloc.stop()
+        assert files[0][0].sum() == dropped
+    monkeypatch.setattr("mlm_jax.data.store.held_out.FEWEST_SORTED", 1000)
+    tracemalloc.start()
+    hashes = _Distinct(np.arange(5, dtype=np.uint64))
+    for _ in range(500):
+        hashes.add(same[:1000, 0])
+    assert hashes.sorted().tolist() == [*range(5), 2**63 + 5]
+    assert tracemalloc.get_traced_memory()[1] < 500_000
+    tracemalloc.stop()
+
+
+def test_keys_that_a_killed_prepare_left_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / ".mlm_jax_filters.0123abcd.incomplete").mkdir()
+    (tmp_path / ".mlm_jax_filters.0123abcd.incomplete" / "0.1").touch()
+    collect(config_of(tmp_path, {"a": ["kurz", "kurz"]}, ("exact_duplicates",)))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_the_first_step_that_drops_an_example_counts_and_later_steps_see_what_is_left(tmp_path):

@@ -1,13 +1,17 @@
 """Runs on Cloud TPU, with a fake gcloud that fails on demand."""
 
+import os
+import signal
 import subprocess
+import sys
 import tarfile
 
 import pytest
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.topology import parse
-from tests.tpu.launches import COMMON, GOLDEN, LAUNCHES, SECRET
+from tests.processes import wait_for
+from tests.tpu.launches import COMMON, GOLDEN, LAUNCHES, ROOT, SECRET
 from tpu import launch
 from tpu.cloud_tpu import CloudTpu
 from tpu.job import Job
@@ -103,6 +107,19 @@ def test_the_terminal_may_be_closed(gcloud, capsys, monkeypatch):
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"]]) == 130
     said = capsys.readouterr().out
     assert "the job goes on" in said and "tpu-vm delete mmbert-base" in said and "delete" not in gcloud.verbs()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_launch_that_is_ended_leaves_no_files(gcloud, tmp_path, number):
+    (tmp_path / "bin" / "gcloud").write_text('#!/bin/sh\ncase "$*" in *create*) exec sleep 60;; esac\n')
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "tpu.launch", *COMMON, *LAUNCHES["tpu_vm"]]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as run:
+        wait_for(lambda: [*(tmp_path / "tmp").glob(".*/run.sh")])
+        os.killpg(run.pid, number)
+        said = run.stdout.read().decode()
+    assert run.returncode == 130 and "delete it: gcloud" in said and not [*(tmp_path / "tmp").iterdir()]
 
 
 def test_an_interrupt_in_the_queue_says_what_may_still_come(gcloud, capsys, monkeypatch):

@@ -36,7 +36,7 @@ from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 DRAWN = "documents"  # the setting of a source that caps it, and the last step
 PART = 1 << 24  # keys that are sorted at a time
-BINS = 1 << 16  # bins of a histogram of hashes, which finds the bound of a cap with bounded memory
+BITS = 16  # of a hash that a histogram counts at a time
 SAMPLES, SAMPLE_CHARACTERS = 20, 500  # of what a step drops of a stream
 
 
@@ -213,7 +213,7 @@ def joined_samples(files: Mapping[str, bytes], labels: Sequence[str]) -> bytes:
     return b"".join(line for lines in by_step for line in lines)
 
 
-def clean(config: ConfigDict, found: Sequence[Source], warn: Callable[[str], object], folder: str) -> Cleaned:
+def clean(config: ConfigDict, found: Sequence[Source], warn: Callable[[str], object], folder: Path) -> Cleaned:
     """Judge all training text of a run, in ``data.workers`` processes.
 
     Args:
@@ -351,7 +351,9 @@ def _key(source: Source, name: str) -> str:
 
 
 def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
-    """Write the verdict ``step`` on every example that shares a key with an earlier one.
+    """Write the verdict ``step`` on every example that shares a key with an earlier one, which may itself be dropped by this step.
+
+    Memory does not depend on how often a key occurs: of the keys that were read, only the first example of each is kept.
 
     Args:
       files: (verdicts, name of the file of keys) of each file, in order.
@@ -361,31 +363,44 @@ def _drop_copies(files: Sequence[tuple[np.ndarray, str]], step: int) -> None:
     parts = max(-(-sum(map(len, rows)) // PART), 1)
     bounds = [(2**64 * part // parts) for part in range(parts + 1)]
     starts = np.cumsum([0, *(len(verdicts) for verdicts, _ in files)])  # [files + 1] first example of each file
+
+    def drop(copies: np.ndarray) -> None:
+        edges = np.searchsorted(copies, starts)
+        for (verdicts, _), start, low, high in zip(files, starts, edges, edges[1:]):
+            verdicts[copies[low:high] - start] = step
+
     for low, high in zip(bounds, bounds[1:]):
-        keys, positions = [], []
+        firsts, waiting = np.zeros((0, 2), np.uint64), []
         for (verdicts, _), found, start in zip(files, rows, starts.tolist()):
             for block in _blocks(found):
-                within = (block[:, 1] >= np.uint64(low)) & (block[:, 1] <= np.uint64(high - 1))
-                numbers = block[within, 0].astype(np.int64)
-                alive = (verdicts[numbers] == 0) | (verdicts[numbers] > step)
-                keys.append(block[within, 1][alive])
-                positions.append(start + numbers[alive])
-        if not keys:
-            continue
-        key, position = np.concatenate(keys), np.concatenate(positions)
-        order = np.argsort(key, kind="stable")  # among equal keys the first example comes first
-        key, position = key[order], position[order]
-        begins = np.flatnonzero(np.append(True, key[1:] != key[:-1])) if len(key) else np.zeros(0, np.int64)
-        first = np.repeat(position[begins], np.diff(np.append(begins, len(key))))
-        copies = np.unique(position[position != first])
-        for (verdicts, _), start, stop in zip(files, starts, starts[1:]):
-            verdicts[copies[(copies >= start) & (copies < stop)] - start] = step
+                block = block[(block[:, 1] >= np.uint64(low)) & (block[:, 1] <= np.uint64(high - 1))]
+                verdict = verdicts[block[:, 0].astype(np.int64)]
+                waiting.append(block[(verdict == 0) | (verdict >= step)] + np.array([start, 0], np.uint64))
+                if sum(map(len, waiting)) >= PART:
+                    firsts, copies = _firsts_and_copies(np.concatenate([firsts, *waiting]))
+                    drop(copies)
+                    waiting = []
+        drop(_firsts_and_copies(np.concatenate([firsts, *waiting]))[1])
+
+
+def _firsts_and_copies(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of each key, ``[keys, 2]``, and the numbers of the examples in other rows, sorted.
+
+    Args:
+      rows: ``[rows, 2]`` (number of an example, key); the numbers of a key increase.
+    """
+    rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    begins = np.flatnonzero(np.append(True, rows[1:, 1] != rows[:-1, 1])) if len(rows) else np.zeros(0, np.int64)
+    firsts = rows[begins]
+    first = np.repeat(firsts[:, 0], np.diff(np.append(begins, len(rows))))  # [rows] first example with the row's key
+    return firsts, np.unique(rows[rows[:, 0] != first, 0]).astype(np.int64)
 
 
 def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None:
     """Write the verdict ``step`` on all but ``most`` examples of a source: those with the lowest hashes stay.
 
-    Examples with equal hashes stay together or are dropped together.
+    Examples with equal hashes stay together or are dropped together. The lowest hash that is dropped is found 16 bits at a time,
+    by histograms, so that memory does not depend on the number of examples.
 
     Args:
       files: as in :func:`_drop_copies`.
@@ -396,19 +411,23 @@ def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None
     def left(verdicts: np.ndarray, name: str) -> Iterator[np.ndarray]:
         return (block[verdicts[block[:, 0].astype(np.int64)] == 0] for block in _blocks(_read(name)))
 
-    counts = np.zeros(BINS, np.int64)
-    shift = np.uint64(64 - BINS.bit_length() + 1)
-    for found in itertools.chain.from_iterable(left(*file) for file in files):
-        counts += np.bincount((found[:, 1] >> shift).astype(np.int64), minlength=BINS)
-    if counts.sum() <= most:
-        return
-    whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))  # bins of which all examples stay
-    blocks = itertools.chain.from_iterable(left(*file) for file in files)
-    crossing = [found[(found[:, 1] >> shift) == np.uint64(whole), 1] for found in blocks]
-    bound = np.sort(np.concatenate(crossing))[most - int(counts[:whole].sum())]
+    bound, room = (
+        0,
+        most,
+    )  # the highest bits of that hash; examples that stay of those whose hashes begin with these bits
+    for shift in range(64 - BITS, -1, -BITS):
+        counts = np.zeros(1 << BITS, np.int64)
+        for found in itertools.chain.from_iterable(left(*file) for file in files):
+            bits = found[:, 1] >> np.uint64(shift)
+            bits = bits[bits >> np.uint64(BITS) == np.uint64(bound)] & np.uint64((1 << BITS) - 1)
+            counts += np.bincount(bits.astype(np.int64), minlength=1 << BITS)
+        if counts.sum() <= room:
+            return
+        below = int(np.searchsorted(np.cumsum(counts), room, side="right"))
+        bound, room = (bound << BITS) + below, room - int(counts[:below].sum())
     for verdicts, name in files:
         for found in left(verdicts, name):  # a verdict changes only the example's own row
-            verdicts[found[found[:, 1] >= bound, 0].astype(np.int64)] = step
+            verdicts[found[found[:, 1] >= np.uint64(bound), 0].astype(np.int64)] = step
 
 
 def _scattered(hashes: np.ndarray) -> np.ndarray:

@@ -18,7 +18,6 @@ texts.
 from __future__ import annotations
 
 import logging
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,8 @@ from typing import Any, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax.common.disk import disk_errors
+from mlm_jax.common.files import temporary_folder
 from mlm_jax.common.lines import windows
 from mlm_jax.data.store.cleaning import Cleaned, Tally, clean
 from mlm_jax.data.store.same_text import Fingerprints, fingerprints, sentences, whole_fingerprints
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 FEW = 10  # fewest texts that are held out of a source, unless that is more than a tenth of them
+FEWEST_SORTED = 1 << 20  # hashes that are added before they are sorted
 LONG = (
     40  # fewest bytes, without white space, of a sentence that is held out by itself: 40 Latin or 13 Chinese characters
 )
@@ -84,11 +86,11 @@ class HeldOut:
 
     def with_named(self, texts: Iterable[str]) -> HeldOut:
         """Return held-out text with more texts that are named for validation."""
-        found = array("Q")
+        found = _Distinct(self.named)
         for batch in windows(texts, BATCH):
             prints = fingerprints(batch, LONG)
-            found.frombytes(np.delete(prints.hashes, prints.whole[prints.empty]).tobytes())
-        return replace(self, named=_sorted(found, self.named))
+            found.add(np.delete(prints.hashes, prints.whole[prints.empty]))
+        return replace(self, named=found.sorted())
 
     def split(
         self, source: Source, splits: Sequence[str], skipped: Counter[str], tally: Tally | None = None
@@ -221,15 +223,18 @@ class HeldOut:
 def collect(config: ConfigDict, warn: Callable[[str], object] = log.warning) -> HeldOut:
     """Clean the text of a run and find its held-out text, in one pass over validation text and text that is split by a share.
 
-    Memory grows with the held-out text: 8 bytes for each of its texts and long sentences, briefly twice as many.
+    Memory grows with the held-out text: 8 bytes for each of its different texts and long sentences, and for a short time
+    four times as many.
 
     Args:
       config: the run's config.
       warn: called with a line about each source that is so small that more than the share is held out.
     """
     found = sources(config)
-    with tempfile.TemporaryDirectory(prefix="mlm_jax_filters_") as folder:
-        held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, clean(config, found, warn, folder))
+    with temporary_folder("mlm_jax_filters") as folder:
+        with disk_errors(folder.parent, remedy="set TMPDIR to a folder on a larger disk"):
+            cleaned = clean(config, found, warn, folder)
+        held_out = HeldOut(_NONE, _NONE, config.data.decontaminate, cleaned)
         held_out = held_out.with_named(_named_texts(config, found))
         for source, side in _in_order(found) if config.data.validation_fraction else ():
             held_out = _choose(source, config.data.validation_fraction, side, held_out, warn)
@@ -294,7 +299,7 @@ class _Growing:
 
     def __init__(self, before: HeldOut):
         self._before = before
-        self._chosen, self._named = array("Q"), array("Q")
+        self._chosen, self._named = _Distinct(before.chosen), _Distinct(before.named)
         self._waiting: list[str] = []  # a batch has few chosen texts; many together are hashed faster
         self._characters = 0
 
@@ -309,14 +314,34 @@ class _Growing:
     def held_out(self) -> HeldOut:
         """Return the text held out before together with the text that was added."""
         self._hash()
-        before = self._before
-        return replace(before, chosen=_sorted(self._chosen, before.chosen), named=_sorted(self._named, before.named))
+        return replace(self._before, chosen=self._chosen.sorted(), named=self._named.sorted())
 
     def _hash(self) -> None:
         prints = fingerprints(self._waiting, LONG)
-        self._chosen.frombytes(prints.hashes[prints.whole].tobytes())
-        self._named.frombytes(np.delete(prints.hashes, prints.whole).tobytes())
+        self._chosen.add(prints.hashes[prints.whole])
+        self._named.add(np.delete(prints.hashes, prints.whole))
         self._waiting, self._characters = [], 0
+
+
+class _Distinct:
+    """Distinct hashes. Their memory does not depend on how often each is added.
+
+    Args:
+      known: the first of them, sorted.
+    """
+
+    def __init__(self, known: np.ndarray):
+        self._known, self._added = known, array("Q")
+
+    def add(self, hashes: np.ndarray) -> None:
+        self._added.frombytes(hashes.tobytes())
+        if len(self._added) > max(len(self._known), FEWEST_SORTED):
+            self.sorted()
+
+    def sorted(self) -> np.ndarray:
+        """Return all of them, sorted."""
+        self._known, self._added = _sorted(self._added, self._known), array("Q")
+        return self._known
 
 
 def _in_order(found: Sequence[Source]) -> list[tuple[Source, int | None]]:
