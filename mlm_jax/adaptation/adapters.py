@@ -15,6 +15,7 @@ from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
 from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
+from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.check import check_values
 from mlm_jax.interop.folder import new_folder
 from mlm_jax.interop.importing import save_weights
@@ -52,11 +53,12 @@ def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -
         "languages": [language] if language else list(loaded.languages),
         "one_language": bool(language),
         "base": digest(flat),
+        "adapters": _checksum(own),
         **{stack: loaded.config.model.to_dict()[stack] for stack in STACKS},
     }
     out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
-        write_json(scratch / FACTS, facts)
+        write_json(scratch / FACTS, sealed(facts))
         writer = TensorWriter(scratch)
         for path, value in own.items():
             writer.add(path, value)
@@ -84,9 +86,7 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
         raise UserError(
             "these adapters were trained on other weights than this model's", file=folder, remedy=f"not on {base}"
         )
-    tensors = TensorReader(folder)
-    given = {path: tensors.read(path) for path in tensors}
-    config = loaded.config
+    tensors, config = TensorReader(folder), loaded.config  # their shapes are compared before they are read
     if facts["one_language"]:
         if not any(map(is_adapter, flat)):
             raise UserError(
@@ -95,12 +95,11 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
                 remedy="first put the adapters of all languages on it, which mlm-jax adapters writes without --language",
             )
         index = language_index(loaded, facts["languages"][0])
-        merged = {path: flat[path].copy() for path in given if path in flat and is_adapter(path)}
-        if {*merged} != {*given} or any(merged[path][:, :1].shape != given[path].shape for path in given):
+        merged = {path: flat[path].copy() for path in tensors if path in flat and is_adapter(path)}
+        if {path: value[:, :1].shape for path, value in merged.items()} != tensors.shapes:
             raise UserError("these adapters have other shapes than the model's", file=folder)
-        for path, value in given.items():
+        for path, value in _read(tensors, facts).items():
             merged[path][:, index] = value[:, 0]
-        given = merged
     else:
         if facts["languages"] != list(loaded.languages):
             raise UserError(f"these adapters are of {', '.join(facts['languages'])}, in this order", file=folder)
@@ -112,13 +111,38 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
         labels = {task: len(names) for task, names in loaded.labels.items()}
         shapes = flat_shapes(config, loaded.vocabulary.size, loaded.languages, labels)
         wanted = {path: shape for path, shape in shapes.items() if is_adapter(path)}
-        if wanted != {path: value.shape for path, value in given.items()}:
+        if wanted != tensors.shapes:
             raise UserError(f"these adapters have other shapes than {FACTS} says", file=folder)
+        merged = _read(tensors, facts)
     out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
         claim_workdir(scratch, config)
-        save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **given}, loaded.labels)
+        save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **merged}, loaded.labels)
     return out
+
+
+def _read(tensors: TensorReader, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the adapters of a folder, by their paths.
+
+    Raises:
+      UserError: the files have changed since they were written. Those of older versions have no checksums and are not checked.
+    """
+    given = {path: tensors.read(path) for path in tensors}
+    try:
+        unsealed(facts)
+        if facts.get("adapters", checksum := _checksum(given)) != checksum:
+            raise ValueError("the adapters have changed since they were written: their checksum differs")
+    except ValueError as error:
+        raise UserError(str(error), file=tensors.folder, remedy="copy the folder again, or write it again") from error
+    return given
+
+
+def _checksum(parameters: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of parameters and their paths."""
+    found = hashlib.sha256()
+    for path in sorted(parameters):
+        found.update(path.encode() + np.ascontiguousarray(parameters[path], np.float32).tobytes())
+    return found.hexdigest()
 
 
 def _are_facts(facts: Mapping[str, Any]) -> bool:
@@ -168,8 +192,6 @@ def _by_source_language(entry: Mapping[str, Any]) -> bool:
 
 def digest(flat: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 of the base model's parameters: all but adapters and heads."""
-    found = hashlib.sha256()
-    for path in sorted(flat):
-        if not is_adapter(path) and not path.startswith(HEADS):
-            found.update(path.encode() + np.ascontiguousarray(flat[path], np.float32).tobytes())
-    return found.hexdigest()
+    return _checksum(
+        {path: value for path, value in flat.items() if not is_adapter(path) and not path.startswith(HEADS)}
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from mlm_jax.config.values import BadValue
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.data.vocabulary.folder import load_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
+from mlm_jax.interop.folder import new_folder
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -112,13 +112,10 @@ def grow(
     changes = {language: recut(old, grown, documents)}
     for code, source in old_texts.items():
         changes[code] = recut(old, grown, itertools.islice(texts_of(source, code), MOST_DOCUMENTS))
-    try:
-        grown.save(out)
+    with new_folder(out) as scratch:
+        grown.save(scratch)
         if mixtures:
-            write_starts(Path(out) / FILE, mixtures, old, grown)
-    except OSError as error:
-        shutil.rmtree(out, ignore_errors=True)  # it was not there before
-        raise UserError(f"cannot write: {error.strerror}", file=out) from error
+            write_starts(scratch / FILE, mixtures, old, grown)
     new = grown.size - sum(behind - first for first, behind in old_rows(old, grown))
     return GrowReport((old.size, grown.size), new, len(mixtures), len(translations), changes)
 

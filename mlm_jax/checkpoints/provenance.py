@@ -19,7 +19,7 @@ import jax
 import mlm_jax
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import append_to
-from mlm_jax.common.foreign_files import MOST_JSON, check_file
+from mlm_jax.common.foreign_files import MOST_JSON, check_characters, check_file
 
 FILE = "provenance.jsonl"
 PACKAGES = (
@@ -118,6 +118,7 @@ def read_provenance(workdir: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             start = json.loads(line)
+            check_characters(line, start)
             if type(start["step"]) is not int or not isinstance(start["command"], str):
                 raise ValueError("no step and command")
         except (ValueError, KeyError, TypeError, RecursionError) as error:

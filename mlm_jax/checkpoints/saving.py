@@ -16,7 +16,16 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from mlm_jax.checkpoints.checksum import checksums
-from mlm_jax.checkpoints.contents import ANOTHER_RUN, Damaged, damage, everyone, load_facts, pack, read_arrays
+from mlm_jax.checkpoints.contents import (
+    ANOTHER_RUN,
+    Damaged,
+    damage,
+    everyone,
+    load_facts,
+    pack,
+    read_arrays,
+    unpack,
+)
 from mlm_jax.checkpoints.metrics import ORBAX_METRICS, read_metrics, score, with_checksum
 from mlm_jax.checkpoints.workdir import changed_keys, check_no_wildcards, config_from_json, config_json
 from mlm_jax.common.disk import BRING_BACK, GONE, REMEDIES, causes, disk_problem
@@ -56,7 +65,7 @@ class Checkpoints:
         *,
         in_flight: float | None = None,
     ):
-        self.select = config.evaluation.select
+        self.select, self.fingerprint = config.evaluation.select, vocabulary.fingerprint
         self.facts: dict[str, Any] = {
             "config": config_json(config),
             "languages": list(languages),
@@ -226,12 +235,18 @@ class Checkpoints:
     def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
         """Check that a checkpoint is of this run."""
         facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
+        folder = self.folder / str(step)
+        if (
+            facts["vocabulary"] != self.facts["vocabulary"]
+        ):  # an older version may have written other files of the same one
+            is_same = unpack(facts["vocabulary"], folder).fingerprint == self.fingerprint
+            facts["vocabulary"] = self.facts["vocabulary"] if is_same else {}
         different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]
         different += [f"config.{key}" for key in changed_keys(facts["config"], self.facts["config"])]
         if different:
             raise UserError(
                 f"this checkpoint is of another run; these differ: {', '.join(different)}",
-                file=self.folder / str(step),
+                file=folder,
                 remedy=ANOTHER_RUN,
             )
 

@@ -9,15 +9,18 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.files import write_whole
-from mlm_jax.common.foreign_files import read_json
+from mlm_jax.common.foreign_files import MOST_TOKENIZER, read_json
+from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.data.vocabulary.pieces import Vocabulary
 
 FILE = "starts.json"  # beside a grown vocabulary
+SEAL = ""  # the key of the checksum: no piece is empty
+LARGEST = 1e9  # weight in a file: the sum of many is finite
 Mixtures = dict[int, tuple[np.ndarray, np.ndarray]]  # {new id: (old ids, weights that sum to 1)}
 
 
 def write_starts(file: Path, mixtures: Mixtures, old: Vocabulary, new: Vocabulary) -> None:
-    """Write what new pieces begin as: a JSON object {new piece: {old piece: weight}}.
+    """Write what new pieces begin as: a JSON object {new piece: {old piece: weight}}, with a checksum under ``SEAL``.
 
     Args:
       file: to write.
@@ -29,7 +32,7 @@ def write_starts(file: Path, mixtures: Mixtures, old: Vocabulary, new: Vocabular
         new.pieces([index])[0]: dict(zip(old.pieces(ids), map(float, weights)))
         for index, (ids, weights) in mixtures.items()
     }
-    write_whole(file, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    write_whole(file, json.dumps(sealed(found, SEAL), ensure_ascii=False, indent=1) + "\n")
 
 
 def read_starts(file: str | Path, old: Vocabulary, new: Vocabulary) -> Mixtures:
@@ -41,7 +44,7 @@ def read_starts(file: str | Path, old: Vocabulary, new: Vocabulary) -> Mixtures:
       new: the vocabulary of this run.
 
     Raises:
-      UserError: the file is missing or of another form, or names a piece that its vocabulary lacks.
+      UserError: the file is missing, damaged or of another form, or names a piece that its vocabulary lacks.
     """
     file = Path(file)
     if not file.is_file():
@@ -50,9 +53,13 @@ def read_starts(file: str | Path, old: Vocabulary, new: Vocabulary) -> Mixtures:
         {piece: index for index, piece in enumerate(vocabulary.pieces(range(vocabulary.size)))}
         for vocabulary in (old, new)
     )
-    found = read_json(file)
+    found = read_json(file, most=MOST_TOKENIZER)
+    try:
+        found = unsealed(found, SEAL) if isinstance(found, dict) else {"": found}
+    except ValueError as error:
+        raise UserError(str(error), file=file, remedy="make it again with mlm-jax grow --start") from error
     mixtures: Mixtures = {}
-    for piece, parts in found.items() if isinstance(found, dict) else [("", found)]:
+    for piece, parts in found.items():
         if not (isinstance(parts, dict) and parts and all(_is_weight(weight) for weight in parts.values())):
             raise UserError(
                 f"{piece!r} begins as no mixture", file=file, remedy='write {"new piece": {"old piece": weight}}'
@@ -67,4 +74,4 @@ def read_starts(file: str | Path, old: Vocabulary, new: Vocabulary) -> Mixtures:
 
 
 def _is_weight(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < np.inf  # type: ignore[operator]
+    return type(value) in (int, float) and 0 < value <= LARGEST  # type: ignore[operator]

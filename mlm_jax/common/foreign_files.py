@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,10 @@ from mlm_jax.common.errors import UserError, one_line
 MOST_JSON, MOST_TOKENIZER = 16_000_000, 128_000_000  # bytes
 DEEPEST = 10  # nested folders of an array
 MOST_PARSED = 800_000_000  # bytes of memory that the values of one JSON text may take
+HALF = re.compile(
+    r"\\u[dD][89a-fA-F]"
+)  # an escape in JSON for a half of a character; most are followed by the other half
+HALF_IN_BYTES = re.compile(HALF.pattern.encode())
 OF_A_VALUE = 100  # bytes of memory that a value takes at most in addition to its text
 
 
@@ -55,20 +60,43 @@ def check_folder(folder: Path, depth: int = DEEPEST) -> None:
                 raise UserError("this is not a regular file", file=entry.path)
 
 
+def check_memory(text: str, file: Path) -> None:
+    """Check that the values of a JSON text take at most ``MOST_PARSED`` bytes of memory.
+
+    Raises:
+      UserError: they may take more.
+    """
+    size = 2 * sys.getsizeof(text) + OF_A_VALUE * sum(map(text.count, ",:[{"))
+    if size > MOST_PARSED:
+        problem = f"its values may take {size:,} bytes of memory, and at most {MOST_PARSED:,} are allowed"
+        raise UserError(problem, file=file, remedy="split the file, or check where it comes from")
+
+
+def check_characters(text: str | bytes, value: Any) -> None:
+    """Check that the texts in a parsed JSON value can be written as UTF-8: a ``HALF`` may lack its other half.
+
+    Raises:
+      ValueError: one of them cannot.
+    """
+    escape = HALF.search(text) if isinstance(text, str) else HALF_IN_BYTES.search(text)
+    if escape:
+        json.dumps(value, ensure_ascii=False).encode()
+
+
 def parse_json(text: str | bytes, file: Path, **options: Any) -> Any:
     """Return the value of a JSON text; ``options`` are passed to ``json.loads``.
 
     Raises:
-      UserError: the text is not JSON in UTF-8, is nested too deeply, or its values may take more than MOST_PARSED bytes.
+      UserError: the text is not JSON in UTF-8, is nested too deeply, has half a character, or its values may take more than
+        MOST_PARSED bytes.
     """
     again = "download it again"
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        size = 2 * sys.getsizeof(text) + OF_A_VALUE * sum(map(text.count, ",:[{"))
-        if size > MOST_PARSED:
-            problem = f"its values may take {size:,} bytes of memory, and at most {MOST_PARSED:,} are allowed"
-            raise UserError(problem, file=file, remedy="split the file, or check where it comes from")
-        return json.loads(text, **options)
+        check_memory(text, file)
+        value = json.loads(text, **options)
+        check_characters(text, value)
+        return value
     except RecursionError as error:
         raise UserError("the JSON is nested too deeply to be read", file=file, remedy=again) from error
     except ValueError as error:  # includes UnicodeDecodeError

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.common.errors import one_line
+
 CHATTY = ("absl", "asyncio")  # Orbax logs many lines for every checkpoint, and also the exceptions that it raises
 
 
@@ -81,3 +83,34 @@ def quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an exception is a panic of a library in Rust, which is no subclass of Exception."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextlib.contextmanager
+def quiet_panics() -> Iterator[None]:
+    """Turn panics of libraries in Rust inside the block into ValueErrors, without the stack trace that they print.
+
+    Raises:
+      ValueError: a library has panicked.
+    """
+    sys.stderr.flush()
+    kept, panic = os.dup(2), False
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            panic = is_panic(error)
+            if panic:
+                raise ValueError(one_line(error)) from error
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            if not panic and (printed := held.read()):
+                os.write(2, printed)

@@ -10,19 +10,19 @@ from typing import Any
 SEAL = "sha256"  # the key of the checksum, next to the values
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values with a checksum of all of them under the key ``SEAL``."""
-    return {**values, SEAL: _digest(values)}
+def sealed(values: Mapping[str, Any], seal: str = SEAL) -> dict[str, Any]:
+    """Return JSON values with a checksum of all of them under the key ``seal``, which must not be one of theirs."""
+    return {**values, seal: _digest(values)}
 
 
-def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+def unsealed(values: Mapping[str, Any], seal: str = SEAL) -> dict[str, Any]:
     """Return the values of :func:`sealed`; values that older versions wrote have no checksum and are returned unchecked.
 
     Raises:
       ValueError: the values have changed since they were sealed.
     """
-    content = {key: value for key, value in values.items() if key != SEAL}
-    if SEAL in values and values[SEAL] != _digest(content):
+    content = {key: value for key, value in values.items() if key != seal}
+    if seal in values and values[seal] != _digest(content):
         raise ValueError("it has changed since it was written: its checksum differs")
     return content
 

@@ -26,10 +26,11 @@ from mlm_jax.evaluation.correlation import CORRELATIONS, weighted_correlation
 
 RESAMPLES = 1000
 LEVEL = 0.95  # level of the intervals
-BLOCK = 1 << 22  # number of weights in memory at once
+BLOCK = 1 << 21  # number of weights in memory at once
 MEAN = "mean"
 FOLDER = "held_out_rows"  # folder in a workdir
 MOST_LINE = 128_000_000  # bytes of a metric's values: six million examples
+MOST_METRICS, MOST_BYTES = 50_000, 500_000_000  # in a file; the values take less memory than the file
 TYPES = {"units": "<u8", "first": "<f4", "second": "<f4"}  # types of the arrays in its files
 
 
@@ -56,15 +57,15 @@ def unit_numbers(data: str, count: int, first: int = 0) -> np.ndarray:
     return np.uint64(start) + np.arange(first, first + count, dtype=np.uint64)  # wraps around
 
 
-def poisson_weights(units: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """Return ``[resamples, units]`` uint8 weights of each unit in each resample, a function of the unit's number alone.
+def poisson_weights(units: np.ndarray, resamples: int = RESAMPLES, first: int = 0) -> np.ndarray:
+    """Return ``[resamples, units]`` uint8 weights of each unit in each resample from ``first`` on, a function of the unit's number.
 
     Source: Chamandy et al. 2012, "Estimating Uncertainty for Massive Data Streams", section 3: Poisson(1) in place of
     multinomial weights. Random bits are SplitMix64's (Steele et al. 2014).
     """
     with np.errstate(over="ignore"):
         seeds = _mixed(units.astype(np.uint64))
-        steps = np.arange(1, resamples + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
+        steps = np.arange(first + 1, first + resamples + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
         bits = _mixed(seeds[None] + steps) >> np.uint64(11)
     shares = bits.astype(np.float64) * 2.0**-53
     return np.searchsorted(_POISSON, shares, side="right").astype(np.uint8)
@@ -94,7 +95,10 @@ def resampled(key: str, observed: Observed) -> np.ndarray:
     name = key.split("/")[-2]
     size = max(BLOCK // RESAMPLES, 1)
     if name in CORRELATIONS:
-        return weighted_correlation(name, observed.first, observed.second, poisson_weights(observed.units))
+        count = max(BLOCK // max(len(observed.units), 1), 1)  # of resamples at a time
+        blocks = [(start, min(count, RESAMPLES - start)) for start in range(0, RESAMPLES, count)]
+        drawn = (poisson_weights(observed.units, length, start) for start, length in blocks)
+        return np.concatenate([weighted_correlation(name, observed.first, observed.second, one) for one in drawn])
     top, bottom = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for start in range(0, len(observed.units), size):
         part = slice(start, start + size)
@@ -204,7 +208,7 @@ def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
     file = rows_file(workdir, step)
     if not file.exists():
         return {}
-    check_file(file)
+    check_file(file, MOST_BYTES)
     found = {}
     with file.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE), b""), start=1):
@@ -214,6 +218,10 @@ def read_rows(workdir: str | Path, step: int) -> dict[str, Observed]:
                 remedy = "delete the file; the run's next evaluation writes it again"
                 raise UserError("these are not rows of an evaluation", file=file, line=number, remedy=remedy) from error
             found[key] = one
+            if len(found) > MOST_METRICS:
+                raise UserError(
+                    f"these are rows of more than {MOST_METRICS:,} metrics", file=file, remedy="delete the file"
+                )
     return found
 
 

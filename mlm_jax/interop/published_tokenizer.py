@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import read_json
-from mlm_jax.data.vocabulary.published import PublishedVocabulary
+from mlm_jax.data.vocabulary.published import MOST_IDS, PublishedVocabulary
 from mlm_jax.interop.tokenizer_files import Source, content, read_tokenizer
 
 # Names of our special pieces in tokenizer_config.json; BERT's beginning and end are [CLS] and [SEP].
@@ -28,7 +28,6 @@ USUAL = {"pad": ("[PAD]", "<pad>"), "unk": ("[UNK]", "<unk>"), "mask": ("[MASK]"
 # 250,100 to 250,112) or were never filled (multilingual MiniLMs: 250,002 of 250,037). A tokenizer that is smaller by more
 # than this belongs to another model.
 UNUSED_ROWS = 1024
-MOST_ROWS = 1 << 24  # more rows than any vocabulary has
 
 
 def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mapping[str, int]) -> PublishedVocabulary:
@@ -45,7 +44,7 @@ def read_vocabulary(folder: Path, model_type: str, rows: int | None, ids: Mappin
         documents cannot have there.
     """
     settings = {**_settings(folder / "special_tokens_map.json"), **_settings(folder / "tokenizer_config.json")}
-    tokenizer = read_tokenizer(folder, Source(settings, model_type, MOST_ROWS if rows is None else rows))
+    tokenizer = read_tokenizer(folder, Source(settings, model_type, MOST_IDS if rows is None else rows))
     tokenizer.no_padding()  # truncation and padding of batches are not part of a text
     tokenizer.no_truncation()
     known_ids = tokenizer.get_vocab(with_added_tokens=True).values()

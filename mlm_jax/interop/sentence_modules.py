@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.files import inside
 from mlm_jax.common.foreign_files import read_json
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,14 @@ def read_pooling(folder: Path, longest: int) -> str:
 
 
 def _inside(folder: Path, path: str) -> Path:
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise UserError(f"a module lies in another folder: {path!r}", file=folder / MODULES)
-    return folder / path
+    """Return the folder of a module.
+
+    Raises:
+      UserError: it is not below the folder of the model.
+    """
+    for part in Path(path).parts:
+        folder = inside(folder, part)
+    return folder
 
 
 def _object(file: Path) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def _pooling(file: Path) -> str:
     settings = _object(file)
     modes = settings.get("pooling_mode", [mode for key, mode in OLD_MODES.items() if settings.get(key)])
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLING:
+    if not isinstance(modes, list) or modes not in [[mode] for mode in POOLING]:
         raise UserError(
             f"pooling is {json.dumps(modes)}, for which there is no counterpart here",
             file=file,
@@ -94,7 +100,7 @@ def _differences(folder: Path, longest: int) -> Iterator[str]:
     if texts.get("do_lower_case"):
         yield f"do_lower_case of {SETTINGS} is left out: lower the letters of texts before embed"
     prompts, name = use.get("prompts"), use.get("default_prompt_name")
-    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     if prompt:
         yield f"the prompt {name!r} of {USE} is left out: write {prompt!r} before each text for embed"
     if use.get("truncate_dim"):

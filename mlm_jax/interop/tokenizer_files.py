@@ -17,13 +17,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from mlm_jax.common.errors import UserError, one_line
 from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file, parse_json, read_json
-from mlm_jax.data.vocabulary.pieces import WORD, model_proto
-from mlm_jax.data.vocabulary.published import TOKENIZER
+from mlm_jax.common.quiet import quiet_panics
+from mlm_jax.data.vocabulary.pieces import WORD
+from mlm_jax.data.vocabulary.proto import MOST_PIECES, model_proto
+from mlm_jax.data.vocabulary.published import TOKENIZER, probe
 from mlm_jax.interop.tokenizer import template
 
 SENTENCEPIECE, WORDPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"), ("vocab.txt",)
 ADDED = "added_tokens.json"
-MOST_PIECES = 1 << 21  # of a vocab.txt; published ones have a million at most
 # The flags of an added token that its JSON form may carry, with their defaults.
 FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
 
@@ -87,35 +88,49 @@ def read_tokenizer(folder: Path, source: Source) -> Tokenizer:
     """
     named = source.settings.get("tokenizer_class")
     name = DEFAULT_CLASS.get(source.model_type, "") if named in (None, *GENERIC) else str(named).removesuffix("Fast")
-    known = CLASSES.get(name)
     try:
-        if (folder / TOKENIZER).is_file():
-            tokenizer = _whole(folder / TOKENIZER, known if named not in GENERIC else None, source)
-        elif known:
-            found = [file for file in known.files if (folder / file).is_file()]
-            if not found:
-                raise UserError(
-                    f"there is no tokenizer: {name} needs {TOKENIZER} or {', '.join(known.files)}",
-                    remedy="if the files are another class's, name it as tokenizer_class in tokenizer_config.json",
-                )
-            check_file(folder / found[0], MOST_TOKENIZER)
-            tokenizer = known.read(folder / found[0], source)
-        else:
-            raise UserError(
-                f"there is no tokenizer: without {TOKENIZER}, ids can be derived from the files of "
-                f"{', '.join(CLASSES)} only" + (f", not of {name}" if name else ""),
-                remedy=f"write {TOKENIZER} with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-            )
-        _add(tokenizer, _added_later(folder, source), source.rows)
+        with quiet_panics():
+            tokenizer = _read(folder, name, CLASSES.get(name), named in GENERIC, source)
+            _add(tokenizer, _added_later(folder, source), source.rows)
+            probe(tokenizer)
         return tokenizer
     except UserError as error:
         raise UserError(error.problem, file=error.file or folder, remedy=error.remedy) from error
-    except BaseException as error:  # the library raises nothing more precise than Exception, and panics of Rust
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+    except Exception as error:  # the library raises nothing more precise
         raise UserError(
             f"the tokenizer cannot be read: {one_line(error)}", file=folder, remedy="download it again"
         ) from error
+
+
+def _read(folder: Path, name: str, known: TokenizerClass | None, is_generic: bool, source: Source) -> Tokenizer:
+    """Return the tokenizer of a folder, without the tokens that were added later.
+
+    Args:
+      folder: the folder.
+      name: name of the tokenizer's class; "" if it is unknown.
+      known: the class, if it is known here.
+      is_generic: whether the class is one for which tokenizer.json has everything.
+      source: the settings.
+
+    Raises:
+      UserError: there is none.
+    """
+    if (folder / TOKENIZER).is_file():
+        return _whole(folder / TOKENIZER, None if is_generic else known, source)
+    if known is None:
+        raise UserError(
+            f"there is no tokenizer: without {TOKENIZER}, ids can be derived from the files of "
+            f"{', '.join(CLASSES)} only" + (f", not of {name}" if name else ""),
+            remedy=f"write {TOKENIZER} with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+        )
+    found = [file for file in known.files if (folder / file).is_file()]
+    if not found:
+        raise UserError(
+            f"there is no tokenizer: {name} needs {TOKENIZER} or {', '.join(known.files)}",
+            remedy="if the files are another class's, name it as tokenizer_class in tokenizer_config.json",
+        )
+    check_file(folder / found[0], MOST_TOKENIZER)
+    return known.read(folder / found[0], source)
 
 
 def _whole(file: Path, known: TokenizerClass | None, source: Source) -> Tokenizer:

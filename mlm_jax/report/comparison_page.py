@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -156,11 +157,11 @@ def curves_of(run: Run, keys: Sequence[str]) -> dict[str, list[tuple[int, float 
 
 
 def report_link(run: Run, folder: Path) -> str | None:
-    """Return the path of a run's report relative to a folder; None if the run has no report, or is in a bucket."""
+    """Return a link to a run's report from a page in a folder; None if the run has no report, or is in a bucket."""
     file = run.workdir / "report.html"
     if not file.exists() or not is_local(original(run.workdir.resolve())):
         return None
-    return os.path.relpath(file.resolve(), folder.resolve())
+    return quote(os.fsencode(os.path.relpath(file.resolve(), folder.resolve())))
 
 
 def rounded_interval(found: Interval | None) -> list[float | None] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlm_jax.checkpoints.metrics import score
 from mlm_jax.common.errors import UserError
-from mlm_jax.common.foreign_files import MOST_JSON, check_file
+from mlm_jax.common.foreign_files import MOST_JSON, check_characters, check_file
 from mlm_jax.data.text.languages import pair_languages
 
 METRICS_FILE = "metrics.jsonl"
@@ -139,6 +139,7 @@ def is_patience_over(scores: Iterable[float], patience: int) -> bool:
 def _event(line: bytes, file: Path, number: int) -> dict[str, Any]:
     try:
         event = json.loads(line)
+        check_characters(line, event)
         if type(event["step"]) is not int or not 0 <= event["step"] <= LAST_STEP:
             raise ValueError(f"step {event['step']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

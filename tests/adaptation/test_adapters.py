@@ -14,6 +14,7 @@ from mlm_jax.adaptation.adapters import is_adapter, load_adapters, save_adapters
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.saving import Checkpoints
 from mlm_jax.common.errors import UserError
+from mlm_jax.common.seal import SEAL
 from mlm_jax.config import default_config
 from mlm_jax.training.paths import by_path, map_by_path
 from tests.hostile.limits import refused
@@ -114,9 +115,21 @@ def test_metadata_of_adapters_is_checked(alone, tmp_path, capfd, key, value):
     base, folder = alone
     shutil.copytree(folder, tmp_path / "theirs")
     file = tmp_path / "theirs" / "adapters.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({name: facts[name] for name in facts if name != SEAL} | {key: value}))
     refused(capfd, "adapters", base, "--load", tmp_path / "theirs", "--out", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["adapters.json", "model.safetensors"])
+def test_a_flipped_bit_is_noticed(alone, tmp_path, capfd, name):
+    base, folder = alone
+    shutil.copytree(folder, tmp_path / "theirs")
+    content = bytearray((folder / name).read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "theirs" / name).write_bytes(content)
+    said = refused(capfd, "adapters", base, "--load", tmp_path / "theirs", "--out", tmp_path / "again")
+    assert "changed since" in said and not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("name", ["embedding", "../../escaped", "/escaped", "encoder/0/adapter/../x", "a/adapter/b"])

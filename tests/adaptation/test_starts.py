@@ -83,7 +83,12 @@ def test_the_same_pairs_the_other_way_round(grown):
         ({"▁": {"nowhere": 1}}, "the vocabulary of the model has no piece 'nowhere'"),
         ({"▁": {"▁": -1}}, "'▁' begins as no mixture"),
         ({"▁": {}}, "'▁' begins as no mixture"),
+        ({"▁": {"▁": 1e308}}, "'▁' begins as no mixture"),
+        ({"▁": {"▁": 10**400}}, "'▁' begins as no mixture"),
+        ({"▁": {"▁": float("nan")}}, "'▁' begins as no mixture"),
+        ({"▁": {"▁": 1}, "": "0"}, "it has changed since it was written"),
         ([], "'' begins as no mixture"),
+        ([[]], "'' begins as no mixture"),
     ],
 )
 def test_files_that_say_something_else(content, message, grown, tmp_path):

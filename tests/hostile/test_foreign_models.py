@@ -152,6 +152,19 @@ def with_value(value):
     return tensors(change)
 
 
+def modules(path, name="", content="", **pooling):
+    """A pooling module at a path, and a file of settings."""
+
+    def change(folder):
+        (folder / "modules.json").write_text(json.dumps([{"type": "models.Pooling", "path": path}]))
+        if pooling:
+            setting(**pooling)(folder)
+        if name:
+            (folder / name).write_text(content)
+
+    return change
+
+
 NO_PIECES = {"type": "BPE", "vocab": {}, "merges": []}
 UNKNOWN_AT_999 = {
     "version": "1.0",
@@ -285,6 +298,26 @@ CASES = {
         "modernbert",
         tokenizer_json(lambda d: d["model"]["merges"].append(["qqq", "zzz"])),
     ),
+    "normalisation of garbage": (
+        "modernbert",
+        tokenizer_json(lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAA="})),
+    ),
+    "normalisation that reads beyond its table": (
+        "modernbert",
+        tokenizer_json(lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="})),
+    ),
+    "a SentencePiece model of millions of pieces": ("t5", written("spiece.model", b"\n\0" * 20_000_000)),
+    # ------------------------------------------------------------------------------ the modules of sentence-transformers
+    "modules nested deep": ("bert", written("modules.json", DEEP)),
+    "modules that are texts": ("bert", written("modules.json", '["Pooling"]')),
+    "a module in another folder": ("bert", modules("../theirs")),
+    "a module at an absolute path": ("bert", modules("/etc")),
+    "a module with a long name": ("bert", modules("x" * 100_000)),
+    "a module with NUL in its name": ("bert", modules("a\0b")),
+    "a pooling that is a list": ("bert", modules("", pooling_mode=[["mean"]])),
+    "a pooling that is a number": ("bert", modules("", pooling_mode=3)),
+    "settings of embeddings that are a list": ("bert", modules("", "sentence_bert_config.json", "[]")),
+    "prompts nested deep": ("bert", modules("", "config_sentence_transformers.json", DEEP)),
     "an unknown piece that is not there": ("bert", written("tokenizer.json", json.dumps(UNKNOWN_AT_999))),
 }
 

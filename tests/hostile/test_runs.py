@@ -1,5 +1,6 @@
 """Untrusted files of a run: store, metrics.jsonl, report.json and config.json. Hostile ones are refused with a one-line error."""
 
+import base64
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from mlm_jax.common.seal import SEAL, sealed
 from mlm_jax.config import default_config, load_config
 from mlm_jax.data.store.prepare import prepare
 from mlm_jax.data.store.store import Store
+from mlm_jax.report import comparison_page
+from mlm_jax.report.comparison import compare_workdirs
 from tests.hostile.limits import limited, refused, refused_after_progress
 from tests.report.helpers import write_run
 
@@ -163,9 +166,18 @@ METRICS = {
     "a line of 20 MB": '{"step": 1, "a": "' + "x" * 20_000_000 + '"}\n',
     "nothing": "",
     "NUL": b"\0" * 100 + b"\n",
+    "half a character": '{"step": 1, "eval/loss/\\ud800": 1}\n',
     "too many metrics": "{" + ", ".join(f'"a{n}": 1' for n in range(300_000)) + ', "step": 1}\n',
 }
 ROWS = "held_out_rows/500.jsonl"  # of the last evaluation
+
+
+def rows(key, units):
+    """A line of the values from which a metric is computed."""
+    eight, four = (base64.b64encode(bytes(size * units)).decode() for size in (8, 4))
+    return json.dumps({"key": key, "units": eight, "first": four, "second": four}) + "\n"
+
+
 BESIDE = {  # {name: (file, content)} of small files that a report shows as well
     "seconds nested deep": ("goodput.json", DEEP),
     "seconds that are a list": ("goodput.json", "[1]"),
@@ -177,10 +189,14 @@ BESIDE = {  # {name: (file, content)} of small files that a report shows as well
     "starts nested less deep": ("provenance.jsonl", '{"command": ' + "[" * 900 + "]" * 900 + "}\n"),
     "starts that are lists": ("provenance.jsonl", "[1]\n"),
     "starts that are not utf-8": ("provenance.jsonl", b"\xff\n"),
+    "starts with half a character": ("provenance.jsonl", '{"step": 1, "command": "\\udfff"}\n'),
     "starts of 20 MB": ("provenance.jsonl", b"x" * 20_000_000),
     "rows of 20 MB": (ROWS, b"x" * 20_000_000),
     "rows of nine million lists": (ROWS, '{"key": [' + "[]," * 9_000_000 + "0]}"),
     "rows that are lists": (ROWS, "[1]\n"),
+    "rows of 100,000 metrics": (ROWS, "".join(rows(f"eval/loss/{number}", 1) for number in range(100_000))),
+    "rows with half a character": (ROWS, rows("eval/loss/\ud800", 1)),
+    "rows of a metric without a language": (ROWS, rows("loss", 1)),
     "rows of another length": (ROWS, '{"key": "eval/loss/de", "units": "AAAAAAAAAAA=", "first": "", "second": ""}\n'),
 }
 REPORTS = {
@@ -190,6 +206,7 @@ REPORTS = {
     "empty": "",
     "not utf-8": b"\xff",
     "20 MB": '{"languages": ["de"], "title": "' + "x" * 20_000_000 + '"}',
+    "half a character": '{"languages": ["de"], "title": "\\ud800"}',
     "no languages": at("languages", value=DELETED),
     "languages are a text": at("languages", value="de"),
     "languages are numbers": at("languages", value=[1, 2]),
@@ -270,6 +287,15 @@ def test_metrics_of_any_size_take_little_memory(run, tmp_path):
     assert (tmp_path / "one" / "report.html").stat().st_size < 2_000_000
 
 
+def test_correlations_of_many_examples_take_little_memory(run, tmp_path):
+    """1,000 resamples of 20,000 pairs are 160 MB for each of some ten arrays."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / ROWS).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / ROWS).write_text(rows("eval/sts/pearson/de", 20_000))
+    with limited(kilobytes=150_000):
+        assert cli.main(["report", str(tmp_path / "run")]) == 0
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "report.json", "goodput.json", "provenance.jsonl"])
 def test_a_fifo_or_a_folder_in_place_of_a_file_is_refused(run, tmp_path, capfd, name):
     for make in (os.mkfifo, os.mkdir):
@@ -277,6 +303,99 @@ def test_a_fifo_or_a_folder_in_place_of_a_file_is_refused(run, tmp_path, capfd, 
         (tmp_path / make.__name__ / name).unlink(missing_ok=True)
         make(tmp_path / make.__name__ / name)
         assert name in refused(capfd, "report", tmp_path / make.__name__)
+
+
+# ------------------------------------------------------------------------------------------- comparisons and sweeps
+
+COMPARED = {  # config.json of the second of two runs
+    "deep": DEEP,
+    "list": "[]",
+    "not utf-8": b"\xff",
+    "half a character": '{"languages": ["\\ud800"]}',
+    "patience that is a text": at("evaluation", "patience", value="long"),
+    "a metric that is a number": at("evaluation", "select", value=3),
+    "a group that is a list": at("evaluation", value=[]),
+    "steps that are a list": at("steps", value=[1]),
+}
+SWEPT = {  # comparison.json of a sweep
+    "deep": DEEP,
+    "object": "{}",
+    "numbers": "[1]",
+    "no name": '[{"state": "failed"}]',
+    "a name that is a list": '[{"name": ["seed=1"]}]',
+    "a state that is a number": '[{"name": "seed=1", "state": 3}]',
+    "metrics that are a list": '[{"name": "seed=1", "metrics": [1]}]',
+    "metrics that are texts": '[{"name": "seed=1", "metrics": {"eval/loss/mean": "3"}}]',
+    "a metric of 400 digits": f'[{{"name": "seed=1", "metrics": {{"eval/loss/mean": {HUGE}}}}}]',
+    "a metric's name that is a list": '[{"name": "seed=1", "select": ["x"]}]',
+    "20 MB": '[{"name": "' + "x" * 20_000_000 + '"}]',
+}
+PROPOSED = {  # proposals.json of a search
+    "deep": DEEP,
+    "object": "{}",
+    "numbers": "[1]",
+    "lists of keys": '[["seed", "optimizer.learning_rate"]]',
+    "other keys": '[{"steps": 1}]',
+    "a value that is not proposed": '[{"seed": 99, "optimizer.learning_rate": 0.1}]',
+    "a value that is an object": '[{"seed": {"a": 1}, "optimizer.learning_rate": 0.1}]',
+    "a number that is a text": '[{"seed": 1, "optimizer.learning_rate": "x"}]',
+    "a number that is NaN": '[{"seed": 1, "optimizer.learning_rate": NaN}]',
+    "not utf-8": b"\xff",
+}
+SEARCH = """from mlm_jax.config import default_config
+from mlm_jax.run.sweep import Range, optuna_search
+
+def get_config():
+    return default_config()
+
+def sweep():
+    return SWEEP
+"""
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_hostile_config_of_a_compared_run_is_refused(run, tmp_path, capfd, name):
+    for other in ("one", "two"):
+        shutil.copytree(run, tmp_path / other)
+    change_json(tmp_path / "two" / "config.json", COMPARED[name])
+    page = tmp_path / "page.html"
+    assert "config.json" in refused(capfd, "compare", tmp_path / "one", tmp_path / "two", "--output", page)
+    assert not page.exists()
+
+
+def swept(tmp_path, trials, file, content, *options):
+    (tmp_path / "sweep").mkdir()
+    change_json(tmp_path / "sweep" / file, content)
+    (tmp_path / "config.py").write_text(SEARCH.replace("SWEEP", trials))
+    return ["sweep", "--config", tmp_path / "config.py", "--workdir", tmp_path / "sweep", "--dry-run", *options]
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_hostile_results_of_a_sweep_are_refused(tmp_path, capfd, name):
+    early = ("--stop", "median", "--set", "evaluation.every=5")
+    command = swept(tmp_path, "[{'seed': 1}, {'seed': 2}]", "comparison.json", SWEPT[name], *early)
+    assert "comparison.json" in refused_after_progress(capfd, *command)
+    assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["comparison.json"]
+
+
+@pytest.mark.parametrize("name", PROPOSED)
+def test_hostile_proposals_of_a_search_are_refused(tmp_path, capfd, name):
+    pytest.importorskip("optuna")
+    search = "optuna_search({'seed': [1, 2], 'optimizer.learning_rate': Range(1e-4, 1e-2)}, trials=2)"
+    assert "proposals.json" in refused_after_progress(capfd, *swept(tmp_path, search, "proposals.json", PROPOSED[name]))
+    assert [file.name for file in (tmp_path / "sweep").iterdir()] == ["proposals.json"]
+
+
+def test_a_link_to_a_report_is_a_path_whatever_its_folders_are_called(run, tmp_path):
+    """Such as javascript:…, or with a sign that an address reads in another way."""
+    for other in ("javascript:alert(1)", "50 %#?"):
+        shutil.copytree(run, tmp_path / other)
+        (tmp_path / other / "report.html").touch()
+    runs = comparison_page.page_of(compare_workdirs([*tmp_path.iterdir()]), "title", tmp_path)["runs"]
+    assert sorted(one["report"] for one in runs) == [
+        "50%20%25%23%3F/report.html",
+        "javascript%3Aalert%281%29/report.html",
+    ]
 
 
 # -------------------------------------------------------------------------------------------------- configs as data

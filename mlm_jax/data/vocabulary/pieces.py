@@ -22,9 +22,10 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError, nearest, one_line
 from mlm_jax.common.foreign_files import MOST_TOKENIZER, check_file
 from mlm_jax.data.vocabulary import normalisation
-from mlm_jax.data.vocabulary.proto import byte_spans, model_proto, pieces_of
+from mlm_jax.data.vocabulary.proto import byte_spans, check_model, model_proto, pieces_of
 
 MODEL, FACTS = "vocabulary.model", "vocabulary.json"
+FINGERPRINT = "fingerprint"  # key of FACTS; it shows whether the files have changed since they were written
 PAD, EOS, UNK, BOS, MASK = "<pad>", "</s>", "<unk>", "<s>", "<mask>"
 BYTES = 256
 WORD = "▁"  # SentencePiece's mark of a space
@@ -52,6 +53,10 @@ class Vocabulary:
       languages: languages with a language token, which is appended if the model lacks it.
       sentinels: number of ``<extra_id_n>``, which are appended if the model lacks them.
 
+    Raises:
+      UserError: the model has more pieces than are read.
+      RuntimeError: the model is not one of SentencePiece.
+
     Attributes:
       size: number of ids.
       pad_id, eos_id, unk_id, bos_id, mask_id: special ids; -1 if there is none.
@@ -67,6 +72,7 @@ class Vocabulary:
             self._base = len(known) + BYTES
             ids = {piece: index for index, piece in enumerate(known)}
         else:
+            check_model(model)
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.pad_id, self.eos_id = self.processor.pad_id(), self.processor.eos_id()
             self.unk_id, self.bos_id = self.processor.unk_id(), self.processor.bos_id()
@@ -101,7 +107,7 @@ class Vocabulary:
         """Read an existing SentencePiece model, to which missing special pieces are appended.
 
         Raises:
-          UserError: the file is missing or is not a SentencePiece model.
+          UserError: the file is missing, has too many pieces, or is not a SentencePiece model.
         """
         if Path(path).exists():
             check_file(Path(path), MOST_TOKENIZER)
@@ -113,6 +119,8 @@ class Vocabulary:
                 file=path,
                 remedy="set config.vocabulary.path to an existing file",
             ) from error
+        except UserError as error:
+            raise UserError(error.problem, file=path, remedy="check where it comes from") from error
         except RuntimeError as error:
             raise UserError(
                 "this is not a SentencePiece model", file=path, remedy="give the .model file that spm_train wrote"
@@ -374,6 +382,7 @@ class Vocabulary:
             "kind": "bytes" if self.model is None else "sentencepiece",
             "languages": self.languages,
             "sentinels": self.sentinels,
+            FINGERPRINT: self.fingerprint,
         }
         model = {} if self.model is None else {MODEL: self.model}
         return {FACTS: json.dumps(facts, indent=1).encode(), **model}

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlm_jax.common.errors import UserError
-from mlm_jax.data.vocabulary.pieces import FACTS, WORD, Files, Read, Span, Vocabulary, language_token
+from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.foreign_files import check_memory
+from mlm_jax.common.quiet import is_panic, quiet_panics
+from mlm_jax.data.vocabulary.pieces import FACTS, FINGERPRINT, WORD, Files, Read, Span, Vocabulary, language_token
 
 TOKENIZER = "tokenizer.json"
+MOST_IDS = 1 << 24  # more than any vocabulary has
 SENTINEL = re.compile(rf"{WORD}?<extra_id_(\d+)>")
 # Pieces that vocabularies keep for later: [unused7], <unused7>, <|reserved_special_token_7|>.
 HIDDEN = "\x00{}\x00"  # names of special pieces while text is encoded
 RESERVED = re.compile(r"\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>")
+
+
+def probe(tokenizer: Any) -> None:
+    """Tokenize a text of several scripts: a damaged ``tokenizer.json`` can be read, and panics at the first text."""
+    text = "a ä ① ﬁ光 9\n"
+    with contextlib.suppress(Exception):  # a tokenizer of one script may have no piece for them
+        ids = tokenizer.encode(text, text).ids
+        tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        tokenizer.decode(ids)
+
+
+@contextlib.contextmanager
+def _library_errors() -> Iterator[None]:
+    """Turn errors of the tokenizers library inside the block into UserErrors.
+
+    Raises:
+      UserError: the tokenizer cannot tokenize a text, such as one with an unknown character if it has no unknown piece.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):  # the library raises no narrower class
+            raise
+        remedy = "use another tokenizer, or give it an unknown piece (unk_token)"
+        raise UserError(f"tokenizer.json cannot tokenize a text: {one_line(error)}", remedy=remedy) from error
 
 
 class PublishedVocabulary(Vocabulary):
@@ -30,7 +60,7 @@ class PublishedVocabulary(Vocabulary):
       languages: codes whose language token (``<2de>``) is used if the vocabulary has it.
 
     Raises:
-      UserError: the tokenizers library is not installed, or cannot read ``tokenizer``.
+      UserError: the tokenizers library is not installed, cannot read ``tokenizer``, or it has an id above ``MOST_IDS``.
     """
 
     def __init__(self, tokenizer: str, ids: Mapping[str, int], languages: Sequence[str] = ()):
@@ -41,14 +71,18 @@ class PublishedVocabulary(Vocabulary):
                 "a published vocabulary needs the tokenizers library", remedy="pip install tokenizers"
             ) from error
         try:
-            self._tokenizer = Tokenizer.from_str(tokenizer)
+            with quiet_panics():
+                self._tokenizer = Tokenizer.from_str(tokenizer)
+                probe(self._tokenizer)
         except Exception as error:  # the library raises no narrower class
-            raise UserError(f"tokenizer.json cannot be read: {error}") from error
+            raise UserError(f"tokenizer.json cannot be read: {one_line(error)}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._text, self._ids, self.languages = tokenizer, dict(ids), tuple(languages)
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(known.values()) + 1
+        if self.size > MOST_IDS:
+            raise UserError(f"tokenizer.json has a piece with the id {self.size - 1:,}, but ids end at {MOST_IDS:,}")
         self._pieces = {index: piece for piece, index in known.items()}
         self.pad_id, self.eos_id, self.unk_id = ids.get("pad", 0), ids.get("eos", -1), ids.get("unk", -1)
         self.bos_id, self.mask_id = ids.get("bos", -1), ids.get("mask", -1)
@@ -68,13 +102,15 @@ class PublishedVocabulary(Vocabulary):
         """Return the token ids of each text, without special pieces. Text that looks like a special piece is encoded as text."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
-        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with _library_errors():
+            return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_parts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         """Return (token ids, number of each token's part): the tokenizer first splits text, and no piece crosses a split."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with _library_errors():
+            encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(one.ids, [0 if part is None else part for part in one.word_ids]) for one in encoded]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -89,7 +125,8 @@ class PublishedVocabulary(Vocabulary):
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
         text = " ".join(word for word in words if word)
-        encoding = tokenizer.encode(text, add_special_tokens=False)
+        with _library_errors():
+            encoding = tokenizer.encode(text, add_special_tokens=False)
         begins = [start for start, _ in encoding.offsets]
         starts, at, piece = [], 0, 0  # at: first character of the word in the text
         for word in words:
@@ -105,7 +142,8 @@ class PublishedVocabulary(Vocabulary):
         """Return the token ids of a text, and the characters ``text[start:end]`` of each."""
         tokenizer = self._text_tokenizer
         tokenizer.encode_special_tokens = True
-        encoding = tokenizer.encode(text, add_special_tokens=False)
+        with _library_errors():
+            encoding = tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     @cached_property
@@ -143,7 +181,8 @@ class PublishedVocabulary(Vocabulary):
     def encode_special(self, text: str) -> list[int]:
         """Return the token ids of a text, in which special pieces such as ``<mask>`` are encoded as such."""
         self._tokenizer.encode_special_tokens = False
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _library_errors():
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_masked(self, text: str, mask: str) -> list[int]:
         """Return the token ids of a text in which ``mask`` is the mask piece, which may include spaces around it."""
@@ -152,7 +191,8 @@ class PublishedVocabulary(Vocabulary):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without special pieces."""
         ordinary = [int(index) for index in ids if index < self.size and not self.is_special[index]]
-        return self._tokenizer.decode(ordinary, skip_special_tokens=True)
+        with _library_errors():
+            return self._tokenizer.decode(ordinary, skip_special_tokens=True)
 
     @cached_property
     def is_special(self) -> np.ndarray:
@@ -210,13 +250,28 @@ class PublishedVocabulary(Vocabulary):
 
     def files(self) -> Files:
         """Return {name: content} of the vocabulary's files."""
-        facts = {"kind": "tokenizers", "ids": self._ids, "languages": self.languages}
+        facts = {
+            "kind": "tokenizers",
+            "ids": self._ids,
+            "languages": self.languages,
+            FINGERPRINT: self.fingerprint,
+        }
         return {FACTS: json.dumps(facts, indent=1).encode(), TOKENIZER: self._text.encode()}
 
     @classmethod
     def from_files(cls, facts: Mapping[str, Any], read: Read) -> PublishedVocabulary:
-        """Make the vocabulary from its :meth:`files`, as :meth:`Vocabulary.from_files`."""
-        return cls(read(TOKENIZER).decode(), facts["ids"], facts["languages"])
+        """Make the vocabulary from its :meth:`files`, as :meth:`Vocabulary.from_files`.
+
+        Raises:
+          UserError: tokenizer.json is damaged, or its values would take too much memory.
+          ValueError: the facts name special ids that the tokenizer does not have.
+        """
+        text = read(TOKENIZER).decode()
+        check_memory(text, Path(TOKENIZER))
+        found = cls(text, facts["ids"], facts["languages"])
+        if not all(type(index) is int and -1 <= index < found.size for index in facts["ids"].values()):
+            raise ValueError("a special piece has an id that the tokenizer does not have")
+        return found
 
     @cached_property
     def marks_inside(self) -> bool:

@@ -125,9 +125,20 @@ def read_proposals(workdir: Path, search: OptunaSearch) -> list[Settings]:
     if not file.exists():
         return []
     found = read_json(file)
-    if not isinstance(found, list) or any(set(one) != set(search.axes) for one in found):
+    if not isinstance(found, list) or not all(_is_proposed(one, search.axes) for one in found):
         raise UserError("these are trials of another search", file=file, remedy="use another --workdir")
     return found
+
+
+def _is_proposed(settings: Any, axes: Mapping[str, Sequence[Any] | Range]) -> bool:
+    """Return whether a value is settings that a search may propose."""
+    if not isinstance(settings, dict) or settings.keys() != axes.keys():
+        return False
+    try:
+        choices = [as_choice(axis, settings[key]) for key, axis in axes.items()]
+    except (ValueError, TypeError):  # it is none of the values, or no number
+        return False
+    return all(map(math.isfinite, choices))
 
 
 def in_rounds(

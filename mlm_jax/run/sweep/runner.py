@@ -30,6 +30,7 @@ from mlm_jax.data.store.freshness import request
 from mlm_jax.report.comparison import FINISHED, Run, read_run
 from mlm_jax.report.comparison_page import write_comparison
 from mlm_jax.report.comparison_tables import seeds_table, summary_table
+from mlm_jax.report.history import is_number
 from mlm_jax.run.sweep.axes import Settings, trial_name
 from mlm_jax.run.sweep.optuna_search import OptunaSearch, in_rounds, read_proposals
 from mlm_jax.run.sweep.pruning import ENDED_EARLY, RULES, curve_of
@@ -366,7 +367,13 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _is_result(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("state", ""), str)
+    """Return whether a value is an entry of comparison.json."""
+    metrics = entry.get("metrics", {}) if isinstance(entry, dict) else None
+    if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
+        return False
+    return isinstance(entry.get("name"), str) and all(
+        isinstance(entry.get(key, ""), str) for key in ("state", "select")
+    )
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
