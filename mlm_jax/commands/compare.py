@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlm_jax.common.errors import UserError
 
+if TYPE_CHECKING:
+    from mlm_jax.report.comparison import Run
+
+LONGEST_TITLE = 80  # characters
 ABOUT = "compare runs: the config keys that differ, and each metric, language by language"
 EXAMPLE = "runs/one runs/another --output comparison.html"
 
@@ -20,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metric of the table of languages, such as accuracy; by default the one that ranks the runs",
     )
     parser.add_argument("--output", default="", metavar="FILE.html", help="page to write: tables, charts and curves")
+
+
+def page_title(runs: Sequence[Run]) -> str:
+    """Return the names of the runs, or how many there are if the names are too long for a title."""
+    names = " · ".join(run.name for run in runs)
+    return names if len(names) <= LONGEST_TITLE else f"{len(runs)} runs"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,4 +54,4 @@ def run(options: argparse.Namespace) -> None:
     if metric := metric_named(runs, options.metric):
         console.print(language_comparison(runs, metric, runs[0]))
     if options.output:
-        print(write_comparison(Path(options.output), runs, title=" · ".join(run.name for run in runs)[:80]))
+        print(write_comparison(Path(options.output), runs, title=page_title(runs)))

@@ -83,7 +83,7 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
       UserError: a process of the pool was killed.
     """
     context = _Context()
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(), "ipykernel" in sys.modules))
     try:
         yield pool
         pool.shutdown()
@@ -97,9 +97,16 @@ def fresh_processes(workers: int, *, remedy: str = "") -> Iterator[ProcessPoolEx
         raise
 
 
-def _begin(parent: int) -> None:
-    """Prepare a child process: it ends with its parent, and shows no progress bars if its output is not a terminal."""
+def _begin(parent: int, of_notebook: bool) -> None:
+    """Prepare a child process: it ends with its parent, and shows no progress bars if its output is not a terminal.
+
+    Args:
+      parent: the process id of the parent.
+      of_notebook: whether the parent is the kernel of a notebook, which shows standard error on red.
+    """
     end_with_parent(parent, signal.SIGKILL)
+    if of_notebook:
+        os.dup2(1, 2)
     if not sys.stderr.isatty():
         os.environ.pop("FORCE_COLOR", None)  # a notebook's kernel sets it, and Rich would then assume a terminal
 

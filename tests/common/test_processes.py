@@ -117,3 +117,11 @@ def test_child_processes_of_a_notebook_show_no_progress_bars(monkeypatch):
     with fresh_processes(1) as pool:
         assert pool.submit(os.getenv, "FORCE_COLOR").result() is None
     assert os.environ["FORCE_COLOR"] == "1"
+
+
+def test_messages_of_a_notebooks_child_processes_are_not_on_standard_error(monkeypatch, capfd):
+    """A notebook shows standard error on red."""
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    with fresh_processes(1) as pool:
+        pool.submit(os.write, 2, b"looking for held-out text\n").result()
+    assert capfd.readouterr() == ("looking for held-out text\n", "")

@@ -13,6 +13,7 @@ from rich.console import Console
 from mlm_jax import cli
 from mlm_jax.checkpoints.metrics import is_less_better
 from mlm_jax.checkpoints.workdir import claim_workdir
+from mlm_jax.commands.compare import page_title
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config
 from mlm_jax.evaluation.bootstrap import Observed, save_rows, unit_numbers
@@ -169,6 +170,9 @@ def test_the_verb(runs, tmp_path, capsys):
     assert cli.main([*two, "--metric", "los"]) == 2
     assert "no metric 'los'; did you mean 'loss'?" in capsys.readouterr().err
     assert metric_named(runs, "") == "eval/loss"
+    assert (
+        page_title(runs) == " · ".join(run.name for run in runs) and page_title(30 * runs) == f"{30 * len(runs)} runs"
+    )
 
 
 @needs_chromium

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mlm_jax.common.addresses import is_local
-from mlm_jax.common.console import plain_console
+from mlm_jax.common.console import table_console
 from mlm_jax.common.disk import disk_errors
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import scratch_folder
@@ -72,7 +72,7 @@ def prepare(config: ConfigDict, folder: str | Path, *, progress: bool = True) ->
     check_values(config)
     labelled.check_formats(config.data.labelled)
     steps(config)  # raises an error about a wrong filter before anything is read
-    console = plain_console(stderr=True, quiet=not progress)
+    console = table_console(stderr=True, quiet=not progress)
     remove_leftovers(folder)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")
@@ -129,7 +129,7 @@ def prepare_shard(
     """
     check_values(config)
     labelled.check_formats(config.data.labelled)
-    console, shard = plain_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
+    console, shard = table_console(stderr=True, quiet=not progress), shard_folder(folder, index, count)
     remove_leftovers(shard)
     if is_fresh(config, shard, or_older=False):
         console.print(f"shard {shard} is up to date")
@@ -162,7 +162,7 @@ def join(config: ConfigDict, folder: str | Path, count: int, *, progress: bool =
     Raises:
       UserError: a shard is missing (the message names it), or was made of other text; or as :func:`prepare`.
     """
-    console = plain_console(stderr=True, quiet=not progress)
+    console = table_console(stderr=True, quiet=not progress)
     remove_leftovers(folder)
     if is_fresh(config, folder):
         console.print(f"token store {folder} is up to date")

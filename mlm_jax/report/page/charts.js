@@ -104,7 +104,7 @@ function theme() {
 
 // Offers rows of cells as a CSV file.
 function download(name, rows) {
-  const cell = (value) => { const text = value === null || value === undefined ? "" : String(value); return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+  const cell = (value) => { const text = value === null || value === undefined ? "" : String(typeof value === "number" ? Number(value.toPrecision(12)) : value); return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
   save(name, rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n", "text/csv");
 }
 
@@ -120,8 +120,9 @@ function downloadDrawing(name, drawing) {
   save(name, new XMLSerializer().serializeToString(copy), "image/svg+xml");
 }
 
+// Titles may hold names of runs, with characters that file names lack.
 function save(name, text, type) {
-  const link = el("a", { download: name, href: URL.createObjectURL(new Blob([text], { type })) });
+  const link = el("a", { download: name.replace(/[^\p{L}\p{N}._=-]+/gu, "-"), href: URL.createObjectURL(new Blob([text], { type })) });
   link.click();
   URL.revokeObjectURL(link.href);
 }
@@ -158,10 +159,11 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
 
   responsive(host, (width) => {
     const named = ends.length > 1 && ends.length <= 16;
-    const height = Math.round(Math.min(Math.max(width * ratio, least), 430));
-    const longest = named ? Math.max(...ends.map((line) => line.label.length)) : 0;
-    const margin = { top: yLabel ? 24 : 10, right: named ? 14 + 7.5 * longest : 12, bottom: xLabel ? 40 : 24 };
-    const ticks = niceTicks(low, high, Math.max(3, Math.round(height / 60)));
+    const beside = named ? 14 + 7.5 * Math.max(...ends.map((line) => line.label.length)) : 0;
+    const below = beside > 0.35 * width ? 17 * ends.length : 0; // long names on a phone: a list below the chart
+    const height = Math.round(Math.min(Math.max(width * ratio, least), 430)) + below;
+    const margin = { top: yLabel ? 24 : 10, right: named && !below ? beside : 12, bottom: (xLabel ? 40 : 24) + below };
+    const ticks = niceTicks(low, high, Math.max(3, Math.round((height - below) / 60)));
     margin.left = 12 + 6.6 * Math.max(...ticks.map((tick) => format(tick).length));
     const x = (step) => margin.left + ((step - firstStep) / (lastStep - firstStep || 1)) * (width - margin.left - margin.right);
     const y = (value) => height - margin.bottom - ((value - low) / (high - low || 1)) * (height - margin.top - margin.bottom);
@@ -172,7 +174,7 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
       root.append(svg("rect", { class: i % 2 ? "band odd" : "band", x: x(start), y: margin.top, width: x(end) - x(start), height: height - margin.top - margin.bottom }, svg("title", {}, name)),
         svg("text", { class: "band", x: x(start) + 5, y: margin.top + 13 }, name.split(": ")[0]));
     });
-    if (xLabel) root.append(svg("text", { class: "label", x: (margin.left + width - margin.right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
+    if (xLabel) root.append(svg("text", { class: "label", x: (margin.left + width - margin.right) / 2, y: height - below - 4, "text-anchor": "middle" }, xLabel));
     if (yLabel) root.append(svg("text", { class: "label", x: 0, y: 12 }, yLabel));
     for (const tick of ticks)
       root.append(
@@ -198,7 +200,8 @@ function lineChart(host, { lines, format = decimals, ratio = 0.42, least = 250, 
         for (const [step, value] of line.points) group.append(svg("circle", { class: "dot", cx: x(step), cy: y(value), r: 2.4 }));
       root.append(group);
     }
-    if (named) endLabels(root, ends, (line) => y(line.points.at(-1)[1]), width - margin.right + 8, height - margin.bottom + 24);
+    if (below) ends.forEach((line, i) => root.append(svg("text", { class: "end", x: margin.left, y: height - below + 17 * (i + 1), "data-language": line.language }, line.label)));
+    else if (named) endLabels(root, ends, (line) => y(line.points.at(-1)[1]), width - margin.right + 8, height - margin.bottom + 24);
     host.replaceChildren(root);
     crosshair(root, { lines, x, format, width, height, margin, firstStep, lastStep, unit: xLabel.replace(/s$/, "") });
   });

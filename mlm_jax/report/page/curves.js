@@ -112,7 +112,7 @@ function scale() {
         const point = svg("circle", { class: "point", cx: px, cy: py, r: 5, "data-language": row.language });
         tooltip.on(point, () => [el("b", {}, languageName(row.language)), `${compact(row.tokens)} tokens, ${label.toLowerCase()} ${format(row[metric])}`]);
         drawing.append(point);
-        const isFree = ([from, to]) => from >= 0 && to <= width && !taken.some(([a, b, at], k) => k !== i && a < to && b > from && Math.abs(at - py) < 12);
+        const isFree = ([from, to]) => from >= margin.left && to <= width && !taken.some(([a, b, at], k) => k !== i && a < to && b > from && Math.abs(at - py) < 12);
         const place = [[px + 8, px + 8 + long], [px - 8 - long, px - 8]].find(isFree); // to the right of the point, or to its left
         if (!place) continue;
         taken.push([...place, py]);
@@ -123,6 +123,6 @@ function scale() {
       $(".drawing", root).onclick = () => downloadDrawing(`${PAGE.title}-${metric}-tokens.svg`, drawing);
     });
     $(".download", root).onclick = () => download(`${PAGE.title}-${metric}-tokens.csv`, [["language", "tokens", metric, "low", "high"],
-      ...points.map((row) => [row.language, row.tokens, row[metric], ...(row.intervals?.[metric] || [])])]);
+      ...points.map((row) => [row.language, row.tokens, row[metric], ...(row.intervals?.[metric] || ["", ""])])]);
   });
 }
