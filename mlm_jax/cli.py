@@ -45,7 +45,6 @@ VERBS = {  # in the order in which --help lists them
     "config": "config",
 }
 
-SMALLER = "use fewer or shorter rows, a smaller model, or a machine with more memory"
 ELSEWHERE = {  # {name in other frameworks: the verb here}
     "evaluate": "eval",
     "test": "eval",
@@ -124,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # JAX's, on any device
             raise
-        print(f"mlm-jax: error: {one_line(f'memory is full: {error}')}. Remedy: {SMALLER}", file=sys.stderr)
+        from mlm_jax.parallel.memory import REMEDY
+
+        print(f"mlm-jax: error: {one_line(f'memory is full: {error}')}. Remedy: {REMEDY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mlm-jax: interrupted", file=sys.stderr)

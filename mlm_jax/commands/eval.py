@@ -100,12 +100,16 @@ def gradients_command(
     import numpy as np
 
     from mlm_jax.common.console import table_console
+    from mlm_jax.data.loading.curriculum import at
     from mlm_jax.parallel.batches import to_devices
+    from mlm_jax.parallel.memory import check_batch
     from mlm_jax.report.table import cosine_table
     from mlm_jax.run.evaluate import open_run
+    from mlm_jax.training.cost import batch_shapes
     from mlm_jax.training.gradient_cosine import between_languages, between_tasks
 
     run = open_run(checkpoint, task)
+    check_batch(batch_shapes(run.program, at(run.loader.phases, run.loaded.step)), "the gradient of")
     batch = to_devices(run.loader.batch(run.loaded.step), run.program.mesh)
     with jax.set_mesh(run.program.mesh):
         if between == "tasks":

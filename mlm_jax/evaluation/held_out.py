@@ -36,6 +36,8 @@ from mlm_jax.evaluation.sentences import aligned_rows, held_out_sentences, retri
 from mlm_jax.evaluation.tagging import entity_scores, is_entity_tags, tag_sentences, uncut
 from mlm_jax.objectives import metric_prefix, task_that
 from mlm_jax.parallel.batches import to_devices
+from mlm_jax.parallel.memory import Fitting
+from mlm_jax.training.cost import task_shapes
 from mlm_jax.training.step import Program
 
 log = logging.getLogger(__name__)
@@ -136,11 +138,13 @@ class HeldOut:
             for task, objective in program.objectives.items()
         }
         by_sentence = task_that("embeds", self.config.tasks)
-        self._encode = jax.jit(
+        encode = jax.jit(
             lambda params, rows: program.model(params).sentence_embeddings(rows, task=by_sentence), out_shardings=whole
         )
-        self._predictions = jax.jit(self._predict_labels, static_argnums=0, out_shardings=whole)
-        self._predict = jax.jit(self._predict_blanks, out_shardings=whole)
+        self._encode = Fitting(encode, "embedding")
+        predictions = jax.jit(self._predict_labels, static_argnums=0, out_shardings=whole)
+        self._predictions = Fitting(predictions, "evaluating")
+        self._predict = Fitting(jax.jit(self._predict_blanks, out_shardings=whole), "filling blanks in")
 
     def after(self, steps: int) -> HeldOut:
         """Return a copy with the RoPE bases that the curriculum gives the weights after ``steps`` steps."""
@@ -194,8 +198,11 @@ class HeldOut:
         sums: perplexity.Sums = {}
         by_source: dict[str, dict[str, dict[str, float]]] = {}  # {source: its metrics}
         units: Units = {}
+        length = self.config.tasks[task]["length"]
         for stream in self.streams[task]:
             of_stream: perplexity.Sums = {}
+            shapes = task_shapes(self.program, task, self._batch_rows(task, stream, everything), length)
+            self._batch_metrics[task].check(params, shapes, np.int32(0))  # before a batch is read
             for reverse in self._directions(task):
                 batches = (to_devices(batch, self.mesh) for batch in self._batches(task, stream, everything, reverse))
                 found = perplexity.evaluate_rows(self._batch_metrics[task], params, batches)
@@ -339,18 +346,25 @@ class HeldOut:
         return None if everything else (limits.examples or None) if stream.kind in WITH_LABELS else limits.rows
 
     def _stored_batches(self, task: str, stream: Stream, everything: bool, reverse: bool) -> Iterator[TaskBatch]:
-        objective, entry = self.program.objectives[task], self.config.tasks[task]
-        limit, multiple = self._most_rows(stream, everything), self.row_multiple * objective.same_language_rows
-        if objective.additive:  # the last batch is padded with rows that change no metric
-            rows = max(entry["rows"] // self.config.training.microbatches, 1)
-            rows = -(-min(rows, limit or rows) // multiple) * multiple
+        rows, limit = self._batch_rows(task, stream, everything), self._most_rows(stream, everything)
+        if self.program.objectives[task].additive:  # the last batch is padded with rows that change no metric
             return self.loader.validation(task, stream.name, rows, limit, reverse)
-        # Rows that are compared with each other: only whole batches, as large as in training, without padding rows.
+        # Rows that are compared with each other: only whole batches, without padding rows.
         documents = stream.split("validation").documents
-        rows = min(entry["rows"], documents) // multiple * multiple
-        batches = self.loader.validation(task, stream.name, max(rows, multiple), None, reverse)
-        wanted = min(documents, limit or documents) // rows if rows else 0
-        return itertools.islice(batches, max(wanted, 1) if rows else 0)
+        if rows > min(documents, self.config.tasks[task]["rows"]):
+            return iter(())
+        batches = self.loader.validation(task, stream.name, rows, None, reverse)
+        return itertools.islice(batches, max(min(documents, limit or documents) // rows, 1))
+
+    def _batch_rows(self, task: str, stream: Stream, everything: bool) -> int:
+        """Return the number of rows of a batch over all processes, which the devices share evenly."""
+        objective, rows = self.program.objectives[task], self.config.tasks[task]["rows"]
+        multiple = self.row_multiple * objective.same_language_rows
+        if objective.additive:
+            rows = max(rows // self.config.training.microbatches, 1)
+            return -(-min(rows, self._most_rows(stream, everything) or rows) // multiple) * multiple
+        # As large as in training, because a row is compared with all rows of its batch.
+        return max(min(rows, stream.split("validation").documents) // multiple * multiple, multiple)
 
     def _read_or_test(self, task: str) -> tuple[Stream, ...]:
         """Return the streams that a task reads, and test sets: streams of its kind that no task trains on."""

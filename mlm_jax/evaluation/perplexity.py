@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlm_jax.data.loading.batch import TaskBatch
 from mlm_jax.objectives import Context, Metrics, Objective
+from mlm_jax.parallel.memory import Fitting
 
 # {metric: (numerator [languages], denominator [languages])} in float64, summed over rows.
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -47,7 +48,7 @@ RowSums = dict[str, list[Columns]]  # {metric: of each batch}
 
 def make_batch_metrics(
     model_of: Callable[[Any], Any], objective: Objective, context: Context, mesh: Mesh | None = None
-) -> Callable[[Any, TaskBatch, int], Metrics]:
+) -> Fitting:
     """Return a function (parameters, batch, index of the batch) → metrics of each row, compiled once for each shape of batch.
 
     Args:
@@ -70,19 +71,12 @@ def make_batch_metrics(
         examples = prepare(batch, number)
         return objective.loss(model_of(params), examples, context, None)[1]
 
-    if mesh is None:
-        return jax.jit(batch_metrics)
-    jitted = jax.jit(batch_metrics, out_shardings=NamedSharding(mesh, P()))
-
-    def on_mesh(params: Any, batch: TaskBatch, number: int) -> Metrics:
-        with jax.set_mesh(mesh):
-            return jitted(params, batch, number)
-
-    return on_mesh
+    whole = None if mesh is None else NamedSharding(mesh, P())
+    return Fitting(jax.jit(batch_metrics, out_shardings=whole), "evaluating", mesh)
 
 
 def evaluate_rows(
-    batch_metrics: Callable[[Any, TaskBatch, int], Metrics], params: Any, batches: Iterable[TaskBatch]
+    batch_metrics: Callable[[Any, TaskBatch, np.int32], Metrics], params: Any, batches: Iterable[TaskBatch]
 ) -> RowSums:
     """Return an objective's metrics as sums over the positions of each held-out row.
 
@@ -101,7 +95,7 @@ def evaluate_rows(
             found.setdefault(name, []).append(Columns.of(numerator, denominator))
 
     for number, batch in enumerate(batches):
-        waiting.append(batch_metrics(params, batch, number))
+        waiting.append(batch_metrics(params, batch, np.int32(number)))
         if len(waiting) > AHEAD:
             take()
     while waiting:

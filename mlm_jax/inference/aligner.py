@@ -20,6 +20,7 @@ from mlm_jax.evaluation.alignment import (
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.objectives import objective_class
+from mlm_jax.parallel.memory import Fitting
 
 EMPTY = "pairs have a side without words, and no links"
 
@@ -54,11 +55,12 @@ class Aligner(Model):
             )
         tasks = {task: objective_class(entry["objective"], task) for task, entry in self.config.tasks.items()}
         task = next((task for task, kind in tasks.items() if kind.needs == "cross_lingual"), next(iter(tasks)))
-        self._attend = jax.jit(
+        attend = jax.jit(
             lambda params, target, source: model_room.merge(self.graphdef, params).encode_with_source(
                 target, source, task=task
             )[1]
         )
+        self._attend = Fitting(attend, "aligning")
 
     def align(
         self,

@@ -21,6 +21,7 @@ from mlm_jax.evaluation.answers import best_span
 from mlm_jax.evaluation.embedding import document_batches, document_rows
 from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.objectives import objective_class
+from mlm_jax.parallel.memory import Fitting
 
 METHODS = {  # {kind of labels: method}
     "labelled": "classify",
@@ -140,7 +141,7 @@ class Classifier(Model):
         self.labels = loaded.labels[self.task]
         objective = objective_class(self.config.tasks[self.task]["objective"], self.task)
         self.by_word, self.kind = objective.per_token, objective.kind
-        self._predict = jax.jit(self._predicted)
+        self._predict = Fitting(jax.jit(self._predicted), "classifying")
 
     def _predicted(self, params: object, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """Return the likeliest class and its probability; for tasks of several classes or a number, all outputs of the head."""

@@ -31,6 +31,7 @@ from mlm_jax.evaluation.embedding import document_batches, document_rows, embed_
 from mlm_jax.evaluation.samples import piece_text, predict_pieces
 from mlm_jax.model.sharing import by_language
 from mlm_jax.objectives import task_that
+from mlm_jax.parallel.memory import Fitting
 
 WINDOW = 4096  # texts that are sorted by length at a time
 CUT = "too long and cut"  # the name in counts of texts with more tokens than the model takes
@@ -91,15 +92,17 @@ class Model:
         special = self.vocabulary.is_special
         by_sentence = task_that("embeds", self.config.tasks)
         by_piece = task_that("masks", self.config.tasks)
-        self._embed = jax.jit(
+        embed = jax.jit(
             lambda params, rows: model_room.merge(self.graphdef, params).sentence_embeddings(rows, task=by_sentence)
         )
-        self._predict = jax.jit(
+        self._embed = Fitting(embed, "embedding")
+        predict = jax.jit(
             lambda params, rows, positions, top_k: predict_pieces(
                 model_room.merge(self.graphdef, params), rows, positions, jnp.asarray(special), top_k, by_piece
             ),
             static_argnums=3,
         )
+        self._predict = Fitting(predict, "filling blanks in")
 
     def embed(self, texts: Sequence[str], *, language: str | Sequence[str] | None = None) -> np.ndarray:
         """Return ``[texts, width]`` float32 sentence embeddings: means over each text's hidden states.

@@ -28,6 +28,7 @@ from mlm_jax.inference.encoder import CUT, Model
 from mlm_jax.inference.search import Hypotheses, beam_search, greedy, repeat_rows, sample
 from mlm_jax.model.sharing import by_language, indexes
 from mlm_jax.objectives import objective_class, task_that
+from mlm_jax.parallel.memory import Fitting
 from mlm_jax.training.context import make_context
 
 WINDOW = 1024  # texts of a stream that are sorted by length at a time
@@ -181,7 +182,8 @@ class Translator(Model):
             code: self._written.get(code, [first])[0] if by_task else task or first for code in self.languages
         }
         self._indexed = by_language(groups)
-        self._run = jax.jit(self._search, static_argnames=("length", "search", "stop", "task"))
+        run = jax.jit(self._search, static_argnames=("length", "search", "stop", "task"))
+        self._run = Fitting(run, "translating")
 
     def translate(
         self,

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mlm_jax.model.layers import pad_length
 
@@ -28,8 +27,9 @@ def seen(
       positions: ``[length]`` positions of the queries among the keys; 0, 1, 2 … if not given.
     """
     mask = (segment_ids[:, :, None] == kv_segment_ids[:, None, :]) & (kv_segment_ids > 0)[:, None, :]
-    own = np.arange(segment_ids.shape[1]) if positions is None else positions
-    ahead = np.arange(kv_segment_ids.shape[1])[None, :] - own[:, None]  # [length, kv_length], key − query
+    # Not numpy: a constant of length² would take memory while the program is traced.
+    own = jnp.arange(segment_ids.shape[1]) if positions is None else positions
+    ahead = jnp.arange(kv_segment_ids.shape[1])[None, :] - own[:, None]  # [length, kv_length], key − query
     return mask & within(ahead, window=window, causal=causal)
 
 
@@ -39,7 +39,7 @@ def within(ahead: Any, *, window: int, causal: bool) -> Any:
     No array is made here but from ``ahead``, since a Pallas kernel (``flash.py``) may not hold constants.
 
     Args:
-      ahead: position of the key − position of the query; an array of numpy or JAX.
+      ahead: position of the key − position of the query; an array of JAX or of a kernel.
       window: as in :func:`seen`.
       causal: as in :func:`seen`.
     """
@@ -88,7 +88,7 @@ def in_windows(
         return jnp.concatenate([parts[:, first : first + last : pieces] for first in range(pieces + 2)], axis=2)
 
     own_segments, near_segments = own(segment_ids), near(segment_ids)
-    ahead = np.arange(-reach, block + reach)[None, :] - np.arange(block)[:, None]  # [block, block + 2 reach]
+    ahead = jnp.arange(-reach, block + reach)[None, :] - jnp.arange(block)[:, None]  # [block, block + 2 reach]
     mask = (own_segments[..., :, None] == near_segments[..., None, :]) & (near_segments > 0)[..., None, :]
     mixed = attend(own(query), near(key), near(value), mask & within(ahead, window=window, causal=causal))
     return mixed.reshape(rows, blocks * block, *query.shape[2:])[:, :length]

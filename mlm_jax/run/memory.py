@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax
 from mlm_jax.common.errors import UserError
 from mlm_jax.parallel.batches import shapes_of
 from mlm_jax.parallel.chips import Chip, chip_of
+from mlm_jax.parallel.memory import machine_memory
 from mlm_jax.parallel.topology import Topology
 from mlm_jax.planning.advice import changes, lines
 from mlm_jax.planning.prepare import Known
@@ -90,14 +89,8 @@ def topology_of(program: Program) -> Topology:
     first = next(device for device in devices if device.process_index == jax.process_index())
     memory = (first.memory_stats() or {}).get("bytes_limit", 0)
     if first.platform == "cpu":
-        memory = _memory_of_this_machine() / jax.local_device_count()
+        memory = machine_memory() / jax.local_device_count()
     chip = chip_of(first) or Chip(first.device_kind, first.platform, (), 0.0, 0.0, 0.0, 0.0, 0.0, len(devices), 1, "")
     chip = dataclasses.replace(chip, devices_per_chip=1, hbm_bytes=memory or chip.hbm_bytes / chip.devices_per_chip)
     slices = int(program.config.mesh.slices)
     return Topology(chip, (len(devices) // slices,), slices, memory=float(memory))
-
-
-def _memory_of_this_machine() -> float:
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return installed if allowed == resource.RLIM_INFINITY else min(installed, allowed)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm_jax.data.loading import curriculum
-from mlm_jax.data.loading.batch import Batch, Rows
+from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
 from mlm_jax.data.store.manifest import WITH_LABELS
 from mlm_jax.model.sharing import indexes
 from mlm_jax.objectives import Objective
@@ -23,23 +23,29 @@ from mlm_jax.training.step import Program
 
 def batch_shapes(program: Program, phase: curriculum.Phase) -> Batch:
     """Return {task: TaskBatch} of ``ShapeDtypeStruct`` laid out on the mesh, the global rows of one step."""
-
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, program.mesh))
-
     batch: Batch = {}
     for task, objective in program.objectives.items():
         entry = program.config.tasks[task]
         count = phase.rows(task, objective.kind, entry["rows"])
-        length = phase.length(task, objective.kind, entry["length"])
-        rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
-        batch[task] = {"inputs": rows}
-        if objective.kind == "pairs":
-            batch[task]["targets"] = rows
-        if objective.kind in WITH_LABELS:
-            classes = program.state.params["classifiers"][task]["bias"].shape[-1]
-            several = (length,) if objective.per_token else (classes,) if objective.kind == "multilabelled" else ()
-            batch[task]["labels"] = array(count, *several)
+        batch[task] = task_shapes(program, task, count, phase.length(task, objective.kind, entry["length"]))
+    return batch
+
+
+def task_shapes(program: Program, task: str, count: int, length: int) -> TaskBatch:
+    """Return a task's batch of ``count`` global rows of ``length`` tokens, as ``ShapeDtypeStruct`` laid out on the mesh."""
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(shape, program.mesh))
+
+    objective = program.objectives[task]
+    rows = Rows(array(count, length), array(count, length), array(count, length), array(count))
+    batch: TaskBatch = {"inputs": rows}
+    if objective.kind == "pairs":
+        batch["targets"] = rows
+    if objective.kind in WITH_LABELS:
+        classes = program.state.params["classifiers"][task]["bias"].shape[-1]
+        several = (length,) if objective.per_token else (classes,) if objective.kind == "multilabelled" else ()
+        batch["labels"] = array(count, *several)
     return batch
 
 

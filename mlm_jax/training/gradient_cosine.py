@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.batch import Batch, Rows, TaskBatch
+from mlm_jax.parallel.memory import Fitting
 from mlm_jax.training.optimizer import axes_by_path
 from mlm_jax.training.paths import by_path
 from mlm_jax.training.step import Program
@@ -106,14 +106,14 @@ def only_language(batch: TaskBatch, language: int) -> TaskBatch:
 
 
 @functools.lru_cache(maxsize=8)
-def _gradient(program: Program, task: str) -> Callable[[Any, TaskBatch, jax.Array], Any]:
+def _gradient(program: Program, task: str) -> Fitting:
     """Return the compiled gradient of a task's loss."""
     objective, context = program.objectives[task], program.context
 
     def loss(params: Any, batch: TaskBatch, key: jax.Array) -> jax.Array:
         return objective.loss(program.model(params), objective.prepare(batch, key, context), context, None)[0]
 
-    return jax.jit(jax.grad(loss))
+    return Fitting(jax.jit(jax.grad(loss)), "the gradient of")
 
 
 def _texts(batch: TaskBatch) -> Rows:

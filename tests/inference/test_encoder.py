@@ -208,7 +208,7 @@ def test_compiled_shapes_are_few(run):
     rng = np.random.default_rng(0)
     for count in (1, 3, 17, 50):
         model.embed([runs.sentence("en", int(rng.integers(1000))) for _ in range(count)], language="en")
-    assert model._embed._cache_size() <= 4  # two widths, two numbers of rows
+    assert model._embed.programs <= 4  # two widths, two numbers of rows
 
 
 def test_embed_writes_an_array_of_every_line(run, model, tmp_path, monkeypatch):

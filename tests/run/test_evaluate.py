@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.interop.exporting import export_hf
 from mlm_jax.run.evaluate import Evaluated, evaluate, transfer_between
 from tests.evaluation import runs
+from tests.hostile.limits import refused_after_progress
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,31 @@ def test_gradients_of_tasks_and_of_languages_are_compared(run, capsys):
     gradients_command(str(folder), "languages", task="mlm")
     printed = capsys.readouterr().out
     assert "1.00" in printed and "norm" in printed and sum(code in printed for code in runs.LANGUAGES) >= 2
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"tasks.mlm.rows": 10**9, "tasks.mlm.length": 10**9, "evaluation.rows": 10**9},
+        {"tasks.mlm.length": 10**6},
+        {"tasks.ranking.length": 10**15},
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--gradients", "tasks")])
+def test_rows_of_a_stranger_that_do_not_fit_are_refused_before_they_are_read(run, tmp_path, capfd, sizes, options):
+    folder, *_ = run
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    file = tmp_path / "checkpoints" / "7" / "facts" / "metadata"
+    facts = json.loads(file.read_text())
+    del facts[SEAL]
+    for key, value in {"data.store": str(folder / "store"), "model.max_positions": 10**16, **sizes}.items():
+        room = facts["config"]
+        *path, last = key.split(".")
+        for part in path:
+            room = room[part]
+        room[last] = value
+    file.write_text(json.dumps(sealed(facts)))
+    said = refused_after_progress(capfd, "eval", tmp_path, "--task", next(iter(sizes)).split(".")[1], *options)
+    assert re.search(
+        r"rows of this number and length needs [\d,.]+ GB of memory, and [\d,.]+ GB are free. Remedy", said
+    )

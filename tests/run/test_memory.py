@@ -47,7 +47,7 @@ def test_settings_that_fit_are_named(store, tmp_path, monkeypatch):
         return out_of_memory(run), is_new
 
     monkeypatch.setattr(CompiledPhases, "step_of", fails)
-    monkeypatch.setattr(memory, "_memory_of_this_machine", lambda: 8 * 600e3)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 8 * 600e3)
     with pytest.raises(UserError) as caught:
         loop.train(config, tmp_path / "run")
     needs, has = re.match(
