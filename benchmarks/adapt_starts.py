@@ -41,11 +41,10 @@ from mlm_jax.adaptation.trim import ROWS
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.checkpoints.starts import Mixtures
 from mlm_jax.checkpoints.transplant import row_sources
-from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.files import write_whole
 from mlm_jax.data import bible
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.interop.importing import import_hf, save_weights
+from mlm_jax.interop.importing import import_hf, write_workdir
 from mlm_jax.training.paths import by_path
 
 STEPS = (0, 100, 400)
@@ -199,10 +198,7 @@ def write_start(workdir: Path, loaded: Loaded, grown: Grown, mixtures: Mixtures)
         params[name] = table
     config = continued_config(RUNS / workdir.parent.name / "model")
     config.checkpoint.init, config.model.vocabulary_multiple = {}, 1
-    config.vocabulary.update(path=str((workdir / "vocabulary").resolve()), size=grown.new.size)
-    grown.new.save(workdir / "vocabulary")
-    claim_workdir(workdir, config)
-    save_weights(workdir, config, grown.new, loaded.languages, params)
+    write_workdir(workdir, config, grown.new, loaded.languages, params)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

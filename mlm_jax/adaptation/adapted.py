@@ -23,7 +23,6 @@ from mlm_jax.adaptation.trim_model import trim
 from mlm_jax.checkpoints.checkpoint import describe
 from mlm_jax.checkpoints.workdir import claim_workdir, config_from_json, config_json, differing_keys
 from mlm_jax.common.addresses import is_local
-from mlm_jax.common.bucket import original
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import write_whole
@@ -47,7 +46,8 @@ def adapted(config: ConfigDict, workdir: str | Path | None) -> ConfigDict:
 
     Args:
       config: the config; if it has no ``adapt.model``, it is returned as it is.
-      workdir: workdir of the run, in which the results are kept unless ``adapt.folder`` names another folder.
+      workdir: workdir of the run, in which the results are kept unless ``adapt.folder`` names another folder; for a workdir in
+        an object store, its local copy.
 
     Raises:
       UserError: as :func:`.import_hf`, :func:`.trim` and :func:`.grow`; the folder holds results of other settings or other
@@ -106,10 +106,14 @@ def _folder(config: ConfigDict, workdir: str | Path | None) -> Path:
       UserError: neither the config nor a workdir names one, or it is an address.
     """
     if not config.adapt.folder and workdir is None:
-        raise UserError("no folder for the adapted model was given", remedy="give --workdir, or set adapt.folder")
-    named = config.adapt.folder or f"{original(workdir or '').rstrip('/')}/{FOLDER}"
-    if not is_local(named):
-        raise UserError("an adapted model needs a folder", file=named, remedy="set adapt.folder to one")
+        raise UserError("no folder for the adapted model was given", remedy="give a workdir, or set adapt.folder")
+    named = config.adapt.folder or f"{str(workdir).rstrip('/')}/{FOLDER}"
+    if not is_local(named):  # not in the local copy of a run's workdir
+        raise UserError(
+            "only a run can adapt a model in a workdir in an object store",
+            file=named,
+            remedy="use mlm-jax train, or set adapt.folder to a folder of this machine",
+        )
     return Path(named).resolve()
 
 

@@ -12,13 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
-from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.common.seal import sealed, unsealed
 from mlm_jax.config.check import check_values
 from mlm_jax.interop.folder import new_folder
-from mlm_jax.interop.importing import save_weights
+from mlm_jax.interop.importing import write_workdir
 from mlm_jax.interop.sentence_modules import write_json
 from mlm_jax.interop.tensors import TensorReader, TensorWriter
 from mlm_jax.interop.weights import flat_shapes
@@ -116,8 +115,7 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
         merged = _read(tensors, facts)
     out = Path(os.path.abspath(out))
     with new_folder(out) as scratch:
-        claim_workdir(scratch, config)
-        save_weights(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **merged}, loaded.labels)
+        write_workdir(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **merged}, loaded.labels)
     return out
 
 
@@ -177,7 +175,7 @@ def language_index(loaded: Loaded, language: str) -> int:
     if language not in loaded.languages:
         raise UserError(f"the model does not know the language {language!r}{nearest(language, loaded.languages)}")
     if not all(_by_source_language(entry) for stack in STACKS for entry in _groups(loaded.config, stack)):
-        raise UserError("not all adapters are chosen by the source language", remedy="leave --language out")
+        raise UserError("not all adapters are chosen by the source language", remedy="name no language")
     return loaded.languages.index(language)
 
 

@@ -15,7 +15,8 @@ from mlm_jax.adaptation.starts import STARTS
 from mlm_jax.adaptation.texts import MOST_DOCUMENTS, texts_of, translations_of
 from mlm_jax.checkpoints.checkpoint import describe
 from mlm_jax.checkpoints.starts import FILE, write_starts
-from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.common.errors import UserError
+from mlm_jax.config.keys.adapt import check_growth
 from mlm_jax.config.values import BadValue
 from mlm_jax.data.text.languages import run_languages
 from mlm_jax.data.vocabulary.folder import load_vocabulary
@@ -89,16 +90,10 @@ def grow(
       the numbers that ``mlm-jax grow`` prints.
 
     Raises:
-      UserError: as :func:`.grow_vocabulary`; there is no checkpoint, no text or no translation; ``start`` is unknown; the folder
-        exists, or cannot be written.
+      UserError: as :func:`.grow_vocabulary`; an argument is not valid; there is no checkpoint, no text or no translation; or the
+        folder exists, or cannot be written.
     """
-    if start not in STARTS:
-        raise UserError(
-            f"there is no start {start!r}{nearest(start, STARTS)}", remedy=f"use one of {', '.join(STARTS)}"
-        )
-    if (start == "lexicon") != bool(pairs):
-        problem = "--start lexicon needs translations" if not pairs else "--pairs are for --start lexicon"
-        raise UserError(problem, remedy="give --start lexicon --pairs tl-en=tl-en.tsv, or neither")
+    check_growth("grow", {"language": language, "text": text, "pieces": pieces, "start": start, "pairs": pairs})
     if Path(out).exists():
         raise UserError("this folder already exists", file=out, remedy="name another folder")
     described = describe(checkpoint)

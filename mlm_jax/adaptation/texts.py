@@ -47,7 +47,9 @@ def translations_of(pairs: Mapping[str, Any], language: str, known: Sequence[str
     for name, source in pairs.items():
         sides = split_pair(name, codes)
         if language not in sides:
-            raise UserError(f"--pairs {name} does not name {language!r}", remedy=f"write --pairs {language}-en=FILE")
+            raise UserError(
+                f"the translations of {name!r} are not of {language!r}", remedy=f"name a pair such as {language}-en"
+            )
         turned = sides[1] == language
         config.data.parallel = {name: source}
         batches = itertools.chain.from_iterable(one.batches("train") for one in sources(config))

@@ -13,10 +13,9 @@ import numpy as np
 from mlm_jax.adaptation.texts import texts_of
 from mlm_jax.adaptation.trim import trim_parameters, trim_vocabulary
 from mlm_jax.checkpoints.checkpoint import host, load_parameters
-from mlm_jax.checkpoints.workdir import claim_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.interop.folder import new_folder
-from mlm_jax.interop.importing import UNDETERMINED, VOCABULARY, import_hf, is_published, save_weights
+from mlm_jax.interop.importing import UNDETERMINED, import_hf, is_published, write_workdir
 from mlm_jax.interop.model_card import base_model, write_source
 from mlm_jax.training.paths import by_path
 
@@ -75,17 +74,14 @@ def trim(model: str | Path, texts: Mapping[str, Any], out: str | Path) -> TrimRe
         smaller = trim_parameters(flat, trimmed.kept)
         before, after = (sum(value.size for value in params.values()) for params in (flat, smaller))
         config = loaded.config
-        config.vocabulary.update(path=str(out / VOCABULARY), size=trimmed.vocabulary.size)
         config.model.vocabulary_multiple = 1
         if config.model.type_boundary >= 0:
             config.model.type_boundary = int(np.searchsorted(trimmed.kept, config.model.type_boundary))
         shutil.rmtree(scratch / IMPORTED, ignore_errors=True)
-        trimmed.vocabulary.save(scratch / VOCABULARY)
         if base:
             write_source(scratch, base, False, is_changed=True)
-        claim_workdir(scratch, config)
         languages = tuple(found) if loaded.languages == UNDETERMINED else loaded.languages
-        save_weights(scratch, config, trimmed.vocabulary, languages, smaller, loaded.labels)
+        write_workdir(scratch, config, trimmed.vocabulary, languages, smaller, loaded.labels)
     per_word = {}
     for language, documents in found.items():
         words = max(sum(len(text.split()) for text in documents), 1)

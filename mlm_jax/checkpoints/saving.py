@@ -67,12 +67,13 @@ class Checkpoints:
     ):
         self.select, self.fingerprint = config.evaluation.select, vocabulary.fingerprint
         self.facts: dict[str, Any] = {
-            "config": config_json(config),
+            "config": config_json(config, workdir),
             "languages": list(languages),
             "vocabulary": pack(vocabulary),
             "labels": {task: list(names) for task, names in labels.items()},
         }
-        self.folder = Path(workdir).resolve() / "checkpoints"
+        self.workdir = Path(workdir).resolve()
+        self.folder = self.workdir / "checkpoints"
         check_no_wildcards(workdir)
         if jax.process_index() == 0:
             for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
@@ -234,7 +235,8 @@ class Checkpoints:
 
     def _check_facts(self, step: int, theirs: Mapping[str, Any]) -> None:
         """Check that a checkpoint is of this run."""
-        facts = {**theirs, "config": config_json(config_from_json(theirs["config"]))}
+        config = config_from_json(theirs["config"], self.workdir)
+        facts = {**theirs, "config": config_json(config, self.workdir)}
         folder = self.folder / str(step)
         if (
             facts["vocabulary"] != self.facts["vocabulary"]

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlm_jax.common.files import write_whole
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config import default_config, renamed_options
 from mlm_jax.config.data_file import tuples
+from mlm_jax.config.paths import change_paths, portable, resolved
 from mlm_jax.config.together import steps_of
 from mlm_jax.data.store.freshness import check_unchanged
 
@@ -40,6 +42,7 @@ MAY_CHANGE = (
     "data.store",
     "data.workers",
     "data.max_document_bytes",
+    "vocabulary.path",  # its content is compared instead, with the vocabularies of the token store and of the checkpoint
     "model.attention",
     "model.remat",
     "model.scan_layers",
@@ -47,13 +50,25 @@ MAY_CHANGE = (
 )
 
 
-def config_json(config: ConfigDict) -> dict[str, Any]:
-    """Return a config as plain JSON values (tuples as lists)."""
-    return json.loads(json.dumps(config.to_dict(), default=list))
+def config_json(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+    """Return a config as plain JSON values (tuples as lists).
+
+    Args:
+      config: the config.
+      workdir: the workdir that will contain the values: paths in it are then written relative to it, so that it can be moved.
+    """
+    values = json.loads(json.dumps(config.to_dict(), default=list))
+    if workdir is not None:
+        change_paths(values, partial(portable, workdir=workdir))
+    return values
 
 
-def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
+def config_from_json(values: Mapping[str, Any], workdir: str | Path | None = None) -> ConfigDict:
     """Return a config from :func:`config_json`; keys that this version does not know are left out.
+
+    Args:
+      values: the JSON values.
+      workdir: the workdir that contains the values; None: paths relative to it are left as they are.
 
     Raises:
       UserError: a value is of another type than the key's.
@@ -64,6 +79,8 @@ def config_from_json(values: Mapping[str, Any]) -> ConfigDict:
         task: renamed_options(options) if isinstance(options, Mapping) else options
         for task, options in config.tasks.items()
     }  # runs of older versions can be continued
+    if workdir is not None:
+        change_paths(config, partial(resolved, workdir=workdir))
     return config
 
 
@@ -95,7 +112,9 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = config_json(config_from_json(read_json(file)))  # a key that is newer than the run has its default
+            theirs = config_json(
+                config_from_json(read_json(file), workdir)
+            )  # a key that is newer than the run has its default
         except UserError as error:
             raise UserError(error.problem, file=file, remedy="delete it if the workdir is yours") from error
         different = changed_keys(theirs, mine)
@@ -155,7 +174,7 @@ def claim_workdir(workdir: str | Path, config: ConfigDict) -> None:
     """Write the config into a workdir, for :func:`check_workdir` and for people."""
     file = Path(workdir) / CONFIG
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(config_json(config), indent=1, ensure_ascii=False))
+    write_whole(file, json.dumps(config_json(config, workdir), indent=1, ensure_ascii=False))
 
 
 def changed_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

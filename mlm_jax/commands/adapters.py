@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlm_jax.commands.options import CHECKPOINT
+from mlm_jax.commands.options import CHECKPOINT, path
 
 ABOUT = "write the adapters of a model alone, or put such adapters back onto the model that they were trained on"
 EXAMPLE = "runs/mine --language sw --out sw_adapters"
@@ -12,11 +12,11 @@ EXAMPLE = "runs/mine --language sw --out sw_adapters"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--out", required=True, help="folder to make; with --load, a workdir")
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
+    parser.add_argument("--out", type=path, required=True, help="folder to make; with --load, a workdir")
     parser.add_argument("--language", default="", help="write only this language's adapters")
     parser.add_argument(
-        "--load", default="", metavar="FOLDER", help="instead: put these adapters on the checkpoint's model"
+        "--load", type=path, default="", metavar="FOLDER", help="instead: put these adapters on the checkpoint's model"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlm_jax.commands.options import CHECKPOINT, PAIR
+from mlm_jax.commands.options import CHECKPOINT, PAIR, path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
 from mlm_jax.common.lines import read_lines, windows
@@ -25,12 +25,16 @@ DRAWN = 8  # sentence pairs in a drawing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=f"{CHECKPOINT}, with cross-lingual attention")
-    parser.add_argument("source", help="text file with one sentence per line")
-    parser.add_argument("target", help="translation of the text, line by line")
+    parser.add_argument("checkpoint", type=path, help=f"{CHECKPOINT}, with cross-lingual attention")
+    parser.add_argument("source", type=path, help="text file with one sentence per line")
+    parser.add_argument("target", type=path, help="translation of the text, line by line")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
-    parser.add_argument("--gold", default="", help="file of gold links, such as 0-0 1p2, for the alignment error rate")
-    parser.add_argument("--draw", default="", metavar="FILE.svg", help="picture of the first sentences' attention")
+    parser.add_argument(
+        "--gold", type=path, default="", help="file of gold links, such as 0-0 1p2, for the alignment error rate"
+    )
+    parser.add_argument(
+        "--draw", type=path, default="", metavar="FILE.svg", help="picture of the first sentences' attention"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

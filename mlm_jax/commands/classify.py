@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS, path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
 from mlm_jax.common.lines import arriving, counting_empty, input_name, read_lines, windows
@@ -23,15 +23,19 @@ HINT = STREAMS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
     parser.add_argument("--task", default="", help="task whose classifier to use, if there are several")
     parser.add_argument(
         "--input",
+        type=path,
         default="-",
         help="text file with one text per line, or two (question and text) with a tab between; - is standard input",
     )
     parser.add_argument(
-        "--output", default="-", help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG"
+        "--output",
+        type=path,
+        default="-",
+        help="file of CLASS<tab>PROBABILITY<tab>LINE, NUMBER<tab>LINE or WORD<tab>TAG",
     )
     parser.add_argument("--language", help=LANGUAGE)
     parser.add_argument(

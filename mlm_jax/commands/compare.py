@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlm_jax.commands.options import path
 from mlm_jax.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,13 +20,17 @@ EXAMPLE = "runs/one runs/another --output comparison.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("workdirs", nargs="+", metavar="RUN", help="workdirs of runs; the first is the baseline")
+    parser.add_argument(
+        "workdirs", type=path, nargs="+", metavar="RUN", help="workdirs of runs; the first is the baseline"
+    )
     parser.add_argument(
         "--metric",
         default="",
         help="metric of the table of languages, such as accuracy; by default the one that ranks the runs",
     )
-    parser.add_argument("--output", default="", metavar="FILE.html", help="page to write: tables, charts and curves")
+    parser.add_argument(
+        "--output", type=path, default="", metavar="FILE.html", help="page to write: tables, charts and curves"
+    )
 
 
 def page_title(runs: Sequence[Run]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS, path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
 from mlm_jax.common.lines import arriving, counting_empty, read_lines
@@ -24,9 +24,13 @@ HINT = STREAMS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--input", default="-", help="text file with one sentence per line; - is standard input")
-    parser.add_argument("--output", default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output")
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
+    parser.add_argument(
+        "--input", type=path, default="-", help="text file with one sentence per line; - is standard input"
+    )
+    parser.add_argument(
+        "--output", type=path, default="-", help="FILE.npy, or JSON lines to FILE.jsonl or standard output"
+    )
     parser.add_argument("--language", help=LANGUAGE)
 
 

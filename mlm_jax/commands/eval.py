@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mlm_jax.commands.options import CHECKPOINT
+from mlm_jax.commands.options import CHECKPOINT, path
 
 ABOUT = "evaluate a checkpoint on held-out data, per language, with intervals"
 EXAMPLE = "runs/mine"
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "checkpoint",
+        type=path,
         nargs="+",
         help=f"{CHECKPOINT}; several classifiers, each trained on one language, make a matrix of transfer",
     )

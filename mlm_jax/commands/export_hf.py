@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mlm_jax.commands.options import CHECKPOINT
+from mlm_jax.commands.options import CHECKPOINT, path
 
 ABOUT = "write a checkpoint as a folder that transformers and sentence-transformers load"
 EXAMPLE = "runs/mine --out published"
@@ -13,8 +13,8 @@ EXAMPLE = "runs/mine --out published"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
+    parser.add_argument("--out", type=path, required=True, help="folder to make")
     parser.add_argument(
         "--family",
         default="",

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mlm_jax.commands.options import CHECKPOINT, LANGUAGE
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, path
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines
 
@@ -19,7 +19,7 @@ HINT = "; write -- before text that begins with a dash"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
     parser.add_argument(
         "text",
         nargs="*",

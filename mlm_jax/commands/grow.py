@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mlm_jax.commands.options import CHECKPOINT, as_source, by_language
+from mlm_jax.commands.options import CHECKPOINT, as_source, by_language, path
 from mlm_jax.config.module import search
 
 ABOUT = "add a language to a checkpoint's vocabulary, for a run that goes on with it"
@@ -14,7 +14,7 @@ EXAMPLE = "runs/mine --language tl --text 'text/tl/*.txt' --out runs/mine_tl_voc
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
     parser.add_argument("--language", required=True, help="code of the new language")
     parser.add_argument(
         "--text",
@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="translations between the new language and one that the model knows, or a dictionary, for --start lexicon, such as "
         "tl-en=tl-en.tsv; repeatable",
     )
-    parser.add_argument("--out", required=True, help="folder of the new vocabulary, for config.vocabulary.path")
+    parser.add_argument(
+        "--out", type=path, required=True, help="folder of the new vocabulary, for config.vocabulary.path"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from mlm_jax.commands.options import adapted_config, add_config, by_language, config_of, store_folder
+from mlm_jax.commands.options import adapted_config, add_config, by_language, config_of, path, store_folder
 from mlm_jax.common.errors import UserError
 
 ABOUT = "show what the data holds: counts, fertility, samples, the planned mix and alpha's; or compare vocabularies"
@@ -18,9 +18,10 @@ MOST = 10_000  # documents, or pairs, of a language that vocabularies are compar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_config(parser, required=False)
-    parser.add_argument("--workdir", help="folder of the token store")
+    parser.add_argument("--workdir", type=path, help="folder of the token store")
     parser.add_argument(
         "--vocabulary",
+        type=path,
         action="append",
         default=[],
         metavar="PLACE",

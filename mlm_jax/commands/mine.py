@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mlm_jax.commands.options import CHECKPOINT, PAIR
+from mlm_jax.commands.options import CHECKPOINT, PAIR, path
 from mlm_jax.common.files import writing
 
 if TYPE_CHECKING:
@@ -21,18 +21,20 @@ EXAMPLE = "runs/mine english.txt german.txt --languages en-de --output pairs.tsv
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
     parser.add_argument(
-        "source", help="text file, one SENTENCE or IDENTIFIER<tab>SENTENCE (as in BUCC) per line; - is standard input"
+        "source",
+        type=path,
+        help="text file, one SENTENCE or IDENTIFIER<tab>SENTENCE (as in BUCC) per line; - is standard input",
     )
-    parser.add_argument("target", help="text file in the other language")
+    parser.add_argument("target", type=path, help="text file in the other language")
     parser.add_argument("--languages", metavar="SOURCE-TARGET", help=PAIR)
-    parser.add_argument("--gold", default="", help="file of ID<tab>ID lines, for precision, recall and F1")
+    parser.add_argument("--gold", type=path, default="", help="file of ID<tab>ID lines, for precision, recall and F1")
     parser.add_argument(
         "--threshold", type=float, help="lowest ratio margin of a pair; by default the best for --gold, or 1"
     )
     parser.add_argument(
-        "--output", default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output"
+        "--output", type=path, default="-", help="FILE.tsv of score, both identifiers, both texts; - is standard output"
     )
 
 

@@ -21,10 +21,16 @@ PAIR = "languages of the two texts, such as de-en (required if the model has lan
 STREAMS = "; text comes from --input or standard input"  # hint of the verbs that take no text as an argument
 
 
+def path(value: str) -> str:
+    """Return an argument that is a path, with the home folder in place of ``~``, which shells leave in ``--workdir=~/runs``."""
+    return os.path.expanduser(value)
+
+
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add ``--config`` and ``--set``."""
     parser.add_argument(
         "--config",
+        type=path,
         required=required,
         metavar="FILE.py",
         help="config file; FILE.py:ARGUMENT passes an argument; FILE.json is data and runs no code",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from mlm_jax.commands.options import adapted_config, add_config, store_folder
+from mlm_jax.commands.options import adapted_config, add_config, path, store_folder
 from mlm_jax.common.errors import UserError
 
 ABOUT = "turn text into a token store"
@@ -16,7 +16,9 @@ BEAM_OPTIONS = "--beam-options"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_config(parser)
-    parser.add_argument("--workdir", help="folder whose store/ is written, unless config.data.store names one")
+    parser.add_argument(
+        "--workdir", type=path, help="folder whose store/ is written, unless config.data.store names one"
+    )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", metavar="I/N", help="write only shard I of N, counted from 0: for N machines at once")
     part.add_argument("--join", type=int, metavar="N", help="make the store from its N shards")
@@ -39,9 +41,11 @@ def run(options: argparse.Namespace) -> None:
     from mlm_jax.data.store.prepare import join, prepare, prepare_shard
     from mlm_jax.objectives import create_objectives
     from mlm_jax.training.check import check_data
+    from mlm_jax.training.context import check_vocabulary
 
     config = adapted_config(options)
-    check_data(config, create_objectives(config.tasks))  # an error should come now, not after hours of preparing
+    check_data(config, create_objectives(config.tasks))  # errors should come now, not after hours of preparing
+    check_vocabulary(config)
     folder = store_folder(config, options.workdir)
     for option, number in (("--join", options.join), ("--beam", options.beam)):
         if number is not None and number < 1:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+from mlm_jax.commands.options import path
+
 ABOUT = "write report.html again from the metrics of a workdir"
 EXAMPLE = "runs/mine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("workdir", help="folder of a run")
+    parser.add_argument("workdir", type=path, help="folder of a run")
     parser.add_argument(
-        "--beside", metavar="WORKDIR", help="another run: its curves, and differences to it, are shown too"
+        "--beside", type=path, metavar="WORKDIR", help="another run: its curves, and differences to it, are shown too"
     )
 
 

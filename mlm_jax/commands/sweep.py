@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlm_jax.commands.options import add_config
+from mlm_jax.commands.options import add_config, path
 
 ABOUT = "run the trials of a config file's sweep(), and compare them per language"
 EXAMPLE = "--config configs/sweeps/alpha.py --workdir runs/alpha --dry-run"
@@ -13,7 +13,7 @@ EXAMPLE = "--config configs/sweeps/alpha.py --workdir runs/alpha --dry-run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_config(parser)
-    parser.add_argument("--workdir", required=True, help="folder with a folder for each trial")
+    parser.add_argument("--workdir", type=path, required=True, help="folder with a folder for each trial")
     parser.add_argument("--parallel", type=int, default=1, help="trials at a time, each on a device of its own")
     parser.add_argument(
         "--stop",

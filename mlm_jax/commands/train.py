@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlm_jax.commands.options import add_config, config_of
+from mlm_jax.commands.options import add_config, config_of, path
 
 ABOUT = "train a model: prepare the data if needed, resume if there is a checkpoint"
 EXAMPLE = "--config my_config.py --workdir runs/mine --set optimizer.learning_rate=1e-3"
@@ -14,9 +14,10 @@ HUGE_PAGES = True  # the process may start itself again with huge pages, which m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_config(parser)
-    parser.add_argument("--workdir", required=True, help="folder of checkpoints, metrics and the report")
+    parser.add_argument("--workdir", type=path, required=True, help="folder of checkpoints, metrics and the report")
     parser.add_argument(
         "--init-from",
+        type=path,
         metavar="CHECKPOINT",
         help='workdir or checkpoint whose weights a new run begins with, as checkpoint.init["from"]; the rest of '
         "checkpoint.init (include, exclude, rename) comes from the config",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS
+from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, STREAMS, path
 from mlm_jax.common.console import plain_console
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.files import writing
@@ -27,13 +27,15 @@ HINT = STREAMS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("checkpoint", help=CHECKPOINT)
+    parser.add_argument("checkpoint", type=path, help=CHECKPOINT)
     parser.add_argument(
         "--to", required=True, metavar="LANGUAGE", help="language to translate into; de,fr: both, a column each"
     )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", help=LANGUAGE)
-    parser.add_argument("--input", default="-", help="text file with one sentence per line; - is standard input")
-    parser.add_argument("--output", default="-", help="text file; standard output if not given")
+    parser.add_argument(
+        "--input", type=path, default="-", help="text file with one sentence per line; - is standard input"
+    )
+    parser.add_argument("--output", type=path, default="-", help="text file; standard output if not given")
     parser.add_argument("--beams", type=int, metavar="N", help="hypotheses kept at each position (4); 1 is greedy")
     parser.add_argument(
         "--n-best", type=int, default=1, metavar="N", help="write N lines NUMBER<tab>SCORE<tab>TEXT for each line"
@@ -62,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin", type=float, default=1.0, help="lowest ratio margin of a synthetic pair; 0 keeps all"
     )
     parser.add_argument(
-        "--encoder", help="checkpoint whose sentence embeddings judge synthetic pairs; by default the model's own"
+        "--encoder",
+        type=path,
+        help="checkpoint whose sentence embeddings judge synthetic pairs; by default the model's own",
     )
     parser.add_argument("--tag", default="<BT>", help="put before back-translations")
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mlm_jax.commands.options import CHECKPOINT, as_source, by_language
+from mlm_jax.commands.options import CHECKPOINT, as_source, by_language, path
 from mlm_jax.config.module import search
 
 ABOUT = "keep only the pieces of a vocabulary that given text needs; the model loses the rows of the others"
@@ -16,7 +16,9 @@ EXAMPLE = "runs/xlmr --text sw='text/sw/*.txt' --text en='text/en/*.txt' --out r
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "checkpoint", help=f"{CHECKPOINT}; or a published model as for import-hf, a folder or a name on the Hub"
+        "checkpoint",
+        type=path,
+        help=f"{CHECKPOINT}; or a published model as for import-hf, a folder or a name on the Hub",
     )
     parser.add_argument(
         "--text",
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LANGUAGE=GLOB",
         help="text whose tokens must not change, or module:function, as in config.data.corpora; repeatable",
     )
-    parser.add_argument("--out", required=True, help="workdir to make")
+    parser.add_argument("--out", type=path, required=True, help="workdir to make")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ A Python config may do anything. A config in JSON may be a stranger's, so it is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from mlm_jax.common.errors import UserError
 from mlm_jax.common.foreign_files import read_json
 from mlm_jax.config.keys import default_config
+from mlm_jax.config.paths import change_paths, resolved
 from mlm_jax.config.values import BadValue
 
 OURS = "mlm_jax."  # modules whose functions are known
@@ -21,6 +23,8 @@ OURS = "mlm_jax."  # modules whose functions are known
 
 def read_config(file: Path) -> ConfigDict:
     """Return the config in a JSON file; keys that the file leaves out are at their defaults.
+
+    Paths that begin with ``{workdir}`` begin at the folder of the file.
 
     Raises:
       UserError: there is no such file, it is not a JSON object of keys, or it names code to import.
@@ -32,6 +36,7 @@ def read_config(file: Path) -> ConfigDict:
     values = read_json(file)
     config = default_config()
     _fill(config, values, "the config", file)
+    change_paths(config, partial(resolved, workdir=file.parent))
     try:
         _check_no_code(config.data, config.adapt)
     except BadValue as error:

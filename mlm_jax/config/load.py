@@ -19,6 +19,7 @@ from mlm_jax.config.check import check_values
 from mlm_jax.config.data_file import read_config
 from mlm_jax.config.keys import KEYS, default_config
 from mlm_jax.config.module import config_file, import_file
+from mlm_jax.config.paths import expand_home
 from mlm_jax.config.values import BadValue
 from mlm_jax.config.words import here
 
@@ -55,6 +56,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> ConfigDict
         check_values(config)
     except BadValue as error:
         raise located(error, path, overrides) from error
+    expand_home(config)
     return config
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError, nearest
+from mlm_jax.config.keys.adapt import check_growth
 from mlm_jax.config.keys.mixing import STRATEGY
 from mlm_jax.config.values import BadValue
 
@@ -71,9 +72,8 @@ def _check_adapt(config: ConfigDict) -> None:
     if grow and not grow.get("text") and grow["language"] not in config.data.corpora:
         problem = f"there is no text of {grow['language']!r} from which adapt.grow could learn pieces"
         raise BadValue("adapt.grow", problem, f"set data.corpora of {grow['language']!r}, or 'text'")
-    if grow and (grow.get("start") == "lexicon") != bool(grow.get("pairs")):
-        problem = "adapt.grow has only one of 'start': 'lexicon' and 'pairs'"
-        raise BadValue("adapt.grow", problem, "set both, or neither")
+    if grow:
+        check_growth("adapt.grow", grow)
 
 
 def longest_row(model: ConfigDict) -> int:

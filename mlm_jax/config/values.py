@@ -332,6 +332,7 @@ def _is_one_or_several(value: Any) -> bool:
 
 FLAG = Fits(is_flag, "True or False")
 TEXT = Fits(is_text, "a string")
+PATH = Fits(is_text, "a path; ~ is the home folder")
 NAMES = Fits(are_names, 'a tuple of names: ("a", "b")')
 NAME_OR_NAMES = Fits(_is_one_or_several, 'a name, or a tuple of names: ("a", "b")')
 SOURCE = Fits(_is_source, "a glob such as 'text/en/*.txt', a tuple of them, or 'module:function'")

@@ -123,7 +123,7 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
     if not task:
         if loaded.labels:
             log.warning(
-                "the heads of the tasks %s are not exported; --task exports one of them",
+                "the heads of the tasks %s are not exported; name a task to export its head",
                 ", ".join(sorted(loaded.labels)),
             )
         family = choose_family(model, facts, wanted)
@@ -131,7 +131,7 @@ def written_as(loaded: Loaded, task: str, facts: Facts, wanted: str) -> tuple[Fa
         named = {"architectures": [family.architecture(Contents.of_model(model))], "model_type": family.model_type}
         return family, model, {**named, **family.describe(model, facts)}, ""
     if task not in loaded.labels:
-        remedy = f"give --task: one of {', '.join(loaded.labels)}" if loaded.labels else "leave --task out"
+        remedy = f"name one of {', '.join(loaded.labels)}" if loaded.labels else "name no task"
         raise UserError(f"this model has no classifier {task!r}{nearest(task, loaded.labels)}", remedy=remedy)
     options = loaded.config.tasks[task]
     pooling, transform = options.get("pooling", "mean"), options.get("transform", "none")
@@ -160,7 +160,7 @@ def document_prefix(loaded: Loaded, language: str) -> list[int]:
     if kind == "language" and not language:
         log.warning(
             "this model's documents begin with the token of their language: write one before each text "
-            "(%s …), or export with --language",
+            "(%s …), or name a language to export",
             loaded.vocabulary.pieces(list(loaded.vocabulary.language_ids.values())[:1])[0],
         )
         return []
@@ -191,10 +191,9 @@ def decoder_start(loaded: Loaded, to: str) -> int:
     prefix, model = loaded.config.data.prefix, loaded.config.model
     if to and not (model.decoder and prefix == "language"):
         raise UserError(
-            "--to names the output language of a decoder, but this model does not depend on it"
-            if model.decoder
-            else "--to names the output language of a decoder, but this model has no decoder",
-            remedy="leave --to out",
+            f"{to!r} is given as the output language of a decoder, but this model "
+            + ("does not depend on it" if model.decoder else "has no decoder"),
+            remedy="give no output language",
         )
     if not model.decoder or prefix != "language":
         start = loaded.vocabulary.document_prefix(prefix, "") if prefix == "bos" else []
@@ -202,7 +201,7 @@ def decoder_start(loaded: Loaded, to: str) -> int:
     if not to:
         raise UserError(
             "this model's decoder begins with the token of its output language, but transformers keeps only one such token",
-            remedy=f"give --to: one of {', '.join(loaded.languages)}; generate(decoder_start_token_id=…) names others",
+            remedy=f"give to: one of {', '.join(loaded.languages)}; generate(decoder_start_token_id=…) names others",
         )
     if to not in loaded.languages:
         raise UserError(f"the model does not know the language {to!r}{nearest(to, loaded.languages)}")

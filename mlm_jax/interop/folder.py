@@ -26,7 +26,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
-            "this already exists and is not an empty folder", file=out, remedy="choose another --out, or remove it"
+            "this already exists and is not an empty folder", file=out, remedy="name another folder, or remove it"
         )
     with disk_errors(out, left="nothing was written"), whole_folder(out) as scratch:
         yield scratch

@@ -59,9 +59,7 @@ def import_hf(
     published = Published(local_folder(source), finite=not allow_nonfinite)
     facts = published.facts
     if languages and facts.languages:
-        raise UserError(
-            f"the model names its own languages: {', '.join(facts.languages)}", remedy="leave --languages out"
-        )
+        raise UserError(f"the model names its own languages: {', '.join(facts.languages)}", remedy="name no languages")
     languages = facts.languages or languages or UNDETERMINED
     for code in languages:
         if languages.count(code) > 1 or code.split() != [code]:
@@ -69,7 +67,7 @@ def import_hf(
             where = published.folder / "config.json" if facts.languages else None
             raise UserError(f"language {code!r} {problem}", file=where, remedy="codes are such as de,en")
     vocabulary = read_vocabulary(published.folder, published.family.model_type, facts.rows, facts.ids)
-    config = imported_config(published, vocabulary, out)
+    config = imported_config(published, vocabulary)
     labels = {published.task["objective"]: published.labels} if published.task else {}
     with new_folder(out) as scratch:
         try:
@@ -79,11 +77,9 @@ def import_hf(
         except UserError as error:  # the model cannot be built from the values of config.json
             raise UserError(error.problem, file=published.folder / "config.json") from error
         flat = published.params(shapes, config.model, languages)
-        vocabulary.save(scratch / VOCABULARY)
         (scratch / RECIPE).write_text(recipe(config, str(source)), encoding="utf-8")
         write_source(scratch, str(source), Path(source).is_dir())
-        claim_workdir(scratch, config)
-        save_weights(scratch, config, vocabulary, languages, flat, labels)
+        write_workdir(scratch, config, vocabulary, languages, flat, labels)
     return out
 
 
@@ -95,7 +91,7 @@ def is_published(source: str | Path) -> bool:
     return bool(HUB_NAME.fullmatch(str(source)))
 
 
-def save_weights(
+def write_workdir(
     workdir: Path,
     config: ConfigDict,
     vocabulary: Any,
@@ -103,7 +99,19 @@ def save_weights(
     flat: dict[str, np.ndarray],
     labels: Mapping[str, tuple[str, ...]] = {},
 ) -> None:
-    """Write parameters as checkpoint 0 of a workdir. ``flat`` is emptied meanwhile, so that no array is held twice."""
+    """Write a workdir with a vocabulary, a config that names it, and parameters as checkpoint 0.
+
+    Args:
+      workdir: the folder.
+      config: config of the model; its ``vocabulary`` is set here.
+      vocabulary: the vocabulary.
+      languages: language codes in index order.
+      flat: {path: array}, which is emptied meanwhile, so that no array is held twice.
+      labels: {task: names of its classes}.
+    """
+    vocabulary.save(workdir / VOCABULARY)
+    config.vocabulary.update(path=str(workdir / VOCABULARY), size=vocabulary.size)
+    claim_workdir(workdir, config)
     host = jax.local_devices(backend="cpu")[0]
     largest = max(value.nbytes for value in flat.values())
     # One after the other: copies run in the background, and until they are done, both copies are in memory.
@@ -116,8 +124,8 @@ def save_weights(
     checkpoints.manager.close()
 
 
-def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigDict:
-    """Return the config of an imported model: the defaults, with its model, its vocabulary and the first token of documents.
+def imported_config(published: Published, vocabulary: Any) -> ConfigDict:
+    """Return the config of an imported model: the defaults, with its model, its pieces and the first token of its documents.
 
     Raises:
       UserError: the decoder begins with another token than ours would.
@@ -128,7 +136,6 @@ def imported_config(published: Published, vocabulary: Any, out: Path) -> ConfigD
     if config.model.embedding_types > 1 and vocabulary.tells_pairs_apart and reads_types(published.folder):
         config.model.type_boundary = vocabulary.pair_separator[-1]
     config.model.vocabulary_multiple = smallest_multiple(vocabulary.size, published.facts.rows)
-    config.vocabulary.path = str(out / VOCABULARY)
     config.vocabulary.size = vocabulary.size
     config.data.prefix = "bos" if before else "none"
     room = longest_row(config.model)

@@ -201,7 +201,7 @@ class Published:
             raise UserError(
                 f"tensor {name!r} holds NaN or infinite numbers",
                 file=self.folder,
-                remedy="download it again, or import it as it is with --allow-nonfinite",
+                remedy="download it again, or allow weights that are not finite",
             )
         return tensor
 

@@ -114,6 +114,17 @@ class Objective:
                 remedy=f"use objective {wanted!r} for this task, or name other sets in tasks.{self.task}.data",
             )
 
+    def check_pieces(self, context: Context, length: int) -> None:
+        """Check that the vocabulary has the special pieces that the objective needs.
+
+        Args:
+          context: the vocabulary and the languages.
+          length: tokens of a row.
+
+        Raises:
+          UserError: it has too few of them.
+        """
+
     def initial_memory(self, width: int) -> Any:
         """Return the initial memory of the objective, which is passed from step to step; None if it has no memory.
 

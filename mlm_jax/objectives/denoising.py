@@ -43,15 +43,13 @@ class Denoising(Objective):
         """Return the length of the encoder's rows, or of the decoder's if there is more noise than text."""
         return max(self.lengths(length)[2:])
 
-    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
-        """Corrupt each row with its own spans.
+    def check_pieces(self, context: Context, length: int) -> None:
+        """Check that the vocabulary has a sentinel for each span of a row.
 
         Raises:
-          UserError: the vocabulary has too few sentinels for rows of this length.
+          UserError: it has too few.
         """
-        rows: Rows = batch["inputs"]
-        count, length = rows.tokens.shape
-        noise, spans, encoder_length, decoder_length = self.lengths(length)
+        spans = self.lengths(length)[1]
         if spans > len(context.sentinels):
             raise UserError(
                 f"task {self.task!r}: rows of {length} tokens need {spans} sentinels, "
@@ -59,6 +57,17 @@ class Denoising(Objective):
                 remedy=("shorten the task's length, " if len(context.sentinels) else "use the objective translation, ")
                 + "or train a vocabulary with more sentinels (vocabulary.sentinels)",
             )
+
+    def prepare(self, batch: TaskBatch, key: jax.Array, context: Context) -> SequenceExamples:
+        """Corrupt each row with its own spans.
+
+        Raises:
+          UserError: as :meth:`check_pieces`.
+        """
+        rows: Rows = batch["inputs"]
+        count, length = rows.tokens.shape
+        self.check_pieces(context, length)
+        noise, spans, encoder_length, decoder_length = self.lengths(length)
         is_noise = jax.vmap(lambda k: noise_mask(k, length, noise, spans))(jax.random.split(key, count))
         real = jnp.asarray(rows.segment_ids) > 0
         # The decoder writes nothing after the last span with real tokens.

@@ -34,6 +34,7 @@ from mlm_jax.common.lock import only_writer
 from mlm_jax.common.processes import fresh_processes
 from mlm_jax.common.quiet import quiet_orbax
 from mlm_jax.config.check import check_values
+from mlm_jax.config.paths import expand_home
 from mlm_jax.data.loading import curriculum
 from mlm_jax.data.loading.loader import Loader
 from mlm_jax.data.store.freshness import is_fresh, what_it_lacks
@@ -59,7 +60,7 @@ from mlm_jax.run.steps import Steps
 from mlm_jax.run.stop import Stopped, StopSignal
 from mlm_jax.run.weights_and_biases import check_wandb
 from mlm_jax.training.check import check_config, check_language_names
-from mlm_jax.training.context import make_context
+from mlm_jax.training.context import check_vocabulary, make_context
 from mlm_jax.training.slow_attention import warn_of_slow_attention
 from mlm_jax.training.state import TrainState
 from mlm_jax.training.step import Program, build_program
@@ -117,6 +118,7 @@ def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: cont
 
     # 0. Checks that need no data come first, before anything is read or written, except the model of config.adapt.
     check_values(config)
+    expand_home(config)
     config = adapted(config, workdir)
     check_config(config)
     check_workdir(workdir, config)
@@ -198,6 +200,7 @@ def prepared(config: ConfigDict, workdir: Path) -> str:
         try:
             if not is_fresh(config, folder):
                 check_store(workdir, config, folder)
+                check_vocabulary(config)
                 with fresh_processes(1, remedy=LESS_MEMORY) as pool:
                     pool.submit(_prepare, config_json(config), folder).result()
             elif lacks := what_it_lacks(config, folder):

@@ -9,8 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlm_jax.common.errors import UserError
+from mlm_jax.data.loading import curriculum
+from mlm_jax.data.text.languages import run_languages
+from mlm_jax.data.vocabulary.folder import open_vocabulary
 from mlm_jax.data.vocabulary.pieces import Vocabulary
-from mlm_jax.objectives import Context, objective_class
+from mlm_jax.objectives import Context, create_objectives, kinds, objective_class
 
 
 def make_context(
@@ -52,6 +55,26 @@ def make_context(
         labels=labels or {},
         **_settings(languages, config),
     )
+
+
+def check_vocabulary(config: ConfigDict) -> None:
+    """Check that the vocabulary has the special pieces that the tasks need, before hours go into preparing data.
+
+    The vocabulary of ``data.mixture`` is known only when the data is read.
+
+    Raises:
+      UserError: it lacks some; or the config names a vocabulary that does not exist or is damaged.
+    """
+    named, languages = config.vocabulary, run_languages(config)
+    if named.path:
+        context = make_context(open_vocabulary(named.path, languages, named.sentinels), languages, config)
+    elif config.data.mixture:
+        return
+    else:
+        context = planned_context(languages, config)
+    for tasks in curriculum.tasks_by_phase(config, kinds(config.tasks)):
+        for task, objective in create_objectives(config.tasks).items():
+            objective.check_pieces(context, tasks[task]["length"])
 
 
 def planned_context(languages: tuple[str, ...], config: ConfigDict) -> Context:

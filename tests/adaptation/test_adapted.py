@@ -12,6 +12,7 @@ from mlm_jax.adaptation.grow import old_rows
 from mlm_jax.checkpoints.checkpoint import describe, load_parameters
 from mlm_jax.checkpoints.transplant import row_sources
 from mlm_jax.checkpoints.workdir import check_workdir
+from mlm_jax.common.bucket import local_workdir
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import load_config
 from mlm_jax.data.bible import _verses
@@ -84,6 +85,21 @@ def test_one_config_does_what_the_steps_do(folder, capsys):
         run, load_config(run / "adapted" / "config.json")
     )  # the config of the adapted model is an ordinary one
 
+    moved = run.rename(folder / "elsewhere").rename(folder / "moved")  # of all these folders, only the last one exists
+    (folder / "small").rename(folder / "smaller")
+    for place, own in ((moved, moved / "adapted"), (folder / "smaller", folder / "smaller")):
+        assert describe(place).config.vocabulary.path == str(own / "vocabulary")
+    assert describe(moved).config.checkpoint.init["from"] == str(moved / "adapted" / "model")
+    for with_adapt in (str(moved / "config.json"), config):
+        assert cli.main(["train", "--config", with_adapt, "--workdir", str(moved), "--set", "steps=3"]) == 0
+    said = capsys.readouterr()
+    assert "held-out text" not in said.out + said.err and "adapting" not in said.out  # neither is done again
+    assert cli.main(["eval", str(moved), "--json"]) == 0 and json.loads(capsys.readouterr().out)["step"] == 3
+    assert cli.main(["export-hf", str(moved), "--out", str(folder / "out")]) == 0
+    assert json.loads((folder / "out" / "config.json").read_text())["vocab_size"] == new.size
+    for name in ("config.json", "adapted/config.json", "checkpoints/3/facts/metadata"):
+        assert str(run) not in (moved / name).read_text()
+
 
 def test_keys_of_the_users_config_are_kept(folder, capsys):
     config = changed(folder, "lora.json", adapt={"trim": {}, "grow": {}, "only_new": False})
@@ -97,6 +113,14 @@ def test_keys_of_the_users_config_are_kept(folder, capsys):
     assert ready.vocabulary.size == theirs.vocabulary.size and ready.optimizer.learning_rate == 0.01
     assert ready.data.prefix == "bos" and ready.steps == 2
     assert adapted(load_config(config), place) == ready
+    with local_workdir(f"file://{folder}/bucket/run") as local:  # a run adapts in the local copy, which is sent
+        model = adapted(load_config(config), local.folder)
+    capsys.readouterr()
+    (folder / "bucket").rename(folder / "other_bucket")
+    with local_workdir(f"file://{folder}/other_bucket/run") as local:
+        again = adapted(load_config(config), local.folder)
+        assert load_vocabulary(again.vocabulary.path).fingerprint == theirs.vocabulary.fingerprint
+    assert again.vocabulary.path != model.vocabulary.path and "adapting" not in capsys.readouterr().out
     (folder / "prepared" / "adapted" / "adapt.json").unlink()
     with pytest.raises(UserError, match="not empty, and was not made for config.adapt"):
         adapted(load_config(config), place)
@@ -107,7 +131,10 @@ def test_settings_that_cannot_work(folder):
         ({"adapt": {"model": ""}}, "adapt.trim is set, but adapt.model names no model"),
         ({"adapt": {"grow": {}}}, "there is no adapt.grow"),
         ({"adapt": {"grow": {"language": "sw"}}}, "there is no text of 'sw'"),
-        ({"adapt": {"grow": {"language": "tl", "start": "lexicon"}}}, "only one of 'start': 'lexicon' and 'pairs'"),
+        (
+            {"adapt": {"grow": {"language": "tl", "start": "lexicon"}}},
+            "adapt.grow has only one of the start 'lexicon' and pairs",
+        ),
         ({"adapt": {"grow": {"language": "tl", "text": "os:getcwd"}}}, "adapt.grow.text is 'os:getcwd'"),
         ({"adapt": {"trim": {"tl": "os:getcwd"}}}, "adapt.trim.tl is 'os:getcwd'"),
         ({"checkpoint": {"init": {"from": "run"}}}, "checkpoint.init and adapt.model are both set"),
@@ -116,7 +143,7 @@ def test_settings_that_cannot_work(folder):
         file = changed(folder, "wrong.json", **keys)
         with pytest.raises(UserError, match=message.replace(".", r"\.").replace("*", r"\*")):
             load_config(file)
-    with pytest.raises(UserError, match="needs a folder"):
+    with pytest.raises(UserError, match="only a run can adapt a model in a workdir in an object store"):
         adapted(load_config(str(folder / "config.json")), "gs://bucket/run")
     with pytest.raises(UserError, match="no folder for the adapted model"):
         adapted(load_config(str(folder / "config.json")), None)

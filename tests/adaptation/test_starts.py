@@ -103,9 +103,9 @@ def test_files_that_say_something_else(content, message, grown, tmp_path):
 def test_options_that_do_not_fit(grown, capsys):
     command = ["grow", str(grown / "model"), "--language", "xx", "--text", str(grown / "new.txt")]
     for options, message in (
-        (["--start", "lexicon"], "--start lexicon needs translations"),
-        (["--pairs", "de-xx=a.tsv"], "--pairs are for --start lexicon"),
-        (["--start", "lexicon", "--pairs", "de-en=a.tsv"], "--pairs de-en does not name 'xx'"),
+        (["--start", "lexicon"], "only one of the start 'lexicon' and pairs"),
+        (["--pairs", "de-xx=a.tsv"], "only one of the start 'lexicon' and pairs"),
+        (["--start", "lexicon", "--pairs", "de-en=a.tsv"], "the translations of 'de-en' are not of 'xx'"),
     ):
         assert cli.main([*command, *options, "--out", str(grown / "other")]) == 2
         assert message in capsys.readouterr().err and not (grown / "other").exists()

@@ -1,3 +1,4 @@
+import json
 import pickle
 import subprocess
 import sys
@@ -5,6 +6,8 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from mlm_jax.checkpoints.workdir import claim_workdir
+from mlm_jax.commands.options import path
 from mlm_jax.common.errors import UserError
 from mlm_jax.config import check_keys, default_config, load_config, located, set_key
 
@@ -43,6 +46,26 @@ def test_overrides_and_arguments(tmp_path):
         load_config(file, ("model.widht=64",))
     with pytest.raises(UserError, match="is not KEY=VALUE"):
         load_config(file, ("model.width",))
+
+
+def test_the_home_folder_and_the_folder_of_a_config_in_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    file = write(
+        tmp_path, "    c.checkpoint.init = {'from': '~/base', 'starts': '~/s.json', 'like': {'~': '~'}}\n    return c\n"
+    )
+    config = load_config(file, ("data.store=~/store", "vocabulary.path=/a/~b"))
+    init = {"from": "/home/me/base", "starts": "/home/me/s.json", "like": {"~": "~"}}
+    assert (config.data.store, config.vocabulary.path) == ("/home/me/store", "/a/~b")
+    assert config.checkpoint.init == init
+    claim_workdir(tmp_path / "run", config)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    config.vocabulary.path, config.data.store = str(tmp_path / "link" / "vocabulary"), "gs://bucket/store"
+    claim_workdir(tmp_path / "run", config)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert json.loads((moved / "config.json").read_text())["vocabulary"]["path"] == "{workdir}/vocabulary"
+    config.vocabulary.path = str(moved / "vocabulary")
+    assert load_config(moved / "config.json") == config
+    assert [path(value) for value in ("~/a", "-", "a~", "gs://b/~")] == ["/home/me/a", "-", "a~", "gs://b/~"]
 
 
 @pytest.mark.parametrize(

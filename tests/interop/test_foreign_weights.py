@@ -203,6 +203,7 @@ def test_an_encoder_without_a_mask_is_not_trained_to_fill_it(tmp_path, capsys):
     arguments = ["train", "--config", str(ours / "config.py"), "--workdir", str(tmp_path / "run"), "--set", mlm]
     assert cli.main([*arguments, "--set", f"data.corpora={{'de': '{tmp_path}/de.txt'}}"]) == 2
     assert "task 'mlm' masks pieces, but this vocabulary has no <mask>" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "store").exists()  # it is an error before the text is prepared
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 7])

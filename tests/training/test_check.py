@@ -6,9 +6,11 @@ from mlm_jax.common.errors import UserError
 from mlm_jax.config import default_config, located, set_key
 from mlm_jax.config.values import BadValue
 from mlm_jax.data.loading.loader import Loader
+from mlm_jax.data.vocabulary.pieces import Vocabulary
 from mlm_jax.objectives import kinds
 from mlm_jax.run import loop
 from mlm_jax.training.check import check_config
+from mlm_jax.training.context import check_vocabulary
 from tests.evaluation import runs
 
 
@@ -205,6 +207,24 @@ def test_nothing_is_prepared_or_written_for_a_config_that_cannot_work(tmp_path, 
     file = tmp_path / "config.py"
     file.write_text("def get_config():\n    config.optimizer.name = 'adamm'\n")
     assert str(located(raised.value, file)).startswith(f"{file}:2: ")
+
+
+def test_a_vocabulary_without_the_pieces_that_a_task_needs_is_refused_before_data_is_read(tmp_path):
+    config = make_config()
+    config.tasks = {"denoising": {"objective": "denoising", "rows": 8, "length": 64}}
+    check_vocabulary(config)
+    config.curriculum = ({"steps": 5}, {"steps": 5, "length": 128})
+    config.vocabulary.sentinels = 5
+    with pytest.raises(UserError, match="rows of 128 tokens need 6 sentinels, the vocabulary has 5"):
+        check_vocabulary(config)
+    Vocabulary.bytes(("en", "de"), 6).save(
+        tmp_path / "bytes"
+    )  # a given one counts, not the number for one to be trained
+    config.vocabulary.path = str(tmp_path / "bytes")
+    check_vocabulary(config)
+    config.vocabulary.path = str(tmp_path / "none")
+    with pytest.raises(UserError, match="no vocabulary|existing file"):
+        check_vocabulary(config)
 
 
 @pytest.mark.parametrize(

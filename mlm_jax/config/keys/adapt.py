@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mlm_jax.config.sources import Sources
-from mlm_jax.config.values import FLAG, REQUIRED, TEXT, ByName, Entry, Key, choice, whole
+from mlm_jax.config.values import FLAG, PATH, REQUIRED, TEXT, BadValue, ByName, Entry, Key, choice, whole
 
 ABOUT = (
     "The published or trained model that a run continues; `mlm-jax train` imports, trims and grows it before the first step "
@@ -38,11 +41,29 @@ GROW = Entry(
     empty=True,
 )
 
+
+def check_growth(key: str, growth: Mapping[str, Any]) -> None:
+    """Check the settings of a growing vocabulary, each by itself and together.
+
+    Args:
+      key: name of the settings in messages.
+      growth: values as of ``adapt.grow``.
+
+    Raises:
+      BadValue: a value is not of its kind; or only one of a lexicon and its translations is given.
+    """
+    GROW.check(key, growth)
+    if (growth.get("start") == "lexicon") != bool(growth.get("pairs")):
+        raise BadValue(
+            key, f"{key} has only one of the start 'lexicon' and pairs of translations", "give both, or neither"
+        )
+
+
 KEYS: tuple[Key, ...] = (
     Key(
         "adapt.model",
         "",
-        TEXT,
+        PATH,
         "A folder of transformers, a name on the Hub, a workdir or a checkpoint. The run gets its `config.model`, `data.prefix`, "
         "vocabulary and weights. Keys of `model` that are set to another value than their default are kept.",
     ),
@@ -68,7 +89,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "adapt.folder",
         "",
-        TEXT,
+        PATH,
         'Folder of the imported, trimmed and grown model; "" is WORKDIR/adapted. It is made once. Remove it to make it again.',
     ),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mlm_jax.config.values import NAME_OR_NAMES, REQUIRED, TEXT, ByName, Entries, Entry, Key, is_row, whole
+from mlm_jax.config.values import NAME_OR_NAMES, PATH, REQUIRED, TEXT, ByName, Entries, Entry, Key, is_row, whole
 
 ABOUT = "What is saved, and what a new run starts from."
 
 INIT = Entry(
     (
-        Key("from", REQUIRED, TEXT, "The other run's workdir, or one of its checkpoints."),
+        Key("from", REQUIRED, PATH, "The other run's workdir, or one of its checkpoints."),
         Key("include", (".*",), NAME_OR_NAMES, "Regular expressions over this run's parameter paths: those to take."),
         Key(
             "exclude",
@@ -31,7 +31,7 @@ INIT = Entry(
         Key(
             "starts",
             "",
-            TEXT,
+            PATH,
             'JSON file {"new piece": {"old piece": weight}} (`mlm-jax grow --start`): a piece that the other run lacks begins as '
             "this weighted mean of old ones. Pieces that are not in the file begin as the mean of the old pieces that spell them.",
         ),

@@ -9,6 +9,7 @@ from mlm_jax.config.sources import Sources
 from mlm_jax.config.values import (
     FLAG,
     NAMES,
+    PATH,
     REQUIRED,
     SOURCE,
     TEXT,
@@ -138,6 +139,6 @@ KEYS: tuple[Key, ...] = (
         whole(1),
         "Limit on one document, line or cell of the text, in bytes. A larger one is an error, so that memory stays bounded.",
     ),
-    Key("data.store", "", TEXT, 'Folder of the token store; "" is WORKDIR/store.'),
+    Key("data.store", "", PATH, 'Folder of the token store; "" is WORKDIR/store.'),
     Key("data.workers", 1, whole(0), "Processes that tokenise, each its share of the files; 0 uses one for each core."),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlm_jax.config.values import ABOVE_ZERO, TEXT, Key, Number, choice, whole
+from mlm_jax.config.values import ABOVE_ZERO, PATH, Key, Number, choice, whole
 
 ABOUT = "The vocabulary: a given one, or one that is trained on the text."
 
@@ -10,7 +10,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "vocabulary.path",
         "",
-        TEXT,
+        PATH,
         'A SentencePiece .model file or a vocabulary folder, such as WORKDIR/store/vocabulary of a run. "" trains a vocabulary.',
     ),
     Key("vocabulary.kind", "unigram", choice("unigram", "bpe", "bytes"), "Kind of vocabulary to train."),

@@ -17,6 +17,7 @@ from mlm_jax.data.store.layout import MANIFEST
 from mlm_jax.data.store.store import Store
 from mlm_jax.data.text.libraries.code import code_digest
 from mlm_jax.data.text.sources import fingerprint
+from mlm_jax.data.vocabulary.folder import open_vocabulary
 
 # Keys of config.data that change what the store holds.
 KEYS = (
@@ -82,7 +83,7 @@ def is_fresh(config: ConfigDict, folder: str | Path, *, or_older: bool = True) -
     made_of = _made_of(folder)
     if not or_older and made_of is not None and not {*KEYS} <= {*made_of["data"]}:
         return False
-    asked = _comparable(request(config), made_of)
+    asked = _asked(config, folder, made_of)
     if not any(asked["sources"]) and not config.data.mixture:  # no file here to compare sizes and times of
         written = ("data", "vocabulary", "languages")
         return not asked["sources"] or (made_of is not None and all(made_of[key] == asked[key] for key in written))
@@ -110,7 +111,7 @@ def check_unchanged(config: ConfigDict, folder: str | Path) -> None:
     if not _exists(folder) or is_fresh(config, folder):
         return
     made_of = _made_of(folder) or {}
-    asked = _comparable(request(config), made_of)
+    asked = _asked(config, folder, made_of)
     before, now = _files(made_of), _files(asked)
     new_run = "use a new workdir, with checkpoint.init to start from these weights"
     changed = _changed(before, now)
@@ -148,12 +149,33 @@ def why_stale(config: ConfigDict, folder: str | Path) -> str:
     made_of = _made_of(folder)
     if made_of is None:
         return "it was not made by prepare"
-    asked = _comparable(request(config), made_of)
+    asked = _asked(config, folder, made_of)
     changed = [
         *_changed(_files(made_of), _files(asked))[:1],
         *(f"the code of {name}" for name in _changed_code(made_of, asked)),
     ]
     return ", ".join([f"{key} differs" for key in _keys(made_of, asked)] + [f"{what} has changed" for what in changed])
+
+
+def _asked(config: ConfigDict, folder: str | Path, made_of: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the request for a config's store, in a form that can be compared with the one that a store was made for.
+
+    A given vocabulary may be in another folder now: it is the same if its content is.
+    """
+    asked = _comparable(request(config), made_of)
+    if not (made_of and made_of.get("model") and asked.get("model")):
+        return asked
+    then, now = ({"path": one["vocabulary"].get("path"), "model": one["model"]} for one in (made_of, asked))
+    if then == now or not _is_vocabulary_of(folder, config.vocabulary):
+        return asked
+    return asked | {"vocabulary": asked["vocabulary"] | {"path": then["path"]}, "model": then["model"]}
+
+
+def _is_vocabulary_of(folder: str | Path, named: ConfigDict) -> bool:
+    """Return whether a store has the vocabulary that ``config.vocabulary`` names."""
+    facts = Store.open(folder).manifest
+    given = open_vocabulary(named.path, facts["languages"], named.sentinels)
+    return bool(given.fingerprint == facts["vocabulary"]["fingerprint"])
 
 
 def _comparable(asked: dict[str, Any], made_of: dict[str, Any] | None) -> dict[str, Any]:
