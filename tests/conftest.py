@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import tempfile
 
 import hypothesis
 import jaxlib.version
@@ -26,6 +27,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if importlib.util.find_spec("triton"):
     import triton  # noqa: F401
 
+
+# Tests build the same programs again and again. Each process of pytest reads from its own folder what it compiled before. Programs
+# that a test starts do not know the folder: they may be killed while they write to it.
+import jax  # noqa: E402
+
+compiled = tempfile.TemporaryDirectory(prefix="mlm_jax_tests_compiled_")
+jax.config.update("jax_compilation_cache_dir", compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 # On a busy machine, an example may take much longer than elsewhere.
 hypothesis.settings.register_profile("patient", deadline=None)
