@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_input, check_output, check_workdir_path
-from mlm_jax.common.errors import UserError, nearest, one_line
+from mlm_jax.common.errors import UNFINISHED, UserError, nearest, one_line
 from mlm_jax.common.files import check_folder_place
 from mlm_jax.common.log_lines import plain_warnings
 from mlm_jax.common.signals import Interruptions
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plain_warnings()
         # Orbax does not await the rest of a save that failed; the error of the save is shown.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        _end_when_asked_to()
+        _end_when_asked_to(resumes=getattr(verb, "RESUMES", False))
         if getattr(verb, "HUGE_PAGES", False):
             from mlm_jax.parallel.huge_pages import restart_with_huge_pages
 
@@ -164,20 +164,24 @@ def _check_paths(given: Sequence[str]) -> None:
             ) from error
 
 
-def _end_when_asked_to() -> None:
+def _end_when_asked_to(*, resumes: bool) -> None:
     """End on SIGTERM, SIGHUP and SIGINT (Ctrl-C) as on an error, so that half-written files are removed.
 
-    ``train`` and ``sweep`` handle the signals themselves.
+    Args:
+      resumes: whether the same command continues what the verb has begun. Such a verb handles signals itself, but only after it
+        has imported its libraries; before that, it also ends with the exit code by which launchers know that it is unfinished.
     """
     interruptions = Interruptions(KeyboardInterrupt, SystemExit)
     interruptions.begin()
 
     def end(number: int, frame: FrameType | None) -> None:
         if interruptions.may_raise(number, frame, end):
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and not resumes:
                 raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
-            sys.exit(128 + number)
+            if resumes:
+                print("mlm-jax: stopped by a signal; the same command continues", file=sys.stderr)
+            sys.exit(UNFINISHED if resumes else 128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a command in the background of a script
@@ -188,7 +192,8 @@ def verb_module(verb: str) -> ModuleType:
     """Return the module of a verb: ``ABOUT``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options)``.
 
     It may also have ``arrange(arguments)``, which rewrites arguments that argparse would misread, ``take_rest(options, rest)``,
-    which accepts arguments that argparse left over, and ``HINT``, which is added to the error about those.
+    which accepts arguments that argparse left over, and ``HINT``, which is added to the error about those. ``RESUMES`` says that
+    the same command continues after a signal.
     """
     return importlib.import_module(f"mlm_jax.commands.{VERBS[verb]}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlm_jax.commands.options import CHECKPOINT, LANGUAGE, path
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.errors import UserError, visible
 from mlm_jax.common.lines import EMPTY, arriving, counting_empty, read_lines
 
 ABOUT = "fill in the <mask> of each line of text"
@@ -84,7 +84,7 @@ def fill_mask_command(
             if len(blanks) > 1:
                 print(f"  {MASK} {number}")
             for candidate in candidates:
-                print(f"  {100 * candidate.probability:5.1f} %  {candidate.token}")
+                print(f"  {100 * candidate.probability:5.1f} %  {visible(candidate.token)}")
         sys.stdout.flush()  # whoever typed the line, or writes the next one, waits for the answer
     if counts[EMPTY]:
         model.warn_of_counts(counts)

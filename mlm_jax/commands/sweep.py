@@ -8,6 +8,7 @@ from mlm_jax.commands.options import add_config, path
 
 ABOUT = "run the trials of a config file's sweep(), and compare them per language"
 EXAMPLE = "--config configs/sweeps/alpha.py --workdir runs/alpha --dry-run"
+RESUMES = True  # the same command continues what a signal stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

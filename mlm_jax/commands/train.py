@@ -9,6 +9,7 @@ from mlm_jax.commands.options import add_config, config_of, path
 ABOUT = "train a model: prepare the data if needed, resume if there is a checkpoint"
 EXAMPLE = "--config my_config.py --workdir runs/mine --set optimizer.learning_rate=1e-3"
 HUGE_PAGES = True  # the process may start itself again with huge pages, which make steps on a CPU faster
+RESUMES = True  # the same command continues what a signal stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,17 +6,28 @@ import os
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
+
+from mlm_jax.common.errors import visible
 
 WIDTH_WITHOUT_TERMINAL = 200  # columns; Rich's 80 would cut numbers
 
 
+class PlainConsole(Console):
+    """A console that shows control characters in names and texts as escapes, also in cells of tables."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text that is printed for a string."""
+        return super().render_str(visible(text), **options)
+
+
 def plain_console(**options: Any) -> Console:
-    """Return a Rich console without markup, because names and texts of users may contain square brackets and colons.
+    """Return a Rich console for names and texts of users: without markup, and with control characters escaped.
 
     Args:
       **options: arguments of ``rich.console.Console``.
     """
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    return PlainConsole(markup=False, emoji=False, highlight=False, **options)
 
 
 def table_console(**options: Any) -> Console:

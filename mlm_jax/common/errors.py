@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 UNFINISHED = (
     75  # exit code of a run, or a sweep, that a signal stopped with steps remaining (EX_TEMPFAIL of sysexits.h)
 )
+
+# Control characters but tab and line feed; embeddings, overrides and isolates of direction, which reorder the text around them.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -38,6 +42,14 @@ def _rebuild(problem: str, file: str | Path | None, line: int | None, remedy: st
 def printable(text: str) -> str:
     """Return a text in one line, with control characters and stray bytes escaped, so that a name cannot control a terminal."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def visible(text: str) -> str:
+    """Return a text of several lines with control characters escaped that could control a terminal or reorder what it shows.
+
+    Tabs and characters that scripts need, such as ZWNJ and the marks of direction, stay.
+    """
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(message: object) -> str:

@@ -21,7 +21,7 @@ from typing import TextIO
 
 from mlm_jax.common.addresses import refuse_address
 from mlm_jax.common.disk import disk_errors
-from mlm_jax.common.errors import UserError, one_line
+from mlm_jax.common.errors import UserError, one_line, visible
 from mlm_jax.common.lock import is_at, locked
 
 SCRATCH = ".incomplete"
@@ -59,6 +59,16 @@ def write_whole(file: str | Path, text: str) -> None:
         opened.write(text)
 
 
+class _ForTerminal:
+    """Standard output that is a terminal: control characters in labels and texts are escaped."""
+
+    def __init__(self, terminal: TextIO):
+        self.terminal, self.flush = terminal, terminal.flush
+
+    def write(self, text: str) -> int:
+        return self.terminal.write(visible(text))
+
+
 @contextlib.contextmanager
 def writing(output: str) -> Iterator[TextIO]:
     """Open a text file that appears when it is complete, or standard output ("-"); pipes and devices are written to directly.
@@ -67,7 +77,7 @@ def writing(output: str) -> Iterator[TextIO]:
       UserError: the file cannot be written, or is a symbolic link.
     """
     if output == "-":
-        yield sys.stdout
+        yield _ForTerminal(sys.stdout) if sys.stdout.isatty() else sys.stdout  # type: ignore[misc]
         sys.stdout.flush()
         return
     with disk_errors(output), whole_file(output) as file:

@@ -1,5 +1,6 @@
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from rich.progress import Progress, TextColumn
 
 import mlm_jax
 from mlm_jax.common.console import plain_console, table_console
+from mlm_jax.common.files import writing
 from mlm_jax.common.tables import Table
 from mlm_jax.report.table import language_rows, language_table
 
@@ -88,3 +90,28 @@ def test_every_table_is_one_that_cuts_nothing():
         if file.name != "tables.py" or file.parent.name != "common":
             found = re.findall(r"from rich\.table import .*\bTable\b", file.read_text())
             assert not found or file.name == "metrics.py", file  # a grid of losses, as many as fit
+
+
+HOSTILE = "a\x1b[2J\x9b1m\x07\u202e[b]x\r"  # clears the screen, rings, reverses the rest, is markup, returns
+SAFE = "می\u200cخواهم\tb"
+
+
+def test_names_control_no_terminal(monkeypatch, capsys):
+    shown = r"a\x1b[2J\x9b1m\x07\u202e[b]x\r"
+    file = io.StringIO()
+    console = table_console(file=file, force_terminal=True, color_system=None)
+    table = Table("name", title=HOSTILE)
+    table.add_row(HOSTILE)
+    console.print(table)
+    console.print(HOSTILE, style="yellow")
+    assert file.getvalue().count(shown) == 3
+    plain = io.StringIO()
+    plain_console(file=plain).print(SAFE.replace("\t", " "))
+    assert plain.getvalue() == SAFE.replace("\t", " ") + "\n"
+    with writing("-") as output:
+        print(HOSTILE, end="", file=output)
+    assert capsys.readouterr().out == HOSTILE  # programs read the very text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with writing("-") as output:
+        print(HOSTILE, SAFE, sep="", end="", file=output)
+    assert capsys.readouterr().out == shown + SAFE

@@ -152,6 +152,30 @@ def test_a_signal_before_the_steps_ends_a_verb_and_its_helpers_at_once(tmp_path,
     assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".incomplete", ".lock"))]
 
 
+WAITS = """
+import pathlib, time
+pathlib.Path(__file__).with_name("began").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "verb, number", [("train", signal.SIGTERM), ("sweep", signal.SIGHUP), ("train", signal.SIGINT)]
+)
+def test_a_signal_before_a_run_can_handle_it_says_that_the_run_is_unfinished(tmp_path, verb, number):
+    (tmp_path / "my_config.py").write_text(WAITS)
+    command = [verb, "--config", str(tmp_path / "my_config.py"), "--workdir", str(tmp_path / "run")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "x=1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *command], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for((tmp_path / "began").exists, 60)
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == UNFINISHED
+    assert said.splitlines()[-1] == "mlm-jax: stopped by a signal; the same command continues" and "Trace" not in said
+
+
 def test_a_run_that_is_done_ends_with_0_and_a_second_start_too(store_folder, tmp_path):
     common = {"store": str(store_folder), "workdir": str(tmp_path), "steps": 3}
     code, output = run(**common, hang_up_at=1)
