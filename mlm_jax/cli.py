@@ -17,6 +17,7 @@ from types import FrameType, ModuleType
 
 from mlm_jax import __version__
 from mlm_jax.commands.options import check_input, check_output, check_workdir_path
+from mlm_jax.common.arguments import unrecognized
 from mlm_jax.common.errors import UNFINISHED, UserError, nearest, one_line
 from mlm_jax.common.files import check_folder_place
 from mlm_jax.common.log_lines import plain_warnings
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(given)
     verb = verb_module(options.verb)
     if rest and not (hasattr(verb, "take_rest") and verb.take_rest(options, rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{getattr(verb, 'HINT', '')}")
+        of_verb = argparse.ArgumentParser()
+        verb.add_arguments(of_verb)
+        parser.error(unrecognized(rest, of_verb) + getattr(verb, "HINT", ""))
     if arguments is None:  # a process of its own, not a test or a notebook
         _write_utf8()
         plain_warnings()

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mlm_jax.common.errors import UserError
+from mlm_jax.common.arguments import unrecognized
+from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.config import file_and_argument, load_config
 from mlm_jax.config.module import EXAMPLES
 from mlm_jax.parallel.topology import check_mesh, parse
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "verb",
         nargs="?",
-        choices=VERBS,
+        metavar="{" + ",".join(VERBS) + "}",
         default="run",
         help="run (default); or status, logs or stop for a job that was launched with the same options",
     )
@@ -316,7 +317,14 @@ def look(verb: str, job: Job, shell: Shell, options: argparse.Namespace) -> None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = parser().parse_args(arguments)
+    own = parser()
+    options, rest = own.parse_known_args(arguments)
+    if rest:
+        own.error(unrecognized(rest, own))
+    if options.verb not in VERBS:
+        own.error(
+            f"there is no verb {options.verb!r}{nearest(options.verb, VERBS) or '.'} The verbs are {', '.join(VERBS)}"
+        )
     if (
         arguments is None
     ):  # a process of its own: a closed terminal ends it like Ctrl-C, so that temporary files are removed

@@ -98,6 +98,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "depth",
         "encoder_layerdrop",
         "encoder_layers",
+        "layers",
         "n_layer",
         "n_layers",
         "num_encoder_layers",

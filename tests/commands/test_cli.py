@@ -104,10 +104,13 @@ def test_texts_stand_before_options_and_behind_them(arguments, monkeypatch, caps
     monkeypatch.setattr(command, lambda *given, **options: found.append((given, options["language"])))
     assert main(["fill-mask", "run", *arguments.split()]) == 0
     assert found == [(("run", ["a", "b"]), "en")]
-    for wrong in (["fill-mask", "run", "a", "--langage", "en"], ["report", "run", "b"]):
+    for wrong, said in (
+        (["fill-mask", "run", "a", "--langage", "en"], "--langage en; did you mean '--language'?"),
+        (["report", "run", "b"], "b\n"),
+    ):
         with pytest.raises(SystemExit):
             main(wrong)
-        assert "unrecognized arguments: " in capsys.readouterr().err
+        assert f"unrecognized arguments: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

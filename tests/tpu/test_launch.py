@@ -64,6 +64,19 @@ def test_neither_jax_nor_tensorflow_is_needed():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["stauts"], "there is no verb 'stauts'; did you mean 'status'?"),
+        (["--servce-account", "a"], "--servce-account; did you mean '--service-account'?"),
+    ],
+)
+def test_misspelt_words_are_answered_with_the_nearest(wrong, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        launch.main(["--config", "c.py", "--topology", "v5e:4x4", "--workdir", "w", *wrong])
+    assert said in capsys.readouterr().err
+
+
 def test_a_bucket_may_be_given_as_an_address(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert launch.main([*COMMON, *LAUNCHES["tpu_vm"], "--bucket", "gs://my-runs/", "--dry-run"]) == 0
