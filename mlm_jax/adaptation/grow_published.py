@@ -29,7 +29,7 @@ def grow_published(vocabulary: PublishedVocabulary, texts: Iterable[str], count:
       count: most pieces to add.
 
     Raises:
-      UserError: the vocabulary is of another kind, or the text does not suffice to train pieces.
+      UserError: the vocabulary is of another kind, a piece would get another id, or the text does not suffice to train pieces.
     """
     described = json.loads(vocabulary.tokenizer_json)
     model = described["model"]
@@ -38,11 +38,18 @@ def grow_published(vocabulary: PublishedVocabulary, texts: Iterable[str], count:
         raise UserError(f"a tokenizer of type {model.get('type')!r} cannot be grown")
     if count:
         grow(vocabulary, described, list(texts), count)
-    return PublishedVocabulary(json.dumps(described, ensure_ascii=False), vocabulary.ids, vocabulary.languages)
+    grown = PublishedVocabulary(json.dumps(described, ensure_ascii=False), vocabulary.ids, vocabulary.languages)
+    both = zip(*(each.pieces(range(vocabulary.size)) for each in (vocabulary, grown)), strict=True)
+    if moved := [old for old, new in both if old != new and not RESERVED.fullmatch(old)]:
+        raise UserError(f"this vocabulary cannot be grown: the piece {moved[0]!r} would get another id")
+    return grown
 
 
 def _grow_merges(vocabulary: PublishedVocabulary, described: dict[str, Any], texts: Sequence[str], count: int) -> None:
     model = described["model"]
+    # tokenizers numbers added tokens that are not in the model's list by the length of the list, which grows.
+    for token in described.get("added_tokens") or ():
+        model["vocab"].setdefault(token["content"], token["id"])
     inside = model.get("continuing_subword_prefix") or ""
     known = set(vocabulary.pieces(range(vocabulary.size)))
     new_ids = iter([*_free(described), *range(vocabulary.size, vocabulary.size + count)])

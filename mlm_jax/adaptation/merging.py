@@ -85,25 +85,26 @@ def further_merges(
             continue
         if pairs[best] < 2:
             break
-        grown: set[tuple[str, str]] = set()
+        piece, grown = best[0] + best[1].removeprefix(inside), set[tuple[str, str]]()
         for number in words_with.pop(best):
             word = cut[number]
             for pair in zip(word, word[1:]):
                 pairs[pair] -= often[number]
             merged: list[str] = []
-            for piece in word:  # from the left, as BPE merges
-                if merged and (merged[-1], piece) == best:
-                    merged[-1] += piece.removeprefix(inside)
+            for part in word:  # from the left, as BPE merges
+                if merged and (merged[-1], part) == best:
+                    merged[-1] = piece
                 else:
-                    merged.append(piece)
+                    merged.append(part)
             cut[number] = merged
             for pair in zip(merged, merged[1:]):
                 pairs[pair] += often[number]
-                words_with[pair].add(number)
-                grown.add(pair)
+                if piece in pair:  # the others were there before
+                    words_with[pair].add(number)
+                    grown.add(pair)
         for pair in grown:
             heapq.heappush(heap, (-pairs[pair], pair))
         found.append(best)
-        if (piece := best[0] + best[1].removeprefix(inside)) not in known:
+        if piece not in known:
             new.add(piece)
     return found

@@ -80,6 +80,8 @@ def trim_vocabulary(vocabulary: Vocabulary, texts: Iterable[str]) -> Trimmed:
     else:
         trimmed, keep = _sentencepiece(vocabulary, used)
     kept = np.flatnonzero(keep)
+    if trimmed.pieces(range(trimmed.size)) != [pieces[index] for index in kept]:
+        raise UserError("this vocabulary cannot be trimmed: its pieces would get other ids than their rows")
     for start in range(0, len(documents), BATCH):
         part = documents[start : start + BATCH]
         for text, old, new in zip(part, vocabulary.encode_batch(part), trimmed.encode_batch(part)):

@@ -1,5 +1,6 @@
 """A published vocabulary grows: old ids stay, new pieces are taken, and transformers gives our ids."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,29 @@ GERMAN = [verse for _, verse in _verses("de")[:200]]
 TAGALOG = [verse for _, verse in _verses("tl")[:600]]
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
+def llama_tokenizer(folder):
+    """EuroBERT's tokenizer as it is published: its special pieces are added tokens after those of the model."""
+    rows = TOKENIZERS["eurobert"](folder)
+    described = json.loads((folder / "tokenizer.json").read_text())
+    model, added = described["model"], described["added_tokens"]
+    special = [token["content"] for token in added]
+    pieces = sorted(model["vocab"].keys() - {*special}, key=model["vocab"].get)
+    ids = {piece: index for index, piece in enumerate([*pieces, *special])}
+    model["vocab"] = {piece: ids[piece] for piece in pieces}
+    for token in added:
+        token["id"] = ids[token["content"]]
+    for token in described["post_processor"]["special_tokens"].values():
+        token["ids"] = [ids[piece] for piece in token["tokens"]]
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    return rows
+
+
+KINDS = {**TOKENIZERS, "llama": llama_tokenizer}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_new_pieces_of_the_users_text(kind, tmp_path):
-    old = read_vocabulary(tmp_path, kind, TOKENIZERS[kind](tmp_path), {})
+    old = read_vocabulary(tmp_path, kind, KINDS[kind](tmp_path), {})
     grown = grow_vocabulary(old, "tl", TAGALOG, 150)
     before, after = old.pieces(range(old.size)), grown.pieces(range(grown.size))
     new = {index for index, piece in enumerate(after) if piece not in set(before)}
