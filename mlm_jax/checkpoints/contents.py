@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {  # {a checkpoint's fact: whether a v
     "vocabulary": lambda value: isinstance(value, dict) and _texts([*value.values()]),
     "checksums": lambda value: isinstance(value, dict),
 }
+BLOCK = re.compile(r"\d+(\.\d+)*")  # names of the files of an array's blocks, if they are not in OCDBT's files
 MOST_FACTS = MOST_TOKENIZER  # bytes; the facts contain a vocabulary in base64
 
 
@@ -117,7 +119,8 @@ def array_shapes(folder: Path) -> Any:
     bring(folder)
     for file in (folder / "state").rglob("*"):
         if file.is_symlink() or not file.is_dir():  # a device or a pipe would never end; only arrays may be large
-            check_file(file, math.inf if file.parent.name == "d" else MOST_JSON)
+            is_array = file.parent.name == "d" or BLOCK.fullmatch(file.name)
+            check_file(file, math.inf if is_array else MOST_JSON)
     shapes = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
     for name, leaf in by_path(shapes).items():
         storage = getattr(leaf, "storage", None)

@@ -50,6 +50,8 @@ class Checkpoints:
       vocabulary: the vocabulary; every checkpoint contains it, as well as the config and the languages.
       languages: language codes in index order.
       labels: {task: names of its classes}.
+      is_shared: whether all processes of the job work in this workdir. Otherwise each has a folder of its own, in which it writes
+        its blocks of the arrays; the files of all processes together are the checkpoint.
       in_flight: the largest number of GB that are copied at once, at least the largest array; :meth:`save` then waits until the
         checkpoint is written. None: everything is copied, and written in the background.
     """
@@ -63,6 +65,7 @@ class Checkpoints:
         languages: tuple[str, ...],
         labels: Mapping[str, tuple[str, ...]],
         *,
+        is_shared: bool = True,
         in_flight: float | None = None,
     ):
         self.select, self.fingerprint = config.evaluation.select, vocabulary.fingerprint
@@ -75,32 +78,36 @@ class Checkpoints:
         self.workdir = Path(workdir).resolve()
         self.folder = self.workdir / "checkpoints"
         check_no_wildcards(workdir)
-        if jax.process_index() == 0:
+        self.is_writer = jax.process_index() == 0 or not is_shared  # of files that are no part of an array
+        if self.is_writer:
             for unfinished in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
                 log.warning("checkpoint %s is incomplete and is skipped", unfinished.name.partition(".")[0])
             self._remove_damaged_metrics()
+            self.folder.mkdir(parents=True, exist_ok=True)
         everyone(True)
         policies = [policy.LatestN(n=config.checkpoint.keep_last)]
         if config.checkpoint.keep_every:
             policies.append(policy.EveryNSteps(config.checkpoint.keep_every))
         if self.select:
             policies.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        processes = ocp.options.MultiprocessingOptions() if is_shared else _alone()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy(policies),
             best_fn=self._score if self.select else None,
             enable_async_checkpointing=in_flight is None,
-            async_options=ocp.AsyncOptions(timeout_secs=YEAR),
+            # The signal that a folder has been made is the same for all processes, even if each makes its own.
+            async_options=ocp.AsyncOptions(timeout_secs=YEAR, create_directories_asynchronously=is_shared),
+            multiprocessing_options=processes,
             cleanup_tmp_directories=True,
-            create=True,
+            create=False,
         )
+        arrays = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight) if is_shared else _own_blocks(processes)
         handlers = {
-            "state": ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight),
-            "facts": ocp.JsonCheckpointHandler(),
-            "metrics": ocp.JsonCheckpointHandler(),
+            "state": arrays,
+            "facts": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+            "metrics": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
         }
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_handlers=handlers if in_flight else None
-        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         self.best = self._best_on_disk()  # kept here too, since a checkpoint that is being written cannot be read yet
 
     @quiet_orbax()
@@ -158,9 +165,9 @@ class Checkpoints:
             return
         selected = self._selected(metrics)
         folder = self.folder / str(step)
-        if jax.process_index() == 0:
+        if self.is_writer:
             remove_abandoned(folder / ORBAX_METRICS)
-        if jax.process_index() == 0 and self.select not in read_metrics(folder):
+        if self.is_writer and self.select not in read_metrics(folder):
             with whole_folder(folder / ORBAX_METRICS) as whole:
                 (whole / ORBAX_METRICS).write_text(json.dumps(with_checksum(selected)))
         everyone(True)
@@ -256,7 +263,7 @@ class Checkpoints:
         """Rename damaged checkpoints, so that their steps can be saved again."""
         if not damaged:
             return
-        if jax.process_index() == 0:
+        if self.is_writer:
             for step in damaged:
                 (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
         everyone(True)
@@ -300,7 +307,7 @@ class Checkpoints:
                 problem = TOO_SLOW
             if not problem:
                 raise
-            if jax.process_index() == 0:
+            if self.is_writer:
                 self._remove_unfinished()
             raise UserError(
                 f"{problem}; earlier checkpoints are complete",
@@ -311,3 +318,23 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Return options with which a process of a job saves into a folder of its own, and waits for no other process."""
+    return ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+
+
+def _own_blocks(processes: ocp.options.MultiprocessingOptions) -> ocp.PyTreeCheckpointHandler:
+    """Return a handler that writes this process's blocks of arrays, each as a file, into a folder of its own.
+
+    Orbax's OCDBT files could not be merged, as each process has only its own. The handler of arrays is not Orbax's global one:
+    that one remembers which process makes folders, and every other handler of a tree, such as the one that restores, changes
+    this to process 0. Then the others wait for process 0 to make a folder that they have to make themselves.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(primary_host=None)
+    return ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False,
+        multiprocessing_options=processes,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)),
+    )

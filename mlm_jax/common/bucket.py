@@ -5,6 +5,10 @@ bucket. A checkpoint consists of many objects. It is valid only if the object ``
 last and removed first. A run may remove a checkpoint from the copy while it is being sent. Therefore hard links to its files are
 sent: otherwise, if a run saves faster than it sends, the bucket would never contain a complete checkpoint. Arrays of checkpoints
 are fetched only when they are read.
+
+In a job of several processes each has a copy of its own, because they may run on different machines. Every process writes its
+blocks of a checkpoint's arrays into its copy, sends them, and tells the others. Process 0 sends all other files, and writes
+``STEP.whole`` when all processes have told. Before a checkpoint is saved, every process has sent the last one.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tensorstore as ts
 
@@ -34,14 +39,35 @@ log = logging.getLogger(__name__)
 
 WRITABLE = re.compile(r"(gs|s3|file)://")  # addresses at which TensorStore writes objects
 CHECKPOINTS, STORE, WHOLE = "checkpoints", "store", ".whole"
+PROFILE = "profile/"  # files of which every process of a job writes its own
 ARRAYS = re.compile(r"(?:(?:checkpoints/)?[^/]+/)?state/")  # prefixes of the names of a checkpoint's arrays
 # Prefixes of the names of all files of a checkpoint.
 CHECKPOINT = re.compile(r"(?:checkpoints/)?\d[^/]*(?=/)|checkpoints/[^/]+(?=/)")
 UNFINISHED = ".orbax-checkpoint-tmp"
 LOCK = "run.lock"  # the object that names the process which uses the workdir
 ANSWER = 60  # seconds in which a bucket must answer at first; TensorStore itself tries again for many minutes
+PAUSE = 0.2  # seconds between two looks for messages of other processes
 AT_ONCE = 256 << 20  # bytes of objects that are transferred at the same time
 Stamp = tuple[int, int]  # time of a file's last change in nanoseconds, and its bytes
+
+
+class Job(Protocol):
+    """The processes of a job, which send messages to each other.
+
+    Attributes:
+      index: the index of this process.
+    """
+
+    index: int
+
+    def meet(self, place: str) -> None:
+        """Return when all processes have called this with the same name of a place."""
+
+    def tell(self, message: str) -> None:
+        """Tell the other processes something."""
+
+    def have_told(self, message: str) -> bool:
+        """Return whether all processes, this one included, have told something."""
 
 
 class LocalWorkdir:
@@ -50,16 +76,20 @@ class LocalWorkdir:
     Attributes:
       folder: a folder of this machine.
       address: the workdir as the user named it.
+      is_shared: whether all processes of the job work in this folder; otherwise each has a folder of its own.
     """
 
     def __init__(self, folder: Path, address: str):
-        self.folder, self.address = folder, address
+        self.folder, self.address, self.is_shared = folder, address, True
 
     def push(self) -> None:
         """Send changed files to the address before this returns, and checkpoints in the background."""
 
     def settle(self) -> None:
         """Wait for checkpoints that are on their way."""
+
+    def deliver(self) -> None:
+        """Send everything that has changed, and return when it has arrived."""
 
 
 class Copy(LocalWorkdir):
@@ -69,13 +99,15 @@ class Copy(LocalWorkdir):
       folder: the folder of the copy.
       address: ``gs://…`` or ``s3://…``.
       works: whether a run works in the copy; otherwise the copy is only read, and fetched again at the next call.
+      job: the job of this process if it has several processes, each with a copy.
 
     Raises:
       UserError: it is an address of another kind, or contains "." or "..".
     """
 
-    def __init__(self, folder: Path, address: str, *, works: bool = False):
+    def __init__(self, folder: Path, address: str, *, works: bool = False, job: Job | None = None):
         super().__init__(folder, address)
+        self.job, self.is_shared, self.is_first = job, job is None, job is None or job.index == 0
         if not WRITABLE.match(address):
             remedy = "name gs://… or s3://…, or mount the store as a folder and name the folder"
             raise UserError("a workdir cannot be at an address of this kind", file=address, remedy=remedy)
@@ -89,6 +121,9 @@ class Copy(LocalWorkdir):
         self.links = folder.parent / "sending"  # hard links to the files of checkpoints that are being sent
         self.sending: Future[None] | None = None
         self.sender = ThreadPoolExecutor(1)
+        self.has_failed = (
+            threading.Event()
+        )  # the run; other processes may have failed, too, and are no longer waited for
 
     def fetch(self, *, tidy: bool = False) -> None:
         """Make the copy equal to the bucket, without the token store and the arrays.
@@ -137,11 +172,10 @@ class Copy(LocalWorkdir):
         Raises:
           UserError: the bucket cannot be written to.
         """
-        self.settle()
-        self.push()
-        self.settle()
-        with self._failures("write"):
-            self.keys.write(LOCK, None).result()
+        self.deliver()
+        if self.is_first:
+            with self._failures("write"):
+                self.keys.write(LOCK, None).result()
 
     def bring(self, below: str) -> None:
         """Fetch the arrays whose names begin with a prefix.
@@ -161,9 +195,10 @@ class Copy(LocalWorkdir):
           UserError: the bucket cannot be written to.
         """
         here = _stamps(self.folder, self._walk())
+        here = {name: stamp for name, stamp in here.items() if self.is_first or name.startswith(PROFILE)}
         with self._failures("write"):
             self._send((name for name, stamp in here.items() if self.files.get(name) != stamp), self.folder)
-            for gone in [name for name in self.files if name not in here]:
+            for gone in [name for name in self.files if self.is_first and name not in here]:
                 self.keys.write(gone, None).result()
             self.files = here
             if self.sending is None or self.sending.done():
@@ -180,6 +215,16 @@ class Copy(LocalWorkdir):
         if sending is not None:
             with self._failures("write"):
                 sending.result()
+
+    def deliver(self) -> None:
+        """Send everything that has changed, checkpoints included, and wait until it has arrived.
+
+        Raises:
+          UserError: the bucket cannot be written to.
+        """
+        self.settle()
+        self.push()
+        self.settle()
 
     def publish(self, file: Path) -> None:
         """Send one file.
@@ -202,15 +247,23 @@ class Copy(LocalWorkdir):
         ]
         found = {checkpoint: self._stamps_below(checkpoint) for checkpoint in checkpoints}
         gone = [checkpoint for checkpoint in self.checkpoints if checkpoint not in found]
-        changed = {
-            checkpoint: files for checkpoint, files in found.items() if self.checkpoints.get(checkpoint) != files
-        }
-        changed = {checkpoint: files for checkpoint, files in changed.items() if self._link(checkpoint, files)}
+        changed = {checkpoint: self._changed(checkpoint, files) for checkpoint, files in found.items()}
+        changed = {name: files for name, files in changed.items() if files and self._link(name, files)}
         if changed or gone:
-            self.checkpoints = {
-                checkpoint: files for checkpoint, files in self.checkpoints.items() if checkpoint in found
-            } | changed
-            self.sending = self.sender.submit(self._send_whole, changed, gone)
+            for checkpoint in gone:
+                del self.checkpoints[checkpoint]
+            for checkpoint, files in changed.items():
+                self.checkpoints[checkpoint] = self.checkpoints.get(checkpoint, {}) | files
+            self.sending = self.sender.submit(self._send_whole, changed, gone if self.is_first else ())
+
+    def _changed(self, checkpoint: str, files: dict[str, Stamp]) -> dict[str, Stamp]:
+        """Return the files of a checkpoint that this process has to send."""
+        known = self.checkpoints.get(checkpoint, {})
+        return {
+            name: stamp
+            for name, stamp in files.items()
+            if known.get(name) != stamp and (self.is_first or ARRAYS.match(name))
+        }
 
     def _link(self, checkpoint: str, files: dict[str, Stamp]) -> bool:
         """Make hard links to the files of a checkpoint; return False if the run is removing the checkpoint."""
@@ -219,7 +272,7 @@ class Copy(LocalWorkdir):
             for name in files:
                 (self.links / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.folder / name, self.links / name)
-        return self._stamps_below(checkpoint) == files
+        return files.items() <= self._stamps_below(checkpoint).items()
 
     def _stamps_below(self, checkpoint: str) -> dict[str, Stamp]:
         walk = os.walk(self.folder / checkpoint)
@@ -228,10 +281,21 @@ class Copy(LocalWorkdir):
     def _send_whole(self, changed: dict[str, dict[str, Stamp]], gone: Iterable[str]) -> None:
         for checkpoint, files in changed.items():
             self._send(files, self.links)
-            self.keys.write(f"{checkpoint}{WHOLE}", b"").result()
+            has_arrays = any(ARRAYS.match(name) for name in files)
+            if self.job is not None and has_arrays:
+                self.job.tell(checkpoint)
+            if self.is_first and (not has_arrays or self._have_all_sent(checkpoint)):
+                self.keys.write(f"{checkpoint}{WHOLE}", b"").result()
         shutil.rmtree(self.links, ignore_errors=True)
         for checkpoint in gone:  # only now: until then the bucket would have no checkpoint if this process were killed
             self._remove_below(checkpoint)
+
+    def _have_all_sent(self, checkpoint: str) -> bool:
+        """Wait until all processes have sent their blocks of a checkpoint; return False if the run fails meanwhile."""
+        while self.job is not None and not self.job.have_told(checkpoint):
+            if self.has_failed.wait(PAUSE):
+                return False
+        return True
 
     def _remove_below(self, checkpoint: str) -> None:
         self.keys.write(f"{checkpoint}{WHOLE}", None).result()
@@ -298,8 +362,12 @@ _copies: dict[Path, Copy] = {}  # of this process, by their folders
 
 
 @contextlib.contextmanager
-def local_workdir(workdir: str | Path) -> Iterator[LocalWorkdir]:
+def local_workdir(workdir: str | Path, job: Job | None = None) -> Iterator[LocalWorkdir]:
     """Yield the folder of a run: the workdir itself, or a local copy of an address, which is sent at the end and then removed.
+
+    Args:
+      workdir: a folder or an address.
+      job: the job of this process if it has several processes, each of which calls this.
 
     Raises:
       UserError: the bucket cannot be read or written to, or another process of this machine works on the same address.
@@ -308,15 +376,24 @@ def local_workdir(workdir: str | Path) -> Iterator[LocalWorkdir]:
         yield LocalWorkdir(Path(workdir), str(workdir))
         return
     address = str(workdir).rstrip("/")
-    home = _cache() / "work" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    home = _cache() / "work" / (digest if job is None else f"{digest}.{job.index}")  # machines may share home folders
     with only_writer(home):
-        copy = Copy(home / address.rpartition("/")[2], address, works=True)
+        copy = Copy(home / address.rpartition("/")[2], address, works=True, job=job)
         _copies[copy.folder] = copy
         try:
-            copy.fetch(tidy=True)
-            copy.begin()
+            if copy.is_first:
+                copy.fetch(tidy=True)
+                copy.begin()
+            if job is not None:
+                job.meet("tidied")  # until then, incomplete checkpoints may be found
+            if not copy.is_first:
+                copy.fetch()
             try:
                 yield copy
+            except BaseException:
+                copy.has_failed.set()
+                raise
             finally:
                 copy.end()
         finally:

@@ -46,6 +46,7 @@ from mlm_jax.evaluation.held_out import HeldOut
 from mlm_jax.evaluation.labelled_sets import per_token
 from mlm_jax.objectives import create_objectives, kinds
 from mlm_jax.parallel.batches import check_rows, row_group
+from mlm_jax.parallel.job import this_job
 from mlm_jax.parallel.mesh import make_mesh
 from mlm_jax.report import write_report
 from mlm_jax.run.compiled import CompiledPrograms
@@ -76,8 +77,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
 
     Args:
       config: the config of the run.
-      workdir: folder of the checkpoints, the metrics and the report, or its address (``gs://…``, ``s3://…``) if the job is one
-        process.
+      workdir: folder of the checkpoints, the metrics and the report, or its address (``gs://…``, ``s3://…``).
 
     Returns:
       the path, or the address, of the report.
@@ -88,18 +88,12 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | str:
       SystemExit: with code 75 (UNFINISHED), if a signal (Ctrl-C, a notebook's interrupt) stopped the run. The run is saved,
         and the same call continues it.
     """
-    if not is_local(workdir) and jax.process_count() > 1:
-        problem = (
-            f"only a job of one process can have its workdir in an object store; this job has {jax.process_count()}"
-        )
-        remedy = "mount the bucket as a folder on every machine, as tpu.launch --bucket does, and name that folder"
-        raise UserError(problem, file=workdir, remedy=remedy)
     stop = StopSignal()
     try:
         with (
             quiet_orbax(),
             stop,
-            local_workdir(workdir) as local,
+            local_workdir(workdir, this_job()) as local,
             disk_errors(local.folder),
             contextlib.ExitStack() as held,
         ):
@@ -152,7 +146,7 @@ def _train(config: ConfigDict, local: LocalWorkdir, stop: StopSignal, held: cont
     held_out = HeldOut(program, loader, store)
 
     # 3. The state: restored from a checkpoint, initialised from other weights, or newly drawn.
-    checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels)
+    checkpoints = Checkpoints(workdir, config, store.vocabulary, loader.languages, labels, is_shared=local.is_shared)
     held.callback(checkpoints.end)
     with must_fit(program, label_counts):
         state = first_state(program, checkpoints, store.vocabulary)

@@ -83,7 +83,7 @@ class Steps:
             self.goodput.add("data" if device_waits else "step", time.perf_counter() - begun)
             state = self._step(done, state, batch)
         with self.goodput.span("checkpoint"):
-            self.checkpoints.wait()
+            self._deliver()
         self.goodput.write()
         self.programs.record()
 
@@ -120,7 +120,7 @@ class Steps:
         if done > 0 and (saving or stopping or is_better or ending or resumed):
             self._save(done, state, evaluated)
         if stopping:
-            self.checkpoints.wait()
+            self._deliver()
             self.stop.step = done
             raise Stopped
         if ending and done < config.steps:
@@ -130,10 +130,17 @@ class Steps:
 
     def _save(self, done: int, state: TrainState, evaluated: dict[str, float] | None) -> None:
         with self.goodput.span("checkpoint"):
+            if not self.local.is_shared:
+                self._deliver()  # so that every process has sent its blocks of the last checkpoint
             self.local.settle()  # so that no checkpoint is removed while it is being sent
             self.checkpoints.save(done, state, evaluated)
             self.goodput.write()
             self.programs.record()
+
+    def _deliver(self) -> None:
+        """Wait until the last checkpoint is written and, if the workdir is in an object store, sent."""
+        self.checkpoints.wait()
+        self.local.deliver()
 
     def _step(self, done: int, state: TrainState, batch: Batch) -> TrainState:
         """Start the step after ``done`` steps, write the log line of an earlier one, and return the next state."""

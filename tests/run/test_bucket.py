@@ -43,18 +43,15 @@ def command(store_folder, workdir, **settings):
 
 
 def run(store_folder, workdir, **settings):
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
     return subprocess.run(command(store_folder, workdir, **settings), **options)
 
 
-def run_together(commands, caches):
-    """Run commands at the same time, each with a cache of its own, as on several machines; returns their outputs."""
-    environments = [{**os.environ, "XDG_CACHE_HOME": str(caches / str(number))} for number in range(len(commands))]
+def start(commands, homes):
+    """Start commands at the same time, each with a home of its own, as on several machines."""
+    environments = [{**os.environ, "XDG_CACHE_HOME": str(homes / str(number))} for number in range(len(commands))]
     pipes = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = [subprocess.Popen(one, env=env, **pipes) for one, env in zip(commands, environments)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return outputs
+    return [subprocess.Popen(one, env=env, **pipes) for one, env in zip(commands, environments)]
 
 
 def numbers(lines):
@@ -65,26 +62,93 @@ def numbers(lines):
 def test_two_machines_that_train_at_one_address_leave_a_whole_run(store, store_folder, tmp_path):
     """The second one is warned, and both come to the same numbers."""
     address = f"{store}/two"
-    outputs = run_together([command(store_folder, address, steps=8)] * 2, tmp_path)
+    processes = start([command(store_folder, address, steps=8)] * 2, tmp_path)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("step 8/8" in output for output in outputs)
     assert load(address).step == 8 and "checkpoints/8.whole" in names(address)
     steps = [line["step"] for line in numbers(read(address, "metrics.jsonl").decode().splitlines())]
     assert sorted(set(steps)) == list(range(9)) and steps == sorted(steps)
 
 
-@pytest.mark.slow
-def test_a_job_of_two_processes_reads_its_token_store_from_a_bucket(store, store_folder, tmp_path):
-    keys = open_keys(f"{store}/text")
-    for file in (file for file in Path(store_folder).rglob("*") if file.is_file()):
-        keys.write(file.relative_to(store_folder).as_posix(), file.read_bytes()).result()
+def run_job(store_folder, workdir, homes, dies, **settings):
+    """Run a job of two processes with two devices each, in new homes as on other machines, until one process kills itself.
+
+    Args:
+      store_folder: the token store.
+      workdir: the workdir.
+      homes: a new folder.
+      dies: the index of the process that dies.
+      settings: of both processes.
+
+    Returns:
+      what process 0 printed.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    job = {"coordinator": f"127.0.0.1:{port}", "processes": 2, "set": {"mesh.data": 2}}
-    run_together([command(f"{store}/text", tmp_path / "job", process=number, **job) for number in (0, 1)], tmp_path)
-    assert run(store_folder, tmp_path / "alone").returncode == 0
-    ours, alone = (load(tmp_path / name) for name in ("job", "alone"))
-    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(alone.params)):
+    job = {
+        "coordinator": f"127.0.0.1:{port}",
+        "processes": 2,
+        "devices": 2,
+        "silence": 12,
+        "heartbeat": 900,
+        "kill_after": "/",  # which is there
+        **settings,
+    }
+    commands = [
+        command(store_folder, workdir, process=number, **job, kill_at=12 if number == dies else None)
+        for number in (0, 1)
+    ]
+    processes = start(commands, homes)
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    assert codes[dies] == -signal.SIGKILL and codes[1 - dies] == 1, outputs
+    return outputs[0]
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_goes_on_after_any_of_them_is_killed(store, tmp_path):
+    """A block of a checkpoint is lost as well, and in the end a job of one process goes on."""
+    address, text = f"{store}/job", write_store(f"{store}/text")
+    one_task = {"mlm": {"objective": "mlm", "rows": 8, "length": 32}}
+    settings = {"steps": 14, "set": {"mesh.fsdp": 4, "tasks": one_task}}
+
+    def whole():
+        return sorted(int(name[12:-6]) for name in names(address) if re.fullmatch(r"checkpoints/\d+\.whole", name))
+
+    def logged():
+        return {line["step"] for line in numbers(read(address, "metrics.jsonl").decode().splitlines())}
+
+    def printed(output):
+        return {int(step) for step in re.findall(r"^step (\d+)/", output, re.MULTILINE)}
+
+    assert printed(run_job(text, address, tmp_path / "first", dies=1, **settings)) <= logged()
+    *_, before, last = whole()
+    embedding = f"checkpoints/{last}/state/params.embedding"
+    blocks = {name for name in names(address) if re.fullmatch(rf"{embedding}/[\d.]+", name)}
+    assert len(blocks) == 4  # two of each process
+    open_keys(address).write(min(blocks), None).result()
+    output = run_job(text, address, tmp_path / "second", dies=0, **settings)
+    assert f"checkpoint {last} is damaged" in output and f"continuing from step {before} of 14" in output
+    assert printed(output) <= logged() and whole()[-1] >= last
+    done = run(text, address, devices=4, **settings)
+    assert done.returncode == 0 and f"continuing from step {whole()[0]}" not in done.stdout, done.stderr
+    assert whole()[-1] == 14 and "run.lock" not in names(address)
+    assert run(text, tmp_path / "unbroken", devices=4, **settings).returncode == 0
+    unbroken = numbers((tmp_path / "unbroken/metrics.jsonl").read_text().splitlines())
+    found = numbers(read(address, "metrics.jsonl").decode().splitlines())
+    assert losses(found) == pytest.approx(losses(unbroken), rel=1e-5)
+    ours, theirs = load(address), load(tmp_path / "unbroken")
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params)):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def losses(lines):
+    return {(line["step"], key): value for line in lines for key, value in line.items() if "/loss/" in key}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +238,49 @@ def test_a_checkpoint_that_the_run_is_removing_is_not_sent(store, monkeypatch):
         assert names(address) == {"run.lock"}
         monkeypatch.undo()
         shutil.rmtree(copy.folder / "checkpoints/1")
+
+
+class Job:
+    """A process of a job whose messages are in a set that all its processes share."""
+
+    def __init__(self, index, told):
+        self.index, self.told = index, told
+
+    def tell(self, message):
+        self.told.add((message, self.index))
+
+    def have_told(self, message):
+        return {(message, 0), (message, 1)} <= self.told
+
+
+def test_a_checkpoint_of_several_processes_is_whole_when_all_have_sent_their_blocks(store, tmp_path):
+    address, checkpoint, told = f"{store}/blocks", "checkpoints/1", set()
+    copies = [bucket.Copy(tmp_path / str(n) / "run", address, works=True, job=Job(n, told)) for n in (0, 1)]
+    for number, copy in enumerate(copies):
+        (copy.folder / checkpoint / "state").mkdir(parents=True)
+        (copy.folder / checkpoint / f"state/{number}").write_text("block")
+        (copy.folder / checkpoint / "facts").write_text(f"facts of process {number}")
+        (copy.folder / "metrics.jsonl").write_text(f"metrics of process {number}")
+    copies[0].push()
+    assert not copies[0].sending.done()  # it waits for the other process
+    assert names(address) <= {"metrics.jsonl", f"{checkpoint}/state/0", f"{checkpoint}/facts"}
+    for copy in reversed(copies):
+        copy.deliver()
+    blocks = {f"{checkpoint}/state/0", f"{checkpoint}/state/1"}
+    assert names(address) == {"metrics.jsonl", f"{checkpoint}.whole", f"{checkpoint}/facts", *blocks}
+    assert read(address, "metrics.jsonl") == b"metrics of process 0"
+    assert read(address, f"{checkpoint}/facts") == b"facts of process 0"
+    (copies[0].folder / checkpoint / "metrics").write_text("of an evaluation")  # no blocks, so nobody is waited for
+    copies[0].deliver()
+    assert read(address, f"{checkpoint}/metrics") == b"of an evaluation"
+    (copies[0].folder / "checkpoints/2/state").mkdir(parents=True)
+    (copies[0].folder / "checkpoints/2/state/0").write_text("block")
+    copies[0].has_failed.set()
+    copies[0].end()  # the other process may have failed, too: it is not waited for
+    assert "checkpoints/2.whole" not in names(address) and "checkpoints/2/state/0" in names(address)
+    shutil.rmtree(copies[1].folder / checkpoint)
+    copies[1].deliver()  # only process 0 removes what is gone
+    assert f"{checkpoint}.whole" in names(address)
 
 
 def test_verbs_read_what_is_in_a_bucket(trained, capsys):
@@ -323,12 +430,6 @@ def test_a_signal_before_the_bucket_has_answered_ends_the_run_as_others_do(silen
         train(tiny_config("nowhere"), silent_store)
     assert stopped.value.code == 75
     assert "stopped by a signal before the first step; the same command continues" in capsys.readouterr().out
-
-
-def test_a_job_of_several_processes_is_told_to_mount_the_bucket(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="only a job of one process .* Remedy: mount the bucket"):
-        train(tiny_config("nowhere"), "gs://runs/x")
 
 
 def test_events_of_a_copy_are_read_as_those_of_a_folder(trained):
