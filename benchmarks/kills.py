@@ -1,6 +1,6 @@
 """Kill runs repeatedly, and compare their results with runs that were not killed.
 
-    python benchmarks/kills.py [--kills 100] [--variants prepare plain decoder indexed] [--output benchmarks/results/kills.json]
+    python benchmarks/kills.py [--kills 100] [--variants prepare adapt plain decoder indexed] [--output RESULTS.json]
 
 A run prepares its data, compiles, trains, evaluates, saves and reports. It is killed (SIGKILL), and the same command
 continues, until it is done. Two of three kills come at a file operation: the run, or the process that prepares its data,
@@ -14,7 +14,8 @@ completes, and if afterwards
 * no process, lock or temporary file is left.
 
 ``plain`` runs on one device. ``prepare`` is the same run, but two processes prepare its data. Most of its kills come at
-random times of the preparation, and hit the run or one of these processes. ``decoder`` (with language-indexed weights, a
+random times of the preparation, and hit the run or one of these processes. ``adapt`` trims and grows a published model before it
+prepares its data; most of its kills come before the first step, too. ``decoder`` (with language-indexed weights, a
 curriculum and EMA) and ``indexed`` (with adapters, microbatches and Muon) begin on 8 devices and continue on 4, 2 and 1. Only
 runs that are killed in these phases prepare their data and compile; the others begin with a copy of a store and use compiled
 programs. The script prints the numbers of kills and of survived kills, and a table of file operations by phase of the run;
@@ -34,6 +35,7 @@ import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,12 +53,15 @@ SETTINGS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",  # runs do not start themselves again
     "PYTHONPATH": f"{ROOT}:{KILLED}",
 }
-DEVICES = {"prepare": (1,), "plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
+DEVICES = {"prepare": (1,), "adapt": (1,), "plain": (1,), "decoder": (8, 4, 2, 1), "indexed": (8, 4, 2, 1)}
 KILLS_A_RUN, PLACES_A_RUN = 7, 4
-KILLS_PREPARING = 5  # of those of a run whose data is prepared by two processes
+PREPARING = ("prepare", "adapt")  # variants whose runs all prepare their data
+KILLS_PREPARING = 5  # of those of a run of these variants
 ALONE = 20  # seconds that a process may outlive its parent: Python's start, on a busy machine
+SOURCES = "sources"  # folder of what the variant "adapt" adapts
 TRIES = 3  # attempts to kill at an operation: a continued run may not reach it, because it has less to do
 PHASES = (  # phases of a run: (name, pattern of the file operations in it)
+    ("adapt", "adapted"),
     ("prepare", "helper|store"),
     ("compile", "compiled"),
     ("start", r"config\.json|provenance|\.metrics\.jsonl|\.tensorboard"),
@@ -108,6 +113,7 @@ class Runs:
             os.dup2(output, 2)
             os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
             os.environ["KILLS_LOG"], os.environ["KILLS_AT"] = str(self.log), kill_at or "0 "
+            os.environ["KILLED_SOURCES"] = str(self.folder / SOURCES)
             sitecustomize.watch()
             config = f"{KILLED / 'killed_run.py'}:{self.variant}"
             sys.argv = ["mlm-jax", "train", "--config", config, "--workdir", str(workdir)]
@@ -185,7 +191,9 @@ def problems(workdir: Path, reference: Path, tolerance: float) -> Iterator[str]:
     numbers = [
         {f"step {step} {key}": value for (step, key), value in some if key not in SPEED} for some in (found, wanted)
     ]
-    pages = [json.loads((folder / "report.json").read_text()) for folder in (workdir, reference)]
+    # The config of an adapted model names folders in the workdir.
+    texts = [(folder / "report.json").read_text().replace(str(folder), "") for folder in (workdir, reference)]
+    pages = [json.loads(text) for text in texts]
     for page in pages:
         page.pop("title")
         page["facts"] = [fact for fact in page["facts"] if "×" not in fact]  # the devices
@@ -282,7 +290,7 @@ class Killer:
         """
         workdir = self.runs.folder / f"run-{self.runs.variant}-{self.number}"
         compiles = any(place.startswith("run") and "compiled" in place for place in places)
-        prepares = self.runs.variant == "prepare" or any(place.startswith("helper") for place in places)
+        prepares = self.runs.variant in PREPARING or any(place.startswith("helper") for place in places)
         if not prepares and self.number:  # the first one prepares its data
             shutil.copytree(self.store, workdir / "store")
         self.number += 1
@@ -291,7 +299,7 @@ class Killer:
         while True:
             devices = self.devices[min(len(here), len(self.devices) - 1)]
             enough = len(here) >= KILLS_A_RUN or (not places and len(self.kills) + len(here) >= self.least)
-            at_random = len(here) < KILLS_PREPARING if self.runs.variant == "prepare" else len(here) % 3 == 2
+            at_random = len(here) < KILLS_PREPARING if self.runs.variant in PREPARING else len(here) % 3 == 2
             place = "" if enough or at_random or not places else places.pop(0)
             number = 1 if rare or not place else self.draw.randrange(self.counts[place]) + 1
             at = f"{number} {place}" if place else ""
@@ -319,6 +327,7 @@ class Killer:
     ) -> tuple[int, dict[str, Any] | None]:
         """Start once; return the exit code, and how the start was killed, or None if it was not."""
         prepared = (workdir / "store").exists()
+        is_adapted = self.runs.variant != "adapt" or (workdir / "adapted" / "config.json").exists()
         process = self.runs.start(workdir, devices, at, compiles=compiles)
         after = self.draw.random() * (self.duration if prepared else self.preparation)
         code, killed = ended(process, after if by_time else math.inf), ""
@@ -326,6 +335,7 @@ class Killer:
             victim = self.draw.choice([process, *helpers(process)])
             killed = "run" if victim == process else "helper"
             prepared = (workdir / "store").exists()
+            is_adapted = is_adapted or (workdir / "adapted" / "config.json").exists()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
             code = ended(process)
@@ -334,7 +344,7 @@ class Killer:
         if is_alive(process):
             return 1, {"left": "a process"}
         if killed and code == {"run": -signal.SIGKILL, "helper": 2}[killed]:
-            during = {} if prepared else {"phase": "prepare"}
+            during = {} if prepared else {"phase": "prepare" if is_adapted else "adapt"}
             return code, {"seconds": round(after, 2), "of": killed, "after": done[-1] if done else "nothing"} | during
         # If the process that prepares the data is killed, the run ends with a one-line error.
         helper = code == 2 and at.partition(" ")[2].startswith("helper")
@@ -356,6 +366,16 @@ def import_everything() -> None:
     if os.environ.get("PYTHONPATH") != SETTINGS["PYTHONPATH"]:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
     from mlm_jax.run import loop  # noqa: F401
+
+
+def write_sources(folder: Path) -> None:
+    """Write a published model and texts to adapt it with; in a process of its own, because transformers imports torch."""
+    code = "import pathlib, sys; from tests.interop.published import published; published(pathlib.Path(sys.argv[1]), 'bert')"
+    subprocess.run([sys.executable, "-c", code, str(folder / "model")], cwd=ROOT, check=True, capture_output=True)
+    from killed_run import text
+
+    for language in ("en", "de"):
+        (folder / f"{language}.txt").write_text("\n".join(text(language, "train")))
 
 
 def phase_of(place: str) -> str:
@@ -401,6 +421,8 @@ def main() -> int:
             options.output.write_text(json.dumps(measured, indent=1) + "\n")
 
     with tempfile.TemporaryDirectory() as folder:
+        if "adapt" in options.variants:
+            write_sources(Path(folder, SOURCES))
         for index, variant in enumerate(options.variants):
             together = (options.kills[0] - len(kills)) // (len(options.variants) - index)
             wanted = together if len(options.kills) == 1 else options.kills[index]

@@ -1,5 +1,8 @@
 """The runs that are killed: tiny, on made-up text in two languages, in several variants."""
 
+import os
+
+from mlm_jax.config import default_config
 from tests.tiny import tiny_config
 
 LETTERS = {"en": "abcdefgh", "de": "ijklmnop"}
@@ -32,8 +35,24 @@ def pairs(pair, split):
     return [(line("de", number), line("en", number)) for number in numbers(split)]
 
 
+def adapt_config():
+    """Return the config that trims and grows a published model; ``KILLED_SOURCES`` names the folder of the model and the texts."""
+    sources = os.environ["KILLED_SOURCES"]
+    texts = {language: f"{sources}/{language}.txt" for language in LETTERS}
+    config = default_config()
+    config.steps, config.tasks, config.data.corpora = STEPS, PLAIN, texts
+    config.adapt.update(
+        model=f"{sources}/model", trim={"en": texts["en"]}, grow={"language": "de", "pieces": 8}, only_new=True
+    )
+    config.training.log_every, config.checkpoint.every, config.checkpoint.keep_last = 1, 2, 1
+    config.evaluation.every, config.evaluation.rows, config.evaluation.select = 2, 4, "eval/loss/mean"
+    return config
+
+
 def get_config(variant="plain"):
     """Return the config of a variant."""
+    if variant == "adapt":
+        return adapt_config()
     config = tiny_config("", STEPS)
     config.data.workers = 2 if variant == "prepare" else 1
     config.data.corpora = config.data.validation = {"en": "killed_run:text", "de": "killed_run:text"}

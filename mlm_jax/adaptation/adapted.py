@@ -21,6 +21,7 @@ from mlm_jax.adaptation.continuing import continued_config
 from mlm_jax.adaptation.grow_model import freeze_old, grow
 from mlm_jax.adaptation.trim_model import trim
 from mlm_jax.checkpoints.checkpoint import describe
+from mlm_jax.checkpoints.starts import FILE as STARTS
 from mlm_jax.checkpoints.workdir import claim_workdir, config_from_json, config_json, differing_keys
 from mlm_jax.common.addresses import is_local
 from mlm_jax.common.console import plain_console
@@ -82,9 +83,14 @@ def continuing(config: ConfigDict, folder: Path) -> ConfigDict:
     Args:
       config: the config with ``adapt``.
       folder: folder of the results.
+
+    Raises:
+      UserError: a file of the results is missing or damaged.
     """
     model = folder / MODEL if (folder / MODEL).is_dir() else Path(config.adapt.model)
     grown = folder / VOCABULARY if config.adapt.grow else ""
+    if config.adapt.grow.get("pairs") and not (folder / VOCABULARY / STARTS).is_file():
+        raise UserError(f"{STARTS} is missing", file=folder / VOCABULARY, remedy=f"remove {folder}: it is made again")
     found, default = continued_config(model, vocabulary=grown), default_config()
     for key in KEYS:
         group, _, name = key.name.rpartition(".")

@@ -109,7 +109,7 @@ def grow(
         changes[code] = recut(old, grown, itertools.islice(texts_of(source, code), MOST_DOCUMENTS))
     with new_folder(out) as scratch:
         grown.save(scratch)
-        if mixtures:
+        if pairs:
             write_starts(scratch / FILE, mixtures, old, grown)
     new = grown.size - sum(behind - first for first, behind in old_rows(old, grown))
     return GrowReport((old.size, grown.size), new, len(mixtures), len(translations), changes)

@@ -57,7 +57,11 @@ def read_starts(file: str | Path, old: Vocabulary, new: Vocabulary) -> Mixtures:
     try:
         found = unsealed(found, SEAL) if isinstance(found, dict) else {"": found}
     except ValueError as error:
-        raise UserError(str(error), file=file, remedy="make it again with mlm-jax grow --start") from error
+        raise UserError(
+            str(error),
+            file=file,
+            remedy=f"make it again with mlm-jax grow --start; if you have changed it, remove its key {SEAL!r}",
+        ) from error
     mixtures: Mixtures = {}
     for piece, parts in found.items():
         if not (isinstance(parts, dict) and parts and all(_is_weight(weight) for weight in parts.values())):

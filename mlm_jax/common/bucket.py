@@ -137,7 +137,8 @@ class Copy(LocalWorkdir):
         with self._failures("read"):
             self.keys.read(LOCK).result(timeout=ANSWER)
             found = [name.decode() for span in _without_store() for name in self.keys.list(span).result()]
-            names = [name for name in found if name != LOCK]
+            # Consoles and mounts write empty objects "folder/" for folders.
+            names = [name for name in found if name and not name.endswith("/") and name != LOCK]
             whole = {name.removesuffix(WHOLE) for name in names if name.endswith(WHOLE)}
             broken = {checkpoint for name in names if (checkpoint := _checkpoint(name)) and checkpoint not in whole}
             names = [name for name in names if not name.endswith(WHOLE) and _checkpoint(name) not in broken]

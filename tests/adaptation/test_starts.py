@@ -19,6 +19,7 @@ from mlm_jax.interop.importing import import_hf
 from mlm_jax.training.paths import by_path
 from tests.interop.published import published
 
+FILES = ["starts.json", "tokenizer.json", "vocabulary.json"]
 WORDS = {"kalongo": "Himmel", "mbizabi": "Erde", "tuwanga": "Wasser", "pemberu": "Licht"}
 
 
@@ -46,6 +47,7 @@ def test_new_rows_are_the_mean_of_what_their_translations_hold(grown):
     old, arrays = loaded.vocabulary, {path: np.asarray(value) for path, value in by_path(loaded.params).items()}
     mixtures = read_starts(config.checkpoint.init["starts"], old, new)
     assert mixtures and {*mixtures} <= {*new_pieces(old, new)}
+    assert sorted(file.name for file in (grown / "vocabulary").iterdir()) == FILES
     _, shapes, _ = model_room.abstract(config, vocabulary_size=new.size, languages=("de",))
     fresh = {path: np.zeros(leaf.shape, np.float32) for path, leaf in by_path(shapes).items()}
     facts = ModelSpec(loaded.config, old, ("de",)), ModelSpec(config, new, ("de",))

@@ -286,6 +286,8 @@ def test_a_checkpoint_of_several_processes_is_whole_when_all_have_sent_their_blo
 
 
 def test_verbs_read_what_is_in_a_bucket(trained, capsys):
+    for marker in ("", "checkpoints/", "checkpoints/4/", "held_out_rows/"):  # of folders, as a console writes them
+        open_keys(trained).write(marker, b"").result()
     assert cli.main(["eval", trained]) == 0
     assert "loss" in capsys.readouterr().out
     assert cli.main(["eval", f"{trained}/checkpoints/3"]) == 0
