@@ -46,6 +46,7 @@ VERBS = {  # in the order in which --help lists them
     "config": "config",
 }
 
+ORBAX_COROUTINES = r"cancellable|_async_serialize_\w+|_serialize_\w+|\w+Handler\.\w+"  # those that save arrays
 ELSEWHERE = {  # {name in other frameworks: the verb here}
     "evaluate": "eval",
     "test": "eval",
@@ -97,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # a process of its own, not a test or a notebook
         _write_utf8()
         plain_warnings()
-        # Orbax does not await the rest of a save that failed; the error of the save is shown.
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        # Of a save that failed, Orbax drops the coroutines that its threads would have run. The error of the save is shown.
+        warnings.filterwarnings("ignore", f"coroutine '({ORBAX_COROUTINES})' was never awaited", RuntimeWarning)
         _end_when_asked_to(resumes=getattr(verb, "RESUMES", False))
         if getattr(verb, "HUGE_PAGES", False):
             from mlm_jax.parallel.huge_pages import restart_with_huge_pages

@@ -161,8 +161,8 @@ from mlm_jax.commands import report
 def warn(options):
     logging.basicConfig()  # as absl does
     logging.getLogger("mlm_jax.data.loading.task").warning("cuts 3 texts")
-    unfinished()  # as Orbax leaves them after an error
-async def unfinished():
+    _async_serialize_shardings()  # as Orbax leaves it after an error
+async def _async_serialize_shardings():
     pass
 report.run = warn
 sys.argv = ["mlm-jax", "report", "run"]

@@ -71,7 +71,7 @@ def test_a_workdir_that_is_deleted_under_a_run_is_a_line(config, tmp_path, monke
     assert "\n" not in str(raised.value) and not workdir.exists()
 
 
-@pytest.mark.parametrize("jump", [pytest.param(86_400, marks=pytest.mark.slow), -86_400])
+@pytest.mark.parametrize("jump", [pytest.param(31_536_000, marks=pytest.mark.slow), -31_536_000])
 def test_a_clock_that_jumps_changes_no_number(config, tmp_path, whole, monkeypatch, jump):
     clock, read, offset = time.time, Loader.batch, [0]
 
