@@ -69,19 +69,14 @@ class Peers:
         if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
             # A dead process may have broken a collective: then the other thread names it and ends this one.
             wait = 2 * SILENCE_SECONDS  # the rounds of process 0 take a little longer than their pauses
-            print(
-                f"mlm-jax: a computation failed, perhaps because another process died; this is known in {wait:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"mlm-jax: a computation failed, perhaps because another process died; this is known in {wait:.0f} s")
             self._thread.join(wait)
         if isinstance(error, UserError):
             code, problem = 2, str(error)
-            print(f"mlm-jax: error: {error}", file=sys.stderr, flush=True)
+            say(f"mlm-jax: error: {error}")
         else:
             code, problem = 1, f"{type(error).__name__}: {one_line(error)}"
-            traceback.print_exception(error)
-            sys.stderr.flush()
+            say("".join(traceback.format_exception(error)).rstrip())
         self._leaving.set()
         if not self._ending.acquire(blocking=False):
             self._thread.join(SILENCE_SECONDS)  # another thread is ending this process
@@ -148,7 +143,7 @@ class Peers:
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()
         remedy = "" if code == 2 else ". Remedy: start the job again; it continues from its last checkpoint"
-        print(f"mlm-jax: error: {problem}{remedy}", file=sys.stderr, flush=True)
+        say(f"mlm-jax: error: {problem}{remedy}")
         self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:
@@ -156,5 +151,15 @@ class Peers:
         self._leaving.set()  # so that the other thread does not end the process a second time
         if self.index == 0:  # this process holds the verdict: leave the others time to read it
             time.sleep(2 * PULSE_SECONDS)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # as in say
+            sys.stdout.flush()
         os._exit(code)
+
+
+def say(line: str) -> None:
+    """Print a line to standard error.
+
+    If nobody reads it any more, because the launcher was killed, the process must end nevertheless.
+    """
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

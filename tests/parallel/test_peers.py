@@ -1,5 +1,6 @@
 """A process that dies or fails ends the others with a line that names it."""
 
+import io
 import os
 import signal
 import socket
@@ -109,6 +110,29 @@ def test_a_process_that_fails_or_finishes_while_process_0_is_stopped_ends_nevert
         broken.fail(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"))
     assert quick[1] == 1
     assert "process 0 of 2 died: not heard of for" in capfd.readouterr().err
+
+
+class Unread(io.StringIO):
+    """Standard output or error whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise BrokenPipeError
+
+
+def test_processes_end_although_nobody_reads_what_they_say(quick, monkeypatch):
+    service = Service()
+    heard, failed = Peers(service, 0, 2), Peers(service, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Unread())
+        patch.setattr(sys, "stdout", Unread())
+        heard.start()
+        with pytest.raises(SystemExit):
+            failed.fail(ValueError("no number"))
+        heard._thread.join(30)
+    assert quick == [1, 1]
 
 
 def test_a_process_that_has_finished_is_not_dead(quick):
