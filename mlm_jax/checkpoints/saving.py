@@ -245,9 +245,8 @@ class Checkpoints:
         config = config_from_json(theirs["config"], self.workdir)
         facts = {**theirs, "config": config_json(config, self.workdir)}
         folder = self.folder / str(step)
-        if (
-            facts["vocabulary"] != self.facts["vocabulary"]
-        ):  # an older version may have written other files of the same one
+        if facts["vocabulary"] != self.facts["vocabulary"]:
+            # An older version may have written other files of the same vocabulary.
             is_same = unpack(facts["vocabulary"], folder).fingerprint == self.fingerprint
             facts["vocabulary"] = self.facts["vocabulary"] if is_same else {}
         different = [key for key in ("languages", "vocabulary", "labels") if facts[key] != self.facts[key]]

@@ -112,9 +112,8 @@ def check_workdir(workdir: str | Path, config: ConfigDict) -> None:
     mine = config_json(config)
     if file.exists():
         try:
-            theirs = config_json(
-                config_from_json(read_json(file), workdir)
-            )  # a key that is newer than the run has its default
+            # A key that is newer than the run has its default.
+            theirs = config_json(config_from_json(read_json(file), workdir))
         except UserError as error:
             raise UserError(error.problem, file=file, remedy="delete it if the workdir is yours") from error
         different = changed_keys(theirs, mine)

@@ -121,9 +121,8 @@ class Copy(LocalWorkdir):
         self.links = folder.parent / "sending"  # hard links to the files of checkpoints that are being sent
         self.sending: Future[None] | None = None
         self.sender = ThreadPoolExecutor(1)
-        self.has_failed = (
-            threading.Event()
-        )  # the run; other processes may have failed, too, and are no longer waited for
+        # Whether the run has failed. Other processes may have failed, too, and are no longer waited for.
+        self.has_failed = threading.Event()
 
     def fetch(self, *, tidy: bool = False) -> None:
         """Make the copy equal to the bucket, without the token store and the arrays.

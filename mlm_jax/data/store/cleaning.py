@@ -411,10 +411,8 @@ def _draw(files: Sequence[tuple[np.ndarray, str]], most: int, step: int) -> None
     def left(verdicts: np.ndarray, name: str) -> Iterator[np.ndarray]:
         return (block[verdicts[block[:, 0].astype(np.int64)] == 0] for block in _blocks(_read(name)))
 
-    bound, room = (
-        0,
-        most,
-    )  # the highest bits of that hash; examples that stay of those whose hashes begin with these bits
+    bound = 0  # the highest bits of that hash
+    room = most  # examples that stay of those whose hashes begin with these bits
     for shift in range(64 - BITS, -1, -BITS):
         counts = np.zeros(1 << BITS, np.int64)
         for found in itertools.chain.from_iterable(left(*file) for file in files):
