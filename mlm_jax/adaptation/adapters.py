@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, host, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.common.foreign_files import read_json
@@ -68,6 +70,9 @@ def save_adapters(checkpoint: str | Path, out: str | Path, language: str = "") -
 def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path:
     """Write a workdir with a base model and adapters that were saved alone.
 
+    If one language's adapters are added to a model without adapters, those of the other languages begin as in a new model: their
+    last projection is zero, so the outputs for other languages stay as they are.
+
     Args:
       base: the workdir, or a checkpoint, of the model that the adapters were trained on; it may have other adapters.
       folder: folder that :func:`save_adapters` wrote.
@@ -85,38 +90,65 @@ def load_adapters(base: str | Path, folder: str | Path, out: str | Path) -> Path
         raise UserError(
             "these adapters were trained on other weights than this model's", file=folder, remedy=f"not on {base}"
         )
-    tensors, config = TensorReader(folder), loaded.config  # their shapes are compared before they are read
-    if facts["one_language"]:
-        if not any(map(is_adapter, flat)):
+    one_language, known = facts["one_language"], {path: flat[path] for path in flat if is_adapter(path)}
+    if not one_language and facts["languages"] != list(loaded.languages):
+        raise UserError(f"these adapters are of {', '.join(facts['languages'])}, in this order", file=folder)
+    if not one_language or not known:
+        _take_groups(loaded.config, facts, folder)
+    index = language_index(loaded, facts["languages"][0]) if one_language else 0
+    tensors = TensorReader(folder)
+    wanted = {path: value.shape for path, value in known.items()} if one_language and known else _shapes(loaded)
+    if one_language:
+        wanted = {path: (shape[0], 1, *shape[2:]) for path, shape in wanted.items()}  # [layers, 1, …]
+    if wanted != tensors.shapes:  # compared before they are read
+        raise UserError("these adapters have other shapes than the model's", file=folder)
+    given = _read(tensors, facts)
+    if one_language:
+        own = {path: value.copy() for path, value in (known or _new_adapters(loaded)).items()}
+        for path, value in given.items():
+            own[path][:, index] = value[:, 0]
+        given = own
+    out = Path(os.path.abspath(out))
+    with new_folder(out) as scratch:
+        write_workdir(scratch, loaded.config, loaded.vocabulary, loaded.languages, {**flat, **given}, loaded.labels)
+    return out
+
+
+def _take_groups(config: ConfigDict, facts: Mapping[str, Any], folder: str | Path) -> None:
+    """Give the model's layer groups the adapters that the facts of saved adapters describe.
+
+    Raises:
+      UserError: they are of other layers, or change the outputs for languages whose adapters are not there.
+    """
+    for stack in STACKS:
+        if list(map(_without_adapter, facts[stack])) != list(map(_without_adapter, config.model[stack])):
+            raise UserError(f"these adapters are of another {stack} than the model's", file=folder)
+        if facts["one_language"] and any(group.get("adapter_norm") == "reused" for group in facts[stack]):
             raise UserError(
-                "these are one language's adapters, but the model has none for the other languages",
+                "these are one language's adapters with a reused norm, so the model needs those of the other languages",
                 file=folder,
                 remedy="first put the adapters of all languages on it, which mlm-jax adapters writes without --language",
             )
-        index = language_index(loaded, facts["languages"][0])
-        merged = {path: flat[path].copy() for path in tensors if path in flat and is_adapter(path)}
-        if {path: value[:, :1].shape for path, value in merged.items()} != tensors.shapes:
-            raise UserError("these adapters have other shapes than the model's", file=folder)
-        for path, value in _read(tensors, facts).items():
-            merged[path][:, index] = value[:, 0]
-    else:
-        if facts["languages"] != list(loaded.languages):
-            raise UserError(f"these adapters are of {', '.join(facts['languages'])}, in this order", file=folder)
-        for stack in STACKS:
-            if list(map(_without_adapter, facts[stack])) != list(map(_without_adapter, config.model[stack])):
-                raise UserError(f"these adapters are of another {stack} than the model's", file=folder)
-        config.model.update({stack: tuple(facts[stack]) for stack in STACKS})
-        check_values(config)
-        labels = {task: len(names) for task, names in loaded.labels.items()}
-        shapes = flat_shapes(config, loaded.vocabulary.size, loaded.languages, labels)
-        wanted = {path: shape for path, shape in shapes.items() if is_adapter(path)}
-        if wanted != tensors.shapes:
-            raise UserError(f"these adapters have other shapes than {FACTS} says", file=folder)
-        merged = _read(tensors, facts)
-    out = Path(os.path.abspath(out))
-    with new_folder(out) as scratch:
-        write_workdir(scratch, config, loaded.vocabulary, loaded.languages, {**flat, **merged}, loaded.labels)
-    return out
+    config.model.update({stack: tuple(facts[stack]) for stack in STACKS})
+    check_values(config)
+
+
+def _shapes(loaded: Loaded) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of the adapters that the model's config describes."""
+    labels = {task: len(names) for task, names in loaded.labels.items()}
+    shapes = flat_shapes(loaded.config, loaded.vocabulary.size, loaded.languages, labels)
+    return {path: shape for path, shape in shapes.items() if is_adapter(path)}
+
+
+def _new_adapters(loaded: Loaded) -> dict[str, np.ndarray]:
+    """Return the adapters of a new model with this config, by their paths."""
+
+    @jax.jit  # so that no other weights are made
+    def create() -> dict[str, jax.Array]:
+        _, params = model_room.create(loaded.config, vocabulary_size=loaded.vocabulary.size, languages=loaded.languages)
+        return {path: value for path, value in by_path(params).items() if is_adapter(path)}
+
+    return {path: np.asarray(value) for path, value in create().items()}
 
 
 def _read(tensors: TensorReader, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:

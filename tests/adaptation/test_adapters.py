@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import mlm_jax
 from mlm_jax import cli
 from mlm_jax import model as model_room
 from mlm_jax.adaptation.adapters import is_adapter, load_adapters, save_adapters
@@ -23,10 +24,10 @@ from tests.interop.published import our_vocabulary
 LANGUAGES = ("de", "en")
 
 
-def workdir(folder, *, adapter=0, seed=0, adapter_seed=0, **group):
+def workdir(folder, *, adapter=0, seed=0, adapter_seed=0, norm_position="pre", **group):
     """A model whose adapters are drawn apart from everything else."""
     config = default_config()
-    config.model.update({"width": 16, "heads": 2, "mlp_width": 12, "global_every": 1})
+    config.model.update({"width": 16, "heads": 2, "mlp_width": 12, "global_every": 1, "norm_position": norm_position})
     config.model.encoder = ({"layers": 2, "weights": "shared", **({"adapter": adapter, **group} if adapter else {})},)
     vocabulary = our_vocabulary(LANGUAGES)
     _, shapes, _ = model_room.abstract(config, vocabulary_size=vocabulary.size, languages=LANGUAGES)
@@ -70,6 +71,22 @@ def test_one_languages_adapters_on_a_model_that_has_others(tmp_path):
     )
 
 
+def test_one_languages_adapters_on_a_base_without_adapters_leave_the_others_as_they_were(tmp_path):
+    base, trained = workdir(tmp_path / "base"), workdir(tmp_path / "trained", adapter=4, adapter_seed=5)
+    one = save_adapters(trained, tmp_path / "en", "en")
+    again = load_adapters(base, one, tmp_path / "again")
+    texts = ["hello world", "eine Zeile"]
+
+    def vectors(place, language):
+        return mlm_jax.load(place).embed(texts, language=language)
+
+    np.testing.assert_array_equal(vectors(again, "de"), vectors(base, "de"))
+    np.testing.assert_array_equal(vectors(again, "en"), vectors(trained, "en"))
+    assert not np.allclose(vectors(again, "en"), vectors(base, "en"))
+    downs = [value[:, 0] for path, value in parameters(again).items() if path.endswith("down/kernel")]
+    assert downs and all(down.any() for down in downs)  # else they could never learn
+
+
 def test_adapters_that_do_not_fit_the_model_are_refused(tmp_path):
     base, other = workdir(tmp_path / "base"), workdir(tmp_path / "other", seed=1)
     alone = save_adapters(workdir(tmp_path / "adapted", adapter=4), tmp_path / "alone")
@@ -79,9 +96,10 @@ def test_adapters_that_do_not_fit_the_model_are_refused(tmp_path):
         save_adapters(base, tmp_path / "none")
     with pytest.raises(UserError, match="does not know the language 'fr'"):
         save_adapters(tmp_path / "adapted", tmp_path / "none", "fr")
-    one = save_adapters(tmp_path / "adapted", tmp_path / "one", "en")
-    with pytest.raises(UserError, match="the model has none for the other languages"):
-        load_adapters(base, one, tmp_path / "again")
+    post = workdir(tmp_path / "post", norm_position="post")
+    reused = workdir(tmp_path / "reused", norm_position="post", adapter=4, adapter_norm="reused")
+    with pytest.raises(UserError, match="the model needs those of the other languages"):
+        load_adapters(post, save_adapters(reused, tmp_path / "one", "en"), tmp_path / "again")
     with pytest.raises(UserError, match="there is no adapters.json"):
         load_adapters(base, tmp_path, tmp_path / "again")
     assert not (tmp_path / "again").exists() and not (tmp_path / "none").exists()
