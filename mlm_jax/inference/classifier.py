@@ -321,9 +321,10 @@ class Classifier(Model):
 
     def _joined(self, parts: list[list[int]], counts: Counter[str]) -> list[int]:
         """Return the ids of a text, or of two texts with an end token between them; of two, the longer one is cut."""
-        if len(parts) == 1:
-            return parts[0]
         room = self.longest - 1 - len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
+        if len(parts) == 1:
+            counts[CUT] += len(parts[0]) > room
+            return parts[0]
         between = self.vocabulary.pair_separator
         counts[CUT] += sum(map(len, parts)) + len(between) > room
         return joined(parts[0], parts[1], between, room)

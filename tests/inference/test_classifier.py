@@ -76,6 +76,8 @@ def test_pairs_have_an_end_between_them_and_the_longer_side_is_cut(loaded):
         (cut,) = classifier.classify([(long, TEXTS[3])], language="en")
     kept = encode(long)[: 48 - 3 - len(second)]
     assert_is(cut, probabilities(classifier, [*kept, eos, *second]), GENRES)
+    with pytest.warns(UserWarning, match="1 texts are longer than 48 tokens"):
+        classifier.classify([long, TEXTS[3]], language="en")
 
 
 def test_words_have_the_class_of_their_first_piece(loaded):
