@@ -15,7 +15,7 @@ from mlm_jax import model as model_room
 from mlm_jax.checkpoints.checkpoint import Loaded, load_parameters
 from mlm_jax.common.errors import UserError, nearest
 from mlm_jax.data.loading.batch import Rows
-from mlm_jax.data.store.question_rows import OVERLAP, Window, windows
+from mlm_jax.data.store.question_rows import OVERLAP, WINDOW, Window, windows
 from mlm_jax.data.store.two_texts import joined
 from mlm_jax.evaluation.answers import best_span
 from mlm_jax.evaluation.embedding import document_batches, document_rows
@@ -222,8 +222,11 @@ class Classifier(Model):
         self._check("answers")
         codes = [language] * len(questions) if language is None or isinstance(language, str) else [*language]
         prefix = len(self.vocabulary.document_prefix(self.config.data.prefix, self.languages[0]))
-        room = min(self.longest, self.config.tasks[self.task]["length"]) - 1 - prefix
-        found = [[*windows(self.vocabulary, *both, room, OVERLAP)] for both in questions]
+        asked = [entry for entry in self.config.data.labelled.values() if entry.get("format") == "squad"]
+        window = max((entry.get("window", WINDOW) for entry in asked), default=WINDOW)
+        overlap = max((entry.get("overlap", OVERLAP) for entry in asked), default=OVERLAP)
+        room = min(window, self.longest, self.config.tasks[self.task]["length"]) - 1 - prefix
+        found = [[*windows(self.vocabulary, *both, room, overlap)] for both in questions]
         spread = [code for code, mine in zip(codes, found, strict=True) for _ in mine]
         ids = [window.ids for mine in found for window in mine]
         outputs = iter(self._predictions(ids, None if language is None else spread))  # type: ignore[arg-type]

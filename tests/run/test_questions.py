@@ -40,7 +40,7 @@ def made_up(seed, count):
     rng, found = np.random.default_rng(seed), []
     for _ in range(count):
         letters = rng.permutation([*string.ascii_lowercase[:6]])[:3]
-        numbers = rng.integers(10, 99, 3)
+        numbers = rng.integers(1000, 9999, 3)
         text = " ".join(f"{letter}{number}" for letter, number in zip(letters, numbers))
         asked = int(rng.integers(3))
         found.append((text, [(f"{letters[asked]}?", [str(numbers[asked])])]))
@@ -154,11 +154,11 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("questions")
     (folder / "train.json").write_text(squad(made_up(0, 200)))
     (folder / "held.json").write_text(squad(made_up(1, 30)))
-    config = config_of(folder, train=str(folder / "train.json"), validation=str(folder / "held.json"), window=24)
+    config = config_of(folder, train=str(folder / "train.json"), validation=str(folder / "held.json"), window=16)
     config.steps, config.evaluation.every = 150, 150
-    config.tasks = {"qa": {"objective": "question_answering", "rows": 32, "length": 24}}
+    config.tasks = {"qa": {"objective": "question_answering", "rows": 32, "length": 32}}
     config.model.update(
-        width=32, heads=4, mlp_width=48, encoder=({"layers": 2},), max_positions=24, global_every=1, dtype="float32"
+        width=32, heads=4, mlp_width=48, encoder=({"layers": 2},), max_positions=32, global_every=1, dtype="float32"
     )
     config.optimizer.learning_rate = 5e-3
     train(config, folder / "run")
