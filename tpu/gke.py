@@ -127,9 +127,10 @@ mkdir -p {logs}
 log=$(mktemp) kept={logs}/$HOSTNAME-$(date +%Y%m%dT%H%M%S).log
 trap 'kill -TERM "$run"' TERM
 {train} > >(tee "$log") 2>&1 & run=$!
-(while sleep 60; do cp "$log" "$kept"; done) &
+(while sleep 60; do cp "$log" "$kept"; done) & copying=$!
 wait "$run"; code=$?
 while kill -0 "$run" 2> /dev/null; do wait "$run"; code=$?; done  # a signal ends the first wait early
+kill "$copying"
 cp "$log" "$kept"
 exit "$code"
 """
