@@ -38,6 +38,7 @@ def arrange(arguments: list[str]) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the store, one of its shards, or join shards."""
+    from mlm_jax.data.store.freshness import is_fresh
     from mlm_jax.data.store.prepare import join, prepare, prepare_shard
     from mlm_jax.objectives import create_objectives
     from mlm_jax.training.check import check_data
@@ -45,8 +46,9 @@ def run(options: argparse.Namespace) -> None:
 
     config = adapted_config(options)
     check_data(config, create_objectives(config.tasks))  # errors should come now, not after hours of preparing
-    check_vocabulary(config)
     folder = store_folder(config, options.workdir)
+    if not is_fresh(config, folder):
+        check_vocabulary(config)
     for option, number in (("--join", options.join), ("--beam", options.beam)):
         if number is not None and number < 1:
             raise UserError(f"{option} must be at least 1, not {number}", remedy="give the number of shards")

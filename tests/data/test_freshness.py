@@ -204,3 +204,13 @@ def test_code_that_a_users_module_imports_makes_a_store_stale_too(tmp_path, monk
     (store / "manifest.json").write_text(json.dumps(manifest))
     (package / "parts" / "words.py").write_text("def word(): return 'dark'\n")
     assert is_fresh(config, store)  # a store of a version that looked at the module's own file only
+
+
+def test_a_config_may_name_a_store_and_no_data(run, tmp_path, capsys):
+    _, workdir = run
+    file = tmp_path / "store_only.py"
+    file.write_text(CONFIG.replace("config.data.corpora = ", f"config.data.store = {str(workdir / 'store')!r}  # "))
+    assert main(["prepare", "--config", str(file)]) == 0
+    assert "is up to date" in capsys.readouterr().err
+    assert main(["prepare", "--config", str(file), "--set", f"data.store={tmp_path / 'other'}"]) == 2
+    assert "the config names no data" in capsys.readouterr().err
