@@ -325,9 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own.error(
             f"there is no verb {options.verb!r}{nearest(options.verb, VERBS) or '.'} The verbs are {', '.join(VERBS)}"
         )
-    if (
-        arguments is None
-    ):  # a process of its own: a closed terminal ends it like Ctrl-C, so that temporary files are removed
+    if arguments is None:
+        # A process of its own: a closed terminal ends it like Ctrl-C, so that temporary files are removed.
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.default_int_handler)

@@ -182,7 +182,7 @@ def _select(folders: Sequence[Path]) -> str:
 
 def _describe(folder: Path, facts: Mapping[str, Any]) -> Described:
     try:
-        config = config_from_json(facts["config"], folder.parents[1])  # WORKDIR/checkpoints/STEP
+        config = config_from_json(facts["config"], folder.parent.parent)  # WORKDIR/checkpoints/STEP
         check_values(config)
         vocabulary = unpack(facts["vocabulary"], folder)
     except UserError as error:

@@ -20,9 +20,8 @@ from mlm_jax.common.errors import UserError, one_line
 MOST_JSON, MOST_TOKENIZER = 16_000_000, 128_000_000  # bytes
 DEEPEST = 10  # nested folders of an array
 MOST_PARSED = 800_000_000  # bytes of memory that the values of one JSON text may take
-HALF = re.compile(
-    r"\\u[dD][89a-fA-F]"
-)  # an escape in JSON for a half of a character; most are followed by the other half
+# An escape in JSON for a half of a character. Most are followed by the other half.
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 HALF_IN_BYTES = re.compile(HALF.pattern.encode())
 OF_A_VALUE = 100  # bytes of memory that a value takes at most in addition to its text
 

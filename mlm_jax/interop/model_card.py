@@ -153,7 +153,7 @@ def metrics(checkpoint: str | Path, step: int) -> dict[str, float]:
     """Return the numbers of the run's evaluation at a step; {} if there was none, or the metrics cannot be read."""
     folder = find_checkpoint(checkpoint)  # WORKDIR/checkpoints/STEP
     try:
-        found = evaluation_at(folder.parents[1], step)
+        found = evaluation_at(folder.parent.parent, step)
     except UserError as error:
         log.warning("the model card has no results: %s", error)
         return {}

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.checkpoints import contents, initialise
+from mlm_jax.checkpoints import checkpoint, contents, initialise
 from mlm_jax.checkpoints.checkpoint import load_parameters
 from mlm_jax.checkpoints.checksum import checksums
 from mlm_jax.checkpoints.initialise import initialise_from
@@ -51,6 +52,12 @@ def written(tmp_path_factory):
 def workdir(written, tmp_path):
     subprocess.run(["cp", "-r", f"{written}/checkpoints", str(tmp_path)], check=True)
     return tmp_path
+
+
+def test_a_checkpoint_may_be_mounted_in_the_root_folder(workdir):
+    """As in a container: it has no folder of a run around it."""
+    facts = contents.load_facts(workdir / "checkpoints" / "2")
+    assert checkpoint._describe(Path("/model"), facts).languages == LANGUAGES
 
 
 @pytest.mark.parametrize("devices", [8, 4, 2, 1])
